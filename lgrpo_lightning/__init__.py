@@ -1,0 +1,61 @@
+"""Fine-tune language models with GRPO and λ-GRPO on PyTorch Lightning.
+
+Names load on first use, so that importing the package stays cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lgrpo_lightning.contracts import AdvantageEstimator, PromptSource, RewardModel, Sampler, StepSegmenter
+    from lgrpo_lightning.datamodule import PromptDataModule
+    from lgrpo_lightning.hookspecs import hookimpl
+    from lgrpo_lightning.module import GRPOModule
+    from lgrpo_lightning.process_tree import ProcessTree
+    from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Rollout, Sampling
+
+_HOME = {
+    "AdvantageEstimator": "contracts",
+    "Credit": "types",
+    "GRPOModule": "module",
+    "Group": "types",
+    "ProcessTree": "process_tree",
+    "Prompt": "types",
+    "PromptDataModule": "datamodule",
+    "PromptSource": "contracts",
+    "RewardModel": "contracts",
+    "Rewards": "types",
+    "Rollout": "types",
+    "Sampler": "contracts",
+    "Sampling": "types",
+    "StepSegmenter": "contracts",
+    "hookimpl": "hookspecs",
+}
+
+__all__ = [  # noqa: PLE0604 - the keys above, spelt out for type checkers
+    "AdvantageEstimator",
+    "Credit",
+    "GRPOModule",
+    "Group",
+    "ProcessTree",
+    "Prompt",
+    "PromptDataModule",
+    "PromptSource",
+    "RewardModel",
+    "Rewards",
+    "Rollout",
+    "Sampler",
+    "Sampling",
+    "StepSegmenter",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lgrpo_lightning' has no attribute {name!r}")
+    return getattr(import_module(f"lgrpo_lightning.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

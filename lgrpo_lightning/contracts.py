@@ -1,0 +1,155 @@
+"""The contracts of the swappable components.
+
+``Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit``
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Sampling
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sum of a tensor over all ranks; the identity in one process."""
+
+
+class Stream(NamedTuple):
+    """Keys the sampling noise: the same stream, prompt uid, member and position give the same draw."""
+
+    seed: int
+    phase: str
+    counter: int
+
+
+class WeightSource(Protocol):
+    """What a sampler may know of the policy: its weights, not its training."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every token id that ends a completion."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens a prompt and its completion may have together."""
+
+    @property
+    def version(self) -> int:
+        """Number of optimizer steps the weights have had."""
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, full tensor) pairs; collective, in one order on all ranks."""
+
+    def generation_model(self) -> AbstractContextManager[Any]:
+        """A context that gives the Hugging Face causal LM, ready for no-grad forwards without collectives."""
+
+
+class Sampler(ABC):
+    """Draws a group of completions for each prompt."""
+
+    def setup(self, source: WeightSource) -> None:  # noqa: B027
+        """Called once before the first rollout, on every rank."""
+
+    def sync(self, version: int) -> None:  # noqa: B027
+        """Take over the source's weights, which are now at ``version``. Collective; called before each rollout."""
+
+    @abstractmethod
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+    ) -> list[Group]:
+        """One group of ``group_size`` completions per prompt, in order.
+
+        Noise is keyed by (stream, prompt uid, member, position), so that neither the batch nor the number
+        of ranks changes a completion.
+        """
+
+    def teardown(self) -> None:  # noqa: B027
+        """Called once at the end: release engines and connections."""
+
+
+class StepSegmenter(ABC):
+    """Divides the completions of a group into process steps."""
+
+    @abstractmethod
+    def segment(self, group: Group) -> ProcessTree:
+        """The process tree of the group."""
+
+
+class RewardModel(ABC):
+    """Scores completions. Lives outside the module tree: it owns its device and is never trained or saved.
+
+    Override ``score`` for one group, or ``score_batch`` to see all groups of a rollout batch at once
+    (batched, asynchronous and remote scoring).
+    """
+
+    @property
+    def name(self) -> str:
+        """What its part of the reward is logged under."""
+        return type(self).__name__
+
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Data columns it cannot do without; checked before the first step. May be set per instance."""
+
+    def start(self, progress: Progress) -> None:  # noqa: B027
+        """Called before each rollout batch is scored, with the place in the run."""
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor | Rewards:
+        """A ``[G]`` tensor of rewards, or ``Rewards``. NaN means "does not apply", which is not 0."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither score nor score_batch.")
+
+    def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
+        """The rewards of every group of a rollout batch; by default ``score`` group by group."""
+        return [as_rewards(self.score(g, t), self.name) for g, t in zip(groups, trees, strict=True)]
+
+    def teardown(self) -> None:  # noqa: B027
+        """Called once at the end: release processes and connections."""
+
+
+class AdvantageEstimator(ABC):
+    """The algorithm: says of every token what it is worth and how much it counts."""
+
+    @abstractmethod
+    def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
+        """The credit of one group."""
+
+    def estimate_batch(
+        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
+    ) -> list[Credit]:
+        """The credit of every group; override it for statistics over the whole batch (``reduce`` sums over ranks)."""
+        return [self.estimate(r, t) for r, t in zip(rewards, trees, strict=True)]
+
+
+class PromptSource(ABC):
+    """Where prompts come from: a file, a hub data set, a generator of tasks."""
+
+    @abstractmethod
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The data rows; each has a ``prompt`` (a string or a list of messages) and any other columns."""
+
+
+def as_rewards(value: Tensor | Rewards, name: str) -> Rewards:
+    """``value`` as ``Rewards`` whose one part, unless it names its own, is ``name``."""
+    if isinstance(value, Rewards):
+        return value
+    outcome = torch.as_tensor(value, dtype=torch.float32)
+    return Rewards(outcome=outcome, parts={name: outcome})
+
+
+CONTRACTS: Mapping[str, type] = {
+    "sampler": Sampler,
+    "segmenter": StepSegmenter,
+    "reward_model": RewardModel,
+    "advantage_estimator": AdvantageEstimator,
+    "prompt_source": PromptSource,
+}
+"""Kind of component → its contract."""

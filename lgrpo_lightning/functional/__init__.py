@@ -1,0 +1,16 @@
+"""Pure functions on tensors: advantages, losses, log-probs."""
+
+from lgrpo_lightning.functional.advantages import equal_rewards, group_advantages
+from lgrpo_lightning.functional.logprobs import chunked_logprobs, token_logprobs
+from lgrpo_lightning.functional.losses import aggregate, clipped_surrogate, default_normalizer, k3_kl
+
+__all__ = [
+    "aggregate",
+    "chunked_logprobs",
+    "clipped_surrogate",
+    "default_normalizer",
+    "equal_rewards",
+    "group_advantages",
+    "k3_kl",
+    "token_logprobs",
+]

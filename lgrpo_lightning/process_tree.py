@@ -1,0 +1,203 @@
+"""B(G): the process sets of a group of completions, their steps, statistics and depth-first layout.
+
+Definitions (arXiv:2509.21154, section 3): the process set of token (i, t) is
+λ(i, t) = { j : y_j[:t+1] = y_i[:t+1] }, the completions that share the prefix up to and including t.
+Process sets are ordered by inclusion; a process step is a maximal run of tokens with one process set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A process step: its parent's index (-1: none), the members that share it, and each one's token span."""
+
+    parent: int
+    members: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trie:
+    """The distinct prefixes of a list of sequences, numbered depth first. ``U`` nodes.
+
+    In this numbering k is an ancestor-or-self of q exactly when ``k <= q < subtree_end[k]``.
+
+    Attributes:
+        node_ids: ``[G, T]`` node of each token, -1 on padding.
+        ids: ``[U]`` token id of each node.
+        parents: ``[U]`` parent node, -1 for a first token.
+        depths: ``[U]`` position in the sequence, from 0.
+        subtree_end: ``[U]`` first node after the node's subtree.
+    """
+
+    node_ids: Tensor
+    ids: Tensor
+    parents: Tensor
+    depths: Tensor
+    subtree_end: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def members(self) -> Tensor:
+        """``[U]`` number of sequences through each node."""
+        return torch.bincount(self.node_ids[self.node_ids >= 0], minlength=len(self))
+
+    @classmethod
+    def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> Trie:
+        """Build the trie: sort the rows, compare neighbours, number what is new. O(G·T) after the sort."""
+        order = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
+        lengths = torch.tensor([len(sequences[i]) for i in order], dtype=torch.long)
+        width = int(lengths.max()) if len(order) else 0
+        tokens = torch.full((len(order), width), -1, dtype=torch.long)
+        for row, i in enumerate(order):
+            tokens[row, : len(sequences[i])] = torch.tensor(sequences[i], dtype=torch.long)
+        real = torch.arange(width) < lengths[:, None]
+        shared = torch.zeros_like(real)  # row agrees with the row above on every token so far
+        shared[1:] = ((tokens[1:] == tokens[:-1]) & real[1:]).cumprod(1).bool()
+        new = real & ~shared
+        number = new.flatten().cumsum(0).view_as(tokens) - 1
+        nodes = torch.where(new, number, -1).cummax(0).values if len(order) else number
+        nodes = torch.where(real, nodes, -1)
+        row_of, depths = new.nonzero(as_tuple=True)
+        parents = torch.where(depths > 0, nodes[row_of, (depths - 1).clamp(min=0)], -1)
+        last_row = torch.zeros(len(depths), dtype=torch.long)
+        rows = torch.arange(len(order))[:, None].expand_as(nodes)
+        last_row.scatter_reduce_(0, nodes[real], rows[real], "amax", include_self=True)
+        ends = new.sum(1).cumsum(0)
+        back = torch.empty_like(nodes)
+        back[torch.tensor(order, dtype=torch.long)] = nodes
+        return cls(
+            node_ids=back, ids=tokens[row_of, depths], parents=parents, depths=depths, subtree_end=ends[last_row]
+        )
+
+
+@dataclass(frozen=True)
+class ProcessTree:
+    """The process tree of a group.
+
+    Build it with ``from_sequences`` (exact tokens: the paper's B(G)) or ``from_steps`` (steps by key).
+
+    Args:
+        sizes: ``[G, T]`` long, number of members of each token's process set, 0 on padding.
+        units: ``[G, T]`` long, number of the tree node that each token belongs to, -1 on padding.
+        num_nodes: Number of distinct nodes.
+        leaf_sizes: ``[G]`` number of members equal to each completion, itself included.
+
+    >>> tree = ProcessTree.from_sequences([[1, 2, 3], [1, 2, 4], [5]])
+    >>> tree.set_sizes().tolist()
+    [[2, 2, 1], [2, 2, 1], [1, 0, 0]]
+    >>> tree.path_depth().tolist(), tree.num_nodes
+    ([1, 1, 0], 5)
+    """
+
+    sizes: Tensor
+    units: Tensor
+    num_nodes: int
+    leaf_sizes: Tensor
+
+    @classmethod
+    def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> ProcessTree:
+        """B(G) over exact tokens. A completion that is a prefix of another shares as far as it goes."""
+        trie = Trie.from_sequences(sequences)
+        members = trie.members()
+        return cls(
+            sizes=_at_nodes(members, trie.node_ids, padding=0),
+            units=_at_nodes(_steps_of_runs(trie, members), trie.node_ids, padding=-1),
+            num_nodes=len(trie),
+            leaf_sizes=_twins(sequences),
+        )
+
+    @classmethod
+    def from_steps(cls, keys: Sequence[Sequence[Hashable]], steps: Sequence[Sequence[int]]) -> ProcessTree:
+        """A tree whose steps are equal where their keys, and those of all steps before, are.
+
+        Args:
+            keys: For each completion the keys of its steps, in order.
+            steps: For each completion the step index of every token (non-decreasing, from 0).
+
+        >>> ProcessTree.from_steps([["a", "b"], ["a", "c"]], [[0, 0, 1], [0, 1]]).set_sizes().tolist()
+        [[2, 2, 1], [2, 1, 0]]
+        """
+        number: dict[Hashable, int] = {}
+        coded = [[number.setdefault(key, len(number)) for key in row] for row in keys]
+        trie = Trie.from_sequences(coded)
+        width = max((len(row) for row in steps), default=0)
+        units = torch.full((len(steps), width), -1, dtype=torch.long)
+        for i, row in enumerate(steps):
+            units[i, : len(row)] = trie.node_ids[i][torch.tensor(row, dtype=torch.long)]
+        sizes = _at_nodes(trie.members(), units, padding=0)
+        return cls(sizes=sizes, units=units, num_nodes=len(trie), leaf_sizes=_twins(coded))
+
+    def set_sizes(self) -> Tensor:
+        """|λ(i, t)|: ``[G, T]`` long, 0 on padding (so ``> 0`` means "not padding", not "trained")."""
+        return self.sizes
+
+    @property
+    def step_ids(self) -> Tensor:
+        """``[G, T]`` long, index into ``steps`` of each token's step, -1 on padding."""
+        return self.units
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps, parents before children."""
+        spans: dict[int, list[tuple[int, tuple[int, int]]]] = {}
+        parents: dict[int, int] = {}
+        for member, row in enumerate(self.units.tolist()):
+            start, above = 0, -1
+            for t in range(1, len(row) + 1):
+                if t < len(row) and row[t] == row[start]:
+                    continue
+                if row[start] >= 0:
+                    spans.setdefault(row[start], []).append((member, (start, t)))
+                    parents[row[start]] = above
+                above, start = row[start], t
+        return tuple(
+            Step(parent=parents[s], members=tuple(m for m, _ in spans[s]), spans=tuple(x for _, x in spans[s]))
+            for s in sorted(spans)
+        )
+
+    def path_depth(self) -> Tensor:
+        """``[G]`` long: process sets strictly between the group and each completion's leaf (paper, section 4)."""
+        group = len(self.sizes)
+        inner = (self.sizes > self.leaf_sizes[:, None]) & (self.sizes < group)
+        first = torch.ones_like(inner)
+        first[:, 1:] = self.sizes[:, 1:] != self.sizes[:, :-1]
+        return (inner & first).sum(1)
+
+    def intermediate_proportion(self) -> Tensor:
+        """``[G]`` fp32: share of each completion's tokens whose process set has more than one member."""
+        return (self.sizes > 1).sum(1) / (self.sizes > 0).sum(1).clamp(min=1)
+
+
+def _at_nodes(values: Tensor, nodes: Tensor, *, padding: int) -> Tensor:
+    """``values`` ``[U]`` looked up at ``nodes`` ``[G, T]``; ``padding`` where the node is -1."""
+    if not len(values):
+        return torch.full_like(nodes, padding)
+    return torch.where(nodes >= 0, values[nodes.clamp(min=0)], padding)
+
+
+def _steps_of_runs(trie: Trie, members: Tensor) -> Tensor:
+    """Step number of each node, ``[U]``: a step starts where the process set differs from the parent's.
+
+    In depth-first order a node with its parent's process set follows the parent directly.
+    """
+    starts = (trie.parents < 0) | (members != members[trie.parents.clamp(min=0)])
+    return starts.cumsum(0) - 1
+
+
+def _twins(sequences: Sequence[Sequence[Hashable]]) -> Tensor:
+    """``[G]`` long: for each sequence, how many equal it, itself included."""
+    frozen = [tuple(s) for s in sequences]
+    counts: dict[tuple[Hashable, ...], int] = {}
+    for s in frozen:
+        counts[s] = counts.get(s, 0) + 1
+    return torch.tensor([counts[s] for s in frozen], dtype=torch.long)

@@ -1,0 +1,280 @@
+"""The values that travel between components: frozen, keyword-only, complete.
+
+Shapes: ``G`` completions of a group, ``T`` tokens of the longest one, ``N`` completions of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.process_tree import ProcessTree
+
+FinishReason = Literal["stop", "length"]
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are drawn. One instance, read by the sampler, the policy and validation.
+
+    Args:
+        temperature: Logits are divided by it, in the sampler and in the policy's log-probs alike.
+            0 is greedy decoding (validation only).
+        top_p: Keep the smallest set of tokens whose probability reaches ``top_p``; 1 keeps all.
+        top_k: Keep the ``top_k`` most probable tokens; 0 keeps all.
+        min_p: Keep tokens at least ``min_p`` times as probable as the most probable one; 0 keeps all.
+        max_new_tokens: Longest completion, in tokens.
+        stop: Strings that end a completion when its text contains one.
+
+    Raises:
+        ValueError: An argument is out of range; the message says which and what is possible.
+
+    >>> Sampling(temperature=0.7).greedy.temperature
+    0.0
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for ok, name, what in (
+            (self.temperature >= 0, "temperature", "at least 0 (0 is greedy)"),
+            (0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (1 keeps every token)"),
+            (self.top_k >= 0, "top_k", "at least 0 (0 keeps every token)"),
+            (0 <= self.min_p <= 1, "min_p", "between 0 and 1 (0 keeps every token)"),
+            (self.max_new_tokens >= 1, "max_new_tokens", "at least 1"),
+            (all(self.stop), "stop", "a list of non-empty strings"),
+        ):
+            if not ok:
+                raise ValueError(f"sampling.{name} is {getattr(self, name)!r}; it must be {what}.")
+
+    @property
+    def greedy(self) -> Sampling:
+        """The same lengths and stop strings at temperature 0, nothing truncated."""
+        return replace(self, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the distribution sampled from is not the policy's own at this temperature."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One prompt, rendered and tokenised.
+
+    Attributes:
+        uid: Names the prompt within its data set; keys the sampling noise.
+        text: What the model reads, after the chat template.
+        token_ids: ``text`` as token ids.
+        messages: The chat it was rendered from, or None for a plain string.
+        columns: Every other column of the data row; what rewards read.
+    """
+
+    uid: str
+    text: str
+    token_ids: tuple[int, ...]
+    messages: tuple[Message, ...] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """Where a completion was branched off another member of its group: after ``position`` tokens of ``member``."""
+
+    member: int
+    position: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One sampled completion.
+
+    Attributes:
+        token_ids: The completion, the end-of-sequence token included where it was sampled.
+        logprobs: ``[T]`` fp32, of the distribution really sampled from.
+        text: The completion as text, special tokens left out.
+        text_ends: Length of ``text`` after each token, in characters; ``T`` non-decreasing numbers.
+        finish_reason: "stop" (end of sequence or a stop string) or "length".
+        mask: ``[T]`` bool; False on tokens that are not the model's own (a tool's output).
+        weight_version: Number of weight updates the sampler had seen.
+        entropies: ``[T]`` entropy of the sampled distribution, where the sampler knows it.
+        fork: Where it was branched off another member, or None for a fresh sample.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: Tensor
+    text: str
+    text_ends: tuple[int, ...]
+    finish_reason: FinishReason
+    mask: Tensor
+    weight_version: int = 0
+    entropies: Tensor | None = None
+    fork: Fork | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {
+            "token_ids": len(self.token_ids),
+            "logprobs": len(self.logprobs),
+            "text_ends": len(self.text_ends),
+            "mask": len(self.mask),
+        }
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"A rollout has one entry per token in every field; got {sizes}.")
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A prompt and the completions sampled for it."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+    def __len__(self) -> int:
+        return len(self.rollouts)
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Token ids of each completion."""
+        return [list(r.token_ids) for r in self.rollouts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """What a reward model says of one group.
+
+    Attributes:
+        outcome: ``[G]`` fp32, one reward per completion; NaN = "does not apply".
+        steps: One reward per step of the group's process tree, or None.
+        parts: The named summands of ``outcome``, each ``[G]``; logged as ``rewards/<name>/…``.
+        metrics: Scalars to log, by name.
+        extras: Columns to store with the rollouts, ``G`` values each.
+    """
+
+    outcome: Tensor
+    steps: Tensor | None = None
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    extras: Mapping[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """What an algorithm says of every token: its worth and how much it counts. ``[G, T]``, 0 on padding."""
+
+    advantages: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutBatch:
+    """One rollout: the groups of a batch of prompts on this rank, and what every stage said of them.
+
+    Attributes:
+        index: Number of the rollout in the run, from 0.
+        groups, trees, rewards, credits: One entry a group, in order.
+        trained: Whether each group takes part in the update (False: dropped because its rewards are equal).
+    """
+
+    index: int
+    groups: tuple[Group, ...]
+    trees: tuple[ProcessTree, ...]
+    rewards: tuple[Rewards, ...]
+    credits: tuple[Credit, ...]
+    trained: tuple[bool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run is: rollout batches and optimizer steps done, epoch, and the limits (-1: none)."""
+
+    rollout: int = 0
+    global_step: int = 0
+    epoch: int = 0
+    max_steps: int = -1
+    max_rollouts: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch:
+    """Completions of whole groups with their credit: what the policy is updated on.
+
+    Attributes:
+        prompts: Token ids of each row's prompt; rows of a group share the object.
+        completions: Token ids of each row's completion.
+        group_ids: ``[N]`` index of each row's group, non-decreasing.
+        advantages, weights: ``[N, T]`` fp32, 0 on padding.
+        mask: ``[N, T]`` bool, True on tokens that are trained.
+        sampler_logprobs: ``[N, T]`` fp32, 0 on padding.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    completions: tuple[tuple[int, ...], ...]
+    group_ids: Tensor
+    advantages: Tensor
+    weights: Tensor
+    mask: Tensor
+    sampler_logprobs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Completion lengths in tokens, ``N`` of them."""
+        return [len(c) for c in self.completions]
+
+    @classmethod
+    def from_groups(cls, groups: list[Group], credits: list[Credit], *, device: torch.device | str = "cpu") -> TrainBatch:
+        """Stack groups and their credit row by row, padded to the longest completion."""
+        rollouts = [r for g in groups for r in g.rollouts]
+        width = max((len(r) for r in rollouts), default=0)
+        return cls(
+            prompts=tuple(g.prompt.token_ids for g in groups for _ in g.rollouts),
+            completions=tuple(r.token_ids for r in rollouts),
+            group_ids=torch.tensor([i for i, g in enumerate(groups) for _ in g.rollouts], device=device),
+            advantages=padded([row for c in credits for row in c.advantages], width).to(device),
+            weights=padded([row for c in credits for row in c.weights], width).to(device),
+            mask=padded([r.mask for r in rollouts], width).to(device),
+            sampler_logprobs=padded([r.logprobs for r in rollouts], width).to(device),
+        )
+
+    def rows(self, index: list[int]) -> TrainBatch:
+        """The rows at ``index``, in that order, trimmed to their longest completion."""
+        width = max((len(self.completions[i]) for i in index), default=0)
+        at = torch.tensor(index, dtype=torch.long, device=self.mask.device)
+        return TrainBatch(
+            prompts=tuple(self.prompts[i] for i in index),
+            completions=tuple(self.completions[i] for i in index),
+            group_ids=self.group_ids.index_select(0, at),
+            advantages=self.advantages.index_select(0, at)[:, :width],
+            weights=self.weights.index_select(0, at)[:, :width],
+            mask=self.mask.index_select(0, at)[:, :width],
+            sampler_logprobs=self.sampler_logprobs.index_select(0, at)[:, :width],
+        )
+
+
+def padded(rows: list[Tensor], width: int) -> Tensor:
+    """Stack 1-D tensors of different lengths into ``[len(rows), width]``, zeros (False) on padding.
+
+    >>> padded([torch.tensor([1, 2]), torch.tensor([3])], 3).tolist()
+    [[1, 2, 0], [3, 0, 0]]
+    """
+    if not rows:
+        return torch.zeros(0, width)
+    out = rows[0].new_zeros(len(rows), width)
+    for i, row in enumerate(rows):
+        out[i, : min(len(row), width)] = row[:width]
+    return out
