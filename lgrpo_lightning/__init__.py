@@ -7,7 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lgrpo_lightning.contracts import AdvantageEstimator, PromptSource, RewardModel, Sampler, StepSegmenter
+    from lgrpo_lightning.contracts import (
+        AdvantageEstimator,
+        PromptSource,
+        RewardModel,
+        Sampler,
+        StepSegmenter,
+    )
     from lgrpo_lightning.datamodule import PromptDataModule
     from lgrpo_lightning.hookspecs import hookimpl
     from lgrpo_lightning.module import GRPOModule

@@ -76,7 +76,11 @@ class Trie:
         back = torch.empty_like(nodes)
         back[torch.tensor(order, dtype=torch.long)] = nodes
         return cls(
-            node_ids=back, ids=tokens[row_of, depths], parents=parents, depths=depths, subtree_end=ends[last_row]
+            node_ids=back,
+            ids=tokens[row_of, depths],
+            parents=parents,
+            depths=depths,
+            subtree_end=ends[last_row],
         )
 
 
@@ -122,11 +126,20 @@ class ProcessTree:
 
         Args:
             keys: For each completion the keys of its steps, in order.
-            steps: For each completion the step index of every token (non-decreasing, from 0).
+            steps: For each completion the step index of every token: non-decreasing, from 0, none left out.
+
+        Raises:
+            ValueError: The indices of a completion are not of that kind.
 
         >>> ProcessTree.from_steps([["a", "b"], ["a", "c"]], [[0, 0, 1], [0, 1]]).set_sizes().tolist()
         [[2, 2, 1], [2, 1, 0]]
         """
+        for i, (row, indices) in enumerate(zip(keys, steps, strict=True)):
+            if sorted(set(indices)) != list(range(len(row))) or list(indices) != sorted(indices):
+                raise ValueError(
+                    f"Completion {i} has {len(row)} steps and tokens in steps {list(indices)}; each step "
+                    "must have a token, and they must follow one another."
+                )
         number: dict[Hashable, int] = {}
         coded = [[number.setdefault(key, len(number)) for key in row] for row in keys]
         trie = Trie.from_sequences(coded)
@@ -161,12 +174,14 @@ class ProcessTree:
                     parents[row[start]] = above
                 above, start = row[start], t
         return tuple(
-            Step(parent=parents[s], members=tuple(m for m, _ in spans[s]), spans=tuple(x for _, x in spans[s]))
+            Step(
+                parent=parents[s], members=tuple(m for m, _ in spans[s]), spans=tuple(x for _, x in spans[s])
+            )
             for s in sorted(spans)
         )
 
     def path_depth(self) -> Tensor:
-        """``[G]`` long: process sets strictly between the group and each completion's leaf (paper, section 4)."""
+        """``[G]`` long: process sets strictly between the group and each completion's leaf."""
         group = len(self.sizes)
         inner = (self.sizes > self.leaf_sizes[:, None]) & (self.sizes < group)
         first = torch.ones_like(inner)

@@ -5,7 +5,7 @@ Shapes: ``G`` completions of a group, ``T`` tokens of the longest one, ``N`` com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -195,6 +195,10 @@ class RolloutBatch:
     credits: tuple[Credit, ...]
     trained: tuple[bool, ...]
 
+    def to(self, device: Any, **options: Any) -> RolloutBatch:
+        """Itself: everything a rollout holds is on the CPU. Lightning asks when it collects predictions."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -237,7 +241,9 @@ class TrainBatch:
         return [len(c) for c in self.completions]
 
     @classmethod
-    def from_groups(cls, groups: list[Group], credits: list[Credit], *, device: torch.device | str = "cpu") -> TrainBatch:
+    def from_groups(
+        cls, groups: Sequence[Group], credits: Sequence[Credit], *, device: torch.device | str = "cpu"
+    ) -> TrainBatch:
         """Stack groups and their credit row by row, padded to the longest completion."""
         rollouts = [r for g in groups for r in g.rollouts]
         width = max((len(r) for r in rollouts), default=0)

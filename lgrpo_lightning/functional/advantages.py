@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def group_advantages(rewards: Tensor, *, scale: Literal["group", "none"] = "group", eps: float = 1e-4) -> Tensor:
+def group_advantages(
+    rewards: Tensor, *, scale: Literal["group", "none"] = "group", eps: float = 1e-4
+) -> Tensor:
     r"""Advantage of every completion against its group (GRPO, arXiv:2402.03300, equation 4.1.2).
 
     .. math:: a_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std}(r) + \epsilon}
@@ -50,7 +52,7 @@ def _centred(rewards: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def equal_rewards(rewards: Tensor) -> Tensor:
-    """``[B]`` bool: the group's valid rewards are all equal (or fewer than two), by comparison and not by deviation.
+    """``[B]`` bool: the group's valid rewards are all equal, or fewer than two; found by comparison.
 
     >>> equal_rewards(torch.tensor([[0.7, 0.7, float("nan")], [0.0, 1.0, 1.0]])).tolist()
     [True, False]

@@ -57,6 +57,6 @@ def chunked_logprobs(
         return scored(hidden, targets)
     parts = [
         checkpoint(scored, h, t, use_reentrant=False) if torch.is_grad_enabled() else scored(h, t)
-        for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        for h, t in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     ]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])

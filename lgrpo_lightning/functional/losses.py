@@ -11,9 +11,14 @@ Normalizer = Literal["token", "sequence", "constant"]
 
 
 def clipped_surrogate(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
 ) -> Tensor:
-    r"""The clipped policy-gradient loss of each token (PPO, arXiv:1707.06347; asymmetric: DAPO, arXiv:2503.14476).
+    r"""The clipped policy-gradient loss of each token (PPO, arXiv:1707.06347; DAPO, arXiv:2503.14476).
 
     .. math:: -\min(\rho A,\; \mathrm{clip}(\rho, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A),
         \quad \rho = e^{\log\pi - \log\pi_{old}}
@@ -35,7 +40,9 @@ def clipped_surrogate(
 
 
 def k3_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    r"""The k3 estimate of KL(π ‖ π_ref) at each token (Schulman 2020): :math:`e^d - d - 1, d = \log\pi_{ref} - \log\pi`.
+    r"""The k3 estimate of KL(π ‖ π_ref) at each token (Schulman 2020).
+
+    .. math:: e^d - d - 1, \quad d = \log\pi_{ref} - \log\pi
 
     >>> k3_kl(torch.tensor([0.0]), torch.tensor([0.0])).item()
     0.0
@@ -74,9 +81,9 @@ def aggregate(
     Returns:
         A scalar.
 
-    >>> ones, mask = torch.ones(2, 2), torch.tensor([[True, True], [True, False]])
-    >>> aggregate(ones * torch.tensor([[1.0], [4.0]]), mask).item(), aggregate(ones, mask, by="sequence").item()
-    (2.0, 1.0)
+    >>> terms, mask = torch.tensor([[1.0, 1.0], [4.0, 9.0]]), torch.tensor([[True, True], [True, False]])
+    >>> aggregate(terms, mask).item(), aggregate(terms, mask, by="sequence").item()
+    (2.0, 2.5)
     """
     terms = torch.where(mask, per_token if weights is None else per_token * weights, 0.0)
     if by == "sequence":

@@ -1,0 +1,25 @@
+"""Callbacks: what a run shows, and what it leaves on disk."""
+
+from lgrpo_lightning.callbacks.completion_table import CompletionTable
+from lgrpo_lightning.callbacks.defaults import complete_trainer, default_callbacks
+from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
+from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
+from lgrpo_lightning.callbacks.progress import RewardProgressBar
+from lgrpo_lightning.callbacks.reward_plot import RewardPlot
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, call_rollout_callbacks
+from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
+from lgrpo_lightning.callbacks.run_summary import RunSummary
+
+__all__ = [
+    "CompletionTable",
+    "LastCheckpoint",
+    "PredictionWriter",
+    "RewardPlot",
+    "RewardProgressBar",
+    "RolloutCallback",
+    "RolloutWriter",
+    "RunSummary",
+    "call_rollout_callbacks",
+    "complete_trainer",
+    "default_callbacks",
+]

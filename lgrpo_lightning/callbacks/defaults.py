@@ -1,0 +1,93 @@
+"""The callbacks and files a run gets without asking."""
+
+from __future__ import annotations
+
+import os
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, TQDMProgressBar
+
+from lgrpo_lightning.callbacks.completion_table import CompletionTable
+from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
+from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
+from lgrpo_lightning.callbacks.progress import RewardProgressBar
+from lgrpo_lightning.callbacks.reward_plot import RewardPlot
+from lgrpo_lightning.callbacks.rollout_callback import dry_run
+from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
+from lgrpo_lightning.callbacks.run_summary import RunSummary
+from lgrpo_lightning.loggers import MetricsCSV
+from lgrpo_lightning.run_folder import CHECKPOINTS
+
+
+def default_callbacks() -> list[Callback]:
+    """The callbacks of a run, in the order in which they act."""
+    return [
+        RewardProgressBar(),
+        RolloutWriter(),
+        CompletionTable(),
+        PredictionWriter(),
+        RewardPlot(),
+        RunSummary(),
+        LastCheckpoint(),
+    ]
+
+
+def complete_trainer(trainer: Trainer) -> list[Callback]:
+    """Give a trainer what a run needs and it lacks, in its ``default_root_dir``; for ``configure_callbacks``.
+
+    - The default callbacks of which it has none are returned, to be added by Lightning; a user's own of the
+      same class stays.
+    - ``RewardProgressBar`` and ``LastCheckpoint`` take the places of Lightning's automatic progress bar and
+      checkpoint, here and not by Lightning, which would take a ``LastCheckpoint`` for the replacement of
+      every ``ModelCheckpoint`` of the user. With ``enable_progress_bar=False`` there is no bar, with
+      ``enable_checkpointing=False`` no checkpoint.
+    - A ``ModelCheckpoint`` without ``dirpath`` writes to ``checkpoints/`` of the run.
+    - ``MetricsCSV`` is put first among the loggers and learns the folder; not with ``logger=False``.
+
+    Calling it again changes nothing. Called before ``fit``, it also makes ``ckpt_path="last"`` find the run's
+    checkpoint, which Lightning looks for before it asks the module for callbacks.
+
+    Raises:
+        ValueError: ``default_root_dir`` is not a local folder.
+    """
+    if "://" in str(trainer.default_root_dir):
+        raise ValueError(
+            f"trainer.default_root_dir is {trainer.default_root_dir!r}, but a run writes to a local folder, "
+            "where files can be renamed: set a local path, and copy the folder away when the run is done."
+        )
+    _complete_loggers(trainer)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    _replace_automatic(callbacks, ProgressBar, RewardProgressBar())
+    if trainer.checkpoint_callbacks and not any(isinstance(c, LastCheckpoint) for c in callbacks):
+        _replace_automatic(callbacks, ModelCheckpoint, LastCheckpoint())
+        if not any(isinstance(c, LastCheckpoint) for c in callbacks):
+            callbacks.append(LastCheckpoint())
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = os.path.join(trainer.default_root_dir, CHECKPOINTS)
+    missing = [c for c in default_callbacks() if not any(isinstance(other, type(c)) for other in callbacks)]
+    return [c for c in missing if not isinstance(c, ProgressBar | LastCheckpoint)]
+
+
+def _complete_loggers(trainer: Trainer) -> None:
+    if dry_run(trainer) or not trainer.loggers:
+        return
+    if not any(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
+        trainer.loggers = [MetricsCSV(), *trainer.loggers]
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.attach(trainer)
+
+
+def _replace_automatic(callbacks: list[Callback], kind: type, ours: Callback) -> None:
+    """Put ``ours`` in the place of the callback of this kind that Lightning adds by itself, if it did."""
+    for i, callback in enumerate(callbacks):
+        if isinstance(callback, kind) and _automatic(callback):
+            callbacks[i] = ours
+
+
+def _automatic(callback: Callback) -> bool:
+    """Whether Lightning added it: a class that it adds, with no argument given."""
+    if type(callback) not in (ModelCheckpoint, RichProgressBar, TQDMProgressBar):
+        return False
+    return bool(vars(callback) == vars(type(callback)()))

@@ -1,0 +1,51 @@
+"""The state of a run between two rollouts, held until it is written."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
+ALIASED = {"state_dict", "optimizer_states", "hyper_parameters", "datamodule_hyper_parameters"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldState:
+    """A checkpoint in memory: weights and optimizer by reference, all else as a copy.
+
+    It is whole as long as no optimizer step is made.
+
+    Attributes:
+        rollouts: Rollouts done.
+        checkpoint: What Lightning saves.
+    """
+
+    rollouts: int
+    checkpoint: dict[str, Any]
+
+    @classmethod
+    def taken(cls, trainer: Trainer, rollouts: int) -> HeldState:
+        """The state as it is now. Collective."""
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        return cls(
+            rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in state.items()}
+        )
+
+    def whole(self, trainer: Trainer) -> bool:
+        """Whether the weights still are those of then."""
+        return bool(self.checkpoint["global_step"] == trainer.global_step)
+
+    def renew_callbacks(self, callbacks: list[Callback]) -> bool:
+        """Take the callbacks' state as it is now; whether it changed."""
+        states = {callback.state_key: state for callback in callbacks if (state := callback.state_dict())}
+        changed = repr(states) != repr(self.checkpoint["callbacks"])
+        self.checkpoint["callbacks"] = deepcopy(states)
+        return changed
+
+
+def sharded(trainer: Trainer) -> bool:
+    """Whether the strategy has to gather the state, which makes a copy of it."""
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)

@@ -1,0 +1,115 @@
+"""A rollout batch as a table: one row per completion, the same columns in every file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from lgrpo_lightning.types import Group, Rewards, RolloutBatch
+
+BEFORE = (
+    ("rollout", pa.int64()),
+    ("prompt_uid", pa.string()),
+    ("member", pa.int64()),
+    ("prompt", pa.string()),
+    ("completion", pa.string()),
+    ("token_ids", pa.list_(pa.int64())),
+    ("length", pa.int64()),
+    ("finish_reason", pa.string()),
+    ("reward", pa.float32()),
+)
+AFTER = (
+    ("advantage", pa.float32()),
+    ("weight_version", pa.int64()),
+    ("trained", pa.bool_()),
+    ("set_size_mean", pa.float32()),
+    ("shared_tokens", pa.int64()),
+    ("path_depth", pa.int64()),
+    ("step_rewards", pa.list_(pa.float32())),
+    ("columns", pa.string()),
+    ("extras", pa.string()),
+)
+
+
+def rollout_table(rollout: RolloutBatch) -> pa.Table:
+    """One row per completion, group after group.
+
+    Columns: ``rollout, prompt_uid, member, prompt, completion, token_ids, length, finish_reason, reward``, a
+    ``reward/<name>`` per named part, then
+
+    - ``advantage``: the completion's advantage at its first trained token, before weights. GRPO and λ-GRPO
+      give every token of a completion the same; another estimator may not. NaN where no token is trained.
+    - ``weight_version, trained``: weight updates the sampler had seen; whether the group takes part in the
+      update.
+    - ``set_size_mean, shared_tokens, path_depth``: the mean of |λ| over the completion's tokens (NaN without
+      tokens), the number of tokens with |λ| > 1, and the process sets between the group and its leaf.
+    - ``step_rewards``: the rewards of the completion's steps in order, null without process rewards.
+    - ``columns, extras``: what the data row and the reward models hold beside that, each as one JSON
+      object, so that all files of a run have one schema.
+
+    A reward that does not apply is NaN.
+    """
+    parts = list(dict.fromkeys(name for rewards in rollout.rewards for name in rewards.parts))
+    schema = pa.schema([*BEFORE, *((f"reward/{name}", pa.float32()) for name in parts), *AFTER])
+    return pa.Table.from_pylist(list(rollout_rows(rollout)), schema=schema)
+
+
+def rollout_rows(rollout: RolloutBatch) -> Iterator[dict[str, Any]]:
+    """The rows of ``rollout_table`` as dictionaries; a reward part that a group lacks is left out."""
+    for at, (group, rewards) in enumerate(zip(rollout.groups, rollout.rewards, strict=True)):
+        columns = json.dumps(dict(group.prompt.columns), ensure_ascii=False, default=str)
+        for member in range(len(group)):
+            yield {
+                "rollout": rollout.index,
+                "prompt_uid": group.prompt.uid,
+                "prompt": group.prompt.text,
+                "trained": rollout.trained[at],
+                "columns": columns,
+                **_completion(group, member),
+                **_rewards(rewards, member),
+                **_credit(rollout, at, member),
+            }
+
+
+def _completion(group: Group, member: int) -> dict[str, Any]:
+    """What the sampler says of one completion."""
+    rollout = group.rollouts[member]
+    return {
+        "member": member,
+        "completion": rollout.text,
+        "token_ids": list(rollout.token_ids),
+        "length": len(rollout),
+        "finish_reason": rollout.finish_reason,
+        "weight_version": rollout.weight_version,
+    }
+
+
+def _rewards(rewards: Rewards, member: int) -> dict[str, Any]:
+    """What the reward models say of one completion."""
+    extras = {name: values[member] for name, values in rewards.extras.items()}
+    return {
+        "reward": float(rewards.outcome[member]),
+        **{f"reward/{name}": float(values[member]) for name, values in rewards.parts.items()},
+        "extras": json.dumps(extras, ensure_ascii=False, default=str),
+    }
+
+
+def _credit(rollout: RolloutBatch, at: int, member: int) -> dict[str, Any]:
+    """What the process tree and the estimator say of one completion."""
+    tree, steps = rollout.trees[at], rollout.rewards[at].steps
+    sizes = tree.set_sizes()[member]
+    sizes = sizes[sizes > 0]
+    trained = rollout.groups[at].rollouts[member].mask.nonzero().flatten().tolist()
+    taken = tree.step_ids[member].tolist()
+    return {
+        "advantage": float(rollout.credits[at].advantages[member, trained[0]]) if trained else math.nan,
+        "set_size_mean": float(sizes.float().mean()) if len(sizes) else math.nan,
+        "shared_tokens": int((sizes > 1).sum()),
+        "path_depth": int(tree.path_depth()[member]),
+        "step_rewards": None if steps is None else [float(steps[s]) for s, _ in groupby(taken) if s >= 0],
+    }

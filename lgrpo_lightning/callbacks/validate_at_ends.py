@@ -1,0 +1,54 @@
+"""Validation before the first rollout and after the last one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class ValidateAtEnds(Callback):
+    """Runs the validation loop at the start and at the end of a fit.
+
+    In between, ``trainer.val_check_interval`` counts rollouts (with ``check_val_every_n_epoch: null`` across
+    epochs). A resumed run is not validated at its start again, a run not at its end if it just was.
+
+    Args:
+        at_start: Validate before the first rollout.
+        at_end: Validate after the last one.
+    """
+
+    def __init__(self, *, at_start: bool = True, at_end: bool = True) -> None:
+        self.at_start = at_start
+        self.at_end = at_end
+        self.validated_at = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first rollout of a new run."""
+        if self.at_start and _rollouts(pl_module) == 0:
+            validate_now(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember when the last validation was."""
+        self.validated_at = _rollouts(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last rollout, unless it was just validated."""
+        if self.at_end and self.validated_at != _rollouts(pl_module):
+            validate_now(trainer)
+
+
+def validate_now(trainer: Any) -> None:
+    """Run the validation loop inside a fit, as Lightning itself does between batches."""
+    if not trainer.enable_validation:
+        return
+    connector = trainer._logger_connector
+    first_iteration = connector._first_loop_iter
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+    connector._first_loop_iter = first_iteration
+
+
+def _rollouts(module: Any) -> int:
+    return int(module.rollout_index)

@@ -1,0 +1,59 @@
+"""``lgrpo``: a dispatcher that imports a command only when it is called, so that ``lgrpo --help`` is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+RUN = "lgrpo_lightning.commands.run"
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "fit": (RUN, "train a policy: lgrpo fit --config configs/quickstart.yaml"),
+    "validate": (RUN, "measure accuracy, avg@k and pass@k of a checkpoint on the validation sets"),
+    "test": (RUN, "the same on the test sets"),
+    "predict": (RUN, "write completions with their rewards to a file"),
+    "plugins": ("lgrpo_lightning.commands.plugins", "list the installed components"),
+}
+"""Command → the module whose ``main(argv)`` runs it, and a line of help."""
+
+HELP = """\
+Fine-tune language models with GRPO and λ-GRPO.
+
+usage: lgrpo COMMAND [options]     lgrpo COMMAND --help for its options
+
+{commands}
+
+Every option of a run has a place in its YAML file and a flag of the same name:
+  lgrpo fit --config configs/quickstart.yaml --model.advantage_estimator=GRPO --trainer.max_steps=50
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())))
+        return 0
+    if command == "--version":
+        print(f"lgrpo_lightning {version('lgrpo_lightning')}")
+        return 0
+    if command not in COMMANDS:
+        print(_unknown(command), file=sys.stderr)
+        return 2
+    status: int | None = import_module(COMMANDS[command][0]).main(argv)
+    return status or 0
+
+
+def _unknown(command: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(command, COMMANDS, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"lgrpo: there is no command '{command}'.{hint} Possible: {', '.join(COMMANDS)}. See lgrpo --help."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

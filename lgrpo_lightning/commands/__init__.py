@@ -1,0 +1,1 @@
+"""The commands of ``lgrpo``, a module each with ``main(argv)``."""

@@ -1,0 +1,160 @@
+"""From data rows to prompts: text, token ids, columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lgrpo_lightning.types import Message, Prompt
+
+LongPrompts = Literal["error", "drop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptEncoder:
+    """Renders and tokenises prompts exactly as the model should see them.
+
+    Attributes:
+        tokenizer: A Hugging Face tokenizer.
+        max_length: Longest prompt, in tokens.
+        long_prompts: What to do with longer ones.
+        chat: Render every prompt with the chat template (True), none (False), or message lists only (None).
+        system_prompt: First message of every chat that does not bring its own.
+        chat_template_kwargs: More arguments for the chat template.
+    """
+
+    tokenizer: Any
+    max_length: int
+    long_prompts: LongPrompts = "error"
+    chat: bool | None = None
+    system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def encode(self, rows: Sequence[Mapping[str, Any]], *, name: str, origin: str) -> list[Prompt]:
+        """The prompts of ``rows``, with uids ``name/0``, ``name/1``, …; errors call the rows ``origin``.
+
+        Raises:
+            ValueError: A prompt is missing, empty, of a wrong type, too long, or refused by the chat
+                template; the message names the row.
+        """
+        prompts = [
+            prompt
+            for number, row in enumerate(rows)
+            if self._fits(
+                prompt := self._prompt(row, f"{name}/{number}", f"{origin}, row {number} (from 0)"), origin
+            )
+        ]
+        if not prompts:
+            why = f"every prompt is longer than {self.max_length} tokens" if rows else "there are no rows"
+            raise ValueError(f"{origin} gives no prompts: {why}.")
+        return prompts
+
+    def _prompt(self, row: Mapping[str, Any], uid: str, where: str) -> Prompt:
+        if "prompt" not in row:
+            raise ValueError(
+                f"{where}: there is no 'prompt'; the columns are {', '.join(map(repr, row)) or 'none'}."
+            )
+        prompt = row["prompt"]
+        messages = self._messages(prompt, where)
+        if messages is None:
+            text, ids = prompt, self.tokenizer(prompt)["input_ids"]
+        else:
+            text = self._rendered(messages, where)
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Prompt(
+            uid=uid,
+            text=text,
+            token_ids=tuple(int(i) for i in ids),
+            messages=messages,
+            columns={key: value for key, value in row.items() if key != "prompt"},
+        )
+
+    def _messages(self, prompt: Any, where: str) -> tuple[Message, ...] | None:
+        """The chat of a prompt, or None where it is used as plain text."""
+        if isinstance(prompt, str):
+            if not prompt.strip():
+                raise ValueError(f"{where}: the prompt is empty.")
+            if self.chat:
+                return self._with_system([{"role": "user", "content": prompt}])
+            if self.system_prompt is not None:
+                raise ValueError(
+                    f"{where}: system_prompt is set, but the prompt is a plain string. Set chat: true."
+                )
+            return None
+        messages = _checked_messages(prompt, where)
+        if self.chat is False:
+            raise ValueError(f"{where}: the prompt is a list of messages, but chat is false. Leave chat out.")
+        return self._with_system(messages)
+
+    def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        if self.system_prompt is None or messages[0]["role"] == "system":
+            return tuple(messages)
+        return ({"role": "system", "content": self.system_prompt}, *messages)
+
+    def _rendered(self, messages: Sequence[Message], where: str) -> str:
+        import jinja2
+
+        model = getattr(self.tokenizer, "name_or_path", "") or "the model"
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ValueError(
+                f"{where}: a chat prompt, but the tokenizer of {model} has no chat template. Use an "
+                "instruction-tuned model, or string prompts with chat left out."
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(m) for m in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+                **self.chat_template_kwargs,
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(
+                f"{where}: the chat template of {model} refuses the messages: {error}"
+            ) from error
+        return str(text)
+
+    def _fits(self, prompt: Prompt, origin: str) -> bool:
+        if not prompt.token_ids:
+            raise ValueError(f"{origin}: prompt {prompt.uid} has no tokens; its text is {prompt.text!r}.")
+        if len(prompt.token_ids) <= self.max_length:
+            return True
+        if self.long_prompts == "drop":
+            return False
+        raise ValueError(
+            f"{origin}: prompt {prompt.uid} has {len(prompt.token_ids)} tokens; at most {self.max_length} "
+            "are possible. Shorten it, set long_prompts: drop to leave such rows out, or give it more room "
+            "(max_prompt_length, sampling.max_new_tokens)."
+        )
+
+
+def _checked_messages(prompt: Any, where: str) -> list[Message]:
+    if not isinstance(prompt, list | tuple):
+        raise ValueError(
+            f"{where}: the prompt is {prompt!r}, of type {type(prompt).__name__}; it must be a string or a "
+            "list of messages."
+        )
+    if not prompt:
+        raise ValueError(f"{where}: the prompt is empty.")
+    for number, message in enumerate(prompt):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise ValueError(
+                f"{where}: message {number} is {message!r}; a message is an object with a role and a "
+                'content, such as {"role": "user", "content": "1+1?"}.'
+            )
+    return list(prompt)
+
+
+def check_columns(rows: Sequence[Mapping[str, Any]], required: Sequence[str], *, origin: str) -> None:
+    """Refuse rows without a column that a reward reads.
+
+    Raises:
+        ValueError: Names the column, the first row without it, and the columns there are.
+    """
+    for number, row in enumerate(rows):
+        for column in required:
+            if column not in row:
+                raise ValueError(
+                    f"{origin}, row {number} (from 0): the rewards need a column {column!r}; the columns "
+                    f"are {', '.join(map(repr, row)) or 'none'}. Add it, or let the reward read another."
+                )

@@ -1,0 +1,149 @@
+"""Prompts from a file, a saved data set or the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lightning.contracts import PromptSource
+
+Rows = list[dict[str, Any]]
+
+
+class PromptFile(PromptSource):
+    """Prompts from a JSONL, Parquet or CSV file, a saved data set, or the Hugging Face hub.
+
+    A row has a prompt, which is a string or a list of messages (``role``, ``content``), and any other
+    columns; they all reach the rewards.
+
+    Args:
+        path: A file (``.jsonl``, ``.parquet``, ``.csv``), a folder saved by ``datasets.save_to_disk``, or the
+            name of a hub data set, such as ``openai/gsm8k``. The last two need the extra ``datasets``.
+        split: Which split of a saved or hub data set; None where it has only one.
+        subset: Which configuration of a hub data set, such as ``main``; None for its default.
+        prompt_column: The column that holds the prompt.
+        limit: Use only the first ``limit`` rows; None uses all.
+
+    Raises:
+        ValueError: ``limit`` is below 1.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str | None = None,
+        subset: str | None = None,
+        prompt_column: str = "prompt",
+        limit: int | None = None,
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"PromptFile: limit is {limit}; it must be at least 1, or null for all rows.")
+        self.path, self.split, self.subset = str(path), split, subset
+        self.prompt_column, self.limit = prompt_column, limit
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The rows, with the prompt under ``prompt``.
+
+        Raises:
+            FileNotFoundError: There is nothing of that name.
+            ValueError: The file is empty, malformed, or lacks the prompt column; the message names the place.
+        """
+        rows = self._read()[: self.limit]
+        if not rows:
+            raise ValueError(
+                f"{self.path} is empty. It needs at least one row with a {self.prompt_column!r}."
+            )
+        for number, row in enumerate(rows):
+            if self.prompt_column not in row:
+                raise ValueError(
+                    f"{self.path}, row {number} (from 0): there is no column {self.prompt_column!r}; the "
+                    f"columns are {', '.join(map(repr, row)) or 'none'}. Set prompt_column to the right one."
+                )
+        return [{**row, "prompt": row[self.prompt_column]} for row in rows]
+
+    def _read(self) -> Rows:
+        path = Path(self.path).expanduser()
+        if path.is_file():
+            if path.suffix.lower() not in READERS:
+                raise ValueError(
+                    f"{self.path}: cannot read {path.suffix or 'a file without an extension'}. Possible are "
+                    f"{', '.join(READERS)}, a folder saved by datasets.save_to_disk, and hub data sets."
+                )
+            self._refuse_dataset_options("file")
+            return READERS[path.suffix.lower()](path, self.prompt_column)
+        if path.suffix.lower() in READERS:
+            raise FileNotFoundError(f"There is no file {self.path} (looked in {Path.cwd()}).")
+        from lgrpo_lightning.data.hub import dataset_rows
+
+        return dataset_rows(self.path, self.split, self.subset)
+
+    def _refuse_dataset_options(self, what: str) -> None:
+        for name in ("split", "subset"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{self.path} is a {what}; {name}={getattr(self, name)!r} is for saved and hub data "
+                    f"sets. Leave {name} out."
+                )
+
+
+def read_jsonl(path: Path, prompt_column: str) -> Rows:
+    """One JSON object a line; blank lines are skipped."""
+    rows = []
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}). "
+                    'Every line must be one JSON object, such as {"prompt": "1+1=", "answer": 2}.'
+                ) from error
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{path}, line {number}: a {type(row).__name__}, where a JSON object is needed, such as "
+                    '{"prompt": "1+1=", "answer": 2}.'
+                )
+            rows.append(row)
+    return rows
+
+
+def read_parquet(path: Path, prompt_column: str) -> Rows:
+    """A Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+    return list(table.to_pylist())
+
+
+def read_csv(path: Path, prompt_column: str) -> Rows:
+    """A CSV file with a header line; prompts are text, other columns get the type of their values."""
+    import pyarrow
+    from pyarrow import csv
+
+    if not path.stat().st_size:
+        return []
+    try:
+        table = csv.read_csv(
+            path,
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(column_types={prompt_column: pyarrow.string()}),
+        )
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a readable CSV file: {error}") from error
+    return list(table.to_pylist())
+
+
+READERS: Mapping[str, Callable[[Path, str], Rows]] = {
+    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
+    ".csv": read_csv,
+}
+"""File extension → reader of (path, prompt column)."""

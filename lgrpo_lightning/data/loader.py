@@ -1,0 +1,119 @@
+"""Batches of prompts in an order that a checkpoint can resume exactly."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lgrpo_lightning.types import Prompt
+
+
+class PromptBatch:
+    """The prompts of one batch on one rank.
+
+    Deliberately no ``Sequence``: under some precisions Lightning takes sequences apart to cast the tensors in
+    them, and refuses frozen types such as ``Prompt``. The data module unwraps it into a list.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = list(prompts)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+
+class PromptLoader:
+    """A sized, re-iterable, stateful loader of prompt batches.
+
+    An epoch is one permutation of the prompts, drawn from (seed, epoch). Of the ``batch_size`` prompts of a
+    batch, rank r of W takes numbers r, r + W, r + 2W, …, so that the ranks share every batch evenly.
+
+    The state is where the next batch comes from. Saved after batch n, it makes n + 1 the next one.
+
+    Args:
+        prompts: The whole set, the same on every rank.
+        batch_size: Prompts of a batch over all ranks.
+        rank: This process.
+        world_size: Number of processes.
+        shuffle: Draw a new order each epoch; otherwise the order of the set.
+        seed: Draws the orders.
+        drop_last: Leave an incomplete last batch out.
+        limit: Batches of an epoch, where a run is limited to fewer than there are.
+
+    >>> prompts = [Prompt(uid=str(i), text="x", token_ids=(1,)) for i in range(5)]
+    >>> [[p.uid for p in batch] for batch in PromptLoader(prompts, 2, rank=1, world_size=2)]
+    [['1'], ['3'], []]
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        self.prompts, self.batch_size = prompts, batch_size
+        self.rank, self.world_size = rank, world_size
+        self.shuffle, self.seed, self.drop_last, self.limit = shuffle, seed, drop_last, limit
+        self.epoch = 0
+        self.position = 0
+        self._served = False  # whether a batch came out since the epoch began or a state was loaded
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch; the same number on every rank."""
+        full, rest = divmod(len(self.prompts), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        """The rest of a resumed epoch, or else the next epoch. Only taking a batch moves on."""
+        if self._served or self.position >= self._epoch_length:
+            self.epoch, self.position, self._served = self.epoch + 1, 0, False
+        return self._batches()
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch comes from, and the sizes that this depends on."""
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "prompts": len(self.prompts),
+            "batch_size": self.batch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where ``state`` was saved; with other data or batches, at the start of the next epoch."""
+        self.epoch, self.position, self._served = state["epoch"], state["position"], False
+        was = (state["prompts"], state["batch_size"])
+        if was != (len(self.prompts), self.batch_size):
+            self.epoch, self.position = self.epoch + 1, 0
+            warnings.warn(
+                f"The checkpoint was made with {was[0]} prompts, {was[1]} a batch; now there are "
+                f"{len(self.prompts)}, {self.batch_size} a batch. The run goes on with a new order.",
+                stacklevel=2,
+            )
+
+    @property
+    def _epoch_length(self) -> int:
+        return len(self) if self.limit is None else min(len(self), self.limit)
+
+    def _batches(self) -> Iterator[PromptBatch]:
+        order = self._order()
+        while self.position < len(self):
+            start = self.position * self.batch_size
+            mine = order[start : start + self.batch_size][self.rank :: self.world_size]
+            self.position, self._served = self.position + 1, True
+            yield PromptBatch([self.prompts[i] for i in mine])
+
+    def _order(self) -> list[int]:
+        if not self.shuffle:
+            return list(range(len(self.prompts)))
+        return [int(i) for i in np.random.default_rng([self.seed, self.epoch]).permutation(len(self.prompts))]

@@ -1,0 +1,52 @@
+"""Checks of batch sizes, with the numbers that would work in every error."""
+
+from __future__ import annotations
+
+
+def check_prompts_per_step(
+    prompts_per_step: int, *, world_size: int, mini_batches: int, prompts: int
+) -> None:
+    """Refuse a batch that the ranks and mini-batches cannot share evenly, or that the set cannot fill.
+
+    Args:
+        prompts_per_step: Prompts of a rollout batch over all ranks.
+        world_size: Number of processes.
+        mini_batches: Optimizer steps that a rank's share is divided into.
+        prompts: Size of the training set.
+
+    Raises:
+        ValueError: With the nearest numbers that work.
+
+    >>> check_prompts_per_step(16, world_size=2, mini_batches=4, prompts=100)
+    >>> check_prompts_per_step(10, world_size=4, mini_batches=1, prompts=100)
+    Traceback (most recent call last):
+    ValueError: data.prompts_per_step is 10, which 4 processes cannot share evenly. Use 8 or 12.
+    """
+    unit = world_size * mini_batches
+    if prompts_per_step % unit:
+        below = prompts_per_step // unit * unit
+        nearest = f"{below} or {below + unit}" if below else f"{unit}"
+        how = f"{world_size} processes" if world_size > 1 else ""
+        how += " with " if world_size > 1 and mini_batches > 1 else ""
+        how += (
+            f"{mini_batches} mini-batches" + (" each" if world_size > 1 else "") if mini_batches > 1 else ""
+        )
+        raise ValueError(
+            f"data.prompts_per_step is {prompts_per_step}, which {how} cannot share evenly. Use {nearest}."
+        )
+    if prompts < prompts_per_step:
+        largest = prompts // unit * unit
+        cure = f"Use at most {largest}" if largest else f"At least {unit} prompts are needed"
+        raise ValueError(
+            f"data.prompts_per_step is {prompts_per_step}, but the training set has only {prompts} prompts. "
+            f"{cure}."
+        )
+
+
+def limited(length: int, limit: int | float) -> int:
+    """Batches of an epoch of ``length`` under a trainer's limit: a number of batches, or a share of them.
+
+    >>> limited(10, 3), limited(10, 0.25), limited(10, 1.0), limited(10, 50)
+    (3, 2, 10, 10)
+    """
+    return int(length * limit) if isinstance(limit, float) else min(length, limit)

@@ -1,0 +1,226 @@
+"""Prompts for training, validation, test and prediction."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
+
+from lgrpo_lightning.contracts import PromptSource
+from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_columns
+from lgrpo_lightning.data.loader import PromptLoader
+from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
+from lgrpo_lightning.data.sources import named_sources
+from lgrpo_lightning.types import Prompt
+
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+"""Stage of a run → the sets it reads; all but the validation set of a fit must be given."""
+
+
+class PromptDataModule(LightningDataModule):
+    """Reads prompts, renders and tokenises them for the model, and serves them in batches.
+
+    Every set is a prompt source by class name (``ArithmeticTasks``, ``PromptFile``) or a path, which is
+    short for ``PromptFile``: a ``.jsonl``, ``.parquet`` or ``.csv`` file, a saved or a hub data set.
+    All columns but the prompt reach the rewards.
+
+    Args:
+        train: Training prompts.
+        validation: Validation prompts, or several sets by name.
+        test: Prompts of ``lgrpo test``, or several sets by name.
+        predict: Prompts of ``lgrpo predict``, or several sets by name.
+        prompts_per_step: Prompts of a rollout batch over all devices together.
+        validation_batch_size: Prompts of a validation, test or prediction batch over all devices together.
+        shuffle: Draw a new order of the training prompts each epoch.
+        seed: Draws the orders; null for the run's seed (``seed_everything``).
+        system_prompt: First message of every chat that does not bring its own.
+        chat: Render prompts with the chat template: all (true), none (false), only lists of messages (null).
+        chat_template_kwargs: More arguments of the chat template, such as ``enable_thinking`` or ``tools``.
+        max_prompt_length: Longest prompt, in tokens; null for what completions leave of the model's context.
+        long_prompts: What to do with longer prompts: "error", or "drop" to leave them out.
+
+    Raises:
+        ValueError: An argument is out of range; the message says which and what is possible.
+    """
+
+    def __init__(
+        self,
+        train: PromptSource | str | None = None,
+        validation: PromptSource | str | dict[str, PromptSource | str] | None = None,
+        test: PromptSource | str | dict[str, PromptSource | str] | None = None,
+        predict: PromptSource | str | dict[str, PromptSource | str] | None = None,
+        prompts_per_step: int = 16,
+        validation_batch_size: int = 64,
+        shuffle: bool = True,
+        seed: int | None = None,
+        system_prompt: str | None = None,
+        chat: bool | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        max_prompt_length: int | None = None,
+        long_prompts: LongPrompts = "error",
+    ) -> None:
+        super().__init__()
+        for ok, name, value, what in (
+            (prompts_per_step >= 1, "prompts_per_step", prompts_per_step, "at least 1"),
+            (validation_batch_size >= 1, "validation_batch_size", validation_batch_size, "at least 1"),
+            (seed is None or seed >= 0, "seed", seed, "at least 0, or null"),
+            (max_prompt_length is None or max_prompt_length >= 1, "max_prompt_length", max_prompt_length,
+             "at least 1, or null"),
+            (long_prompts in ("error", "drop"), "long_prompts", long_prompts, "'error' or 'drop'"),
+        ):  # fmt: skip
+            if not ok:
+                raise ValueError(f"data.{name} is {value!r}; it must be {what}.")
+        self.sources: dict[str, dict[str, PromptSource]] = {
+            "train": named_sources("train", train),
+            "validation": named_sources("validation", validation),
+            "test": named_sources("test", test),
+            "predict": named_sources("predict", predict),
+        }
+        self.prompts_per_step, self.validation_batch_size = prompts_per_step, validation_batch_size
+        self.shuffle, self.seed = shuffle, seed
+        self.system_prompt, self.chat, self.chat_template_kwargs = (
+            system_prompt,
+            chat,
+            chat_template_kwargs or {},
+        )
+        self.max_prompt_length, self.long_prompts = max_prompt_length, long_prompts
+        self.prompts: dict[str, dict[str, list[Prompt]]] = {}
+        self._train_loader: PromptLoader | None = None
+        self._resumed_state: dict[str, int] = {}
+
+    @property
+    def validation_names(self) -> tuple[str, ...]:
+        """Names of the validation sets, in the order of their loaders; a single one is "validation"."""
+        return tuple(self.sources["validation"])
+
+    @property
+    def test_names(self) -> tuple[str, ...]:
+        """Names of the test sets, in the order of their loaders; a single one is "test"."""
+        return tuple(self.sources["test"])
+
+    @property
+    def predict_names(self) -> tuple[str, ...]:
+        """Names of the prediction sets, in the order of their loaders; a single one is "predict"."""
+        return tuple(self.sources["predict"])
+
+    def setup(self, stage: str) -> None:
+        """Read and encode the sets of ``stage``.
+
+        Raises:
+            ValueError: A set is missing or empty, a prompt is malformed or too long, a column that a reward
+                needs is missing, or the batch sizes do not fit; the message names the place.
+        """
+        for which in STAGES[stage]:
+            if not self.sources[which] and (stage, which) != ("fit", "validation"):
+                raise ValueError(
+                    f"data.{which} is not set, and `lgrpo {stage}` needs it: a path, or a prompt source "
+                    "such as ArithmeticTasks."
+                )
+            self.prompts[which] = {name: self._encoded(name, s) for name, s in self.sources[which].items()}
+        if stage == "fit":
+            self._train_loader, self._resumed_state = None, {}
+            check_prompts_per_step(
+                self.prompts_per_step,
+                world_size=self._trainer.world_size,
+                mini_batches=getattr(self._trainer.lightning_module, "mini_batches", 1),
+                prompts=len(self.prompts["train"]["train"]),
+            )
+
+    def train_dataloader(self) -> PromptLoader:
+        """Batches of ``prompts_per_step`` prompts over all ranks; an incomplete last one is left out."""
+        prompts, trainer = self.prompts["train"]["train"], self._trainer
+        loader = PromptLoader(
+            prompts,
+            self.prompts_per_step,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            shuffle=self.shuffle and not trainer.overfit_batches,
+            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed,
+            drop_last=True,
+            limit=limited(len(prompts) // self.prompts_per_step, trainer.limit_train_batches),
+        )
+        if state := self.state_dict() or self._resumed_state:
+            loader.load_state_dict(state)
+        self._train_loader = loader
+        return loader
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the training prompts. Lightning forgets its own copy at an epoch's end."""
+        return {} if self._train_loader is None else self._train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Start the training prompts at a saved place."""
+        self._resumed_state = state_dict
+
+    def val_dataloader(self) -> list[PromptLoader]:
+        """One loader per validation set, in the order of ``validation_names``."""
+        if not self.validation_names:
+            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+        return self._loaders("validation")
+
+    def test_dataloader(self) -> list[PromptLoader]:
+        """One loader per test set, in the order of ``test_names``."""
+        return self._loaders("test")
+
+    def predict_dataloader(self) -> list[PromptLoader]:
+        """One loader per prediction set, in the order of ``predict_names``."""
+        return self._loaders("predict")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> list[Prompt]:
+        """The batch as a list of prompts; they hold no tensors."""
+        return list(batch)
+
+    @property
+    def _trainer(self) -> Any:
+        if self.trainer is None:
+            raise RuntimeError(
+                "PromptDataModule needs a trainer: prompts are encoded for the model of a run."
+            )
+        return self.trainer
+
+    def _loaders(self, which: str) -> list[PromptLoader]:
+        rank, world_size = self._trainer.global_rank, self._trainer.world_size
+        return [
+            PromptLoader(prompts, self.validation_batch_size, rank=rank, world_size=world_size)
+            for prompts in self.prompts[which].values()
+        ]
+
+    def _encoded(self, name: str, source: PromptSource) -> list[Prompt]:
+        """The prompts of one set, checked against what the model and its rewards need."""
+        module, origin = self._trainer.lightning_module, str(getattr(source, "path", type(source).__name__))
+        encoder = PromptEncoder(
+            tokenizer=module.tokenizer,
+            max_length=self._max_length(module),
+            long_prompts=self.long_prompts,
+            chat=self.chat,
+            system_prompt=self.system_prompt,
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
+        rows = source.rows()
+        check_columns(rows, getattr(module, "required_columns", ()), origin=origin)
+        prompts = encoder.encode(rows, name=name, origin=origin)
+        if dropped := len(rows) - len(prompts):
+            rank_zero_warn(
+                f"{origin}: {dropped} of {len(rows)} prompts left out: over {encoder.max_length} tokens."
+            )
+        return prompts
+
+    def _max_length(self, module: Any) -> int:
+        """Most tokens of a prompt, so that it and its completion fit the model's context."""
+        new, context = module.sampling.max_new_tokens, module.context_length
+        if new >= context:
+            raise ValueError(
+                f"sampling.max_new_tokens is {new}, but the model's context is {context}, which prompt "
+                f"and completion share. Use less than {context}."
+            )
+        return int(min(context - new, self.max_prompt_length or context))

@@ -1,0 +1,84 @@
+"""GRPO: every token of a completion is worth the completion's advantage and counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import AdvantageEstimator, Reduce
+from lgrpo_lightning.functional import group_advantages
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Credit, Rewards
+
+
+class GRPO(AdvantageEstimator):
+    r"""Group-relative advantages, every token weighted 1 (arXiv:2402.03300).
+
+    .. math:: A_{i,t} = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std} + \epsilon}, \quad w_{i,t} = 1
+
+    Groups of equal rewards give exactly 0; NaN rewards leave mean and deviation and get 0.
+
+    Args:
+        scale: Which standard deviation (with Bessel's correction) divides the advantages: "group" that of the
+            group, "batch" that of all rewards of the rollout batch on all ranks, "none" nothing (Dr.GRPO).
+        eps: Added to the standard deviation; above 0.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    >>> tree = ProcessTree.from_sequences([[1, 2], [1], [3]])
+    >>> credit = GRPO(scale="none").estimate(Rewards(outcome=torch.tensor([2.0, 1.0, 0.0])), tree)
+    >>> credit.advantages.tolist(), credit.weights.tolist()
+    ([[1.0, 1.0], [0.0, 0.0], [-1.0, 0.0]], [[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    """
+
+    def __init__(self, scale: Literal["group", "batch", "none"] = "group", eps: float = 1e-4) -> None:
+        if scale not in ("group", "batch", "none"):
+            raise ValueError(f"scale is {scale!r}; possible are 'group', 'batch' and 'none'.")
+        if not eps > 0:
+            raise ValueError(f"eps is {eps!r}; it must be above 0, such as 1e-4.")
+        self.scale = scale
+        self.eps = eps
+
+    def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
+        """The credit of one group; with ``scale="batch"`` as if it were the whole batch."""
+        return self.estimate_batch([rewards], [tree], reduce=lambda x: x)[0]
+
+    def estimate_batch(
+        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
+    ) -> list[Credit]:
+        """The credit of every group of the batch; collective over the ranks with ``scale="batch"``."""
+        divisor = (
+            batch_deviation([r.outcome for r in rewards], reduce) + self.eps if self.scale == "batch" else 1.0
+        )
+        return [self._credit(r.outcome, tree, divisor) for r, tree in zip(rewards, trees, strict=True)]
+
+    def weights(self, tree: ProcessTree) -> Tensor:
+        """``[G, T]`` how much each token counts: 1, and 0 on padding. The only thing λ-GRPO changes."""
+        return (tree.set_sizes() > 0).float()
+
+    def _credit(self, outcome: Tensor, tree: ProcessTree, divisor: float | Tensor) -> Credit:
+        scale: Literal["group", "none"] = "group" if self.scale == "group" else "none"
+        advantages = group_advantages(outcome[None], scale=scale, eps=self.eps)[0] / divisor
+        real = tree.set_sizes() > 0
+        return Credit(advantages=torch.where(real, advantages[:, None], 0.0), weights=self.weights(tree))
+
+
+def batch_deviation(outcomes: Sequence[Tensor], reduce: Reduce) -> Tensor:
+    """Standard deviation (Bessel) of all valid rewards on all ranks: a scalar, 0 for fewer than two.
+
+    Two passes (first the mean, then the squared deviations from it), because a sum of squares loses the
+    digits of rewards far from 0. Every rank calls it, also one without groups.
+
+    >>> batch_deviation([torch.tensor([0.0, float("nan")]), torch.tensor([2.0])], lambda x: x).item()
+    1.4142135381698608
+    """
+    rewards = torch.cat([o.double() for o in outcomes]) if outcomes else torch.zeros(0, dtype=torch.double)
+    valid = rewards[~rewards.isnan()]
+    total, count = reduce(torch.stack([valid.sum(), valid.new_tensor(len(valid))])).unbind()
+    mean = total / count.clamp(min=1)
+    squares = reduce((valid - mean.to(valid)).square().sum()[None])[0]
+    return (squares / (count - 1).clamp(min=1)).sqrt().float().to(rewards.device)

@@ -1,0 +1,384 @@
+"""The LightningModule: composes the components and is the whole algorithm on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lgrpo_lightning.callbacks import complete_trainer
+from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
+from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
+from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
+from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.functional import equal_rewards
+from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
+from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
+from lgrpo_lightning.rewards.weighted_sum import RewardSum
+from lgrpo_lightning.samplers import TransformersSampler
+from lgrpo_lightning.segmenters import TokenPrefixSegmenter
+from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings, state
+from lgrpo_lightning.training.evaluation import Evaluation
+from lgrpo_lightning.training.metrics import Means, add_rollout_metrics
+from lgrpo_lightning.training.optimizers import clipped_norm, default_optimizer, scheduler
+from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
+from lgrpo_lightning.training.timing import Clock
+from lgrpo_lightning.training.update import Ranks, Update
+from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, RolloutBatch, Sampling, TrainBatch
+
+
+class GRPOModule(LightningModule):
+    """Fine-tunes a causal language model by group-relative policy optimisation.
+
+    One batch of prompts is one rollout and all its optimizer steps. The algorithm is the advantage estimator:
+    λ-GRPO (arXiv:2509.21154) by default, GRPO (arXiv:2402.03300) with ``GRPO()``; nothing else differs.
+
+    Args:
+        reward_model: Scores completions; several are added up.
+        policy: The trained model and how it computes log-probs.
+        sampler: Draws completions. Default ``TransformersSampler()``.
+        segmenter: Divides a group into process steps. Default ``TokenPrefixSegmenter()``: exact tokens.
+        advantage_estimator: The algorithm. Default ``LambdaGRPO()``.
+        reward_weights: One weight per reward model; all 1 by default.
+        group_size: Completions per prompt (G).
+        sampling: How completions are drawn.
+        loss: Clipping, KL penalty and normaliser.
+        updates: Optimizer steps per rollout, gradient clipping, dropped groups.
+        optimizer: Any optimizer class. Default AdamW with lr 1e-6 and no weight decay.
+        schedule: Learning rate over optimizer steps.
+        validation: What is measured on the validation sets.
+        max_rollouts: Stop after so many rollout batches; -1 leaves it to the Trainer.
+        seed: Keys the sampling noise; null takes the run's seed (``seed_everything``).
+    """
+
+    def __init__(
+        self,
+        reward_model: RewardModel | list[RewardModel],
+        policy: PolicyConfig = PolicyConfig(),  # noqa: B008 - frozen
+        sampler: Sampler | None = None,
+        segmenter: StepSegmenter | None = None,
+        advantage_estimator: AdvantageEstimator | None = None,
+        reward_weights: list[float] | None = None,
+        group_size: int = 8,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        loss: Loss = Loss(),  # noqa: B008
+        updates: Updates = Updates(),  # noqa: B008
+        optimizer: OptimizerCallable = default_optimizer,
+        schedule: Schedule = Schedule(),  # noqa: B008
+        validation: Validation = Validation(),  # noqa: B008
+        max_rollouts: int = -1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        settings.check_options(group_size, sampling, updates)
+        self.policy_config = policy
+        self.sampler = sampler or TransformersSampler()
+        self.segmenter = segmenter or TokenPrefixSegmenter()
+        models = reward_model if isinstance(reward_model, list) else [reward_model]
+        self.reward_model = RewardSum(models, reward_weights)
+        self.advantage_estimator = advantage_estimator or LambdaGRPO()
+        self.group_size = group_size
+        self.sampling = sampling
+        self.loss = loss
+        self.updates = updates
+        self.optimizer_factory = optimizer
+        self.schedule = schedule
+        self.validation = validation
+        self.max_rollouts = max_rollouts
+        self.seed = settings.run_seed() if seed is None else seed
+        self.rollout_index = 0
+        self.reference: Policy | None
+        self._saved_rng: list[Any] | None = None
+
+    # ------------------------------------------------------------------------------------------ the algorithm
+
+    def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
+        """One rollout and its optimizer steps."""
+        clock, means = Clock(), Means()
+        rollout = self.rollout(prompts, clock)
+        call_rollout_callbacks(self.trainer, self, rollout)
+        batch = TrainBatch.from_groups(rollout.groups, rollout.credits, device=self.device)
+        with clock.measure("train"):
+            self._update.run(batch, self._mini_batches(rollout), means)
+        self.rollout_index += 1
+        add_rollout_metrics(means, rollout, success_threshold=self.validation.success_threshold)
+        self._log_rollout(means, clock, tokens=sum(batch.lengths))
+        if 0 < self.max_rollouts <= self.rollout_index:
+            self.trainer.should_stop = True
+
+    def rollout(self, prompts: Sequence[Prompt], clock: Clock) -> RolloutBatch:
+        """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
+        with clock.measure("sample"):
+            self.sampler.sync(self.global_step)
+            stream = Stream(self.seed, "train", self.rollout_index)
+            groups = self.sampler.sample(prompts, self.group_size, sampling=self.sampling, stream=stream)
+        with clock.measure("reward"):
+            trees = [self.segmenter.segment(group) for group in groups]
+            self.reward_model.start(self.progress)
+            rewards = self.reward_model.score_batch(groups, trees)
+        credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
+        drop = self.updates.drop_equal_groups
+        return RolloutBatch(
+            index=self.rollout_index,
+            groups=tuple(groups),
+            trees=tuple(trees),
+            rewards=tuple(rewards),
+            credits=tuple(credits),
+            trained=tuple(not (drop and bool(equal_rewards(r.outcome[None]))) for r in rewards),
+        )
+
+    @property
+    def _update(self) -> Update:
+        """The optimizer steps of one rollout: the clipped surrogate and KL of every token, times its weight."""
+        return Update(
+            policy=self.policy,
+            reference=self.reference,
+            loss=self.loss,
+            updates=self.updates,
+            temperature=self.sampling.temperature,
+            max_length=self.sampling.max_new_tokens,
+            ranks=self.ranks,
+            backward=self._backward,
+            step=self._optimizer_step,
+            done=lambda: 0 <= self.trainer.max_steps <= self.global_step,
+        )
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        with gradient_sync(self.trainer, self.policy, last):
+            self.manual_backward(loss)
+
+    def _optimizer_step(self) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedulers: Any = self.lr_schedulers()
+        schedulers.step()
+
+    def _mini_batches(self, rollout: RolloutBatch) -> list[list[int]]:
+        """Rows of each optimizer step: whole groups in order, without those that are dropped."""
+        per_step = len(rollout.groups) // self.updates.mini_batches
+        kept = [g for g, trained in enumerate(rollout.trained) if trained]
+        return [
+            [
+                row
+                for g in kept
+                if g // per_step == part
+                for row in range(g * self.group_size, (g + 1) * self.group_size)
+            ]
+            for part in range(self.updates.mini_batches)
+        ]
+
+    # ------------------------------------------------------------------------------------------ evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        """Fresh metrics for every set."""
+        names = self._set_names()
+        self.evaluations = {name: Evaluation(self.validation, self.device) for name in names}
+        self.sampler.sync(self.global_step)
+
+    def validation_step(self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Greedy decoding and k samples for every prompt. The noise is the same at every validation."""
+        evaluation = list(self.evaluations.values())[dataloader_idx]
+        if self.validation.greedy:
+            groups = self._sample(prompts, 1, self.sampling.greedy, "greedy")
+            evaluation.add_greedy(self._scored(groups))
+        if self.validation.k:
+            groups = self._sample(prompts, self.validation.k, self.sampling, "validation")
+            evaluation.add_samples(groups, self._scored(groups))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log each set, and the mean over the sets under the bare names."""
+        self._log_evaluation("val")
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        """Log each set, and the mean over the sets under the bare names."""
+        self._log_evaluation("test")
+
+    def predict_step(
+        self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0
+    ) -> RolloutBatch:
+        """A group of completions for every prompt, with its rewards and credit."""
+        groups = self._sample(prompts, self.group_size, self.sampling, "predict")
+        trees = [self.segmenter.segment(group) for group in groups]
+        rewards = self.reward_model.score_batch(groups, trees)
+        credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
+        return RolloutBatch(
+            index=batch_idx,
+            groups=tuple(groups),
+            trees=tuple(trees),
+            rewards=tuple(rewards),
+            credits=tuple(credits),
+            trained=(False,) * len(groups),
+        )
+
+    def _sample(self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str) -> list[Group]:
+        """Completions outside training: the same noise whenever asked."""
+        return self.sampler.sample(prompts, count, sampling=sampling, stream=Stream(self.seed, phase, 0))
+
+    def _scored(self, groups: Sequence[Group]) -> list[Rewards]:
+        return self.reward_model.score_batch(groups, [self.segmenter.segment(g) for g in groups])
+
+    def _set_names(self) -> tuple[str, ...]:
+        trainer: Any = self.trainer
+        which = "test" if trainer.testing else "validation"
+        return tuple(getattr(trainer.datamodule, f"{which}_names"))
+
+    # ------------------------------------------------------------------------------------------ logging
+
+    def _log_rollout(self, means: Means, clock: Clock, *, tokens: int) -> None:
+        """Log the rollout's metrics, the same on every rank."""
+        for stage, seconds in clock.seconds.items():
+            means.put(f"time/{stage}", seconds)
+        means.put("time/step", clock.total)
+        for name, value in self._step_metrics.items():
+            means.put(name, value)
+        merged = Means.merge(gathered(self.trainer, means))
+        total_tokens = float(self.ranks.sum(torch.tensor(float(tokens), device=self.device)))
+        values = merged.values() | {
+            "tokens_per_second": total_tokens / clock.total,
+            "rollout": float(self.rollout_index),
+            "step": float(self.global_step),
+        }
+        self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+
+    def _log_evaluation(self, prefix: str) -> None:
+        values = {name: evaluation.values() for name, evaluation in self.evaluations.items()}
+        if not values:
+            return
+        first = next(iter(values.values()))
+        logged = {
+            f"{prefix}/{name}": torch.stack([v[name] for v in values.values()]).mean() for name in first
+        }
+        if len(values) > 1:
+            logged |= {f"{prefix}/{s}/{name}": v for s, each in values.items() for name, v in each.items()}
+        self.log_dict(logged | {"step": float(self.global_step)}, sync_dist=True, batch_size=1)
+
+    # ------------------------------------------------------------------------------------------ Lightning
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The policy's tokenizer."""
+        return load_tokenizer(self.policy_config)
+
+    @cached_property
+    def context_length(self) -> int:
+        """Most tokens that a prompt and its completion may have together."""
+        return context_length(load_config(self.policy_config))
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Data columns that the reward models cannot do without."""
+        return tuple(self.reward_model.columns)
+
+    @property
+    def mini_batches(self) -> int:
+        """Optimizer steps that each pass over a rollout is divided into."""
+        return self.updates.mini_batches
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes of this run."""
+        return ranks(self.trainer)
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is."""
+        return Progress(
+            rollout=self.rollout_index,
+            global_step=self.global_step,
+            epoch=self.current_epoch,
+            max_steps=self.trainer.max_steps,
+            max_rollouts=self.max_rollouts,
+        )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run gets: rollouts on disk, checkpoints, progress, plot, summary."""
+        settings.check_trainer(self.trainer)
+        self.trainer.num_sanity_val_steps = 0  # validation at the start takes its place
+        ends = ValidateAtEnds(at_start=self.validation.at_start, at_end=self.validation.at_end)
+        return [ends, *complete_trainer(self.trainer)]
+
+    def configure_model(self) -> None:
+        """Load the policy, and a frozen copy as the reference where the KL penalty asks for one."""
+        if hasattr(self, "policy"):
+            return
+        self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id)
+        reference = self.policy.frozen_copy() if self.loss.kl_coef > 0 else None
+        self.__dict__["reference"] = reference  # outside the module tree: never saved, trained or wrapped
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the trainable parameters, and its schedule."""
+        optimizer = self.optimizer_factory([p for p in self.policy.parameters() if p.requires_grad])
+        limits = [self.trainer.max_steps, self.max_rollouts * self.updates.steps_per_rollout]
+        total = min((n for n in limits if n > 0), default=None)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": scheduler(optimizer, self.schedule, total_steps=total),
+        }
+
+    def setup(self, stage: str) -> None:
+        """Connect the sampler with the policy."""
+        self._step_metrics: dict[str, float] = {}
+        self.configure_model()
+        source = PolicySource(
+            self.policy,
+            tokenizer=self.tokenizer,
+            eos_token_ids=eos_token_ids(self.policy_config, self.tokenizer),
+            version=lambda: self.global_step,
+        )
+        self.sampler.setup(source)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradient: here it is complete, averaged and unscaled."""
+        norm = clipped_norm(self.policy.parameters(), self.updates.gradient_clip_val)
+        self._step_metrics = {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}
+
+    def on_fit_start(self) -> None:
+        """Move the reference beside the policy."""
+        if self.reference is not None:
+            self.reference.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning leaves out: the rollout counter, every rank's generators, component state."""
+        checkpoint["lgrpo"] = {
+            "rollout_index": self.rollout_index,
+            "world_size": self.trainer.world_size,
+            "rng": gathered(self.trainer, state.rng_state()),
+            "components": state.component_state(self.components),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the rollout counter and component state; the generators follow when training starts."""
+        saved = checkpoint["lgrpo"]
+        self.rollout_index = saved["rollout_index"]
+        state.load_component_state(self.components, saved["components"])
+        self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
+
+    def on_train_start(self) -> None:
+        """Put the generators back as the checkpoint had them."""
+        if self._saved_rng is not None:
+            state.set_rng_state(self._saved_rng[self.global_rank])
+
+    def teardown(self, stage: str) -> None:
+        """Release what the components hold."""
+        self.sampler.teardown()
+        self.reward_model.teardown()
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The swappable parts by name."""
+        return {
+            "sampler": self.sampler,
+            "segmenter": self.segmenter,
+            "advantage_estimator": self.advantage_estimator,
+            **{f"reward_model/{i}": model for i, model in enumerate(self.reward_model.models)},
+        }

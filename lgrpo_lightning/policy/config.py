@@ -1,0 +1,67 @@
+"""What the policy is made of: the options of ``model.policy``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+ASSETS = Path(__file__).parent.parent / "assets"
+BUILTIN = "lgrpo:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """The trained model and how it computes log-probs.
+
+    Args:
+        path: Hugging Face name or folder of a causal language model, or ``lgrpo:arithmetic``, the small model
+            that comes with this package.
+        revision: Branch, tag or commit on the hub.
+        tokenizer: Name or folder of the tokenizer where it is not ``path``.
+        dtype: Type of the weights in memory. Keep "float32" with mixed precision: the master weights.
+        attn_implementation: Attention kernel of transformers.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third slower.
+        dropout: Every dropout probability of the model. 0 is right for RL: the ratio π/π_old is then exactly 1
+            on the first update.
+        micro_batch_tokens: Most tokens, padding included, that one forward pass holds.
+        logprob_chunk_mb: Memory that the logits of one chunk of tokens may take (fp32).
+        model_kwargs: Further arguments of ``AutoModelForCausalLM.from_pretrained``.
+    """
+
+    path: str = "lgrpo:arithmetic"
+    revision: str | None = None
+    tokenizer: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attn_implementation: str = "sdpa"
+    gradient_checkpointing: bool = False
+    dropout: float = 0.0
+    micro_batch_tokens: int = 16384
+    logprob_chunk_mb: int = 256
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.micro_batch_tokens < 1 or self.logprob_chunk_mb < 1:
+            raise ValueError("policy.micro_batch_tokens and policy.logprob_chunk_mb must be at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"policy.dropout is {self.dropout}; it must be at least 0 and below 1.")
+
+    @property
+    def resolved_path(self) -> str:
+        """``path`` with ``lgrpo:`` names turned into the folder inside this package."""
+        return _resolved(self.path)
+
+    @property
+    def resolved_tokenizer(self) -> str:
+        """Where the tokenizer is loaded from."""
+        return _resolved(self.tokenizer or self.path)
+
+
+def _resolved(path: str) -> str:
+    if not path.startswith(BUILTIN):
+        return path
+    folder = ASSETS / path.removeprefix(BUILTIN)
+    if not (folder / "config.json").is_file():
+        known = sorted(BUILTIN + p.parent.name for p in ASSETS.glob("*/config.json"))
+        raise ValueError(f"policy.path is {path!r}; the models in this package are {', '.join(known)}.")
+    return str(folder)

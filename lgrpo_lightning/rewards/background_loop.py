@@ -1,0 +1,41 @@
+"""An event loop on a thread of its own, so that async rewards work inside and outside of a running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable
+from typing import Any
+
+
+class BackgroundLoop:
+    """Starts with the first awaitable and lives until ``close``, so that clients can keep their connections.
+
+    >>> loop = BackgroundLoop()
+    >>> loop.result(asyncio.sleep(0, "done"), timeout=5.0), loop.close()
+    ('done', None)
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def result(self, awaitable: Awaitable[Any], *, timeout: float) -> Any:
+        """What ``awaitable`` gives; ``TimeoutError`` after ``timeout`` seconds, and it is cancelled."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="async rewards", daemon=True)
+            self._thread.start()
+
+        async def limited() -> Any:
+            return await asyncio.wait_for(awaitable, timeout)
+
+        return asyncio.run_coroutine_threadsafe(limited(), self._loop).result()
+
+    def close(self) -> None:
+        """Stop the loop and its thread; a later ``result`` starts new ones."""
+        if self._loop is None or self._thread is None:
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5.0)
+        self._loop = self._thread = None

@@ -1,0 +1,71 @@
+"""What every reward model's answer is held to, and the error where it falls short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Group, Rewards
+
+
+class RewardError(ValueError):
+    """A reward could not be computed or breaks the contract; the message says whose and where."""
+
+
+def checked_rewards(
+    model: RewardModel, groups: Sequence[Group], trees: Sequence[ProcessTree], rewards: Sequence[Rewards]
+) -> list[Rewards]:
+    """``rewards`` as fp32 on the CPU, after a check of their number, shapes and values.
+
+    Raises:
+        RewardError: Naming the model and the first prompt with a wrong answer.
+    """
+    if len(rewards) != len(groups):
+        raise RewardError(
+            f"Reward model {model.name!r} returned {len(rewards)} results for {len(groups)} groups; "
+            "score_batch returns one Rewards per group, in order."
+        )
+    return [_checked(model, g, t, r) for g, t, r in zip(groups, trees, rewards, strict=True)]
+
+
+def _checked(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewards) -> Rewards:
+    where = f"Reward model {model.name!r}, prompt {group.prompt.uid!r}"
+    if not isinstance(rewards, Rewards):
+        raise RewardError(f"{where}: got {type(rewards).__name__}; score_batch returns a list of Rewards.")
+    short = {name: len(v) for name, v in rewards.extras.items() if len(v) != len(group)}
+    if short:
+        raise RewardError(f"{where}: extras have {len(group)} values, one per completion; got {short}.")
+    steps = rewards.steps
+    return replace(
+        rewards,
+        outcome=_vector(rewards.outcome, len(group), f"{where}: outcome", "one reward per completion"),
+        steps=None
+        if steps is None
+        else _vector(steps, len(tree.steps), f"{where}: steps", "one per process step"),
+        parts={
+            name: _vector(part, len(group), f"{where}: part {name!r}", "one reward per completion")
+            for name, part in rewards.parts.items()
+        },
+    )
+
+
+def _vector(value: Tensor, length: int, what: str, meaning: str) -> Tensor:
+    """``value`` as fp32 ``[length]`` on the CPU; refused where it has another shape or is infinite."""
+    if not isinstance(value, Tensor):
+        raise RewardError(
+            f"{what} is a {type(value).__name__}; it must be a tensor of shape [{length}], {meaning}."
+        )
+    if value.shape != (length,):
+        raise RewardError(f"{what} has shape {list(value.shape)}; it must be [{length}], {meaning}.")
+    value = value.detach().to("cpu", torch.float32)
+    if value.isinf().any():
+        raise RewardError(
+            f"{what} is {value.tolist()}; rewards are finite. Use NaN (None in a reward function) "
+            "for 'does not apply'."
+        )
+    return value

@@ -1,0 +1,135 @@
+"""Rewards an answer that equals a data column."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.rewards.checks import RewardError
+from lgrpo_lightning.rewards.numbers import as_number, last_number
+from lgrpo_lightning.types import Group, Rewards
+
+
+class ExactMatch(RewardModel):
+    """Compares the answer in a completion with a data column.
+
+    Numbers are compared as exact numbers (``1,000`` = ``1000`` = ``1000.0``), anything else as text with its
+    white space collapsed. A column that holds a worked solution is read like a completion: where ``extract``
+    finds an answer in it, that is the answer.
+
+    Args:
+        column: Data column with the right answer.
+        extract: Where the answer of a completion stands: "last_number", "boxed" (the last ``\\boxed{...}``,
+            braces may nest) or a regular expression with a group, whose last match counts, such as
+            ``<answer>(.*?)</answer>``; its dot matches newlines too.
+        correct: Reward of a right answer.
+        incorrect: Reward of a wrong answer.
+        missing: Reward of a completion in which no answer is found; null for the same as ``incorrect``.
+
+    Raises:
+        ValueError: ``extract`` is no regular expression, or has no group.
+
+    >>> from lgrpo_lightning.testing import toy_group, toy_tree
+    >>> group = toy_group(["2 + 2 = 4", "5", "I pass"], columns={"answer": "4.0"})
+    >>> ExactMatch().score(group, toy_tree(group)).outcome.tolist()
+    [1.0, 0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        column: str = "answer",
+        extract: str = "last_number",
+        correct: float = 1.0,
+        incorrect: float = 0.0,
+        missing: float | None = None,
+    ) -> None:
+        self.column = column
+        self.columns = (column,)  # type: ignore[misc]
+        self.correct = correct
+        self.incorrect = incorrect
+        self.missing = incorrect if missing is None else missing
+        self.extract = extract
+        self._find = _finder(extract)
+
+    def score(self, group: Group, tree: ProcessTree) -> Rewards:
+        """The rewards, and as a metric the share of completions in which no answer was found."""
+        target = self._target(group)
+        answers = [self._find(r.text) for r in group.rollouts]
+        outcome = torch.tensor([self._reward(answer, target) for answer in answers], dtype=torch.float32)
+        missing = sum(answer is None for answer in answers) / max(len(answers), 1)
+        return Rewards(
+            outcome=outcome, parts={self.name: outcome}, metrics={f"rewards/{self.name}/no_answer": missing}
+        )
+
+    def _reward(self, answer: str | None, target: Any) -> float:
+        if answer is None:
+            return self.missing
+        return self.correct if same_answer(answer, target) else self.incorrect
+
+    def _target(self, group: Group) -> Any:
+        """The right answer of the group's prompt."""
+        value = group.prompt.columns.get(self.column)
+        if value is None or value != value:  # NaN is what a table has where a cell is empty
+            raise RewardError(
+                f"{self.name}: prompt {group.prompt.uid!r} has no answer in column {self.column!r}; "
+                f"its columns are {sorted(group.prompt.columns)}. Set column= to the one "
+                "with the answer, or fill it in."
+            )
+        if not isinstance(value, str) or as_number(value) is not None:
+            return value
+        found = self._find(value)
+        if found is None and self.extract == "last_number":
+            raise RewardError(
+                f"{self.name}: column {self.column!r} of prompt {group.prompt.uid!r} is {value!r}, in which "
+                "there is no number. With extract='last_number' there must be one; use 'boxed' or a regular "
+                "expression for other answers."
+            )
+        return value if found is None else found
+
+
+def same_answer(answer: Any, target: Any) -> bool:
+    """Equal as numbers where both are numbers, else as text with its white space collapsed.
+
+    >>> same_answer("1,000", 1000), same_answer("x  + 1", "x + 1"), same_answer("2", "two")
+    (True, True, False)
+    """
+    numbers = as_number(answer), as_number(target)
+    if None not in numbers:
+        return numbers[0] == numbers[1]
+    return " ".join(str(answer).split()) == " ".join(str(target).split())
+
+
+def boxed(text: str) -> str | None:
+    r"""What stands in the last complete ``\boxed{...}`` of ``text``, or None.
+
+    >>> boxed(r"\boxed{1}, no: \boxed{\frac{1}{2}}"), boxed(r"\boxed{1")
+    ('\\frac{1}{2}', None)
+    """
+    for start in reversed([m.end() for m in re.finditer(r"\\f?boxed\s*\{", text)]):
+        depth = 1
+        for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
+            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+            if depth == 0:
+                return text[start : start + brace.start()]
+    return None
+
+
+def _finder(extract: str) -> Callable[[str], str | None]:
+    """The function that finds the answer in a text, or None."""
+    if extract in ("last_number", "boxed"):
+        return last_number if extract == "last_number" else boxed
+    possible = "Possible are 'last_number', 'boxed' and a regular expression with a group around the answer"
+    try:
+        pattern = re.compile(extract, re.DOTALL)
+    except re.error as error:
+        raise ValueError(
+            f"extract is {extract!r}, which is no valid regular expression: {error}. {possible}."
+        ) from error
+    if not pattern.groups:
+        raise ValueError(f"extract is {extract!r}, which has no group. {possible}, such as '#### (\\S+)'.")
+    return lambda text: next((m[1] for m in reversed(list(pattern.finditer(text))) if m[1] is not None), None)

@@ -1,0 +1,126 @@
+"""One call of a TRL-style reward function: what it is passed and what becomes of its answer."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lgrpo_lightning.rewards.checks import RewardError
+from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout
+
+PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""Keyword arguments of every call; the others are data columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionCall:
+    """The groups that a function scores in one call, and what it logs meanwhile.
+
+    Attributes:
+        name: The function's name, for messages and metrics.
+        groups: The groups, scored one after the other; ``N`` completions in all.
+    """
+
+    name: str
+    groups: tuple[Group, ...]
+    extras: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def arguments(self, progress: Progress) -> dict[str, Any]:
+        """Every keyword argument, by name. A column that a prompt lacks is None there."""
+        from transformers import TrainerState
+
+        pairs = [(g.prompt, r) for g in self.groups for r in g.rollouts]
+        columns = dict.fromkeys(c for g in self.groups for c in g.prompt.columns)
+        clash = sorted({"prompts", "completions", "trainer_state", "log_extra", "log_metric"} & set(columns))
+        if clash:
+            raise RewardError(
+                f"Data columns {clash} clash with what reward functions are passed; rename them."
+            )
+        return {
+            **{
+                column: [prompt.columns.get(column) for prompt, _ in pairs]
+                for column in columns
+                if column not in ("prompt", "completion", "completion_ids")
+            },
+            "prompts": [_prompt(prompt) for prompt, _ in pairs],
+            "completions": [_completion(prompt, rollout) for prompt, rollout in pairs],
+            "completion_ids": [list(rollout.token_ids) for _, rollout in pairs],
+            "trainer_state": TrainerState(
+                global_step=progress.global_step, max_steps=progress.max_steps, epoch=progress.epoch
+            ),
+            "log_extra": lambda column, values: self.extras[column].extend(values),
+            "log_metric": lambda name, value: self.metrics[name].append(float(value)),
+        }
+
+    def guarded(self, call: Callable[[], Any]) -> Any:
+        """What ``call`` gives; an exception in it names the function and shows its first prompts."""
+        try:
+            return call()
+        except Exception as error:
+            first = [repr(_prompt(g.prompt))[:200] for g in self.groups[:2]]
+            raise RewardError(
+                f"Reward function {self.name!r} failed with {type(error).__name__}: {error}\n"
+                f"It was called with {self._count()} completions; the first prompts: {'; '.join(first)}"
+            ) from error
+
+    def rewards(self, answer: Any) -> list[Rewards]:
+        """The function's answer, group by group. Metrics are of the whole call and stand in every group."""
+        values = self._numbers(answer)
+        short = {column: len(v) for column, v in self.extras.items() if len(v) != self._count()}
+        if short:
+            raise RewardError(
+                f"Reward function {self.name!r} called log_extra with a number of values that is not "
+                f"{self._count()}, one per completion: {short}."
+            )
+        metrics = {name: sum(v) / len(v) for name, v in self.metrics.items()}
+        metrics[f"rewards/{self.name}/nan"] = float(sum(v is not None and math.isnan(v) for v in values))
+        out, start = [], 0
+        for group in self.groups:
+            end = start + len(group)
+            outcome = torch.tensor(
+                [math.nan if v is None else v for v in values[start:end]], dtype=torch.float32
+            )
+            extras = {column: v[start:end] for column, v in self.extras.items()}
+            out.append(Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics, extras=extras))
+            start = end
+        return out
+
+    def _numbers(self, answer: Any) -> list[float | None]:
+        """The answer as ``N`` numbers or None."""
+        expected = f"it must return a list of {self._count()} numbers (or None), one per completion"
+        try:
+            values = list(answer)
+        except TypeError as error:
+            raise RewardError(
+                f"Reward function {self.name!r} returned a {type(answer).__name__}; {expected}."
+            ) from error
+        if len(values) != self._count():
+            raise RewardError(f"Reward function {self.name!r} returned {len(values)} values; {expected}.")
+        for i, value in enumerate(values):
+            try:
+                values[i] = None if value is None else float(value + 0.0)  # the sum refuses strings
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise RewardError(
+                    f"Reward function {self.name!r} returned {value!r} (a {type(value).__name__}) "
+                    f"for completion {i}; {expected}."
+                ) from error
+        return values
+
+    def _count(self) -> int:
+        return sum(len(group) for group in self.groups)
+
+
+def _prompt(prompt: Prompt) -> Any:
+    """A prompt as TRL passes it: its text, or for a chat its messages."""
+    return prompt.text if prompt.messages is None else [dict(m) for m in prompt.messages]
+
+
+def _completion(prompt: Prompt, rollout: Rollout) -> Any:
+    """A completion as TRL passes it: its text, or for a chat the assistant's one message."""
+    return rollout.text if prompt.messages is None else [{"role": "assistant", "content": rollout.text}]

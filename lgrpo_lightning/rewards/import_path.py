@@ -1,0 +1,68 @@
+"""Finds what a dotted import path names."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+
+def imported(path: str) -> Any:
+    """The object at ``package.module.name`` (or ``package.module:name``), from the working directory too.
+
+    Raises:
+        ValueError: Nothing is there; the message says how far the path leads and what is there instead.
+
+    >>> imported("math.sqrt")(9.0)
+    3.0
+    """
+    parts = path.replace(":", ".").split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ValueError(f"{path!r} is no import path; write it as 'package.module.function'.")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    depth = _modules(parts)
+    if not depth:
+        raise ValueError(
+            f"{path!r}: there is no module {parts[0]!r}. Modules are searched in the working directory "
+            f"({os.getcwd()}) and among the installed packages; set PYTHONPATH for another folder."
+        )
+    try:
+        found: Any = import_module(".".join(parts[:depth]))
+    except Exception as error:
+        raise ValueError(
+            f"{path!r}: importing {'.'.join(parts[:depth])!r} failed with {type(error).__name__}: {error}"
+        ) from error
+    for name in parts[depth:]:
+        if not hasattr(found, name):
+            raise ValueError(_absent(path, found, name))
+        found = getattr(found, name)
+    return found
+
+
+def _modules(parts: list[str]) -> int:
+    """How many leading parts of the path are modules; the last part is taken as a name in one."""
+    for depth in range(1, len(parts)):
+        try:
+            spec = find_spec(".".join(parts[:depth]))
+        except ModuleNotFoundError:  # the parent is no package
+            spec = None
+        if spec is None:
+            return depth - 1
+    return len(parts) - 1
+
+
+def _absent(path: str, found: Any, name: str) -> str:
+    """The message for a name that an object does not have."""
+    there = sorted(n for n in vars(found) if not n.startswith("_") and callable(vars(found)[n]))
+    close = difflib.get_close_matches(name, there, n=1)
+    kind = "Module" if isinstance(found, ModuleType) else type(found).__name__
+    return (
+        f"{path!r}: {kind} {found.__name__ if hasattr(found, '__name__') else found!r} has no {name!r}."
+        + (f" Did you mean {close[0]!r}?" if close else "")
+        + f" It has: {', '.join(there) or 'nothing that can be called'}."
+    )

@@ -1,0 +1,126 @@
+"""Any reward function written for TRL's GRPOTrainer, unchanged."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.rewards.background_loop import BackgroundLoop
+from lgrpo_lightning.rewards.function_call import PASSED, FunctionCall
+from lgrpo_lightning.rewards.import_path import imported
+from lgrpo_lightning.types import Group, Progress, Rewards
+
+
+class RewardFunction(RewardModel):
+    """Calls a reward function as TRL does, once per rollout batch with all groups one after the other.
+
+    The function gets keyword arguments, each list with one entry per completion: ``prompts`` and
+    ``completions`` (strings; for chat prompts lists of messages, ``completions[i][0]["content"]``),
+    ``completion_ids``, one list for each other data column, and ``trainer_state``
+    (``transformers.TrainerState``), ``log_extra(column, values)`` and ``log_metric(name, value)``. It returns
+    a list of numbers; None means "does not apply", which is not 0. It may be ``async``. A function without
+    ``**kwargs`` gets only what it names; data columns that it names without a default are checked to exist
+    before the first step.
+
+    Args:
+        function: Import path of the function, such as ``my_rewards.brevity`` (also from the working
+            directory), or the function itself.
+        name: What its rewards are logged under; the function's name by default.
+        kwargs: Further keyword arguments for the function, the same at every call.
+        timeout: Seconds that an ``async`` function may take for one rollout batch.
+
+    Raises:
+        ValueError: The import path leads nowhere, to something that cannot be called, or to a function that
+            cannot take these arguments.
+
+    >>> from lgrpo_lightning.testing import toy_group, toy_tree
+    >>> def brevity(completions, **kwargs):
+    ...     return [-float(len(c)) for c in completions]
+    >>> group = toy_group(["abc", "d"])
+    >>> RewardFunction(brevity).score_batch([group], [toy_tree(group)])[0].outcome.tolist()
+    [-3.0, -1.0]
+    """
+
+    def __init__(
+        self,
+        function: str | Callable[..., Any],
+        name: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        timeout: float = 1800.0,
+    ) -> None:
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout!r}; it must be a number of seconds above 0.")
+        self.function = imported(function) if isinstance(function, str) else function
+        self._name = name or _callable_name(self.function)
+        self.kwargs = dict(kwargs or {})
+        self.timeout = timeout
+        self._accepts, self.columns = _accepted(self.function, self._name, self.kwargs)  # type: ignore[misc]
+        self._loop = BackgroundLoop()
+        self._progress = Progress()
+
+    @property
+    def name(self) -> str:
+        """The name given, or the function's."""
+        return self._name
+
+    def start(self, progress: Progress) -> None:
+        """Keep the place in the run for ``trainer_state``."""
+        self._progress = progress
+
+    def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
+        """Call the function once for all completions and divide its answer into groups."""
+        if not groups:
+            return []
+        call = FunctionCall(name=self.name, groups=tuple(groups))
+        passed = {**call.arguments(self._progress), **self.kwargs}
+        if self._accepts is not None:
+            passed = {key: value for key, value in passed.items() if key in self._accepts}
+        return call.rewards(call.guarded(lambda: self._called(passed)))
+
+    def _called(self, passed: Mapping[str, Any]) -> Any:
+        value = self.function(**passed)
+        return self._loop.result(value, timeout=self.timeout) if inspect.isawaitable(value) else value
+
+    def teardown(self) -> None:
+        """Stop the thread of ``async`` functions."""
+        self._loop.close()
+
+
+def _callable_name(function: Any) -> str:
+    """A function's name, that of what a ``functools.partial`` wraps, or an instance's class name."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _accepted(
+    function: Any, name: str, kwargs: Mapping[str, Any]
+) -> tuple[frozenset[str] | None, tuple[str, ...]]:
+    """(argument names that the function takes, None for all; data columns it cannot do without)."""
+    if not callable(function) or isinstance(function, type):
+        what = f"the class {name}" if isinstance(function, type) else f"a {type(function).__name__}"
+        raise ValueError(f"A reward function is a function or an instance with __call__; got {what}.")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C, without a signature
+        return None, ()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
+    if positional:
+        raise ValueError(
+            f"Reward function {name!r} takes {positional} by position only; arguments go by keyword."
+        )
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    taken = frozenset(p.name for p in named)
+    wrong = [key for key in kwargs if key in PASSED or not (takes_all or key in taken)]
+    if wrong:
+        raise ValueError(
+            f"Reward function {name!r} cannot be given kwargs {wrong}: it takes {sorted(taken - set(PASSED))}"
+            f"{' and any other' if takes_all else ''}, and {', '.join(PASSED)} are passed already."
+        )
+    columns = tuple(p.name for p in named if p.default is p.empty and p.name not in {*PASSED, *kwargs})
+    return (None if takes_all else taken), columns

@@ -1,0 +1,101 @@
+"""Several reward models as one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.rewards.checks import checked_rewards
+from lgrpo_lightning.types import Group, Progress, Rewards
+
+
+class RewardSum(RewardModel):
+    """The weighted sum of reward models; checks what each of them returns.
+
+    A NaN part adds nothing; where all are NaN the sum is NaN. Each part is kept unweighted under a name of
+    its own: the second of a name gets ``_2``. Metrics of one name are averaged.
+
+    Args:
+        models: The reward models, at least one.
+        weights: One weight per model; all 1 by default.
+
+    Raises:
+        ValueError: No models, or another number of weights.
+    """
+
+    def __init__(self, models: list[RewardModel], weights: list[float] | None = None) -> None:
+        if not models:
+            raise ValueError("There is no reward model; give at least one, such as ExactMatch.")
+        if weights is not None and len(weights) != len(models):
+            raise ValueError(
+                f"There are {len(weights)} reward weights {weights} for {len(models)} reward models "
+                f"({', '.join(m.name for m in models)}); give one weight per model."
+            )
+        self.models = list(models)
+        self.weights = [1.0] * len(models) if weights is None else [float(w) for w in weights]
+        self.columns = tuple(dict.fromkeys(c for m in models for c in m.columns))  # type: ignore[misc]
+
+    def start(self, progress: Progress) -> None:
+        """Passed on to every model."""
+        for model in self.models:
+            model.start(progress)
+
+    def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
+        """Score with every model, check the answers, add them up."""
+        scored = [checked_rewards(m, groups, trees, m.score_batch(groups, trees)) for m in self.models]
+        return [self._summed([rewards[i] for rewards in scored]) for i in range(len(groups))]
+
+    def teardown(self) -> None:
+        """Passed on to every model."""
+        for model in self.models:
+            model.teardown()
+
+    def _summed(self, rewards: list[Rewards]) -> Rewards:
+        """The sum over the models for one group."""
+        stepped = [(r.steps, w) for r, w in zip(rewards, self.weights, strict=True) if r.steps is not None]
+        own = [(r.parts or {m.name: r.outcome}).items() for r, m in zip(rewards, self.models, strict=True)]
+        return Rewards(
+            outcome=_nan_sum([r.outcome for r in rewards], self.weights),
+            steps=_nan_sum([s for s, _ in stepped], [w for _, w in stepped]) if stepped else None,
+            parts=_uniquely_named(pair for items in own for pair in items),
+            metrics=_averaged([r.metrics for r in rewards]),
+            extras=_uniquely_named(pair for r in rewards for pair in r.extras.items()),
+        )
+
+
+def _nan_sum(values: list[Tensor], weights: list[float]) -> Tensor:
+    """Weighted sum that skips NaN; NaN where there is nothing else."""
+    stacked = torch.stack(values)
+    weighted = stacked * torch.tensor(weights)[:, None]
+    return torch.where(stacked.isnan().all(0), torch.nan, weighted.nansum(0))
+
+
+def _averaged(metrics: list[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over those that have it."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for one in metrics:
+        for name, value in one.items():
+            values[name].append(value)
+    return {name: sum(v) / len(v) for name, v in values.items()}
+
+
+def _uniquely_named(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict of all pairs; the second of a name is called ``name_2``, the third ``name_3``.
+
+    >>> _uniquely_named([("a", 1), ("a", 2), ("b", 3)])
+    {'a': 1, 'a_2': 2, 'b': 3}
+    """
+    out: dict[str, Any] = {}
+    for name, value in pairs:
+        unique, n = name, 1
+        while unique in out:
+            n += 1
+            unique = f"{name}_{n}"
+        out[unique] = value
+    return out

@@ -1,0 +1,34 @@
+"""What a run writes under ``trainer.default_root_dir``, and how older runs there are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROLLOUTS = "rollouts"
+CHECKPOINTS = "checkpoints"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
+METRICS = "metrics.csv"
+PLOT = "reward.png"
+CONFIG = "config.yaml"
+
+
+def set_aside(path: Path, name: str = "{stem}.old-{n}{suffix}") -> Path:
+    """Rename ``path`` to the first free name, so that a new run does not overwrite an older one.
+
+    Args:
+        path: The file or folder to keep.
+        name: Its new name in the same folder; ``{n}`` counts from 1.
+
+    Returns:
+        The new path: ``metrics.csv`` becomes ``metrics.old-1.csv``.
+    """
+    n = 1
+    while (kept := path.with_name(name.format(stem=path.stem, n=n, suffix=path.suffix))).exists():
+        n += 1
+    return path.rename(kept)
+
+
+def shown(path: Path) -> str:
+    """``path`` as a person in the current folder would type it."""
+    here, there = Path.cwd().resolve(), path.resolve()
+    return str(there.relative_to(here)) if there.is_relative_to(here) else str(there)

@@ -1,0 +1,58 @@
+"""A key/value cache that is allocated once: appending a token copies that token, not the whole cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer of full attention with room for ``spare`` more tokens after the first call."""
+
+    def __init__(self, spare: int) -> None:
+        super().__init__()
+        self.spare = spare
+        self.used = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append ``[R, heads, n, D]`` keys and values; return all that there are."""
+        new = key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = self._room(key_states, new), self._room(value_states, new)
+        end = self.used + new
+        if end > self.keys.shape[-2]:
+            self.keys = torch.cat([self.keys, self._room(key_states, new)], dim=-2)
+            self.values = torch.cat([self.values, self._room(value_states, new)], dim=-2)
+        self.keys[:, :, self.used : end] = key_states
+        self.values[:, :, self.used : end] = value_states
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _room(self, like: Tensor, new: int) -> Tensor:
+        rows, heads, _, width = like.shape
+        return like.new_empty(rows, heads, new + self.spare, width)
+
+    def get_seq_length(self) -> int:
+        """Number of tokens held."""
+        return self.used
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows at ``indices``, in that order; a row may be repeated."""
+        self.keys = self.keys.index_select(0, indices)
+        self.values = self.values.index_select(0, indices)
+
+
+def generation_cache(model: Any, *, spare: int) -> Any:
+    """A cache for ``model`` whose full-attention layers have room for ``spare`` tokens after the prompt."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [
+        PreallocatedLayer(spare) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache

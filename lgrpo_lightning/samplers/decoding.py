@@ -1,0 +1,144 @@
+"""The decode loop of one batch: prefill each prompt once, repeat its cache, drop rows as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.samplers.cache import generation_cache
+from lgrpo_lightning.samplers.noise import gumbel_argmax
+from lgrpo_lightning.samplers.truncation import truncated_logits
+from lgrpo_lightning.types import Sampling
+
+COMPACT_BELOW = 0.8
+"""Finished rows are removed from the batch when less than this share of it is still running."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One completion to draw: which prompt of the batch it continues and the key of its noise."""
+
+    prompt: int
+    key: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """One drawn completion."""
+
+    token_ids: tuple[int, ...]
+    logprobs: Tensor
+    stopped: bool
+
+
+class Decoding:
+    """Draws completions for a batch of requests.
+
+    Args:
+        model: The causal LM, in evaluation mode.
+        tokenizer: For stop strings.
+        eos: Token ids that end a completion.
+        sampling: How to draw.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, eos: Sequence[int], sampling: Sampling) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.device = model.device
+        self.eos = torch.tensor(list(eos), device=self.device)
+        self.logits: Tensor
+
+    def run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
+        """One completion per request, in order. ``prompts`` are token ids, each prefilled once."""
+        self._prefill(prompts, [r.prompt for r in requests])
+        rows = len(requests)
+        self.rows = torch.arange(rows, device=self.device)  # the request of each running row
+        self.keys = torch.tensor([r.key for r in requests], dtype=torch.long, device=self.device)
+        limit = self.sampling.max_new_tokens
+        tokens = torch.zeros(rows, limit, dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(rows, limit, device=self.device)
+        lengths = torch.full((rows,), limit, device=self.device)
+        done = torch.zeros(rows, dtype=torch.bool, device=self.device)  # by request
+        for t in range(limit):
+            chosen, scores = self._draw(t)
+            tokens[self.rows, t], logprobs[self.rows, t] = chosen, scores
+            ended = (torch.isin(chosen, self.eos) | self._at_stop_string(tokens, t)) & ~done[self.rows]
+            lengths[self.rows[ended]] = t + 1
+            done[self.rows[ended]] = True
+            running = ~done[self.rows]
+            if t + 1 == limit or not running.any():
+                break
+            self._forward(self._compacted(running, chosen))
+        ids, sizes, stopped = tokens.tolist(), lengths.tolist(), done.tolist()
+        scores_cpu = logprobs.cpu()
+        return [
+            Decoded(token_ids=tuple(ids[i][:n]), logprobs=scores_cpu[i, :n].clone(), stopped=stopped[i])
+            for i, n in enumerate(sizes)
+        ]
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], of_row: list[int]) -> None:
+        """Run each prompt once, padded on the left, and repeat its cache for every row that continues it."""
+        width = max(len(p) for p in prompts)
+        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        starts = torch.tensor([width - len(p) for p in prompts], device=self.device)
+        mask = torch.arange(width, device=self.device) >= starts[:, None]
+        self.cache = generation_cache(self.model, spare=self.sampling.max_new_tokens)
+        self.mask = None if bool(mask.all()) else mask.long()
+        self.positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        self._forward(ids)
+        at = torch.tensor(of_row, device=self.device)
+        self._select(at)
+        self.logits = self.logits.index_select(0, at)
+
+    def _forward(self, ids: Tensor) -> None:
+        """Feed ``[R, n]`` tokens at ``self.positions``; keep the logits of the last one."""
+        out = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.logits = out.logits[:, -1]
+        self.positions = self.positions[:, -1:] + 1
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+
+    def _draw(self, position: int) -> tuple[Tensor, Tensor]:
+        """The next token of every running row and its log-prob under the distribution it was drawn from."""
+        logits = truncated_logits(self.logits, self.sampling)
+        if self.sampling.temperature > 0:
+            return gumbel_argmax(logits, self.keys, position)
+        best = logits.max(-1)
+        return best.indices, best.values - logits.logsumexp(-1)
+
+    def _compacted(self, running: Tensor, chosen: Tensor) -> Tensor:
+        """The next input ``[R, 1]``; finished rows leave the batch once enough of them have gathered."""
+        if int(running.sum()) < COMPACT_BELOW * len(running):
+            keep = running.nonzero().squeeze(1)
+            self._select(keep)
+            self.rows, self.keys = self.rows.index_select(0, keep), self.keys.index_select(0, keep)
+            chosen = chosen.index_select(0, keep)
+        return chosen[:, None]
+
+    def _select(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.positions = self.positions.index_select(0, rows)
+        if self.mask is not None:
+            self.mask = self.mask.index_select(0, rows)
+
+    def _at_stop_string(self, tokens: Tensor, t: int) -> Tensor:
+        """``[R]`` bool: the text of the row now contains a stop string."""
+        hit = torch.zeros(len(self.rows), dtype=torch.bool, device=self.device)
+        if not self.sampling.stop:
+            return hit
+        reach = max(map(len, self.sampling.stop)) + 4
+        tails = tokens[self.rows, max(0, t + 1 - reach) : t + 1].tolist()
+        texts = self.tokenizer.batch_decode(tails, skip_special_tokens=True)
+        return torch.tensor([any(s in x for s in self.sampling.stop) for x in texts], device=self.device)

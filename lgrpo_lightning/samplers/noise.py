@@ -1,0 +1,77 @@
+"""Sampling by Gumbel-max with noise that is a function of (stream, prompt, member, position) alone.
+
+Neither the batch, nor its order, nor the number of ranks changes a draw; only rounding of the logits can, and
+Gumbel-max turns a rounding error into another token only where two candidates tie within it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import Stream
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def row_key(stream: Stream, uid: str, member: int) -> int:
+    """A signed 64-bit key for one completion."""
+    text = "\x1f".join(map(str, (*stream, uid, member)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def gumbel(keys: Tensor, position: int, start: int, count: int) -> Tensor:
+    """Standard Gumbel noise ``[R, count]`` fp32 for draws ``start … start + count`` of each row at ``position``.
+
+    Counter-based (the finaliser of splitmix64, Steele et al. 2014), so that any draw is computed on its own.
+
+    Args:
+        keys: ``[R]`` long, from ``row_key``.
+    """
+    at_position = _mix(keys + torch.full_like(keys, position + 1) * _GOLDEN)
+    index = torch.arange(start + 1, start + count + 1, device=keys.device)
+    bits = _mix(at_position[:, None] ^ _mix(index * _GOLDEN))
+    uniform = (((bits >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
+    return -(-uniform.log()).log().float()
+
+
+def gumbel_argmax(logits: Tensor, keys: Tensor, position: int) -> tuple[Tensor, Tensor]:
+    """Draw one token per row from softmax(logits).
+
+    The vocabulary is cut into about sqrt(V) blocks: a block is drawn by its total mass, then a token inside it.
+    That is the same distribution with 2 sqrt(V) numbers of noise a row in place of V.
+
+    Args:
+        logits: ``[R, V]`` fp32; -inf excludes a token.
+        keys: ``[R]`` long.
+
+    Returns:
+        (tokens ``[R]`` long, their log-probs ``[R]`` fp32).
+    """
+    rows, vocabulary = logits.shape
+    width = math.isqrt(vocabulary - 1) + 1
+    blocks = -(-vocabulary // width)
+    padded = torch.nn.functional.pad(logits, (0, blocks * width - vocabulary), value=-torch.inf)
+    padded = padded.view(rows, blocks, width)
+    mass = padded.logsumexp(-1)
+    block = (mass + gumbel(keys, position, 0, blocks)).argmax(-1)
+    inside = padded.gather(1, block[:, None, None].expand(rows, 1, width)).squeeze(1)
+    offset = (inside + gumbel(keys, position, blocks, width)).argmax(-1)
+    chosen = inside.gather(1, offset[:, None]).squeeze(1)
+    return block * width + offset, chosen - mass.logsumexp(-1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64 on int64 (arithmetic wraps; shifts are made logical)."""
+    x = (x ^ _shifted(x, 30)) * _MIX_1
+    x = (x ^ _shifted(x, 27)) * _MIX_2
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    return (x >> by) & ((1 << (64 - by)) - 1)

@@ -1,0 +1,83 @@
+"""Sampling with the policy's own Hugging Face model, on its own device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
+from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
+from lgrpo_lightning.samplers.noise import row_key
+from lgrpo_lightning.samplers.text import decoded
+from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
+
+Job = tuple[int, int]  # (prompt, member)
+
+
+class TransformersSampler(Sampler):
+    """Draws completions with the policy's own model through transformers; always on the current weights.
+
+    Each prompt is prefilled once per group, its cache repeated for the members, and rows leave the batch as they
+    finish. The same stream, prompt and member give the same completion in any batch.
+
+    Args:
+        max_batch_tokens: Most tokens (prompt and completion, of all rows) that the cache holds at a time; more
+            completions are drawn batch by batch.
+    """
+
+    def __init__(self, max_batch_tokens: int = 65536) -> None:
+        if max_batch_tokens < 1:
+            raise ValueError(f"max_batch_tokens is {max_batch_tokens}; it must be at least 1.")
+        self.max_batch_tokens = max_batch_tokens
+
+    def setup(self, source: WeightSource) -> None:
+        """Remember where the model is."""
+        self.source = source
+
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+    ) -> list[Group]:
+        """One group per prompt, in order."""
+        found: dict[Job, Decoded] = {}
+        with self.source.generation_model() as model:
+            decoding = Decoding(model, self.source.tokenizer, self.source.eos_token_ids, sampling)
+            for jobs in self._batches(prompts, group_size, sampling.max_new_tokens):
+                used = sorted({p for p, _ in jobs})
+                requests = [
+                    Request(prompt=used.index(p), key=row_key(stream, prompts[p].uid, m)) for p, m in jobs
+                ]
+                results = decoding.run([prompts[p].token_ids for p in used], requests)
+                found.update(zip(jobs, results, strict=True))
+        return [
+            Group(prompt=prompt, rollouts=tuple(self._rollout(found[p, m]) for m in range(group_size)))
+            for p, prompt in enumerate(prompts)
+        ]
+
+    def _batches(self, prompts: Sequence[Prompt], group_size: int, limit: int) -> Iterator[list[Job]]:
+        """All (prompt, member) pairs in batches within the token budget, prompts of like length together."""
+        order = sorted(range(len(prompts)), key=lambda p: -len(prompts[p].token_ids))
+        batch: list[Job] = []
+        width = 0
+        for p in order:
+            for member in range(group_size):
+                if batch and (len(batch) + 1) * width > self.max_batch_tokens:
+                    yield batch
+                    batch = []
+                if not batch:
+                    width = len(prompts[p].token_ids) + limit
+                batch.append((p, member))
+        if batch:
+            yield batch
+
+    def _rollout(self, drawn: Decoded) -> Rollout:
+        text, ends = decoded(self.source.tokenizer, drawn.token_ids)
+        return Rollout(
+            token_ids=drawn.token_ids,
+            logprobs=drawn.logprobs,
+            text=text,
+            text_ends=ends,
+            finish_reason="stop" if drawn.stopped else "length",
+            mask=torch.ones(len(drawn.token_ids), dtype=torch.bool),
+            weight_version=self.source.version,
+        )

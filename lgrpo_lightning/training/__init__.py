@@ -1,0 +1,5 @@
+"""What one run is made of beside its components: options, updates, metrics, state."""
+
+from lgrpo_lightning.training.options import Loss, Schedule, Updates, Validation
+
+__all__ = ["Loss", "Schedule", "Updates", "Validation"]

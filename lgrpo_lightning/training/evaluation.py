@@ -1,0 +1,53 @@
+"""Accuracy, avg@k and pass@k of one set of prompts, through torchmetrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from lgrpo_lightning.training.options import Validation
+from lgrpo_lightning.types import Group, Rewards
+
+
+class Evaluation:
+    """Running metrics of one set; exact over ranks, whatever the number of prompts on each.
+
+    ``accuracy`` is that of greedy decoding, ``avg@k`` the mean success of k samples per prompt, ``pass@k`` the
+    share of prompts with at least one success among them (Chen et al. 2021 with n = k).
+    """
+
+    def __init__(self, options: Validation, device: torch.device | str) -> None:
+        self.options = options
+        self.metrics = {
+            name: MeanMetric().to(device) for name in ("accuracy", "avg@k", "pass@k", "reward", "length")
+        }
+
+    def add_greedy(self, rewards: Sequence[Rewards]) -> None:
+        """Count one greedy completion per prompt."""
+        for r in rewards:
+            self.metrics["accuracy"].update(self._success(r.outcome))
+
+    def add_samples(self, groups: Sequence[Group], rewards: Sequence[Rewards]) -> None:
+        """Count k sampled completions per prompt."""
+        for group, r in zip(groups, rewards, strict=True):
+            success = self._success(r.outcome)
+            self.metrics["avg@k"].update(success)
+            self.metrics["pass@k"].update(success.max())
+            self.metrics["reward"].update(r.outcome[~r.outcome.isnan()])
+            self.metrics["length"].update(torch.tensor([float(len(x)) for x in group.rollouts]))
+            if not self.options.greedy:
+                self.metrics["accuracy"].update(success)
+
+    def values(self) -> dict[str, Tensor]:
+        """Name → value over all ranks; those that were not measured are left out."""
+        out = {"accuracy": self.metrics["accuracy"].compute()}
+        if self.options.k:
+            out |= {name: self.metrics[name].compute() for name in ("avg@k", "pass@k", "reward")}
+            out["completions/mean_length"] = self.metrics["length"].compute()
+        return out
+
+    def _success(self, outcome: Tensor) -> Tensor:
+        return (outcome >= self.options.success_threshold).float()

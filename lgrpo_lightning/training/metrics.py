@@ -1,0 +1,119 @@
+"""Means over tokens, completions and groups, exact over ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.functional import equal_rewards
+from lgrpo_lightning.types import RolloutBatch
+
+
+class Means:
+    """Named sums and counts. ``merge`` those of all ranks, then read ``values``.
+
+    >>> means = Means()
+    >>> means.add("x", torch.tensor([1.0, 3.0])); means.add("x", torch.tensor([5.0])); means.values()
+    {'x': 3.0}
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[float, float]] = {}
+        self.extremes: dict[str, tuple[float, bool]] = {}
+
+    def add(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
+        """Count ``values`` (where ``mask``) into the mean called ``name``; NaN does not count."""
+        values = values.detach().float().flatten() if mask is None else values.detach().float()[mask]
+        values = values[~values.isnan()]
+        self.put(name, float(values.sum()), float(values.numel()))
+
+    def put(self, name: str, total: float, count: float = 1.0) -> None:
+        """Add a sum over ``count`` values."""
+        before = self.sums.get(name, (0.0, 0.0))
+        self.sums[name] = (before[0] + total, before[1] + count)
+
+    def extreme(self, name: str, value: float, *, largest: bool) -> None:
+        """Keep the largest (or smallest) value called ``name``."""
+        if name in self.extremes:
+            value = (max if largest else min)(value, self.extremes[name][0])
+        self.extremes[name] = (value, largest)
+
+    @classmethod
+    def merge(cls, parts: Iterable[Means]) -> Means:
+        """The means of all parts together."""
+        out = cls()
+        for part in parts:
+            for name, (total, count) in part.sums.items():
+                out.put(name, total, count)
+            for name, (value, largest) in part.extremes.items():
+                out.extreme(name, value, largest=largest)
+        return out
+
+    def values(self) -> dict[str, float]:
+        """Name → mean; NaN where nothing was counted."""
+        means = {name: total / count if count else math.nan for name, (total, count) in self.sums.items()}
+        return means | {name: value for name, (value, _) in self.extremes.items()}
+
+
+def add_rollout_metrics(means: Means, rollout: RolloutBatch, *, success_threshold: float) -> None:
+    """What a rollout shows before any update: rewards, groups, completions, tree."""
+    _add_rewards(means, rollout, success_threshold)
+    _add_completions(means, rollout)
+    for tree in rollout.trees:
+        means.add("tree/path_depth", tree.path_depth())
+        means.add("tree/intermediate_proportion", tree.intermediate_proportion())
+
+
+def _add_rewards(means: Means, rollout: RolloutBatch, success_threshold: float) -> None:
+    for rewards in rollout.rewards:
+        outcome = rewards.outcome
+        valid = outcome[~outcome.isnan()]
+        equal = bool(equal_rewards(outcome[None]))
+        means.add("reward", outcome)
+        means.put("reward_std", float(valid.std()) if len(valid) > 1 else 0.0)
+        means.put("frac_reward_zero_std", float(equal))
+        means.put(
+            "groups/all_right", float(equal and len(valid) > 0 and bool((valid >= success_threshold).all()))
+        )
+        means.put(
+            "groups/all_wrong", float(equal and len(valid) > 0 and bool((valid < success_threshold).all()))
+        )
+        means.put("rewards/not_applicable", float(outcome.isnan().sum()), float(len(outcome)))
+        for name, part in rewards.parts.items():
+            means.add(f"rewards/{name}/mean", part)
+            ok = part[~part.isnan()]
+            means.put(f"rewards/{name}/std", float(ok.std()) if len(ok) > 1 else 0.0)
+        for name, value in rewards.metrics.items():
+            means.put(name, value)
+    means.add("groups/dropped", torch.tensor([not t for t in rollout.trained]))
+
+
+def _add_completions(means: Means, rollout: RolloutBatch) -> None:
+    rollouts = [r for g in rollout.groups for r in g.rollouts]
+    lengths = torch.tensor([len(r) for r in rollouts])
+    clipped = torch.tensor([r.finish_reason == "length" for r in rollouts])
+    means.add("completions/mean_length", lengths)
+    means.add("completions/mean_terminated_length", lengths, ~clipped)
+    means.add("completions/clipped_ratio", clipped)
+    if rollouts:
+        means.extreme("completions/min_length", float(lengths.min()), largest=False)
+        means.extreme("completions/max_length", float(lengths.max()), largest=True)
+
+
+def add_clip_metrics(
+    means: Means, ratio: Tensor, advantages: Tensor, mask: Tensor, *, clip_low: float, clip_high: float
+) -> None:
+    """Share of tokens whose gradient is cut, below and above."""
+    low = (ratio < 1 - clip_low) & (advantages < 0)
+    high = (ratio > 1 + clip_high) & (advantages > 0)
+    means.add("clip_ratio/low_mean", low, mask)
+    means.add("clip_ratio/high_mean", high, mask)
+    means.add("clip_ratio/region_mean", low | high, mask)
+
+
+def success_counts(outcomes: Sequence[Tensor], threshold: float) -> Tensor:
+    """``[B, k]`` bool: which completions are right; NaN is not."""
+    return torch.stack([o >= threshold for o in outcomes])

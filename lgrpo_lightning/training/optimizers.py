@@ -1,0 +1,48 @@
+"""Optimizer, learning-rate schedule and gradient norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+
+from lgrpo_lightning.training.options import Schedule
+
+
+def default_optimizer(params: Iterable[Parameter]) -> Optimizer:
+    """AdamW at the rate that full fine-tuning by RL usually takes."""
+    return AdamW(params, lr=1e-6, weight_decay=0.0)
+
+
+def scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: int | None) -> Any:
+    """The learning-rate scheduler of transformers called ``schedule.name``.
+
+    Args:
+        total_steps: Optimizer steps of the run where they are known; ``schedule.total_steps`` comes first.
+
+    Raises:
+        ValueError: The name is unknown, or the schedule needs an end that is not known.
+    """
+    from transformers import SchedulerType, get_scheduler
+
+    names = [s.value for s in SchedulerType]
+    if schedule.name not in names:
+        raise ValueError(f"schedule.name is {schedule.name!r}; possible are {', '.join(names)}.")
+    total = schedule.total_steps or total_steps
+    if total is None and not schedule.name.startswith("constant"):
+        raise ValueError(
+            f"schedule.name {schedule.name!r} needs to know where it ends: set trainer.max_steps, "
+            "model.max_rollouts or model.schedule.total_steps."
+        )
+    warmup = None if schedule.name == "constant" else schedule.warmup_steps
+    return get_scheduler(schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
+
+
+def clipped_norm(params: Iterable[Parameter], limit: float | None) -> Tensor:
+    """Scale the gradients down to a norm of at most ``limit``; the norm before. One number on every rank."""
+    norm = torch.nn.utils.clip_grad_norm_(list(params), torch.inf if limit is None else limit)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm

@@ -1,0 +1,140 @@
+"""From a rollout with its credit to optimizer steps. Knows no algorithm and no Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.functional import aggregate, clipped_surrogate, default_normalizer, k3_kl
+from lgrpo_lightning.training.metrics import Means, add_clip_metrics
+from lgrpo_lightning.training.options import Loss, Updates
+from lgrpo_lightning.policy import Policy
+from lgrpo_lightning.types import TrainBatch, padded
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The processes of a run, and how a number is summed or its largest found over them."""
+
+    world_size: int = 1
+    sum: Callable[[Tensor], Tensor] = _same
+    max: Callable[[Tensor], Tensor] = _same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """All optimizer steps of one rollout.
+
+    Args:
+        policy, reference: The trained model; the frozen one of the KL term, or None.
+        loss, updates: Options.
+        temperature: Of the log-probs: that of sampling.
+        max_length: Longest possible completion, for the constant normaliser.
+        ranks: The processes that share each optimizer step.
+        backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
+        step: Called after the last one; makes the optimizer step.
+        done: Whether the run is over before the next optimizer step.
+    """
+
+    policy: Policy
+    reference: Policy | None
+    loss: Loss
+    updates: Updates
+    temperature: float
+    max_length: int
+    ranks: Ranks
+    backward: Callable[[Tensor, bool], None]
+    step: Callable[[], None]
+    done: Callable[[], bool]
+
+    def run(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> None:
+        """Update on ``batch``.
+
+        Args:
+            mini_batches: Rows of each optimizer step; as many of them on every rank.
+            means: Receives the metrics.
+        """
+        old = self._old_logprobs(batch)
+        ref = None if self.reference is None else self._logprobs(self.reference, batch)
+        for _ in range(self.updates.iterations):
+            for rows in mini_batches:
+                if self.done():
+                    return
+                self._optimizer_step(batch, list(rows), old, ref, means)
+
+    def _optimizer_step(
+        self, batch: TrainBatch, rows: list[int], old: Tensor | None, ref: Tensor | None, means: Means
+    ) -> None:
+        part = batch.rows(rows)
+        normalizer = self.ranks.sum(
+            default_normalizer(part.mask, by=self.loss.normalizer, length=self.max_length).float()
+        )
+        means.put("updates/skipped", float(normalizer == 0))
+        if normalizer == 0:  # no token to learn from, on any rank
+            return
+        passes = list(self._passes(batch, rows))
+        total = 0.0
+        for number, (pack, real) in enumerate(passes):
+            micro = batch.rows(pack)
+            per_token = self._token_losses(micro, _cut(old, pack, micro), _cut(ref, pack, micro), means, real)
+            mask = micro.mask if real else torch.zeros_like(micro.mask)
+            loss = aggregate(per_token, mask, micro.weights, by=self.loss.normalizer, normalizer=normalizer)
+            self.backward(loss * self.ranks.world_size, number == len(passes) - 1)
+            total += float(loss.detach())
+        means.put("loss", total * self.ranks.world_size)
+        self.step()
+
+    def _token_losses(
+        self, micro: TrainBatch, old: Tensor | None, ref: Tensor | None, means: Means, real: bool
+    ) -> Tensor:
+        """``[N, T]`` loss of every token: the clipped surrogate, plus the KL penalty where there is a reference."""
+        scores = self.policy(micro.prompts, micro.completions, temperature=self.temperature)
+        old = scores.logprobs.detach() if old is None else old
+        clip = {"clip_low": self.loss.clip_low, "clip_high": self.loss.clip_high}
+        per_token = clipped_surrogate(scores.logprobs, old, micro.advantages, **clip)
+        mask = micro.mask if real else torch.zeros_like(micro.mask)
+        if ref is not None:
+            kl = k3_kl(scores.logprobs, ref)
+            per_token = per_token + self.loss.kl_coef * kl
+            means.add("kl", kl, mask)
+        means.add("entropy", scores.entropies, mask)
+        add_clip_metrics(means, (scores.logprobs - old).exp(), micro.advantages, mask, **clip)
+        return per_token
+
+    def _passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:
+        """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
+        packs = self.policy.packs([batch.prompts[i] for i in rows], [batch.completions[i] for i in rows])
+        yield from (([rows[i] for i in pack], True) for pack in packs)
+        most = int(self.ranks.max(torch.tensor(len(packs), device=batch.mask.device)))
+        yield from (([0], False) for _ in range(most - len(packs)))
+
+    def _old_logprobs(self, batch: TrainBatch) -> Tensor | None:
+        """``[N, T]`` log-probs before the update; None where the first forward pass gives them itself."""
+        if self.updates.old_logprobs == "sampler":
+            return batch.sampler_logprobs
+        return None if self.updates.steps_per_rollout == 1 else self._logprobs(self.policy, batch)
+
+    @torch.no_grad()
+    def _logprobs(self, policy: Policy, batch: TrainBatch) -> Tensor:
+        """``[N, T]`` log-probs of the whole batch without gradients, in the packing of the update."""
+        rows: dict[int, Tensor] = {}
+        for pack, real in self._passes(batch, list(range(len(batch)))):
+            micro = batch.rows(pack)
+            scores = policy(micro.prompts, micro.completions, temperature=self.temperature)
+            if real:
+                rows.update(zip(pack, scores.logprobs, strict=True))
+        return padded([rows[i] for i in range(len(batch))], batch.mask.shape[1])
+
+
+def _cut(values: Tensor | None, pack: list[int], micro: TrainBatch) -> Tensor | None:
+    """The rows of a pack, trimmed to its width."""
+    if values is None:
+        return None
+    return values.index_select(0, torch.tensor(pack, device=values.device))[:, : micro.mask.shape[1]]

@@ -1,0 +1,30 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models import make_model
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``model_folder(architecture)``: a tiny model of it, made once."""
+    made: dict[str, Path] = {}
+
+    def get(architecture: str = "llama") -> Path:
+        if architecture not in made:
+            made[architecture] = make_model(architecture, tmp_path_factory.mktemp(architecture))
+        return made[architecture]
+
+    return get
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield

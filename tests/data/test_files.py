@@ -1,0 +1,174 @@
+import builtins
+import json
+
+import pandas as pd
+import pytest
+
+from lgrpo_lightning.data.files import PromptFile
+
+ROWS = [{"prompt": "1+1=", "answer": 2}, {"prompt": "Zürich →\n日本", "answer": 3}]
+CHAT = [{"role": "user", "content": "1+1?"}]
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def lines(*rows):
+    return "\n".join(json.dumps(r, ensure_ascii=False) for r in rows) + "\n"
+
+
+def test_every_format_gives_the_same_rows(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    frame = pd.DataFrame(ROWS)
+    write(tmp_path / "p.jsonl", lines(*ROWS))
+    frame.to_parquet(tmp_path / "p.parquet")
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    for name in ("p.jsonl", "p.parquet", "p.csv", "saved"):
+        assert PromptFile(str(tmp_path / name)).rows() == ROWS, name
+
+
+def test_messages_survive_jsonl_and_parquet(tmp_path):
+    row = {"prompt": CHAT, "answer": "2"}
+    write(tmp_path / "p.jsonl", lines(row))
+    pd.DataFrame([row]).to_parquet(tmp_path / "p.parquet")
+    for name in ("p.jsonl", "p.parquet"):
+        assert PromptFile(str(tmp_path / name)).rows() == [row]
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path):
+    path = write(tmp_path / "p.jsonl", "\ufeff" + lines(ROWS[0]) + "\n  \n" + lines(ROWS[1]))
+    assert PromptFile(path).rows() == ROWS
+
+
+def test_a_csv_prompt_stays_text_and_may_hold_newlines_and_commas(tmp_path):
+    path = write(tmp_path / "p.csv", 'prompt,answer\n42,007\n"1,\n2",8\n')
+    assert PromptFile(path).rows() == [{"prompt": "42", "answer": 7}, {"prompt": "1,\n2", "answer": 8}]
+
+
+def test_another_prompt_column_is_kept_as_a_column_too(tmp_path):
+    path = write(tmp_path / "p.jsonl", lines({"question": "1+1=", "answer": 2}))
+    assert PromptFile(path, prompt_column="question").rows() == [
+        {"question": "1+1=", "answer": 2, "prompt": "1+1="}
+    ]
+
+
+def test_a_limit_takes_the_first_rows(tmp_path):
+    path = write(tmp_path / "p.jsonl", lines(*ROWS))
+    assert PromptFile(path, limit=1).rows() == ROWS[:1]
+
+
+def test_a_saved_data_set_gives_its_split(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    parts = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:1])}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "two"))
+    datasets.DatasetDict({"train": parts["train"]}).save_to_disk(str(tmp_path / "one"))
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "none"))
+    assert PromptFile(str(tmp_path / "two"), split="test").rows() == ROWS[:1]
+    assert PromptFile(str(tmp_path / "one")).rows() == ROWS
+    with pytest.raises(ValueError, match=r"several splits. Set split to one of: 'train', 'test'"):
+        PromptFile(str(tmp_path / "two")).rows()
+    with pytest.raises(ValueError, match=r"no split 'dev'. Set split to one of: 'train', 'test'"):
+        PromptFile(str(tmp_path / "two"), split="dev").rows()
+    with pytest.raises(ValueError, match="without splits; leave split='train' out"):
+        PromptFile(str(tmp_path / "none"), split="train").rows()
+
+
+def test_a_hub_name_is_loaded_with_its_subset(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    seen = []
+
+    def load_dataset(*arguments):
+        seen.append(arguments)
+        return datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert PromptFile("owner/name", subset="main").rows() == ROWS
+    assert seen == [("owner/name", "main")]
+
+
+def test_an_unknown_hub_name_says_everything_it_is_not(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(*_):
+        raise datasets.exceptions.DatasetNotFoundError("not on the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(FileNotFoundError, match=r"owner/nam is neither a file, nor a folder.*not on the hub"):
+        PromptFile("owner/nam").rows()
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_missing_datasets_library_names_the_extra(tmp_path, monkeypatch, folder):
+    real = builtins.__import__
+
+    def without_datasets(name, *rest):
+        if name == "datasets":
+            raise ModuleNotFoundError("No module named 'datasets'", name="datasets")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_datasets)
+    what = "a saved data set" if folder else "neither a file nor a folder, so a hub data set"
+    with pytest.raises(ModuleNotFoundError, match=rf"{what}.*pip install 'lgrpo_lightning\[datasets\]'"):
+        PromptFile(str(tmp_path) if folder else "owner/name").rows()
+
+
+BAD = {
+    "malformed": (
+        "p.jsonl",
+        lines(ROWS[0]) + '{"prompt": "2+2=",\n',
+        r"p.jsonl, line 2: not valid JSON \(.*column",
+    ),
+    "no object": ("p.jsonl", lines(ROWS[0]) + "[1, 2]\n", "p.jsonl, line 2: a list, where a JSON object"),
+    "empty": ("p.jsonl", "", r"p.jsonl is empty. It needs at least one row with a 'prompt'"),
+    "only blank lines": ("p.jsonl", "\n\n", "p.jsonl is empty"),
+    "empty CSV": ("p.csv", "", "p.csv is empty"),
+    "CSV of a header": ("p.csv", "prompt,answer\n", "p.csv is empty"),
+    "ragged CSV": (
+        "p.csv",
+        "prompt,answer\na,1\nb,2,3\n",
+        "p.csv is not a readable CSV file: .*Expected 2 columns",
+    ),
+    "not Parquet": ("p.parquet", "hello", "p.parquet is not a readable Parquet file"),
+    "no prompt": (
+        "p.jsonl",
+        lines({"question": "1+1=", "answer": 2}),
+        r"p.jsonl, row 0 \(from 0\): there is no column 'prompt'; the columns are 'question', 'answer'. ",
+    ),
+    "no prompt later": (
+        "p.jsonl",
+        lines(ROWS[0], {"answer": 2}),
+        r"row 1 \(from 0\): there is no column 'prompt'",
+    ),
+    "extension": ("p.txt", "1+1=", r"p.txt: cannot read .txt. Possible are .jsonl, .parquet, .csv"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_named_with_its_place(tmp_path, case):
+    name, text, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        PromptFile(write(tmp_path / name, text)).rows()
+
+
+def test_a_missing_file_and_a_foreign_folder(tmp_path):
+    pytest.importorskip("datasets")
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*nowhere.jsonl \(looked in "):
+        PromptFile(str(tmp_path / "nowhere.jsonl")).rows()
+    with pytest.raises(FileNotFoundError, match=r"a folder, but not one written by datasets.save_to_disk"):
+        PromptFile(str(tmp_path)).rows()
+
+
+def test_dataset_options_do_not_go_with_a_file(tmp_path):
+    path = write(tmp_path / "p.jsonl", lines(*ROWS))
+    with pytest.raises(ValueError, match="is a file; split='train' is for saved and hub data sets"):
+        PromptFile(path, split="train").rows()
+    with pytest.raises(ValueError, match="is a file; subset='main'"):
+        PromptFile(path, subset="main").rows()
+
+
+def test_a_limit_below_one_is_refused():
+    with pytest.raises(ValueError, match="limit is 0; it must be at least 1"):
+        PromptFile("p.jsonl", limit=0)

@@ -1,0 +1,77 @@
+import math
+
+import pytest
+import torch
+
+from lgrpo_lightning.functional import chunked_logprobs, token_logprobs
+
+
+def test_by_hand():
+    # odds 1 : 3, so that the log-probs are log 1/4 and log 3/4
+    logits = torch.tensor([[0.0, math.log(3.0)]]).expand(2, 2)
+    logprobs, entropy = token_logprobs(logits, torch.tensor([0, 1]))
+    assert logprobs.tolist() == pytest.approx([math.log(0.25), math.log(0.75)])
+    assert entropy.tolist() == pytest.approx([0.25 * math.log(4) + 0.75 * math.log(4 / 3)] * 2)
+
+
+def test_temperature_divides_the_logits():
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 3, 6, 2])
+    got, entropy = token_logprobs(logits, targets, temperature=0.7)
+    scores = [[math.exp(x / 0.7) for x in row] for row in logits.double().tolist()]
+    expected = [math.log(row[t] / sum(row)) for row, t in zip(scores, targets.tolist(), strict=True)]
+    assert got.tolist() == pytest.approx(expected, abs=1e-6)
+    of = [-sum(s / sum(row) * math.log(s / sum(row)) for s in row) for row in scores]
+    assert entropy.tolist() == pytest.approx(of, abs=1e-6)
+
+
+def test_fp32_whatever_the_logits_are():
+    logprobs, entropy = token_logprobs(torch.zeros(1, 3, dtype=torch.bfloat16), torch.tensor([1]))
+    assert logprobs.dtype == entropy.dtype == torch.float32
+    assert logprobs.item() == pytest.approx(-math.log(3), abs=1e-6)
+
+
+def test_impossible_tokens_leave_the_entropy_finite():
+    _, entropy = token_logprobs(torch.tensor([[0.0, 0.0, -math.inf]]), torch.tensor([0]))
+    assert entropy.item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 10, 11, 100])
+def test_chunks_change_neither_value_nor_gradient(chunk):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(10, 4, generator=generator, requires_grad=True)
+    weight = torch.randn(9, 4, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 9, (10,), generator=generator)
+
+    def run(size):
+        logprobs, entropy = chunked_logprobs(
+            hidden, targets, lambda h: h @ weight.T, temperature=0.8, chunk=size
+        )
+        assert not entropy.requires_grad
+        return logprobs, entropy, *torch.autograd.grad(logprobs.square().sum(), [hidden, weight])
+
+    for a, b in zip(run(chunk), run(1000), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(
+            chunked_logprobs(hidden, targets, lambda h: h @ weight.T, chunk=chunk)[0],
+            token_logprobs(hidden @ weight.T, targets)[0],
+            atol=1e-6,
+        )
+
+
+def test_two_backward_passes_are_bit_identical():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(50_000, 4, generator=generator)
+    head = torch.randn(5, 4, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 5, (50_000,), generator=generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        grads = []
+        for _ in range(2):
+            logprobs, _ = chunked_logprobs(hidden, targets, lambda h: h @ head.T)
+            grads.append(torch.autograd.grad(logprobs.sum(), head)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*grads)

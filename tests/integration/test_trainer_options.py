@@ -1,0 +1,91 @@
+"""The Trainer's options do what their names say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.runs import CONFIG, checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
+
+
+def test_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
+    fit(tmp_path, trainer__fast_dev_run="true")
+    assert not any(tmp_path.rglob("*.parquet"))
+    assert not any(tmp_path.rglob("*.ckpt"))
+
+
+def test_max_steps_counts_optimizer_steps_and_stops_inside_a_rollout(tmp_path: Path) -> None:
+    root = fit(tmp_path, trainer__max_steps=5, model__updates__iterations=2, model__updates__mini_batches=2)
+    assert checkpoint(root)["global_step"] == 5
+    assert list(rollouts(root)["rollout"].unique()) == [0, 1]
+
+
+def test_max_rollouts(tmp_path: Path) -> None:
+    root = fit(tmp_path, trainer__max_steps=None, model__max_rollouts=2)
+    assert list(rollouts(root)["rollout"].unique()) == [0, 1]
+
+
+def test_max_epochs_and_limit_train_batches(tmp_path: Path) -> None:
+    root = fit(tmp_path / "a", trainer__max_steps=None, trainer__max_epochs=1)
+    assert rollouts(root)["rollout"].max() == 5  # 12 prompts, 2 a rollout
+    root = fit(tmp_path / "b", trainer__max_steps=None, trainer__max_epochs=2, trainer__limit_train_batches=2)
+    assert rollouts(root)["rollout"].max() == 3
+    assert rollouts(root)["prompt_uid"].nunique() > 4
+
+
+def test_overfit_batches_repeats_the_same_prompts(tmp_path: Path) -> None:
+    root = fit(tmp_path, trainer__max_steps=3, trainer__overfit_batches=1)
+    table = rollouts(root)
+    assert table["rollout"].max() == 2
+    assert table["prompt_uid"].nunique() == 2
+
+
+def test_limit_val_batches(tmp_path: Path) -> None:
+    none = fit(tmp_path / "a", trainer__limit_val_batches=0)
+    assert "val/accuracy" not in metrics(none).columns
+    one = fit(tmp_path / "b", trainer__limit_val_batches=1, data__validation_batch_size=1)
+    assert metrics(one)["val/avg@k"].dropna().isin([0.0, 0.5, 1.0]).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "ours"),
+    [
+        ("gradient_clip_val", "model.updates.gradient_clip_val"),
+        ("accumulate_grad_batches", "micro_batch_tokens"),
+    ],
+)
+def test_trainer_options_that_answer_with_ours(
+    option: str, ours: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lgrpo("fit", tmp_path, **{f"trainer__{option}": 2}) == 2
+    assert ours in capsys.readouterr().err
+
+
+def test_early_stopping_and_best_checkpoint(tmp_path: Path) -> None:
+    callbacks = (
+        '[{"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/accuracy", '
+        '"mode": "max", "patience": 1, "min_delta": 2.0}}, '
+        '{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "val/accuracy", '
+        '"mode": "max", "filename": "best"}}]'
+    )
+    root = fit(tmp_path, trainer__max_steps=30, trainer__val_check_interval=1, trainer__callbacks=callbacks)
+    assert len(train_metrics(root)) < 10  # nothing improves by 2
+    assert (root / "checkpoints" / "best.ckpt").is_file()
+    assert (root / "checkpoints" / "last.ckpt").is_file()
+    torch.load(root / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+def test_several_named_validation_sets(tmp_path: Path) -> None:
+    config = yaml.safe_load(CONFIG.read_text())
+    tasks = {"easy": {"count": 3, "terms": 2}, "hard": {"count": 2, "terms": 5}}
+    config["data"]["validation"] = {
+        name: {"class_path": "ArithmeticTasks", "init_args": args} for name, args in tasks.items()
+    }
+    path = tmp_path / "two_sets.yaml"
+    path.write_text(yaml.safe_dump(config))
+    root = fit(tmp_path / "run", config=path, data__validation__init_args__count=None)
+    row = metrics(root).dropna(subset=["val/accuracy"]).iloc[0]
+    for name in ("accuracy", "avg@k"):
+        mean = (row[f"val/easy/{name}"] + row[f"val/hard/{name}"]) / 2
+        assert abs(mean - row[f"val/{name}"]) < 1e-6

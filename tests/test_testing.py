@@ -1,0 +1,103 @@
+"""The contract checks must fail where a component breaks its contract."""
+
+import pytest
+import torch
+
+from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.estimators import GRPO
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.segmenters import TokenPrefixSegmenter
+from lgrpo_lightning.testing import check_estimator, check_reward_model, check_segmenter, toy_group, toy_tree
+from lgrpo_lightning.types import Credit, Rewards
+
+
+class Scores(RewardModel):
+    def __init__(self, function):
+        self.function = function
+
+    def score(self, group, tree):
+        return self.function(group)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda g: torch.zeros(1), r"outcome has shape \(1,\)"),
+        (lambda g: torch.full((len(g),), torch.inf), "infinite"),
+        (lambda g: torch.arange(float(len(g))), "order of members matters"),
+        (lambda g: Rewards(outcome=torch.zeros(len(g)), steps=torch.zeros(99)), "one value per step"),
+        (lambda g: Rewards(outcome=torch.zeros(len(g)), parts={"a": torch.zeros(1)}), "a has shape"),
+    ],
+)
+def test_reward_models(function, message):
+    with pytest.raises(AssertionError, match=message):
+        check_reward_model(Scores(function))
+
+
+def test_reward_models_whose_groups_influence_each_other():
+    class Ranks(RewardModel):
+        def score_batch(self, groups, trees):
+            return [Rewards(outcome=torch.full((len(g),), float(len(groups)))) for g in groups]
+
+    with pytest.raises(AssertionError, match="influence each other"):
+        check_reward_model(Ranks())
+
+
+def test_a_random_reward_passes_unordered():
+    check_reward_model(Scores(lambda g: torch.rand(len(g))), ordered=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: Credit(advantages=c.advantages[:, :1], weights=c.weights), "advantages has shape"),
+        (lambda c: Credit(advantages=c.advantages + 1, weights=c.weights), "not 0 on padding"),
+        (lambda c: Credit(advantages=c.advantages, weights=-c.weights), "negative"),
+        (lambda c: Credit(advantages=c.advantages.double(), weights=c.weights), "not float32"),
+        (lambda c: Credit(advantages=c.advantages / 0, weights=c.weights), "not finite"),
+        (
+            lambda c: Credit(
+                advantages=c.weights * torch.arange(1.0, len(c.weights) + 1)[:, None] * (c.advantages != 0),
+                weights=c.weights,
+            ),
+            "order of members matters",
+        ),
+    ],
+)
+def test_estimators(change, message):
+    class Changed(GRPO):
+        def estimate_batch(self, rewards, trees, *, reduce):
+            return [change(c) for c in super().estimate_batch(rewards, trees, reduce=reduce)]
+
+    with pytest.raises(AssertionError, match=message):
+        check_estimator(Changed())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": lambda s: s + 1}, "0 on padding and only there"),
+        ({"sizes": lambda s: s * 9}, "at most G members"),
+        ({"sizes": lambda s: s.clamp(max=1)}, "member count"),
+        ({"units": lambda u: u.clamp(min=0)}, "-1 on padding"),
+        ({"units": lambda u: u[:, :1]}, r"are \[G, T\]"),
+    ],
+)
+def test_segmenters(change, message):
+    class Changed(TokenPrefixSegmenter):
+        def segment(self, group):
+            tree = super().segment(group)
+            fields = {n: getattr(tree, n) for n in ("sizes", "units", "num_nodes", "leaf_sizes")}
+            return ProcessTree(**fields | {n: f(fields[n]) for n, f in change.items()})
+
+    with pytest.raises(AssertionError, match=message):
+        check_segmenter(Changed())
+
+
+def test_toy_groups():
+    group = toy_group([[1, 0], []], columns={"a": 1}, messages=[{"role": "user", "content": "x"}])
+    assert [r.text for r in group.rollouts] == ["1 0 ", ""]
+    assert group.sequences == [[1, 0], []]
+    assert group.prompt.columns == {"a": 1}
+    assert group.prompt.messages == ({"role": "user", "content": "x"},)
+    assert toy_tree(group).set_sizes().tolist() == [[1, 1], [0, 0]]
