@@ -25,12 +25,17 @@ SMALL = {
 """Three rollouts of two prompts."""
 
 
-def lgrpo(command: str, root: Path, **changes: object) -> int:
-    """``lgrpo COMMAND`` on the quickstart, made small; keys with ``__`` for the dots. The exit status."""
+def lgrpo_arguments(command: str, root: Path, **changes: object) -> list[str]:
+    """The words of ``lgrpo COMMAND`` on the quickstart, made small; keys with ``__`` for the dots."""
     options = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
     config = options.pop("config", CONFIG)
     flags = [f"--{key}={value}" for key, value in options.items() if value is not None]
-    return cli.main([command, f"--config={config}", f"--trainer.default_root_dir={root}", *flags])
+    return [command, f"--config={config}", f"--trainer.default_root_dir={root}", *flags]
+
+
+def lgrpo(command: str, root: Path, **changes: object) -> int:
+    """Run ``lgrpo COMMAND`` in this process; the exit status."""
+    return cli.main(lgrpo_arguments(command, root, **changes))
 
 
 def fit(root: Path, **changes: object) -> Path:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lgrpo_lightning import registry
+from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.commands.messages import explained, report
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.datamodule import PromptDataModule
@@ -69,6 +70,12 @@ class RunCLI(LightningCLI):
                 },
             }
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with what a run needs, before ``--ckpt_path last`` is looked up."""
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        complete_trainer(trainer)
+        return trainer
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser that explains its errors."""
