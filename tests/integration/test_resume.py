@@ -78,7 +78,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "moment",
-    ["rollouts/rollout-000001-rank-000.parquet", "rollouts/rollout-000002-rank-000.parquet", "checkpoints/.last.ckpt.part"],
+    [
+        "rollouts/rollout-000001-rank-000.parquet",
+        "rollouts/rollout-000002-rank-000.parquet",
+        "checkpoints/.last.ckpt.part",
+    ],
 )
 def test_kill_and_resume(moment: str, whole: Path, tmp_path: Path) -> None:
     process = started(tmp_path)
