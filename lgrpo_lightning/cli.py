@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "validate": (RUN, "measure accuracy, avg@k and pass@k of a checkpoint on the validation sets"),
     "test": (RUN, "the same on the test sets"),
     "predict": (RUN, "write completions with their rewards to a file"),
+    "export": ("lgrpo_lightning.commands.export", "write a checkpoint of a run as a Hugging Face folder"),
     "plugins": ("lgrpo_lightning.commands.plugins", "list the installed components"),
 }
 """Command → the module whose ``main(argv)`` runs it, and a line of help."""

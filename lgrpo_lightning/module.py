@@ -17,7 +17,7 @@ from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.functional import equal_rewards
-from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
+from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
@@ -93,7 +93,7 @@ class GRPOModule(LightningModule):
         self.max_rollouts = max_rollouts
         self.seed = settings.run_seed() if seed is None else seed
         self.rollout_index = 0
-        self.reference: Policy | None
+        self.reference: Reference | None
         self._saved_rng: list[Any] | None = None
 
     # ------------------------------------------------------------------------------------------ the algorithm
@@ -312,8 +312,9 @@ class GRPOModule(LightningModule):
         if hasattr(self, "policy"):
             return
         self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id)
-        reference = self.policy.frozen_copy() if self.loss.kl_coef > 0 else None
+        reference = reference_of(self.policy) if self.loss.kl_coef > 0 else None
         self.__dict__["reference"] = reference  # outside the module tree: never saved, trained or wrapped
+        self.strict_loading = self.policy_config.lora is None
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and its schedule."""
@@ -344,11 +345,17 @@ class GRPOModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Move the reference beside the policy."""
-        if self.reference is not None:
+        if isinstance(self.reference, Policy):
             self.reference.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning leaves out: the rollout counter, every rank's generators, component state."""
+        """Add what Lightning leaves out: the rollout counter, every rank's generators, component state.
+
+        With LoRA the weights are those of the adapter alone.
+        """
+        if self.policy_config.lora:
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: t for name, t in weights.items() if "lora_" in name}
         checkpoint["lgrpo"] = {
             "rollout_index": self.rollout_index,
             "world_size": self.trainer.world_size,

@@ -2,6 +2,7 @@
 
 from lgrpo_lightning.callbacks.completion_table import CompletionTable
 from lgrpo_lightning.callbacks.defaults import complete_trainer, default_callbacks
+from lgrpo_lightning.callbacks.export_model import ExportModel
 from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
 from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
@@ -12,6 +13,7 @@ from lgrpo_lightning.callbacks.run_summary import RunSummary
 
 __all__ = [
     "CompletionTable",
+    "ExportModel",
     "LastCheckpoint",
     "PredictionWriter",
     "RewardPlot",

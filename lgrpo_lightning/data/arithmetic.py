@@ -23,6 +23,8 @@ class ArithmeticTasks(PromptSource):
         terms: Numbers in a sum. More terms are harder: the solution has ``terms - 1`` steps.
         max_term: Largest number in a sum; the smallest is 1. Larger is harder.
         min_terms: Fewest numbers in a sum, to mix short and long ones; None: always ``terms``.
+        template: The prompt around the sum; ``{sum}`` stands for it.
+        plus: What stands between the numbers.
         seed: Which tasks. Give training and validation different seeds.
 
     Raises:
@@ -38,6 +40,8 @@ class ArithmeticTasks(PromptSource):
         terms: int = 4,
         max_term: int = 20,
         min_terms: int | None = None,
+        template: str = "{sum}=",
+        plus: str = "+",
         seed: int = 0,
     ) -> None:
         least = terms if min_terms is None else min_terms
@@ -45,16 +49,18 @@ class ArithmeticTasks(PromptSource):
             (count >= 1, "count", count, "at least 1"),
             (terms >= 2, "terms", terms, "at least 2"),
             (max_term >= 1, "max_term", max_term, "at least 1"),
+            ("{sum}" in template, "template", repr(template), "a text with {sum} in it"),
             (2 <= least <= terms, "min_terms", min_terms, f"between 2 and terms ({terms}), or null"),
         ):
             if not ok:
                 raise ValueError(f"ArithmeticTasks: {name} is {value}; it must be {what}.")
+        self.template, self.plus = template, plus
         self.count, self.min_terms, self.terms, self.max_term, self.seed = count, least, terms, max_term, seed
 
     def rows(self) -> Sequence[dict[str, Any]]:
         """``count`` rows with ``prompt``, ``answer`` and ``solution``."""
         sums = numbers(random.Random(self.seed), self.min_terms, self.terms, self.max_term)
-        return [row(next(sums)) for _ in range(self.count)]
+        return [row(next(sums), template=self.template, plus=self.plus) for _ in range(self.count)]
 
 
 def numbers(rng: random.Random, min_terms: int, terms: int, max_term: int) -> Iterator[list[int]]:
@@ -63,13 +69,13 @@ def numbers(rng: random.Random, min_terms: int, terms: int, max_term: int) -> It
         yield [rng.randint(1, max_term) for _ in range(rng.randint(min_terms, terms))]
 
 
-def row(terms: Sequence[int]) -> dict[str, Any]:
+def row(terms: Sequence[int], *, template: str = "{sum}=", plus: str = "+") -> dict[str, Any]:
     """The data row of one sum.
 
     >>> row([12, 7, 30])["prompt"]
     '12+7+30='
     """
-    prompt = "+".join(map(str, terms)) + "="
+    prompt = template.replace("{sum}", plus.join(map(str, terms)))
     return {"prompt": prompt, "answer": sum(terms), "solution": worked_solution(terms)}
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lgrpo_lightning.policy.lora import Lora
+
 ASSETS = Path(__file__).parent.parent / "assets"
 BUILTIN = "lgrpo:"
 
@@ -15,8 +17,8 @@ class PolicyConfig:
     """The trained model and how it computes log-probs.
 
     Args:
-        path: Hugging Face name or folder of a causal language model, or ``lgrpo:arithmetic``, the small model
-            that comes with this package.
+        path: Hugging Face name or folder of a causal language model; ``lgrpo:arithmetic``, the small model that
+            comes with this package; or ``lgrpo:smollm2``, SmolLM2-135M-Instruct from the extra ``smollm2``.
         revision: Branch, tag or commit on the hub.
         tokenizer: Name or folder of the tokenizer where it is not ``path``.
         dtype: Type of the weights in memory. Keep "float32" with mixed precision: the master weights.
@@ -26,6 +28,7 @@ class PolicyConfig:
             on the first update.
         micro_batch_tokens: Most tokens, padding included, that one forward pass holds.
         logprob_chunk_mb: Memory that the logits of one chunk of tokens may take (fp32).
+        lora: Train a low-rank adapter in place of all weights.
         model_kwargs: Further arguments of ``AutoModelForCausalLM.from_pretrained``.
     """
 
@@ -38,6 +41,7 @@ class PolicyConfig:
     dropout: float = 0.0
     micro_batch_tokens: int = 16384
     logprob_chunk_mb: int = 256
+    lora: Lora | None = None
     model_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,8 +64,12 @@ class PolicyConfig:
 def _resolved(path: str) -> str:
     if not path.startswith(BUILTIN):
         return path
+    if path == f"{BUILTIN}smollm2":
+        from lgrpo_lightning.policy.smollm2 import smollm2
+
+        return str(smollm2())
     folder = ASSETS / path.removeprefix(BUILTIN)
     if not (folder / "config.json").is_file():
-        known = sorted(BUILTIN + p.parent.name for p in ASSETS.glob("*/config.json"))
+        known = sorted(BUILTIN + p.parent.name for p in ASSETS.glob("*/config.json")) + [f"{BUILTIN}smollm2"]
         raise ValueError(f"policy.path is {path!r}; the models in this package are {', '.join(known)}.")
     return str(folder)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.policy.config import PolicyConfig
+from lgrpo_lightning.policy.lora import add_adapter
 
 
 def load_config(config: PolicyConfig) -> Any:
@@ -30,6 +31,13 @@ def load_model(config: PolicyConfig) -> Any:
         attn_implementation=config.attn_implementation,
         **config.model_kwargs,
     )
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{config.path!r} is quantised. Quantised bases are not supported: their log-probs differ from those "
+            "that an inference engine gives by more than an update changes. Load the model in bfloat16."
+        )
+    if config.lora:
+        add_adapter(model, config.lora)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lgrpo_lightning.policy.lora import merged_weights
 from lgrpo_lightning.policy.policy import Policy
 
 
@@ -36,8 +37,10 @@ class PolicySource:
         return self._version()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor) pairs, the same order on all ranks."""
-        for name, tensor in self.policy.model.state_dict().items():
+        """(Hugging Face name, full tensor) pairs, the same order on all ranks; an adapter is added on the fly."""
+        model = self.policy.model
+        pairs = merged_weights(model) if self.policy.config.lora else model.state_dict().items()
+        for name, tensor in pairs:
             yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
     def generation_model(self) -> AbstractContextManager[Any]:

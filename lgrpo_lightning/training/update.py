@@ -11,7 +11,7 @@ from torch import Tensor
 from lgrpo_lightning.functional import aggregate, clipped_surrogate, default_normalizer, k3_kl
 from lgrpo_lightning.training.metrics import Means, add_clip_metrics
 from lgrpo_lightning.training.options import Loss, Updates
-from lgrpo_lightning.policy import Policy
+from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.types import TrainBatch, padded
 
 
@@ -44,7 +44,7 @@ class Update:
     """
 
     policy: Policy
-    reference: Policy | None
+    reference: Reference | None
     loss: Loss
     updates: Updates
     temperature: float
@@ -122,7 +122,7 @@ class Update:
         return None if self.updates.steps_per_rollout == 1 else self._logprobs(self.policy, batch)
 
     @torch.no_grad()
-    def _logprobs(self, policy: Policy, batch: TrainBatch) -> Tensor:
+    def _logprobs(self, policy: Policy | Reference, batch: TrainBatch) -> Tensor:
         """``[N, T]`` log-probs of the whole batch without gradients, in the packing of the update."""
         rows: dict[int, Tensor] = {}
         for pack, real in self._passes(batch, list(range(len(batch)))):

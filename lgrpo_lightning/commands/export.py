@@ -1,0 +1,76 @@
+"""``lgrpo export RUN OUT``: a checkpoint of a run as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.run_folder import CHECKPOINTS, CONFIG, LAST_CHECKPOINT, shown
+
+
+def main(argv: Sequence[str]) -> int:
+    """Export what ``argv`` asks for."""
+    parser = argparse.ArgumentParser(prog="lgrpo export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    parser.add_argument("--checkpoint", default=None, help="file in checkpoints/, or a path; default last.ckpt")
+    parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, not merged")
+    options = parser.parse_args(list(argv)[1:])
+    quieten()
+    try:
+        path = checkpoint_path(options.run, options.checkpoint)
+        export_checkpoint(options.run, path, options.out, adapter=options.adapter)
+    except Exception as error:
+        return report(error)
+    print(f"Wrote {shown(options.out)} from {shown(path)}. Load it with:")
+    print(f'  AutoModelForCausalLM.from_pretrained("{shown(options.out)}")')
+    return 0
+
+
+def checkpoint_path(run: Path, name: str | None) -> Path:
+    """The checkpoint called ``name`` of a run; the last one by default.
+
+    Raises:
+        FileNotFoundError: There is none; the message lists those there are.
+    """
+    candidates = [run / LAST_CHECKPOINT] if name is None else [run / CHECKPOINTS / name, Path(name)]
+    for path in candidates:
+        if path.exists():
+            return path
+    found = sorted(p.name for p in (run / CHECKPOINTS).glob("*.ckpt"))
+    raise FileNotFoundError(
+        f"There is no checkpoint {candidates[0]}. "
+        + (f"In {run / CHECKPOINTS}: {', '.join(found)}." if found else f"{run} holds no checkpoints at all.")
+    )
+
+
+def export_checkpoint(run: Path, checkpoint: Path, out: Path, *, adapter: bool) -> None:
+    """Build the run's policy, load the checkpoint into it, write the folder."""
+    import torch
+
+    from lgrpo_lightning.policy import Policy
+    from lgrpo_lightning.policy.export import export, load_weights
+    from lgrpo_lightning.policy.loading import load_tokenizer
+
+    config = run_policy_config(run)
+    policy = Policy(config)
+    load_weights(policy, torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    export(policy, load_tokenizer(config), out, adapter=adapter)
+
+
+def run_policy_config(run: Path) -> Any:
+    """The ``PolicyConfig`` of a run, read from its ``config.yaml``."""
+    import yaml
+
+    from lgrpo_lightning.policy.config import PolicyConfig
+    from lgrpo_lightning.policy.lora import Lora
+
+    if not (run / CONFIG).is_file():
+        raise FileNotFoundError(f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named.")
+    options = yaml.safe_load((run / CONFIG).read_text())["model"]["policy"]
+    lora = options.pop("lora", None)
+    return PolicyConfig(**options, lora=Lora(**lora) if lora else None)

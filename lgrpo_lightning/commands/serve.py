@@ -1,0 +1,160 @@
+"""``lgrpo serve``: a vLLM server that ``VLLMSampler`` feeds with weights."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shlex
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from lgrpo_lightning.commands.messages import report
+
+EPILOG = """\
+Further options go to vLLM as they are, after --:   lgrpo serve --config run.yaml -- --api-server-count 2
+Then train with it:   lgrpo fit --config run.yaml --model.sampler.init_args.server.urls='["http://127.0.0.1:8000"]'
+
+The server starts with random weights; a run gives it the policy's. Its API key is the environment variable
+VLLM_API_KEY, in this command and in the run; away from this machine (--host) it is required.
+"""
+KEY = "VLLM_API_KEY"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Start the server in place of this process; returns only where it cannot."""
+    try:
+        return _serve(argv)
+    except Exception as error:
+        return report(error)
+
+
+def _serve(argv: Sequence[str]) -> int:
+    argv = list(argv)
+    own, extra = argv, []
+    if "--" in argv:
+        own, extra = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    options = parser().parse_args(own[1:])
+    check_address(options.host, options.port, key=os.environ.get(KEY))
+    command = server_command(load_run(options.config), host=options.host, port=options.port) + extra
+    print(shlex.join(command), flush=True)
+    if options.dry_run:
+        return 0
+    os.execve(command[0], command, {**os.environ, **ENVIRONMENT})
+
+
+ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(
+        prog="lgrpo serve",
+        description="Start a vLLM server for the model of a run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("-c", "--config", required=True, help="the run's configuration (YAML): model and engine")
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    made.add_argument("--port", type=int, default=8000, help="default: 8000")
+    made.add_argument("--dry_run", action="store_true", help="print the server's command and stop")
+    return made
+
+
+def check_address(host: str, port: int, *, key: str | None) -> None:
+    """Refuse an address that is taken, or open to others without a key.
+
+    Raises:
+        ValueError: Others reach it and there is no key.
+        OSError: It is taken.
+    """
+    if not key and not _is_loopback(host):
+        raise ValueError(
+            f"--host {host} lets other machines in, who could replace the weights. Set {KEY} here and in the run, for "
+            f"example {KEY}={secrets.token_urlsafe(12)}, or leave out --host to listen on this machine only."
+        )
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"Port {port} of {host} cannot be used ({error.strerror}). Choose another with --port, or stop what "
+                "listens there."
+            ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def load_run(path: str) -> Mapping[str, Any]:
+    """The configuration's ``model`` part.
+
+    Raises:
+        OSError, ValueError: There is no such file, or it has no such part.
+    """
+    import yaml
+
+    with open(path) as file:
+        found = yaml.safe_load(file)
+    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        raise ValueError(f"{path} has no part 'model'; give the configuration of a run, as for `lgrpo fit`.")
+    model: dict[str, Any] = found["model"]
+    return model
+
+
+def server_command(model: Mapping[str, Any], *, host: str, port: int) -> list[str]:
+    """The command that starts the server.
+
+    Args:
+        model: ``model`` of a run's configuration; read are ``policy`` and the sampler's ``engine``.
+    """
+    from lgrpo_lightning.policy import PolicyConfig
+    from lgrpo_lightning.policy.loading import context_length, load_config
+    from lgrpo_lightning.samplers.vllm_install import imported_vllm
+    from lgrpo_lightning.samplers.vllm_options import EngineOptions
+
+    imported_vllm()
+    from vllm.platforms import current_platform
+
+    policy = PolicyConfig(**model.get("policy") or {})
+    sampler = model.get("sampler")
+    engine = (sampler.get("init_args") or {}).get("engine") or {} if isinstance(sampler, dict) else {}
+    config = load_config(policy)
+    arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).arguments(
+        config, dtype=policy.dtype, context_length=context_length(config), cpu=current_platform.is_cpu()
+    )
+    if not current_platform.is_cpu():
+        arguments["enable_sleep_mode"] = True
+    start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    return [
+        *start,
+        *("--model", policy.resolved_path, "--tokenizer", policy.resolved_tokenizer),
+        *("--host", host, "--port", str(port)),
+        *("--middleware", "lgrpo_lightning.samplers.vllm_worker.RequireKey"),
+        *(["--revision", policy.revision] if policy.revision else []),
+        *(word for name, value in arguments.items() for word in flag(name, value)),
+    ]
+
+
+def flag(name: str, value: Any) -> list[str]:
+    """An argument of ``vllm.LLM`` as words of the server's command line.
+
+    >>> flag("enforce_eager", True), flag("max_model_len", 256)
+    (['--enforce-eager'], ['--max-model-len', '256'])
+    """
+    words = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [words if value else words.replace("--", "--no-", 1)]
+    if isinstance(value, (dict, list)):
+        import json
+
+        return [words, json.dumps(value)]
+    return [words, str(value)]

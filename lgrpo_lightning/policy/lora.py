@@ -1,0 +1,104 @@
+"""Low-rank adapters (LoRA, arXiv:2106.09685) through peft, inside the Hugging Face model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from torch import Tensor
+
+ADAPTER = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Train low-rank adapters in place of the weights. Needs the extra ``peft``.
+
+    The reference of the KL penalty is then the model without its adapter, at no extra memory, and checkpoints
+    hold the adapter alone.
+
+    Args:
+        rank: Rank of each update.
+        alpha: The update is scaled by ``alpha / rank``.
+        dropout: Dropout before the adapter.
+        targets: Names (or ends of names) of the modules that get one; "all-linear" is all but the head.
+        rslora: Scale by ``alpha / sqrt(rank)`` instead.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"policy.lora.rank is {self.rank}; it must be at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"policy.lora.dropout is {self.dropout}; it must be at least 0 and below 1.")
+
+
+def add_adapter(model: Any, lora: Lora) -> None:
+    """Put an adapter into ``model`` and freeze everything else.
+
+    Raises:
+        ImportError: peft is missing.
+        ValueError: No module has one of the names in ``targets``.
+    """
+    if find_spec("peft") is None:
+        raise ImportError('policy.lora needs peft: pip install "lgrpo_lightning[peft]"')
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        use_rslora=lora.rslora,
+        task_type="CAUSAL_LM",
+    )
+    model.add_adapter(config, adapter_name=ADAPTER)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """The base model, for a while."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
+
+
+def lora_layers(model: Any) -> dict[str, Any]:
+    """The modules that carry an adapter, by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name in the base model, weight with its adapter added) pairs; the model itself stays as it is."""
+    layers = lora_layers(model)
+    for name, tensor in model.state_dict().items():
+        if "lora_" in name:
+            continue
+        owner, _, leaf = name.rpartition(".")
+        owner = owner.removesuffix(".base_layer")
+        if owner in layers and leaf == "weight":
+            tensor = tensor + layers[owner].get_delta_weight(ADAPTER).to(tensor.dtype)
+        yield f"{owner}.{leaf}" if owner else leaf, tensor
+
+
+def merge(model: Any) -> None:
+    """Add the adapter to the weights for good, and remove it."""
+    for name, layer in lora_layers(model).items():
+        layer.merge(safe_merge=True)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
+    model._hf_peft_config_loaded = False

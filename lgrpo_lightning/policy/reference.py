@@ -1,0 +1,39 @@
+"""The frozen reference of the KL penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lgrpo_lightning.policy.layout import Tokens
+from lgrpo_lightning.policy.lora import without_adapter
+from lgrpo_lightning.policy.policy import Policy, TokenScores
+
+
+class Reference(Protocol):
+    """Scores completions as the policy did before training."""
+
+    def __call__(
+        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float = 1.0
+    ) -> TokenScores:
+        """``[N, T]`` log-probs and entropies."""
+
+
+class AdapterOff:
+    """A policy without its adapter: the base model is its own reference, and takes no more memory."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __call__(
+        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float = 1.0
+    ) -> TokenScores:
+        """``[N, T]`` log-probs and entropies of the base model."""
+        with without_adapter(self.policy.model):
+            scores: TokenScores = self.policy(prompts, completions, temperature=temperature)
+        return scores
+
+
+def reference_of(policy: Policy) -> Reference:
+    """The reference of an untrained policy: the base of its adapter, or a frozen copy."""
+    return AdapterOff(policy) if policy.config.lora else policy.frozen_copy()

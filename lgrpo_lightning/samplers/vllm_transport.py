@@ -1,0 +1,117 @@
+"""What a way of reaching a vLLM engine offers: in process, or over HTTP."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.samplers.noise import row_key
+from lgrpo_lightning.types import FinishReason, Sampling
+
+
+class VLLMError(RuntimeError):
+    """An engine or a server failed; the message names it and says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """``count`` completions of one prompt; the same seed gives the same ones."""
+
+    prompt: tuple[int, ...]
+    seed: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One completion with the log-prob of each of its tokens under the distribution really sampled from."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+class Transport(ABC):
+    """One or several engines with the same weights."""
+
+    peer: str
+    """What messages call it."""
+    dtype: str
+    """Type of the engines' weights."""
+    max_model_len: int
+    """Most tokens of a prompt and its completion."""
+
+    @abstractmethod
+    def push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        """Give the engines these weights and forget everything cached under the old ones. Collective."""
+
+    @abstractmethod
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
+    ) -> list[list[Completion]]:
+        """The completions of each request, all sampled from the weights last pushed."""
+
+    @abstractmethod
+    def sleep(self, level: int) -> None:
+        """Free the engines' memory: the cache, and the weights to the CPU (1) or altogether (2)."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Take the memory back."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything."""
+
+
+def prompt_seed(stream: Stream, uid: str) -> int:
+    """The seed of a prompt's completions; member ``m`` is drawn with ``seed + m``."""
+    return row_key(stream, uid, 0) & ((1 << 62) - 1)
+
+
+def sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int]) -> dict[str, Any]:
+    """Arguments of ``vllm.SamplingParams``, and fields of a completion request: the names are the same.
+
+    Only ``eos`` ends a completion, not what the engine itself takes for the end of a sequence.
+    """
+    return {
+        "n": request.count,
+        "seed": request.seed,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "max_tokens": sampling.max_new_tokens,
+        "stop": list(sampling.stop),
+        "stop_token_ids": list(eos),
+        "ignore_eos": True,
+        "include_stop_str_in_output": True,
+        "logprobs": 0,  # the sampled token's own
+    }
+
+
+def completion(
+    peer: str, token_ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None
+) -> Completion:
+    """A checked completion.
+
+    Raises:
+        VLLMError: The engine gave up on it, or tokens and log-probs do not match.
+    """
+    if finish_reason not in ("stop", "length"):
+        raise VLLMError(
+            f"{peer} ended a completion after {len(token_ids)} tokens with {finish_reason!r} instead of 'stop' or "
+            "'length': it was aborted. See the engine's log."
+        )
+    if len(token_ids) != len(logprobs):
+        raise VLLMError(f"{peer} gave {len(token_ids)} tokens with {len(logprobs)} log-probs.")
+    return Completion(
+        token_ids=tuple(token_ids),
+        logprobs=tuple(logprobs),
+        finish_reason="stop" if finish_reason == "stop" else "length",
+    )

@@ -1,0 +1,91 @@
+"""Train → export → reload, on several architectures; LoRA runs."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lgrpo_lightning import cli
+from lgrpo_lightning.commands.export import run_policy_config
+from lgrpo_lightning.policy import Policy
+from lgrpo_lightning.policy.export import load_weights
+from tests.models import tokenizer
+from tests.runs import checkpoint, fit, lgrpo, rollouts, train_metrics
+
+TRAIN = {
+    "trainer__limit_val_batches": 0,
+    "model__optimizer__init_args__lr": 1e-2,
+    "model__sampling__max_new_tokens": 12,
+    "model__sampling__temperature": 2.0,
+    "model__reward_model": '{"class_path": "RewardFunction", "init_args": {"function": "tests.integration.rewards.even"}}',
+}
+
+
+def greedy(model: object) -> list[int]:
+    ids = torch.tensor([tokenizer()("1+1=")["input_ids"]])
+    out = model.generate(ids, do_sample=False, max_new_tokens=16, pad_token_id=0, eos_token_id=1)  # type: ignore[attr-defined]
+    return list(out[0].tolist())
+
+
+@pytest.mark.parametrize(
+    "architecture", ["llama", "qwen2", "qwen3", "gemma3", "gpt2", "granite", "gemma2", "cohere"]
+)
+def test_train_export_reload(architecture: str, model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    run = fit(tmp_path / "run", model__policy__path=model_folder(architecture), **TRAIN)
+    assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
+    before = AutoModelForCausalLM.from_pretrained(model_folder(architecture))
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    changed = [
+        n for (n, a), b in zip(before.named_parameters(), after.parameters(), strict=True) if not a.equal(b)
+    ]
+    assert len(changed) > len(list(before.parameters())) // 2
+    policy = Policy(run_policy_config(run))
+    load_weights(policy, checkpoint(run)["state_dict"])  # type: ignore[arg-type]
+    assert greedy(after) == greedy(policy.model.eval())
+
+
+def test_lora_run(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    lora = {"model__policy__path": model_folder("llama"), "model__policy__lora__rank": 4} | TRAIN
+    every = '[{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 2}}]'
+    whole = fit(tmp_path / "whole", model__loss__kl_coef=0.1, trainer__max_steps=4, **lora)
+    state = checkpoint(whole)["state_dict"]
+    assert state
+    assert all("lora_" in name for name in state)  # type: ignore[attr-defined]
+    assert train_metrics(whole)["kl"].iloc[-1] > 0
+    part = fit(tmp_path / "part", model__loss__kl_coef=0.1, trainer__max_steps=2, trainer__callbacks=every, **lora)
+    fit(part, model__loss__kl_coef=0.1, trainer__max_steps=4, ckpt_path="last", **lora)
+    for name, tensor in checkpoint(part)["state_dict"].items():  # type: ignore[attr-defined]
+        assert torch.equal(tensor, state[name])  # type: ignore[index]
+    pd.testing.assert_frame_equal(rollouts(whole), rollouts(part))
+    assert cli.main(["export", str(whole), str(tmp_path / "merged")]) == 0
+    assert cli.main(["export", str(whole), str(tmp_path / "adapter"), "--adapter"]) == 0
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    policy = Policy(run_policy_config(whole))
+    load_weights(policy, state)  # type: ignore[arg-type]
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, policy.model.eval()(ids).logits, atol=1e-5, rtol=0)
+
+
+def test_export_every_n_rollouts(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    callbacks = '[{"class_path": "ExportModel", "init_args": {"every_n_rollouts": 2}}]'
+    run = fit(tmp_path, model__policy__path=model_folder("llama"), trainer__callbacks=callbacks, **TRAIN)
+    assert [p.name for p in (run / "exports").iterdir()] == ["rollout-000002"]
+    AutoModelForCausalLM.from_pretrained(run / "exports" / "rollout-000002")
+
+
+def test_what_can_go_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "holds no checkpoints" in capsys.readouterr().err
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"")
+    assert cli.main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "best.ckpt" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert lgrpo("fit", tmp_path, model__policy__path="lgrpo:nothing") == 2
+    assert "lgrpo:arithmetic" in capsys.readouterr().err
