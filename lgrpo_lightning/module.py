@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
+from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.estimators import LambdaGRPO
@@ -94,6 +95,7 @@ class GRPOModule(LightningModule):
         self.seed = settings.run_seed() if seed is None else seed
         self.rollout_index = 0
         self.reference: Reference | None
+        self._layout_announced = ""
         self._saved_rng: list[Any] | None = None
 
     # ------------------------------------------------------------------------------------------ the algorithm
@@ -106,6 +108,7 @@ class GRPOModule(LightningModule):
         batch = TrainBatch.from_groups(rollout.groups, rollout.credits, device=self.device)
         with clock.measure("train"):
             self._update.run(batch, self._mini_batches(rollout), means)
+        self._announce_layout()
         self.rollout_index += 1
         add_rollout_metrics(means, rollout, success_threshold=self.validation.success_threshold)
         self._log_rollout(means, clock, tokens=sum(batch.lengths))
@@ -249,6 +252,13 @@ class GRPOModule(LightningModule):
             "step": float(self.global_step),
         }
         self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+
+    def _announce_layout(self) -> None:
+        """Say which layout the update took, the first time and whenever it changes."""
+        choice = self.policy.choice
+        if choice is not None and choice.layout != self._layout_announced:
+            say(self.trainer, f"Layout of the update: {choice.layout}; {choice.reason}.")
+            self._layout_announced = choice.layout
 
     def _log_evaluation(self, prefix: str) -> None:
         values = {name: evaluation.values() for name, evaluation in self.evaluations.items()}

@@ -28,6 +28,9 @@ class PolicyConfig:
             on the first update.
         micro_batch_tokens: Most tokens, padding included, that one forward pass holds.
         logprob_chunk_mb: Memory that the logits of one chunk of tokens may take (fp32).
+        layout: "tree" computes every distinct token of a prompt and its completions once, "padded" every row in
+            full; the log-probs and gradients are the same. "auto" takes trees where they are cheaper.
+        verify: Check on the first batch of a run that log-probs equal the model's own, and trees equal padded rows.
         lora: Train a low-rank adapter in place of all weights.
         model_kwargs: Further arguments of ``AutoModelForCausalLM.from_pretrained``.
     """
@@ -41,6 +44,8 @@ class PolicyConfig:
     dropout: float = 0.0
     micro_batch_tokens: int = 16384
     logprob_chunk_mb: int = 256
+    layout: Literal["auto", "padded", "tree"] = "auto"
+    verify: bool = True
     lora: Lora | None = None
     model_kwargs: dict[str, Any] = field(default_factory=dict)
 

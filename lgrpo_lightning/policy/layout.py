@@ -36,6 +36,11 @@ class Layout:
         return extended.index_select(0, self.gather.flatten()).view_as(self.gather)
 
     @property
+    def model_arguments(self) -> dict[str, object]:
+        """What the model is given beside tokens and positions."""
+        return {"attention_mask": self.attention_mask}
+
+    @property
     def num_tokens(self) -> int:
         """Positions computed, padding included."""
         return self.input_ids.numel()
@@ -64,20 +69,3 @@ def padded_layout(
         targets=ids.flatten()[flat[scored]].to(device),
         gather=torch.where(scored, number, int(scored.sum())).to(device),
     )
-
-
-def padded_packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Divide rows into forward passes of at most ``budget`` tokens each, padding included, longest first.
-
-    A row longer than the budget gets a pass of its own.
-
-    >>> padded_packs([3, 9, 4, 10], budget=20)
-    [[3, 1], [2, 0]]
-    """
-    packs: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if packs and lengths[packs[-1][0]] * (len(packs[-1]) + 1) <= budget:
-            packs[-1].append(row)
-        else:
-            packs.append([row])
-    return packs

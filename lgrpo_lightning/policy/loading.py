@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lgrpo_lightning.policy.attention import tree_capable
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
 
@@ -28,7 +29,7 @@ def load_model(config: PolicyConfig) -> Any:
         config=load_config(config),
         revision=config.revision,
         dtype=getattr(torch, config.dtype),
-        attn_implementation=config.attn_implementation,
+        attn_implementation=tree_capable(config.attn_implementation),
         **config.model_kwargs,
     )
     if getattr(model.config, "quantization_config", None) is not None:

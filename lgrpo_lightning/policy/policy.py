@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from lgrpo_lightning.functional.logprobs import chunked_logprobs
 from lgrpo_lightning.policy.config import PolicyConfig
+from lgrpo_lightning.policy.choice import Choice, LayoutName, choice, why_no_tree
 from lgrpo_lightning.policy.head import backbone, head_logits, verify_head
-from lgrpo_lightning.policy.layout import Tokens, padded_layout, padded_packs
+from lgrpo_lightning.policy.layout import Layout, Tokens, padded_layout
 from lgrpo_lightning.policy.loading import context_length, load_model
+from lgrpo_lightning.policy.packing import padded_packs, tree_packs
+from lgrpo_lightning.policy.tree_layout import tree_layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class Policy(nn.Module):
         self.pad = pad
         self.model = load_model(config)
         self.verified = False
+        self.choice: Choice | None = None
 
     @property
     def device(self) -> torch.device:
@@ -53,34 +57,56 @@ class Policy(nn.Module):
         """Most positions the model was built for."""
         return context_length(self.model.config)
 
+    def choose_layout(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Choice:
+        """Settle the layout of the passes to come, for one rollout batch."""
+        self.choice = choice(
+            self.model, self.config.layout, prompts, completions, unsupported=why_no_tree(self.model)
+        )
+        return self.choice
+
     def packs(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[list[int]]:
         """Rows divided into forward passes within ``micro_batch_tokens``, longest first."""
+        if self.layout == "tree":
+            return tree_packs(prompts, completions, self.config.micro_batch_tokens)
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
         return padded_packs(lengths, self.config.micro_batch_tokens)
 
+    @property
+    def layout(self) -> LayoutName:
+        """The layout of the passes: that of the last choice."""
+        return self.choice.layout if self.choice else "padded"
+
     def forward(
-        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float = 1.0
+        self,
+        prompts: Sequence[Tokens],
+        completions: Sequence[Tokens],
+        *,
+        temperature: float = 1.0,
+        layout: LayoutName | None = None,
     ) -> TokenScores:
         """Score every token of ``N`` completions after their prompts.
+
+        Args:
+            layout: Instead of the one chosen.
 
         Returns:
             ``TokenScores`` of shape ``[N, T]``; the log-probs carry gradients, the entropies do not.
         """
-        layout = padded_layout(prompts, completions, pad=self.pad, device=self.device)
+        if (layout or self.layout) == "tree":
+            made: Layout = tree_layout(prompts, completions, device=self.device)
+        else:
+            made = padded_layout(prompts, completions, pad=self.pad, device=self.device)
         hidden = backbone(self.model)(
-            input_ids=layout.input_ids,
-            attention_mask=layout.attention_mask,
-            position_ids=layout.position_ids,
-            use_cache=False,
+            input_ids=made.input_ids, position_ids=made.position_ids, use_cache=False, **made.model_arguments
         ).last_hidden_state
         logprobs, entropies = chunked_logprobs(
-            hidden.flatten(0, 1).index_select(0, layout.predictors),
-            layout.targets,
+            hidden.flatten(0, 1).index_select(0, made.predictors),
+            made.targets,
             lambda h: head_logits(self.model, h),
             temperature=temperature,
             chunk=self.logprob_chunk,
         )
-        return TokenScores(logprobs=layout.spread(logprobs), entropies=layout.spread(entropies))
+        return TokenScores(logprobs=made.spread(logprobs), entropies=made.spread(entropies))
 
     @property
     def logprob_chunk(self) -> int:
@@ -88,19 +114,24 @@ class Policy(nn.Module):
         vocabulary = int(self.model.config.get_text_config().vocab_size)
         return max(1, self.config.logprob_chunk_mb * 2**20 // (4 * vocabulary))
 
-    def verify(self, token_ids: Tokens) -> None:
-        """Check once that logits from hidden states equal the model's own on a few tokens.
+    @torch.no_grad()
+    def verify(self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float = 1.0) -> None:
+        """Check once that the log-probs of one group are the model's own, and the same in both layouts.
 
         Raises:
-            RuntimeError: They differ.
+            RuntimeError: They differ; with both numbers and what to do.
         """
-        if self.verified:
+        if self.verified or not self.config.verify:
             return
-        tolerance = 1e-4 if next(self.parameters()).dtype == torch.float32 else 2e-2
         was_training = self.model.training
         self.model.eval()
-        ids = torch.tensor([list(token_ids[:16])], device=self.device)
-        verify_head(self.model, ids, tolerance=max(tolerance, 2e-2 if torch.is_autocast_enabled() else 0.0))
+        exact = next(self.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(self.device.type)
+        ids = torch.tensor([[*prompts[0], *completions[0]][:32]], device=self.device)
+        verify_head(self.model, ids, tolerance=1e-4 if exact else 3e-2)
+        if self.layout == "tree":
+            padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
+            tree = self(prompts, completions, temperature=temperature, layout="tree").logprobs
+            check_equal(tree, padded, tolerance=1e-4 if exact else 0.5, model=type(self.model).__name__)
         self.model.train(was_training)
         self.verified = True
 
@@ -119,3 +150,19 @@ class Policy(nn.Module):
         """A copy that is never trained: the reference of the KL term."""
         twin = copy.deepcopy(self)
         return twin.requires_grad_(False).eval()
+
+
+def check_equal(tree: Tensor, padded: Tensor, *, tolerance: float, model: str) -> None:
+    """Refuse trees whose log-probs differ from those of padded rows.
+
+    Raises:
+        RuntimeError: With both numbers and the setting that turns trees off.
+    """
+    difference = (tree - padded).abs()
+    if float(difference.max()) > tolerance:
+        at = int(difference.argmax())
+        raise RuntimeError(
+            f"{model}: the log-probs of the tree layout differ from those of padded rows by up to "
+            f"{float(difference.max()):.3g} (tree {float(tree.flatten()[at]):.6f}, padded "
+            f"{float(padded.flatten()[at]):.6f}; allowed {tolerance:g}). Set model.policy.layout: padded."
+        )

@@ -61,6 +61,11 @@ class Update:
             mini_batches: Rows of each optimizer step; as many of them on every rank.
             means: Receives the metrics.
         """
+        choice = self.policy.choose_layout(batch.prompts, batch.completions)
+        means.put("tree/token_ratio", choice.computed, choice.padded)
+        group = [i for i, number in enumerate(batch.group_ids.tolist()) if number == 0]
+        first = batch.rows(group)
+        self.policy.verify(first.prompts, first.completions, temperature=self.temperature)
         old = self._old_logprobs(batch)
         ref = None if self.reference is None else self._logprobs(self.reference, batch)
         for _ in range(self.updates.iterations):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.layout import padded_packs
+from lgrpo_lightning.policy.packing import padded_packs
 from tests.models import EXTRA, SMALL
 
 Rows = tuple[list[list[int]], list[list[int]]]
@@ -25,7 +25,7 @@ def test_logprobs_equal_the_models_logits(architecture: str, model_folder: Calla
     policy = Policy(PolicyConfig(path=str(model_folder(architecture))))
     prompts, completions = rows()
     scores = policy(prompts, completions, temperature=0.7)
-    policy.verify(prompts[0] + completions[0])
+    policy.verify(prompts[:1], completions[:1])
     for i, (p, c) in enumerate(zip(prompts, completions, strict=True)):
         logits = policy.model(torch.tensor([p + c])).logits[0, len(p) - 1 : -1].double() / 0.7
         expected = logits.log_softmax(-1)
@@ -99,9 +99,9 @@ def test_an_unknown_transformation_of_the_logits_is_refused(model_folder: Callab
     embeddings = policy.model.get_output_embeddings()
     handle = embeddings.register_forward_hook(lambda m, i, o: o * 2 if i[0].dim() == 3 else o)
     with pytest.raises(RuntimeError, match="differ from the model's own"):
-        policy.verify([3, 4, 5, 6])
+        policy.verify([[3, 4]], [[5, 6]])
     handle.remove()
-    policy.verify([3, 4, 5, 6])
+    policy.verify([[3, 4]], [[5, 6]])
 
 
 def test_dropout_is_off_unless_asked(model_folder: Callable[[str], Path]) -> None:

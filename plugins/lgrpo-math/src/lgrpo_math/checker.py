@@ -54,8 +54,12 @@ def _gold(text: str) -> list[Any]:
 def _readable(gold: str) -> bool:
     """Whether a gold answer is an expression, or plain words."""
     found = _gold(gold)
-    words = [f for f in found if isinstance(f, str) and not MATHS.search(f) and not any(map(str.isnumeric, f))]
-    return bool(words) or any(not isinstance(f, str) for f in found)
+    return any(not isinstance(f, str) or _is_words(f) for f in found)
+
+
+def _is_words(text: str) -> bool:
+    """Whether a text that is no expression is words, such as ``north``, and not mangled mathematics."""
+    return any(map(str.isalpha, text)) and not (MATHS.search(text) or any(map(str.isnumeric, text)))
 
 
 def _found(text: str, extract: str) -> list[Any]:

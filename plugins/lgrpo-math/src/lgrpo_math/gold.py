@@ -16,8 +16,8 @@ def gold_texts(value: Any) -> tuple[str, ...]:
 
     A list holds several ways to answer, of which one is enough. Text is read by math-verify as it is where it
     marks its mathematics (``$...$``, ``\\(...\\)``, ``\\boxed{...}``) or is prose. Bare notation is put in
-    ``\\boxed{...}``, without which math-verify finds the 2 of ``[1, 2)``, the 4 of ``3 and 4``, and nothing in
-    ``x^2+1``. Where there is a ``####`` (GSM8K), the answer is what follows the last one.
+    ``\\boxed{...}``, without which math-verify finds the 2 of ``[1, 2)``, the 4 of ``3 and 4``, and nothing
+    in ``x^2+1``. Where there is a ``####`` (GSM8K), the answer is what follows the last one.
 
     >>> gold_texts("[1, 2)"), gold_texts("so 12 apples"), gold_texts(["$x$", 0.00001]), gold_texts(None)
     (('\\\\boxed{[1, 2)}',), ('so 12 apples',), ('$x$', '\\\\boxed{0.00001}'), ())

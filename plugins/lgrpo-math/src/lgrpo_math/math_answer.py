@@ -31,8 +31,8 @@ class MathAnswer(RewardModel):
     which is replaced, and nothing else.
 
     Logged are the shares of completions ``rewards/<name>/wrong``, ``/no_answer`` (nothing found that
-    math-verify can read), ``/timeouts`` and ``/crashes`` (out of memory, or the worker was killed); the rest is
-    right. The verdict on each completion is stored with the rollouts as ``<name>/verdict``.
+    math-verify can read), ``/timeouts`` and ``/crashes`` (out of memory, or the worker was killed); the rest
+    is right. The verdict on each completion is stored with the rollouts as ``<name>/verdict``.
 
     Args:
         column: Data column with the right answer.
@@ -45,7 +45,8 @@ class MathAnswer(RewardModel):
             not apply".
         unchecked: Reward of an answer whose check ran out of time or memory; null for the same as
             ``incorrect``, .nan for "does not apply".
-        strict: Whether the names of variables matter (``x + 1`` is not ``y + 1``), and sets differ from tuples.
+        strict: Whether the names of variables matter (``x + 1`` is not ``y + 1``), and sets differ from
+            tuples.
         float_rounding: Number of decimal places to which decimal numbers are compared.
         timeout: Seconds that the check of one answer may take.
         workers: Most worker processes at a time, on each rank; they start when they are first needed.
@@ -132,8 +133,8 @@ class MathAnswer(RewardModel):
         gold = gold_texts(prompt.columns.get(self.column))
         if not gold:
             raise RewardError(
-                f"{self.name}: prompt {prompt.uid!r} has no answer in column {self.column!r}; its columns are "
-                f"{sorted(prompt.columns)}. Set column= to the one with the answer, or fill it in."
+                f"{self.name}: prompt {prompt.uid!r} has no answer in column {self.column!r}; its columns "
+                f"are {sorted(prompt.columns)}. Set column= to the one with the answer, or fill it in."
             )
         return gold
 
@@ -153,11 +154,13 @@ class MathAnswer(RewardModel):
         why = {
             "timeout": f"math-verify did not read it within {self.timeout:g} seconds (timeout=)",
             "crash": f"reading it took more than {self.memory_mb} MB (memory_mb=), or its worker was killed",
-        }.get(verdict, f"math-verify finds no answer in {[text[:200] for text in gold]}, as which it was read")
+        }.get(
+            verdict, f"math-verify finds no answer in {[text[:200] for text in gold]}, as which it was read"
+        )
         return (
-            f"{self.name}: column {self.column!r} of prompt {prompt.uid!r} is {shown}, which is no right answer "
-            f"to compare with: {why}. Write it in LaTeX, such as $\\frac{{1}}{{2}}$, or use ExactMatch for "
-            "answers that are not mathematics."
+            f"{self.name}: column {self.column!r} of prompt {prompt.uid!r} is {shown}, which is no right "
+            f"answer to compare with: {why}. Write it in LaTeX, such as $\\frac{{1}}{{2}}$, or use ExactMatch "
+            "for answers that are not mathematics."
         )
 
     def _rewards(self, verdicts: list[str]) -> Rewards:
@@ -187,7 +190,9 @@ def _by_verdict(
     }
     for name, value in rewards.items():
         if math.isinf(value):
-            raise ValueError(f"MathAnswer: {name} is {value!r}; it must be finite, or .nan for no reward at all.")
+            raise ValueError(
+                f"MathAnswer: {name} is {value!r}; it must be finite, or .nan for no reward at all."
+            )
     return {
         "correct": rewards["correct"],
         "wrong": rewards["incorrect"],

@@ -22,7 +22,7 @@ Process = subprocess.Popen[bytes]
 
 
 class Exchange(NamedTuple):
-    """One line sent and one received; ``line`` is empty if the process ended first, ``late`` if it was killed."""
+    """What came back: ``line``, empty if the process ended first; ``late`` if it was killed for its time."""
 
     line: bytes
     late: bool

@@ -1,0 +1,131 @@
+"""Attention over a packed forest inside any Hugging Face model, through its attention interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from lgrpo_lightning.policy.tree_plan import TreePlan
+
+PREFIX = "lgrpo_"
+KERNELS = ("sdpa", "flash_attention_2", "flash_attention_3")
+"""Attention implementations that a tree-capable model may use outside the tree."""
+
+
+def tree_capable(implementation: str) -> str:
+    """The name of ``implementation`` that also takes a ``tree_plan``; registered with transformers on first use.
+
+    Without a plan it is the implementation itself. The plan is an argument of the model's forward, so that
+    gradient checkpointing passes it on when it recomputes.
+    """
+    if implementation not in KERNELS:
+        return implementation
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    name = PREFIX + implementation
+    plain: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[implementation]
+
+    def attention(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Any]:
+        plan: TreePlan | None = kwargs.pop("tree_plan", None)
+        if plan is None:
+            return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+        kernel = flex_tree_attention if query.is_cuda else segment_tree_attention
+        out = kernel(query, key, value, plan, scale=kwargs.get("scaling"), window=kwargs.get("sliding_window"))
+        return out, None
+
+    ALL_ATTENTION_FUNCTIONS.register(name, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
+    return name
+
+
+def segment_tree_attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, *, scale: float | None, window: int | None
+) -> Tensor:
+    """Each segment against its path and itself.
+
+    Args:
+        query: ``[1, heads, L, D]``; key and value may have fewer heads.
+        scale: Of the scores; None is ``1 / sqrt(D)``.
+        window: Keys further than this above a query, in depth, are not read.
+
+    Returns:
+        ``[1, L, heads, D]``.
+    """
+    outputs = []
+    for block in plan.blocks:
+        rows, length = block.query.shape
+        causal = block.causal and window is None
+        out = scaled_dot_product_attention(
+            _picked(query, block.query),
+            _picked(key, block.key),
+            _picked(value, block.key),
+            attn_mask=None if causal else block.mask(window, query.dtype),
+            is_causal=causal,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        outputs.append(out.transpose(1, 2).reshape(rows * length, *out.shape[1::2]))
+    return torch.cat(outputs).index_select(0, plan.restore)[None]
+
+
+def _picked(states: Tensor, positions: Tensor) -> Tensor:
+    """``[1, heads, L, D]`` at ``positions`` ``[B, n]`` → ``[B, heads, n, D]``. index_select: a deterministic backward."""
+    heads, width = states.shape[1], states.shape[3]
+    picked = states[0].index_select(1, positions.flatten())
+    return picked.view(heads, *positions.shape, width).transpose(0, 1)
+
+
+def flex_tree_attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, *, scale: float | None, window: int | None
+) -> Tensor:
+    """The whole forest in one FlexAttention call with a block-sparse mask; for CUDA.
+
+    Arguments and result are those of ``segment_tree_attention``.
+    """
+    kernel = _compiled_flex() if query.is_cuda else _flex()
+    out = kernel(
+        query,
+        key,
+        value,
+        block_mask=_block_mask(plan, window),
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return out.transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def _block_mask(plan: TreePlan, window: int | None) -> Any:
+    """FlexAttention's mask of the forest; built once a plan and window."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    cached: dict[int | None, Any] = plan.__dict__.setdefault("_block_masks", {})
+    if window not in cached:
+        ends, depth = plan.subtree_end, plan.depth
+
+        def reads(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            ancestor = (k <= q) & (q < ends[k])
+            return ancestor if window is None else ancestor & (depth[q] - depth[k] < window)
+
+        length = len(ends)
+        cached[window] = create_block_mask(reads, None, None, length, length, device=ends.device)
+    return cached[window]
+
+
+def _flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention
+
+
+@cache
+def _compiled_flex() -> Any:
+    """Compiled once, for all lengths."""
+    return torch.compile(_flex(), dynamic=True)

@@ -1,0 +1,71 @@
+"""Completions laid out as a forest: every distinct token of a prompt and its completions once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lgrpo_lightning.policy.layout import Layout, Tokens
+from lgrpo_lightning.policy.tree_plan import Segment, TreePlan, tree_plan, tree_segments
+from lgrpo_lightning.process_tree import Trie
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeLayout(Layout):
+    """A packed forest ``[1, L]``; ``position_ids`` are depths, ``gather`` leads each (row, token) to its trie node.
+
+    The score of a node is predicted by its parent's hidden state. Gathering scores from nodes to rows gives the
+    matrix of the padded layout, and its backward adds up what the members of a node contribute.
+    """
+
+    plan: TreePlan
+
+    @property
+    def model_arguments(self) -> dict[str, object]:
+        """The plan; a 4-D mask keeps transformers from building one of its own."""
+        return {"attention_mask": torch.zeros(1, 1, 1, 1, device=self.input_ids.device), "tree_plan": self.plan}
+
+
+def rows_by_prompt(prompts: Sequence[Tokens]) -> list[list[int]]:
+    """Rows with the same prompt, in order of appearance."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        found.setdefault(tuple(prompt), []).append(row)
+    return list(found.values())
+
+
+def tree_layout(
+    prompts: Sequence[Tokens], completions: Sequence[Tokens], *, device: torch.device | str = "cpu"
+) -> TreeLayout:
+    """One tree per distinct prompt, one after the other."""
+    width = max(len(c) for c in completions)
+    gather = torch.full((len(prompts), width), -1, dtype=torch.long)
+    ids, depths, ends, predictors, targets = [], [], [], [], []
+    segments: list[Segment] = []
+    offset = nodes = 0
+    for rows in rows_by_prompt(prompts):
+        prompt = torch.tensor(list(prompts[rows[0]]))
+        trie = Trie.from_sequences([completions[i] for i in rows])
+        size, first = len(prompt), offset + len(prompt)
+        total = size + len(trie)
+        ids += [prompt, trie.ids]
+        depths += [torch.arange(size), size + trie.depths]
+        ends += [torch.full((size,), offset + total), first + trie.subtree_end]
+        predictors.append(torch.where(trie.parents < 0, first - 1, first + trie.parents))
+        targets.append(trie.ids)
+        span = trie.node_ids.shape[1]
+        gather[torch.tensor(rows), :span] = torch.where(trie.node_ids < 0, -1, trie.node_ids + nodes)
+        segments += tree_segments(size, trie, offset)
+        offset, nodes = offset + total, nodes + len(trie)
+    depth = torch.cat(depths)
+    return TreeLayout(
+        input_ids=torch.cat(ids)[None].to(device),
+        position_ids=depth[None].to(device),
+        attention_mask=None,
+        predictors=torch.cat(predictors).to(device),
+        targets=torch.cat(targets).to(device),
+        gather=torch.where(gather < 0, nodes, gather).to(device),
+        plan=tree_plan(segments, depth, torch.cat(ends), device),
+    )

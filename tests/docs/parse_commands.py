@@ -1,0 +1,58 @@
+"""Runs as a process of its own: parses command lines and builds configurations, which come as JSON on stdin.
+
+Each task is ``{"id", "folder", "argv"}`` or ``{"id", "folder", "config"}``; printed is ``{id: error or ""}``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
+
+from lgrpo_lightning import cli, registry
+from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.commands.run import TRAINER_DEFAULTS, RunCLI
+from lgrpo_lightning.datamodule import PromptDataModule
+from lgrpo_lightning.module import GRPOModule
+
+
+def parsed(argv: list[str]) -> int | str | None:
+    """The exit status of ``lgrpo`` with these words; a run only prints its configuration."""
+    runs = argv[0] in ("fit", "validate", "test", "predict") and "--help" not in argv
+    return cli.main([*argv, "--print_config"] if runs else argv)
+
+
+def built(config: str) -> None:
+    """Make trainer, module and data module of a configuration."""
+    RunCLI(
+        GRPOModule,
+        PromptDataModule,
+        args=["--config", config, "--trainer.accelerator=cpu"],
+        run=False,
+        save_config_callback=None,
+        seed_everything_default=0,
+        trainer_defaults=TRAINER_DEFAULTS,
+    )
+
+
+def outcome(task: dict[str, Any]) -> str:
+    """Empty where all went well, else what was said."""
+    os.chdir(task["folder"])
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), redirect_stdout(io.StringIO()):
+            status = built(task["config"]) if "config" in task else parsed(task["argv"])
+    except SystemExit as stop:
+        status = stop.code
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return f"status {status}: {said.getvalue()}" if status else ""
+
+
+if __name__ == "__main__":
+    quieten()
+    registry.components()
+    print(json.dumps({task["id"]: outcome(task) for task in json.load(sys.stdin)}))

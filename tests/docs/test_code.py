@@ -1,0 +1,81 @@
+"""The Python code of README and docs runs.
+
+The blocks of a page run one after the other, in one process and an empty folder; a block with a title is written
+to that file first. Numbers that would take minutes are replaced: see ``SHORTER``.
+"""
+
+import doctest
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tests.docs.markdown import PAGES, ROOT, blocks
+from tests.runs import CONFIG, lgrpo, train_metrics
+
+SHORTER = {"max_steps=150": "max_steps=2", "count=200": "count=4"}
+"""What is replaced in the code of the docs so that it runs in seconds."""
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+WITH_SESSIONS = [page for page in PAGES if blocks(page, "pycon")]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def run_page(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the blocks of ``page`` in ``folder``; line numbers of errors are those of the page."""
+    lines: list[str] = []
+    for block in blocks(page, "python"):
+        if block.title:
+            (folder / block.title).write_text(block.text)
+        else:
+            lines += [""] * (block.line - len(lines)) + block.text.splitlines()
+    script = "\n".join(lines) + "\n"
+    for long, short in SHORTER.items():
+        script = script.replace(long, short)
+    (folder / f"{page.stem}_page.py").write_text(script)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, f"{page.stem}_page.py"]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("page", [p for p in WITH_PYTHON if p.name != "README.md"], ids=name)
+def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    run = run_page(page, tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("page", WITH_SESSIONS, ids=name)
+def test_sessions_print_what_they_show(page: Path) -> None:
+    code = "".join(block.text for block in blocks(page, "pycon"))
+    test = doctest.DocTestParser().get_doctest(code, {}, name(page), name(page), 0)
+    report: list[str] = []
+    result = doctest.DocTestRunner().run(test, out=report.append)
+    assert result.attempted > 5
+    assert not result.failed, "".join(report)
+
+
+def test_the_readmes_python_is_the_same_run_as_the_quickstart(tmp_path: Path) -> None:
+    run = run_page(ROOT / "README.md", tmp_path)
+    assert run.returncode == 0, run.stderr
+    every = ("data__prompts_per_step", "model__group_size", "model__sampling__max_new_tokens")
+    unchanged = dict.fromkeys(
+        (*every, "data__train__init_args__count", "model__schedule__warmup_steps", "model__validation__k")
+    )
+    root = tmp_path / "yaml"
+    assert lgrpo("fit", root, trainer__max_steps=2, trainer__val_check_interval=50, **unchanged) == 0
+    yaml, python = train_metrics(root), train_metrics(tmp_path / "runs" / "python")
+    names = ["reward", "loss", "grad_norm", "entropy", "learning_rate", "completions/mean_length"]
+    pandas.testing.assert_frame_equal(yaml[names], python[names], rtol=1e-4)
+
+
+def test_few_blocks_do_not_run() -> None:
+    """``no-run`` is for what needs a finished run or a download."""
+    text = "".join(page.read_text() for page in PAGES)
+    assert text.count("no-run") <= 2
+    assert CONFIG.exists()

@@ -1,0 +1,141 @@
+"""Every YAML block of README and docs builds, every ``lgrpo`` line parses, the packages they show install."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.docs.markdown import PAGES, ROOT, Block, blocks
+
+YAML = [block for page in PAGES for block in blocks(page, "yaml")]
+SHELL = [block for page in PAGES for block in blocks(page, "bash")]
+PACKAGES = [ROOT / "plugins" / "lgrpo-length-reward"]
+TOP = {"seed_everything", "trainer", "model", "data", "ckpt_path"}
+
+
+def lines(block: Block) -> list[str]:
+    """The commands of a block, those that go on over several lines joined."""
+    return [
+        x.strip() for x in block.text.replace("\\\n", " ").splitlines() if x.strip() and not x.startswith("#")
+    ]
+
+
+def words(line: str) -> list[str] | None:
+    """The words after ``lgrpo`` in a line, also behind ``&&``."""
+    _, found, rest = f" {line}".rpartition(" lgrpo ")
+    return shlex.split(rest, comments=True) if found else None
+
+
+COMMANDS = [
+    pytest.param(block.id, argv, id=f"{block.id} {' '.join(argv)}")
+    for block in SHELL
+    for line in lines(block)
+    if (argv := words(line))
+]
+
+
+def installed(site: Path, work: Path) -> None:
+    """Install the plug-ins that README and docs show, and the template, into ``site``."""
+    sources = list(PACKAGES)
+    for page in PAGES:
+        files = [b for b in blocks(page) if b.title]
+        if any(b.title == "pyproject.toml" for b in files):
+            folder = work / f"package-{page.stem}"
+            folder.mkdir()
+            for block in files:
+                (folder / str(block.title)).write_text(block.text)
+            sources.append(folder)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "-q", "--target", str(site)]
+    copies = [
+        shutil.copytree(
+            source, work / "copies" / source.name, ignore=shutil.ignore_patterns("build", "*.egg-info")
+        )
+        for source in sources
+    ]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *map(str, copies)], check=True)
+
+
+def workplace(page: Path, work: Path) -> Path:
+    """A folder as a reader of ``page`` has it: the configurations, the quickstart's run, the files of the page."""
+    folder = work / f"page-{page.parent.name}-{page.stem}"
+    if not folder.exists():
+        (folder / "runs" / "quickstart").mkdir(parents=True)
+        (folder / "configs").symlink_to(ROOT / "configs")
+        (folder / "runs" / "quickstart" / "config.yaml").symlink_to(ROOT / "configs" / "quickstart.yaml")
+        for block in blocks(page, "python"):
+            if block.title:
+                (folder / block.title).write_text(block.text)
+    return folder
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that names no reward with one, as every run needs one."""
+    return {**config, "model": {"reward_model": "ExactMatch", **config.get("model", {})}}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What became of every block and command, all tried in one process with the plug-ins installed."""
+    work = tmp_path_factory.mktemp("commands")
+    installed(work / "site", work)
+    tasks: list[dict[str, Any]] = []
+    for block in YAML:
+        folder = workplace(block.page, work)
+        path = folder / f"block-{block.line}.yaml"
+        path.write_text(yaml.safe_dump(completed(yaml.safe_load(block.text))))
+        tasks.append({"id": block.id, "folder": str(folder), "config": str(path)})
+    for command in COMMANDS:
+        where, argv = command.values
+        page = next(p for p in PAGES if str(where).startswith(f"{p.relative_to(ROOT)}:"))
+        tasks.append({"id": str(command.id), "folder": str(workplace(page, work)), "argv": argv})
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(work / "site"), str(ROOT)]),
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.docs.parse_commands"],
+        input=json.dumps(tasks),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr
+    found: dict[str, str] = json.loads(run.stdout)
+    return found
+
+
+@pytest.mark.parametrize("block", YAML, ids=lambda b: b.id)
+def test_the_configuration_builds(block: Block, outcomes: dict[str, str]) -> None:
+    assert set(yaml.safe_load(block.text)) <= TOP
+    assert outcomes[block.id] == ""
+
+
+@pytest.mark.parametrize(("where", "argv"), COMMANDS)
+def test_the_command_parses(
+    where: str, argv: list[str], outcomes: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    assert outcomes[request.node.callspec.id] == ""
+
+
+def test_the_other_commands_are_known_ones() -> None:
+    """No command in the docs that nobody tries."""
+    known = r"(pip|python|pytest|ruff|mypy|lint-imports|pre-commit|mkdocs)\b"
+    for block in SHELL:
+        for line in lines(block):
+            assert words(line) or re.match(known, line), f"{block.id}: {line}"
+
+
+def test_the_readmes_two_commands_stand_alone() -> None:
+    """Continuous integration takes them from there."""
+    first, second = (block.text.strip() for block in SHELL if block.page.name == "README.md")
+    assert first == "pip install -e . && lgrpo fit --config configs/quickstart.yaml"
+    assert second == 'pip install -e ".[test]" && pytest'

@@ -1,0 +1,48 @@
+"""Every relative link leads somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.markdown import PAGES, ROOT, anchor, headings, prose
+
+LINKS = [
+    pytest.param(page, target, id=f"{page.relative_to(ROOT)}-{target}")
+    for page in PAGES
+    for target in dict.fromkeys(re.findall(r"\]\(([^)\s]+)\)", prose(page)))
+    if not re.match(r"https?:", target)
+]
+
+
+@pytest.mark.parametrize(("page", "target"), LINKS)
+def test_the_link_leads_somewhere(page: Path, target: str) -> None:
+    path, _, fragment = target.partition("#")
+    file = (page.parent / path).resolve() if path else page
+    assert file.exists(), f"{target} is not there"
+    if page.is_relative_to(ROOT / "docs"):
+        assert file.is_relative_to(ROOT / "docs"), f"{target} leads out of the site"
+    if fragment:
+        assert fragment in [anchor(h) for h in headings(file)], f"{file.name} has no heading for #{fragment}"
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    site = (ROOT / "docs" / "mkdocs.yml").read_text()
+    for page in PAGES:
+        if page.is_relative_to(ROOT / "docs"):
+            assert f": {page.relative_to(ROOT / 'docs')}" in site
+
+
+def test_links_to_the_web_are_few_and_known() -> None:
+    """Nothing but papers and the standards that the changelog names."""
+    for page in PAGES:
+        for url in re.findall(r"\]\((https?:[^)\s]+)\)", prose(page)):
+            assert url.startswith(
+                ("https://arxiv.org/abs/", "https://keepachangelog.com", "https://semver.org")
+            ), url
+
+
+def test_the_drawn_tree_is_the_one_that_the_script_draws() -> None:
+    namespace: dict[str, object] = {"__file__": str(ROOT / "docs" / "draw_tree.py"), "__name__": "draw_tree"}
+    exec((ROOT / "docs" / "draw_tree.py").read_text(), namespace)
+    assert namespace["svg"]() == (ROOT / "docs" / "images" / "process_tree.svg").read_text()  # type: ignore[operator]

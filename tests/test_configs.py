@@ -1,0 +1,74 @@
+"""Every shipped configuration: its command stands in its first line, it parses, and it runs a step where it can."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lgrpo_lightning import cli
+from lgrpo_lightning.policy import PolicyConfig
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+STAND_IN: dict[str, str] = {}
+"""Configuration → why a tiny model takes the place of its own: a name in it has to be downloaded."""
+
+CANNOT_RUN: dict[str, str] = {}
+"""Configuration → why it only parses here."""
+
+SMALL = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+
+
+def words(config: Path) -> list[str]:
+    """The command in the first line of a configuration, without ``lgrpo``."""
+    first = config.read_text().splitlines()[0]
+    assert re.match(r"# lgrpo (fit|validate|test|predict) ", first), f"{config.name} begins with {first!r}"
+    return shlex.split(first.removeprefix("# lgrpo "))
+
+
+def downloads(config: Path) -> bool:
+    """Whether the model is neither in the package nor a folder that is there."""
+    path = yaml.safe_load(config.read_text())["model"].get("policy", {}).get("path", PolicyConfig().path)
+    return not path.startswith("lgrpo:") and not Path(path).is_dir()
+
+
+def test_there_are_configurations() -> None:
+    assert "quickstart.yaml" in [c.name for c in CONFIGS]
+    assert {*STAND_IN, *CANNOT_RUN} <= {c.name for c in CONFIGS}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_its_command_stands_in_its_first_line_and_parses(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent.parent)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words(config), "--print_config"])
+    shown = capsys.readouterr()
+    assert stop.value.code in (0, None), shown.err
+    assert str(config.relative_to(config.parent.parent)) in words(config)
+    complete: dict[str, Any] = yaml.safe_load(shown.out)
+    assert complete["trainer"]["default_root_dir"].startswith("runs/")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_it_runs_a_step(
+    config: Path,
+    tmp_path: Path,
+    model_folder: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if reason := CANNOT_RUN.get(config.name):
+        pytest.skip(reason)
+    monkeypatch.chdir(config.parent.parent)
+    flags = [*SMALL, f"--trainer.default_root_dir={tmp_path}"]
+    if downloads(config):
+        assert config.name in STAND_IN, f"{config.name} needs a download: give the reason in STAND_IN"
+        flags += [f"--model.policy.path={model_folder('llama')}"]
+    status = cli.main([*words(config), *flags])
+    assert status == 0, capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))  # fast_dev_run leaves nothing
