@@ -38,7 +38,7 @@ _HOME = {
     "hookimpl": "hookspecs",
 }
 
-__all__ = [  # noqa: PLE0604 - the keys above, spelt out for type checkers
+__all__ = [
     "AdvantageEstimator",
     "Credit",
     "GRPOModule",

@@ -123,8 +123,8 @@ class PromptDataModule(LightningDataModule):
         for which in STAGES[stage]:
             if not self.sources[which] and (stage, which) != ("fit", "validation"):
                 raise ValueError(
-                    f"data.{which} is not set, and `lgrpo {stage}` needs it: a path, or a prompt source "
-                    "such as ArithmeticTasks."
+                    f"data.{which} is not set, and `lgrpo {getattr(stage, 'value', stage)}` needs it: a path, "
+                    "or a prompt source such as ArithmeticTasks."
                 )
             self.prompts[which] = {name: self._encoded(name, s) for name, s in self.sources[which].items()}
         if stage == "fit":
@@ -207,7 +207,13 @@ class PromptDataModule(LightningDataModule):
             chat_template_kwargs=self.chat_template_kwargs,
         )
         rows = source.rows()
-        check_columns(rows, getattr(module, "required_columns", ()), origin=origin)
+        readers = getattr(getattr(module, "reward_model", None), "models", ())
+        check_columns(
+            rows,
+            getattr(module, "required_columns", ()),
+            origin=origin,
+            readers={column: model.name for model in readers for column in model.columns},
+        )
         prompts = encoder.encode(rows, name=name, origin=origin)
         if dropped := len(rows) - len(prompts):
             rank_zero_warn(

@@ -1,4 +1,4 @@
-"""Every shipped configuration: its command stands in its first line, it parses, and it runs a step where it can."""
+"""Every shipped configuration has its command in its first line, parses, and runs a step where it can."""
 
 import re
 import shlex

@@ -34,6 +34,8 @@ class ExportModel(Callback):
         if done % self.every_n_rollouts or not trainer.is_global_zero:
             return
         module: Any = pl_module
-        policy = module.policy if self.adapter or not module.policy.config.lora else copy.deepcopy(module.policy)
+        policy = (
+            module.policy if self.adapter or not module.policy.config.lora else copy.deepcopy(module.policy)
+        )
         out = Path(trainer.default_root_dir) / "exports" / f"rollout-{done:06d}"
         export(policy, module.tokenizer, out, adapter=self.adapter)

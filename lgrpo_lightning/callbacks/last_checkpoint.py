@@ -50,17 +50,19 @@ class LastCheckpoint(ModelCheckpoint):
         self._start = 0  # rollouts done before this fit
         self._written = -1  # rollouts done in the checkpoint on disk, -1: none of this run
         self._held: HeldState | None = None  # the state after the rollout before
+        self._training = False  # whether this fit got as far as its first rollout
         self._in_epoch = False  # past an epoch's end the loops' state no longer continues it exactly
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the folder."""
+        self._training = False
         self._file(trainer)
         super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear what an earlier run left unfinished, and keep what it finished."""
         self._start, self._written = rollouts_done(pl_module), -1
-        self._held, self._in_epoch = None, False
+        self._held, self._in_epoch, self._training = None, False, True
         if trainer.is_global_zero and not dry_run(trainer):
             file = self._file(trainer)
             if file.clear_partial():
@@ -103,7 +105,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the state before the rollout that was cut short, if the weights are still those."""
-        if trainer.state.fn != TrainerFn.FITTING or dry_run(trainer):
+        if trainer.state.fn != TrainerFn.FITTING or dry_run(trainer) or not self._training:
             return
         if self.save_on_exception and sharded(trainer) and isinstance(exception, SIGTERMException):
             self._hold(trainer, rollouts_done(pl_module), True)  # raised on all ranks, between two rollouts
@@ -113,7 +115,8 @@ class LastCheckpoint(ModelCheckpoint):
         last, done, saved = self._file(trainer).last, rollouts_done(pl_module), "nothing new is saved"
         if self._written > 0:
             saved = f"the state after {self._written} is in {shown(last)}"
-        say(trainer, f"{type(exception).__name__} ended the run after {done} whole rollouts; {saved}.")
+        rollouts = "1 whole rollout" if done == 1 else f"{done} whole rollouts"
+        say(trainer, f"{type(exception).__name__} ended the run after {rollouts}; {saved}.")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the state."""

@@ -15,9 +15,13 @@ from lgrpo_lightning.run_folder import CHECKPOINTS, CONFIG, LAST_CHECKPOINT, sho
 def main(argv: Sequence[str]) -> int:
     """Export what ``argv`` asks for."""
     parser = argparse.ArgumentParser(prog="lgrpo export", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
-    parser.add_argument("--checkpoint", default=None, help="file in checkpoints/, or a path; default last.ckpt")
+    parser.add_argument(
+        "--checkpoint", default=None, help="file in checkpoints/, or a path; default last.ckpt"
+    )
     parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, not merged")
     options = parser.parse_args(list(argv)[1:])
     quieten()
@@ -70,7 +74,9 @@ def run_policy_config(run: Path) -> Any:
     from lgrpo_lightning.policy.lora import Lora
 
     if not (run / CONFIG).is_file():
-        raise FileNotFoundError(f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named.")
+        raise FileNotFoundError(
+            f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named."
+        )
     options = yaml.safe_load((run / CONFIG).read_text())["model"]["policy"]
     lora = options.pop("lora", None)
     return PolicyConfig(**options, lora=Lora(**lora) if lora else None)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lgrpo_lightning import registry
 from lgrpo_lightning.callbacks import complete_trainer
-from lgrpo_lightning.commands.messages import explained, report
+from lgrpo_lightning.commands.explanations import explained
+from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.commands.written import Entry, entries
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule
+from lgrpo_lightning.run_folder import CHECKPOINTS
+from lgrpo_lightning.training import settings
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
@@ -27,14 +32,31 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 """Where a run of rollouts wants something else than Lightning's own defaults."""
 
 
+COMPONENTS = {
+    "model.sampler": "TransformersSampler",
+    "model.segmenter": "TokenPrefixSegmenter",
+    "model.advantage_estimator": "LambdaGRPO",
+    "model.optimizer": "torch.optim.AdamW",
+}
+"""The components a run gets by default; named here so that ``config.yaml`` and ``--help`` show them."""
+
+
+class RefusedError(Exception):
+    """The parser does not understand the configuration."""
+
+
 class ArgumentParser(LightningArgumentParser):
-    """Explains names that do not resolve and keys that do not exist."""
+    """Leaves its errors to ``RunCLI``, and takes a string of the data for a path, never for more configuration."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong and what is possible; exit with status 2."""
-        keys = [action.dest for action in self._actions]
-        print(f"lgrpo: {explained(str(ex) if ex else message, keys)}", file=sys.stderr)
-        sys.exit(2)
+        """Raise what is wrong."""
+        raise RefusedError(str(ex) if ex else message) from ex
+
+    def add_class_arguments(self, theclass: type, nested_key: str | None = None, **options: Any) -> Any:
+        """Add the options of a class; a file of prompts that exists must not be read as YAML."""
+        if nested_key == "data":
+            options["sub_configs"] = False
+        return super().add_class_arguments(theclass, nested_key, **options)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -45,8 +67,6 @@ class SaveRunConfig(SaveConfigCallback):
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.is_global_zero:
-            from pathlib import Path
-
             root = Path(trainer.default_root_dir)
             root.mkdir(parents=True, exist_ok=True)
             self.parser.save(
@@ -59,21 +79,40 @@ class RunCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Show the components a run gets by default."""
-        parser.set_defaults(
-            {
-                "model.sampler": {"class_path": "TransformersSampler"},
-                "model.segmenter": {"class_path": "TokenPrefixSegmenter"},
-                "model.advantage_estimator": {"class_path": "LambdaGRPO"},
-                "model.optimizer": {
-                    "class_path": "torch.optim.AdamW",
-                    "init_args": {"lr": 1e-6, "weight_decay": 0.0},
-                },
-            }
-        )
+        defaults: dict[str, Any] = {key: {"class_path": name} for key, name in COMPONENTS.items()}
+        defaults["model.optimizer"]["init_args"] = {"lr": 1e-6, "weight_decay": 0.0}
+        parser.set_defaults(defaults)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, or say what is wrong, where, and what is possible.
+
+        Raises:
+            ValueError: The configuration has a key, name or value that is not possible.
+            FileNotFoundError: A configuration file or checkpoint is not there.
+        """
+        defaults = [Entry(key=key, value=name, place="") for key, name in COMPONENTS.items()]
+        written = defaults + entries(args[1:])
+        try:
+            super().parse_arguments(parser, args)
+        except RefusedError as refused:
+            command: Any = self._subcommand_parsers.get(args[0], parser)
+            keys = [action.dest for action in command._actions]
+            raise ValueError(explained(str(refused), written, keys)) from refused
+        command_options = self.config[self.config.subcommand]
+        check_checkpoint(command_options.get("ckpt_path"), command_options.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer with what a run needs, before ``--ckpt_path last`` is looked up."""
-        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        """The trainer with what a run needs, before ``--ckpt_path last`` is looked up.
+
+        Raises:
+            ValueError: The Trainer cannot be built from its options.
+        """
+        options = self._get(self.config_init, "trainer")
+        settings.check_machine(options.get("strategy"), options.get("accelerator"))
+        try:
+            trainer: Trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise ValueError(f"The Trainer refuses its options (trainer.*): {error}") from error
         complete_trainer(trainer)
         return trainer
 
@@ -83,6 +122,23 @@ class RunCLI(LightningCLI):
         parser = ArgumentParser(**kwargs)
         parser.add_argument("-c", "--config", action="config", help="Path to a configuration file (YAML).")
         return parser
+
+
+def check_checkpoint(path: str | None, root: str | None) -> None:
+    """Refuse a checkpoint that is not there, with those that are.
+
+    Raises:
+        FileNotFoundError: ``path`` is no keyword of Lightning's, such as "last", and nothing is there.
+    """
+    if path is None or path in ("last", "best", "hpc") or "://" in path or Path(path).exists():
+        return
+    folder = Path(root or ".") / CHECKPOINTS
+    found = sorted(str(p) for p in folder.glob("*.ckpt"))
+    there = f"In this run's folder: {', '.join(found)}" if found else f"{folder} holds none"
+    raise FileNotFoundError(
+        f"--ckpt_path: there is no checkpoint {path} (looked in {Path.cwd()}). {there}; `--ckpt_path last` "
+        "takes the last one."
+    )
 
 
 def main(argv: Sequence[str]) -> int:

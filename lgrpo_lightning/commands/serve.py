@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("-c", "--config", required=True, help="the run's configuration (YAML): model and engine")
+    made.add_argument(
+        "-c", "--config", required=True, help="the run's configuration (YAML): model and engine"
+    )
     made.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     made.add_argument("--port", type=int, default=8000, help="default: 8000")
     made.add_argument("--dry_run", action="store_true", help="print the server's command and stop")

@@ -145,8 +145,20 @@ def _checked_messages(prompt: Any, where: str) -> list[Message]:
     return list(prompt)
 
 
-def check_columns(rows: Sequence[Mapping[str, Any]], required: Sequence[str], *, origin: str) -> None:
+def check_columns(
+    rows: Sequence[Mapping[str, Any]],
+    required: Sequence[str],
+    *,
+    origin: str,
+    readers: Mapping[str, str] | None = None,
+) -> None:
     """Refuse rows without a column that a reward reads.
+
+    Args:
+        rows: The data.
+        required: The columns.
+        origin: What to call the rows.
+        readers: Column → the reward that reads it, where that is known.
 
     Raises:
         ValueError: Names the column, the first row without it, and the columns there are.
@@ -154,7 +166,9 @@ def check_columns(rows: Sequence[Mapping[str, Any]], required: Sequence[str], *,
     for number, row in enumerate(rows):
         for column in required:
             if column not in row:
+                reader = (readers or {}).get(column)
+                needs = f"the reward {reader!r} needs" if reader else "the rewards need"
                 raise ValueError(
-                    f"{origin}, row {number} (from 0): the rewards need a column {column!r}; the columns "
-                    f"are {', '.join(map(repr, row)) or 'none'}. Add it, or let the reward read another."
+                    f"{origin}, row {number} (from 0): {needs} a column {column!r}; the columns are "
+                    f"{', '.join(map(repr, row)) or 'none'}. Add it, or let the reward read another."
                 )

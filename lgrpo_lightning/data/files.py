@@ -91,12 +91,17 @@ class PromptFile(PromptSource):
 def read_jsonl(path: Path, prompt_column: str) -> Rows:
     """One JSON object a line; blank lines are skipped."""
     rows = []
-    with path.open(encoding="utf-8-sig") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: not UTF-8 (byte {line[error.start]:#04x} at column "
+                    f"{error.start + 1}). Save the file as UTF-8."
+                ) from error
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}). "

@@ -38,7 +38,9 @@ def tree_capable(implementation: str) -> str:
         if plan is None:
             return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
         kernel = flex_tree_attention if query.is_cuda else segment_tree_attention
-        out = kernel(query, key, value, plan, scale=kwargs.get("scaling"), window=kwargs.get("sliding_window"))
+        out = kernel(
+            query, key, value, plan, scale=kwargs.get("scaling"), window=kwargs.get("sliding_window")
+        )
         return out, None
 
     ALL_ATTENTION_FUNCTIONS.register(name, attention)
@@ -77,7 +79,7 @@ def segment_tree_attention(
 
 
 def _picked(states: Tensor, positions: Tensor) -> Tensor:
-    """``[1, heads, L, D]`` at ``positions`` ``[B, n]`` → ``[B, heads, n, D]``. index_select: a deterministic backward."""
+    """``[1, heads, L, D]`` at ``positions`` ``[B, n]`` → ``[B, heads, n, D]``, with a deterministic backward."""
     heads, width = states.shape[1], states.shape[3]
     picked = states[0].index_select(1, positions.flatten())
     return picked.view(heads, *positions.shape, width).transpose(0, 1)

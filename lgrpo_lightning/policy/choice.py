@@ -41,7 +41,12 @@ class Choice:
 
 
 def choice(
-    model: Any, wanted: str, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, unsupported: str | None
+    model: Any,
+    wanted: str,
+    prompts: Sequence[Tokens],
+    completions: Sequence[Tokens],
+    *,
+    unsupported: str | None,
 ) -> Choice:
     """The layout of a rollout batch.
 
@@ -62,14 +67,18 @@ def choice(
     gain = estimated_gain(model, prompts, completions, tree)
     counts = f"{tree:,} of {padded:,} tokens computed, an estimated {gain:.1f} times cheaper"
     if wanted == "auto" and gain < GAIN:
-        return Choice(layout="padded", computed=padded, padded=padded, reason=f"trees would gain little ({counts})")
+        return Choice(
+            layout="padded", computed=padded, padded=padded, reason=f"trees would gain little ({counts})"
+        )
     return Choice(layout="tree", computed=tree, padded=padded, reason=counts)
 
 
 def estimated_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], tree: int) -> float:
     """Cost of padded rows over that of trees, in multiply-adds of linear layers and attention."""
     config = model.config.get_text_config()
-    linear: int = sum(p.numel() for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name)
+    linear: int = sum(
+        p.numel() for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name
+    )
     width = config.num_hidden_layers * config.hidden_size  # of scores and values together, per query and key
     pairs_padded = sum((len(p) + len(c)) ** 2 for p, c in zip(prompts, completions, strict=True))
     distinct = {tuple(p) for p in prompts}

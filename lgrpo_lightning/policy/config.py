@@ -10,6 +10,10 @@ from lgrpo_lightning.policy.lora import Lora
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUILTIN = "lgrpo:"
+NOT_QUANTISED = (
+    "Quantised bases are not supported: their log-probs differ from those that an inference engine gives by "
+    "more than an update changes. Load the model in bfloat16 (policy.dtype)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if self.micro_batch_tokens < 1 or self.logprob_chunk_mb < 1:
             raise ValueError("policy.micro_batch_tokens and policy.logprob_chunk_mb must be at least 1.")
+        if quantised := sorted(k for k in self.model_kwargs if k.startswith(("load_in_", "quantization"))):
+            raise ValueError(f"policy.model_kwargs has {', '.join(quantised)}. {NOT_QUANTISED}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"policy.dropout is {self.dropout}; it must be at least 0 and below 1.")
 
@@ -75,6 +81,6 @@ def _resolved(path: str) -> str:
         return str(smollm2())
     folder = ASSETS / path.removeprefix(BUILTIN)
     if not (folder / "config.json").is_file():
-        known = sorted(BUILTIN + p.parent.name for p in ASSETS.glob("*/config.json")) + [f"{BUILTIN}smollm2"]
+        known = [*sorted(BUILTIN + p.parent.name for p in ASSETS.glob("*/config.json")), f"{BUILTIN}smollm2"]
         raise ValueError(f"policy.path is {path!r}; the models in this package are {', '.join(known)}.")
     return str(folder)

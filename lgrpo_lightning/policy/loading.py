@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lgrpo_lightning.policy.attention import tree_capable
-from lgrpo_lightning.policy.config import PolicyConfig
+from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
 
 
@@ -15,7 +19,10 @@ def load_config(config: PolicyConfig) -> Any:
     """The model's Hugging Face configuration, with the dropout of ``config``."""
     from transformers import AutoConfig
 
-    hf_config = AutoConfig.from_pretrained(config.resolved_path, revision=config.revision)
+    with _explained("policy.path", config.path, config.resolved_path):
+        hf_config = AutoConfig.from_pretrained(config.resolved_path, revision=config.revision)
+    if getattr(hf_config, "quantization_config", None) is not None:
+        raise ValueError(f"policy.path is {config.path!r}, which is quantised. {NOT_QUANTISED}")
     _set_dropout(hf_config, config.dropout)
     return hf_config
 
@@ -24,18 +31,15 @@ def load_model(config: PolicyConfig) -> Any:
     """The causal LM in training mode, gradient checkpointing as configured."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        config.resolved_path,
-        config=load_config(config),
-        revision=config.revision,
-        dtype=getattr(torch, config.dtype),
-        attn_implementation=tree_capable(config.attn_implementation),
-        **config.model_kwargs,
-    )
-    if getattr(model.config, "quantization_config", None) is not None:
-        raise ValueError(
-            f"{config.path!r} is quantised. Quantised bases are not supported: their log-probs differ from those "
-            "that an inference engine gives by more than an update changes. Load the model in bfloat16."
+    hf_config = load_config(config)
+    with _explained("policy.path", config.path, config.resolved_path):
+        model = AutoModelForCausalLM.from_pretrained(
+            config.resolved_path,
+            config=hf_config,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=tree_capable(config.attn_implementation),
+            **config.model_kwargs,
         )
     if config.lora:
         add_adapter(model, config.lora)
@@ -48,7 +52,9 @@ def load_tokenizer(config: PolicyConfig) -> Any:
     """The tokenizer; one without a pad token pads with its end of sequence (attention masks keep them apart)."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(config.resolved_tokenizer, revision=config.revision)
+    key, path = ("policy.tokenizer", config.tokenizer) if config.tokenizer else ("policy.path", config.path)
+    with _explained(key, path, config.resolved_tokenizer):
+        tokenizer = AutoTokenizer.from_pretrained(config.resolved_tokenizer, revision=config.revision)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -91,3 +97,43 @@ def _set_dropout(hf_config: Any, value: float) -> None:
     for name, old in list(vars(text).items()):
         if isinstance(old, float) and ("dropout" in name or name.endswith("_pdrop")):
             setattr(text, name, value)
+
+
+@contextmanager
+def _explained(key: str, path: str, resolved: str) -> Iterator[None]:
+    """Names the option behind what transformers refuses to load, and what is there instead.
+
+    Raises:
+        ValueError: With the key, its value and the reason.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"{key} is {path!r}: {_reason(resolved, error)}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        name = str(error).rpartition("argument")[2].strip()
+        raise ValueError(
+            f"policy.model_kwargs has {name}, which the model {path!r} does not take ({error}). It takes the "
+            "arguments of AutoModelForCausalLM.from_pretrained and the entries of the model's config.json."
+        ) from error
+
+
+def _reason(path: str, error: Exception) -> str:
+    """Why a model or tokenizer cannot be loaded from ``path``."""
+    folder, said = Path(path).expanduser(), str(error).strip().partition("\n")[0]
+    if not folder.exists():
+        offline = (
+            " (HF_HUB_OFFLINE is set: only its cache is searched)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        )
+        return (
+            f"there is no such folder (looked in {Path.cwd()}), and no model of that name can be loaded from the "
+            f"Hugging Face hub{offline}: {said} Give a folder with config.json, model.safetensors and "
+            "tokenizer.json, a name such as Qwen/Qwen2.5-0.5B-Instruct, or lgrpo:arithmetic."
+        )
+    needed = ("config.json", "tokenizer_config.json")
+    if folder.is_dir() and (missing := [name for name in needed if not (folder / name).is_file()]):
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
+        return f"this folder lacks {' and '.join(missing)}; in it: {there}."
+    return f"transformers refuses to load it: {said}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from lgrpo_lightning.policy.layout import Tokens
 from lgrpo_lightning.policy.tree_layout import rows_by_prompt
@@ -50,9 +51,9 @@ def tree_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> int
     """Distinct tokens of all trees: Σ P + U."""
     total = 0
     for rows in rows_by_prompt(prompts):
-        ordered = sorted((tuple(completions[i]) for i in rows))
+        ordered = sorted(tuple(completions[i]) for i in rows)
         total += len(prompts[rows[0]]) + len(ordered[0])
-        total += sum(len(b) - _shared(a, b) for a, b in zip(ordered, ordered[1:], strict=False))
+        total += sum(len(b) - _shared(a, b) for a, b in pairwise(ordered))
     return total
 
 

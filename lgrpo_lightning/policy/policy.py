@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lgrpo_lightning.functional.logprobs import chunked_logprobs
-from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.choice import Choice, LayoutName, choice, why_no_tree
+from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.head import backbone, head_logits, verify_head
 from lgrpo_lightning.policy.layout import Layout, Tokens, padded_layout
 from lgrpo_lightning.policy.loading import context_length, load_model
@@ -115,7 +115,9 @@ class Policy(nn.Module):
         return max(1, self.config.logprob_chunk_mb * 2**20 // (4 * vocabulary))
 
     @torch.no_grad()
-    def verify(self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float = 1.0) -> None:
+    def verify(
+        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float = 1.0
+    ) -> None:
         """Check once that the log-probs of one group are the model's own, and the same in both layouts.
 
         Raises:
@@ -125,7 +127,9 @@ class Policy(nn.Module):
             return
         was_training = self.model.training
         self.model.eval()
-        exact = next(self.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(self.device.type)
+        exact = next(self.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(
+            self.device.type
+        )
         ids = torch.tensor([[*prompts[0], *completions[0]][:32]], device=self.device)
         verify_head(self.model, ids, tolerance=1e-4 if exact else 3e-2)
         if self.layout == "tree":

@@ -25,7 +25,10 @@ class TreeLayout(Layout):
     @property
     def model_arguments(self) -> dict[str, object]:
         """The plan; a 4-D mask keeps transformers from building one of its own."""
-        return {"attention_mask": torch.zeros(1, 1, 1, 1, device=self.input_ids.device), "tree_plan": self.plan}
+        return {
+            "attention_mask": torch.zeros(1, 1, 1, 1, device=self.input_ids.device),
+            "tree_plan": self.plan,
+        }
 
 
 def rows_by_prompt(prompts: Sequence[Tokens]) -> list[list[int]]:

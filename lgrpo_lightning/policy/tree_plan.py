@@ -21,7 +21,7 @@ WASTE = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """Queries ``start … start + length`` of the packed sequence; ``keys`` are their path from the root, themselves last."""
+    """Queries ``start … start + length`` of the sequence; ``keys``: their path from the root, themselves last."""
 
     start: int
     length: int
@@ -94,7 +94,9 @@ def tree_segments(prompt_length: int, trie: Trie, offset: int) -> list[Segment]:
     return segments
 
 
-def tree_plan(segments: Sequence[Segment], depth: Tensor, subtree_end: Tensor, device: torch.device | str) -> TreePlan:
+def tree_plan(
+    segments: Sequence[Segment], depth: Tensor, subtree_end: Tensor, device: torch.device | str
+) -> TreePlan:
     """Batch the segments of a packed sequence."""
     blocks = [_block(batch) for batch in _batches(segments)]
     restore = torch.empty(len(depth), dtype=torch.long)
@@ -119,7 +121,7 @@ def tree_plan(segments: Sequence[Segment], depth: Tensor, subtree_end: Tensor, d
 def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:
     """Segments of like shape together: whole paths apart from those with a path above them."""
     batches: list[list[Segment]] = []
-    own = area = 0
+    own = 0
     for s in sorted(segments, key=lambda s: (s.length < len(s.keys), -len(s.keys), -s.length)):
         size = s.length * len(s.keys)
         if batches:
@@ -128,10 +130,10 @@ def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:
             alike = (last[0].length == len(last[0].keys)) == (s.length == len(s.keys))
             if alike and wide <= WASTE * (own + size):
                 last.append(s)
-                own, area = own + size, wide
+                own += size
                 continue
         batches.append([s])
-        own = area = size
+        own = size
     return batches
 
 
@@ -143,4 +145,6 @@ def _block(batch: list[Segment]) -> Block:
     for row, s in enumerate(batch):
         query[row, : s.length] = torch.arange(s.start, s.start + s.length)
         key[row, : len(s.keys)] = s.keys
-    return Block(query=query, key=key, depth=above[:, None] + torch.arange(longest), causal=bool((above == 0).all()))
+    return Block(
+        query=query, key=key, depth=above[:, None] + torch.arange(longest), causal=bool((above == 0).all())
+    )

@@ -128,8 +128,10 @@ def _finder(extract: str) -> Callable[[str], str | None]:
         pattern = re.compile(extract, re.DOTALL)
     except re.error as error:
         raise ValueError(
-            f"extract is {extract!r}, which is no valid regular expression: {error}. {possible}."
+            f"ExactMatch: extract is {extract!r}, which is no valid regular expression: {error}. {possible}."
         ) from error
     if not pattern.groups:
-        raise ValueError(f"extract is {extract!r}, which has no group. {possible}, such as '#### (\\S+)'.")
+        raise ValueError(
+            f"ExactMatch: extract is {extract!r}, which has no group. {possible}, such as '#### (\\S+)'."
+        )
     return lambda text: next((m[1] for m in reversed(list(pattern.finditer(text))) if m[1] is not None), None)

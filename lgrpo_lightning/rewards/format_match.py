@@ -40,12 +40,12 @@ class FormatMatch(RewardModel):
         match: Literal["full", "search"] = "full",
     ) -> None:
         if match not in ("full", "search"):
-            raise ValueError(f"match is {match!r}; possible are 'full' and 'search'.")
+            raise ValueError(f"FormatMatch: match is {match!r}; possible are 'full' and 'search'.")
         try:
             compiled = re.compile(pattern, re.DOTALL)
         except re.error as error:
             raise ValueError(
-                f"pattern is {pattern!r}, which is no valid regular expression: {error}. Escape "
+                f"FormatMatch: pattern is {pattern!r}, which is no valid regular expression: {error}. Escape "
                 "characters that are meant literally, such as '\\(' for a bracket."
             ) from error
         self.pattern = pattern

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import traceback
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,10 +65,9 @@ class FunctionCall:
         try:
             return call()
         except Exception as error:
-            first = [repr(_prompt(g.prompt))[:200] for g in self.groups[:2]]
             raise RewardError(
-                f"Reward function {self.name!r} failed with {type(error).__name__}: {error}\n"
-                f"It was called with {self._count()} completions; the first prompts: {'; '.join(first)}"
+                f"Reward function {self.name!r} failed with {type(error).__name__}: {error}{_line(error)}\n"
+                f"It was called with {self._count()} completions; the first prompts: {self._prompts()}"
             ) from error
 
     def rewards(self, answer: Any) -> list[Rewards]:
@@ -108,12 +109,21 @@ class FunctionCall:
             except (TypeError, ValueError, RuntimeError) as error:
                 raise RewardError(
                     f"Reward function {self.name!r} returned {value!r} (a {type(value).__name__}) "
-                    f"for completion {i}; {expected}."
+                    f"for {self._completion(i)}; {expected}."
                 ) from error
         return values
 
     def _count(self) -> int:
         return sum(len(group) for group in self.groups)
+
+    def _prompts(self) -> str:
+        """The first prompts by uid and text."""
+        return "; ".join(f"{g.prompt.uid} {repr(_prompt(g.prompt))[:200]}" for g in self.groups[:2])
+
+    def _completion(self, number: int) -> str:
+        """Which completion of the call number ``number`` is."""
+        owners = [(g.prompt.uid, i) for g in self.groups for i in range(len(g))]
+        return "completion {1} of prompt {0!r}".format(*owners[number])
 
 
 def _prompt(prompt: Prompt) -> Any:
@@ -124,3 +134,12 @@ def _prompt(prompt: Prompt) -> Any:
 def _completion(prompt: Prompt, rollout: Rollout) -> Any:
     """A completion as TRL passes it: its text, or for a chat the assistant's one message."""
     return rollout.text if prompt.messages is None else [{"role": "assistant", "content": rollout.text}]
+
+
+def _line(error: Exception) -> str:
+    """File and line in which ``error`` was raised, where that is inside the function."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if len(frames) < 3:  # guarded, the call: the function itself was not reached
+        return ""
+    last = frames[-1]
+    return f" ({os.path.basename(last.filename)}, line {last.lineno}; LGRPO_TRACEBACK=1 shows the way there)"

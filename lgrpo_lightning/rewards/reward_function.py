@@ -53,7 +53,9 @@ class RewardFunction(RewardModel):
         timeout: float = 1800.0,
     ) -> None:
         if not timeout > 0:
-            raise ValueError(f"timeout is {timeout!r}; it must be a number of seconds above 0.")
+            raise ValueError(
+                f"RewardFunction: timeout is {timeout!r}; it must be a number of seconds above 0."
+            )
         self.function = imported(function) if isinstance(function, str) else function
         self._name = name or _callable_name(self.function)
         self.kwargs = dict(kwargs or {})
@@ -103,7 +105,9 @@ def _accepted(
     """(argument names that the function takes, None for all; data columns it cannot do without)."""
     if not callable(function) or isinstance(function, type):
         what = f"the class {name}" if isinstance(function, type) else f"a {type(function).__name__}"
-        raise ValueError(f"A reward function is a function or an instance with __call__; got {what}.")
+        raise ValueError(
+            f"RewardFunction {name!r}: a reward function is a function or an instance with __call__; got {what}."
+        )
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # written in C, without a signature

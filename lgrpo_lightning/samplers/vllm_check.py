@@ -35,7 +35,9 @@ def probe_prompt(tokenizer: Any, *, length: int, fallback: Sequence[int]) -> tup
 
 
 @torch.no_grad()
-def policy_logprobs(model: Any, prompt: Sequence[int], completion: Sequence[int], sampling: Sampling) -> Tensor:
+def policy_logprobs(
+    model: Any, prompt: Sequence[int], completion: Sequence[int], sampling: Sampling
+) -> Tensor:
     """``[T]`` log-probs that the policy gives to ``completion`` after ``prompt``, under the same truncation."""
     ids = torch.tensor([[*prompt, *completion]], device=model.device)
     logits = model(input_ids=ids, logits_to_keep=len(completion) + 1, use_cache=False).logits[0, :-1]

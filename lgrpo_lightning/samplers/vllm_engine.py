@@ -50,7 +50,13 @@ class InProcessEngine(Transport):
     peer = "The vLLM engine in this process"
 
     def __init__(
-        self, model: Any, tokenizer: Any, options: EngineOptions, *, context_length: int, ranks: tuple[int, int]
+        self,
+        model: Any,
+        tokenizer: Any,
+        options: EngineOptions,
+        *,
+        context_length: int,
+        ranks: tuple[int, int],
     ) -> None:
         self.options = options
         self.ranks = ranks

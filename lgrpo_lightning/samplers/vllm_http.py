@@ -21,6 +21,18 @@ class ServerLost(VLLMError):
     """The server does not answer; it may come back."""
 
 
+class ServerSlow(VLLMError):
+    """The server took longer than ``request_seconds``."""
+
+
+class HTTPRefusal(VLLMError):
+    """The server answered with an error of its own; it will again."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class Server:
     """One server.
 
@@ -38,10 +50,15 @@ class Server:
         """The answer to ``POST path``.
 
         Raises:
-            ServerLost: No connection, it broke off, or the server is starting or dying (502-504).
+            ServerLost: No connection, it broke off, or the server is starting or dying.
             VLLMError: The server refused the request or took too long.
         """
-        return self._call(path, json.dumps(body or {}).encode(), self.options.request_seconds)
+        try:
+            return self._call(path, json.dumps(body or {}).encode(), self.options.request_seconds)
+        except HTTPRefusal as error:
+            if error.status >= 500 and not self.alive():  # its engine has died, and it is about to follow
+                raise ServerLost(str(error)) from error
+            raise
 
     def rpc(self, method: str, *args: Any) -> Any:
         """Call a method of the worker extension; what the first worker returns.
@@ -61,10 +78,14 @@ class Server:
         return (answer.get("results") or [None])[0] if isinstance(answer, dict) else None
 
     def alive(self) -> bool:
-        """Whether it answers that it is healthy."""
+        """Whether it answers that it is healthy.
+
+        Raises:
+            VLLMError: It refuses the key.
+        """
         try:
             self._call("/health", None, min(10.0, self.options.request_seconds))
-        except VLLMError:
+        except (ServerLost, ServerSlow, HTTPRefusal):
             return False
         return True
 
@@ -101,11 +122,13 @@ class Server:
         except (URLError, OSError, *LOST) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
-                raise VLLMError(
+                raise ServerSlow(
                     f"{self.peer} did not answer {path} within {seconds:g} seconds. It hangs, or has too much to "
                     "do: raise sampler.server.request_seconds, or add servers to sampler.server.urls."
                 ) from error
-            raise ServerLost(f"{self.peer} broke off at {path} ({type(reason).__name__}: {reason}).") from error
+            raise ServerLost(
+                f"{self.peer} broke off at {path} ({type(reason).__name__}: {reason})."
+            ) from error
         return json.loads(text) if text else None
 
     def _refusal(self, path: str, error: HTTPError) -> VLLMError:
@@ -118,11 +141,3 @@ class Server:
                 f"{self.options.api_key_env} to the key that the server was started with (its VLLM_API_KEY)."
             )
         return HTTPRefusal(f"{self.peer} answered {path} with {error.code}: {text}", error.code)
-
-
-class HTTPRefusal(VLLMError):
-    """The server answered with an error of its own; it will again."""
-
-    def __init__(self, text: str, status: int) -> None:
-        super().__init__(text)
-        self.status = status

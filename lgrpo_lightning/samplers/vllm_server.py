@@ -53,7 +53,9 @@ class Servers(Transport):
         described = [self._connected(server, model_signature(config)) for server in self.servers]
         kinds = {d["dtype"] for d in described}
         if len(kinds) > 1:
-            raise VLLMError(f"{self.peer} have different dtypes: {', '.join(sorted(kinds))}. Start them alike.")
+            raise VLLMError(
+                f"{self.peer} have different dtypes: {', '.join(sorted(kinds))}. Start them alike."
+            )
         self.dtype = kinds.pop()
         self.max_model_len = min(d["max_model_len"] for d in described)
 
@@ -94,7 +96,9 @@ class Servers(Transport):
             try:
                 outcome = [self._delivered(weights, version)]
             except Exception as error:
-                outcome = [error if isinstance(error, VLLMError) else VLLMError(f"{type(error).__name__}: {error}")]
+                outcome = [
+                    error if isinstance(error, VLLMError) else VLLMError(f"{type(error).__name__}: {error}")
+                ]
         for _ in weights:  # a collective on every rank, to the end, whatever happened
             pass
         if self.world_size > 1:

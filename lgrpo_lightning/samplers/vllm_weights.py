@@ -82,7 +82,9 @@ def weights_folder(chosen: str | None) -> Iterator[Path]:
     where = chosen or ("/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None)
     if where is not None:
         Path(where).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lgrpo-weights-", dir=where, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="lgrpo-weights-", dir=where, ignore_cleanup_errors=True
+    ) as folder:
         yield Path(folder)
 
 

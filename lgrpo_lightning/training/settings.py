@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.training.options import Updates
@@ -13,6 +15,10 @@ ELSEWHERE = {
     "accumulate_grad_batches": "model.policy.micro_batch_tokens (micro-batches inside each optimizer step)",
 }
 """Trainer options that manual optimisation cannot use → this library's."""
+
+
+UNSUPPORTED = ("fsdp", "deepspeed")
+"""Beginnings of the names of strategies that do not work here."""
 
 
 def run_seed() -> int:
@@ -28,29 +34,96 @@ def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None
     """
     if group_size < 2:
         raise ValueError(
-            f"group_size is {group_size}; it must be at least 2: a completion is compared with the others of its group."
+            f"model.group_size is {group_size}; it must be at least 2: a completion is compared with the "
+            "others of its group."
         )
     if sampling.temperature == 0:
         raise ValueError(
-            "sampling.temperature is 0, so that all completions of a group would be the same; it must be above 0. "
-            "Validation decodes greedily on its own (validation.greedy)."
+            "sampling.temperature is 0, so that all completions of a group would be the same; it must be "
+            "above 0. Validation decodes greedily on its own (validation.greedy)."
         )
     if updates.old_logprobs == "sampler" and sampling.truncated:
         raise ValueError(
-            "updates.old_logprobs is 'sampler', but top_p, top_k or min_p make the sampler's log-probs those of "
-            "another distribution than the policy's. Use updates.old_logprobs: policy, or top_p 1, top_k 0, min_p 0."
+            "updates.old_logprobs is 'sampler', but top_p, top_k or min_p make the sampler's log-probs those "
+            "of another distribution than the policy's. Use updates.old_logprobs: policy, or top_p 1, top_k 0, "
+            "min_p 0."
         )
 
 
+def check_machine(strategy: Any, accelerator: Any) -> None:
+    """Refuse a strategy or accelerator that cannot work, before the Trainer is made.
+
+    Raises:
+        ValueError: With what is possible.
+    """
+    if isinstance(strategy, str):
+        check_strategy(strategy)
+    if accelerator in ("gpu", "cuda") and not _has_gpu(accelerator):
+        raise ValueError(
+            f"trainer.accelerator is {accelerator!r}, but PyTorch finds no GPU on this machine "
+            "(torch.cuda.is_available() is False). Use trainer.accelerator: cpu, or auto."
+        )
+
+
+def check_strategy(name: str) -> None:
+    """Refuse the strategies that do not work here, by name.
+
+    Raises:
+        ValueError: With those that do.
+    """
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    if name.startswith("fsdp2"):
+        return
+    there = StrategyRegistry.available_strategies()
+    possible = ["auto", *(s for s in ("ddp", "fsdp2") if s in there)]
+    if name.startswith(UNSUPPORTED) or name not in {"auto", *there}:
+        what = "is not supported here" if name.startswith(UNSUPPORTED) else "does not exist"
+        raise ValueError(f"trainer.strategy is {name!r}, which {what}. Use one of: {', '.join(possible)}.")
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which a run cannot write, rather than fail at the first rollout.
+
+    Raises:
+        OSError: Naming the key and the reason.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".lgrpo-"):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"trainer.default_root_dir is {str(folder)!r}, and nothing can be written there "
+            f"({error.strerror}). Everything a run writes goes into this folder; name one that is yours."
+        ) from error
+
+
+def _has_gpu(accelerator: str) -> bool:
+    import torch
+
+    return torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
+
+
 def check_trainer(trainer: Any) -> None:
-    """Refuse Trainer options that this library replaces by its own.
+    """Refuse Trainer options that this library replaces by its own, and a folder that cannot be written.
 
     Raises:
         ValueError: Naming the option to use.
+        OSError: Naming the folder.
     """
+    check_strategy(_strategy_name(trainer.strategy))
     if trainer.gradient_clip_val:
         raise ValueError(f"trainer.gradient_clip_val is not used here; set {ELSEWHERE['gradient_clip_val']}.")
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
             f"trainer.accumulate_grad_batches is not used here; set {ELSEWHERE['accumulate_grad_batches']}."
         )
+    if trainer.state.fn == "fit" and not trainer.fast_dev_run and trainer.is_global_zero:
+        check_folder(trainer.default_root_dir)
+
+
+def _strategy_name(strategy: Any) -> str:
+    """ "fsdp" or "deepspeed" for those two (also as objects, from Python), else "auto"."""
+    name = type(strategy).__name__.lower()
+    return next((s for s in UNSUPPORTED if name == f"{s}strategy"), "auto")

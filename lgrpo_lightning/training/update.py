@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.functional import aggregate, clipped_surrogate, default_normalizer, k3_kl
+from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.training.metrics import Means, add_clip_metrics
 from lgrpo_lightning.training.options import Loss, Updates
-from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.types import TrainBatch, padded
 
 

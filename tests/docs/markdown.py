@@ -46,9 +46,8 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
         elif line == "```":
             at, fence = start
             text = "\n".join(lines[at + 1 : number]) + "\n"
-            found.append(
-                Block(page=page, line=at + 1, text=text, **{k: v or "" for k, v in fence.groupdict().items()})
-            )
+            about = {name: value or "" for name, value in fence.groupdict().items()}
+            found.append(Block(page=page, line=at + 1, text=text, **about))
             start = None
     assert start is None, f"{page}: a code block is not closed"
     return [b for b in found if language in (None, b.language) and "no-run" not in b.flags]

@@ -13,6 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 from lgrpo_lightning import cli, registry
+from lgrpo_lightning.commands import export
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS, RunCLI
 from lgrpo_lightning.datamodule import PromptDataModule
@@ -20,7 +21,9 @@ from lgrpo_lightning.module import GRPOModule
 
 
 def parsed(argv: list[str]) -> int | str | None:
-    """The exit status of ``lgrpo`` with these words; a run only prints its configuration."""
+    """The exit status of ``lgrpo`` with these words; a run only prints its configuration, an export is none."""
+    export.checkpoint_path = lambda run, name: run / (name or "last.ckpt")
+    export.export_checkpoint = lambda *arguments, **options: None
     runs = argv[0] in ("fit", "validate", "test", "predict") and "--help" not in argv
     return cli.main([*argv, "--print_config"] if runs else argv)
 

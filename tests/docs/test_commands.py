@@ -23,9 +23,8 @@ TOP = {"seed_everything", "trainer", "model", "data", "ckpt_path"}
 
 def lines(block: Block) -> list[str]:
     """The commands of a block, those that go on over several lines joined."""
-    return [
-        x.strip() for x in block.text.replace("\\\n", " ").splitlines() if x.strip() and not x.startswith("#")
-    ]
+    joined = block.text.replace("\\\n", " ").splitlines()
+    return [line.strip() for line in joined if line.strip() and not line.startswith("#")]
 
 
 def words(line: str) -> list[str] | None:
@@ -54,17 +53,13 @@ def installed(site: Path, work: Path) -> None:
                 (folder / str(block.title)).write_text(block.text)
             sources.append(folder)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "-q", "--target", str(site)]
-    copies = [
-        shutil.copytree(
-            source, work / "copies" / source.name, ignore=shutil.ignore_patterns("build", "*.egg-info")
-        )
-        for source in sources
-    ]
+    unbuilt = shutil.ignore_patterns("build", "*.egg-info")
+    copies = [shutil.copytree(source, work / "copies" / source.name, ignore=unbuilt) for source in sources]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *map(str, copies)], check=True)
 
 
 def workplace(page: Path, work: Path) -> Path:
-    """A folder as a reader of ``page`` has it: the configurations, the quickstart's run, the files of the page."""
+    """A folder as a reader of ``page`` has it: configurations, the quickstart's run, the page's files."""
     folder = work / f"page-{page.parent.name}-{page.stem}"
     if not folder.exists():
         (folder / "runs" / "quickstart").mkdir(parents=True)

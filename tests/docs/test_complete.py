@@ -19,6 +19,7 @@ from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugin_loading import DISABLE
 from lgrpo_lightning.policy import PolicyConfig
+from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.registry import components
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation
 from lgrpo_lightning.training.settings import ELSEWHERE
@@ -32,6 +33,7 @@ BUILT_IN = sorted(n for n, c in components().items() if c.package == hookspecs.P
 GROUPS = {
     "model": GRPOModule,
     "model.policy": PolicyConfig,
+    "model.policy.lora": Lora,
     "model.sampling": Sampling,
     "model.loss": Loss,
     "model.updates": Updates,
@@ -51,7 +53,7 @@ def options(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def assert_options(cls: type, text: str) -> None:
-    """The table rows in ``text`` are the options of ``cls``, with their defaults (links and prose are not compared)."""
+    """The table rows in ``text`` are the options of ``cls``; defaults written as code are its defaults."""
     documented = {code(row[0])[0]: row[1] for row in rows(text) if len(row) == 3}
     assert set(documented) == set(options(cls)), f"{cls.__name__}: the table has other options"
     for name, parameter in options(cls).items():
@@ -159,12 +161,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def matched(names: Iterable[str], patterns: Iterable[str]) -> tuple[set[str], set[str]]:
     """(names that no pattern fits, patterns that fit no name); ``<x>`` stands for anything but a slash."""
-    expressions = {
-        p: re.compile(
-            "".join("[^/]+" if part.startswith("<") else re.escape(part) for part in re.split(r"(<\w+>)", p))
-        )
-        for p in patterns
-    }
+
+    def expression(pattern: str) -> re.Pattern[str]:
+        parts = re.split(r"(<\w+>)", pattern)
+        return re.compile("".join("[^/]+" if part.startswith("<") else re.escape(part) for part in parts))
+
+    expressions = {pattern: expression(pattern) for pattern in patterns}
     names = list(names)
     fitting = {n: [p for p, x in expressions.items() if x.fullmatch(n)] for n in names}
     used = {p for found in fitting.values() for p in found}

@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +22,7 @@ import yaml
 
 from lgrpo_lightning import cli, registry
 from lgrpo_lightning.plugin_loading import DISABLE
-from tests.models import make_model, tokenizer
+from tests.models import make_model
 from tests.runs import CONFIG, SMALL
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
@@ -135,9 +133,13 @@ def missing(*modules: str) -> Iterator[None]:
 
 
 COMPONENTS = {
-    "sampler": BadInput(did="`model.sampler: TransformerSampler`", config={"model.sampler": "TransformerSampler"}),
+    "sampler": BadInput(
+        did="`model.sampler: TransformerSampler`", config={"model.sampler": "TransformerSampler"}
+    ),
     "segmenter": BadInput(did="`model.segmenter: Paragraphs`", config={"model.segmenter": "Paragraphs"}),
-    "reward model": BadInput(did="`model.reward_model: ExactMach`", config={"model.reward_model": "ExactMach"}),
+    "reward model": BadInput(
+        did="`model.reward_model: ExactMach`", config={"model.reward_model": "ExactMach"}
+    ),
     "estimator": BadInput(
         did="`--model.advantage_estimator=LamdaGRPO`", flags=("--model.advantage_estimator=LamdaGRPO",)
     ),
@@ -148,25 +150,31 @@ COMPONENTS = {
     "prompt source": BadInput(
         did="`data.train: {class_path: ArithmeticTask}`", config={"data.train": component("ArithmeticTask")}
     ),
-    "prompt source by name": BadInput(did="`data.train: ArithmeticTask`", config={"data.train": "ArithmeticTask"}),
+    "prompt source by name": BadInput(
+        did="`data.train: ArithmeticTask`", config={"data.train": "ArithmeticTask"}
+    ),
     "component of another kind": BadInput(
         did="`model.reward_model: LambdaGRPO`", config={"model.reward_model": "LambdaGRPO"}
     ),
     "second of several": BadInput(
-        did="`model.reward_model: [ExactMatch, FormatMach]`", config={"model.reward_model": ["ExactMatch", "FormatMach"]}
+        did="`model.reward_model: [ExactMatch, FormatMach]`",
+        config={"model.reward_model": ["ExactMatch", "FormatMach"]},
     ),
     "class path that leads nowhere": BadInput(
         did="`model.reward_model: my_rewards.Judge`",
         config={"model.reward_model": "my_rewards.Judge"},
     ),
     "required argument": BadInput(
-        did="`model.reward_model: FormatMatch` (without its `pattern`)", config={"model.reward_model": "FormatMatch"}
+        did="`model.reward_model: FormatMatch` (without its `pattern`)",
+        config={"model.reward_model": "FormatMatch"},
     ),
 }
 KEYS = {
     "key of the module": BadInput(did="`model.group_sise: 8`", config={"model.group_sise": 8}),
     "key of the module, flag": BadInput(did="`--model.group_sise=8`", flags=("--model.group_sise=8",)),
-    "key inside options": BadInput(did="`model.sampling.temprature: 0.7`", config={"model.sampling.temprature": 0.7}),
+    "key inside options": BadInput(
+        did="`model.sampling.temprature: 0.7`", config={"model.sampling.temprature": 0.7}
+    ),
     "key of a component": BadInput(
         did="`init_args: {colum: answer}` of `ExactMatch`",
         config={"model.reward_model": component("ExactMatch", colum="answer")},
@@ -200,7 +208,9 @@ KEYS = {
     "wrong type of nested options": BadInput(
         did="`model.sampling.temperature: warm`", config={"model.sampling.temperature": "warm"}
     ),
-    "no such file": BadInput(did="`--config=confgs/mine.yaml`, which is not there", flags=("--config=confgs/mine.yaml",)),
+    "no such file": BadInput(
+        did="`--config=confgs/mine.yaml`, which is not there", flags=("--config=confgs/mine.yaml",)
+    ),
     "malformed YAML": BadInput(
         did="YAML with a wrong indentation", yaml="model:\n  group_size: 8\n   sampling: {}\n"
     ),
@@ -208,7 +218,9 @@ KEYS = {
 }
 DATA = {
     "no data": BadInput(did="no `data.train` at all", config={"data.train": None}),
-    "missing data file": BadInput(did="`data.train: prompts.jsonl`, which is not there", config={"data.train": "prompts.jsonl"}),
+    "missing data file": BadInput(
+        did="`data.train: prompts.jsonl`, which is not there", config={"data.train": "prompts.jsonl"}
+    ),
     "unknown extension": BadInput(
         did="`data.train: prompts.txt`", config={"data.train": "prompts.txt"}, files={"prompts.txt": "1+1="}
     ),
@@ -222,7 +234,9 @@ DATA = {
     "not UTF-8": BadInput(
         did="`prompts.jsonl` is in Latin-1",
         config=own(),
-        prepare=lambda folder: (folder / "prompts.jsonl").write_bytes('{"prompt": "é", "answer": 1}\n'.encode("latin-1")),
+        prepare=lambda folder: (folder / "prompts.jsonl").write_bytes(
+            '{"prompt": "é", "answer": 1}\n'.encode("latin-1")
+        ),
     ),
     "missing prompt column": BadInput(
         did="the prompts are in a column `question`",
@@ -230,7 +244,9 @@ DATA = {
         files={"prompts.jsonl": ROWS.replace('"prompt"', '"question"')},
     ),
     "empty prompt": BadInput(
-        did="the prompt of row 6 is empty", config=own(), files={"prompts.jsonl": ROWS + '{"prompt": "", "answer": 1}\n'}
+        did="the prompt of row 6 is empty",
+        config=own(),
+        files={"prompts.jsonl": ROWS + '{"prompt": "", "answer": 1}\n'},
     ),
     "missing reward column": BadInput(
         did="`ExactMatch` reads `answer`, the data has `solution`",
@@ -238,7 +254,9 @@ DATA = {
         files={"prompts.jsonl": ROWS.replace('"answer"', '"solution"')},
     ),
     "missing column of a function": BadInput(
-        did="a reward function with an argument `level`, which the data lacks", config=own() | function("by_level"), files={"prompts.jsonl": ROWS}
+        did="a reward function with an argument `level`, which the data lacks",
+        config=own() | function("by_level"),
+        files={"prompts.jsonl": ROWS},
     ),
     "longer than the context": BadInput(
         did="a prompt longer than the model's context leaves room for",
@@ -265,14 +283,19 @@ DATA = {
         did="`split: train` of a file", config=own(split="train"), files={"prompts.jsonl": ROWS}
     ),
     "hub offline": BadInput(
-        did="`data.train: openai/gsm8k` without a network", config={"data.train": "openai/gsm8k"},
+        did="`data.train: openai/gsm8k` without a network",
+        config={"data.train": "openai/gsm8k"},
     ),
 }
 SETTINGS = {
     "group of one": BadInput(did="`model.group_size: 1`", config={"model.group_size": 1}),
-    "temperature 0": BadInput(did="`model.sampling.temperature: 0`", config={"model.sampling.temperature": 0.0}),
+    "temperature 0": BadInput(
+        did="`model.sampling.temperature: 0`", config={"model.sampling.temperature": 0.0}
+    ),
     "top_p": BadInput(did="`model.sampling.top_p: 90`", config={"model.sampling.top_p": 90.0}),
-    "context": BadInput(did="`model.sampling.max_new_tokens: 4096`", config={"model.sampling.max_new_tokens": 4096}),
+    "context": BadInput(
+        did="`model.sampling.max_new_tokens: 4096`", config={"model.sampling.max_new_tokens": 4096}
+    ),
     "mini-batches": BadInput(
         did="`data.prompts_per_step: 4` with `model.updates.mini_batches: 3`",
         config={"data.prompts_per_step": 4, "model.updates.mini_batches": 3},
@@ -285,18 +308,26 @@ SETTINGS = {
         config={"model.schedule.name": "cosine", "trainer.max_steps": None},
     ),
     "unknown schedule": BadInput(did="`model.schedule.name: cosin`", config={"model.schedule.name": "cosin"}),
-    "gradient clipping": BadInput(did="`trainer.gradient_clip_val: 1.0`", config={"trainer.gradient_clip_val": 1.0}),
-    "accumulation": BadInput(did="`trainer.accumulate_grad_batches: 4`", config={"trainer.accumulate_grad_batches": 4}),
+    "gradient clipping": BadInput(
+        did="`trainer.gradient_clip_val: 1.0`", config={"trainer.gradient_clip_val": 1.0}
+    ),
+    "accumulation": BadInput(
+        did="`trainer.accumulate_grad_batches: 4`", config={"trainer.accumulate_grad_batches": 4}
+    ),
     "fsdp": BadInput(did="`trainer.strategy: fsdp`", config={"trainer.strategy": "fsdp"}),
     "deepspeed": BadInput(did="`trainer.strategy: deepspeed`", config={"trainer.strategy": "deepspeed"}),
     "unknown strategy": BadInput(did="`trainer.strategy: dpp`", config={"trainer.strategy": "dpp"}),
-    "gpu": BadInput(did="`trainer.accelerator: gpu` on a machine without one", config={"trainer.accelerator": "gpu"}),
+    "gpu": BadInput(
+        did="`trainer.accelerator: gpu` on a machine without one", config={"trainer.accelerator": "gpu"}
+    ),
     "folder": BadInput(
         did="`trainer.default_root_dir` below a file",
         config={"trainer.default_root_dir": "notes.txt/run"},
         files={"notes.txt": ""},
     ),
-    "checkpoint": BadInput(did="`--ckpt_path=checkpoints/lost.ckpt`", flags=("--ckpt_path=checkpoints/lost.ckpt",)),
+    "checkpoint": BadInput(
+        did="`--ckpt_path=checkpoints/lost.ckpt`", flags=("--ckpt_path=checkpoints/lost.ckpt",)
+    ),
     "last checkpoint": BadInput(did="`--ckpt_path=last` before there is one", flags=("--ckpt_path=last",)),
 }
 REWARD = {
@@ -306,60 +337,97 @@ REWARD = {
         config={"model.reward_model": component("RewardFunction", function="rewards_of_mine.brevity")},
     ),
     "no path": BadInput(
-        did="`function: brevity`", config={"model.reward_model": component("RewardFunction", function="brevity")}
+        did="`function: brevity`",
+        config={"model.reward_model": component("RewardFunction", function="brevity")},
     ),
     "no function": BadInput(did="`function: my_rewards.threshold`, a number", config=function("threshold")),
-    "wrong signature": BadInput(did="a function that takes its arguments by position only", config=function("positional")),
-    "kwargs": BadInput(did="`kwargs: {treshold: 1}` for a function without such an argument", config=function("by_level", kwargs={"treshold": 1})),
-    "too few": BadInput(did="a function that returns one number for all completions", config=function("too_short"), rollouts=True),
+    "wrong signature": BadInput(
+        did="a function that takes its arguments by position only", config=function("positional")
+    ),
+    "kwargs": BadInput(
+        did="`kwargs: {treshold: 1}` for a function without such an argument",
+        config=function("by_level", kwargs={"treshold": 1}),
+    ),
+    "too few": BadInput(
+        did="a function that returns one number for all completions",
+        config=function("too_short"),
+        rollouts=True,
+    ),
     "nothing": BadInput(did="a function without a `return`", config=function("forgets"), rollouts=True),
     "infinite": BadInput(did="a function that returns `inf`", config=function("infinite"), rollouts=True),
     "words": BadInput(did="a function that returns words", config=function("words"), rollouts=True),
     "exception": BadInput(did="a function that raises", config=function("divides"), rollouts=True),
     "regular expression": BadInput(
-        did="`pattern: \"(\"` of `FormatMatch`", config={"model.reward_model": component("FormatMatch", pattern="(")}
+        did='`pattern: "("` of `FormatMatch`',
+        config={"model.reward_model": component("FormatMatch", pattern="(")},
     ),
     "no answer": BadInput(
-        did="`answer` of one row is null", config=own(), files={"prompts.jsonl": ROWS.replace("6}", "null}")}, rollouts=True,
+        did="`answer` of one row is null",
+        config=own(),
+        files={"prompts.jsonl": ROWS.replace("6}", "null}")},
+        rollouts=True,
     ),
 }
 MODEL = {
-    "no such package model": BadInput(did="`model.policy.path: lgrpo:arithmetics`", config={"model.policy.path": "lgrpo:arithmetics"}),
-    "no such folder": BadInput(did="`model.policy.path: models/mine`, which is not there", config={"model.policy.path": "./models/mine"}),
-    "hub without network": BadInput(did="`model.policy.path: Qwen/Qwen2.5-0.5B` without a network", config={"model.policy.path": "Qwen/Qwen2.5-0.5B"}),
+    "no such package model": BadInput(
+        did="`model.policy.path: lgrpo:arithmetics`", config={"model.policy.path": "lgrpo:arithmetics"}
+    ),
+    "no such folder": BadInput(
+        did="`model.policy.path: models/mine`, which is not there",
+        config={"model.policy.path": "./models/mine"},
+    ),
+    "hub without network": BadInput(
+        did="`model.policy.path: Qwen/Qwen2.5-0.5B` without a network",
+        config={"model.policy.path": "Qwen/Qwen2.5-0.5B"},
+    ),
     "empty folder": BadInput(
-        did="`model.policy.path` is a folder without a model", config={"model.policy.path": "./empty"},
+        did="`model.policy.path` is a folder without a model",
+        config={"model.policy.path": "./empty"},
         prepare=lambda folder: (folder / "empty").mkdir(),
     ),
     "folder without tokenizer": BadInput(
-        did="a model folder without its tokenizer", config={"model.policy.path": "./model"},
-        prepare=lambda folder: (make_model("llama", folder / "model"), [p.unlink() for p in (folder / "model").glob("tokenizer*")]),
+        did="a model folder without its tokenizer",
+        config={"model.policy.path": "./model"},
+        prepare=lambda folder: (
+            make_model("llama", folder / "model"),
+            [p.unlink() for p in (folder / "model").glob("tokenizer*")],
+        ),
     ),
     "unknown architecture": BadInput(
-        did="a model of an architecture that transformers does not know", config={"model.policy.path": "./model"},
+        did="a model of an architecture that transformers does not know",
+        config={"model.policy.path": "./model"},
         prepare=lambda folder: edited_config(folder, model_type="quark"),
     ),
     "no end of sequence": BadInput(
-        did="a model without an end-of-sequence token", config={"model.policy.path": "./endless"}, prepare=no_eos
+        did="a model without an end-of-sequence token",
+        config={"model.policy.path": "./endless"},
+        prepare=no_eos,
     ),
     "quantised": BadInput(
-        did="a quantised model", config={"model.policy.path": "./model"},
+        did="a quantised model",
+        config={"model.policy.path": "./model"},
         prepare=lambda folder: edited_config(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
     ),
     "quantised on loading": BadInput(
-        did="`model.policy.model_kwargs: {load_in_4bit: true}`", config={"model.policy.model_kwargs": {"load_in_4bit": True}},
+        did="`model.policy.model_kwargs: {load_in_4bit: true}`",
+        config={"model.policy.model_kwargs": {"load_in_4bit": True}},
     ),
     "lora without peft": BadInput(
-        did="`model.policy.lora.rank: 8` without peft", config={"model.policy.lora.rank": 8}, during=lambda: missing("peft")
+        did="`model.policy.lora.rank: 8` without peft",
+        config={"model.policy.lora.rank": 8},
+        during=lambda: missing("peft"),
     ),
     "lora targets": BadInput(
-        did="`model.policy.lora.targets: [query]`, of which the model has none", config={"model.policy.lora.targets": ["query"]},
+        did="`model.policy.lora.targets: [query]`, of which the model has none",
+        config={"model.policy.lora.targets": ["query"]},
     ),
     "attention": BadInput(
-        did="`model.policy.attn_implementation: flash`", config={"model.policy.attn_implementation": "flash"},
+        did="`model.policy.attn_implementation: flash`",
+        config={"model.policy.attn_implementation": "flash"},
     ),
     "model_kwargs": BadInput(
-        did="`model.policy.model_kwargs: {use_cash: false}`", config={"model.policy.model_kwargs": {"use_cash": False}},
+        did="`model.policy.model_kwargs: {use_cash: false}`",
+        config={"model.policy.model_kwargs": {"use_cash": False}},
     ),
 }
 CASES: dict[str, BadInput] = COMPONENTS | KEYS | DATA | SETTINGS | REWARD | MODEL
@@ -369,7 +437,13 @@ def configured(changes: Mapping[str, Any]) -> str:
     """The quickstart, made small, with changes under dotted keys."""
     config = yaml.safe_load(CONFIG.read_text())
     small = {k: v for k, v in SMALL.items() if ".init_args." not in k}
-    for key, value in {"model.policy.path": "lgrpo:arithmetic", **small, "trainer.default_root_dir": "run", "trainer.limit_val_batches": 0, **changes}.items():
+    for key, value in {
+        "model.policy.path": "lgrpo:arithmetic",
+        **small,
+        "trainer.default_root_dir": "run",
+        "trainer.limit_val_batches": 0,
+        **changes,
+    }.items():
         *parents, last = key.split(".")
         place = config
         for parent in parents:

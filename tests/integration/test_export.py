@@ -21,7 +21,8 @@ TRAIN = {
     "model__optimizer__init_args__lr": 1e-2,
     "model__sampling__max_new_tokens": 12,
     "model__sampling__temperature": 2.0,
-    "model__reward_model": '{"class_path": "RewardFunction", "init_args": {"function": "tests.integration.rewards.even"}}',
+    "model__reward_model": '{"class_path": "RewardFunction", "init_args": {"function": '
+    '"tests.integration.rewards.even"}}',
 }
 
 
@@ -56,7 +57,9 @@ def test_lora_run(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     assert state
     assert all("lora_" in name for name in state)  # type: ignore[attr-defined]
     assert train_metrics(whole)["kl"].iloc[-1] > 0
-    part = fit(tmp_path / "part", model__loss__kl_coef=0.1, trainer__max_steps=2, trainer__callbacks=every, **lora)
+    part = fit(
+        tmp_path / "part", model__loss__kl_coef=0.1, trainer__max_steps=2, trainer__callbacks=every, **lora
+    )
     fit(part, model__loss__kl_coef=0.1, trainer__max_steps=4, ckpt_path="last", **lora)
     for name, tensor in checkpoint(part)["state_dict"].items():  # type: ignore[attr-defined]
         assert torch.equal(tensor, state[name])  # type: ignore[index]

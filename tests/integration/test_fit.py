@@ -10,6 +10,17 @@ import torch
 from tests.runs import checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
 
 
+COLUMNS = """
+rollout prompt_uid member prompt completion token_ids length finish_reason reward
+reward/ExactMatch advantage weight_version
+"""
+LOGGED = """
+reward reward_std rewards/ExactMatch/mean frac_reward_zero_std completions/mean_length entropy
+loss completions/clipped_ratio clip_ratio/region_mean grad_norm learning_rate tree/path_depth
+time/step tree/intermediate_proportion time/sample time/reward time/train tokens_per_second
+"""
+
+
 def numbers(root: Path) -> pd.DataFrame:
     """All logged numbers that do not measure time."""
     table = metrics(root)
@@ -28,10 +39,7 @@ def test_everything_is_in_the_run_folder(run: Path) -> None:
     table = rollouts(run)
     assert len(table) == 3 * 2 * 4
     assert list(table["rollout"].unique()) == [0, 1, 2]
-    assert set(
-        "rollout prompt_uid member prompt completion token_ids length finish_reason reward reward/ExactMatch "
-        "advantage weight_version".split()
-    ) <= set(table.columns)
+    assert set(COLUMNS.split()) <= set(table.columns)
     assert (table["weight_version"] == table["rollout"]).all()
     assert (table.groupby(["rollout", "prompt_uid"])["advantage"].sum().abs() < 1e-3).all()
 
@@ -41,11 +49,7 @@ def test_the_metrics_are_there(run: Path) -> None:
     assert table["step"].max() == 3
     validated = table[table["val/accuracy"].notna()]
     assert list(validated["step"]) == [0, 2, 3]
-    for name in (
-        "reward reward_std rewards/ExactMatch/mean frac_reward_zero_std completions/mean_length entropy loss "
-        "completions/clipped_ratio clip_ratio/region_mean grad_norm learning_rate tree/path_depth time/step "
-        "tree/intermediate_proportion time/sample time/reward time/train tokens_per_second"
-    ).split():
+    for name in LOGGED.split():
         assert train_metrics(run)[name].notna().all(), name
     assert (train_metrics(run)["clip_ratio/region_mean"] == 0).all()  # one update per rollout
 

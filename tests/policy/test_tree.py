@@ -36,7 +36,9 @@ def forest(seed: int, groups: int = 3) -> Rows:
     return prompts, completions
 
 
-def scored(policy: Policy, rows: Rows, layout: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def scored(
+    policy: Policy, rows: Rows, layout: Any, upstream: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     policy.zero_grad()
     scores = policy(*rows, temperature=0.9, layout=layout)
     (scores.logprobs * upstream).sum().backward()
@@ -72,7 +74,11 @@ def test_flex_attention_equals_the_segments(window: int | None) -> None:
     """The block mask of the CUDA kernel, in its forward pass on the CPU."""
     layout = tree_layout(*forest(3))
     length = layout.input_ids.shape[1]
-    query, key, value = torch.randn(1, 4, length, 16), torch.randn(1, 2, length, 16), torch.randn(1, 2, length, 16)
+    query, key, value = (
+        torch.randn(1, 4, length, 16),
+        torch.randn(1, 2, length, 16),
+        torch.randn(1, 2, length, 16),
+    )
     a = segment_tree_attention(query, key, value, layout.plan, scale=0.3, window=window)
     b = flex_tree_attention(query, key, value, layout.plan, scale=0.3, window=window)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
@@ -85,8 +91,11 @@ def test_packs_cover_every_row_within_the_budget(budget: int) -> None:
     assert sorted(i for p in packs for i in p) == list(range(len(prompts)))
     sizes = [tree_tokens([prompts[i] for i in p], [completions[i] for i in p]) for p in packs]
     for pack, size in zip(packs, sizes, strict=True):
-        assert size <= budget or len(pack) == 1 or len({str((prompts[i], completions[i])) for i in pack}) == 1 or all(
-            len(prompts[i]) + len(completions[i]) >= budget for i in pack[:1]
+        assert (
+            size <= budget
+            or len(pack) == 1
+            or len({str((prompts[i], completions[i])) for i in pack}) == 1
+            or all(len(prompts[i]) + len(completions[i]) >= budget for i in pack[:1])
         )
     assert sizes[0] == max(sizes)
 
@@ -122,7 +131,9 @@ def test_two_backward_passes_are_bit_identical(model_folder: Callable[..., Path]
         upstream = torch.randn(len(rows[0]), max(map(len, rows[1])))
         first = scored(policy, rows, "tree", upstream)[1]
         for _ in range(4):
-            assert all(a.equal(b) for a, b in zip(first, scored(policy, rows, "tree", upstream)[1], strict=True))
+            assert all(
+                a.equal(b) for a, b in zip(first, scored(policy, rows, "tree", upstream)[1], strict=True)
+            )
     finally:
         torch.set_num_threads(threads)
 
@@ -139,7 +150,7 @@ def test_auto_takes_trees_where_they_are_cheaper(model_folder: Callable[..., Pat
     assert choice(model, "tree", *shape(4, 100), unsupported=None).layout == "tree"
     refused = choice(model, "auto", *shape(100, 10), unsupported="it is a state-space model")
     assert (refused.layout, refused.reason) == ("padded", "it is a state-space model")
-    with pytest.raises(ValueError, match="state-space.*policy.layout: padded"):
+    with pytest.raises(ValueError, match=r"state-space.*policy.layout: padded"):
         choice(model, "tree", *shape(1, 1), unsupported="it is a state-space model")
 
 

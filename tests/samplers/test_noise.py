@@ -6,8 +6,8 @@ from lgrpo_lightning.contracts import Stream
 from lgrpo_lightning.samplers.noise import gumbel, gumbel_argmax, row_key
 
 
-def keys(count: int, stream: Stream = Stream(0, "train", 0)) -> torch.Tensor:
-    return torch.tensor([row_key(stream, "a", member) for member in range(count)])
+def keys(count: int) -> torch.Tensor:
+    return torch.tensor([row_key(Stream(0, "train", 0), "a", member) for member in range(count)])
 
 
 def test_noise_is_standard_gumbel_and_independent() -> None:

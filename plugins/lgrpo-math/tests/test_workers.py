@@ -1,6 +1,7 @@
 """The worker processes: started when needed, replaced when gone, ended with the run."""
 
 import copy
+import gc
 import os
 import pickle
 import signal
@@ -147,6 +148,15 @@ def test_a_copy_starts_workers_of_its_own(verdicts):
         other.teardown()
     assert verdicts(model, [("2", "2")]) == ["correct"]
     model.teardown()
+
+
+def test_a_model_that_is_forgotten_ends_its_workers(verdicts):
+    model = MathAnswer(workers=1)
+    verdicts(model, [("2", "2")])
+    (pid,) = processes(model)
+    del model
+    gc.collect()
+    assert not is_alive(pid)
 
 
 SCRIPT = """

@@ -159,8 +159,8 @@ class MathAnswer(RewardModel):
         )
         return (
             f"{self.name}: column {self.column!r} of prompt {prompt.uid!r} is {shown}, which is no right "
-            f"answer to compare with: {why}. Write it in LaTeX, such as $\\frac{{1}}{{2}}$, or use ExactMatch "
-            "for answers that are not mathematics."
+            f"answer to compare with: {why}. Write it in LaTeX, such as $\\frac{{1}}{{2}}$, or use "
+            "ExactMatch for answers that are not mathematics."
         )
 
     def _rewards(self, verdicts: list[str]) -> Rewards:

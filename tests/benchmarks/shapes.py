@@ -1,0 +1,80 @@
+"""What the benchmarks share: their options, the model they run, the machine's speed."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--prompt-length", type=int, default=defaults.get("prompt_length", 256))
+    made.add_argument("--completion-length", type=int, default=defaults.get("completion_length", 64))
+    made.add_argument("--group-size", type=int, default=8)
+    made.add_argument("--prompts", type=int, default=defaults.get("prompts", 4))
+    made.add_argument(
+        "--overlap", type=float, default=0.0, help="share of each completion that its group has in common"
+    )
+    made.add_argument("--repeats", type=int, default=5)
+    made.add_argument("--vocabulary", type=int, default=defaults.get("vocabulary", 49152))
+    made.add_argument("--quick", action="store_true", help="fewer repeats: under four minutes")
+    return made
+
+
+def llama_config(vocabulary: int) -> Any:
+    """Six layers, hidden 256, intermediate 512, 4 heads, 2 key-value heads."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+
+
+def model_folder(folder: Path, vocabulary: int) -> Path:
+    """That model with random weights, and a tokenizer whose tokens are the words ``t2``, ``t3``, …"""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    LlamaForCausalLM(llama_config(vocabulary)).save_pretrained(folder)
+    words = {"<pad>": 0, "<eos>": 1} | {f"t{i}": i for i in range(2, vocabulary)}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>").save_pretrained(
+        folder
+    )
+    return folder
+
+
+def prompt_texts(count: int, length: int, vocabulary: int) -> list[str]:
+    """Random prompts of ``length`` tokens."""
+    rng = random.Random(0)
+    return [" ".join(f"t{rng.randrange(2, vocabulary)}" for _ in range(length)) for _ in range(count)]
+
+
+def matrix_peak() -> float:
+    """Gigaflops of a large fp32 matrix product with the threads there are."""
+    a = torch.randn(1024, 1024)
+    best = 0.0
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ a
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start) / 1e9)
+    return best

@@ -1,0 +1,232 @@
+"""The real engine in this process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lgrpo_lightning.samplers import TransformersSampler
+from lgrpo_lightning.samplers.vllm import VLLMSampler
+from lgrpo_lightning.samplers.vllm_options import EngineOptions
+from lgrpo_lightning.samplers.vllm_transport import VLLMError
+from lgrpo_lightning.types import Sampling
+from tests.samplers.vllm.engines import (
+    SAMPLING,
+    TEXTS,
+    ChangingPolicy,
+    needs_vllm,
+    prompts,
+    sequences,
+    stream,
+)
+
+pytestmark = needs_vllm
+SMALL = EngineOptions(max_num_seqs=16)
+Engine = tuple[VLLMSampler, ChangingPolicy]
+
+
+@pytest.fixture(scope="module", params=["llama_tied", "qwen2_tied"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    policy = ChangingPolicy(request.param, tmp_path_factory.mktemp(request.param))
+    sampler = VLLMSampler(SMALL, check_every=1)
+    sampler.setup(policy.source)
+    yield sampler, policy
+    sampler.teardown()
+
+
+def synced(engine: Engine) -> Engine:
+    engine[0].sync(engine[1].version)
+    return engine
+
+
+def test_three_updates(engine: Engine) -> None:
+    sampler, policy = synced(engine)
+    for _ in range(3):
+        sampler.sync(policy.update())
+        greedy = sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream())
+        assert policy.greedy_gap(greedy) < 1e-3
+        assert policy.logprob_error(greedy) < 1e-3
+        drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
+        assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
+        assert {r.weight_version for g in drawn for r in g.rollouts} == {policy.version}
+
+
+def test_weights_are_copied(engine: Engine) -> None:
+    """An update without a sync changes nothing in the engine."""
+    sampler, policy = synced(engine)
+    before = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+    policy.update()
+    again = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+    assert sequences(again) == sequences(before)
+    sampler.sync(policy.version)
+    assert sequences(sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())) != sequences(before)
+
+
+def test_same_stream_same_completions_in_any_batch(engine: Engine) -> None:
+    sampler, _ = synced(engine)
+    together = sequences(sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream()))
+    backwards = sampler.sample(prompts()[::-1], 4, sampling=SAMPLING, stream=stream())
+    alone = sampler.sample(prompts()[2:3], 4, sampling=SAMPLING, stream=stream())
+    assert sequences(backwards)[::-1] == together
+    assert sequences(alone)[0] == together[2]
+    assert len({tuple(ids) for ids in together[0]}) > 1
+    assert sequences(sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream(1))) != together
+
+
+def test_text_stop_strings_and_ends_of_sequence(engine: Engine) -> None:
+    sampler, policy = synced(engine)
+    policy.source.eos_token_ids = (1, 13)
+    sampling = Sampling(max_new_tokens=30, temperature=2.0, stop=("a", "55"))
+    drawn = sampler.sample(prompts(), 16, sampling=sampling, stream=stream())
+    policy.source.eos_token_ids = (1,)
+    reasons = set()
+    for rollout in (r for g in drawn for r in g.rollouts):
+        ended = rollout.token_ids[-1] in (1, 13) or any(s in rollout.text for s in sampling.stop)
+        assert (rollout.finish_reason == "stop") == ended
+        assert not set(rollout.token_ids[:-1]) & {1, 13}
+        assert len(rollout.text_ends) == len(rollout.token_ids)
+        assert rollout.text_ends[-1] == len(rollout.text)
+        if len(rollout) > 1:
+            assert not any(s in rollout.text[: rollout.text_ends[-2]] for s in sampling.stop)
+        reasons.add(rollout.finish_reason)
+    assert reasons == {"stop", "length"}
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_new_tokens=8, top_k=1),
+        Sampling(max_new_tokens=16, top_k=4, temperature=1.3),
+        Sampling(max_new_tokens=16, top_p=0.8),
+        Sampling(max_new_tokens=16, min_p=0.2, temperature=0.8),
+    ],
+)
+def test_truncation_is_that_of_the_other_sampler(engine: Engine, sampling: Sampling) -> None:
+    from lgrpo_lightning.samplers.vllm_check import policy_logprobs
+
+    sampler, policy = synced(engine)
+    drawn = sampler.sample(prompts(), 4, sampling=sampling, stream=stream())
+    with policy.policy.generation_model() as model:
+        for group in drawn:
+            for rollout in group.rollouts:
+                expected = policy_logprobs(model, group.prompt.token_ids, rollout.token_ids, sampling)
+                torch.testing.assert_close(rollout.logprobs, expected, atol=1e-3, rtol=0)
+
+
+def test_frequencies_are_those_of_the_policy(engine: Engine) -> None:
+    sampler, policy = synced(engine)
+    sampling = Sampling(max_new_tokens=1, temperature=1.5)
+    group = sampler.sample(prompts(["1+1="]), 2000, sampling=sampling, stream=stream())[0]
+    expected = (policy.logits(group, 0)[0] / 1.5).softmax(-1)
+    seen = torch.bincount(torch.tensor([s[0] for s in group.sequences]), minlength=len(expected)) / 2000
+    assert (seen - expected).abs().max() < 0.04
+
+
+def test_training_does_not_notice(engine: Engine) -> None:
+    sampler, policy = synced(engine)
+    set_threads = torch.set_num_threads
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    sampler.sync(policy.update())
+    sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.set_num_threads is set_threads
+    assert torch.set_num_threads.__module__ != "vllm.v1.worker.cpu_worker"
+    with torch.enable_grad():
+        loss = policy.policy([(4, 5)], [(6, 7)]).logprobs.sum()
+        loss.backward()
+    assert all(p.grad is not None for p in policy.policy.parameters())
+    policy.policy.zero_grad()
+
+
+def test_sleeping_may_be_called(engine: Engine) -> None:
+    sampler, policy = synced(engine)
+    sampler.sleep_level = 2
+    before = sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream()))
+    sampler.rest()
+    assert sampler.asleep
+    assert sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream())) == before
+    assert not sampler.asleep
+    sampler.sleep_level = 0
+
+
+def test_a_sync_without_a_cache_reset_is_caught(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, policy = synced(engine)
+    sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())  # a check, which fills the cache
+    transport: Any = sampler.transport
+    monkeypatch.setattr(transport, "_reset_prefix_cache", lambda: None)
+    sampler.sync(policy.update())
+    with pytest.raises(VLLMError, match="does not sample from the policy's weights"):
+        sampler.sample(prompts(["a"]), 1, sampling=SAMPLING, stream=stream())
+    monkeypatch.undo()
+    sampler.sync(policy.update())
+    sampler.sample(prompts(["a"]), 1, sampling=SAMPLING, stream=stream())
+
+
+def test_a_stale_head_is_caught(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lgrpo_lightning.samplers.vllm_worker import WeightReceiver
+
+    sampler, policy = synced(engine)
+    monkeypatch.setattr(WeightReceiver, "_lgrpo_refresh_heads", lambda self: None)
+    sampler.sync(policy.update())
+    with pytest.raises(VLLMError, match="output head"):
+        sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+    monkeypatch.undo()
+    sampler.sync(policy.update())
+    sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+
+
+@pytest.mark.parametrize("broken", ["head", "cache"])
+def test_the_first_sync_of_a_run_catches_it_too(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine starts with weights of its own, so that nothing that is not taken over looks right."""
+    from lgrpo_lightning.samplers.vllm_engine import InProcessEngine
+    from lgrpo_lightning.samplers.vllm_worker import WeightReceiver
+
+    owner, name = {
+        "head": (WeightReceiver, "_lgrpo_refresh_heads"),
+        "cache": (InProcessEngine, "_reset_prefix_cache"),
+    }[broken]
+    monkeypatch.setattr(owner, name, lambda self: None)
+    policy = ChangingPolicy("llama_tied", tmp_path)
+    sampler = VLLMSampler(SMALL)
+    sampler.setup(policy.source)
+    with pytest.raises(VLLMError, match="prefix cache was not reset"):
+        sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+    sampler.teardown()
+    assert not torch.distributed.is_initialized()
+
+
+def test_bf16_is_within_the_default_tolerance(tmp_path: Path) -> None:
+    policy = ChangingPolicy("llama_tied", tmp_path)
+    sampler = VLLMSampler(EngineOptions(dtype="bfloat16", max_num_seqs=16))
+    sampler.setup(policy.source)
+    drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+    assert 1e-4 < policy.logprob_error(drawn, SAMPLING.temperature) < 2
+    sampler.teardown()
+
+
+def test_an_engine_that_does_not_start(tmp_path: Path) -> None:
+    policy = ChangingPolicy("llama", tmp_path)  # heads of 16 are too small for vLLM on a CPU
+    sampler = VLLMSampler(EngineOptions(max_num_seqs=16, extra={"kv_transfer_config": 3}))
+    sampler.setup(policy.source)
+    with pytest.raises(
+        VLLMError, match=r"did not start.*It was given dtype='float32'.*VLLM_LOGGING_LEVEL=INFO"
+    ):
+        sampler.sync(0)
+    sampler.teardown()
+
+
+def test_greedy_equals_the_other_sampler(engine: Engine) -> None:
+    sampler, policy = synced(engine)
+    other = TransformersSampler()
+    other.setup(policy.source)
+    pair = [
+        s.sample(prompts(TEXTS), 1, sampling=SAMPLING.greedy, stream=stream())[1].sequences
+        for s in (sampler, other)
+    ]
+    assert pair[0] == pair[1]
