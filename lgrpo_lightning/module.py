@@ -20,17 +20,21 @@ from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
+from lgrpo_lightning.policy.sharding import shard
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings, state
 from lgrpo_lightning.training.evaluation import Evaluation
+from lgrpo_lightning.training.fsdp2 import mesh_of, register
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics
 from lgrpo_lightning.training.optimizers import clipped_norm, default_optimizer, scheduler
 from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.update import Ranks, Update
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, RolloutBatch, Sampling, TrainBatch
+
+register()
 
 
 class GRPOModule(LightningModule):
@@ -323,6 +327,10 @@ class GRPOModule(LightningModule):
             return
         self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id)
         reference = reference_of(self.policy) if self.loss.kl_coef > 0 else None
+        if (mesh := mesh_of(self.trainer.strategy)) is not None:
+            for model in {self.policy, reference}:
+                if isinstance(model, Policy):
+                    shard(model, mesh, cpu_offload=getattr(self.trainer.strategy, "cpu_offload", False))
         self.__dict__["reference"] = reference  # outside the module tree: never saved, trained or wrapped
         self.strict_loading = self.policy_config.lora is None
 

@@ -56,13 +56,16 @@ def explained(message: str, written: Sequence[Entry] = (), keys: Iterable[str] =
     key = _found(r'Parser key "([\w.]+)"', message)
     name = _found(r"Expected a dot import path string: ([\w.]+)", message)
     if key in KINDS and name:
-        return f"{_place(_of_value(name, written, key))}{key}: {registry.unknown_component_message(KINDS[key], name)}"
+        unknown_component = registry.unknown_component_message(KINDS[key], name)
+        return f"{_place(_of_value(name, written, key))}{key}: {unknown_component}"
     if path := _found(r"Problem with given class_path '([\w.]+)'", message):
         return _not_imported(path, message, written)
     if unknown := next((found for p in UNKNOWN if (found := _found(p, message))), None):
         return _unknown_option(unknown, written, sorted(keys))
     if required := _found(r"arguments are required: (.*)", message):
         return _required(required, written)
+    inner = re.findall(r'Parser key "([\w.]+)":\s+(Expected an? .+\. Got value: .*)', message)
+    key, message = inner[-1] if inner else (key, message)
     if key and (wanted := _wanted(message)):
         return _wrong_value(key, wanted, message, written)
     where = _place(_of_key(key, written)) if key else ""
@@ -74,30 +77,28 @@ def _unknown_option(unknown: str, written: Sequence[Entry], keys: Sequence[str])
     entry = _of_key(unknown, written)
     cls = _component(entry.owner, written) if entry else None
     if entry and cls is not None:
-        options = _options(cls)
-        what, name, possible = (
-            f"{cls.__name__} ({entry.owner})",
-            entry.name,
-            f" It has: {', '.join(options) or 'none'}.",
-        )
+        options, name, what = _options(cls), entry.name, f"{cls.__name__} ({entry.owner}) has"
     else:
-        options, name = [k for k in keys if not k.endswith("help")], unknown
-        group = name.rpartition(".")[0] + "."
-        siblings = [
-            k.removeprefix(group) for k in options if k.startswith(group) and "." not in k[len(group) :]
-        ]
-        what = "there" if not siblings else group.rstrip(".")
-        few = 0 < len(siblings) <= 16
-        possible = f" It has: {', '.join(siblings)}." if few else " `lgrpo fit --help` lists them all."
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.6) or _close_ending(name, options)
+        group, _, name = unknown.rpartition(".")
+        options, what = _members(group, keys), f"{group} has"
+        if not options:
+            options, name, what = list(keys), unknown, "there is"
+    close = difflib.get_close_matches(name, options, n=1) or _same_ending(name, keys)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    shown = "there is" if what == "there" else f"{what} has"
-    return f"{_place(entry)}{shown} no option {name!r}.{meant}{possible}"
+    few = 0 < len(options) <= 16
+    possible = f"It has: {', '.join(options)}." if few else "`lgrpo fit --help` lists them all."
+    return f"{_place(entry)}{what} no option {name!r}.{meant} {possible}"
 
 
-def _close_ending(name: str, options: Sequence[str]) -> list[str]:
-    """The option of the same last part, where a part before it is wrong."""
-    return [k for k in options if k.rpartition(".")[2] == name.rpartition(".")[2]][:1]
+def _members(group: str, keys: Sequence[str]) -> list[str]:
+    """The options directly in a group."""
+    inside = [k.removeprefix(f"{group}.") for k in keys if group and k.startswith(f"{group}.")]
+    return [k for k in inside if "." not in k]
+
+
+def _same_ending(name: str, keys: Sequence[str]) -> list[str]:
+    """The option whose last part is the same, where a part before it is wrong or lacking."""
+    return [k for k in keys if k.rpartition(".")[2] == name.rpartition(".")[2]][:1]
 
 
 def _required(names: str, written: Sequence[Entry]) -> str:
@@ -106,25 +107,24 @@ def _required(names: str, written: Sequence[Entry]) -> str:
     for entry in written:
         cls = _component(entry.key, written) if entry.name != "class_path" else None
         if cls is not None and name in _options(cls, required=True):
-            return f"{_place(entry)}{cls.__name__} ({entry.key}) needs {name!r}. It has: {', '.join(_options(cls))}."
+            has = ", ".join(_options(cls))
+            return f"{_place(entry)}{cls.__name__} ({entry.key}) needs {name!r}. It has: {has}."
     if name in KINDS:
-        kind = KINDS[name]
-        installed = sorted(c.name for c in registry.components().values() if c.kind == kind)
+        installed = sorted(c.name for c in registry.components().values() if c.kind == KINDS[name])
         return f"{name} is not set; it has no default. Installed: {', '.join(installed)}."
     return f"{names} must be set; there is no default."
 
 
 def _wrong_value(key: str, wanted: str, message: str, written: Sequence[Entry]) -> str:
+    """A value of a wrong type, or none of the choices."""
     given = _found(r"(?:Got value|Given value): (.*)", message)
     entry = _of_value(given, written, key) or _of_key(key, written)
     choices = re.findall(r"'([^']*)'", wanted) if "one of" in wanted else []
     close = difflib.get_close_matches(given or "", choices, n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
     cls = _component(entry.owner, written) if entry else None
-    of = f" of {cls.__name__} ({entry.owner})" if cls is not None and entry else ""
-    return (
-        f"{_place(entry)}{entry.name if of and entry else key}{of} is {given!r}; it must be {wanted}.{meant}"
-    )
+    what = f"{entry.name} of {cls.__name__} ({entry.owner})" if cls is not None and entry else key
+    return f"{_place(entry)}{what} is {given!r}; it must be {wanted}.{meant}"
 
 
 def _wanted(message: str) -> str | None:
@@ -181,7 +181,7 @@ def _class(name: str) -> Any:
 
 
 def _options(cls: Any, *, required: bool = False) -> list[str]:
-    """The arguments of a class that a configuration can give (an optimizer's parameters are not among them)."""
+    """The arguments of a class that a configuration can give; an optimizer's parameters are not among them."""
     parameters = inspect.signature(cls).parameters.values()
     return [
         p.name
@@ -193,15 +193,8 @@ def _options(cls: Any, *, required: bool = False) -> list[str]:
 
 
 def _of_key(key: str, written: Sequence[Entry]) -> Entry | None:
-    """Where ``key`` (or a key that ends with it) was written last."""
-    for entry in reversed(written):
-        if (
-            entry.key == key
-            or entry.key.endswith(f".{key}")
-            or (key.startswith(f"{entry.key}.") and "." not in entry.key)
-        ):
-            return entry
-    return None
+    """Where ``key``, or a key that ends with it, was written last."""
+    return next((e for e in reversed(written) if e.key == key or e.key.endswith(f".{key}")), None)
 
 
 def _of_value(value: str | None, written: Sequence[Entry], key: str = "") -> Entry | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import sys
 import traceback
@@ -41,10 +42,13 @@ def _on_purpose(error: BaseException | None) -> BaseException | None:
         return None
     if isinstance(error, MisconfigurationException):
         return error
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    parts = Path(last.filename).parts
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    code = last.tb_frame.f_code
+    parts = Path(code.co_filename).parts
     if any(part in PARSERS for part in parts):
         return _on_purpose(error.__cause__)
     ours = any(part.startswith("lgrpo_") for part in parts)
-    raised = (last.line or "").lstrip().startswith("raise ")
+    raised = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
     return error if ours and raised and isinstance(error, ON_PURPOSE) else None

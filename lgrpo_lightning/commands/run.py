@@ -46,7 +46,7 @@ class RefusedError(Exception):
 
 
 class ArgumentParser(LightningArgumentParser):
-    """Leaves its errors to ``RunCLI``, and takes a string of the data for a path, never for more configuration."""
+    """Leaves its errors to ``RunCLI``, and takes a path of the data for data, never for more configuration."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong."""
@@ -96,7 +96,7 @@ class RunCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except RefusedError as refused:
             command: Any = self._subcommand_parsers.get(args[0], parser)
-            keys = [action.dest for action in command._actions]
+            keys = [action.dest for action in command._actions if not action.dest.endswith("help")]
             raise ValueError(explained(str(refused), written, keys)) from refused
         command_options = self.config[self.config.subcommand]
         check_checkpoint(command_options.get("ckpt_path"), command_options.trainer.default_root_dir)

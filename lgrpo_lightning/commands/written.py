@@ -20,7 +20,7 @@ class Entry:
     Attributes:
         key: Dotted, without ``init_args``; items of a list are numbered: ``model.reward_model[1].column``.
         value: What was written there; None for a mapping or a list.
-        place: Such as "run.yaml, line 12", or "the command line".
+        place: Such as "run.yaml, line 12", or "command line".
     """
 
     key: str
@@ -50,7 +50,7 @@ def entries(words: Sequence[str]) -> list[Entry]:
         if flag in CONFIG_FLAGS:
             found.extend(_of_file(value))
         else:
-            found.append(Entry(key=_plain(flag.lstrip("-")), value=value, place="the command line"))
+            found.append(Entry(key=_plain(flag.lstrip("-")), value=value, place="command line"))
     return found
 
 
@@ -81,14 +81,15 @@ def _of_file(name: str) -> list[Entry]:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(
-            f"{name}{line}: not valid YAML: {error.problem}. Check the indentation there and in the line above."
+            f"{name}{line}: not valid YAML: {error.problem}. Check the indentation there and one line above."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{name} is not valid YAML: {error}") from error
     if not isinstance(node, yaml.MappingNode):
         what = "is empty" if node is None else "holds no keys"
         raise ValueError(
-            f"{name} {what}. A configuration has the keys trainer, model and data; see configs/quickstart.yaml."
+            f"{name} {what}. A configuration has the keys trainer, model and data, as in "
+            "configs/quickstart.yaml."
         )
     return list(_of_node(node, "", name))
 

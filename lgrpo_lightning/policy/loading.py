@@ -123,6 +123,8 @@ def _explained(key: str, path: str, resolved: str) -> Iterator[None]:
 def _reason(path: str, error: Exception) -> str:
     """Why a model or tokenizer cannot be loaded from ``path``."""
     folder, said = Path(path).expanduser(), str(error).strip().partition("\n")[0]
+    if not folder.exists() and path.startswith((".", "/", "~")):
+        return f"there is no such folder (looked in {Path.cwd()}). Give one with config.json and model.safetensors."
     if not folder.exists():
         offline = (
             " (HF_HUB_OFFLINE is set: only its cache is searched)" if os.environ.get("HF_HUB_OFFLINE") else ""

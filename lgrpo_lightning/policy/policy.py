@@ -114,7 +114,6 @@ class Policy(nn.Module):
         vocabulary = int(self.model.config.get_text_config().vocab_size)
         return max(1, self.config.logprob_chunk_mb * 2**20 // (4 * vocabulary))
 
-    @torch.no_grad()
     def verify(
         self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float = 1.0
     ) -> None:
@@ -125,30 +124,33 @@ class Policy(nn.Module):
         """
         if self.verified or not self.config.verify:
             return
-        was_training = self.model.training
-        self.model.eval()
         exact = next(self.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(
             self.device.type
         )
         ids = torch.tensor([[*prompts[0], *completions[0]][:32]], device=self.device)
-        verify_head(self.model, ids, tolerance=1e-4 if exact else 3e-2)
-        if self.layout == "tree":
-            padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
-            tree = self(prompts, completions, temperature=temperature, layout="tree").logprobs
-            check_equal(tree, padded, tolerance=1e-4 if exact else 0.5, model=type(self.model).__name__)
-        self.model.train(was_training)
+        with self.generation_model() as model:
+            verify_head(model, ids, tolerance=1e-4 if exact else 3e-2)
+            if self.layout == "tree":
+                padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
+                tree = self(prompts, completions, temperature=temperature, layout="tree").logprobs
+                check_equal(tree, padded, tolerance=1e-4 if exact else 0.5, model=type(model).__name__)
         self.verified = True
 
     @contextmanager
     def generation_model(self) -> Iterator[Any]:
         """The causal LM in evaluation mode without gradients (and without gradient checkpointing's cache ban)."""
+        from lgrpo_lightning.policy.sharding import unsharded
+
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), unsharded(self):
                 yield self.model
         finally:
             self.model.train(was_training)
+
+    def touch(self) -> None:
+        """Do nothing; under FSDP2 a forward pass of nothing, which settles who the root is."""
 
     def frozen_copy(self) -> Policy:
         """A copy that is never trained: the reference of the KL term."""

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
+
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
@@ -57,12 +59,19 @@ class RewardFunction(RewardModel):
                 f"RewardFunction: timeout is {timeout!r}; it must be a number of seconds above 0."
             )
         self.function = imported(function) if isinstance(function, str) else function
+        if not callable(self.function) or isinstance(self.function, type):
+            what = "the class" if isinstance(self.function, type) else f"a {type(self.function).__name__}:"
+            raise ValueError(
+                f"RewardFunction needs a function, or an instance with __call__; got {what} "
+                f"{_callable_name(function)}."
+            )
         self._name = name or _callable_name(self.function)
         self.kwargs = dict(kwargs or {})
         self.timeout = timeout
         self._accepts, self.columns = _accepted(self.function, self._name, self.kwargs)  # type: ignore[misc]
         self._loop = BackgroundLoop()
         self._progress = Progress()
+        self._warned = False
 
     @property
     def name(self) -> str:
@@ -81,11 +90,24 @@ class RewardFunction(RewardModel):
         passed = {**call.arguments(self._progress), **self.kwargs}
         if self._accepts is not None:
             passed = {key: value for key, value in passed.items() if key in self._accepts}
-        return call.rewards(call.guarded(lambda: self._called(passed)))
+        rewards = call.rewards(call.guarded(lambda: self._called(passed)))
+        self._warn_of_nan(rewards)
+        return rewards
 
     def _called(self, passed: Mapping[str, Any]) -> Any:
         value = self.function(**passed)
         return self._loop.result(value, timeout=self.timeout) if inspect.isawaitable(value) else value
+
+    def _warn_of_nan(self, rewards: Sequence[Rewards]) -> None:
+        """Say once that NaN was returned, which is rarely meant."""
+        count = int(rewards[0].metrics[f"rewards/{self.name}/nan"])
+        if count and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"Reward function {self.name!r} returned NaN for {count} of {sum(len(r.outcome) for r in rewards)} "
+                "completions. It counts as 'does not apply', as None does: it adds nothing to the reward. Return "
+                f"None where that is meant; rewards/{self.name}/nan counts the others."
+            )
 
     def teardown(self) -> None:
         """Stop the thread of ``async`` functions."""
@@ -93,7 +115,9 @@ class RewardFunction(RewardModel):
 
 
 def _callable_name(function: Any) -> str:
-    """A function's name, that of what a ``functools.partial`` wraps, or an instance's class name."""
+    """A function's name, that of what a ``functools.partial`` wraps, or an instance's class name; a path's end."""
+    if isinstance(function, str):
+        return function.replace(":", ".").rpartition(".")[2]
     while isinstance(function, functools.partial):
         function = function.func
     return str(getattr(function, "__name__", type(function).__name__))
@@ -103,11 +127,6 @@ def _accepted(
     function: Any, name: str, kwargs: Mapping[str, Any]
 ) -> tuple[frozenset[str] | None, tuple[str, ...]]:
     """(argument names that the function takes, None for all; data columns it cannot do without)."""
-    if not callable(function) or isinstance(function, type):
-        what = f"the class {name}" if isinstance(function, type) else f"a {type(function).__name__}"
-        raise ValueError(
-            f"RewardFunction {name!r}: a reward function is a function or an instance with __call__; got {what}."
-        )
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # written in C, without a signature

@@ -40,9 +40,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("one"))
 
 
-@pytest.mark.parametrize("layout", ["tree", "padded"])
-def test_ddp_equals_one_process(layout: str, one: Path, tmp_path: Path) -> None:
-    two = run(tmp_path, trainer__devices=2, trainer__strategy="ddp", model__policy__layout=layout)
+@pytest.mark.parametrize(("strategy", "layout"), [("ddp", "tree"), ("ddp", "padded"), ("fsdp2", "tree")])
+def test_two_processes_equal_one(strategy: str, layout: str, one: Path, tmp_path: Path) -> None:
+    two = run(tmp_path, trainer__devices=2, trainer__strategy=strategy, model__policy__layout=layout)
     a, b = rollouts(one), rollouts(two)
     pd.testing.assert_frame_equal(a, b, check_exact=False, atol=1e-4)
     assert list(a["completion"]) == list(b["completion"])

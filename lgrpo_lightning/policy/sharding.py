@@ -1,0 +1,53 @@
+"""FSDP2: the policy's weights divided over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import register_fsdp_forward_method as enter_through
+
+from lgrpo_lightning.policy.policy import Policy
+
+
+def shard(policy: Policy, mesh: Any, *, param_dtype: torch.dtype | None = None, cpu_offload: bool = False) -> None:
+    """Shard every decoder layer, then the policy as the root.
+
+    All work on the weights has to enter through the root: its ``forward``, or ``unsharded``.
+
+    Args:
+        mesh: The device mesh of data parallelism.
+        param_dtype: Compute in this type, with gradients reduced in fp32; None computes in the weights' own.
+        cpu_offload: Keep the shards in CPU memory.
+    """
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "mp_policy": MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32 if param_dtype else None),
+        "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
+    }
+    names = set(policy.model._no_split_modules or [])
+    for module in list(policy.model.modules()):
+        if type(module).__name__ in names:
+            fully_shard(module, **options)
+    fully_shard(policy, **options)
+    enter_through(policy, "touch")
+
+
+@contextmanager
+def unsharded(policy: Policy) -> Iterator[None]:
+    """All weights whole on every rank, so that what happens inside needs no collectives; nothing where not sharded."""
+    modules: list[Any] = [m for m in policy.modules() if isinstance(m, FSDPModule)]
+    if modules:
+        policy.touch()  # makes the policy the root, before any part of it runs alone
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.reshard()
+            module.set_reshard_after_forward(module is not policy, recurse=False)
