@@ -18,6 +18,7 @@ from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.written import Entry, entries
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule
+from lgrpo_lightning.rewards.import_path import search_working_directory
 from lgrpo_lightning.run_folder import CHECKPOINTS
 from lgrpo_lightning.training import settings
 
@@ -144,6 +145,7 @@ def check_checkpoint(path: str | None, root: str | None) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` (its first word is the subcommand) and run it."""
     quieten()
+    search_working_directory()  # a component of one's own goes by its import path
     try:
         registry.components()  # jsonargparse knows a component by its class name once it is imported
         RunCLI(

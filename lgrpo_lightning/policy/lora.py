@@ -66,7 +66,7 @@ def add_adapter(model: Any, lora: Lora) -> None:
         names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if hasattr(m, "in_features")})
         raise ValueError(
             f"policy.lora.targets is {lora.targets!r}, of which the model has none; its linear layers are called "
-            f"{', '.join(names)}. Use some of these, or all-linear. ({error})"
+            f"{', '.join(names)}. Use some of these, or all-linear."
         ) from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)

@@ -110,13 +110,14 @@ def boxed(text: str) -> str | None:
     >>> boxed(r"\boxed{1}, no: \boxed{\frac{1}{2}}"), boxed(r"\boxed{1")
     ('\\frac{1}{2}', None)
     """
-    for start in reversed([m.end() for m in re.finditer(r"\\f?boxed\s*\{", text)]):
-        depth = 1
-        for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
-            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-            if depth == 0:
-                return text[start : start + brace.start()]
-    return None
+    opened: list[int] = []  # where the content of each open brace starts; -1 for one that is not of a box
+    best: tuple[int, int] | None = None
+    for token in re.finditer(r"\\f?boxed\s*\{|\\.|[{}]", text, re.DOTALL):
+        if token.group().endswith("{") and token.group() != r"\{":
+            opened.append(token.end() if len(token.group()) > 1 else -1)
+        elif token.group() == "}" and opened and (start := opened.pop()) > (best[0] if best else -1):
+            best = start, token.start()
+    return text[slice(*best)] if best else None
 
 
 def _finder(extract: str) -> Callable[[str], str | None]:

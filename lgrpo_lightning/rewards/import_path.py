@@ -23,8 +23,7 @@ def imported(path: str) -> Any:
     parts = path.replace(":", ".").split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise ValueError(f"{path!r} is no import path; write it as 'package.module.function'.")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
+    search_working_directory()
     depth = _modules(parts)
     if not depth:
         raise ValueError(
@@ -42,6 +41,12 @@ def imported(path: str) -> Any:
             raise ValueError(_absent(path, found, name))
         found = getattr(found, name)
     return found
+
+
+def search_working_directory() -> None:
+    """Let a module in the working directory be imported, after the installed packages."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def _modules(parts: list[str]) -> int:

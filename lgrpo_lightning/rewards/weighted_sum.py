@@ -34,7 +34,7 @@ class RewardSum(RewardModel):
             raise ValueError("There is no reward model; give at least one, such as ExactMatch.")
         if weights is not None and len(weights) != len(models):
             raise ValueError(
-                f"There are {len(weights)} reward weights {weights} for {len(models)} reward models "
+                f"reward_weights are {len(weights)}, {weights}, for {len(models)} reward models "
                 f"({', '.join(m.name for m in models)}); give one weight per model."
             )
         self.models = list(models)

@@ -21,20 +21,26 @@ from lgrpo_lightning.module import GRPOModule
 
 
 def parsed(argv: list[str]) -> int | str | None:
-    """The exit status of ``lgrpo`` with these words; a run only prints its configuration, an export is none."""
+    """The exit status of ``lgrpo`` with these words; a run only prints its configuration, nothing is exported."""
     export.checkpoint_path = lambda run, name: run / (name or "last.ckpt")
     export.export_checkpoint = lambda *arguments, **options: None
     runs = argv[0] in ("fit", "validate", "test", "predict") and "--help" not in argv
     return cli.main([*argv, "--print_config"] if runs else argv)
 
 
+class BuildCLI(RunCLI):
+    """Makes trainer, module and data module, and stops there."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def built(config: str) -> None:
-    """Make trainer, module and data module of a configuration."""
-    RunCLI(
+    """Make what a configuration describes."""
+    BuildCLI(
         GRPOModule,
         PromptDataModule,
-        args=["--config", config, "--trainer.accelerator=cpu"],
-        run=False,
+        args=["fit", "--config", config, "--trainer.accelerator=cpu"],
         save_config_callback=None,
         seed_everything_default=0,
         trainer_defaults=TRAINER_DEFAULTS,

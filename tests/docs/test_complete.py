@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterable
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,11 @@ def plain(value: Any) -> Any:
 
 
 def options(cls: type) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(cls).parameters)
+    """The arguments of a class; a dataclass's factories are called."""
+    own = fields(cls) if is_dataclass(cls) else ()
+    made = {f.name: f.default_factory() for f in own if f.default_factory is not MISSING}
+    parameters = inspect.signature(cls).parameters
+    return {n: p.replace(default=made[n]) if n in made else p for n, p in parameters.items()}
 
 
 def assert_options(cls: type, text: str) -> None:

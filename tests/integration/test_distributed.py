@@ -50,6 +50,8 @@ def test_two_processes_equal_one(strategy: str, layout: str, one: Path, tmp_path
         left, right = (torch.tensor(train_metrics(r)[name].to_numpy()) for r in (one, two))
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
     for (name, x), y in zip(
-        checkpoint(one)["state_dict"].items(), checkpoint(two)["state_dict"].values(), strict=True  # type: ignore[attr-defined]
+        checkpoint(one)["state_dict"].items(),
+        checkpoint(two)["state_dict"].values(),
+        strict=True,  # type: ignore[attr-defined]
     ):
         assert (x - y).abs().max() < 5e-6, name
