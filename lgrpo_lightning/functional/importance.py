@@ -24,9 +24,10 @@ def importance_weights(
     .. math:: w_{i,t} = \frac{\pi(y_{i,t})}{\mu(y_{i,t})} \;(\text{token}), \qquad
         w_i = \prod_t \frac{\pi(y_{i,t})}{\mu(y_{i,t})} \;(\text{sequence})
 
-    with the policy π before the update and the sampler μ (arXiv:2510.18855; the modes, bounds and defaults are
-    TRL's). ``truncate`` clamps the ratio to the bounds, ``mask`` sets a ratio outside them to 0. It multiplies the
-    clipped surrogate, not the KL term. Tokens whose sampler log-prob is NaN count as equal.
+    with the policy π before the update and the sampler μ; the modes, bounds and defaults are those of TRL 1.16
+    (``vllm_importance_sampling_…``). ``truncate`` clamps the ratio to the bounds, ``mask`` sets a ratio outside
+    them to 0. It multiplies the clipped surrogate, not the KL term. Tokens whose sampler log-prob is NaN count as
+    equal.
 
     Args:
         policy_logprobs, sampler_logprobs: ``[N, T]``.
@@ -42,10 +43,10 @@ def importance_weights(
 
     >>> pi, mu = torch.tensor([[0.5, 0.2], [0.4, 0.9]]).log(), torch.tensor([[0.25, 0.1], [0.4, 0.6]]).log()
     >>> mask = torch.ones(2, 2, dtype=torch.bool)
-    >>> importance_weights(pi, mu, mask).tolist()  # 2 x 2 is above 3; 1 x 1.5 is not
+    >>> importance_weights(pi, mu, mask).round(decimals=2).tolist()  # 2 x 2 is above 3; 1 x 1.5 is not
     [[0.0, 0.0], [1.5, 1.5]]
-    >>> importance_weights(pi, mu, mask, mode="token_truncate", maximum=1.2).round(decimals=3).tolist()
-    [[1.2000000476837158, 1.2000000476837158], [1.0, 1.2000000476837158]]
+    >>> importance_weights(pi, mu, mask, mode="token_truncate", maximum=1.25).tolist()
+    [[1.25, 1.25], [1.0, 1.25]]
     """
     check_importance(mode, maximum, minimum)
     if mode == "none":

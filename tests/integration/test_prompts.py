@@ -40,10 +40,11 @@ def edit(path: Path, **entries: object) -> None:
 
 
 def data(folder: Path, prompts: list[Any]) -> dict[str, Any]:
-    """A file of prompts as training set."""
+    """A file of prompts as training set, and no validation."""
     rows = [json.dumps({"prompt": p, "answer": i}, ensure_ascii=False) + "\n" for i, p in enumerate(prompts)]
     (folder / "prompts.jsonl").write_text("".join(rows), encoding="utf-8")
-    return {"data__train": folder / "prompts.jsonl", "data__train__init_args__count": None}
+    counts = {f"data__{which}__init_args__count": None for which in ("train", "validation")}
+    return {"data__train": folder / "prompts.jsonl", "data__validation": "null", **counts}
 
 
 def byte_model(folder: Path) -> Path:
@@ -168,5 +169,7 @@ def test_the_longest_prompt_that_fits(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lgrpo("fit", tmp_path / "long", **run | data(tmp_path, ["1" * (room + 1), "1"])) == 2
     assert f"train/0 has {room + 1} tokens; at most {room} are possible" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="1 of 2 prompts left out"):
-        dropped = fit(tmp_path / "dropped", data__long_prompts="drop", **run)
+        dropped = fit(
+            tmp_path / "dropped", data__long_prompts="drop", **run | data(tmp_path, ["1" * 250, "1"])
+        )
     assert set(rollouts(dropped)["prompt"]) == {"1"}

@@ -222,7 +222,7 @@ def test_an_exception_names_the_function_and_the_first_prompts():
         return 1 / 0
 
     with pytest.raises(
-        RewardError, match=r"'divides' failed with ZeroDivisionError(.|\n)*first prompts: '1\+1='"
+        RewardError, match=r"'divides' failed with ZeroDivisionError(.|\n)*first prompts: toy/0 '1\+1='"
     ):
         scored(divides, toy_group(["a"]))
 

@@ -126,11 +126,11 @@ def free_port() -> int:
 class RealServer:
     """`lgrpo serve` in a process of its own."""
 
-    def __init__(self, model: Path, folder: Path) -> None:
+    def __init__(self, model: Path | str, folder: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = folder / "serve.yaml"
-        self.config.write_text(f"model:\n  policy: {{path: {model}}}\n  sampler: VLLMSampler\n")
+        self.config.write_text(f"model:\n  policy: {{path: '{model}'}}\n  sampler: VLLMSampler\n")
         self.log = folder / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -45,11 +45,9 @@ def test_bf16_is_within_the_default_tolerance(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_does_not_start(tmp_path: Path) -> None:
-    policy = ChangingPolicy("llama", tmp_path)  # heads of 16 are too small for vLLM on a CPU
-    sampler = VLLMSampler(EngineOptions(max_num_seqs=16, extra={"kv_transfer_config": 3}))
+    policy = ChangingPolicy("llama_tied", tmp_path)
+    sampler = VLLMSampler(EngineOptions(max_num_seqs=16, kv_cache_gb=1e6))
     sampler.setup(policy.source)
-    with pytest.raises(
-        VLLMError, match=r"did not start.*It was given dtype='float32'.*VLLM_LOGGING_LEVEL=INFO"
-    ):
+    with pytest.raises(VLLMError, match=r"(?s)did not start.*given dtype='float32'.*lower sampler.engine"):
         sampler.sync(0)
     sampler.teardown()

@@ -1,0 +1,68 @@
+"""Components that are not there, or are built wrongly."""
+
+from __future__ import annotations
+
+from tests.integration.mistakes.case import BadInput, component
+
+COMPONENTS = {
+    "no reward model": BadInput(
+        says=("model.reward_model is not set", "Installed: ExactMatch"),
+        did="no `model.reward_model` at all",
+        config={"model.reward_model": None},
+    ),
+    "sampler": BadInput(
+        says=("run.yaml, line", "model.sampler", "Did you mean 'TransformersSampler'"),
+        did="`model.sampler: TransformerSampler`",
+        config={"model.sampler": "TransformerSampler"},
+    ),
+    "segmenter": BadInput(
+        says=("run.yaml, line", "model.segmenter", "Installed: DelimiterSegmenter, TokenPrefixSegmenter"),
+        did="`model.segmenter: Paragraphs`",
+        config={"model.segmenter": "Paragraphs"},
+    ),
+    "reward model": BadInput(
+        says=("run.yaml, line", "model.reward_model", "Did you mean 'ExactMatch'"),
+        did="`model.reward_model: ExactMach`",
+        config={"model.reward_model": "ExactMach"},
+    ),
+    "estimator": BadInput(
+        says=("command line", "model.advantage_estimator", "Did you mean 'LambdaGRPO'"),
+        did="`--model.advantage_estimator=LamdaGRPO`",
+        flags=("--model.advantage_estimator=LamdaGRPO",),
+    ),
+    "estimator, class_path": BadInput(
+        says=("run.yaml, line", "'PPO'", "Installed: GRPO, LambdaGRPO"),
+        did="`model.advantage_estimator: {class_path: PPO}`",
+        config={"model.advantage_estimator": component("PPO")},
+    ),
+    "prompt source": BadInput(
+        says=("run.yaml, line", "data.train", "Did you mean 'ArithmeticTasks'"),
+        did="`data.train: {class_path: ArithmeticTask}`",
+        config={"data.train": component("ArithmeticTask")},
+    ),
+    "prompt source by name": BadInput(
+        says=("data.train", "Did you mean 'ArithmeticTasks'"),
+        did="`data.train: ArithmeticTask`",
+        config={"data.train": "ArithmeticTask"},
+    ),
+    "component of another kind": BadInput(
+        says=("model.reward_model", "is an advantage_estimator, not a reward_model", "ExactMatch"),
+        did="`model.reward_model: LambdaGRPO`",
+        config={"model.reward_model": "LambdaGRPO"},
+    ),
+    "second of several": BadInput(
+        says=("run.yaml, line", "'FormatMach'", "Did you mean 'FormatMatch'"),
+        did="`model.reward_model: [ExactMatch, FormatMach]`",
+        config={"model.reward_model": ["ExactMatch", "FormatMach"]},
+    ),
+    "class path that leads nowhere": BadInput(
+        says=("run.yaml, line", "model.reward_model", "'my_rewards.Judge'", "has no attribute 'Judge'"),
+        did="`model.reward_model: my_rewards.Judge`",
+        config={"model.reward_model": "my_rewards.Judge"},
+    ),
+    "required argument": BadInput(
+        says=("run.yaml, line", "FormatMatch (model.reward_model) needs 'pattern'"),
+        did="`model.reward_model: FormatMatch` (without its `pattern`)",
+        config={"model.reward_model": "FormatMatch"},
+    ),
+}

@@ -1,0 +1,93 @@
+"""Settings that do not fit together, or not this machine."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+from tests.integration.mistakes.case import BadInput
+
+SETTINGS = {
+    "group of one": BadInput(
+        says=("model.group_size is 1", "at least 2"),
+        did="`model.group_size: 1`",
+        config={"model.group_size": 1},
+    ),
+    "temperature 0": BadInput(
+        says=("sampling.temperature is 0", "above 0", "validation.greedy"),
+        did="`model.sampling.temperature: 0`",
+        config={"model.sampling.temperature": 0.0},
+    ),
+    "top_p": BadInput(
+        says=("sampling.top_p is 90", "at most 1"),
+        did="`model.sampling.top_p: 90`",
+        config={"model.sampling.top_p": 90.0},
+    ),
+    "context": BadInput(
+        says=("sampling.max_new_tokens is 4096", "context is 256", "less than 256"),
+        did="`model.sampling.max_new_tokens: 4096`",
+        config={"model.sampling.max_new_tokens": 4096},
+    ),
+    "mini-batches": BadInput(
+        says=("data.prompts_per_step is 4", "3 mini-batches", "Use 3 or 6"),
+        did="`data.prompts_per_step: 4` with `model.updates.mini_batches: 3`",
+        config={"data.prompts_per_step": 4, "model.updates.mini_batches": 3},
+    ),
+    "reward weights": BadInput(
+        says=("reward_weights are 2", "ExactMatch", "one weight per model"),
+        did="two `reward_weights` for one reward model",
+        config={"model.reward_weights": [1.0, 0.5]},
+    ),
+    "endless schedule": BadInput(
+        says=("schedule.name 'cosine'", "trainer.max_steps"),
+        did="`model.schedule.name: cosine` in a run without an end",
+        config={"model.schedule.name": "cosine", "trainer.max_steps": None},
+    ),
+    "unknown schedule": BadInput(
+        ours=False,
+        says=("schedule.name is 'cosin'", "linear, cosine"),
+        did="`model.schedule.name: cosin`",
+        config={"model.schedule.name": "cosin"},
+    ),
+    "gradient clipping": BadInput(
+        says=("trainer.gradient_clip_val", "model.updates.gradient_clip_val"),
+        did="`trainer.gradient_clip_val: 1.0`",
+        config={"trainer.gradient_clip_val": 1.0},
+    ),
+    "accumulation": BadInput(
+        says=("trainer.accumulate_grad_batches", "model.policy.micro_batch_tokens"),
+        did="`trainer.accumulate_grad_batches: 4`",
+        config={"trainer.accumulate_grad_batches": 4},
+    ),
+    "fsdp": BadInput(
+        says=("trainer.strategy is 'fsdp'", "not supported", "ddp"),
+        did="`trainer.strategy: fsdp`",
+        config={"trainer.strategy": "fsdp"},
+    ),
+    "deepspeed": BadInput(
+        says=("trainer.strategy is 'deepspeed'", "not supported", "ddp"),
+        did="`trainer.strategy: deepspeed`",
+        config={"trainer.strategy": "deepspeed"},
+    ),
+    "unknown strategy": BadInput(
+        says=("trainer.strategy is 'dpp'", "does not exist", "ddp"),
+        did="`trainer.strategy: dpp`",
+        config={"trainer.strategy": "dpp"},
+    ),
+    "gpu": BadInput(
+        says=("trainer.accelerator is 'gpu'", "no GPU", "cpu"),
+        did="`trainer.accelerator: gpu` on a machine without one",
+        config={"trainer.accelerator": "gpu"},
+        during=lambda: mock.patch("torch.cuda.is_available", return_value=False),
+    ),
+    "folder": BadInput(
+        says=("trainer.default_root_dir is 'notes.txt/run'", "Not a directory"),
+        did="`trainer.default_root_dir` below a file",
+        config={"trainer.default_root_dir": "notes.txt/run"},
+        files={"notes.txt": ""},
+    ),
+    "checkpoint": BadInput(
+        says=("--ckpt_path", "checkpoints/lost.ckpt", "run/checkpoints holds none"),
+        did="`--ckpt_path=checkpoints/lost.ckpt`",
+        flags=("--ckpt_path=checkpoints/lost.ckpt",),
+    ),
+}

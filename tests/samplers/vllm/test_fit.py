@@ -1,0 +1,107 @@
+"""Whole runs with real engines, in processes of their own."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.samplers.vllm.engines import KEY, RealServer, needs_vllm
+
+pytestmark = needs_vllm
+ENGINE = {"max_num_seqs": 16}
+
+
+def command(root: Path, **options: Any) -> list[str]:
+    import json
+
+    arguments = {"devices": 1, "steps": 3, "engine": ENGINE, **options}
+    return [sys.executable, "-m", "tests.samplers.vllm.small_fit", str(root), json.dumps(arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "VLLM_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
+
+
+def run(root: Path, **options: Any) -> str:
+    """The output of a fit that ends well."""
+    done = subprocess.run(
+        command(root, **options), env=environment(), capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def digests(output: str) -> dict[str, str]:
+    return dict(re.findall(r"DIGEST (\d) (\w+)", output))
+
+
+def rollouts(root: Path) -> pd.DataFrame:
+    return pd.read_parquet(root / "rollouts")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RealServer]:
+    made = RealServer("lgrpo:arithmetic", tmp_path).start()
+    yield made
+    made.kill()
+
+
+def test_two_ranks_with_an_engine_each(tmp_path: Path) -> None:
+    found = digests(run(tmp_path / "two", devices=2))
+    assert sorted(found) == ["0", "1"]
+    assert found["0"] == found["1"]
+    table = rollouts(tmp_path / "two")
+    assert len(table) == 3 * 4 * 4
+    assert (table["weight_version"] == table["rollout"]).all()
+
+
+def test_two_ranks_with_one_server(server: RealServer, tmp_path: Path) -> None:
+    found = digests(run(tmp_path / "two", devices=2, server={"urls": [server.url]}))
+    assert found["0"] == found["1"]
+    table = rollouts(tmp_path / "two")
+    assert len(table) == 3 * 4 * 4
+    assert (table["weight_version"] == table["rollout"]).all()
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["started again", "not started again"])
+def test_a_server_killed_in_the_middle_of_a_run(server: RealServer, tmp_path: Path, again: bool) -> None:
+    root = tmp_path / "run"
+    urls = {"urls": [server.url], "retry_seconds": 240.0 if again else 3.0}
+    process = subprocess.Popen(
+        command(root, steps=8, server=urls),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    seen: list[str] = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith("STEP 2"):
+            time.sleep(0.05)  # the next rollout has begun
+            server.kill()
+            break
+    killed = time.monotonic()
+    if again:
+        server.start()
+    output = "".join(seen) + process.communicate(timeout=400)[0]
+    table = rollouts(root)
+    if again:
+        assert process.returncode == 0, output[-5000:]
+        assert sorted(table["rollout"].unique()) == list(range(8))
+        assert len(table) == 8 * 4 * 4  # none twice, none half
+    else:
+        assert process.returncode != 0
+        assert f"The vLLM server {server.url} did not answer for 3 seconds" in output
+        assert time.monotonic() - killed < 60
+        assert len(table) % 16 == 0
+        assert len(table) >= 2 * 16
+        assert (root / "checkpoints" / "last.ckpt").is_file()
