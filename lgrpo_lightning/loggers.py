@@ -135,3 +135,8 @@ def _earlier(row: dict[str, str], first: dict[str, Any]) -> bool:
     if not any(row.get(name) for name in first if name not in ("step", "epoch")):
         return True
     return bool(row.get("rollout")) and float(row["rollout"]) < first.get("rollout", 0)
+
+
+def writes_metrics(trainer: Trainer) -> bool:
+    """Whether the run has a ``metrics.csv`` of its own."""
+    return any(isinstance(logger, MetricsCSV) for logger in trainer.loggers)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lgrpo_lightning.callbacks import complete_trainer
@@ -252,7 +253,7 @@ class GRPOModule(LightningModule):
         total_tokens = float(self.ranks.sum(torch.tensor(float(tokens), device=self.device)))
         values = merged.values() | {
             "tokens_per_second": total_tokens / clock.total,
-            "rollout": float(self.rollout_index),
+            "rollout": float(self.rollout_index - 1),
             "step": float(self.global_step),
         }
         self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
@@ -274,7 +275,9 @@ class GRPOModule(LightningModule):
         }
         if len(values) > 1:
             logged |= {f"{prefix}/{s}/{name}": v for s, each in values.items() for name, v in each.items()}
-        self.log_dict(logged | {"step": float(self.global_step)}, sync_dist=True, batch_size=1)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            logged["step"] = torch.tensor(float(self.global_step))
+        self.log_dict(logged, sync_dist=True, batch_size=1)
 
     # ------------------------------------------------------------------------------------------ Lightning
 

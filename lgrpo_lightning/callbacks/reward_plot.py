@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks.metrics_file import Series, metric_series, validation_metrics
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run
+from lgrpo_lightning.loggers import writes_metrics
 from lgrpo_lightning.run_folder import METRICS, PLOT
 from lgrpo_lightning.types import RolloutBatch
 
@@ -52,7 +53,7 @@ class RewardPlot(RolloutCallback):
 
     def _draw(self, trainer: Trainer) -> None:
         root = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and not dry_run(trainer):
+        if trainer.is_global_zero and not dry_run(trainer) and writes_metrics(trainer):
             draw_run(metric_series(root / METRICS), root / PLOT)
 
 

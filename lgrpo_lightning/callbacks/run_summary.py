@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lgrpo_lightning.callbacks.metrics_file import Series, metric_series, validation_metrics
 from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.terminal import say
+from lgrpo_lightning.loggers import writes_metrics
 from lgrpo_lightning.run_folder import CONFIG, LAST_CHECKPOINT, METRICS, PLOT, ROLLOUTS, shown
 
 WHAT = {
@@ -41,7 +42,7 @@ class RunSummary(Callback):
             board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
             lines = [
                 self._work(trainer, pl_module),
-                *outcomes(metric_series(root / METRICS)),
+                *(outcomes(metric_series(root / METRICS)) if writes_metrics(trainer) else []),
                 *places(root, board=board),
             ]
             say(trainer, "\n".join(lines))
@@ -84,7 +85,8 @@ def places(root: Path, *, board: bool) -> list[str]:
     if LAST_CHECKPOINT in path and CONFIG in path:
         following.append(f"  lgrpo validate --config {path[CONFIG]} --ckpt_path {path[LAST_CHECKPOINT]}")
     if ROLLOUTS in path:
-        read = f"import pandas; print(pandas.read_parquet({shown(root / ROLLOUTS)!r}))"
+        columns = "[['rollout', 'prompt', 'completion', 'reward', 'advantage']]"
+        read = f"import pandas; print(pandas.read_parquet({shown(root / ROLLOUTS)!r}){columns})"
         following.append(f"  python -c {shlex.quote(read) if chr(34) in read else chr(34) + read + chr(34)}")
     if board:
         following.append(f"  tensorboard --logdir {shlex.quote(shown(root))}")

@@ -27,14 +27,14 @@ def test_piped_it_is_one_whole_line_per_completion(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0] == (
-        r"completion 11  reward 1  advantage +0.5  |λ| 1.67 (2/3 shared)  prompt: say p0  completion: a\nb"
+        r"completion  rollout 10  member 0  reward 1  advantage +0.5  |λ| 1.67 (2/3 shared)  prompt: say p0  completion: a\nb"
     )
     assert lines[1].endswith("498 499")
 
 
 def test_only_when_due(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, CompletionTable(every_n_rollouts=3, count=1))
-    assert re.findall(r"^completion (\d+)", capsys.readouterr().out, re.M) == ["1", "4"]
+    assert re.findall(r"^completion  rollout (\d+)", capsys.readouterr().out, re.M) == ["0", "3"]
     shown(tmp_path, CompletionTable(every_n_rollouts=0), simple_batch(0))
     assert "completion" not in capsys.readouterr().out
 

@@ -31,7 +31,8 @@ def test_says_what_came_of_it_where_it_is_and_how_to_go_on(
     assert summary[9:] == [
         "Next:",
         "  lgrpo validate --config run/config.yaml --ckpt_path run/checkpoints/last.ckpt",
-        "  python -c \"import pandas; print(pandas.read_parquet('run/rollouts'))\"",
+        "  python -c \"import pandas; print(pandas.read_parquet('run/rollouts')"
+        "[['rollout', 'prompt', 'completion', 'reward', 'advantage']])\"",
         "  tensorboard --logdir run",
     ]
 

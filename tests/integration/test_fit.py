@@ -9,7 +9,6 @@ import torch
 
 from tests.runs import checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
 
-
 COLUMNS = """
 rollout prompt_uid member prompt completion token_ids length finish_reason reward
 reward/ExactMatch advantage weight_version

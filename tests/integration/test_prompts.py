@@ -129,7 +129,7 @@ def test_the_end_has_its_log_prob_and_gradient(layout: Any, model_folder: Callab
             torch.testing.assert_close(logprobs[row, : len(completion)], expected, atol=1e-5, rtol=0)
             assert (logprobs[row, len(completion) :] == 0).all()
         policy.zero_grad()
-        sum(logprobs[row, len(c) - 1] for row, c in enumerate(completions)).backward()  # type: ignore[union-attr]
+        sum(logprobs[row, len(c) - 1] for row, c in enumerate(completions)).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
     assert gradients[0].abs().sum() > 0
     assert torch.equal(*gradients)
