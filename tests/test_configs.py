@@ -1,5 +1,6 @@
 """Every shipped configuration has its command in its first line, parses, and runs a step where it can."""
 
+import json
 import re
 import shlex
 import shutil
@@ -15,9 +16,17 @@ from lgrpo_lightning.policy import PolicyConfig
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 STAND_IN: dict[str, str] = {
+    "openrs_qwen1.5b.yaml": "its model and its data are on the hub",
+    "openrs_qwen1.5b_kl.yaml": "its model and its data are on the hub",
     "smollm2_cpu.yaml": "its model comes with an extra, and a step of 135 million parameters takes minutes here",
 }
 """Configuration → why a tiny model takes the place of its own."""
+
+DATA: dict[str, list[dict[str, str]]] = {
+    name: [{"problem": f"What is {n} plus {n}", "answer": str(2 * n)} for n in range(8)]
+    for name in ("openrs_qwen1.5b.yaml", "openrs_qwen1.5b_kl.yaml")
+}
+"""Configuration → rows in the place of its data."""
 
 CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
 """Chat template of the stand-in."""
@@ -83,6 +92,10 @@ def test_it_runs_a_step(
         assert config.name in STAND_IN, f"{config.name} has a model of its own: give a reason in STAND_IN"
         tiny = stand_in(model_folder("llama"), tmp_path / "model")
         flags += [f"--model.policy.path={tiny}", "--model.sampling.max_new_tokens=16"]
+    if rows := DATA.get(config.name):
+        data = tmp_path / "data.jsonl"
+        data.write_text("\n".join(map(json.dumps, rows)))
+        flags += [f"--data.train.path={data}", "--data.train.split=null", "--data.max_prompt_length=null"]
     status = cli.main([*words(config), *flags])
     assert status == 0, capsys.readouterr().err
     assert not list(tmp_path.rglob("*.ckpt"))  # fast_dev_run leaves nothing

@@ -25,7 +25,7 @@ KEY = "VLLM_API_KEY"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Start the server in place of this process; returns only where it cannot."""
+    """Start the server in place of this process; returns only where it cannot, or after ``--dry_run``."""
     try:
         return _serve(argv)
     except Exception as error:
@@ -41,9 +41,9 @@ def _serve(argv: Sequence[str]) -> int:
     check_address(options.host, options.port, key=os.environ.get(KEY))
     command = server_command(load_run(options.config), host=options.host, port=options.port) + extra
     print(shlex.join(command), flush=True)
-    if options.dry_run:
-        return 0
-    os.execve(command[0], command, {**os.environ, **ENVIRONMENT})
+    if not options.dry_run:
+        os.execve(command[0], command, {**os.environ, **ENVIRONMENT})
+    return 0
 
 
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -128,12 +128,13 @@ def server_command(model: Mapping[str, Any], *, host: str, port: int) -> list[st
 
     policy = PolicyConfig(**model.get("policy") or {})
     sampler = model.get("sampler")
-    engine = (sampler.get("init_args") or {}).get("engine") or {} if isinstance(sampler, dict) else {}
+    options = (sampler.get("init_args") or {}) if isinstance(sampler, dict) else {}
+    engine = options.get("engine") or {}
     config = load_config(policy)
     arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).arguments(
         config, dtype=policy.dtype, context_length=context_length(config), cpu=current_platform.is_cpu()
     )
-    if not current_platform.is_cpu():
+    if options.get("sleep_level") and not current_platform.is_cpu():
         arguments["enable_sleep_mode"] = True
     start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     return [

@@ -56,7 +56,7 @@ def entries(words: Sequence[str]) -> list[Entry]:
 
 def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(flag, value) pairs; a flag without a value gets an empty one."""
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in zip(words, [*words, "--"][1:], strict=True):
         if not word.startswith("-"):
             continue
         flag, equals, value = word.partition("=")

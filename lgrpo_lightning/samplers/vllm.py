@@ -10,6 +10,7 @@ import torch
 from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
 from lgrpo_lightning.samplers.text import decoded
 from lgrpo_lightning.samplers.vllm_check import TOLERANCES, check_completions, probe_prompt
+from lgrpo_lightning.samplers.vllm_isolation import isolated
 from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm_transport import Completion, Request, Transport, prompt_seed
 from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
@@ -118,9 +119,13 @@ class VLLMSampler(Sampler):
             else:
                 from lgrpo_lightning.samplers.vllm_engine import InProcessEngine
 
-                length = self.source.context_length
                 self.transport = InProcessEngine(
-                    model, self.source.tokenizer, self.engine, context_length=length, ranks=self.ranks
+                    model,
+                    self.source.tokenizer,
+                    self.engine,
+                    context_length=self.source.context_length,
+                    ranks=self.ranks,
+                    sleeps=self.sleep_level > 0,
                 )
         self.context_length = min(self.transport.max_model_len, self.source.context_length)
         self._generate([self._probe()], Sampling(max_new_tokens=1))
@@ -145,7 +150,7 @@ class VLLMSampler(Sampler):
         short = Sampling(**{**vars(sampling), "max_new_tokens": min(PROBE_TOKENS, sampling.max_new_tokens)})
         drawn = [(probe.prompt, self._generate([probe], short)[0][0]), (request.prompt, found)]
         kinds = (self.policy_dtype, self.transport.dtype)
-        with self.source.generation_model() as model:
+        with isolated(), self.source.generation_model() as model:
             check_completions(
                 model,
                 drawn,

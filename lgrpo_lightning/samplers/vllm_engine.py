@@ -41,6 +41,7 @@ class InProcessEngine(Transport):
         options: How to build the engine.
         context_length: Most tokens of a prompt and its completion.
         ranks: (rank, world size) of the trainer.
+        sleeps: Whether the engine will be asked to sleep.
 
     Raises:
         ImportError: vLLM is missing or broken.
@@ -57,6 +58,7 @@ class InProcessEngine(Transport):
         *,
         context_length: int,
         ranks: tuple[int, int],
+        sleeps: bool = False,
     ) -> None:
         self.options = options
         self.ranks = ranks
@@ -77,7 +79,7 @@ class InProcessEngine(Transport):
             self.max_model_len = arguments["max_model_len"]
             if ranks[1] > 1:
                 arguments["distributed_executor_backend"] = "external_launcher"
-            if self.cuda:
+            if self.cuda and sleeps:
                 arguments["enable_sleep_mode"] = True
             path = write_description(model, tokenizer, Path(folder))
             self.llm = self._started(path, arguments)
@@ -86,6 +88,7 @@ class InProcessEngine(Transport):
         try:
             return self.vllm.LLM(model=str(path), **arguments)
         except Exception as error:
+            self._release()
             shown = ", ".join(f"{k}={v!r}" for k, v in arguments.items() if k not in ("seed", "load_format"))
             raise VLLMError(
                 f"{self.peer} did not start ({type(error).__name__}: {error}). It was given {shown}. Where memory is "
@@ -152,16 +155,19 @@ class InProcessEngine(Transport):
         """Shut the engine down. The process groups of a run of several ranks stay as they are."""
         if self.llm is None:
             return
-        from vllm.distributed import parallel_state
-
         with isolated():
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
-            gc.collect()
-            if self.ranks[1] == 1:
-                parallel_state.cleanup_dist_env_and_memory()
-            else:
-                _leave_groups(parallel_state)
+            self._release()
+
+    def _release(self) -> None:
+        from vllm.distributed import parallel_state
+
+        gc.collect()
+        if self.ranks[1] == 1:
+            parallel_state.cleanup_dist_env_and_memory()
+        else:
+            _leave_groups(parallel_state)
 
 
 def _leave_groups(parallel_state: Any) -> None:

@@ -17,15 +17,15 @@ LOST = (ConnectionError, http.client.HTTPException)
 RELOAD = "lgrpo serve --config YOUR_CONFIG"
 
 
-class ServerLost(VLLMError):
+class ServerLostError(VLLMError):
     """The server does not answer; it may come back."""
 
 
-class ServerSlow(VLLMError):
+class ServerSlowError(VLLMError):
     """The server took longer than ``request_seconds``."""
 
 
-class HTTPRefusal(VLLMError):
+class RefusedError(VLLMError):
     """The server answered with an error of its own; it will again."""
 
     def __init__(self, text: str, status: int) -> None:
@@ -50,14 +50,14 @@ class Server:
         """The answer to ``POST path``.
 
         Raises:
-            ServerLost: No connection, it broke off, or the server is starting or dying.
+            ServerLostError: No connection, it broke off, or the server is starting or dying.
             VLLMError: The server refused the request or took too long.
         """
         try:
             return self._call(path, json.dumps(body or {}).encode(), self.options.request_seconds)
-        except HTTPRefusal as error:
+        except RefusedError as error:
             if error.status >= 500 and not self.alive():  # its engine has died, and it is about to follow
-                raise ServerLost(str(error)) from error
+                raise ServerLostError(str(error)) from error
             raise
 
     def rpc(self, method: str, *args: Any) -> Any:
@@ -68,7 +68,7 @@ class Server:
         """
         try:
             answer = self.post("/collective_rpc", {"method": method, "args": list(args)})
-        except HTTPRefusal as error:
+        except RefusedError as error:
             if error.status in (404, 405):
                 raise VLLMError(
                     f"{self.peer} cannot take over weights: it was not started for it. Start it with `{RELOAD}`, "
@@ -85,7 +85,7 @@ class Server:
         """
         try:
             self._call("/health", None, min(10.0, self.options.request_seconds))
-        except (ServerLost, ServerSlow, HTTPRefusal):
+        except (ServerLostError, ServerSlowError, RefusedError):
             return False
         return True
 
@@ -122,11 +122,11 @@ class Server:
         except (URLError, OSError, *LOST) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
-                raise ServerSlow(
+                raise ServerSlowError(
                     f"{self.peer} did not answer {path} within {seconds:g} seconds. It hangs, or has too much to "
                     "do: raise sampler.server.request_seconds, or add servers to sampler.server.urls."
                 ) from error
-            raise ServerLost(
+            raise ServerLostError(
                 f"{self.peer} broke off at {path} ({type(reason).__name__}: {reason})."
             ) from error
         return json.loads(text) if text else None
@@ -134,10 +134,10 @@ class Server:
     def _refusal(self, path: str, error: HTTPError) -> VLLMError:
         text = error.read().decode(errors="replace")[:2000]
         if error.code in (502, 503, 504):
-            return ServerLost(f"{self.peer} answered {path} with {error.code}: {text}")
+            return ServerLostError(f"{self.peer} answered {path} with {error.code}: {text}")
         if error.code in (401, 403):
             return VLLMError(
                 f"{self.peer} refused the API key ({error.code}). Set the environment variable "
                 f"{self.options.api_key_env} to the key that the server was started with (its VLLM_API_KEY)."
             )
-        return HTTPRefusal(f"{self.peer} answered {path} with {error.code}: {text}", error.code)
+        return RefusedError(f"{self.peer} answered {path} with {error.code}: {text}", error.code)

@@ -15,6 +15,8 @@ import torch
 def isolated(environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Run code that may seed generators, set threads and change the environment; put everything back after it.
 
+    Inside, mixed precision is off: the engine computes in its own type, whatever training does around the call.
+
     vLLM seeds python, numpy and torch with its own seed, replaces ``torch.set_num_threads`` by a function that does
     nothing, and sets variables (among them LD_PRELOAD) that child processes would inherit.
 
@@ -25,10 +27,11 @@ def isolated(environment: Mapping[str, str] | None = None) -> Iterator[None]:
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     python, numpy = random.getstate(), np.random.get_state()
     generator = torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     os.environ.update(environment or {})
     try:
-        yield
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.samplers.vllm_http import RELOAD, HTTPRefusal, Server, ServerLost
+from lgrpo_lightning.samplers.vllm_http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm_options import ServerOptions
 from lgrpo_lightning.samplers.vllm_transport import (
     Completion,
@@ -81,7 +81,7 @@ class Servers(Transport):
     def _described(self, server: Server) -> dict[str, Any]:
         try:
             found = server.rpc("lgrpo_describe")
-        except HTTPRefusal as error:
+        except RefusedError as error:
             raise VLLMError(
                 f"{server.peer} does not know how to take over weights ({error}). Start it with `{RELOAD}`."
             ) from error
@@ -131,7 +131,7 @@ class Servers(Transport):
             try:
                 self._feed_once(server)
                 found = self._described(server)
-            except ServerLost:
+            except ServerLostError:
                 server.wait(since)
                 continue
             assert self.current is not None
@@ -143,7 +143,7 @@ class Servers(Transport):
         folder, version = self.current
         try:
             server.rpc("lgrpo_load_folder", str(Path(folder)), version)
-        except HTTPRefusal as error:
+        except RefusedError as error:
             raise VLLMError(
                 f"{server.peer} did not take over the weights in {folder}: {error}. It must see that folder "
                 "(sampler.server.weights_dir) and run with the configuration of this run; see its log."
@@ -183,7 +183,7 @@ class Servers(Transport):
         def ask(index: int) -> list[Completion] | None:
             try:
                 return self._asked(self._server(index), requests[index], sampling, eos)
-            except ServerLost:
+            except ServerLostError:
                 return None
 
         with ThreadPoolExecutor(min(len(indices), self.options.max_connections)) as pool:
@@ -195,7 +195,7 @@ class Servers(Transport):
         """Whether this is still the start of the server that was given the current weights."""
         try:
             found = self._described(server)
-        except ServerLost:
+        except ServerLostError:
             return False
         version = None if self.current is None else self.current[1]
         same = found["boot"] == self.boots[server.url]
@@ -226,7 +226,7 @@ class Servers(Transport):
             if self.current is not None and self._described(server)["version"] != self.current[1]:
                 self._feed_once(server)
             self.boots[server.url] = str(self._described(server)["boot"])
-        except ServerLost:
+        except ServerLostError:
             return  # lost again: the next round notices
 
     # ------------------------------------------------------------------------------------------ the rest

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from lgrpo_lightning import cli
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.run_folder import LAST_CHECKPOINT
 from tests.runs import fit, lgrpo, rollouts
@@ -61,6 +62,12 @@ def test_an_error_before_training_says_nothing_of_a_run(
     said = capsys.readouterr()
     assert "ended the run" not in said.out
     assert said.err.startswith("lgrpo: schedule.name is 'cosin'")
+
+
+@pytest.mark.parametrize("words", [[], ["--trainer.max_steps", "3"]])
+def test_nothing_but_the_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", *words]) == 2
+    assert "lgrpo: model.reward_model is not set" in capsys.readouterr().err
 
 
 def test_the_traceback_on_request(

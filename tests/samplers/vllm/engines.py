@@ -192,7 +192,7 @@ class StandIn:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_POST = _answer
+            do_GET = do_POST = _answer  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -1,7 +1,6 @@
 """The real engine in this process."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,7 +143,7 @@ def test_training_does_not_notice(engine: Engine) -> None:
 
 
 def test_sleeping_may_be_called(engine: Engine) -> None:
-    sampler, policy = synced(engine)
+    sampler, _ = synced(engine)
     sampler.sleep_level = 2
     before = sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream()))
     sampler.rest()

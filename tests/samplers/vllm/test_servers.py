@@ -120,24 +120,24 @@ def test_another_model(policy: ChangingPolicy, connected: Connected) -> None:
 
 def test_not_a_server_of_lgrpo_serve(stand_in: StandIn, connected: Connected) -> None:
     stand_in.on["lgrpo_describe"] = lambda _: (500, {"error": "no attribute lgrpo_describe"})
-    with pytest.raises(VLLMError, match="does not know how to take over weights.*lgrpo serve"):
+    with pytest.raises(VLLMError, match=r"does not know how to take over weights.*lgrpo serve"):
         connected(stand_in).sync(0)
     stand_in.on["lgrpo_describe"] = lambda _: (404, {"detail": "Not Found"})
-    with pytest.raises(VLLMError, match="was not started for it.*VLLM_SERVER_DEV_MODE=1"):
+    with pytest.raises(VLLMError, match=r"was not started for it.*VLLM_SERVER_DEV_MODE=1"):
         connected(stand_in).sync(0)
 
 
 def test_other_log_probs(stand_in: StandIn, connected: Connected) -> None:
     described = stand_in.described() | {"logprobs_mode": "raw_logprobs"}
     stand_in.on["lgrpo_describe"] = lambda _: (200, {"results": [described]})
-    with pytest.raises(VLLMError, match="gives raw_logprobs.*--logprobs-mode processed_logprobs"):
+    with pytest.raises(VLLMError, match=r"gives raw_logprobs.*--logprobs-mode processed_logprobs"):
         connected(stand_in).sync(0)
 
 
 def test_the_key(stand_in: StandIn, connected: Connected, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in.key = "right"
     monkeypatch.setenv("LGRPO_TEST_KEY", "wrong")
-    with pytest.raises(VLLMError, match="refused the API key.*LGRPO_TEST_KEY"):
+    with pytest.raises(VLLMError, match=r"refused the API key.*LGRPO_TEST_KEY"):
         connected(stand_in, api_key_env="LGRPO_TEST_KEY", retry_seconds=1.0).sync(0)
     monkeypatch.setenv("LGRPO_TEST_KEY", "right")
     connected(stand_in, api_key_env="LGRPO_TEST_KEY").sync(0)
@@ -145,13 +145,13 @@ def test_the_key(stand_in: StandIn, connected: Connected, monkeypatch: pytest.Mo
 
 def test_the_folder_is_not_seen_by_the_server(stand_in: StandIn, connected: Connected) -> None:
     stand_in.on["lgrpo_load_folder"] = lambda _: (500, {"error": "FileNotFoundError"})
-    with pytest.raises(VLLMError, match="did not take over the weights.*sampler.server.weights_dir"):
+    with pytest.raises(VLLMError, match=r"did not take over the weights.*sampler.server.weights_dir"):
         connected(stand_in).sync(0)
 
 
 def test_the_cache_cannot_be_reset(stand_in: StandIn, connected: Connected) -> None:
     stand_in.on["/reset_prefix_cache"] = lambda _: (200, {"success": False})
-    with pytest.raises(VLLMError, match="could not reset its prefix cache.*belongs to one run"):
+    with pytest.raises(VLLMError, match=r"could not reset its prefix cache.*belongs to one run"):
         connected(stand_in).sync(0)
 
 
@@ -223,7 +223,7 @@ def test_a_server_that_dies_in_the_middle(stand_in: StandIn, connected: Connecte
 
     stand_in.on["/v1/completions"] = dying
     stand_in.on["/health"] = stand_in.on["lgrpo_describe"] = dying
-    with pytest.raises(VLLMError, match="did not answer for 1 seconds.*--ckpt_path last"):
+    with pytest.raises(VLLMError, match=r"did not answer for 1 seconds.*--ckpt_path last"):
         sample(sampler)
 
 

@@ -48,7 +48,7 @@ def test_written_again(tmp_path: Path) -> None:
 
 
 def test_no_weights_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="sampler.server.weights_dir"):
+    with pytest.raises(FileNotFoundError, match=r"sampler.server.weights_dir"):
         next(read_weights(tmp_path))
 
 
