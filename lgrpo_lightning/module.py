@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
@@ -19,26 +17,22 @@ from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.functional import equal_rewards
-from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
-from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
-from lgrpo_lightning.policy.sharding import shard
+from lgrpo_lightning.policy import PolicyConfig
+from lgrpo_lightning.policy_module import PolicyModule
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
-from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings, state
+from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
 from lgrpo_lightning.training.evaluation import Evaluation
-from lgrpo_lightning.training.fsdp2 import mesh_of, register
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics
-from lgrpo_lightning.training.optimizers import clipped_norm, default_optimizer, scheduler
-from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
+from lgrpo_lightning.training.optimizers import default_optimizer
+from lgrpo_lightning.training.parallel import gathered
 from lgrpo_lightning.training.timing import Clock
-from lgrpo_lightning.training.update import Ranks, Update
+from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, RolloutBatch, Sampling, TrainBatch
 
-register()
 
-
-class GRPOModule(LightningModule):
+class GRPOModule(PolicyModule):
     """Fine-tunes a causal language model by group-relative policy optimisation.
 
     One batch of prompts is one rollout and all its optimizer steps. The algorithm is the advantage estimator:
@@ -80,10 +74,14 @@ class GRPOModule(LightningModule):
         max_rollouts: int = -1,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
         settings.check_options(group_size, sampling, updates)
-        self.policy_config = policy
+        super().__init__(
+            policy,
+            with_reference=loss.kl_coef > 0,
+            optimizer=optimizer,
+            schedule=schedule,
+            gradient_clip_val=updates.gradient_clip_val,
+        )
         self.sampler = sampler or TransformersSampler()
         self.segmenter = segmenter or TokenPrefixSegmenter()
         models = reward_model if isinstance(reward_model, list) else [reward_model]
@@ -93,15 +91,10 @@ class GRPOModule(LightningModule):
         self.sampling = sampling
         self.loss = loss
         self.updates = updates
-        self.optimizer_factory = optimizer
-        self.schedule = schedule
         self.validation = validation
         self.max_rollouts = max_rollouts
         self.seed = settings.run_seed() if seed is None else seed
-        self.rollout_index = 0
-        self.reference: Reference | None
         self._layout_announced = ""
-        self._saved_rng: list[Any] | None = None
 
     # ------------------------------------------------------------------------------------------ the algorithm
 
@@ -127,13 +120,17 @@ class GRPOModule(LightningModule):
             stream = Stream(self.seed, "train", self.rollout_index)
             groups = self.sampler.sample(prompts, self.group_size, sampling=self.sampling, stream=stream)
         with clock.measure("reward"):
-            trees = [self.segmenter.segment(group) for group in groups]
             self.reward_model.start(self.progress)
-            rewards = self.reward_model.score_batch(groups, trees)
+            return self._judged(self.rollout_index, groups)
+
+    def _judged(self, index: int, groups: Sequence[Group]) -> RolloutBatch:
+        """Groups with what every stage after sampling says of them."""
+        trees = [self.segmenter.segment(group) for group in groups]
+        rewards = self.reward_model.score_batch(groups, trees)
         credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
         drop = self.updates.drop_equal_groups
         return RolloutBatch(
-            index=self.rollout_index,
+            index=index,
             groups=tuple(groups),
             trees=tuple(trees),
             rewards=tuple(rewards),
@@ -152,21 +149,10 @@ class GRPOModule(LightningModule):
             temperature=self.sampling.temperature,
             max_length=self.sampling.max_new_tokens,
             ranks=self.ranks,
-            backward=self._backward,
-            step=self._optimizer_step,
+            backward=self.backward_pass,
+            step=self.step_optimizer,
             done=lambda: 0 <= self.trainer.max_steps <= self.global_step,
         )
-
-    def _backward(self, loss: Tensor, last: bool) -> None:
-        with gradient_sync(self.trainer, self.policy, last):
-            self.manual_backward(loss)
-
-    def _optimizer_step(self) -> None:
-        optimizer: Any = self.optimizers()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedulers: Any = self.lr_schedulers()
-        schedulers.step()
 
     def _mini_batches(self, rollout: RolloutBatch) -> list[list[int]]:
         """Rows of each optimizer step: whole groups in order, without those that are dropped."""
@@ -215,18 +201,7 @@ class GRPOModule(LightningModule):
         self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0
     ) -> RolloutBatch:
         """A group of completions for every prompt, with its rewards and credit."""
-        groups = self._sample(prompts, self.group_size, self.sampling, "predict")
-        trees = [self.segmenter.segment(group) for group in groups]
-        rewards = self.reward_model.score_batch(groups, trees)
-        credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
-        return RolloutBatch(
-            index=batch_idx,
-            groups=tuple(groups),
-            trees=tuple(trees),
-            rewards=tuple(rewards),
-            credits=tuple(credits),
-            trained=(False,) * len(groups),
-        )
+        return self._judged(batch_idx, self._sample(prompts, self.group_size, self.sampling, "predict"))
 
     def _sample(self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str) -> list[Group]:
         """Completions outside training: the same noise whenever asked."""
@@ -247,7 +222,7 @@ class GRPOModule(LightningModule):
         for stage, seconds in clock.seconds.items():
             means.put(f"time/{stage}", seconds)
         means.put("time/step", clock.total)
-        for name, value in self._step_metrics.items():
+        for name, value in self.step_metrics.items():
             means.put(name, value)
         merged = Means.merge(gathered(self.trainer, means))
         total_tokens = float(self.ranks.sum(torch.tensor(float(tokens), device=self.device)))
@@ -281,16 +256,6 @@ class GRPOModule(LightningModule):
 
     # ------------------------------------------------------------------------------------------ Lightning
 
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The policy's tokenizer."""
-        return load_tokenizer(self.policy_config)
-
-    @cached_property
-    def context_length(self) -> int:
-        """Most tokens that a prompt and its completion may have together."""
-        return context_length(load_config(self.policy_config))
-
     @property
     def required_columns(self) -> tuple[str, ...]:
         """Data columns that the reward models cannot do without."""
@@ -300,11 +265,6 @@ class GRPOModule(LightningModule):
     def mini_batches(self) -> int:
         """Optimizer steps that each pass over a rollout is divided into."""
         return self.updates.mini_batches
-
-    @property
-    def ranks(self) -> Ranks:
-        """The processes of this run."""
-        return ranks(self.trainer)
 
     @property
     def progress(self) -> Progress:
@@ -317,6 +277,12 @@ class GRPOModule(LightningModule):
             max_rollouts=self.max_rollouts,
         )
 
+    @property
+    def planned_steps(self) -> int | None:
+        """Optimizer steps of the run where they are known."""
+        limits = [self.trainer.max_steps, self.max_rollouts * self.updates.steps_per_rollout]
+        return min((n for n in limits if n > 0), default=None)
+
     def configure_callbacks(self) -> list[Callback]:
         """What every run gets: rollouts on disk, checkpoints, progress, plot, summary."""
         settings.check_trainer(self.trainer)
@@ -324,77 +290,10 @@ class GRPOModule(LightningModule):
         ends = ValidateAtEnds(at_start=self.validation.at_start, at_end=self.validation.at_end)
         return [ends, *complete_trainer(self.trainer)]
 
-    def configure_model(self) -> None:
-        """Load the policy, and a frozen copy as the reference where the KL penalty asks for one."""
-        if hasattr(self, "policy"):
-            return
-        self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id)
-        reference = reference_of(self.policy) if self.loss.kl_coef > 0 else None
-        if (mesh := mesh_of(self.trainer.strategy)) is not None:
-            for model in {self.policy, reference}:
-                if isinstance(model, Policy):
-                    shard(model, mesh, cpu_offload=getattr(self.trainer.strategy, "cpu_offload", False))
-        self.__dict__["reference"] = reference  # outside the module tree: never saved, trained or wrapped
-        self.strict_loading = self.policy_config.lora is None
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer over the trainable parameters, and its schedule."""
-        optimizer = self.optimizer_factory([p for p in self.policy.parameters() if p.requires_grad])
-        limits = [self.trainer.max_steps, self.max_rollouts * self.updates.steps_per_rollout]
-        total = min((n for n in limits if n > 0), default=None)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": scheduler(optimizer, self.schedule, total_steps=total),
-        }
-
     def setup(self, stage: str) -> None:
         """Connect the sampler with the policy."""
-        self._step_metrics: dict[str, float] = {}
         self.configure_model()
-        source = PolicySource(
-            self.policy,
-            tokenizer=self.tokenizer,
-            eos_token_ids=eos_token_ids(self.policy_config, self.tokenizer),
-            version=lambda: self.global_step,
-        )
-        self.sampler.setup(source)
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the gradient: here it is complete, averaged and unscaled."""
-        norm = clipped_norm(self.policy.parameters(), self.updates.gradient_clip_val)
-        self._step_metrics = {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}
-
-    def on_fit_start(self) -> None:
-        """Move the reference beside the policy."""
-        if isinstance(self.reference, Policy):
-            self.reference.to(self.device)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning leaves out: the rollout counter, every rank's generators, component state.
-
-        With LoRA the weights are those of the adapter alone.
-        """
-        if self.policy_config.lora:
-            weights = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: t for name, t in weights.items() if "lora_" in name}
-        checkpoint["lgrpo"] = {
-            "rollout_index": self.rollout_index,
-            "world_size": self.trainer.world_size,
-            "rng": gathered(self.trainer, state.rng_state()),
-            "components": state.component_state(self.components),
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the rollout counter and component state; the generators follow when training starts."""
-        saved = checkpoint["lgrpo"]
-        self.rollout_index = saved["rollout_index"]
-        state.load_component_state(self.components, saved["components"])
-        self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
-
-    def on_train_start(self) -> None:
-        """Put the generators back as the checkpoint had them."""
-        if self._saved_rng is not None:
-            state.set_rng_state(self._saved_rng[self.global_rank])
+        self.sampler.setup(self.source())
 
     def teardown(self, stage: str) -> None:
         """Release what the components hold."""

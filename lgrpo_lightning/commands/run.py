@@ -120,6 +120,7 @@ class RunCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser that explains its errors."""
         kwargs.setdefault("dump_header", ["lgrpo_lightning"])
+        kwargs["allow_abbrev"] = False  # half a name is a mistake, not a guess
         parser = ArgumentParser(**kwargs)
         parser.add_argument("-c", "--config", action="config", help="Path to a configuration file (YAML).")
         return parser
@@ -154,6 +155,7 @@ def main(argv: Sequence[str]) -> int:
             args=list(argv),
             save_config_callback=SaveRunConfig,
             seed_everything_default=0,
+            auto_configure_optimizers=False,
             trainer_defaults=TRAINER_DEFAULTS,
         )
     except Exception as error:

@@ -7,13 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.fsdp import register_fsdp_forward_method as enter_through
 
 from lgrpo_lightning.policy.policy import Policy
 
 
-def shard(policy: Policy, mesh: Any, *, param_dtype: torch.dtype | None = None, cpu_offload: bool = False) -> None:
+def shard(
+    policy: Policy, mesh: Any, *, param_dtype: torch.dtype | None = None, cpu_offload: bool = False
+) -> None:
     """Shard every decoder layer, then the policy as the root.
 
     All work on the weights has to enter through the root: its ``forward``, or ``unsharded``.
@@ -25,7 +33,9 @@ def shard(policy: Policy, mesh: Any, *, param_dtype: torch.dtype | None = None, 
     """
     options: dict[str, Any] = {
         "mesh": mesh,
-        "mp_policy": MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32 if param_dtype else None),
+        "mp_policy": MixedPrecisionPolicy(
+            param_dtype=param_dtype, reduce_dtype=torch.float32 if param_dtype else None
+        ),
         "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
     }
     names = set(policy.model._no_split_modules or [])

@@ -49,7 +49,9 @@ class FSDP2Strategy(ModelParallelStrategy):
 def register() -> None:
     """Make ``fsdp2`` a name of a strategy."""
     if "fsdp2" not in StrategyRegistry:
-        StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: everything sharded over all ranks")
+        StrategyRegistry.register(
+            "fsdp2", FSDP2Strategy, description="FSDP2: everything sharded over all ranks"
+        )
 
 
 def mesh_of(strategy: Any) -> Any | None:

@@ -22,6 +22,7 @@ class Means:
 
     def __init__(self) -> None:
         self.sums: dict[str, tuple[float, float]] = {}
+        self.moments: dict[str, tuple[float, float, float]] = {}
         self.extremes: dict[str, tuple[float, bool]] = {}
 
     def add(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
@@ -34,6 +35,15 @@ class Means:
         """Add a sum over ``count`` values."""
         before = self.sums.get(name, (0.0, 0.0))
         self.sums[name] = (before[0] + total, before[1] + count)
+
+    def spread(self, name: str, values: Tensor) -> None:
+        """Count ``values`` into the standard deviation (Bessel) called ``name``; NaN does not count."""
+        values = values.detach().double()[~values.isnan()]
+        self._add_moments(name, float(values.numel()), float(values.sum()), float(values.square().sum()))
+
+    def _add_moments(self, name: str, count: float, total: float, squares: float) -> None:
+        before = self.moments.get(name, (0.0, 0.0, 0.0))
+        self.moments[name] = (before[0] + count, before[1] + total, before[2] + squares)
 
     def extreme(self, name: str, value: float, *, largest: bool) -> None:
         """Keep the largest (or smallest) value called ``name``."""
@@ -48,6 +58,8 @@ class Means:
         for part in parts:
             for name, (total, count) in part.sums.items():
                 out.put(name, total, count)
+            for name, moments in part.moments.items():
+                out._add_moments(name, *moments)
             for name, (value, largest) in part.extremes.items():
                 out.extreme(name, value, largest=largest)
         return out
@@ -55,6 +67,9 @@ class Means:
     def values(self) -> dict[str, float]:
         """Name → mean; NaN where nothing was counted."""
         means = {name: total / count if count else math.nan for name, (total, count) in self.sums.items()}
+        for name, (count, total, squares) in self.moments.items():
+            variance = (squares - total**2 / count) / (count - 1) if count > 1 else 0.0
+            means[name] = math.sqrt(max(variance, 0.0))
         return means | {name: value for name, (value, _) in self.extremes.items()}
 
 
@@ -84,8 +99,7 @@ def _add_rewards(means: Means, rollout: RolloutBatch, success_threshold: float) 
         means.put("rewards/not_applicable", float(outcome.isnan().sum()), float(len(outcome)))
         for name, part in rewards.parts.items():
             means.add(f"rewards/{name}/mean", part)
-            ok = part[~part.isnan()]
-            means.put(f"rewards/{name}/std", float(ok.std()) if len(ok) > 1 else 0.0)
+            means.spread(f"rewards/{name}/std", part)
         for name, value in rewards.metrics.items():
             means.put(name, value)
     means.add("groups/dropped", torch.tensor([not t for t in rollout.trained]))

@@ -1,0 +1,159 @@
+"""The trained policy inside Lightning: loading, sharding, optimizer steps, checkpoints. Knows no algorithm."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
+from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
+from lgrpo_lightning.policy.sharding import shard
+from lgrpo_lightning.training import Schedule, state
+from lgrpo_lightning.training.fsdp2 import mesh_of, register
+from lgrpo_lightning.training.optimizers import clipped_norm, scheduler
+from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
+from lgrpo_lightning.training.update import Ranks
+
+register()
+
+
+class PolicyModule(LightningModule):
+    """Owns the policy, and its reference where there is one; steps the optimizer by hand.
+
+    Args:
+        policy: What to load.
+        with_reference: Whether a frozen reference is needed.
+        optimizer: Makes the optimizer of the trainable parameters.
+        schedule: Learning rate over optimizer steps.
+        gradient_clip_val: Largest norm of the gradient, or None.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyConfig,
+        *,
+        with_reference: bool,
+        optimizer: OptimizerCallable,
+        schedule: Schedule,
+        gradient_clip_val: float | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy_config = policy
+        self.with_reference = with_reference
+        self.optimizer_factory = optimizer
+        self.schedule = schedule
+        self.gradient_clip_val = gradient_clip_val
+        self.rollout_index = 0
+        self.step_metrics: dict[str, float] = {}
+        self.reference: Reference | None
+        self._saved_rng: list[Any] | None = None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The policy's tokenizer."""
+        return load_tokenizer(self.policy_config)
+
+    @cached_property
+    def context_length(self) -> int:
+        """Most tokens that a prompt and its completion may have together."""
+        return context_length(load_config(self.policy_config))
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes of this run."""
+        return ranks(self.trainer)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """Parts whose state a checkpoint keeps, by name."""
+        return {}
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Optimizer steps of the run where they are known."""
+        return self.trainer.max_steps if self.trainer.max_steps > 0 else None
+
+    def configure_model(self) -> None:
+        """Load the policy and, where it is needed, the reference; shard them under FSDP2."""
+        if hasattr(self, "policy"):
+            return
+        self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id)
+        reference = reference_of(self.policy) if self.with_reference else None
+        if (mesh := mesh_of(self.trainer.strategy)) is not None:
+            for model in (self.policy, reference):
+                if isinstance(model, Policy):
+                    shard(model, mesh, cpu_offload=getattr(self.trainer.strategy, "cpu_offload", False))
+        self.__dict__["reference"] = reference  # outside the module tree: never saved, trained or wrapped
+        self.strict_loading = self.policy_config.lora is None
+
+    def source(self) -> PolicySource:
+        """What a sampler may know of the policy."""
+        return PolicySource(
+            self.policy,
+            tokenizer=self.tokenizer,
+            eos_token_ids=eos_token_ids(self.policy_config, self.tokenizer),
+            version=lambda: self.global_step,
+        )
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the trainable parameters, and its schedule."""
+        optimizer = self.optimizer_factory([p for p in self.policy.parameters() if p.requires_grad])
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": scheduler(optimizer, self.schedule, total_steps=self.planned_steps),
+        }
+
+    def backward_pass(self, loss: Tensor, last: bool) -> None:
+        """Add a micro-batch's gradient; ``last`` of its optimizer step, it is averaged over ranks."""
+        with gradient_sync(self.trainer, self.policy, last):
+            self.manual_backward(loss)
+
+    def step_optimizer(self) -> None:
+        """One step of the optimizer and of the schedule."""
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedulers: Any = self.lr_schedulers()
+        schedulers.step()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradient: here it is complete, averaged and unscaled."""
+        norm = clipped_norm(self.policy.parameters(), self.gradient_clip_val)
+        self.step_metrics = {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}
+
+    def on_fit_start(self) -> None:
+        """Move the reference beside the policy."""
+        if isinstance(self.reference, Policy):
+            self.reference.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning leaves out: the rollout counter, every rank's generators, component state.
+
+        With LoRA the weights are those of the adapter alone.
+        """
+        if self.policy_config.lora:
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: t for name, t in weights.items() if "lora_" in name}
+        checkpoint["lgrpo"] = {
+            "rollout_index": self.rollout_index,
+            "world_size": self.trainer.world_size,
+            "rng": gathered(self.trainer, state.rng_state()),
+            "components": state.component_state(self.components),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the rollout counter and component state; the generators follow when training starts."""
+        saved = checkpoint["lgrpo"]
+        self.rollout_index = saved["rollout_index"]
+        state.load_component_state(self.components, saved["components"])
+        self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
+
+    def on_train_start(self) -> None:
+        """Put the generators back as the checkpoint had them."""
+        if self._saved_rng is not None:
+            state.set_rng_state(self._saved_rng[self.global_rank])
