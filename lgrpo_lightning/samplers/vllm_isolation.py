@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -30,7 +31,12 @@ def isolated(environment: Mapping[str, str] | None = None) -> Iterator[None]:
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     os.environ.update(environment or {})
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with (
+            warnings.catch_warnings(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
+            warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
             yield
     finally:
         random.setstate(python)

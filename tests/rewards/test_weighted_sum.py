@@ -124,5 +124,7 @@ def test_a_model_without_score():
 def test_refuses():
     with pytest.raises(ValueError, match="There is no reward model"):
         RewardSum([])
-    with pytest.raises(ValueError, match=r"reward_weights are 2, \[1.0, 2.0\], for 1 reward models \(Fixed\)"):
+    with pytest.raises(
+        ValueError, match=r"reward_weights are 2, \[1.0, 2.0\], for 1 reward models \(Fixed\)"
+    ):
         RewardSum([Fixed(None)], [1.0, 2.0])

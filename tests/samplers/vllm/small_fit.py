@@ -1,6 +1,6 @@
 """A small fit on CPU ranks; every rank prints a digest of its parameters at the end.
 
-python -m tests.samplers.vllm.small_fit ROOT '{"devices": 2, "steps": 3, "engine": {...}, "server": {...}}'
+python -m tests.samplers.vllm.small_fit ROOT '{"devices": 2, "strategy": "ddp", "steps": 3, "engine": {}, "server": {}}'
 """
 
 import hashlib
@@ -28,7 +28,8 @@ class Digest(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         digest = hashlib.sha256()
         for parameter in pl_module.policy.parameters():
-            digest.update(parameter.detach().numpy().tobytes())
+            whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+            digest.update(whole.detach().numpy().tobytes())
         print(f"\nDIGEST {trainer.global_rank} {digest.hexdigest()} {trainer.global_step}", flush=True)
 
 
@@ -53,7 +54,7 @@ def main(root: str, options: str) -> None:
         train=ArithmeticTasks(count=40), validation=ArithmeticTasks(count=5, seed=1), prompts_per_step=4
     )
     trainer = Trainer(
-        accelerator="cpu", devices=chosen["devices"], strategy="auto" if chosen["devices"] == 1 else "ddp",
+        accelerator="cpu", devices=chosen["devices"], strategy=chosen["strategy"],
         max_steps=chosen["steps"], default_root_dir=root, callbacks=[Digest()],
         enable_progress_bar=False, use_distributed_sampler=False, log_every_n_steps=1, max_epochs=-1,
     )  # fmt: skip

@@ -21,7 +21,7 @@ ENGINE = {"max_num_seqs": 16}
 def command(root: Path, **options: Any) -> list[str]:
     import json
 
-    arguments = {"devices": 1, "steps": 3, "engine": ENGINE, **options}
+    arguments = {"devices": 1, "strategy": "auto", "steps": 3, "engine": ENGINE, **options}
     return [sys.executable, "-m", "tests.samplers.vllm.small_fit", str(root), json.dumps(arguments)]
 
 
@@ -53,8 +53,9 @@ def server(tmp_path: Path) -> Iterator[RealServer]:
     made.kill()
 
 
-def test_two_ranks_with_an_engine_each(tmp_path: Path) -> None:
-    found = digests(run(tmp_path / "two", devices=2))
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_with_an_engine_each(strategy: str, tmp_path: Path) -> None:
+    found = digests(run(tmp_path / "two", devices=2, strategy=strategy))
     assert sorted(found) == ["0", "1"]
     assert found["0"] == found["1"]
     table = rollouts(tmp_path / "two")
@@ -63,7 +64,7 @@ def test_two_ranks_with_an_engine_each(tmp_path: Path) -> None:
 
 
 def test_two_ranks_with_one_server(server: RealServer, tmp_path: Path) -> None:
-    found = digests(run(tmp_path / "two", devices=2, server={"urls": [server.url]}))
+    found = digests(run(tmp_path / "two", devices=2, strategy="ddp", server={"urls": [server.url]}))
     assert found["0"] == found["1"]
     table = rollouts(tmp_path / "two")
     assert len(table) == 3 * 4 * 4
