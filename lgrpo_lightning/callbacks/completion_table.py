@@ -68,7 +68,8 @@ def _line(row: dict[str, Any]) -> str:
         row[key].replace("\r", "\\r").replace("\n", "\\n") for key in ("prompt", "completion")
     )
     return (
-        f"completion  rollout {row['rollout']}  member {row['member']}  reward {row['reward']:.3g}  advantage {row['advantage']:+.3g}  "
+        f"completion  rollout {row['rollout']}  member {row['member']}  reward {row['reward']:.3g}  "
+        f"advantage {row['advantage']:+.3g}  "
         f"|λ| {_tree(row)}  prompt: {prompt}  completion: {completion}"
     )
 

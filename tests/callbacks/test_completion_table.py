@@ -27,7 +27,8 @@ def test_piped_it_is_one_whole_line_per_completion(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0] == (
-        r"completion  rollout 10  member 0  reward 1  advantage +0.5  |λ| 1.67 (2/3 shared)  prompt: say p0  completion: a\nb"
+        "completion  rollout 10  member 0  reward 1  advantage +0.5  "
+        r"|λ| 1.67 (2/3 shared)  prompt: say p0  completion: a\nb"
     )
     assert lines[1].endswith("498 499")
 
