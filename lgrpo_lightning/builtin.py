@@ -14,11 +14,12 @@ def lgrpo_components() -> Iterable[type]:
     from lgrpo_lightning.data.files import PromptFile
     from lgrpo_lightning.estimators import GRPO, LambdaGRPO
     from lgrpo_lightning.rewards import ExactMatch, FormatMatch, RewardFunction
-    from lgrpo_lightning.samplers.transformers import TransformersSampler
+    from lgrpo_lightning.samplers import TransformersSampler, VLLMSampler
     from lgrpo_lightning.segmenters import DelimiterSegmenter, TokenPrefixSegmenter
 
     return [
         TransformersSampler,
+        VLLMSampler,
         TokenPrefixSegmenter,
         DelimiterSegmenter,
         ExactMatch,

@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "test": (RUN, "the same on the test sets"),
     "predict": (RUN, "write completions with their rewards to a file"),
     "export": ("lgrpo_lightning.commands.export", "write a checkpoint of a run as a Hugging Face folder"),
+    "serve": ("lgrpo_lightning.commands.serve", "start a vLLM server that VLLMSampler feeds with weights"),
     "plugins": ("lgrpo_lightning.commands.plugins", "list the installed components"),
 }
 """Command → the module whose ``main(argv)`` runs it, and a line of help."""

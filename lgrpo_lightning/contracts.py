@@ -57,6 +57,9 @@ class WeightSource(Protocol):
 class Sampler(ABC):
     """Draws a group of completions for each prompt."""
 
+    is_policy: ClassVar[bool] = False
+    """Whether it runs the policy's own weights and code, so that its log-probs need no importance correction."""
+
     def setup(self, source: WeightSource) -> None:  # noqa: B027
         """Called once before the first rollout, on every rank."""
 
@@ -72,6 +75,9 @@ class Sampler(ABC):
         Noise is keyed by (stream, prompt uid, member, position), so that neither the batch nor the number
         of ranks changes a completion.
         """
+
+    def rest(self) -> None:  # noqa: B027
+        """Called when nothing more is sampled before the next ``sync``: memory may be freed for training."""
 
     def teardown(self) -> None:  # noqa: B027
         """Called once at the end: release engines and connections."""

@@ -23,12 +23,12 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
-from lgrpo_lightning.training.evaluation import Evaluation
+from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.parallel import gathered
 from lgrpo_lightning.training.timing import Clock
-from lgrpo_lightning.training.update import Update
+from lgrpo_lightning.training.update import Update, mini_batches
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, RolloutBatch, Sampling, TrainBatch
 
 
@@ -105,7 +105,8 @@ class GRPOModule(PolicyModule):
         call_rollout_callbacks(self.trainer, self, rollout)
         batch = TrainBatch.from_groups(rollout.groups, rollout.credits, device=self.device)
         with clock.measure("train"):
-            self._update.run(batch, self._mini_batches(rollout), means)
+            parts = mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
+            self._update.run(batch, parts, means)
         self._announce_layout()
         self.rollout_index += 1
         add_rollout_metrics(means, rollout, success_threshold=self.validation.success_threshold)
@@ -119,6 +120,7 @@ class GRPOModule(PolicyModule):
             self.sampler.sync(self.global_step)
             stream = Stream(self.seed, "train", self.rollout_index)
             groups = self.sampler.sample(prompts, self.group_size, sampling=self.sampling, stream=stream)
+            self.sampler.rest()
         with clock.measure("reward"):
             self.reward_model.start(self.progress)
             return self._judged(self.rollout_index, groups)
@@ -148,25 +150,13 @@ class GRPOModule(PolicyModule):
             updates=self.updates,
             temperature=self.sampling.temperature,
             max_length=self.sampling.max_new_tokens,
+            importance="none" if self.sampling.truncated else self.loss.importance,
+            corrects=not self.sampler.is_policy,
             ranks=self.ranks,
             backward=self.backward_pass,
             step=self.step_optimizer,
             done=lambda: 0 <= self.trainer.max_steps <= self.global_step,
         )
-
-    def _mini_batches(self, rollout: RolloutBatch) -> list[list[int]]:
-        """Rows of each optimizer step: whole groups in order, without those that are dropped."""
-        per_step = len(rollout.groups) // self.updates.mini_batches
-        kept = [g for g, trained in enumerate(rollout.trained) if trained]
-        return [
-            [
-                row
-                for g in kept
-                if g // per_step == part
-                for row in range(g * self.group_size, (g + 1) * self.group_size)
-            ]
-            for part in range(self.updates.mini_batches)
-        ]
 
     # ------------------------------------------------------------------------------------------ evaluation
 
@@ -188,6 +178,7 @@ class GRPOModule(PolicyModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log each set, and the mean over the sets under the bare names."""
+        self.sampler.rest()
         self._log_evaluation("val")
 
     on_test_epoch_start = on_validation_epoch_start
@@ -195,7 +186,12 @@ class GRPOModule(PolicyModule):
 
     def on_test_epoch_end(self) -> None:
         """Log each set, and the mean over the sets under the bare names."""
+        self.sampler.rest()
         self._log_evaluation("test")
+
+    def on_predict_epoch_start(self) -> None:
+        """The sampler takes over the checkpoint's weights."""
+        self.sampler.sync(self.global_step)
 
     def predict_step(
         self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0
@@ -241,17 +237,9 @@ class GRPOModule(PolicyModule):
             self._layout_announced = choice.layout
 
     def _log_evaluation(self, prefix: str) -> None:
-        values = {name: evaluation.values() for name, evaluation in self.evaluations.items()}
-        if not values:
-            return
-        first = next(iter(values.values()))
-        logged = {
-            f"{prefix}/{name}": torch.stack([v[name] for v in values.values()]).mean() for name in first
-        }
-        if len(values) > 1:
-            logged |= {f"{prefix}/{s}/{name}": v for s, each in values.items() for name, v in each.items()}
+        logged = evaluation_metrics(self.evaluations, prefix)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            logged["step"] = torch.tensor(float(self.global_step))
+            logged |= {"step": torch.tensor(float(self.global_step))} if logged else {}
         self.log_dict(logged, sync_dist=True, batch_size=1)
 
     # ------------------------------------------------------------------------------------------ Lightning

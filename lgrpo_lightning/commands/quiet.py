@@ -19,7 +19,8 @@ NOISE = (
     r".*does not have many workers.*",
     r".*You are using `torch.load` with `weights_only.*",
     r".*exists and is not empty.*",
-    r"LightningCLI's args parameter.*",
+    r"LightningCLI.s args parameter.*",
+    r".*sync_dist=True.*when logging on epoch level.*",  # vLLM leaves torch.distributed initialised
 )
 
 

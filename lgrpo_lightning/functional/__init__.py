@@ -1,6 +1,7 @@
 """Pure functions on tensors: advantages, losses, log-probs."""
 
 from lgrpo_lightning.functional.advantages import equal_rewards, group_advantages
+from lgrpo_lightning.functional.importance import importance_values, importance_weights
 from lgrpo_lightning.functional.logprobs import chunked_logprobs, token_logprobs
 from lgrpo_lightning.functional.losses import aggregate, clipped_surrogate, default_normalizer, k3_kl
 
@@ -11,6 +12,8 @@ __all__ = [
     "default_normalizer",
     "equal_rewards",
     "group_advantages",
+    "importance_values",
+    "importance_weights",
     "k3_kl",
     "token_logprobs",
 ]

@@ -26,6 +26,8 @@ class TransformersSampler(Sampler):
             completions are drawn batch by batch.
     """
 
+    is_policy = True
+
     def __init__(self, max_batch_tokens: int = 65536) -> None:
         if max_batch_tokens < 1:
             raise ValueError(f"max_batch_tokens is {max_batch_tokens}; it must be at least 1.")

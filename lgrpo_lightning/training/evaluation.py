@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -51,3 +51,13 @@ class Evaluation:
 
     def _success(self, outcome: Tensor) -> Tensor:
         return (outcome >= self.options.success_threshold).float()
+
+
+def evaluation_metrics(evaluations: Mapping[str, Evaluation], prefix: str) -> dict[str, Tensor]:
+    """``<prefix>/<metric>``, the mean over the sets; of several sets each under its name, too."""
+    values = {name: evaluation.values() for name, evaluation in evaluations.items()}
+    metrics = list(next(iter(values.values()), {}))
+    out = {f"{prefix}/{m}": torch.stack([v[m] for v in values.values()]).mean() for m in metrics}
+    if len(values) > 1:
+        out |= {f"{prefix}/{name}/{m}": v[m] for name, v in values.items() for m in metrics}
+    return out

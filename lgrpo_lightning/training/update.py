@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.functional import aggregate, clipped_surrogate, default_normalizer, k3_kl
+from lgrpo_lightning.functional import (
+    aggregate,
+    clipped_surrogate,
+    default_normalizer,
+    importance_values,
+    importance_weights,
+    k3_kl,
+)
+from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.training.metrics import Means, add_clip_metrics
 from lgrpo_lightning.training.options import Loss, Updates
@@ -37,6 +45,8 @@ class Update:
         loss, updates: Options.
         temperature: Of the log-probs: that of sampling.
         max_length: Longest possible completion, for the constant normaliser.
+        importance: Correction for the sampler; "none" where it truncates.
+        corrects: Whether the correction is applied; else its ratios are only logged.
         ranks: The processes that share each optimizer step.
         backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
         step: Called after the last one; makes the optimizer step.
@@ -53,6 +63,8 @@ class Update:
     backward: Callable[[Tensor, bool], None]
     step: Callable[[], None]
     done: Callable[[], bool]
+    importance: ImportanceMode = "none"
+    corrects: bool = True
 
     def run(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> None:
         """Update on ``batch``.
@@ -103,8 +115,11 @@ class Update:
         scores = self.policy(micro.prompts, micro.completions, temperature=self.temperature)
         old = scores.logprobs.detach() if old is None else old
         clip = {"clip_low": self.loss.clip_low, "clip_high": self.loss.clip_high}
-        per_token = clipped_surrogate(scores.logprobs, old, micro.advantages, **clip)
         mask = micro.mask if real else torch.zeros_like(micro.mask)
+        per_token = clipped_surrogate(scores.logprobs, old, micro.advantages, **clip)
+        if self.importance != "none":
+            weights = self._importance_weights(micro, old, mask, means)
+            per_token = per_token * weights if self.corrects else per_token
         if ref is not None:
             kl = k3_kl(scores.logprobs, ref)
             per_token = per_token + self.loss.kl_coef * kl
@@ -112,6 +127,19 @@ class Update:
         means.add("entropy", scores.entropies, mask)
         add_clip_metrics(means, (scores.logprobs - old).exp(), micro.advantages, mask, **clip)
         return per_token
+
+    def _importance_weights(self, micro: TrainBatch, old: Tensor, mask: Tensor, means: Means) -> Tensor:
+        """``[N, T]`` factor that corrects the surrogate for the sampler; logged under TRL's names."""
+        loss, sampler = self.loss, micro.sampler_logprobs
+        bounds = {"maximum": loss.importance_max, "minimum": loss.importance_min}
+        weights = importance_weights(old, sampler, micro.mask, mode=self.importance, **bounds)
+        for name, values in importance_values(old, sampler, weights, mask, mode=self.importance).items():
+            means.add(f"{name}/mean", values)
+            if values.numel():
+                means.extreme(f"{name}/max", float(values.max()), largest=True)
+                if name.endswith("ratio"):
+                    means.extreme(f"{name}/min", float(values.min()), largest=False)
+        return weights
 
     def _passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:
         """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
@@ -143,3 +171,21 @@ def _cut(values: Tensor | None, pack: list[int], micro: TrainBatch) -> Tensor | 
     if values is None:
         return None
     return values.index_select(0, torch.tensor(pack, device=values.device))[:, : micro.mask.shape[1]]
+
+
+def mini_batches(trained: Sequence[bool], group_size: int, parts: int) -> list[list[int]]:
+    """Rows of each optimizer step: whole groups in order, without those that are dropped.
+
+    Args:
+        trained: Whether each group takes part.
+        parts: Optimizer steps that the groups are divided into.
+
+    >>> mini_batches([True, False, True, True], group_size=2, parts=2)
+    [[0, 1], [4, 5, 6, 7]]
+    """
+    per_step = len(trained) // parts
+    rows: list[list[int]] = [[] for _ in range(parts)]
+    for group, kept in enumerate(trained):
+        if kept:
+            rows[group // per_step] += range(group * group_size, (group + 1) * group_size)
+    return rows
