@@ -29,6 +29,7 @@ from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.parallel import gathered
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.update import Update, mini_batches
+from lgrpo_lightning.training.utilization import update_utilization
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, RolloutBatch, Sampling, TrainBatch
 
 
@@ -220,6 +221,9 @@ class GRPOModule(PolicyModule):
         means.put("time/step", clock.total)
         for name, value in self.step_metrics.items():
             means.put(name, value)
+        passes, seconds = self.updates.iterations, clock.seconds["train"]
+        if (mfu := update_utilization(self.policy, passes=passes, seconds=seconds)) is not None:
+            means.put("mfu", mfu)
         merged = Means.merge(gathered(self.trainer, means))
         total_tokens = float(self.ranks.sum(torch.tensor(float(tokens), device=self.device)))
         values = merged.values() | {

@@ -76,9 +76,7 @@ def choice(
 def estimated_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], tree: int) -> float:
     """Cost of padded rows over that of trees, in multiply-adds of linear layers and attention."""
     config = model.config.get_text_config()
-    linear: int = sum(
-        p.numel() for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name
-    )
+    linear = linear_parameters(model)
     width = config.num_hidden_layers * config.hidden_size  # of scores and values together, per query and key
     pairs_padded = sum((len(p) + len(c)) ** 2 for p, c in zip(prompts, completions, strict=True))
     distinct = {tuple(p) for p in prompts}
@@ -87,6 +85,14 @@ def estimated_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[
     )
     rows = sum(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
     return float((rows * linear + pairs_padded * width) / (tree * linear + pairs_tree * width))
+
+
+def linear_parameters(model: Any) -> int:
+    """Parameters of the linear layers, the head included."""
+    weights = ((name, p) for name, p in model.named_parameters() if p.dim() > 1)
+    total: int = sum(p.numel() for name, p in weights if "embed" not in name)
+    head = model.get_output_embeddings().weight
+    return total + (head.numel() if head is model.get_input_embeddings().weight else 0)
 
 
 def why_no_tree(model: Any) -> str | None:

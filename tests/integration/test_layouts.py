@@ -1,0 +1,57 @@
+"""Whole runs under trees equal those under padded rows."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.runs import checkpoint, fit, rollouts, train_metrics
+
+OPTIONS = {
+    "model__updates__iterations": 3,
+    "model__loss__kl_coef": 0.04,
+    "model__optimizer__init_args__lr": 2e-3,
+    "model__optimizer__init_args__eps": 1e-5,
+    "trainer__max_steps": 3,
+    "trainer__limit_val_batches": 0,
+}
+
+
+def run(root: Path, layout: str, **extra: object) -> Path:
+    return fit(root / layout, model__policy__layout=layout, **(OPTIONS | extra))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"model__segmenter": "DelimiterSegmenter"}, {"model__policy__micro_batch_tokens": 60}],
+    ids=["exact steps", "text steps", "divided groups"],
+)
+def test_several_updates_with_clipping_and_a_reference(extra: dict[str, object], tmp_path: Path) -> None:
+    padded, tree = (run(tmp_path, layout, **extra) for layout in ("padded", "tree"))
+    assert list(rollouts(padded)["completion"]) == list(rollouts(tree)["completion"])
+    a, b = train_metrics(padded), train_metrics(tree)
+    assert a["clip_ratio/region_mean"][0] > 0
+    for name in ("loss", "grad_norm", "kl", "entropy", "clip_ratio/region_mean"):
+        torch.testing.assert_close(a[name][0], b[name][0], rtol=1e-3, atol=1e-6)
+    assert a["tree/token_ratio"][0] == 1
+    assert b["tree/token_ratio"][0] < 0.6
+    weights = [checkpoint(root)["state_dict"] for root in (padded, tree)]
+    for name, tensor in weights[0].items():  # type: ignore[attr-defined]
+        assert (tensor - weights[1][name]).abs().max() < 1e-4, name  # type: ignore[index]
+
+
+def test_bf16_mixed(tmp_path: Path) -> None:
+    padded, tree = (
+        run(
+            tmp_path,
+            layout,
+            trainer__precision="bf16-mixed",
+            trainer__max_steps=1,
+            model__updates__iterations=1,
+        )
+        for layout in ("padded", "tree")
+    )
+    assert list(rollouts(padded)["completion"]) == list(rollouts(tree)["completion"])
+    a, b = train_metrics(padded), train_metrics(tree)
+    assert abs(a["loss"][0] - b["loss"][0]) < 5e-3
+    assert abs(a["grad_norm"][0] - b["grad_norm"][0]) < 0.1 * a["grad_norm"][0]
