@@ -112,7 +112,12 @@ def plot(rows: list[dict[str, Any]]) -> None:
         p, c, g, o = r["shape"]
         text = f"P {p}, C {c}, G {g}" + (f", {o:.0%} common" if o else "")
         axes.annotate(
-            text, (r["theoretical"], r["ratio"]), xytext=(6, -10), textcoords="offset points", fontsize=7
+            text,
+            (r["theoretical"], r["ratio"]),
+            xytext=(-8, 6) if o else (6, -12),
+            ha="right" if o else "left",
+            textcoords="offset points",
+            fontsize=7,
         )
     axes.set(
         xlabel="padded tokens / tree tokens",
