@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -28,6 +29,23 @@ class Stream(NamedTuple):
     counter: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A low-rank adapter (LoRA) apart from its model.
+
+    Attributes:
+        rank, alpha, rslora: Its update is scaled by alpha / rank, with ``rslora`` by alpha / sqrt(rank).
+        targets: Last parts of the names of the modules it adapts.
+        weights: (name in a peft file, full tensor) pairs; collective, in one order on all ranks.
+    """
+
+    rank: int
+    alpha: int
+    rslora: bool
+    targets: tuple[str, ...]
+    weights: Iterator[tuple[str, Tensor]]
+
+
 class WeightSource(Protocol):
     """What a sampler may know of the policy: its weights, not its training."""
 
@@ -44,11 +62,21 @@ class WeightSource(Protocol):
         """Most tokens a prompt and its completion may have together."""
 
     @property
+    def longest_sequence(self) -> int:
+        """Most tokens that a prompt of this run's data and its completion have; no more than ``context_length``."""
+
+    @property
     def version(self) -> int:
         """Number of optimizer steps the weights have had."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor) pairs; collective, in one order on all ranks."""
+        """(Hugging Face name, full tensor) pairs, an adapter added; collective, in one order on all ranks."""
+
+    def base_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The same of the model without its adapter: they never change where there is one."""
+
+    def adapter(self) -> Adapter | None:
+        """The adapter by itself; None where all weights are trained."""
 
     def generation_model(self) -> AbstractContextManager[Any]:
         """A context that gives the Hugging Face causal LM, ready for no-grad forwards without collectives."""

@@ -113,6 +113,13 @@ class PromptDataModule(LightningDataModule):
         """Names of the prediction sets, in the order of their loaders; a single one is "predict"."""
         return tuple(self.sources["predict"])
 
+    @property
+    def longest_sequence(self) -> int:
+        """Most tokens that a prompt of the sets that were read and its completion may have."""
+        sets = (prompts for named in self.prompts.values() for prompts in named.values())
+        longest = max((len(p.token_ids) for prompts in sets for p in prompts), default=0)
+        return longest + int(self._trainer.lightning_module.sampling.max_new_tokens)
+
     def setup(self, stage: str) -> None:
         """Read and encode the sets of ``stage``.
 

@@ -24,7 +24,7 @@ from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics
-from lgrpo_lightning.training.metrics import Means, add_rollout_metrics
+from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.parallel import gathered
 from lgrpo_lightning.training.timing import Clock
@@ -104,6 +104,7 @@ class GRPOModule(PolicyModule):
         clock, means = Clock(), Means()
         rollout = self.rollout(prompts, clock)
         call_rollout_callbacks(self.trainer, self, rollout)
+        add_weight_lag(means, rollout, self.global_step)
         batch = TrainBatch.from_groups(rollout.groups, rollout.credits, device=self.device)
         with clock.measure("train"):
             parts = mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
@@ -151,7 +152,7 @@ class GRPOModule(PolicyModule):
             updates=self.updates,
             temperature=self.sampling.temperature,
             max_length=self.sampling.max_new_tokens,
-            importance="none" if self.sampling.truncated else self.loss.importance,
+            importance=None if self.sampling.truncated else self.loss.importance,
             corrects=not self.sampler.is_policy,
             ranks=self.ranks,
             backward=self.backward_pass,

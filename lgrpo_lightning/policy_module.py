@@ -93,11 +93,13 @@ class PolicyModule(LightningModule):
 
     def source(self) -> PolicySource:
         """What a sampler may know of the policy."""
+        data = getattr(self.trainer, "datamodule", None)
         return PolicySource(
             self.policy,
             tokenizer=self.tokenizer,
             eos_token_ids=eos_token_ids(self.policy_config, self.tokenizer),
             version=lambda: self.global_step,
+            longest_sequence=getattr(data, "longest_sequence", None),
         )
 
     def configure_optimizers(self) -> Any:

@@ -71,12 +71,9 @@ def run_policy_config(run: Path) -> Any:
     import yaml
 
     from lgrpo_lightning.policy.config import PolicyConfig
-    from lgrpo_lightning.policy.lora import Lora
 
     if not (run / CONFIG).is_file():
         raise FileNotFoundError(
             f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named."
         )
-    options = yaml.safe_load((run / CONFIG).read_text())["model"]["policy"]
-    lora = options.pop("lora", None)
-    return PolicyConfig(**options, lora=Lora(**lora) if lora else None)
+    return PolicyConfig.from_options(yaml.safe_load((run / CONFIG).read_text())["model"]["policy"])

@@ -10,9 +10,12 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lgrpo_lightning.commands.messages import report
+
+if TYPE_CHECKING:
+    from lgrpo_lightning.policy import PolicyConfig
 
 EPILOG = """\
 Further options go to vLLM as they are, after --:   lgrpo serve --config run.yaml -- --api-server-count 2
@@ -46,7 +49,11 @@ def _serve(argv: Sequence[str]) -> int:
     return 0
 
 
-ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+ENVIRONMENT = {
+    "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,10 +104,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def load_run(path: str) -> Mapping[str, Any]:
-    """The configuration's ``model`` part.
+    """The configuration of a run.
 
     Raises:
-        OSError, ValueError: There is no such file, or it has no such part.
+        OSError, ValueError: There is no such file, or it has no part ``model``.
     """
     import yaml
 
@@ -108,15 +115,15 @@ def load_run(path: str) -> Mapping[str, Any]:
         found = yaml.safe_load(file)
     if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
         raise ValueError(f"{path} has no part 'model'; give the configuration of a run, as for `lgrpo fit`.")
-    model: dict[str, Any] = found["model"]
-    return model
+    return found
 
 
-def server_command(model: Mapping[str, Any], *, host: str, port: int) -> list[str]:
+def server_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
     """The command that starts the server.
 
     Args:
-        model: ``model`` of a run's configuration; read are ``policy`` and the sampler's ``engine``.
+        run: A run's configuration; read are ``model.policy``, the sampler's ``engine``, and the longest sequence
+            where ``data.max_prompt_length`` tells it.
     """
     from lgrpo_lightning.policy import PolicyConfig
     from lgrpo_lightning.policy.loading import context_length, load_config
@@ -126,13 +133,18 @@ def server_command(model: Mapping[str, Any], *, host: str, port: int) -> list[st
     imported_vllm()
     from vllm.platforms import current_platform
 
-    policy = PolicyConfig(**model.get("policy") or {})
+    model = run["model"]
+    policy = PolicyConfig.from_options(model.get("policy") or {})
     sampler = model.get("sampler")
     options = (sampler.get("init_args") or {}) if isinstance(sampler, dict) else {}
     engine = options.get("engine") or {}
     config = load_config(policy)
     arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).arguments(
-        config, dtype=policy.dtype, context_length=context_length(config), cpu=current_platform.is_cpu()
+        config,
+        dtype=policy.dtype,
+        longest_sequence=min(longest_sequence(run), context_length(config)),
+        cpu=current_platform.is_cpu(),
+        lora_rank=lora_rank(policy, config, engine.get("lora", "auto")),
     )
     if options.get("sleep_level") and not current_platform.is_cpu():
         arguments["enable_sleep_mode"] = True
@@ -145,6 +157,32 @@ def server_command(model: Mapping[str, Any], *, host: str, port: int) -> list[st
         *(["--revision", policy.revision] if policy.revision else []),
         *(word for name, value in arguments.items() for word in flag(name, value)),
     ]
+
+
+def lora_rank(policy: PolicyConfig, config: Any, wanted: str) -> int | None:
+    """The rank of the adapters that the server will take; None where it takes merged weights."""
+    from lgrpo_lightning.contracts import Adapter
+    from lgrpo_lightning.samplers.vllm_lora import adapter_rank
+
+    lora = policy.lora
+    if lora is None:
+        return None
+    targets = () if lora.targets == "all-linear" else tuple(lora.targets)
+    adapter = Adapter(rank=lora.rank, alpha=lora.alpha, rslora=lora.rslora, targets=targets, weights=iter(()))
+    return adapter_rank(config, adapter, wanted)
+
+
+def longest_sequence(run: Mapping[str, Any]) -> int:
+    """Most tokens of a prompt and its completion, where the configuration tells; else a very large number.
+
+    >>> longest_sequence({"model": {"sampling": {"max_new_tokens": 100}}, "data": {"max_prompt_length": 28}})
+    128
+    """
+    from lgrpo_lightning.types import Sampling
+
+    prompt = (run.get("data") or {}).get("max_prompt_length")
+    new = (run["model"].get("sampling") or {}).get("max_new_tokens", Sampling().max_new_tokens)
+    return int(prompt + new) if prompt else 2**31
 
 
 def flag(name: str, value: Any) -> list[str]:

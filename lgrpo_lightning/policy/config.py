@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +61,12 @@ class PolicyConfig:
             raise ValueError(f"policy.model_kwargs has {', '.join(quantised)}. {NOT_QUANTISED}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"policy.dropout is {self.dropout}; it must be at least 0 and below 1.")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> PolicyConfig:
+        """What ``model.policy`` of a configuration stands for."""
+        lora = options.get("lora")
+        return cls(**{**options, "lora": Lora(**lora) if lora else None})
 
     @property
     def resolved_path(self) -> str:

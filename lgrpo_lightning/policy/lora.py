@@ -89,17 +89,33 @@ def lora_layers(model: Any) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
+def base_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name in the base model, weight without the adapter) pairs."""
+    for name, tensor in model.state_dict().items():
+        if "lora_" not in name:
+            yield name.replace(".base_layer.", "."), tensor
+
+
+def adapter_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name in a peft file, weight) pairs of the adapter."""
+    for name, tensor in model.state_dict().items():
+        if "lora_" in name:
+            yield f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}", tensor
+
+
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """(name in the base model, weight with its adapter added) pairs; the model itself stays as it is."""
     layers = lora_layers(model)
-    for name, tensor in model.state_dict().items():
-        if "lora_" in name:
-            continue
+    for name, tensor in base_weights(model):
         owner, _, leaf = name.rpartition(".")
-        owner = owner.removesuffix(".base_layer")
         if owner in layers and leaf == "weight":
             tensor = tensor + layers[owner].get_delta_weight(ADAPTER).to(tensor.dtype)
-        yield f"{owner}.{leaf}" if owner else leaf, tensor
+        yield name, tensor
+
+
+def adapted_modules(model: Any) -> tuple[str, ...]:
+    """The last parts of the names of the modules that carry an adapter: "q_proj", ..."""
+    return tuple(sorted({name.rpartition(".")[2] for name in lora_layers(model)}))
 
 
 def merge(model: Any) -> None:

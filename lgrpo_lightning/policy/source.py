@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
 
-from lgrpo_lightning.policy.lora import merged_weights
+from lgrpo_lightning.contracts import Adapter
+from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights, base_weights, merged_weights
 from lgrpo_lightning.policy.policy import Policy
 
 
@@ -20,15 +21,23 @@ class PolicySource:
         tokenizer: Its tokenizer.
         eos_token_ids: Every id that ends a completion.
         version: Gives the number of optimizer steps so far.
+        longest_sequence: Most tokens of a prompt and its completion in this run; None where that is not known.
     """
 
     def __init__(
-        self, policy: Policy, *, tokenizer: Any, eos_token_ids: tuple[int, ...], version: Callable[[], int]
+        self,
+        policy: Policy,
+        *,
+        tokenizer: Any,
+        eos_token_ids: tuple[int, ...],
+        version: Callable[[], int],
+        longest_sequence: int | None = None,
     ) -> None:
         self.policy = policy
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
         self.context_length = policy.context_length
+        self.longest_sequence = min(longest_sequence or self.context_length, self.context_length)
         self._version = version
 
     @property
@@ -39,10 +48,31 @@ class PolicySource:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, full tensor) pairs, the same order on all ranks; an adapter is added on the fly."""
         model = self.policy.model
-        pairs = merged_weights(model) if self.policy.config.lora else model.state_dict().items()
-        for name, tensor in pairs:
-            yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        yield from _whole(merged_weights(model) if self.policy.config.lora else model.state_dict().items())
+
+    def base_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Those of the model without its adapter."""
+        yield from _whole(base_weights(self.policy.model))
+
+    def adapter(self) -> Adapter | None:
+        """The adapter apart from the model, where there is one."""
+        lora = self.policy.config.lora
+        if lora is None:
+            return None
+        return Adapter(
+            rank=lora.rank,
+            alpha=lora.alpha,
+            rslora=lora.rslora,
+            targets=adapted_modules(self.policy.model),
+            weights=_whole(adapter_weights(self.policy.model)),
+        )
 
     def generation_model(self) -> AbstractContextManager[Any]:
         """A context that gives the causal LM in evaluation mode without gradients."""
         return self.policy.generation_model()
+
+
+def _whole(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The pairs with every shard gathered; collective."""
+    for name, tensor in pairs:
+        yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

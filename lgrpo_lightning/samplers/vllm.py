@@ -17,6 +17,8 @@ from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
 
 PROBE_TOKENS = 16
 BLOCK = 32
+BASE = -1
+"""Version of the weights of a model without its adapter."""
 
 
 class VLLMSampler(Sampler):
@@ -62,6 +64,7 @@ class VLLMSampler(Sampler):
         self.ranks = trainer_ranks()
         self.version: int | None = None
         self.asleep = False
+        self.has_base = False
         self.syncs = 0
         self.check_due = False
 
@@ -73,10 +76,21 @@ class VLLMSampler(Sampler):
         if version == self.version and not lost:
             return
         self.version = None  # until all of it has arrived
-        transport.push(self.source.weights(), version)
+        self._push(transport, version, anew=lost)
         self.version = version
         self.check_due |= bool(self.check_every) and self.syncs % self.check_every == 0
         self.syncs += 1
+
+    def _push(self, transport: Transport, version: int, *, anew: bool) -> None:
+        """All weights; or, where the engine takes the adapter, the base once and from then on the adapter."""
+        adapter = self.source.adapter() if transport.takes_adapter else None
+        if adapter is None:
+            transport.push(self.source.weights(), version)
+            return
+        if anew or not self.has_base:
+            transport.push(self.source.base_weights(), BASE)
+            self.has_base = True
+        transport.push_adapter(adapter, version)
 
     def sample(
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
@@ -115,7 +129,13 @@ class VLLMSampler(Sampler):
             if self.server.urls:
                 from lgrpo_lightning.samplers.vllm_server import Servers
 
-                self.transport = Servers(model.config, self.server, ranks=self.ranks)
+                self.transport = Servers(
+                    model.config,
+                    self.server,
+                    ranks=self.ranks,
+                    adapter=self.source.adapter(),
+                    lora=self.engine.lora,
+                )
             else:
                 from lgrpo_lightning.samplers.vllm_engine import InProcessEngine
 
@@ -123,8 +143,9 @@ class VLLMSampler(Sampler):
                     model,
                     self.source.tokenizer,
                     self.engine,
-                    context_length=self.source.context_length,
+                    longest_sequence=self._longest_sequence(),
                     ranks=self.ranks,
+                    adapter=self.source.adapter(),
                     sleeps=self.sleep_level > 0,
                 )
         self.context_length = min(self.transport.max_model_len, self.source.context_length)
@@ -135,10 +156,19 @@ class VLLMSampler(Sampler):
         assert self.transport is not None
         return self.transport.generate(requests, sampling, self.source.eos_token_ids)
 
+    def _longest_sequence(self) -> int:
+        """Most tokens of a sequence that the engine will see: the run's, or the probe's."""
+        return min(
+            max(self.source.longest_sequence, self._probe_length + PROBE_TOKENS), self.source.context_length
+        )
+
+    @property
+    def _probe_length(self) -> int:
+        """Two blocks of the prefix cache and a token, so that a stale cache shows."""
+        return 2 * (self.engine.block_size or BLOCK) + 1
+
     def _probe(self) -> Request:
-        """A prompt that fills blocks of the prefix cache, so that a stale cache shows."""
-        block = self.engine.block_size or BLOCK
-        length = min(2 * block + 1, self.context_length - PROBE_TOKENS)
+        length = min(self._probe_length, self.context_length - PROBE_TOKENS)
         ids = probe_prompt(self.source.tokenizer, length=max(1, length), fallback=self.source.eos_token_ids)
         return Request(prompt=ids, seed=0, count=1)
 

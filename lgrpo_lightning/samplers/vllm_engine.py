@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.contracts import Adapter
 from lgrpo_lightning.samplers.vllm_install import imported_vllm
 from lgrpo_lightning.samplers.vllm_isolation import isolated
+from lgrpo_lightning.samplers.vllm_lora import adapter_rank, write_adapter
 from lgrpo_lightning.samplers.vllm_options import EngineOptions
 from lgrpo_lightning.samplers.vllm_transport import (
     Completion,
@@ -31,6 +34,9 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
+ADAPTER_NUMBER = 1
+"""vLLM's id of the policy's adapter."""
+
 
 class InProcessEngine(Transport):
     """Owns an engine in this process; each rank of a run has its own.
@@ -39,12 +45,14 @@ class InProcessEngine(Transport):
         model: The policy's causal LM: only its configuration is read here.
         tokenizer: For stop strings.
         options: How to build the engine.
-        context_length: Most tokens of a prompt and its completion.
+        longest_sequence: Most tokens of a prompt and its completion.
         ranks: (rank, world size) of the trainer.
+        adapter: The policy's, or None.
         sleeps: Whether the engine will be asked to sleep.
 
     Raises:
         ImportError: vLLM is missing or broken.
+        ValueError: ``options.lora`` is "adapter", and vLLM does not take this one.
         VLLMError: The engine did not start.
     """
 
@@ -56,23 +64,29 @@ class InProcessEngine(Transport):
         tokenizer: Any,
         options: EngineOptions,
         *,
-        context_length: int,
+        longest_sequence: int,
         ranks: tuple[int, int],
+        adapter: Adapter | None = None,
         sleeps: bool = False,
     ) -> None:
         self.options = options
         self.ranks = ranks
         self.llm: Any = None
+        self.adapters = ExitStack()  # the file of the adapter in use
+        self.lora_request: Any = None
         environment = ENVIRONMENT | {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
         with isolated(environment | self._launcher_environment()), TemporaryDirectory() as folder:
             self.vllm = imported_vllm()
             from vllm.platforms import current_platform
 
+            lora_rank = adapter_rank(model.config, adapter, options.lora)
+            self.takes_adapter = lora_rank is not None
             arguments = options.arguments(
                 model.config,
                 dtype=str(model.dtype).removeprefix("torch."),
-                context_length=context_length,
+                longest_sequence=longest_sequence,
                 cpu=current_platform.is_cpu(),
+                lora_rank=lora_rank,
             )
             self.cuda = not current_platform.is_cpu()
             self.dtype = arguments["dtype"]
@@ -116,6 +130,19 @@ class InProcessEngine(Transport):
                     self.llm.collective_rpc("lgrpo_load_folder", args=(str(path), version))
             self._reset_prefix_cache()
 
+    def push_adapter(self, adapter: Adapter, version: int) -> None:
+        """Hand the adapter over as a file in memory."""
+        files = ExitStack()
+        path = str(write_adapter(adapter, files.enter_context(weights_folder(None)) / "adapter"))
+        with isolated():
+            from vllm.lora.request import LoRARequest
+
+            self.llm.collective_rpc("lgrpo_adapt", args=(path, ADAPTER_NUMBER, version))
+            self.lora_request = LoRARequest(f"lgrpo-{version}", ADAPTER_NUMBER, path)
+            self._reset_prefix_cache()
+        self.adapters.close()
+        self.adapters = files
+
     def _reset_prefix_cache(self) -> None:
         if not self.llm.reset_prefix_cache():
             raise VLLMError(f"{self.peer} could not reset its prefix cache: requests are still running.")
@@ -132,7 +159,7 @@ class InProcessEngine(Transport):
             for r in requests
         ]
         with isolated():
-            outputs = self.llm.generate(prompts, params, use_tqdm=False)
+            outputs = self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.lora_request)
         return [[self._completion(o) for o in sorted(x.outputs, key=lambda o: o.index)] for x in outputs]
 
     def _completion(self, output: Any) -> Completion:
@@ -153,6 +180,7 @@ class InProcessEngine(Transport):
 
     def close(self) -> None:
         """Shut the engine down. The process groups of a run of several ranks stay as they are."""
+        self.adapters.close()
         if self.llm is None:
             return
         with isolated():

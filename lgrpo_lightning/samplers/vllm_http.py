@@ -60,6 +60,10 @@ class Server:
                 raise ServerLostError(str(error)) from error
             raise
 
+    def get(self, path: str) -> Any:
+        """The answer to ``GET path``; errors as with ``post``."""
+        return self._call(path, None, self.options.request_seconds)
+
     def rpc(self, method: str, *args: Any) -> Any:
         """Call a method of the worker extension; what the first worker returns.
 
@@ -116,7 +120,7 @@ class Server:
             headers["Authorization"] = f"Bearer {key}"
         try:
             with urlopen(Request(self.url + path, body, headers), timeout=seconds) as answer:
-                text = answer.read()
+                text, kind = answer.read().decode(), answer.headers.get_content_type()
         except HTTPError as error:
             raise self._refusal(path, error) from error
         except (URLError, OSError, *LOST) as error:
@@ -129,7 +133,7 @@ class Server:
             raise ServerLostError(
                 f"{self.peer} broke off at {path} ({type(reason).__name__}: {reason})."
             ) from error
-        return json.loads(text) if text else None
+        return json.loads(text) if text and kind == "application/json" else text or None
 
     def _refusal(self, path: str, error: HTTPError) -> VLLMError:
         text = error.read().decode(errors="replace")[:2000]

@@ -12,6 +12,7 @@ OURS = {
     "model", "tokenizer", "seed", "load_format", "logprobs_mode", "worker_extension_cls", "generation_config",
     "dtype", "max_model_len", "max_num_seqs", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size",
     "enable_prefix_caching", "tensor_parallel_size", "enforce_eager", "enable_sleep_mode",
+    "enable_lora", "max_lora_rank", "max_loras", "max_cpu_loras",
 }  # fmt: skip
 """Arguments of vLLM that are set here or by an option."""
 
@@ -33,6 +34,8 @@ class EngineOptions:
         prefix_caching: Keep prompts in the cache, so that a group computes its prompt once.
         tensor_parallel_size: GPUs that one engine is spread over.
         enforce_eager: No CUDA graphs and no compilation. Null: on a CPU only.
+        lora: How an adapter of the policy gets there: "adapter" leaves it to the engine, which is given the adapter
+            alone; "merge" gives it all weights with the adapter added; "auto" merges where vLLM takes no adapter.
         extra: Further arguments of ``vllm.LLM``, by name.
     """
 
@@ -45,6 +48,7 @@ class EngineOptions:
     prefix_caching: bool = True
     tensor_parallel_size: int = 1
     enforce_eager: bool | None = None
+    lora: Literal["auto", "adapter", "merge"] = "auto"
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,16 +68,19 @@ class EngineOptions:
                 "sampler.engine; the weights, the log-probs' kind and the seed are not free."
             )
 
-    def arguments(self, config: Any, *, dtype: str, context_length: int, cpu: bool) -> dict[str, Any]:
+    def arguments(
+        self, config: Any, *, dtype: str, longest_sequence: int, cpu: bool, lora_rank: int | None = None
+    ) -> dict[str, Any]:
         """Arguments of ``vllm.LLM``, and as flags those of the server.
 
         Args:
             config: The model's Hugging Face configuration.
             dtype: What "auto" stands for.
-            context_length: What a null ``max_model_len`` stands for.
+            longest_sequence: What a null ``max_model_len`` stands for.
             cpu: Whether vLLM runs on the CPU.
+            lora_rank: Largest rank of the adapters that the engine will apply; None for none.
         """
-        length = self.max_model_len or context_length
+        length = self.max_model_len or longest_sequence
         dtype = dtype if self.dtype == "auto" else self.dtype
         chosen: dict[str, Any] = {
             "dtype": dtype,
@@ -98,6 +105,8 @@ class EngineOptions:
             chosen["kv_cache_memory_bytes"] = max(least, min(needed, CPU_CACHE_LIMIT))
         else:
             chosen["gpu_memory_utilization"] = self.gpu_memory_utilization
+        if lora_rank is not None:
+            chosen |= {"enable_lora": True, "max_lora_rank": lora_rank, "max_loras": 1, "max_cpu_loras": 1}
         return chosen | self.extra
 
 

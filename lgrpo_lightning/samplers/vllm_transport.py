@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import Adapter, Stream
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.types import FinishReason, Sampling
 
@@ -45,10 +45,16 @@ class Transport(ABC):
     """Type of the engines' weights."""
     max_model_len: int
     """Most tokens of a prompt and its completion."""
+    takes_adapter: bool
+    """Whether ``push_adapter`` may be used."""
 
     @abstractmethod
     def push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         """Give the engines these weights and forget everything cached under the old ones. Collective."""
+
+    @abstractmethod
+    def push_adapter(self, adapter: Adapter, version: int) -> None:
+        """Give the engines this adapter on top of the weights last pushed, likewise. Collective."""
 
     @abstractmethod
     def generate(

@@ -21,6 +21,8 @@ class WeightReceiver:
         return {
             "boot": state["boot"],
             "version": state["version"],
+            "weights": state["weights"],
+            "lora_rank": self._lgrpo_lora_rank(),
             "model": model_signature(config.hf_config),
             "dtype": str(config.dtype).removeprefix("torch."),
             "max_model_len": int(config.max_model_len),
@@ -30,16 +32,35 @@ class WeightReceiver:
     def lgrpo_load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Take over (Hugging Face name, tensor) pairs, one at a time; nothing of them is kept."""
         state = self._lgrpo_state()
-        state["version"] = None  # half-loaded weights are nobody's
+        state["version"] = state["weights"] = None  # half-loaded weights are nobody's
         self.reload_weights(weights_iterator=iter(weights))  # type: ignore[attr-defined]
         self._lgrpo_refresh_heads()
-        state["version"] = version
+        state["version"] = state["weights"] = version
 
     def lgrpo_load_folder(self, folder: str, version: int) -> None:
         """Take over the weights that ``write_weights`` left in ``folder``."""
         from lgrpo_lightning.samplers.vllm_weights import read_weights
 
         self.lgrpo_load(read_weights(folder), int(version))
+
+    def lgrpo_adapt(self, folder: str, number: int, version: int) -> None:
+        """Take over the adapter that ``write_adapter`` left in ``folder``, in the place of the one before."""
+        from vllm.lora.request import LoRARequest
+
+        self._lgrpo_state()["version"] = None
+        self.add_lora(  # type: ignore[attr-defined]
+            LoRARequest(lora_name=f"lgrpo-{version}", lora_int_id=number, lora_path=folder, load_inplace=True)
+        )
+        self.lgrpo_adapted(version)
+
+    def lgrpo_adapted(self, version: int) -> None:
+        """Remember that the adapter of this version was taken over."""
+        self._lgrpo_state()["version"] = int(version)
+
+    def _lgrpo_lora_rank(self) -> int | None:
+        """Largest rank of adapters; None where the engine takes none."""
+        config = self.vllm_config.lora_config  # type: ignore[attr-defined]
+        return None if config is None else int(config.max_lora_rank)
 
     def _lgrpo_refresh_heads(self) -> None:
         """Pack the output heads again on a CPU: a head that is tied to the embedding is not reloaded by itself."""
@@ -57,7 +78,7 @@ class WeightReceiver:
 
     def _lgrpo_state(self) -> dict[str, Any]:
         if "_lgrpo" not in self.__dict__:
-            self.__dict__["_lgrpo"] = {"boot": uuid.uuid4().hex, "version": None}
+            self.__dict__["_lgrpo"] = {"boot": uuid.uuid4().hex, "version": None, "weights": None}
         state: dict[str, Any] = self.__dict__["_lgrpo"]
         return state
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor
 
 from lgrpo_lightning.functional import equal_rewards
@@ -115,6 +116,22 @@ def _add_completions(means: Means, rollout: RolloutBatch) -> None:
     if rollouts:
         means.extreme("completions/min_length", float(lengths.min()), largest=False)
         means.extreme("completions/max_length", float(lengths.max()), largest=True)
+
+
+def add_weight_lag(means: Means, rollout: RolloutBatch, version: int) -> None:
+    """How many optimizer steps older than the policy the weights are that completions come from; said once if any.
+
+    Args:
+        version: Optimizer steps the policy has had.
+    """
+    lag = version - min((r.weight_version for g in rollout.groups for r in g.rollouts), default=version)
+    means.extreme("sampling/weight_lag", float(lag), largest=True)
+    if lag:
+        rank_zero_warn(
+            f"Rollout {rollout.index} has completions from weights of version {version - lag}, but the policy has had "
+            f"{version} optimizer steps: the sampler is {lag} behind (sampling/weight_lag). Does its sync() take over "
+            "the weights it is called for?"
+        )
 
 
 def add_clip_metrics(

@@ -45,8 +45,9 @@ class Update:
         loss, updates: Options.
         temperature: Of the log-probs: that of sampling.
         max_length: Longest possible completion, for the constant normaliser.
-        importance: Correction for the sampler; "none" where it truncates.
-        corrects: Whether the correction is applied; else its ratios are only logged.
+        importance: Correction for the sampler; with "none" its ratios are only logged. None where it truncates, and
+            there is nothing to compare.
+        corrects: Whether the correction is applied.
         ranks: The processes that share each optimizer step.
         backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
         step: Called after the last one; makes the optimizer step.
@@ -63,7 +64,7 @@ class Update:
     backward: Callable[[Tensor, bool], None]
     step: Callable[[], None]
     done: Callable[[], bool]
-    importance: ImportanceMode = "none"
+    importance: ImportanceMode | None = None
     corrects: bool = True
 
     def run(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> None:
@@ -117,9 +118,9 @@ class Update:
         clip = {"clip_low": self.loss.clip_low, "clip_high": self.loss.clip_high}
         mask = micro.mask if real else torch.zeros_like(micro.mask)
         per_token = clipped_surrogate(scores.logprobs, old, micro.advantages, **clip)
-        if self.importance != "none":
-            weights = self._importance_weights(micro, old, mask, means)
-            per_token = per_token * weights if self.corrects else per_token
+        if self.importance is not None:
+            weights = self._importance_weights(micro, old, mask, means, mode=self.importance)
+            per_token = per_token * weights if self.corrects and self.importance != "none" else per_token
         if ref is not None:
             kl = k3_kl(scores.logprobs, ref)
             per_token = per_token + self.loss.kl_coef * kl
@@ -128,12 +129,16 @@ class Update:
         add_clip_metrics(means, (scores.logprobs - old).exp(), micro.advantages, mask, **clip)
         return per_token
 
-    def _importance_weights(self, micro: TrainBatch, old: Tensor, mask: Tensor, means: Means) -> Tensor:
+    def _importance_weights(
+        self, micro: TrainBatch, old: Tensor, mask: Tensor, means: Means, *, mode: ImportanceMode
+    ) -> Tensor:
         """``[N, T]`` factor that corrects the surrogate for the sampler; logged under TRL's names."""
         loss, sampler = self.loss, micro.sampler_logprobs
         bounds = {"maximum": loss.importance_max, "minimum": loss.importance_min}
-        weights = importance_weights(old, sampler, micro.mask, mode=self.importance, **bounds)
-        for name, values in importance_values(old, sampler, weights, mask, mode=self.importance).items():
+        if mode == "none":  # nothing is corrected: the bare ratio of every token
+            mode, bounds = "token_mask", {"maximum": None, "minimum": None}
+        weights = importance_weights(old, sampler, micro.mask, mode=mode, **bounds)
+        for name, values in importance_values(old, sampler, weights, mask, mode=mode).items():
             means.add(f"{name}/mean", values)
             if values.numel():
                 means.extreme(f"{name}/max", float(values.max()), largest=True)

@@ -21,6 +21,7 @@ import torch
 
 from lgrpo_lightning.contracts import Stream
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
+from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.samplers.vllm_worker import model_signature
 from lgrpo_lightning.types import Group, Prompt, Sampling
 from tests.models import EXTRA, make_model, tokenizer
@@ -63,7 +64,7 @@ class ChangingPolicy:
         """Change every weight; the new version."""
         generator = torch.Generator().manual_seed(self.version)
         with torch.no_grad():
-            for parameter in self.policy.parameters():
+            for parameter in (p for p in self.policy.parameters() if p.requires_grad):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
         self.version += 1
         return self.version
@@ -101,6 +102,17 @@ class ChangingPolicy:
         return max(gaps)
 
 
+def adapted(folder: Path, *, rank: int = 4, targets: Any = "all-linear") -> ChangingPolicy:
+    """A policy with an adapter, and updates of the adapter alone."""
+    pytest.importorskip("peft")
+    policy = ChangingPolicy("llama_tied", folder)
+    policy.policy = Policy(PolicyConfig(path=str(folder), lora=Lora(rank=rank, targets=targets)))
+    policy.source = PolicySource(
+        policy.policy, tokenizer=policy.source.tokenizer, eos_token_ids=(1,), version=lambda: policy.version
+    )
+    return policy
+
+
 def prompts(texts: list[str] = TEXTS) -> list[Prompt]:
     tok = tokenizer()
     return [Prompt(uid=str(i), text=t, token_ids=tuple(tok(t)["input_ids"])) for i, t in enumerate(texts)]
@@ -126,11 +138,12 @@ def free_port() -> int:
 class RealServer:
     """`lgrpo serve` in a process of its own."""
 
-    def __init__(self, model: Path | str, folder: Path) -> None:
+    def __init__(self, model: Path | str, folder: Path, *, lora_rank: int | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = folder / "serve.yaml"
-        self.config.write_text(f"model:\n  policy: {{path: '{model}'}}\n  sampler: VLLMSampler\n")
+        lora = f", lora: {{rank: {lora_rank}}}" if lora_rank else ""
+        self.config.write_text(f"model:\n  policy: {{path: '{model}'{lora}}}\n  sampler: VLLMSampler\n")
         self.log = folder / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -168,7 +181,8 @@ class StandIn:
     """Answers as a server would, without vLLM; ``on`` replaces the answer to a path or a worker method."""
 
     def __init__(self, config: Any, *, port: int = 0, boot: str = "first") -> None:
-        self.state: dict[str, Any] = {"version": None, "boot": boot}
+        self.state: dict[str, Any] = {"version": None, "weights": None, "boot": boot, "lora_rank": None}
+        self.adapters: list[str] = []
         self.config = config
         self.calls: list[tuple[str, Any]] = []
         self.on: dict[str, Callable[[Any], Any]] = {}
@@ -188,6 +202,7 @@ class StandIn:
                     return
                 data = json.dumps(found).encode()
                 self.send_response(status)
+                self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -212,9 +227,23 @@ class StandIn:
             return 200, {"results": [self.described()]}
         if name == "lgrpo_load_folder":
             assert list(Path(body["args"][0]).glob("*.safetensors"))
-            self.state["version"] = body["args"][1]
+            self.state["version"] = self.state["weights"] = body["args"][1]
             return 200, {"results": [None]}
+        if name == "lgrpo_adapted":
+            self.state["version"] = body["args"][0]
+            return 200, {"results": [None]}
+        if name == "/v1/models":
+            return 200, {"data": [{"id": n} for n in ["base", *self.adapters]]}
+        if name == "/v1/load_lora_adapter":
+            assert (Path(body["lora_path"]) / "adapter_config.json").is_file()
+            self.adapters.append(body["lora_name"])
+            return 200, "added"
+        if name == "/v1/unload_lora_adapter":
+            self.adapters.remove(body["lora_name"])
+            return 200, "removed"
         if name == "/v1/completions":
+            if body.get("model", "base") not in ["base", *self.adapters]:
+                return 404, {"error": f"The model `{body['model']}` does not exist."}
             return 200, {"choices": [self.choice(body, i) for i in range(body["n"])]}
         return 200, {"success": True}
 

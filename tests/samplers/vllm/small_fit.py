@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 from lgrpo_lightning.policy import PolicyConfig
+from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.samplers.vllm import VLLMSampler
 from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions
@@ -42,7 +43,7 @@ def main(root: str, options: str) -> None:
     )
     module = GRPOModule(
         reward_model=ExactMatch(),
-        policy=PolicyConfig(path="lgrpo:arithmetic"),
+        policy=PolicyConfig(path="lgrpo:arithmetic", lora=Lora(rank=4) if chosen.get("lora") else None),
         sampler=sampler,
         group_size=4,
         sampling=Sampling(max_new_tokens=24),

@@ -1,6 +1,7 @@
 """Engines that start and end within a test."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ import torch
 from lgrpo_lightning.samplers.vllm import VLLMSampler
 from lgrpo_lightning.samplers.vllm_options import EngineOptions
 from lgrpo_lightning.samplers.vllm_transport import VLLMError
-from tests.samplers.vllm.engines import SAMPLING, ChangingPolicy, needs_vllm, prompts, stale_heads, stream
+from tests.samplers.vllm.engines import (
+    SAMPLING,
+    ChangingPolicy,
+    adapted,
+    needs_vllm,
+    prompts,
+    stale_heads,
+    stream,
+)
 
 pytestmark = needs_vllm
 SMALL = EngineOptions(max_num_seqs=16)
@@ -53,28 +62,50 @@ def test_an_engine_that_does_not_start(tmp_path: Path) -> None:
     sampler.teardown()
 
 
-def test_an_adapter_is_added_on_the_fly(tmp_path: Path) -> None:
-    """The engine samples from base + adapter; the policy's own weights stay apart."""
-    pytest.importorskip("peft")
-    from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
-    from lgrpo_lightning.policy.lora import Lora
+@pytest.mark.parametrize("lora", ["adapter", "merge"])
+def test_an_adapter(lora: Any, tmp_path: Path) -> None:
+    """The engine samples from base + adapter, given one by one or added up; the policy's weights stay apart."""
+    policy = adapted(tmp_path)
+    sampler = VLLMSampler(EngineOptions(max_num_seqs=16, lora=lora), check_every=1, sleep_level=2)
+    sampler.setup(policy.source)
+    for _ in range(3):
+        sampler.sync(policy.update(0.3))
+        drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+        assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
+        sampler.rest()
+    transport: Any = sampler.transport
+    assert transport.takes_adapter == (lora == "adapter")
+    assert len(list(Path("/dev/shm").glob("lgrpo-weights-*"))) == (lora == "adapter")
+    sampler.teardown()
+    assert not list(Path("/dev/shm").glob("lgrpo-weights-*"))
 
-    policy = ChangingPolicy("llama_tied", tmp_path)
-    policy.policy = Policy(PolicyConfig(path=str(tmp_path), lora=Lora(rank=4)))
-    policy.source = PolicySource(
-        policy.policy, tokenizer=policy.source.tokenizer, eos_token_ids=(1,), version=lambda: policy.version
-    )
+
+def test_an_adapter_of_an_old_version_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lgrpo_lightning.samplers.vllm_worker import WeightReceiver
+
+    policy = adapted(tmp_path)
     sampler = VLLMSampler(SMALL, check_every=1)
     sampler.setup(policy.source)
-    for _ in range(2):
-        with torch.no_grad():
-            for parameter in policy.policy.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(0.3 * torch.randn_like(parameter))
-        policy.version += 1
-        sampler.sync(policy.version)
-        drawn = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
-        assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
+    sampler.sync(policy.update(0.3))
+    sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+    monkeypatch.setattr(WeightReceiver, "lgrpo_adapt", lambda self, folder, number, version: None)
+    sampler.sync(policy.update(0.3))
+    with pytest.raises(VLLMError, match="does not sample from the policy's weights"):
+        sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+    sampler.teardown()
+
+
+def test_an_adapter_that_the_engine_does_not_take(tmp_path: Path) -> None:
+    policy = adapted(tmp_path, rank=600, targets=["q_proj"])
+    sampler = VLLMSampler(EngineOptions(max_num_seqs=16, lora="adapter"))
+    sampler.setup(policy.source)
+    with pytest.raises(ValueError, match=r"lora is 'adapter', but its rank is 600.*Use merge, or auto"):
+        sampler.sync(0)
+    sampler = VLLMSampler(SMALL)
+    sampler.setup(policy.source)
+    sampler.sync(policy.update(0.01))
+    assert policy.logprob_error(sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream()), 0.7) < 1e-3
+    assert not sampler.transport.takes_adapter
     sampler.teardown()
 
 

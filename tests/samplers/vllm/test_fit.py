@@ -53,9 +53,13 @@ def server(tmp_path: Path) -> Iterator[RealServer]:
     made.kill()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_with_an_engine_each(strategy: str, tmp_path: Path) -> None:
-    found = digests(run(tmp_path / "two", devices=2, strategy=strategy))
+@pytest.mark.parametrize(
+    ("strategy", "lora"),
+    [("ddp", False), ("fsdp2", False), ("fsdp2", True)],
+    ids=["ddp", "fsdp2", "fsdp2 LoRA"],
+)
+def test_two_ranks_with_an_engine_each(strategy: str, lora: bool, tmp_path: Path) -> None:
+    found = digests(run(tmp_path / "two", devices=2, strategy=strategy, lora=lora))
     assert sorted(found) == ["0", "1"]
     assert found["0"] == found["1"]
     table = rollouts(tmp_path / "two")

@@ -14,7 +14,7 @@ LLAMA = LlamaConfig(
 
 
 def arguments(cpu: bool, **options: Any) -> dict[str, Any]:
-    return EngineOptions(**options).arguments(LLAMA, dtype="float32", context_length=100, cpu=cpu)
+    return EngineOptions(**options).arguments(LLAMA, dtype="float32", longest_sequence=100, cpu=cpu)
 
 
 def test_bytes_of_the_cache_by_hand() -> None:
@@ -35,9 +35,9 @@ def test_on_a_cpu() -> None:
 
 
 def test_the_cache_on_a_cpu_is_bounded() -> None:
-    found = EngineOptions().arguments(LLAMA, dtype="float32", context_length=131072, cpu=True)
+    found = EngineOptions().arguments(LLAMA, dtype="float32", longest_sequence=131072, cpu=True)
     assert found["kv_cache_memory_bytes"] == 4 * 2**30
-    found = EngineOptions().arguments(LLAMA, dtype="float32", context_length=10**7, cpu=True)
+    found = EngineOptions().arguments(LLAMA, dtype="float32", longest_sequence=10**7, cpu=True)
     assert found["kv_cache_memory_bytes"] > 4 * 2**30  # one completion has to fit
 
 

@@ -17,6 +17,7 @@ from tests.samplers.vllm.engines import (
     SAMPLING,
     ChangingPolicy,
     RealServer,
+    adapted,
     needs_vllm,
     prompts,
     sequences,
@@ -83,10 +84,10 @@ def test_killed_in_the_middle_of_a_rollout_and_started_again(pair: tuple[Changin
     with sampler(policy, server, retry_seconds=240.0) as sample:
         expected = sequences(sample.sample(prompts(), 16, sampling=long, stream=stream()))
         transport: Any = sample.transport
-        boots = dict(transport.boots)
+        boots = dict(transport.feed.boots)
         threading.Timer(0.3, restart).start()
         assert sequences(sample.sample(prompts(), 16, sampling=long, stream=stream())) == expected
-        assert transport.boots != boots
+        assert transport.feed.boots != boots
         sample.sync(policy.update())
         sample.sample(prompts(), 1, sampling=SAMPLING, stream=stream())  # checked
 
@@ -98,3 +99,23 @@ def test_killed_and_not_started_again(pair: tuple[ChangingPolicy, RealServer]) -
         with pytest.raises(VLLMError, match=rf"{pair[1].url} did not answer for 2 seconds"):
             sample.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
     assert not list(Path("/dev/shm").glob("lgrpo-weights-*"))  # nothing is left in memory
+
+
+def test_an_adapter_also_after_a_restart(tmp_path: Path) -> None:
+    """The server gets the base once and then adapters; started again it gets both."""
+    policy = adapted(tmp_path / "model")
+    server = RealServer(tmp_path / "model", tmp_path, lora_rank=4).start()
+    try:
+        with sampler(policy, server, retry_seconds=240.0) as sample:
+            for _ in range(2):
+                sample.sync(policy.update(0.3))
+                drawn = sample.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+                assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
+            transport: Any = sample.transport
+            assert transport.takes_adapter
+            server.kill()
+            server.start()
+            again = sample.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+            assert sequences(again) == sequences(drawn)
+    finally:
+        server.kill()

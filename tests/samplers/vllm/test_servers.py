@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.samplers.vllm import VLLMSampler
-from lgrpo_lightning.samplers.vllm_options import ServerOptions
+from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm_transport import VLLMError
 from lgrpo_lightning.types import Group
-from tests.samplers.vllm.engines import SAMPLING, ChangingPolicy, StandIn, prompts, sequences, stream
+from tests.samplers.vllm.engines import SAMPLING, ChangingPolicy, StandIn, adapted, prompts, sequences, stream
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +211,45 @@ def test_a_server_that_restarts_in_the_middle_gets_the_weights_again(
     assert sequences(sample(sampler, 1)) == expected
     assert stale
     assert stand_in.called("lgrpo_load_folder") == loads + 1
+
+
+def test_an_adapter_goes_again_to_a_server_that_restarts(tmp_path: Path) -> None:
+    """The base once, then adapters; after a restart both."""
+    policy = adapted(tmp_path / "model")
+    server = StandIn(policy.policy.model.config)
+    server.state["lora_rank"] = 8
+    sampler = VLLMSampler(server=ServerOptions(urls=[server.url], weights_dir=str(tmp_path)), check_every=0)
+    sampler.setup(policy.source)
+    for _ in range(2):
+        sampler.sync(policy.update())
+        sample(sampler)
+    assert server.adapters == ["lgrpo-2"]
+    assert (server.called("lgrpo_load_folder"), server.called("lgrpo_adapted")) == (1, 2)
+    bodies = [b for n, b in server.calls if n == "/v1/completions"]
+    assert bodies[-1]["model"] == "lgrpo-2"
+    server.adapters.clear()
+    server.state.update(boot="second", version=None, weights=None)
+    assert len(sample(sampler)) == 4
+    assert server.adapters == ["lgrpo-2"]
+    assert server.called("lgrpo_load_folder") == 2
+    sampler.teardown()
+    server.stop()
+
+
+def test_a_server_that_takes_no_adapter(tmp_path: Path) -> None:
+    policy = adapted(tmp_path / "model")
+    server = StandIn(policy.policy.model.config)
+    options = ServerOptions(urls=[server.url], weights_dir=str(tmp_path))
+    merged = VLLMSampler(server=options, check_every=0)
+    merged.setup(policy.source)
+    merged.sync(policy.update())
+    assert server.called("lgrpo_adapted") == 0
+    merged.teardown()
+    strict = VLLMSampler(EngineOptions(lora="adapter"), options, check_every=0)
+    strict.setup(policy.source)
+    with pytest.raises(VLLMError, match=rf"{server.url} take adapters up to rank 0, and the policy's has 4"):
+        strict.sync(0)
+    server.stop()
 
 
 def test_a_server_that_dies_in_the_middle(stand_in: StandIn, connected: Connected) -> None:

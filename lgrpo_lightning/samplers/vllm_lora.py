@@ -1,0 +1,93 @@
+"""Adapters in the engine: which it takes as they are, and how they are handed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lightning.contracts import Adapter
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Largest ranks that vLLM can be started for."""
+TARGETS = {
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "qkv_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "gate_up_proj",
+}
+"""Modules whose adapters vLLM applies in every architecture that takes any."""
+
+
+def engine_rank(rank: int) -> int | None:
+    """The smallest rank to start an engine for that holds an adapter of ``rank``; None past the largest.
+
+    >>> engine_rank(4), engine_rank(64), engine_rank(1000)
+    (8, 64, None)
+    """
+    return next((r for r in RANKS if r >= rank), None)
+
+
+def why_merged(architectures: Any, rank: int, targets: tuple[str, ...]) -> str | None:
+    """Why vLLM cannot apply an adapter itself; None where it can.
+
+    Args:
+        architectures: Of the model's Hugging Face configuration.
+        targets: Last parts of the adapted modules' names; empty for all linear layers.
+    """
+    from vllm import ModelRegistry
+    from vllm.model_executor.models import supports_lora
+
+    name = (architectures or ["an unnamed architecture"])[0]
+    entry = ModelRegistry.models.get(name)
+    if entry is None or not supports_lora(entry.load_model_cls()):
+        return f"vLLM applies no adapters to {name}"
+    if engine_rank(rank) is None:
+        return f"its rank is {rank}, and vLLM takes at most {RANKS[-1]}"
+    if others := sorted(set(targets) - TARGETS):
+        return f"it adapts {', '.join(others)}, which vLLM may not"
+    return None
+
+
+def adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int | None:
+    """The rank to start an engine for, so that it applies ``adapter`` itself; None where the weights are merged.
+
+    Args:
+        config: The model's Hugging Face configuration.
+        wanted: ``EngineOptions.lora``.
+
+    Raises:
+        ValueError: "adapter" is wanted and vLLM cannot.
+    """
+    if adapter is None or wanted == "merge":
+        return None
+    reason = why_merged(config.architectures, adapter.rank, adapter.targets)
+    if reason and wanted == "adapter":
+        raise ValueError(f"sampler.engine.lora is 'adapter', but {reason}. Use merge, or auto.")
+    return None if reason else engine_rank(adapter.rank)
+
+
+def write_adapter(adapter: Adapter, folder: Path) -> Path:
+    """Write the adapter as peft does, which is what vLLM reads. Goes through its weights: collective."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in adapter.weights}
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "use_rslora": adapter.rslora,
+        "target_modules": list(adapter.targets),
+        "bias": "none",
+        "lora_dropout": 0.0,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
