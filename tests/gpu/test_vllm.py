@@ -1,0 +1,100 @@
+"""The vLLM engine on CUDA, in process and as a server, asleep between rollouts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lgrpo_lightning.samplers.vllm import VLLMSampler
+from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions
+from tests.gpu.machine import DEVICE, needs_gpus, needs_vllm, started
+from tests.runs import train_metrics
+from tests.samplers.vllm.engines import (
+    KEY,
+    SAMPLING,
+    ChangingPolicy,
+    RealServer,
+    adapted,
+    prompts,
+    sequences,
+    stream,
+)
+
+pytestmark = [pytest.mark.gpu, needs_gpus(1), needs_vllm]
+ENGINE = EngineOptions(max_num_seqs=16, gpu_memory_utilization=0.2, enforce_eager=True)
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> ChangingPolicy:
+    made = ChangingPolicy("llama_tied", tmp_path / "model")
+    made.policy.to(DEVICE)
+    return made
+
+
+def connected(policy: ChangingPolicy, **options: Any) -> Iterator[VLLMSampler]:
+    sampler = VLLMSampler(ENGINE, check_every=1, **options)
+    sampler.setup(policy.source)
+    yield sampler
+    sampler.teardown()
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_three_updates_asleep_in_between(level: Any, policy: ChangingPolicy) -> None:
+    """Greedy completions are the policy's, and so are log-probs; also of weights refreshed on wake-up."""
+    for sampler in connected(policy, sleep_level=level):
+        for _ in range(3):
+            sampler.sync(policy.update())
+            greedy = sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream())
+            assert policy.greedy_gap(greedy) < 1e-2
+            drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
+            assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
+            sampler.rest()
+
+
+def test_woken_without_an_update(policy: ChangingPolicy) -> None:
+    for sampler in connected(policy, sleep_level=2):
+        sampler.sync(policy.update())
+        before = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+        sampler.rest()
+        sampler.sync(policy.version)
+        again = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+        assert sequences(again) == sequences(before)
+
+
+def test_an_adapter(tmp_path: Path) -> None:
+    policy = adapted(tmp_path)
+    policy.policy.to(DEVICE)
+    for sampler in connected(policy, sleep_level=1):
+        for _ in range(2):
+            sampler.sync(policy.update(0.3))
+            drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+            assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
+            sampler.rest()
+
+
+def test_a_server(policy: ChangingPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    server = RealServer(tmp_path / "model", tmp_path).start()
+    try:
+        for sampler in connected(policy, server=ServerOptions(urls=[server.url])):
+            for _ in range(2):
+                sampler.sync(policy.update())
+                drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+                assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
+    finally:
+        server.kill()
+
+
+def test_a_run_in_bf16(tmp_path: Path) -> None:
+    sampler = {
+        "class_path": "VLLMSampler",
+        "init_args": {
+            "engine": {"dtype": "bfloat16", "gpu_memory_utilization": 0.2},
+            "check_every": 1,
+            "sleep_level": 1,
+        },
+    }
+    run = started(tmp_path, trainer__precision="bf16-mixed", model__sampler=sampler)
+    assert len(train_metrics(run)) == 3
+    assert (train_metrics(run)["sampling/weight_lag"] == 0).all()
