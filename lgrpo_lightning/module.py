@@ -82,6 +82,7 @@ class GRPOModule(PolicyModule):
             optimizer=optimizer,
             schedule=schedule,
             gradient_clip_val=updates.gradient_clip_val,
+            on_nonfinite=updates.on_nonfinite,
         )
         self.sampler = sampler or TransformersSampler()
         self.segmenter = segmenter or TokenPrefixSegmenter()
@@ -107,7 +108,7 @@ class GRPOModule(PolicyModule):
         batch = TrainBatch.from_groups(rollout.groups, rollout.credits, device=self.device)
         with clock.measure("train"):
             parts = mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
-            self._update.run(batch, parts, means)
+            self._update(rollout).run(batch, parts, means)
         self._announce_layout()
         self.rollout_index += 1
         add_rollout_metrics(means, rollout, success_threshold=self.validation.success_threshold)
@@ -141,8 +142,7 @@ class GRPOModule(PolicyModule):
             trained=tuple(not (drop and bool(equal_rewards(r.outcome[None]))) for r in rewards),
         )
 
-    @property
-    def _update(self) -> Update:
+    def _update(self, rollout: RolloutBatch) -> Update:
         """The optimizer steps of one rollout: the clipped surrogate and KL of every token, times its weight."""
         return Update(
             policy=self.policy,
@@ -157,6 +157,7 @@ class GRPOModule(PolicyModule):
             backward=self.backward_pass,
             step=self.step_optimizer,
             done=lambda: 0 <= self.trainer.max_steps <= self.global_step,
+            allows=lambda attempt: self.allows_step(rollout, attempt),
         )
 
     # ------------------------------------------------------------------------------------------ evaluation
@@ -231,7 +232,7 @@ class GRPOModule(PolicyModule):
             "rollout": float(self.rollout_index - 1),
             "step": float(self.global_step),
         }
-        self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
+        self.log_all(values)
 
     def _announce_layout(self) -> None:
         """Say which layout the update took, the first time and whenever it changes."""
