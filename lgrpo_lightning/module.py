@@ -23,6 +23,7 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
+from lgrpo_lightning.training.applicable import applicable
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics
 from lgrpo_lightning.training.optimizers import default_optimizer
@@ -125,7 +126,7 @@ class GRPOModule(PolicyModule):
             self.sampler.rest()
         with clock.measure("reward"):
             self.reward_model.start(self.progress)
-            return self._judged(self.rollout_index, groups)
+            return applicable(self._judged(self.rollout_index, groups), self.ranks, self.device)
 
     def _judged(self, index: int, groups: Sequence[Group]) -> RolloutBatch:
         """Groups with what every stage after sampling says of them."""
