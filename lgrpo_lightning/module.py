@@ -12,7 +12,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
-from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.estimators import LambdaGRPO
@@ -24,7 +23,7 @@ from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
 from lgrpo_lightning.training.applicable import applicable
-from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics
+from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.parallel import gathered
@@ -97,7 +96,6 @@ class GRPOModule(PolicyModule):
         self.validation = validation
         self.max_rollouts = max_rollouts
         self.seed = settings.run_seed() if seed is None else seed
-        self._layout_announced = ""
 
     # ------------------------------------------------------------------------------------------ the algorithm
 
@@ -110,7 +108,7 @@ class GRPOModule(PolicyModule):
         with clock.measure("train"):
             parts = mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
             self._update(rollout).run(batch, parts, means)
-        self._announce_layout()
+        self.announce_layout()
         self.rollout_index += 1
         add_rollout_metrics(means, rollout, success_threshold=self.validation.success_threshold)
         self._log_rollout(means, clock, tokens=sum(batch.lengths))
@@ -235,13 +233,6 @@ class GRPOModule(PolicyModule):
         }
         self.log_all(values)
 
-    def _announce_layout(self) -> None:
-        """Say which layout the update took, the first time and whenever it changes."""
-        choice = self.policy.choice
-        if choice is not None and choice.layout != self._layout_announced:
-            say(self.trainer, f"Layout of the update: {choice.layout}; {choice.reason}.")
-            self._layout_announced = choice.layout
-
     def _log_evaluation(self, prefix: str) -> None:
         logged = evaluation_metrics(self.evaluations, prefix)
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -254,6 +245,11 @@ class GRPOModule(PolicyModule):
     def required_columns(self) -> tuple[str, ...]:
         """Data columns that the reward models cannot do without."""
         return tuple(self.reward_model.columns)
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """Names of what a validation logs, for callbacks that monitor one."""
+        return evaluation_names(self._set_names(), self.validation, "val")
 
     @property
     def mini_batches(self) -> int:

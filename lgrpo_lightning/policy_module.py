@@ -64,6 +64,7 @@ class PolicyModule(LightningModule):
         self._logged: dict[str, float] = {}
         self.reference: Reference | None
         self._saved_rng: list[Any] | None = None
+        self._layout_announced = ""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -102,6 +103,13 @@ class PolicyModule(LightningModule):
                     shard(model, mesh, cpu_offload=getattr(self.trainer.strategy, "cpu_offload", False))
         self.__dict__["reference"] = reference  # outside the module tree: never saved, trained or wrapped
         self.strict_loading = self.policy_config.lora is None
+
+    def announce_layout(self) -> None:
+        """Say which layout the update took, the first time and whenever it changes."""
+        choice = self.policy.choice
+        if choice is not None and choice.layout != self._layout_announced:
+            say(self.trainer, f"Layout of the update: {choice.layout}; {choice.reason}.")
+            self._layout_announced = choice.layout
 
     def source(self) -> PolicySource:
         """What a sampler may know of the policy."""

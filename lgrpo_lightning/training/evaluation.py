@@ -55,6 +55,17 @@ class Evaluation:
         return (outcome[~outcome.isnan()] >= self.options.success_threshold).float()
 
 
+def evaluation_names(sets: Sequence[str], options: Validation, prefix: str) -> tuple[str, ...]:
+    """The names that ``evaluation_metrics`` gives, without measuring anything.
+
+    >>> evaluation_names(["easy", "hard"], Validation(k=0), "val")
+    ('val/accuracy', 'val/easy/accuracy', 'val/hard/accuracy')
+    """
+    metrics = ["accuracy", *(["avg@k", "pass@k", "reward", "completions/mean_length"] if options.k else [])]
+    places = [prefix, *(f"{prefix}/{name}" for name in sets)] if len(sets) > 1 else [prefix] * len(sets)
+    return tuple(f"{place}/{metric}" for place in places for metric in metrics)
+
+
 def evaluation_metrics(evaluations: Mapping[str, Evaluation], prefix: str) -> dict[str, Tensor]:
     """``<prefix>/<metric>``, the mean over the sets; of several sets each under its name, too.
 
