@@ -1,5 +1,6 @@
 """Callbacks: what a run shows, and what it leaves on disk."""
 
+from lgrpo_lightning.callbacks.alarms import Alarms
 from lgrpo_lightning.callbacks.best_checkpoint import BestCheckpoint
 from lgrpo_lightning.callbacks.completion_table import CompletionTable
 from lgrpo_lightning.callbacks.defaults import complete_trainer, default_callbacks
@@ -14,6 +15,7 @@ from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
 
 __all__ = [
+    "Alarms",
     "BestCheckpoint",
     "CompletionTable",
     "ExportModel",

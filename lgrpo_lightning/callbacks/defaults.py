@@ -7,6 +7,7 @@ import os
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, TQDMProgressBar
 
+from lgrpo_lightning.callbacks.alarms import Alarms
 from lgrpo_lightning.callbacks.completion_table import CompletionTable
 from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
 from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
@@ -29,6 +30,7 @@ def default_callbacks() -> list[Callback]:
         CompletionTable(),
         PredictionWriter(),
         RewardPlot(),
+        Alarms(),
         RunSummary(),
         LastCheckpoint(),
     ]

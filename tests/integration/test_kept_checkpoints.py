@@ -1,7 +1,11 @@
 """From every checkpoint that a run keeps it goes on exactly as the uninterrupted run did, to the bit."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.integration.test_resume import same
-from tests.runs import fit, lgrpo, metrics, rollouts
+from tests.integration.test_resume import finished, same
+from tests.runs import fit, lgrpo, lgrpo_arguments, metrics, rollouts
 
 STEPS = 14
 RUN: dict[str, Any] = {
@@ -111,11 +115,32 @@ def test_the_end_of_a_run_goes_on_as_a_longer_run(whole: Path, tmp_path: Path) -
 def test_a_metric_that_nothing_logs_is_refused_before_the_first_rollout(
     monitor: str, changes: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import re
-
     callbacks = json.dumps([{"class_path": "BestCheckpoint", "init_args": {"monitor": monitor}}])
     if "data__validation" in changes:
         changes = changes | {"data__validation__init_args__count": None}
     assert lgrpo("fit", tmp_path, trainer__callbacks=callbacks, **changes) == 2
     assert re.search(said, capsys.readouterr().err)
     assert not list((tmp_path / "rollouts").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_go_on_from_their_best(strategy: str, tmp_path: Path) -> None:
+    two = RUN | {"trainer__devices": 2, "trainer__strategy": strategy}
+    finished(started(tmp_path, **two))
+    whole = loaded(tmp_path / "checkpoints" / "last.ckpt")
+    a = after(4, rollouts(tmp_path))
+    at = tmp_path / "checkpoints" / "best-rollout-000004.ckpt"
+    finished(started(tmp_path, ckpt_path=at, **two))
+    resumed = loaded(tmp_path / "checkpoints" / "last.ckpt")
+    for part in ("state_dict", "optimizer_states", "lgrpo", "global_step"):
+        same(whole[part], resumed[part], part)
+    pd.testing.assert_frame_equal(a, after(4, rollouts(tmp_path)), check_exact=True)
+
+
+def started(root: Path, **changes: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lgrpo_lightning.cli", *lgrpo_arguments("fit", root, **changes)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
