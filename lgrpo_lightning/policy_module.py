@@ -153,7 +153,10 @@ class PolicyModule(LightningModule):
         """Clip the gradient: here it is complete, averaged and unscaled."""
         norm = gradient_norm(self.policy.parameters()) if self.guard.norm is None else self.guard.norm
         clip(self.policy.parameters(), norm, self.gradient_clip_val)
-        self.step_metrics = {"grad_norm": float(whole(norm)), "learning_rate": optimizer.param_groups[0]["lr"]}
+        self.step_metrics = {
+            "grad_norm": float(whole(norm)),
+            "learning_rate": optimizer.param_groups[0]["lr"],
+        }
 
     def log_all(self, values: dict[str, float]) -> None:
         """Log what is no NaN, and NaN for what was logged before and is not now: Lightning would repeat it."""

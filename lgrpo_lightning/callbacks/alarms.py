@@ -52,7 +52,9 @@ class Alarms(Callback):
         self.thresholds = {name: value for name, value in thresholds.items() if value is not None}
         self.patience = patience
         self.window = Window(patience)
-        self.there = dict.fromkeys(RULES, 0)  # rollouts in a row: with the cause, or since it is named, without it
+        self.there = dict.fromkeys(
+            RULES, 0
+        )  # rollouts in a row: with the cause, or since it is named, without it
         self.named: list[str] = []
 
     def on_train_batch_end(

@@ -15,6 +15,7 @@ from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.run_folder import CHECKPOINTS, set_aside, shown
 
+
 class RolloutState(Checkpoint):
     """Keeps track of the state after the last rollout, so that it can be written then or after a validation.
 

@@ -25,7 +25,9 @@ class Failures:
         if on_error not in ("stop", "none"):
             raise ValueError(f"RewardFunction: on_error is {on_error!r}; possible are 'stop' and 'none'.")
         if most_in_a_row < 1:
-            raise ValueError(f"RewardFunction: max_errors_in_a_row is {most_in_a_row}; it must be at least 1.")
+            raise ValueError(
+                f"RewardFunction: max_errors_in_a_row is {most_in_a_row}; it must be at least 1."
+            )
         self.on_error = on_error
         self.most_in_a_row = most_in_a_row
         self.in_a_row = 0

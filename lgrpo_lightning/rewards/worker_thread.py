@@ -23,7 +23,7 @@ def limited(call: Callable[[], Any], *, timeout: float) -> Any:
     """
     answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
     context, gradients = contextvars.copy_context(), torch.is_grad_enabled()
-    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
     def run() -> None:
         if device is not None:

@@ -120,9 +120,7 @@ class StepGuard:
         """Whether a scaled gradient that overflows is the scaler's to drop: its scale has room to fall."""
         return self.scaler is not None and self.scaler.get_scale() >= 1
 
-    def _saved(
-        self, rollout: RolloutBatch, attempt: Attempt, **facts: Any
-    ) -> tuple[list[Finding], str]:
+    def _saved(self, rollout: RolloutBatch, attempt: Attempt, **facts: Any) -> tuple[list[Finding], str]:
         """What every rank found, once all have written their batch; and a sentence on where that is."""
         finding = Finding.of(attempt, rollout, self.policy, rank=self.rank)
         place = "Nothing is kept of the batch (fast_dev_run)."

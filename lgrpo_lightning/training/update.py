@@ -39,7 +39,7 @@ def _always(attempt: Attempt) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """The processes of a run, how a number is summed or its largest found over them, and a list of every rank's value."""
+    """The processes of a run: the sum and the largest of a number over them, and the list of every one's value."""
 
     world_size: int = 1
     sum: Callable[[Tensor], Tensor] = _same

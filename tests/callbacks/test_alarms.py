@@ -13,6 +13,7 @@ from lgrpo_lightning.callbacks import Alarms
 from lgrpo_lightning.callbacks.alarm_rules import RULES
 from tests.callbacks.stub import Loader, StubModule, fit
 
+RECORDED = Path(__file__).parent.parent / "golden" / "quickstart_metrics.csv"
 N = 5
 HEALTHY: dict[str, float] = {
     "entropy": 0.6,
@@ -63,17 +64,30 @@ def from_10(**metrics: float) -> Series:
 
 WRONG = {"groups/all_right": 0.1, "groups/all_wrong": 0.8}
 FAULTS: dict[str, tuple[dict[str, float], int, str]] = {
-    "entropy": ({"entropy": 0.004, **WRONG}, 15, "entropy is below 0.02 .0.004. .*80% of the groups .*loss.clip_high"),
+    "entropy": (
+        {"entropy": 0.004, **WRONG},
+        15,
+        "entropy is below 0.02 .0.004. .*80% of the groups .*loss.clip_high",
+    ),
     "kl": ({"kl": 2.5}, 16, "KL divergence .* is 2.5 nats per token, above 1. Raise loss.kl_coef"),
     "length": ({"completions/mean_length": 450.0}, 17, "have grown from 100 to 450 tokens without a gain"),
-    "clipped": ({"completions/clipped_ratio": 0.9}, 15, "90% of the completions are cut off .*sampling.max_new_tokens"),
+    "clipped": (
+        {"completions/clipped_ratio": 0.9},
+        15,
+        "90% of the completions are cut off .*sampling.max_new_tokens",
+    ),
     "dead_groups": (
         {"frac_reward_zero_std": 1.0, "groups/all_right": 0.0, "groups/all_wrong": 1.0, "grad_norm": 0.0},
         16,
         "100% of the groups have equal rewards .* all wrong .100%.*easier",
     ),
     "not_applicable": (
-        {"rewards/not_applicable": 1.0, "frac_reward_zero_std": 1.0, "groups/all_right": 0.0, "groups/all_wrong": 0.0},
+        {
+            "rewards/not_applicable": 1.0,
+            "frac_reward_zero_std": 1.0,
+            "groups/all_right": 0.0,
+            "groups/all_wrong": 0.0,
+        },
         15,
         "no reward applies to 100% of the completions.*rewards/<name>/errors",
     ),
@@ -87,7 +101,9 @@ def test_every_alarm_has_its_test() -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_named_once_with_what_to_change(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_named_once_with_what_to_change(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics, at, text = FAULTS[name]
     (line,) = said(tmp_path / "on", capsys, from_10(**metrics))
     assert pd.Series([line]).str.contains(text, regex=True).all(), line
@@ -95,7 +111,9 @@ def test_named_once_with_what_to_change(name: str, tmp_path: Path, capsys: pytes
     assert not said(tmp_path / "off", capsys, from_10(**metrics), **{name: None})
 
 
-def test_groups_that_are_all_right_are_another_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_groups_that_are_all_right_are_another_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     equal = {"frac_reward_zero_std": 1.0}
     (line,) = said(tmp_path, capsys, from_10(**equal, **{"groups/all_right": 1.0, "groups/all_wrong": 0.0}))
     assert "all right (100%). The task is solved" in line
@@ -134,7 +152,9 @@ def test_what_was_said_is_not_said_again_after_a_resume(
     assert len(first) == 1
     module = Logged(series, 40)
     module.train_dataloader = lambda: Loader(40)  # type: ignore[method-assign]
-    fit(tmp_path, Alarms(patience=N), module=module, ckpt_path="last", max_epochs=2, enable_progress_bar=False)
+    fit(
+        tmp_path, Alarms(patience=N), module=module, ckpt_path="last", max_epochs=2, enable_progress_bar=False
+    )
     lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("Alarm")]
     assert len(lines) == 1
     assert "have grown from 100 to" in lines[0]
@@ -151,13 +171,32 @@ SOLVED = {"groups/all_right": 0.9, "groups/all_wrong": 0.02, "frac_reward_zero_s
         lambda i: {"reward": 0.3 + i / 100, "completions/mean_length": 100 * 1.05**i},
         lambda i: {"reward": min(0.3 + i / 20, 0.9), "completions/mean_length": max(100 * 0.9**i, 20)},
         lambda i: {"reward": 0.2 + i / 100, "completions/clipped_ratio": 0.7},
-        lambda i: {"reward": math.nan} | {name: math.nan for name in HEALTHY},
+        lambda i: {"reward": math.nan} | dict.fromkeys(HEALTHY, math.nan),
         lambda i: {},
     ],
-    ids=["learns", "solved", "longer and better", "shorter and better", "cut off and learns", "nothing known", "flat"],
+    ids=[
+        "learns",
+        "solved",
+        "longer and better",
+        "shorter and better",
+        "cut off and learns",
+        "nothing known",
+        "flat",
+    ],
 )
-def test_silence_where_nothing_is_wrong(series: Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_silence_where_nothing_is_wrong(
+    series: Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not said(tmp_path, capsys, series, rollouts=60)
+
+
+def test_silence_in_the_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The metrics of ``configs/quickstart.yaml`` as they were recorded: entropy falls to 0.01 as it is solved."""
+    table = pd.read_csv(RECORDED)
+    assert table["entropy"].min() < Alarms().thresholds["entropy"]
+    recorded = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    for patience in (20, 5):
+        assert not said(tmp_path, capsys, recorded.__getitem__, rollouts=len(recorded), patience=patience)
 
 
 @pytest.mark.parametrize(

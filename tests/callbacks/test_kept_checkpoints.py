@@ -78,7 +78,12 @@ def test_the_best_survives_an_end_and_a_resume(tmp_path: Path, at: str, order: i
     run(tmp_path, *again, scores=scores, ckpt_path=str(tmp_path / "checkpoints" / at))
     (best,) = [c for c in again if isinstance(c, BestCheckpoint)]
     assert best.kept == [("best.ckpt", pytest.approx(0.9), 2)]
-    assert there(tmp_path) == {"best.ckpt": 2, "last.ckpt": 5, "rollout-000002.ckpt": 2, "rollout-000004.ckpt": 4}
+    assert there(tmp_path) == {
+        "best.ckpt": 2,
+        "last.ckpt": 5,
+        "rollout-000002.ckpt": 2,
+        "rollout-000004.ckpt": 4,
+    }
 
 
 def test_a_kept_file_that_is_gone_is_forgotten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,9 @@ def test_resumed_it_equals_the_uninterrupted_run(name: str, whole: Path, tmp_pat
         {k: v for k, v in two["callbacks"].items() if "Best" in k},
     )
     start = int(name[-11:-5])
-    pd.testing.assert_frame_equal(after(start, rollouts(whole)), after(start, rollouts(root)), check_exact=True)
+    pd.testing.assert_frame_equal(
+        after(start, rollouts(whole)), after(start, rollouts(root)), check_exact=True
+    )
     pd.testing.assert_frame_equal(validations(start, whole), validations(start, root), check_exact=True)
 
 
@@ -105,7 +107,11 @@ def test_the_end_of_a_run_goes_on_as_a_longer_run(whole: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("monitor", "changes", "said"),
     [
-        ("val/avg@K", {}, r"'val/avg@K', which validation does not log. Did you mean 'val/avg@k'\? It logs: val/acc"),
+        (
+            "val/avg@K",
+            {},
+            r"'val/avg@K', which validation does not log. Did you mean 'val/avg@k'\? It logs: val/acc",
+        ),
         ("reward", {}, "'reward', which validation does not log"),
         ("val/avg@k", {"model__validation__k": 0}, "'val/avg@k', which validation does not log"),
         ("val/avg@k", {"data__validation": "null"}, "there is no validation set, so that nothing is ever"),
@@ -123,6 +129,7 @@ def test_a_metric_that_nothing_logs_is_refused_before_the_first_rollout(
     assert not list((tmp_path / "rollouts").glob("*.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_go_on_from_their_best(strategy: str, tmp_path: Path) -> None:
     two = RUN | {"trainer__devices": 2, "trainer__strategy": strategy}

@@ -174,7 +174,11 @@ def started(root: Path, **extra: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_only_one_rank_is_poisoned_and_all_decide_alike(strategy: str, tmp_path: Path) -> None:
-    run = {"trainer__strategy": strategy, "trainer__max_steps": 3, "trainer__callbacks": poison("output", 1, rank=1)}
+    run = {
+        "trainer__strategy": strategy,
+        "trainer__max_steps": 3,
+        "trainer__callbacks": poison("output", 1, rank=1),
+    }
     skipped = started(tmp_path / "skip", **run, model__updates__on_nonfinite="skip")
     assert skipped.returncode == 0, skipped.stderr[-3000:]
     assert train_metrics(tmp_path / "skip")["updates/nonfinite"].tolist() == [0, 1, 0, 0]

@@ -29,7 +29,12 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def reward(*down: int, **options: Any) -> str:
         sys.modules.pop("a_judge", None)
-        init_args = {"function": "a_judge.judge", "kwargs": {"down": list(down)}, "on_error": "none", **options}
+        init_args = {
+            "function": "a_judge.judge",
+            "kwargs": {"down": list(down)},
+            "on_error": "none",
+            **options,
+        }
         return json.dumps({"class_path": "RewardFunction", "init_args": init_args})
 
     yield reward

@@ -48,7 +48,11 @@ def nothing(completions: list[str]) -> None:
 
 FAULTS = {
     "raises": (raises, {}, "ConnectionError: the judge is gone"),
-    "hangs": (hangs, {"thread": True, "timeout": 0.1}, r"TimeoutError: no answer within 0.1 seconds .timeout.\n"),
+    "hangs": (
+        hangs,
+        {"thread": True, "timeout": 0.1},
+        r"TimeoutError: no answer within 0.1 seconds .timeout.\n",
+    ),
     "hangs_async": (hangs_async, {"timeout": 0.1}, r"TimeoutError: no answer within 0.1 seconds .timeout.\n"),
     "short": (short, {}, "returned 1 values"),
     "nothing": (nothing, {}, "returned a NoneType"),
@@ -91,7 +95,9 @@ def test_too_many_in_a_row_stop_and_a_success_starts_anew() -> None:
         assert scored(model)[0].outcome.isnan().all()
     assert scored(model)[0].outcome.tolist() == [1.0, 1.0]
     assert scored(model)[0].metrics["rewards/sometimes/errors"] == 1.0
-    with pytest.raises(RewardError, match=r"failed 2 times in a row \(max_errors_in_a_row\)(.|\n)*ZeroDivision"):
+    with pytest.raises(
+        RewardError, match=r"failed 2 times in a row \(max_errors_in_a_row\)(.|\n)*ZeroDivision"
+    ):
         scored(model)
 
 
@@ -115,7 +121,10 @@ def test_columns_that_clash_are_no_error_of_the_function() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"on_error": "skip"}, "on_error is 'skip'; possible are"), ({"max_errors_in_a_row": 0}, "must be at least 1")],
+    [
+        ({"on_error": "skip"}, "on_error is 'skip'; possible are"),
+        ({"max_errors_in_a_row": 0}, "must be at least 1"),
+    ],
 )
 def test_impossible_options(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -162,12 +171,15 @@ def hangs(completions):
     time.sleep(600)
 
 group = toy_group(["a"])
-print(RewardFunction(hangs, thread=True, timeout=0.1, on_error="none").score_batch([group], [toy_tree(group)])[0].outcome)
+model = RewardFunction(hangs, thread=True, timeout=0.1, on_error="none")
+print(model.score_batch([group], [toy_tree(group)])[0].outcome)
 """
 
 
 def test_an_abandoned_thread_does_not_keep_the_process(tmp_path: Any) -> None:
     (tmp_path / "run.py").write_text(SCRIPT)
-    done = subprocess.run([sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     assert "tensor([nan])" in done.stdout

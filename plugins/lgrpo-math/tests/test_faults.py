@@ -29,7 +29,12 @@ def verify(gold, answer, **kwargs):
 def raises():
     raise RuntimeError("as asked")
 
-ACTS = {"raise": raises, "hang": lambda: time.sleep(600), "die": lambda: os._exit(3), "full": lambda: bytearray(1 << 40)}
+ACTS = {
+    "raise": raises,
+    "hang": lambda: time.sleep(600),
+    "die": lambda: os._exit(3),
+    "full": lambda: bytearray(1 << 40),
+}
 """
 
 
