@@ -12,7 +12,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
-from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.estimators import LambdaGRPO
@@ -23,7 +22,8 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
-from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics
+from lgrpo_lightning.training.applicable import applicable
+from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.parallel import gathered
@@ -82,6 +82,7 @@ class GRPOModule(PolicyModule):
             optimizer=optimizer,
             schedule=schedule,
             gradient_clip_val=updates.gradient_clip_val,
+            on_nonfinite=updates.on_nonfinite,
         )
         self.sampler = sampler or TransformersSampler()
         self.segmenter = segmenter or TokenPrefixSegmenter()
@@ -95,7 +96,6 @@ class GRPOModule(PolicyModule):
         self.validation = validation
         self.max_rollouts = max_rollouts
         self.seed = settings.run_seed() if seed is None else seed
-        self._layout_announced = ""
 
     # ------------------------------------------------------------------------------------------ the algorithm
 
@@ -108,8 +108,8 @@ class GRPOModule(PolicyModule):
         batch = TrainBatch.from_groups(rollout.groups, rollout.credits, device=self.device)
         with clock.measure("train"):
             parts = mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
-            self._update.run(batch, parts, means)
-        self._announce_layout()
+            self._update(rollout).run(batch, parts, means)
+        self.announce_layout()
         self.rollout_index += 1
         add_rollout_metrics(means, rollout, success_threshold=self.validation.success_threshold)
         self._log_rollout(means, clock, tokens=sum(batch.lengths))
@@ -125,7 +125,7 @@ class GRPOModule(PolicyModule):
             self.sampler.rest()
         with clock.measure("reward"):
             self.reward_model.start(self.progress)
-            return self._judged(self.rollout_index, groups)
+            return applicable(self._judged(self.rollout_index, groups), self.ranks, self.device)
 
     def _judged(self, index: int, groups: Sequence[Group]) -> RolloutBatch:
         """Groups with what every stage after sampling says of them."""
@@ -142,8 +142,7 @@ class GRPOModule(PolicyModule):
             trained=tuple(not (drop and bool(equal_rewards(r.outcome[None]))) for r in rewards),
         )
 
-    @property
-    def _update(self) -> Update:
+    def _update(self, rollout: RolloutBatch) -> Update:
         """The optimizer steps of one rollout: the clipped surrogate and KL of every token, times its weight."""
         return Update(
             policy=self.policy,
@@ -158,6 +157,7 @@ class GRPOModule(PolicyModule):
             backward=self.backward_pass,
             step=self.step_optimizer,
             done=lambda: 0 <= self.trainer.max_steps <= self.global_step,
+            allows=lambda attempt: self.allows_step(rollout, attempt),
         )
 
     # ------------------------------------------------------------------------------------------ evaluation
@@ -232,14 +232,7 @@ class GRPOModule(PolicyModule):
             "rollout": float(self.rollout_index - 1),
             "step": float(self.global_step),
         }
-        self.log_dict({name: value for name, value in values.items() if value == value}, batch_size=1)
-
-    def _announce_layout(self) -> None:
-        """Say which layout the update took, the first time and whenever it changes."""
-        choice = self.policy.choice
-        if choice is not None and choice.layout != self._layout_announced:
-            say(self.trainer, f"Layout of the update: {choice.layout}; {choice.reason}.")
-            self._layout_announced = choice.layout
+        self.log_all(values)
 
     def _log_evaluation(self, prefix: str) -> None:
         logged = evaluation_metrics(self.evaluations, prefix)
@@ -253,6 +246,11 @@ class GRPOModule(PolicyModule):
     def required_columns(self) -> tuple[str, ...]:
         """Data columns that the reward models cannot do without."""
         return tuple(self.reward_model.columns)
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """Names of what a validation logs, for callbacks that monitor one."""
+        return evaluation_names(self._set_names(), self.validation, "val")
 
     @property
     def mini_batches(self) -> int:

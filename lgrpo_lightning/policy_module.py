@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
 from lgrpo_lightning.policy.sharding import shard
 from lgrpo_lightning.training import Schedule, state
+from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.fsdp2 import mesh_of, register
-from lgrpo_lightning.training.optimizers import clipped_norm, scheduler
+from lgrpo_lightning.training.guard import StepGuard
+from lgrpo_lightning.training.optimizers import clip, gradient_norm, scheduler, whole
+from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
 from lgrpo_lightning.training.update import Ranks
+from lgrpo_lightning.types import RolloutBatch
 
 register()
 
@@ -30,6 +37,7 @@ class PolicyModule(LightningModule):
         optimizer: Makes the optimizer of the trainable parameters.
         schedule: Learning rate over optimizer steps.
         gradient_clip_val: Largest norm of the gradient, or None.
+        on_nonfinite: What to do with an optimizer step whose loss or gradient is not finite.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class PolicyModule(LightningModule):
         optimizer: OptimizerCallable,
         schedule: Schedule,
         gradient_clip_val: float | None,
+        on_nonfinite: OnNonFinite = "stop",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -48,10 +57,14 @@ class PolicyModule(LightningModule):
         self.optimizer_factory = optimizer
         self.schedule = schedule
         self.gradient_clip_val = gradient_clip_val
+        self.on_nonfinite = on_nonfinite
+        self.guard: StepGuard
         self.rollout_index = 0
         self.step_metrics: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
         self.reference: Reference | None
         self._saved_rng: list[Any] | None = None
+        self._layout_announced = ""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -91,6 +104,13 @@ class PolicyModule(LightningModule):
         self.__dict__["reference"] = reference  # outside the module tree: never saved, trained or wrapped
         self.strict_loading = self.policy_config.lora is None
 
+    def announce_layout(self) -> None:
+        """Say which layout the update took, the first time and whenever it changes."""
+        choice = self.policy.choice
+        if choice is not None and choice.layout != self._layout_announced:
+            say(self.trainer, f"Layout of the update: {choice.layout}; {choice.reason}.")
+            self._layout_announced = choice.layout
+
     def source(self) -> PolicySource:
         """What a sampler may know of the policy."""
         data = getattr(self.trainer, "datamodule", None)
@@ -115,6 +135,13 @@ class PolicyModule(LightningModule):
         with gradient_sync(self.trainer, self.policy, last):
             self.manual_backward(loss)
 
+    def allows_step(self, rollout: RolloutBatch, attempt: Attempt) -> bool:
+        """Whether loss and gradient are finite; where not, and the run goes on, the gradient is gone."""
+        allowed = self.guard.allows(rollout, attempt, self.global_step)
+        if not allowed:
+            self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        return allowed
+
     def step_optimizer(self) -> None:
         """One step of the optimizer and of the schedule."""
         optimizer: Any = self.optimizers()
@@ -122,11 +149,22 @@ class PolicyModule(LightningModule):
         optimizer.zero_grad(set_to_none=True)
         schedulers: Any = self.lr_schedulers()
         schedulers.step()
+        self.guard.check_weights(self.global_step)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the gradient: here it is complete, averaged and unscaled."""
-        norm = clipped_norm(self.policy.parameters(), self.gradient_clip_val)
-        self.step_metrics = {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}
+        norm = gradient_norm(self.policy.parameters()) if self.guard.norm is None else self.guard.norm
+        clip(self.policy.parameters(), norm, self.gradient_clip_val)
+        self.step_metrics = {
+            "grad_norm": float(whole(norm)),
+            "learning_rate": optimizer.param_groups[0]["lr"],
+        }
+
+    def log_all(self, values: dict[str, float]) -> None:
+        """Log what is no NaN, and NaN for what was logged before and is not now: Lightning would repeat it."""
+        known = {name: value for name, value in values.items() if value == value}
+        self._logged |= dict.fromkeys(known, math.nan)
+        self.log_dict(self._logged | known, batch_size=1)
 
     def on_fit_start(self) -> None:
         """Move the reference beside the policy."""
@@ -155,7 +193,21 @@ class PolicyModule(LightningModule):
         state.load_component_state(self.components, saved["components"])
         self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Forget the last rollout's step, so that it is not logged again where none is made."""
+        self.step_metrics = {}
+
     def on_train_start(self) -> None:
-        """Put the generators back as the checkpoint had them."""
+        """Put the generators back as the checkpoint had them, and guard the steps to come."""
+        trainer: Any = self.trainer
+        self.guard = StepGuard(
+            self.policy,
+            ranks=self.ranks,
+            rank=self.global_rank,
+            root=None if trainer.fast_dev_run else Path(trainer.default_root_dir),
+            on_nonfinite=self.on_nonfinite,
+            say=lambda text: say(trainer, text),
+            scaler=getattr(trainer.precision_plugin, "scaler", None),
+        )
         if self._saved_rng is not None:
             state.set_rng_state(self._saved_rng[self.global_rank])

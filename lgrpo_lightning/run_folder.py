@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ROLLOUTS = "rollouts"
+NONFINITE = "nonfinite"
 CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 METRICS = "metrics.csv"

@@ -1,5 +1,7 @@
 """Callbacks: what a run shows, and what it leaves on disk."""
 
+from lgrpo_lightning.callbacks.alarms import Alarms
+from lgrpo_lightning.callbacks.best_checkpoint import BestCheckpoint
 from lgrpo_lightning.callbacks.completion_table import CompletionTable
 from lgrpo_lightning.callbacks.defaults import complete_trainer, default_callbacks
 from lgrpo_lightning.callbacks.export_model import ExportModel
@@ -8,10 +10,13 @@ from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
 from lgrpo_lightning.callbacks.reward_plot import RewardPlot
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, call_rollout_callbacks
+from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
 from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
 
 __all__ = [
+    "Alarms",
+    "BestCheckpoint",
     "CompletionTable",
     "ExportModel",
     "LastCheckpoint",
@@ -19,6 +24,7 @@ __all__ = [
     "RewardPlot",
     "RewardProgressBar",
     "RolloutCallback",
+    "RolloutCheckpoint",
     "RolloutWriter",
     "RunSummary",
     "call_rollout_callbacks",

@@ -7,12 +7,15 @@ import os
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, TQDMProgressBar
 
+from lgrpo_lightning.callbacks.alarms import Alarms
 from lgrpo_lightning.callbacks.completion_table import CompletionTable
 from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
 from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
 from lgrpo_lightning.callbacks.reward_plot import RewardPlot
 from lgrpo_lightning.callbacks.rollout_callback import dry_run
+from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
+from lgrpo_lightning.callbacks.rollout_state import in_writing_order
 from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.loggers import MetricsCSV
@@ -27,6 +30,7 @@ def default_callbacks() -> list[Callback]:
         CompletionTable(),
         PredictionWriter(),
         RewardPlot(),
+        Alarms(),
         RunSummary(),
         LastCheckpoint(),
     ]
@@ -41,6 +45,7 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
       checkpoint, here and not by Lightning, which would take a ``LastCheckpoint`` for the replacement of
       every ``ModelCheckpoint`` of the user. With ``enable_progress_bar=False`` there is no bar, with
       ``enable_checkpointing=False`` no checkpoint.
+    - ``RolloutCheckpoint`` and ``LastCheckpoint`` come after all others, whose state they hold.
     - A ``ModelCheckpoint`` without ``dirpath`` writes to ``checkpoints/`` of the run.
     - ``MetricsCSV`` is put first among the loggers and learns the folder; not with ``logger=False``.
 
@@ -62,6 +67,7 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
         _replace_automatic(callbacks, ModelCheckpoint, LastCheckpoint())
         if not any(isinstance(c, LastCheckpoint) for c in callbacks):
             callbacks.append(LastCheckpoint())
+    callbacks[:] = in_writing_order(callbacks, (RolloutCheckpoint, LastCheckpoint))
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = os.path.join(trainer.default_root_dir, CHECKPOINTS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import Tensor
 
 ALIASED = {"state_dict", "optimizer_states", "hyper_parameters", "datamodule_hyper_parameters"}
 
@@ -35,8 +36,11 @@ class HeldState:
         )
 
     def whole(self, trainer: Trainer) -> bool:
-        """Whether the weights still are those of then."""
-        return bool(self.checkpoint["global_step"] == trainer.global_step)
+        """Whether the weights still are those of then, and finite."""
+        weights = self.checkpoint["state_dict"].values()
+        return self.checkpoint["global_step"] == trainer.global_step and all(
+            bool(t.isfinite().all()) for t in weights if isinstance(t, Tensor)
+        )
 
     def renew_callbacks(self, callbacks: list[Callback]) -> bool:
         """Take the callbacks' state as it is now; whether it changed."""

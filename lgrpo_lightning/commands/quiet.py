@@ -19,6 +19,7 @@ NOISE = (
     r".*does not have many workers.*",
     r".*You are using `torch.load` with `weights_only.*",
     r".*exists and is not empty.*",
+    r".*of metric MeanMetric was called before.*",  # a validation to which no reward applied
     r"LightningCLI.s args parameter.*",
     r".*sync_dist=True.*when logging on epoch level.*",  # vLLM leaves torch.distributed initialised
 )

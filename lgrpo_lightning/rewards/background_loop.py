@@ -28,7 +28,11 @@ class BackgroundLoop:
             self._thread.start()
 
         async def limited() -> Any:
-            return await asyncio.wait_for(awaitable, timeout)
+            try:
+                return await asyncio.wait_for(awaitable, timeout)
+            except TimeoutError as error:
+                said = str(error) or f"no answer within {timeout:g} seconds (timeout)"
+                raise TimeoutError(said) from error
 
         return asyncio.run_coroutine_threadsafe(limited(), self._loop).result()
 

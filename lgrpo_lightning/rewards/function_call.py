@@ -81,6 +81,7 @@ class FunctionCall:
             )
         metrics = {name: sum(v) / len(v) for name, v in self.metrics.items()}
         metrics[f"rewards/{self.name}/nan"] = float(sum(v is not None and math.isnan(v) for v in values))
+        metrics[f"rewards/{self.name}/errors"] = 0.0
         out, start = [], 0
         for group in self.groups:
             end = start + len(group)
@@ -91,6 +92,12 @@ class FunctionCall:
             out.append(Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics, extras=extras))
             start = end
         return out
+
+    def failed(self) -> list[Rewards]:
+        """What a call that failed gives: "does not apply" for every completion, and nothing that it logged."""
+        metrics = {f"rewards/{self.name}/nan": 0.0, f"rewards/{self.name}/errors": 1.0}
+        outcomes = [torch.full((len(group),), math.nan) for group in self.groups]
+        return [Rewards(outcome=o, parts={self.name: o}, metrics=metrics) for o in outcomes]
 
     def _numbers(self, answer: Any) -> list[float | None]:
         """The answer as ``N`` numbers or None."""
@@ -139,7 +146,8 @@ def _completion(prompt: Prompt, rollout: Rollout) -> Any:
 def _line(error: Exception) -> str:
     """File and line in which ``error`` was raised, where that is inside the function."""
     frames = traceback.extract_tb(error.__traceback__)
-    if len(frames) < 3:  # guarded, the call: the function itself was not reached
+    ended = isinstance(error, TimeoutError) and str(error).endswith("(timeout)")  # where the waiting ended
+    if ended or len(frames) < 3:  # guarded, the call: the function itself was not reached
         return ""
     last = frames[-1]
     return f" ({os.path.basename(last.filename)}, line {last.lineno}; LGRPO_TRACEBACK=1 shows the way there)"

@@ -12,8 +12,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
+from lgrpo_lightning.rewards.checks import RewardError
+from lgrpo_lightning.rewards.failures import Failures, OnError
 from lgrpo_lightning.rewards.function_call import PASSED, FunctionCall
 from lgrpo_lightning.rewards.import_path import imported
+from lgrpo_lightning.rewards.worker_thread import limited
 from lgrpo_lightning.types import Group, Progress, Rewards
 
 
@@ -33,7 +36,13 @@ class RewardFunction(RewardModel):
             directory), or the function itself.
         name: What its rewards are logged under; the function's name by default.
         kwargs: Further keyword arguments for the function, the same at every call.
-        timeout: Seconds that an ``async`` function may take for one rollout batch.
+        timeout: Seconds that an ``async`` function, or one on a ``thread``, may take for one rollout batch.
+        thread: Run a function that is not ``async`` on a thread, so that ``timeout`` holds for it; else nothing can
+            interrupt it. One that took too long is abandoned and goes on beside the run. Not for functions that set
+            signal handlers, as math-verify does.
+        on_error: What a call leads to that raises, takes too long or returns what are no rewards: "stop" ends the
+            run, "none" makes its completions "does not apply", which adds nothing and is not 0.
+        max_errors_in_a_row: With "none", so many calls that fail one after the other end the run.
 
     Raises:
         ValueError: The import path leads nowhere, to something that cannot be called, or to a function that
@@ -53,6 +62,9 @@ class RewardFunction(RewardModel):
         name: str | None = None,
         kwargs: dict[str, Any] | None = None,
         timeout: float = 1800.0,
+        thread: bool = False,
+        on_error: OnError = "stop",
+        max_errors_in_a_row: int = 10,
     ) -> None:
         if not timeout > 0:
             raise ValueError(
@@ -68,6 +80,8 @@ class RewardFunction(RewardModel):
         self._name = name or _callable_name(self.function)
         self.kwargs = dict(kwargs or {})
         self.timeout = timeout
+        self.thread = thread
+        self.failures = Failures(on_error, max_errors_in_a_row)
         self._accepts, self.columns = _accepted(self.function, self._name, self.kwargs)  # type: ignore[misc]
         self._loop = BackgroundLoop()
         self._progress = Progress()
@@ -90,12 +104,20 @@ class RewardFunction(RewardModel):
         passed = {**call.arguments(self._progress), **self.kwargs}
         if self._accepts is not None:
             passed = {key: value for key, value in passed.items() if key in self._accepts}
-        rewards = call.rewards(call.guarded(lambda: self._called(passed)))
+        try:
+            rewards = call.rewards(call.guarded(lambda: self._called(passed)))
+        except RewardError as error:
+            self.failures.failure(self.name, error)
+            return call.failed()
+        self.failures.success()
         self._warn_of_nan(rewards)
         return rewards
 
     def _called(self, passed: Mapping[str, Any]) -> Any:
-        value = self.function(**passed)
+        if self.thread:
+            value = limited(lambda: self.function(**passed), timeout=self.timeout)
+        else:
+            value = self.function(**passed)
         return self._loop.result(value, timeout=self.timeout) if inspect.isawaitable(value) else value
 
     def _warn_of_nan(self, rewards: Sequence[Rewards]) -> None:

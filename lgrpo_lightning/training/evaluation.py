@@ -16,7 +16,8 @@ class Evaluation:
     """Running metrics of one set; exact over ranks, whatever the number of prompts on each.
 
     ``accuracy`` is that of greedy decoding, ``avg@k`` the mean success of k samples per prompt, ``pass@k`` the
-    share of prompts with at least one success among them (Chen et al. 2021 with n = k).
+    share of prompts with at least one success among them (Chen et al. 2021 with n = k). A completion to which no
+    reward applies (NaN) counts in none of them.
     """
 
     def __init__(self, options: Validation, device: torch.device | str) -> None:
@@ -35,14 +36,15 @@ class Evaluation:
         for group, r in zip(groups, rewards, strict=True):
             success = self._success(r.outcome)
             self.metrics["avg@k"].update(success)
-            self.metrics["pass@k"].update(success.max())
+            if len(success):
+                self.metrics["pass@k"].update(success.max())
             self.metrics["reward"].update(r.outcome[~r.outcome.isnan()])
             self.metrics["length"].update(torch.tensor([float(len(x)) for x in group.rollouts]))
             if not self.options.greedy:
                 self.metrics["accuracy"].update(success)
 
     def values(self) -> dict[str, Tensor]:
-        """Name → value over all ranks; those that were not measured are left out."""
+        """Name → value over all ranks; NaN where no reward applied, and those that are not measured are left out."""
         out = {"accuracy": self.metrics["accuracy"].compute()}
         if self.options.k:
             out |= {name: self.metrics[name].compute() for name in ("avg@k", "pass@k", "reward")}
@@ -50,14 +52,28 @@ class Evaluation:
         return out
 
     def _success(self, outcome: Tensor) -> Tensor:
-        return (outcome >= self.options.success_threshold).float()
+        return (outcome[~outcome.isnan()] >= self.options.success_threshold).float()
+
+
+def evaluation_names(sets: Sequence[str], options: Validation, prefix: str) -> tuple[str, ...]:
+    """The names that ``evaluation_metrics`` gives, without measuring anything.
+
+    >>> evaluation_names(["easy", "hard"], Validation(k=0), "val")
+    ('val/accuracy', 'val/easy/accuracy', 'val/hard/accuracy')
+    """
+    metrics = ["accuracy", *(["avg@k", "pass@k", "reward", "completions/mean_length"] if options.k else [])]
+    places = [prefix, *(f"{prefix}/{name}" for name in sets)] if len(sets) > 1 else [prefix] * len(sets)
+    return tuple(f"{place}/{metric}" for place in places for metric in metrics)
 
 
 def evaluation_metrics(evaluations: Mapping[str, Evaluation], prefix: str) -> dict[str, Tensor]:
-    """``<prefix>/<metric>``, the mean over the sets; of several sets each under its name, too."""
+    """``<prefix>/<metric>``, the mean over the sets; of several sets each under its name, too.
+
+    What is NaN, as no reward applied, is left out.
+    """
     values = {name: evaluation.values() for name, evaluation in evaluations.items()}
     metrics = list(next(iter(values.values()), {}))
     out = {f"{prefix}/{m}": torch.stack([v[m] for v in values.values()]).mean() for m in metrics}
     if len(values) > 1:
         out |= {f"{prefix}/{name}/{m}": v[m] for name, v in values.items() for m in metrics}
-    return out
+    return {name: value for name, value in out.items() if not bool(value.isnan())}

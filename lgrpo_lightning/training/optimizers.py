@@ -42,7 +42,16 @@ def scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: int | No
     return get_scheduler(schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
 
 
-def clipped_norm(params: Iterable[Parameter], limit: float | None) -> Tensor:
-    """Scale the gradients down to a norm of at most ``limit``; the norm before. One number on every rank."""
-    norm = torch.nn.utils.clip_grad_norm_(list(params), torch.inf if limit is None else limit)
+def gradient_norm(params: Iterable[Parameter]) -> Tensor:
+    """The norm of all gradients together; of sharded ones a DTensor, for ``whole``."""
+    return torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+
+
+def clip(params: Iterable[Parameter], norm: Tensor, limit: float | None) -> None:
+    """Scale gradients, whose norm is ``norm``, down to a norm of at most ``limit``."""
+    torch.nn.utils.clip_grads_with_norm_(list(params), torch.inf if limit is None else limit, norm)
+
+
+def whole(norm: Tensor) -> Tensor:
+    """The norm over all ranks, one number on each. Collective where it is sharded."""
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm

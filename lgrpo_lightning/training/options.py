@@ -8,6 +8,8 @@ from typing import Literal
 from lgrpo_lightning.functional.importance import ImportanceMode, check_importance
 from lgrpo_lightning.functional.losses import Normalizer
 
+OnNonFinite = Literal["stop", "skip"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
@@ -58,6 +60,8 @@ class Updates:
         gradient_clip_val: Largest norm of the gradient; None leaves it as it is.
         drop_equal_groups: Leave groups whose rewards are all equal out of the update and of the normaliser.
         old_logprobs: π_old of the ratio: "policy" recomputes it with the policy, "sampler" takes the sampler's.
+        on_nonfinite: Where the loss or gradient of an optimizer step is not finite: "stop" ends the run before the
+            update, "skip" drops that step (neither optimizer nor schedule moves) and goes on.
     """
 
     iterations: int = 1
@@ -65,6 +69,7 @@ class Updates:
     gradient_clip_val: float | None = 1.0
     drop_equal_groups: bool = False
     old_logprobs: Literal["policy", "sampler"] = "policy"
+    on_nonfinite: OnNonFinite = "stop"
 
     def __post_init__(self) -> None:
         for name in ("iterations", "mini_batches"):

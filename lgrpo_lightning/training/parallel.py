@@ -21,7 +21,12 @@ def ranks(trainer: Any) -> Ranks:
     def reduced(op: str) -> Callable[[Tensor], Tensor]:
         return lambda x: trainer.strategy.reduce(x.clone(), reduce_op=op)
 
-    return Ranks(world_size=trainer.world_size, sum=reduced("sum"), max=reduced("max"))
+    return Ranks(
+        world_size=trainer.world_size,
+        sum=reduced("sum"),
+        max=reduced("max"),
+        gather=lambda value: gathered(trainer, value),
+    )
 
 
 def gathered(trainer: Any, value: Any) -> list[Any]:

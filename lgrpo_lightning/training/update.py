@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from lgrpo_lightning.functional import (
 )
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Policy, Reference
+from lgrpo_lightning.training.attempt import Attempt, Pass
 from lgrpo_lightning.training.metrics import Means, add_clip_metrics
 from lgrpo_lightning.training.options import Loss, Updates
 from lgrpo_lightning.types import TrainBatch, padded
@@ -27,13 +29,22 @@ def _same(value: Tensor) -> Tensor:
     return value
 
 
+def _alone(value: Any) -> list[Any]:
+    return [value]
+
+
+def _always(attempt: Attempt) -> bool:
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """The processes of a run, and how a number is summed or its largest found over them."""
+    """The processes of a run: the sum and the largest of a number over them, and the list of every one's value."""
 
     world_size: int = 1
     sum: Callable[[Tensor], Tensor] = _same
     max: Callable[[Tensor], Tensor] = _same
+    gather: Callable[[Any], list[Any]] = _alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +63,7 @@ class Update:
         backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
         step: Called after the last one; makes the optimizer step.
         done: Whether the run is over before the next optimizer step.
+        allows: Asked after the last backward pass whether the step may be made; a refused one leaves no gradient.
     """
 
     policy: Policy
@@ -66,6 +78,7 @@ class Update:
     done: Callable[[], bool]
     importance: ImportanceMode | None = None
     corrects: bool = True
+    allows: Callable[[Attempt], bool] = _always
 
     def run(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> None:
         """Update on ``batch``.
@@ -96,23 +109,30 @@ class Update:
         )
         means.put("updates/skipped", float(normalizer == 0))
         if normalizer == 0:  # no token to learn from, on any rank
+            means.put("updates/nonfinite", 0.0)
             return
         passes = list(self._passes(batch, rows))
-        total = 0.0
+        made: list[Pass] = []
         for number, (pack, real) in enumerate(passes):
             micro = batch.rows(pack)
-            per_token = self._token_losses(micro, _cut(old, pack, micro), _cut(ref, pack, micro), means, real)
+            before, reference = _cut(old, pack, micro), _cut(ref, pack, micro)
+            per_token, logprobs = self._token_losses(micro, before, reference, means, real)
             mask = micro.mask if real else torch.zeros_like(micro.mask)
             loss = aggregate(per_token, mask, micro.weights, by=self.loss.normalizer, normalizer=normalizer)
             self.backward(loss * self.ranks.world_size, number == len(passes) - 1)
-            total += float(loss.detach())
-        means.put("loss", total * self.ranks.world_size)
-        self.step()
+            values = {"per_token": per_token.detach(), "logprobs": logprobs.detach()}
+            made.append(Pass(rows=tuple(pack) if real else (), loss=float(loss.detach()), **values))
+        attempt = Attempt(batch=batch, passes=tuple(made), old=old, ref=ref)
+        allowed = self.allows(attempt)
+        means.put("updates/nonfinite", float(not allowed))
+        if allowed:
+            means.put("loss", attempt.loss * self.ranks.world_size)
+            self.step()
 
     def _token_losses(
         self, micro: TrainBatch, old: Tensor | None, ref: Tensor | None, means: Means, real: bool
-    ) -> Tensor:
-        """``[N, T]`` loss of every token: the clipped surrogate, plus the KL penalty where there is a reference."""
+    ) -> tuple[Tensor, Tensor]:
+        """``[N, T]`` loss of every token (the clipped surrogate, plus KL where there is a reference) and log-prob."""
         scores = self.policy(micro.prompts, micro.completions, temperature=self.temperature)
         old = scores.logprobs.detach() if old is None else old
         clip = {"clip_low": self.loss.clip_low, "clip_high": self.loss.clip_high}
@@ -127,7 +147,7 @@ class Update:
             means.add("kl", kl, mask)
         means.add("entropy", scores.entropies, mask)
         add_clip_metrics(means, (scores.logprobs - old).exp(), micro.advantages, mask, **clip)
-        return per_token
+        return per_token, scores.logprobs
 
     def _importance_weights(
         self, micro: TrainBatch, old: Tensor, mask: Tensor, means: Means, *, mode: ImportanceMode

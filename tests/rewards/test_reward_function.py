@@ -103,7 +103,7 @@ def test_none_is_nan_and_returned_nan_is_counted():
     group = toy_group(["a", "b", "c"])
     (rewards,) = scored(lambda completions: [None, math.nan, 1.0], group, name="f")
     assert rewards.outcome.isnan().tolist() == [True, True, False]
-    assert rewards.metrics == {"rewards/f/nan": 1.0}
+    assert rewards.metrics == {"rewards/f/nan": 1.0, "rewards/f/errors": 0.0}
 
 
 def test_chat_completions_are_messages():
@@ -138,7 +138,8 @@ def test_log_extra_log_metric_and_trainer_state():
     assert one.outcome.tolist() == [7.0, 7.0]
     assert one.extras == {"upper": ["A", "BCD"]}
     assert two.extras == {"upper": ["E", "F"]}
-    assert one.metrics == two.metrics == {"mean_length": 0.75, "rewards/logs/nan": 0.0}
+    counts = {"rewards/logs/nan": 0.0, "rewards/logs/errors": 0.0}
+    assert one.metrics == two.metrics == {"mean_length": 0.75, **counts}
 
 
 def test_columns_names_and_partials():

@@ -1,0 +1,93 @@
+"""The last rollouts' metrics, and what they look like: steady, rising, far from the start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+class Window:
+    """The values of metrics over the last ``2 n`` rollouts, and their means over the first ``n`` of the run.
+
+    Args:
+        n: Rollouts in each of the two halves that are compared.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.values: dict[str, list[float]] = {}
+        self.first: dict[str, list[float]] = {}
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Take a rollout's metrics; one that is not among them is NaN."""
+        for name in self.values.keys() | metrics.keys():
+            value = metrics.get(name, math.nan)
+            self.values[name] = [*self.values.get(name, []), value][-2 * self.n :]
+            if len(self.first.setdefault(name, [])) < self.n and not math.isnan(value):
+                self.first[name].append(value)
+
+    def now(self, name: str) -> float:
+        """The last value; NaN where there is none."""
+        return self.values.get(name, [math.nan])[-1]
+
+    def mean(self, name: str) -> float:
+        """The mean over the last ``n`` rollouts."""
+        return mean(self.values.get(name, [])[-self.n :])
+
+    def start(self, name: str) -> float:
+        """The mean over the first ``n`` rollouts of the run; NaN before there are so many."""
+        values = self.first.get(name, [])
+        return mean(values[: self.n]) if len(values) >= self.n else math.nan
+
+    @property
+    def full(self) -> bool:
+        """Whether there are two halves to compare."""
+        return any(len(values) >= 2 * self.n for values in self.values.values())
+
+    def change(self, name: str) -> int:
+        """1 where the last ``n`` rollouts are above the ``n`` before by more than chance, -1 below, 0 neither.
+
+        By chance is within the standard error of the difference. 0 also where there are too few.
+        """
+        values = self.values.get(name, [])
+        if len(values) < 2 * self.n:
+            return 0
+        return difference(values[: self.n], values[self.n :])
+
+    def since_start(self, name: str) -> int:
+        """The same against the first ``n`` rollouts of the run."""
+        first, values = self.first.get(name, []), self.values.get(name, [])
+        return difference(first[: self.n], values[-self.n :]) if len(first) >= self.n else 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as plain lists."""
+        return {"values": self.values, "first": self.first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what ``state_dict`` gave."""
+        self.values, self.first = state["values"], state["first"]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of those that are no NaN.
+
+    >>> mean([1.0, float("nan"), 3.0]), mean([])
+    (2.0, nan)
+    """
+    there = [v for v in values if not math.isnan(v)]
+    return sum(there) / len(there) if there else math.nan
+
+
+def difference(before: Sequence[float], after: Sequence[float]) -> int:
+    """The sign of the difference of means, 0 within its standard error.
+
+    >>> difference([0.0, 0.1], [1.0, 1.1]), difference([1.0, 0.0], [0.9, 0.2]), difference([0.5, 0.5], [0.5, 0.5])
+    (1, 0, 0)
+    """
+    pairs = [[v for v in values if math.isfinite(v)] for values in (before, after)]
+    if not all(pairs):
+        return 0
+    error = math.sqrt(sum(sum((v - mean(p)) ** 2 for v in p) / len(p) ** 2 for p in pairs))
+    change = mean(pairs[1]) - mean(pairs[0])
+    return 0 if abs(change) <= error else (1 if change > 0 else -1)

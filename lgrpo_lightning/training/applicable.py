@@ -1,0 +1,24 @@
+"""Rollouts to which no reward applies at all, as when the judge is down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from lgrpo_lightning.training.update import Ranks
+from lgrpo_lightning.types import RolloutBatch
+
+
+def applicable(rollout: RolloutBatch, ranks: Ranks, device: torch.device | str = "cpu") -> RolloutBatch:
+    """The rollout; without trained groups where no reward applies to any completion on any rank. Collective.
+
+    An optimizer step on it would have a gradient of zero, with which an optimizer's momentum still moves the weights.
+
+    Args:
+        device: Where ranks add numbers up.
+    """
+    judged = sum(int((~rewards.outcome.isnan()).sum()) for rewards in rollout.rewards)
+    if int(ranks.sum(torch.tensor(judged, device=device))):
+        return rollout
+    return replace(rollout, trained=(False,) * len(rollout.groups))

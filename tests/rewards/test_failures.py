@@ -1,0 +1,185 @@
+"""Reward functions that raise, hang or return nonsense: handled as configured, and never 0."""
+
+import asyncio
+import contextvars
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from lgrpo_lightning.rewards import RewardError, RewardFunction, RewardSum
+from lgrpo_lightning.rewards.exact_match import ExactMatch
+from lgrpo_lightning.testing import check_reward_model, toy_group, toy_tree
+from lgrpo_lightning.types import Rewards
+
+GROUPS = [toy_group(["1", "2"], columns={"answer": 1}), toy_group(["3"], columns={"answer": 3}, uid="2")]
+
+
+def scored(model: Any) -> list[Rewards]:
+    return list(model.score_batch(GROUPS, [toy_tree(g) for g in GROUPS]))
+
+
+def raises(completions: list[str], log_extra: Any, log_metric: Any) -> None:
+    log_extra("half", [1])
+    log_metric("seen", 1.0)
+    raise ConnectionError("the judge is gone")
+
+
+def hangs(completions: list[str]) -> None:
+    time.sleep(30)
+
+
+async def hangs_async(completions: list[str]) -> None:
+    await asyncio.sleep(30)
+
+
+def short(completions: list[str]) -> list[float]:
+    return [1.0]
+
+
+def nothing(completions: list[str]) -> None:
+    return None
+
+
+FAULTS = {
+    "raises": (raises, {}, "ConnectionError: the judge is gone"),
+    "hangs": (
+        hangs,
+        {"thread": True, "timeout": 0.1},
+        r"TimeoutError: no answer within 0.1 seconds .timeout.\n",
+    ),
+    "hangs_async": (hangs_async, {"timeout": 0.1}, r"TimeoutError: no answer within 0.1 seconds .timeout.\n"),
+    "short": (short, {}, "returned 1 values"),
+    "nothing": (nothing, {}, "returned a NoneType"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_stops_by_default(fault: str) -> None:
+    function, options, said = FAULTS[fault]
+    started = time.monotonic()
+    with pytest.raises(RewardError, match=rf"'{fault}' (failed with )?{said}"):
+        scored(RewardFunction(function, **options))  # type: ignore[arg-type]
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_none_makes_the_call_not_applicable_warns_once_and_counts(fault: str) -> None:
+    function, options, said = FAULTS[fault]
+    model = RewardFunction(function, on_error="none", **options)  # type: ignore[arg-type]
+    with pytest.warns(RuntimeWarning, match=rf"'{fault}' (failed with )?{said}(.|\n)*rewards/{fault}/errors"):
+        rewards = scored(model)
+    for group, r in zip(GROUPS, rewards, strict=True):
+        assert r.outcome.isnan().tolist() == [True] * len(group)
+        assert r.parts.keys() == {fault}
+        assert r.metrics == {f"rewards/{fault}/errors": 1.0, f"rewards/{fault}/nan": 0.0}
+        assert not r.extras
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scored(model)
+
+
+def test_too_many_in_a_row_stop_and_a_success_starts_anew() -> None:
+    works = iter([False, True, False, False, True])
+
+    def sometimes(completions: list[str]) -> list[float]:
+        return [1.0] * len(completions) if next(works) else 1 / 0  # type: ignore[return-value]
+
+    model = RewardFunction(sometimes, on_error="none", max_errors_in_a_row=2)
+    with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
+        assert scored(model)[0].outcome.isnan().all()
+    assert scored(model)[0].outcome.tolist() == [1.0, 1.0]
+    assert scored(model)[0].metrics["rewards/sometimes/errors"] == 1.0
+    with pytest.raises(
+        RewardError, match=r"failed 2 times in a row \(max_errors_in_a_row\)(.|\n)*ZeroDivision"
+    ):
+        scored(model)
+
+
+def test_beside_other_rewards_a_failed_one_adds_nothing() -> None:
+    model = RewardSum([ExactMatch(), RewardFunction(short, on_error="none")], [1.0, 5.0])
+    with pytest.warns(RuntimeWarning):
+        one, two = scored(model)
+    assert one.outcome.tolist() == [1.0, 0.0]
+    assert two.outcome.tolist() == [1.0]
+    assert one.parts["short"].isnan().all()
+    alone = RewardSum([RewardFunction(short, on_error="none")])
+    with pytest.warns(RuntimeWarning):
+        assert scored(alone)[0].outcome.isnan().all()
+
+
+def test_columns_that_clash_are_no_error_of_the_function() -> None:
+    group = toy_group(["a"], columns={"prompts": 1})
+    with pytest.raises(RewardError, match="clash"):
+        RewardFunction(short, on_error="none").score_batch([group], [toy_tree(group)])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"on_error": "skip"}, "on_error is 'skip'; possible are"),
+        ({"max_errors_in_a_row": 0}, "must be at least 1"),
+    ],
+)
+def test_impossible_options(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RewardFunction(short, **options)
+
+
+variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+
+def test_a_thread_finds_what_the_caller_has() -> None:
+    seen: list[Any] = []
+
+    def looks(completions: list[str]) -> list[float]:
+        seen.append((torch.is_grad_enabled(), variable.get(), threading.current_thread().daemon))
+        return [0.0] * len(completions)
+
+    model = RewardFunction(looks, thread=True)
+    variable.set(7)
+    check_reward_model(model)
+    with torch.no_grad():
+        scored(model)
+    assert seen[0] == (True, 7, True)
+    assert seen[-1] == (False, 7, True)
+
+
+def test_without_a_thread_it_runs_where_signal_handlers_may_be_set() -> None:
+    """As math-verify's do, inside TRL's accuracy_reward."""
+    seen: list[bool] = []
+
+    def looks(completions: list[str]) -> list[float]:
+        seen.append(threading.current_thread() is threading.main_thread())
+        return [0.0] * len(completions)
+
+    scored(RewardFunction(looks))
+    assert seen == [True]
+
+
+SCRIPT = """
+import time
+from lgrpo_lightning.rewards import RewardFunction
+from lgrpo_lightning.testing import toy_group, toy_tree
+
+def hangs(completions):
+    time.sleep(600)
+
+group = toy_group(["a"])
+model = RewardFunction(hangs, thread=True, timeout=0.1, on_error="none")
+print(model.score_batch([group], [toy_tree(group)])[0].outcome)
+"""
+
+
+def test_an_abandoned_thread_does_not_keep_the_process(tmp_path: Any) -> None:
+    (tmp_path / "run.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tensor([nan])" in done.stdout
