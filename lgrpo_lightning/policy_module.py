@@ -7,8 +7,10 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
 from lgrpo_lightning.policy.sharding import shard
@@ -16,6 +18,7 @@ from lgrpo_lightning.training import Schedule, state
 from lgrpo_lightning.training.fsdp2 import mesh_of, register
 from lgrpo_lightning.training.optimizers import clipped_norm, scheduler
 from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
+from lgrpo_lightning.training.resume import check_weights, other_world_size
 from lgrpo_lightning.training.update import Ranks
 
 register()
@@ -149,9 +152,12 @@ class PolicyModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the rollout counter and component state; the generators follow when training starts."""
         saved = checkpoint["lgrpo"]
+        check_weights(checkpoint.get("state_dict", {}), self)
         self.rollout_index = saved["rollout_index"]
         state.load_component_state(self.components, saved["components"])
         self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
+        if self._saved_rng is None and self.trainer.state.fn == TrainerFn.FITTING:
+            say(self.trainer, other_world_size(saved["world_size"], self.trainer.world_size))
 
     def on_train_start(self) -> None:
         """Put the generators back as the checkpoint had them."""

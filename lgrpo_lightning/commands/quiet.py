@@ -20,6 +20,7 @@ NOISE = (
     r".*You are using `torch.load` with `weights_only.*",
     r".*exists and is not empty.*",
     r"LightningCLI.s args parameter.*",
+    r".*there is no last checkpoint available.*",  # LastCheckpoint says so itself
     r".*sync_dist=True.*when logging on epoch level.*",  # vLLM leaves torch.distributed initialised
 )
 
