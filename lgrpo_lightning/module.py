@@ -204,10 +204,9 @@ class GRPOModule(PolicyModule):
         self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str, counter: int = 0
     ) -> list[Group]:
         """Completions; outside training the same noise whenever asked. A stop that is asked for gives them up."""
-        with abandonable(self.trainer, f"sampling {phase} {counter}"):
-            return self.sampler.sample(
-                prompts, count, sampling=sampling, stream=Stream(self.seed, phase, counter)
-            )
+        stream = Stream(self.seed, phase, counter)
+        with abandonable(self.trainer, stream):
+            return self.sampler.sample(prompts, count, sampling=sampling, stream=stream)
 
     def _scored(self, groups: Sequence[Group]) -> list[Rewards]:
         return self.reward_model.score_batch(groups, [self.segmenter.segment(g) for g in groups])

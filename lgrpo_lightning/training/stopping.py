@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.activity import doing, waiting
+from lgrpo_lightning.contracts import Stream
 from lgrpo_lightning.interruption import AbandonedError, Interrupted, request_stop, stop_signal
 from lgrpo_lightning.training.parallel import ranks
 
@@ -29,17 +30,14 @@ def stop_together(trainer: Any) -> None:
 
 
 @contextmanager
-def abandonable(trainer: Any, what: str) -> Iterator[None]:
-    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks.
-
-    Args:
-        what: For other ranks: "sampling rollout 5".
-    """
-    doing(what)
+def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
+    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks."""
+    what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
+    doing(f"sampling {what}")
     try:
         yield
     except AbandonedError:
         stop_together(trainer)
         raise
     stop_together(trainer)
-    doing(what.replace("sampling", "scoring", 1))
+    doing(f"scoring {what}")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -34,47 +38,130 @@ MINUTES = {"model__group_size": 6000, "model__sampler__init_args__max_batch_toke
 TIMES = ("time/", "tokens_per_second")
 
 
-class Run(subprocess.Popen[str]):
-    """``lgrpo fit`` in a process, its output in files of the run's folder."""
+FORKS: Any = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["lgrpo_lightning.commands.run", "pandas", "pyarrow.parquet", "matplotlib.figure"]
+)
 
-    def __init__(
-        self, root: Path, *, environment: Mapping[str, str] | None = None, log: str = "log", **options: object
-    ) -> None:
+
+class Running:
+    """``lgrpo fit`` in a process, its output in a file beside the run's folder."""
+
+    pid: int
+
+    def __init__(self, root: Path, log: str) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        self.root, self.log = root, root.parent / f"{root.name}.{log}"
-        with self.log.open("w") as out:
-            super().__init__(
-                [sys.executable, "-m", "lgrpo_lightning.cli", *lgrpo_arguments("fit", root, **options)],
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+        self.root, self.log = root, root.parent / f"{root.name}.{log}.log"
+        self.log.touch()
+
+    def status(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        raise NotImplementedError
 
     def said(self) -> str:
         """All output."""
         return self.log.read_text()
 
-    def ended(self, seconds: float = 240) -> int:
+    def signalled(self, signum: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, signum)
+
+    def ended(self, seconds: float = 300) -> int:
         """Wait for the end; the exit status."""
-        try:
-            return self.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"not over after {seconds} s:\n{self.said()[-3000:]}") from None
+        deadline = time.monotonic() + seconds
+        while (status := self.status()) is None:
+            if time.monotonic() > deadline:
+                self.signalled(signal.SIGKILL)
+                raise AssertionError(f"not over after {seconds} s:\n{self.said()[-3000:]}")
+            time.sleep(0.01)
+        return status
+
+    def until(self, there: str, seconds: float = 200) -> None:
+        """Wait for a file of the run, or words in its output."""
+        deadline = time.monotonic() + seconds
+        while not ((self.root / there).exists() or there in self.said()):
+            assert self.status() is None, f"the run ended too early:\n{self.said()[-3000:]}"
+            assert time.monotonic() < deadline, f"no {there}:\n{self.said()[-3000:]}"
+            time.sleep(0.005)
+
+
+class Run(Running):
+    """A process forked off one that has imported everything."""
+
+    def __init__(
+        self, root: Path, *, environment: Mapping[str, str] | None = None, log: str = "1", **options: object
+    ) -> None:
+        super().__init__(root, log)
+        arguments = lgrpo_arguments("fit", root, **options)
+        target = (arguments, str(self.log), {"OMP_NUM_THREADS": "1"} | dict(environment or {}))
+        self.process = FORKS.Process(target=_work, args=target)
+        self.process.start()
+        self.pid = self.process.pid
+
+    def status(self) -> int | None:
+        """The exit status."""
+        return self.process.exitcode  # type: ignore[no-any-return]
+
+
+class Launched(Running):
+    """A command of its own, whose Trainer launches the other processes of the run."""
+
+    def __init__(self, root: Path, *, log: str = "1", **options: object) -> None:
+        super().__init__(root, log)
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lgrpo_lightning.cli", *lgrpo_arguments("fit", root, **options)],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.pid = self.process.pid
+
+    def status(self) -> int | None:
+        """The exit status."""
+        return self.process.poll()
 
     def children(self) -> list[int]:
         """The processes that it launched."""
         found = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return [int(p) for p in found.read_text().split()] if found.exists() else []
 
-    def until(self, there: str, seconds: float = 120) -> None:
-        """Wait for a file of the run, or words in its output."""
-        deadline = time.monotonic() + seconds
-        while not ((self.root / there).exists() or there in self.said()):
-            assert self.poll() is None, f"the run ended too early:\n{self.said()[-3000:]}"
-            assert time.monotonic() < deadline, f"no {there}:\n{self.said()[-3000:]}"
-            time.sleep(0.005)
+
+def _work(arguments: list[str], log: str, environment: dict[str, str]) -> None:
+    """Be ``lgrpo``."""
+    out = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.environ.update(environment)
+    sys.argv = ["lgrpo", *arguments]
+    from lgrpo_lightning import cli
+
+    sys.exit(cli.main(arguments))
+
+
+def pair(root: Path, *, log: str = "1", **options: object) -> list[Run]:
+    """Two processes of one run, started one by one as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    return [
+        Run(
+            root,
+            log=f"{log}.rank{r}",
+            environment=shared | {"LOCAL_RANK": str(r), "RANK": str(r)},
+            **TWO,
+            **options,
+        )
+        for r in range(2)
+    ]
+
+
+def finished_pair(root: Path, **options: object) -> Path:
+    """A whole run of two processes."""
+    both = pair(root, **options)
+    assert [run.ended() for run in both] == [0, 0], "".join(run.said()[-3000:] for run in both)
+    return root
 
 
 def finished(root: Path, **options: object) -> Path:

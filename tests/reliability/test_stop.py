@@ -10,7 +10,19 @@ import pytest
 
 from lgrpo_lightning.interruption import AbandonedError, Interrupted, abandon_if_stopping, begin, request_stop
 from tests.callbacks.stub import StubModule, fit
-from tests.reliability.processes import MINUTES, RUN, SLOW, TWO, Run, finished, gone, same_run
+from tests.reliability.processes import (
+    MINUTES,
+    RUN,
+    SLOW,
+    TWO,
+    Launched,
+    Run,
+    finished,
+    finished_pair,
+    gone,
+    pair,
+    same_run,
+)
 
 SECOND = "rollouts/rollout-000001-rank-000.parquet"
 
@@ -44,7 +56,7 @@ def test_stopped_while_sampling_and_resumed(
     run = Run(root, **RUN, **SLOW)
     run.until(SECOND)
     time.sleep(0.8)
-    run.send_signal(signum)
+    run.signalled(signum)
     assert run.ended(30) == status
     assert f"{signum.name} ended the run after 2 whole rollouts; the state after 2 is in" in run.said()
     assert "Go on with --ckpt_path last." in run.said()
@@ -57,9 +69,9 @@ def test_a_stop_does_not_wait_for_sampling_that_takes_minutes(tmp_path: Path) ->
     run = Run(root, log="2", ckpt_path="last", **RUN | MINUTES)
     run.until("Restored all states")
     time.sleep(3)
-    assert run.poll() is None
+    assert run.status() is None
     asked = time.monotonic()
-    run.send_signal(signal.SIGTERM)
+    run.signalled(signal.SIGTERM)
     assert run.ended(30) == 143
     assert time.monotonic() - asked < 10
     assert "SIGTERM ended the run after 1 whole rollout; the state after 1 is in" in run.said()
@@ -79,7 +91,7 @@ def test_stopped_while_validating_and_resumed(tmp_path: Path) -> None:
     run = Run(root, **slow)
     run.until("rollout 2/")
     time.sleep(0.3)
-    run.send_signal(signal.SIGTERM)
+    run.signalled(signal.SIGTERM)
     assert run.ended(30) == 143
     assert run.said().count("validation  ") == 0
     assert finished(root, log="2", ckpt_path="last", **slow)
@@ -89,10 +101,10 @@ def test_stopped_while_validating_and_resumed(tmp_path: Path) -> None:
 def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", **RUN, model__reward_model="tests.reliability.rewards.Sleeps")
     run.until("sleeping")
-    run.send_signal(signal.SIGINT)
+    run.signalled(signal.SIGINT)
     time.sleep(1)
-    assert run.poll() is None
-    run.send_signal(signal.SIGINT)
+    assert run.status() is None
+    run.signalled(signal.SIGINT)
     assert run.ended(5) == 130
     assert "SIGINT again: stopped at once" in run.said()
 
@@ -101,55 +113,47 @@ def test_nothing_to_save_before_the_first_rollout(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", **RUN | MINUTES, model__validation__at_start="false")
     run.until("config.yaml")
     time.sleep(8)
-    run.send_signal(signal.SIGTERM)
+    run.signalled(signal.SIGTERM)
     assert run.ended(30) in (143, -signal.SIGTERM)
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("who", ["parent", "child", "all"])
-@pytest.mark.slow
-def test_one_rank_is_asked_and_all_stop(strategy: str, who: str, tmp_path: Path) -> None:
-    options = RUN | TWO | SLOW | {"trainer__strategy": strategy}
-    whole = finished(tmp_path / "whole", **options)
-    root = tmp_path / "run"
-    run = Run(root, **options)
-    stop_and_check(run, who, SECOND)
-    assert finished(root, log="2", ckpt_path="last", **options)
-    same_run(whole, root)
-
-
-def test_two_ranks_stop_together(tmp_path: Path) -> None:
-    """The child alone is asked; the state is that before the rollout."""
-    run = Run(tmp_path / "run", **RUN, **TWO, **SLOW, trainer__strategy="ddp")
-    stop_and_check(run, "child", SECOND)
+@pytest.mark.parametrize("who", ["parent", "child"])
+def test_a_launched_run_stops_whoever_is_asked(who: str, tmp_path: Path) -> None:
+    run = Launched(tmp_path / "run", **RUN, **TWO, **SLOW, trainer__strategy="ddp")
+    run.until(SECOND)
+    time.sleep(0.8)
+    (child,) = run.children()
+    os.kill(run.pid if who == "parent" else child, signal.SIGTERM)
+    assert run.ended(30) == 143, run.said()[-3000:]
+    assert gone(child)
     assert "SIGTERM ended the run after 2 whole rollouts; the state after 2 is in" in run.said()
 
 
-def stop_and_check(run: Run, who: str, moment: str) -> None:
-    run.until(moment)
-    time.sleep(0.8)
-    (child,) = run.children()
-    for pid in {"parent": [run.pid], "child": [child], "all": [run.pid, child]}[who]:
-        os.kill(pid, signal.SIGTERM)
-    assert run.ended(30) == 143, run.said()[-3000:]
-    assert gone(child)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_processes_started_one_by_one(strategy: str, tmp_path: Path) -> None:
-    """As torchrun does; the status of each is seen."""
-    options = RUN | TWO | SLOW | {"trainer__strategy": strategy}
-    root, port = tmp_path / "run", str(20000 + os.getpid() % 20000)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    both = [
-        Run(root, log=f"rank{r}", environment=shared | {"LOCAL_RANK": str(r), "RANK": str(r)}, **options)
-        for r in range(2)
-    ]
+@pytest.mark.parametrize(
+    ("strategy", "asked"),
+    [
+        ("ddp", [1]),
+        ("fsdp2", [0]),
+        *(
+            pytest.param(s, who, marks=pytest.mark.slow)
+            for s in ("ddp", "fsdp2")
+            for who in ([0], [1], [0, 1])
+        ),
+    ],
+)
+def test_every_rank_stops_and_is_resumed(strategy: str, asked: list[int], tmp_path: Path) -> None:
+    """Processes started one by one, as torchrun does: the status of each is seen."""
+    options = RUN | SLOW | {"trainer__strategy": strategy}
+    root = tmp_path / "run"
+    both = pair(root, **options)
     both[0].until(SECOND)
-    both[1].send_signal(signal.SIGTERM)
+    time.sleep(0.8)
+    for rank in asked:
+        both[rank].signalled(signal.SIGTERM)
     assert [run.ended(30) for run in both] == [143, 143], both[0].said()[-2000:]
+    finished_pair(root, log="2", ckpt_path="last", **options)
+    same_run(finished_pair(tmp_path / "whole", **options), root)
 
 
 def test_handlers_are_put_back(tmp_path: Path) -> None:
