@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.interruption import abandon_if_stopping
 from lgrpo_lightning.samplers.vllm_http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm_options import ServerOptions
 from lgrpo_lightning.samplers.vllm_transport import (
@@ -159,7 +160,7 @@ class Servers(Transport):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
     ) -> list[list[Completion]]:
-        """All requests, spread over the servers; complete, or an error."""
+        """All requests, spread over the servers; complete, or an error. A stop gives up those not sent yet."""
         found: dict[int, list[Completion]] = {}
         since = time.monotonic()
         while len(found) < len(requests):
@@ -181,6 +182,7 @@ class Servers(Transport):
         """Ask for every request once; those answered by servers that have the current weights, before and after."""
 
         def ask(index: int) -> list[Completion] | None:
+            abandon_if_stopping()
             try:
                 return self._asked(self._server(index), requests[index], sampling, eos)
             except ServerLostError:
@@ -221,7 +223,7 @@ class Servers(Transport):
 
     def _restore(self, server: Server, since: float) -> None:
         """Wait for a server that was lost and give it the current weights again."""
-        server.wait(since)
+        server.wait(since, between=abandon_if_stopping)
         try:
             if self.current is not None and self._described(server)["version"] != self.current[1]:
                 self._feed_once(server)

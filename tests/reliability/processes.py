@@ -31,7 +31,7 @@ RUN = {
     "data__prompts_per_step": 2,
 }
 """Four rollouts over two epochs, two updates each, with dropout: every generator and position matters."""
-SLOW = {"model__group_size": 40, "model__sampler__init_args__max_batch_tokens": 1}
+SLOW = {"model__group_size": 16, "model__sampler__init_args__max_batch_tokens": 1}
 """Completions one at a time: a rollout takes a second or more."""
 MINUTES = {"model__group_size": 6000, "model__sampler__init_args__max_batch_tokens": 1}
 """A rollout takes minutes."""
