@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
 from lgrpo_lightning.run_folder import METRICS, set_aside, shown
+from lgrpo_lightning.whole_files import explained_if_full, whole_file
 
 
 class MetricsCSV(Logger):
@@ -88,7 +88,7 @@ class MetricsCSV(Logger):
             self._start(row)
         if new := [name for name in row if name not in self._columns]:
             self._rewrite([*self._columns, *new], self._rows())
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with explained_if_full(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns, restval="").writerow(row)
 
     @property
@@ -115,12 +115,10 @@ class MetricsCSV(Logger):
 
     def _rewrite(self, names: list[str], rows: list[dict[str, str]]) -> None:
         """Replace the file, at once, by one with these columns and rows."""
-        hidden = self.path.with_name(f".{METRICS}.part")
-        with hidden.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(self.path) as hidden, hidden.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names, restval="")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(hidden, self.path)
         self._names = names
 
 

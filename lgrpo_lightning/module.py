@@ -27,6 +27,7 @@ from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, 
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.parallel import gathered
+from lgrpo_lightning.training.stopping import abandonable
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.update import Update, mini_batches
 from lgrpo_lightning.training.utilization import update_utilization
@@ -120,8 +121,7 @@ class GRPOModule(PolicyModule):
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         with clock.measure("sample"):
             self.sampler.sync(self.global_step)
-            stream = Stream(self.seed, "train", self.rollout_index)
-            groups = self.sampler.sample(prompts, self.group_size, sampling=self.sampling, stream=stream)
+            groups = self._sample(prompts, self.group_size, self.sampling, "train", self.rollout_index)
             self.sampler.rest()
         with clock.measure("reward"):
             self.reward_model.start(self.progress)
@@ -201,9 +201,13 @@ class GRPOModule(PolicyModule):
         """A group of completions for every prompt, with its rewards and credit."""
         return self._judged(batch_idx, self._sample(prompts, self.group_size, self.sampling, "predict"))
 
-    def _sample(self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str) -> list[Group]:
-        """Completions outside training: the same noise whenever asked."""
-        return self.sampler.sample(prompts, count, sampling=sampling, stream=Stream(self.seed, phase, 0))
+    def _sample(
+        self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str, counter: int = 0
+    ) -> list[Group]:
+        """Completions; outside training the same noise whenever asked. A stop that is asked for gives them up."""
+        stream = Stream(self.seed, phase, counter)
+        with abandonable(self.trainer, stream):
+            return self.sampler.sample(prompts, count, sampling=sampling, stream=stream)
 
     def _scored(self, groups: Sequence[Group]) -> list[Rewards]:
         return self.reward_model.score_batch(groups, [self.segmenter.segment(g) for g in groups])

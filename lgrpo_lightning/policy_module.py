@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lgrpo_lightning.callbacks.terminal import say
@@ -22,6 +23,7 @@ from lgrpo_lightning.training.guard import StepGuard
 from lgrpo_lightning.training.optimizers import clip, gradient_norm, scheduler, whole
 from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
+from lgrpo_lightning.training.resume import check_weights, other_world_size
 from lgrpo_lightning.training.update import Ranks
 from lgrpo_lightning.types import RolloutBatch
 
@@ -189,9 +191,12 @@ class PolicyModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the rollout counter and component state; the generators follow when training starts."""
         saved = checkpoint["lgrpo"]
+        check_weights(checkpoint.get("state_dict", {}), self)
         self.rollout_index = saved["rollout_index"]
         state.load_component_state(self.components, saved["components"])
         self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
+        if self._saved_rng is None and self.trainer.state.fn == TrainerFn.FITTING:
+            say(self.trainer, other_world_size(saved["world_size"], self.trainer.world_size))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Forget the last rollout's step, so that it is not logged again where none is made."""

@@ -8,6 +8,7 @@ from lgrpo_lightning.callbacks.export_model import ExportModel
 from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
 from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
+from lgrpo_lightning.callbacks.rank_watch import RankWatch
 from lgrpo_lightning.callbacks.reward_plot import RewardPlot
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, call_rollout_callbacks
 from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
@@ -21,6 +22,7 @@ __all__ = [
     "ExportModel",
     "LastCheckpoint",
     "PredictionWriter",
+    "RankWatch",
     "RewardPlot",
     "RewardProgressBar",
     "RolloutCallback",

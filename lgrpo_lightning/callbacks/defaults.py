@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, TQDMProgressBar
 
 from lgrpo_lightning.callbacks.alarms import Alarms
+from lgrpo_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from lgrpo_lightning.callbacks.completion_table import CompletionTable
 from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
 from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
+from lgrpo_lightning.callbacks.rank_watch import RankWatch, die_with_parent
 from lgrpo_lightning.callbacks.reward_plot import RewardPlot
 from lgrpo_lightning.callbacks.rollout_callback import dry_run
 from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
 from lgrpo_lightning.callbacks.rollout_state import in_writing_order
 from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
+from lgrpo_lightning.callbacks.stop_signals import StopSignals
 from lgrpo_lightning.loggers import MetricsCSV
 from lgrpo_lightning.run_folder import CHECKPOINTS
 
@@ -25,6 +29,7 @@ from lgrpo_lightning.run_folder import CHECKPOINTS
 def default_callbacks() -> list[Callback]:
     """The callbacks of a run, in the order in which they act."""
     return [
+        RankWatch(),
         RewardProgressBar(),
         RolloutWriter(),
         CompletionTable(),
@@ -47,6 +52,8 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
       ``enable_checkpointing=False`` no checkpoint.
     - ``RolloutCheckpoint`` and ``LastCheckpoint`` come after all others, whose state they hold.
     - A ``ModelCheckpoint`` without ``dirpath`` writes to ``checkpoints/`` of the run.
+    - ``StopSignals`` takes the place of Lightning's handling of signals, ``AtomicCheckpointIO`` that of its
+      default way to write checkpoints.
     - ``MetricsCSV`` is put first among the loggers and learns the folder; not with ``logger=False``.
 
     Calling it again changes nothing. Called before ``fit``, it also makes ``ckpt_path="last"`` find the run's
@@ -60,6 +67,11 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
             f"trainer.default_root_dir is {trainer.default_root_dir!r}, but a run writes to a local folder, "
             "where files can be renamed: set a local path, and copy the folder away when the run is done."
         )
+    die_with_parent()
+    if not isinstance(trainer._signal_connector, StopSignals):
+        trainer._signal_connector = StopSignals(trainer)
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     _complete_loggers(trainer)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     _replace_automatic(callbacks, ProgressBar, RewardProgressBar())

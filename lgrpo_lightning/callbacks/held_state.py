@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +12,16 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
-ALIASED = {"state_dict", "optimizer_states", "hyper_parameters", "datamodule_hyper_parameters"}
+WEIGHTS = ("state_dict", "optimizer_states")
+ALIASED = {*WEIGHTS, "hyper_parameters", "datamodule_hyper_parameters"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldState:
     """A checkpoint in memory: weights and optimizer by reference, all else as a copy.
 
-    It is whole as long as no optimizer step is made.
+    It is whole as long as no optimizer step is made. Where the strategy shards, weights and optimizer are left
+    out, and gathered when it is written.
 
     Attributes:
         rollouts: Rollouts done.
@@ -30,10 +34,18 @@ class HeldState:
     @classmethod
     def taken(cls, trainer: Trainer, rollouts: int) -> HeldState:
         """The state as it is now. Collective."""
-        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        with _without_weights(trainer):
+            state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         return cls(
             rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in state.items()}
         )
+
+    def filled(self, trainer: Trainer) -> dict[str, Any]:
+        """What is to be written, with weights and optimizer. Collective where the strategy shards."""
+        if not sharded(trainer):
+            return dict(self.checkpoint)
+        now = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        return self.checkpoint | {name: now[name] for name in WEIGHTS}
 
     def whole(self, trainer: Trainer) -> bool:
         """Whether the weights still are those of then, and finite."""
@@ -48,6 +60,21 @@ class HeldState:
         changed = repr(states) != repr(self.checkpoint["callbacks"])
         self.checkpoint["callbacks"] = deepcopy(states)
         return changed
+
+
+@contextmanager
+def _without_weights(trainer: Trainer) -> Iterator[None]:
+    """Inside, a sharding strategy gives no weights and no optimizer, whose gathering makes a copy of them."""
+    if not sharded(trainer):
+        yield
+        return
+    strategy: Any = trainer.strategy
+    strategy.lightning_module_state_dict = dict
+    strategy.optimizer_state = lambda optimizer: {}
+    try:
+        yield
+    finally:
+        del strategy.lightning_module_state_dict, strategy.optimizer_state
 
 
 def sharded(trainer: Trainer) -> bool:

@@ -9,13 +9,16 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lgrpo_lightning.activity import doing
 from lgrpo_lightning.callbacks.checkpoint_file import CheckpointFile
+from lgrpo_lightning.callbacks.checkpoint_io import broken
 from lgrpo_lightning.callbacks.held_state import HeldState, sharded
 from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.terminal import say
+from lgrpo_lightning.interruption import Interrupted
 from lgrpo_lightning.run_folder import CHECKPOINTS, set_aside, shown
+from lgrpo_lightning.whole_files import DiskFullError, explained_if_full
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -26,19 +29,25 @@ class LastCheckpoint(ModelCheckpoint):
     resuming samples it again. Had its update already changed the weights, the checkpoint written before
     stays.
 
-    It is written beside and renamed, so a kill at any moment leaves a whole checkpoint. A fresh run keeps
-    an older run's as ``old-<n>-last.ckpt``. Other ``ModelCheckpoint`` callbacks, such as
-    ``monitor="val/accuracy"``, are independent of it.
+    It is written beside, flushed to the disk and renamed, so a kill at any moment leaves a whole checkpoint. The
+    one before stays as ``last-previous.ckpt``; a damaged one is passed over. A fresh run keeps an older run's as
+    ``old-<n>-last.ckpt``. Other ``ModelCheckpoint`` callbacks, such as ``monitor="val/accuracy"``, are
+    independent of it.
 
     Args:
         every_n_rollouts: How often, in rollouts.
         save_on_exception: Hold the state at the end of every rollout (by reference, where the strategy does
             not shard), to write it when the run is cut short.
+        keep_previous: Keep the checkpoint before the last one, too.
         dirpath: The folder; None is ``<default_root_dir>/checkpoints``.
     """
 
     def __init__(
-        self, every_n_rollouts: int = 10, save_on_exception: bool = True, dirpath: str | None = None
+        self,
+        every_n_rollouts: int = 10,
+        save_on_exception: bool = True,
+        keep_previous: bool = True,
+        dirpath: str | None = None,
     ) -> None:
         if every_n_rollouts < 1:
             raise ValueError(
@@ -47,6 +56,7 @@ class LastCheckpoint(ModelCheckpoint):
             )
         super().__init__(dirpath=dirpath, save_top_k=0, save_last=True, save_on_exception=save_on_exception)
         self.every_n_rollouts = every_n_rollouts
+        self.keep_previous = keep_previous
         self._start = 0  # rollouts done before this fit
         self._written = -1  # rollouts done in the checkpoint on disk, -1: none of this run
         self._held: HeldState | None = None  # the state after the rollout before
@@ -63,14 +73,24 @@ class LastCheckpoint(ModelCheckpoint):
         """Clear what an earlier run left unfinished, and keep what it finished."""
         self._start, self._written = rollouts_done(pl_module), -1
         self._held, self._in_epoch, self._training = None, False, True
+        file, used = self._file(trainer), Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        if used is not None and used.parent.resolve() == file.folder.resolve():
+            self._written = self._start
         if trainer.is_global_zero and not dry_run(trainer):
-            file = self._file(trainer)
-            if file.clear_partial():
-                say(trainer, f"Removed {shown(file.partial)}, a checkpoint whose writing was cut off.")
-            if self._start == 0 and (old := file.newest()):
-                kept = set_aside(old, "old-{n}-last.ckpt")
-                say(trainer, f"The checkpoint of an older run is kept as {shown(kept)}.")
+            if cut_off := file.settle(used):
+                names = ", ".join(shown(path) for path in cut_off)
+                say(trainer, f"Removed {names}, a checkpoint whose writing was cut off.")
+            if self._start == 0:
+                self._keep_older(trainer, file)
         trainer.strategy.barrier("LastCheckpoint.on_train_start")
+
+    def _keep_older(self, trainer: Trainer, file: CheckpointFile) -> None:
+        """Set the checkpoints of an older run aside."""
+        for path in (file.last, file.previous):
+            if path.exists():
+                kept = set_aside(path, f"old-{{n}}-{path.name}")
+                if path == file.last:
+                    say(trainer, f"The checkpoint of an older run is kept as {shown(kept)}.")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -105,18 +125,28 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the state before the rollout that was cut short, if the weights are still those."""
-        if trainer.state.fn != TrainerFn.FITTING or dry_run(trainer) or not self._training:
+        if trainer.state.fn != TrainerFn.FITTING or dry_run(trainer):
             return
-        if self.save_on_exception and sharded(trainer) and isinstance(exception, SIGTERMException):
-            self._hold(trainer, rollouts_done(pl_module), True)  # raised on all ranks, between two rollouts
-            self._write(trainer)
-        elif (held := self._held) and held.rollouts > self._written and held.whole(trainer):
-            self._write(trainer, wait=False)
-        last, done, saved = self._file(trainer).last, rollouts_done(pl_module), "nothing new is saved"
-        if self._written > 0:
-            saved = f"the state after {self._written} is in {shown(last)}"
+        together = isinstance(exception, Interrupted)  # raised on all ranks, at the same place
+        held = self._held if self._training and not isinstance(exception, DiskFullError) else None
+        if (
+            held
+            and held.rollouts > self._written
+            and held.whole(trainer)
+            and (together or not sharded(trainer))
+        ):
+            self._write(trainer, wait=together)
+        say(trainer, self._ending(trainer, rollouts_done(pl_module), exception))
+
+    def _ending(self, trainer: Trainer, done: int, exception: BaseException) -> str:
+        """How the run ended, what is saved and how to go on."""
+        name = str(exception) if isinstance(exception, Interrupted) else type(exception).__name__
         rollouts = "1 whole rollout" if done == 1 else f"{done} whole rollouts"
-        say(trainer, f"{type(exception).__name__} ended the run after {rollouts}; {saved}.")
+        said = f"{name} ended the run after {rollouts}; "
+        if self._written <= 0:
+            return f"{said}nothing new is saved."
+        last = shown(self._file(trainer).last)
+        return f"{said}the state after {self._written} is in {last}. Go on with --ckpt_path last."
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the state."""
@@ -130,7 +160,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Nothing."""
 
     def _hold(self, trainer: Trainer, done: int, due: bool) -> None:
-        if due or (self.save_on_exception and not sharded(trainer)):
+        if due or self.save_on_exception:
             self._held = HeldState.taken(trainer, done)
 
     def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -151,25 +181,38 @@ class LastCheckpoint(ModelCheckpoint):
         held, self._held = self._held, None  # so that a failure to write is not met by writing again
         assert held is not None
         file = self._file(trainer)
-        trainer.strategy.save_checkpoint(dict(held.checkpoint), str(file.partial))
+        doing(f"writing the checkpoint of {held.rollouts} rollouts", waits=True)
+        with explained_if_full(file.last):
+            trainer.strategy.save_checkpoint(held.filled(trainer), str(file.partial))
         if wait:
             trainer.strategy.barrier("LastCheckpoint written")
         if trainer.is_global_zero:
-            file.publish()
+            file.publish(renewed=self._written == held.rollouts)
         if wait:
             trainer.strategy.barrier("LastCheckpoint renamed")
-        self._written, self._held = held.rollouts, None if sharded(trainer) else held
+        self._written, self._held = held.rollouts, held
         self.last_model_path = self.best_model_path = self._last_checkpoint_saved = str(file.last)
 
     def _file(self, trainer: Trainer) -> CheckpointFile:
         """The checkpoint, in ``dirpath`` or else the run's folder."""
         if self.dirpath is None:
             self.dirpath = os.path.join(trainer.default_root_dir, CHECKPOINTS)
-        return CheckpointFile(Path(self.dirpath))
+        return CheckpointFile(Path(self.dirpath), keep_previous=self.keep_previous)
 
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
-        """What ``--ckpt_path last`` stands for."""
-        newest = self._file(trainer).newest()
+        """What ``--ckpt_path last`` stands for: the newest whole checkpoint.
+
+        Raises:
+            ValueError: There are only damaged ones.
+        """
+        file = self._file(trainer)
+        newest, damaged = file.newest(), file.damaged()
+        for path, reason in damaged.items():
+            if newest is None:
+                raise broken(path, reason)
+            say(trainer, f"Passed over {shown(path)}: {reason}. The run goes on from {shown(newest)}.")
+        if newest is None:
+            say(trainer, f"--ckpt_path last: there is no checkpoint in {shown(file.folder)} yet.")
         return {str(newest)} if newest else set()
 
 

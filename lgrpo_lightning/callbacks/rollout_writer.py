@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run,
 from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.run_folder import ROLLOUTS, set_aside, shown
 from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.whole_files import whole_file
 
 FILE = re.compile(r"rollout-(\d+)-rank-(\d+)\.parquet")
 
@@ -48,10 +48,8 @@ class RolloutWriter(RolloutCallback):
 
         name = f"rollout-{rollout.index:06d}-rank-{trainer.global_rank:03d}.parquet"
         path = Path(trainer.default_root_dir) / ROLLOUTS / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hidden = path.with_name(f".{name}.part")
-        pq.write_table(rollout_table(rollout), hidden)
-        os.replace(hidden, path)
+        with whole_file(path) as hidden:
+            pq.write_table(rollout_table(rollout), hidden)
 
 
 def _files(folder: Path) -> list[Path]:

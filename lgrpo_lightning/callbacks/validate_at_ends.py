@@ -11,7 +11,8 @@ class ValidateAtEnds(Callback):
     """Runs the validation loop at the start and at the end of a fit.
 
     In between, ``trainer.val_check_interval`` counts rollouts (with ``check_val_every_n_epoch: null`` across
-    epochs). A resumed run is not validated at its start again, a run not at its end if it just was.
+    epochs). A resumed run is not validated at its start again, a run not at its end if it just was. Where a
+    checkpoint was written before the validation that its rollout was due for, the resumed run begins with that.
 
     Args:
         at_start: Validate before the first rollout.
@@ -22,15 +23,31 @@ class ValidateAtEnds(Callback):
         self.at_start = at_start
         self.at_end = at_end
         self.validated_at = -1
+        self.due = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the first rollout of a new run."""
-        if self.at_start and _rollouts(pl_module) == 0:
+        if self.due or (self.at_start and _rollouts(pl_module) == 0):
             validate_now(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Whether Lightning validates next."""
+        fetcher: Any = trainer.fit_loop._data_fetcher
+        self.due = trainer.enable_validation and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember when the last validation was."""
-        self.validated_at = _rollouts(pl_module)
+        self.validated_at, self.due = _rollouts(pl_module), False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether a validation is due."""
+        return {"due": self.due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take that over."""
+        self.due = state_dict["due"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last rollout, unless it was just validated."""
@@ -42,6 +59,7 @@ def validate_now(trainer: Any) -> None:
     """Run the validation loop inside a fit, as Lightning itself does between batches."""
     if not trainer.enable_validation:
         return
+    trainer.fit_loop.epoch_loop.val_loop.restarting = False
     connector = trainer._logger_connector
     first_iteration = connector._first_loop_iter
     trainer.validating = True

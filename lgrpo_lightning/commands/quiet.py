@@ -21,6 +21,7 @@ NOISE = (
     r".*exists and is not empty.*",
     r".*of metric MeanMetric was called before.*",  # a validation to which no reward applied
     r"LightningCLI.s args parameter.*",
+    r".*there is no last checkpoint available.*",  # LastCheckpoint says so itself
     r".*sync_dist=True.*when logging on epoch level.*",  # vLLM leaves torch.distributed initialised
 )
 

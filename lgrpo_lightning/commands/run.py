@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,11 +14,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from lgrpo_lightning import registry
 from lgrpo_lightning.callbacks import complete_trainer
+from lgrpo_lightning.callbacks.checkpoint_check import unreadable
+from lgrpo_lightning.callbacks.checkpoint_io import broken
 from lgrpo_lightning.commands.explanations import explained
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
 from lgrpo_lightning.commands.written import Entry, entries
 from lgrpo_lightning.datamodule import PromptDataModule
+from lgrpo_lightning.interruption import PEER_LOST, lost
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.rewards.import_path import search_working_directory
 from lgrpo_lightning.run_folder import CHECKPOINTS
@@ -100,7 +106,12 @@ class RunCLI(LightningCLI):
             keys = [action.dest for action in command._actions if not action.dest.endswith("help")]
             raise ValueError(explained(str(refused), written, keys)) from refused
         command_options = self.config[self.config.subcommand]
+        if args[0] == "fit":
+            resume_under_slurm(command_options)
         check_checkpoint(command_options.get("ckpt_path"), command_options.trainer.default_root_dir)
+        if args[0] == "fit" and command_options.get("ckpt_path"):
+            shown = self._parser("fit").dump(command_options, skip_none=False)
+            tell_changes(command_options.ckpt_path, command_options.trainer.default_root_dir, shown)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with what a run needs, before ``--ckpt_path last`` is looked up.
@@ -131,8 +142,13 @@ def check_checkpoint(path: str | None, root: str | None) -> None:
 
     Raises:
         FileNotFoundError: ``path`` is no keyword of Lightning's, such as "last", and nothing is there.
+        ValueError: It is damaged.
     """
-    if path is None or path in ("last", "best", "hpc") or "://" in path or Path(path).exists():
+    if path is None or path in KEYWORDS or "://" in path:
+        return
+    if Path(path).exists():
+        if reason := unreadable(Path(path)):
+            raise broken(Path(path), reason)
         return
     folder = Path(root or ".") / CHECKPOINTS
     found = sorted(str(p) for p in folder.glob("*.ckpt"))
@@ -159,5 +175,9 @@ def main(argv: Sequence[str]) -> int:
             trainer_defaults=TRAINER_DEFAULTS,
         )
     except Exception as error:
-        return report(error)
+        if not lost():
+            return report(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(PEER_LOST)  # at an ordinary exit torch may wait for the process that is gone
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.interruption import abandon_if_stopping
 from lgrpo_lightning.samplers.cache import generation_cache
 from lgrpo_lightning.samplers.noise import gumbel_argmax
 from lgrpo_lightning.samplers.truncation import truncated_logits
@@ -65,6 +66,7 @@ class Decoding:
         lengths = torch.full((rows,), limit, device=self.device)
         done = torch.zeros(rows, dtype=torch.bool, device=self.device)  # by request
         for t in range(limit):
+            abandon_if_stopping()
             chosen, scores = self._draw(t)
             tokens[self.rows, t], logprobs[self.rows, t] = chosen, scores
             ended = (torch.isin(chosen, self.eos) | self._at_stop_string(tokens, t)) & ~done[self.rows]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.interruption import abandon_if_stopping
 from lgrpo_lightning.samplers.vllm_http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm_transport import VLLMError
 from lgrpo_lightning.samplers.vllm_weights import weights_folder
@@ -114,7 +115,7 @@ class Feed:
 
     def restore(self, server: Server, since: float) -> None:
         """Wait for a server that was lost and give it the current weights again."""
-        server.wait(since)
+        server.wait(since, between=abandon_if_stopping)
         try:
             if self.parts and described(server)["version"] != self.version:
                 self._read_by(server)

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -93,17 +94,19 @@ class Server:
             return False
         return True
 
-    def wait(self, since: float) -> None:
+    def wait(self, since: float, *, between: Callable[[], None] = lambda: None) -> None:
         """Wait until it is healthy, asking again at growing intervals.
 
         Args:
             since: ``time.monotonic()`` when it was first missed.
+            between: Called each time before it is asked; what it raises ends the wait.
 
         Raises:
             VLLMError: It was not, for ``retry_seconds``.
         """
         pause = 0.25
         while not self.alive():
+            between()
             left = since + self.options.retry_seconds - time.monotonic()
             if left <= 0:
                 raise VLLMError(

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
+from lgrpo_lightning.interruption import abandon_if_stopping
 from lgrpo_lightning.samplers.vllm_feed import Feed, described
 from lgrpo_lightning.samplers.vllm_http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm_lora import write_adapter
@@ -117,7 +118,7 @@ class Servers(Transport):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
     ) -> list[list[Completion]]:
-        """All requests, spread over the servers; complete, or an error."""
+        """All requests, spread over the servers; complete, or an error. A stop gives up those not sent yet."""
         found: dict[int, list[Completion]] = {}
         since = time.monotonic()
         while len(found) < len(requests):
@@ -139,6 +140,7 @@ class Servers(Transport):
         """Ask for every request once; those answered by servers that have the current weights, before and after."""
 
         def ask(index: int) -> list[Completion] | None:
+            abandon_if_stopping()
             try:
                 return self._asked(self._server(index), requests[index], sampling, eos)
             except ServerLostError:

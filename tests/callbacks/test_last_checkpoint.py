@@ -9,7 +9,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lgrpo_lightning.callbacks import LastCheckpoint
-from lgrpo_lightning.callbacks.checkpoint_file import CheckpointFile
 from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from tests.callbacks.stub import FailureError, StubModule, fit
 
@@ -48,7 +47,12 @@ def test_counts_rollouts_and_is_there_at_the_end(tmp_path: Path, written: list[i
     fit(tmp_path, LastCheckpoint(every_n_rollouts=2), module=StubModule(steps=3))
     assert written == [2, 4, 5]
     assert rollouts(tmp_path) == 5
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["last-previous.ckpt", "last.ckpt"]
+    previous = torch.load(tmp_path / "checkpoints" / "last-previous.ckpt", weights_only=True)
+    assert previous["stub"]["rollout_index"] == 4
+    fit(tmp_path / "lean", LastCheckpoint(every_n_rollouts=2, keep_previous=False))
+    assert [p.name for p in (tmp_path / "lean" / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.parametrize(
@@ -159,35 +163,23 @@ def test_killed_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 
     def half(self: Any, checkpoint: Any, filepath: str, storage_options: Any = None) -> None:
         Path(filepath).write_bytes(b"half a checkpoint")
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "as a disk without room does")
 
     options = {"max_epochs": 2, "limit_train_batches": 2}
     monkeypatch.setattr(SingleDeviceStrategy, "save_checkpoint", half)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No room to write"):
         fit(tmp_path, LastCheckpoint(every_n_rollouts=3), ckpt_path="last", **options)
     monkeypatch.undo()
-    assert "OSError ended the run after 3 whole rollouts; nothing new is saved." in capsys.readouterr().out
+    assert (
+        "DiskFullError ended the run after 3 whole rollouts; the state after 2 is in"
+        in capsys.readouterr().out
+    )
     assert rollouts(tmp_path) == 2
     assert (tmp_path / "checkpoints" / ".last.ckpt.part").exists()
     capsys.readouterr()
     fit(tmp_path, ckpt_path="last", **options)
     assert rollouts(tmp_path) == 4
     assert "a checkpoint whose writing was cut off" in capsys.readouterr().out
-
-
-def test_folders_are_replaced_too(tmp_path: Path) -> None:
-    file = CheckpointFile(tmp_path)
-    for text in ("one", "two"):
-        file.partial.mkdir()
-        (file.partial / "shard").write_text(text)
-        file.publish()
-    assert (file.last / "shard").read_text() == "two"
-    file.last.rename(file.previous)  # a kill between the two renames
-    assert file.newest() == file.previous
-    file.partial.write_text("a file again")
-    file.publish()
-    assert file.newest() == file.last
-    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_a_fresh_run_keeps_the_checkpoint_of_an_older_one(tmp_path: Path) -> None:

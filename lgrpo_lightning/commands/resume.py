@@ -1,0 +1,86 @@
+"""Before a run goes on: what differs from the run that wrote the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from lgrpo_lightning.callbacks.slurm import restarts, resumed_by_slurm
+from lgrpo_lightning.run_folder import CHECKPOINTS, CONFIG, shown
+
+KEYWORDS = ("last", "best", "hpc")
+"""What ``--ckpt_path`` may be beside a path."""
+FREE = ("ckpt_path", "config", "trainer.default_root_dir", "trainer.max_steps", "trainer.max_epochs")
+"""Keys that a resumed run is expected to change."""
+KEPT = "model.optimizer.init_args."
+"""Options whose values are part of the optimizer's state, so that the checkpoint's stay in force."""
+FIXED = ("model.optimizer.class_path",)
+"""Keys without whose old value the checkpoint's state means nothing."""
+
+
+def resume_under_slurm(options: Any) -> None:
+    """Have a job that SLURM started again go on from its last checkpoint, where none is named."""
+    folder = Path(options.trainer.default_root_dir or ".") / CHECKPOINTS
+    if options.get("ckpt_path") is None and resumed_by_slurm(folder):
+        options["ckpt_path"] = "last"
+        _say(
+            f"SLURM started this job again (SLURM_RESTART_COUNT={restarts()}): going on with --ckpt_path last."
+        )
+
+
+def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
+    """Say in which keys this run differs from the one that wrote the checkpoint.
+
+    Args:
+        ckpt_path: What was given.
+        root: The folder of this run.
+        configuration: This run's, in YAML.
+
+    Raises:
+        ValueError: With another value of one of them the run cannot go on.
+    """
+    folder = Path(root or ".") if ckpt_path in KEYWORDS else Path(ckpt_path).resolve().parent.parent
+    if not (folder / CONFIG).is_file():
+        return
+    before = dict(_flat(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))))
+    now = dict(_flat(yaml.safe_load(configuration)))
+    changed = {
+        key: (before.get(key), now.get(key))
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key not in FREE
+    }
+    for key in FIXED:
+        if key in changed:
+            was, given = changed[key]
+            raise ValueError(
+                f"{key} is {given}, but the checkpoint has the state of {was}. Set it as it was, or start without "
+                "--ckpt_path in another trainer.default_root_dir."
+            )
+    if changed:
+        lines = [f"  {key}: {was} -> {given}{_note(key)}" for key, (was, given) in changed.items()]
+        _say("\n".join([f"Going on with another configuration than {shown(folder / CONFIG)}:", *lines]))
+
+
+def _note(key: str) -> str:
+    return "   (the checkpoint's stays in force)" if key.startswith(KEPT) else ""
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for i, item in enumerate(value):
+            yield from _flat(item, f"{key}[{i}]")
+    else:
+        yield key, value
+
+
+@rank_zero_only  # type: ignore[untyped-decorator,unused-ignore]
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,95 @@
+"""Stopping a run in good order: what asks for it, who notices, and with which status the process ends.
+
+A signal only leaves a mark here. Samplers look for it while they draw (``abandon_if_stopping``), and the module
+between the stages of a rollout, where all ranks agree to stop together.
+"""
+
+from __future__ import annotations
+
+import signal
+
+PEER_LOST = 75
+"""Exit status where another process of the run was lost or kept this one waiting (EX_TEMPFAIL: try again)."""
+
+_requested = 0  # the signal that asked for the stop; 0: none
+_lost = ""  # why the run cannot go on: which other process is gone
+
+
+class Interrupted(SystemExit):
+    """The run ends in good order; the exit status is 128 + the signal.
+
+    Args:
+        signum: The signal that asked for it.
+
+    >>> Interrupted(15).code, str(Interrupted(15))
+    (143, 'SIGTERM')
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+    def __str__(self) -> str:
+        return signal.Signals(self.signum).name
+
+
+class AbandonedError(Exception):
+    """Sampling was given up because the run is about to stop."""
+
+
+class PeerLostError(RuntimeError):
+    """Another process of the run is gone, or this one waited too long for it."""
+
+
+def request_stop(signum: int) -> None:
+    """Ask this process to stop where the next rollout, or what is under way of it, can be abandoned."""
+    global _requested
+    _requested = _requested or signum
+
+
+def stop_signal() -> int:
+    """The signal that asked for a stop, or 0."""
+    return _requested
+
+
+def forget_stop() -> None:
+    """The run is over: who asked for its stop does not matter any more."""
+    global _requested
+    _requested = 0
+
+
+def begin() -> None:
+    """A new run: nobody asked for a stop, and no process is lost."""
+    global _requested, _lost
+    _requested, _lost = 0, ""
+
+
+def lose(why: str) -> None:
+    """Note that the run cannot go on, for want of another process."""
+    global _lost
+    _lost = _lost or why
+
+
+def lost() -> str:
+    """Why the run cannot go on, or nothing."""
+    return _lost
+
+
+def check_peers() -> None:
+    """Before anything that needs all processes.
+
+    Raises:
+        PeerLostError: Another process is gone.
+    """
+    if _lost:
+        raise PeerLostError(_lost)
+
+
+def abandon_if_stopping() -> None:
+    """For samplers, between tokens or while they wait: cheap, and without a word to other ranks.
+
+    Raises:
+        AbandonedError: A stop was asked for, or the run cannot go on. The module takes it from there.
+    """
+    if _requested or _lost:
+        raise AbandonedError

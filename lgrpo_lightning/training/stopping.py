@@ -1,0 +1,43 @@
+"""All ranks stop at the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from lgrpo_lightning.activity import doing, waiting
+from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.interruption import AbandonedError, Interrupted, request_stop, stop_signal
+from lgrpo_lightning.training.parallel import ranks
+
+
+def stop_together(trainer: Any) -> None:
+    """Go on, unless a stop was asked for on any rank. Collective: every rank comes here at the same point.
+
+    Raises:
+        Interrupted: On every rank, where one was asked to stop.
+        PeerLostError: Another rank is gone.
+    """
+    with waiting():
+        asked = torch.tensor(float(stop_signal()), device=trainer.strategy.root_device)
+        agreed = int(ranks(trainer).max(asked))
+    if agreed:
+        request_stop(agreed)
+        raise Interrupted(agreed)
+
+
+@contextmanager
+def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
+    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks."""
+    what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
+    doing(f"sampling {what}")
+    try:
+        yield
+    except AbandonedError:
+        stop_together(trainer)
+        raise
+    stop_together(trainer)
+    doing(f"scoring {what}")

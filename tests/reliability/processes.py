@@ -1,0 +1,228 @@
+"""Real runs in processes of their own, to be signalled, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from tests.runs import lgrpo_arguments, rollouts
+
+TWO = {"trainer__devices": 2}
+RUN = {
+    "trainer__max_steps": 8,
+    "trainer__callbacks": json.dumps(
+        [{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 1}}]
+    ),
+    "model__policy__dropout": 0.1,
+    "model__updates__iterations": 2,
+    "data__train__init_args__count": 6,
+    "data__prompts_per_step": 2,
+}
+"""Four rollouts over two epochs, two updates each, with dropout: every generator and position matters."""
+SLOW = {"model__group_size": 16, "model__sampler__init_args__max_batch_tokens": 1}
+"""Completions one at a time: a rollout takes a second or more."""
+MINUTES = {"model__group_size": 6000, "model__sampler__init_args__max_batch_tokens": 1}
+"""A rollout takes minutes."""
+TIMES = ("time/", "tokens_per_second")
+
+
+FORKS: Any = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["lgrpo_lightning.commands.run", "pandas", "pyarrow.parquet", "matplotlib.figure"]
+)
+
+
+class Running:
+    """``lgrpo fit`` in a process, its output in a file beside the run's folder."""
+
+    pid: int
+
+    def __init__(self, root: Path, log: str) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.root, self.log = root, root.parent / f"{root.name}.{log}.log"
+        self.log.touch()
+
+    def status(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        raise NotImplementedError
+
+    def said(self) -> str:
+        """All output."""
+        return self.log.read_text()
+
+    def signalled(self, signum: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, signum)
+
+    def ended(self, seconds: float = 300) -> int:
+        """Wait for the end; the exit status."""
+        deadline = time.monotonic() + seconds
+        while (status := self.status()) is None:
+            if time.monotonic() > deadline:
+                self.signalled(signal.SIGKILL)
+                raise AssertionError(f"not over after {seconds} s:\n{self.said()[-3000:]}")
+            time.sleep(0.01)
+        return status
+
+    def until(self, there: str, seconds: float = 200) -> None:
+        """Wait for a file of the run, or words in its output."""
+        deadline = time.monotonic() + seconds
+        while not ((self.root / there).exists() or there in self.said()):
+            assert self.status() is None, f"the run ended too early:\n{self.said()[-3000:]}"
+            assert time.monotonic() < deadline, f"no {there}:\n{self.said()[-3000:]}"
+            time.sleep(0.005)
+
+
+class Run(Running):
+    """A process forked off one that has imported everything."""
+
+    def __init__(
+        self, root: Path, *, environment: Mapping[str, str] | None = None, log: str = "1", **options: object
+    ) -> None:
+        super().__init__(root, log)
+        arguments = lgrpo_arguments("fit", root, **options)
+        target = (arguments, str(self.log), {"OMP_NUM_THREADS": "1"} | dict(environment or {}))
+        self.process = FORKS.Process(target=_work, args=target)
+        self.process.start()
+        self.pid = self.process.pid
+
+    def status(self) -> int | None:
+        """The exit status."""
+        return self.process.exitcode  # type: ignore[no-any-return]
+
+
+class Launched(Running):
+    """A command of its own, whose Trainer launches the other processes of the run."""
+
+    def __init__(self, root: Path, *, log: str = "1", **options: object) -> None:
+        super().__init__(root, log)
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lgrpo_lightning.cli", *lgrpo_arguments("fit", root, **options)],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.pid = self.process.pid
+
+    def status(self) -> int | None:
+        """The exit status."""
+        return self.process.poll()
+
+    def children(self) -> list[int]:
+        """The processes that it launched."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(p) for p in found.read_text().split()] if found.exists() else []
+
+
+def _work(arguments: list[str], log: str, environment: dict[str, str]) -> None:
+    """Be ``lgrpo``."""
+    out = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.environ.update(environment)
+    sys.argv = ["lgrpo", *arguments]
+    from lgrpo_lightning import cli
+
+    sys.exit(cli.main(arguments))
+
+
+def pair(root: Path, *, log: str = "1", **options: object) -> list[Run]:
+    """Two processes of one run, started one by one as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    return [
+        Run(
+            root,
+            log=f"{log}.rank{r}",
+            environment=shared | {"LOCAL_RANK": str(r), "RANK": str(r)},
+            **TWO,
+            **options,
+        )
+        for r in range(2)
+    ]
+
+
+def finished_pair(root: Path, **options: object) -> Path:
+    """A whole run of two processes."""
+    both = pair(root, **options)
+    assert [run.ended() for run in both] == [0, 0], "".join(run.said()[-3000:] for run in both)
+    return root
+
+
+def finished(root: Path, **options: object) -> Path:
+    """A whole run."""
+    run = Run(root, **options)
+    assert run.ended() == 0, run.said()[-3000:]
+    return root
+
+
+def gone(pid: int, seconds: float = 10) -> bool:
+    """Whether a process is over, by then."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X"):
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def same(a: object, b: object, path: str = "") -> None:
+    """Equal to the bit, however nested."""
+    if isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor)
+        assert torch.equal(a, b), path
+    elif isinstance(a, Mapping):
+        assert isinstance(b, Mapping)
+        assert a.keys() == b.keys(), path
+        for key in a:
+            same(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert isinstance(b, (list, tuple))
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{path}/{i}")
+    else:
+        assert a == b, f"{path}: {a} {b}"
+
+
+def same_run(a: Path, b: Path) -> None:
+    """The same weights, optimizer, schedule, generators, rollouts and metrics, to the bit."""
+    left, right = (torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (a, b))
+    for part in (
+        "state_dict",
+        "optimizer_states",
+        "lr_schedulers",
+        "lgrpo",
+        "global_step",
+        "PromptDataModule",
+    ):
+        same(left[part], right[part], part)
+    pd.testing.assert_frame_equal(rollouts(a), rollouts(b), check_exact=True)
+    names = sorted(p.name for p in (a / "rollouts").iterdir())
+    assert names == sorted(p.name for p in (b / "rollouts").iterdir())
+    pd.testing.assert_frame_equal(measured(a), measured(b), check_exact=True)
+
+
+def measured(root: Path) -> pd.DataFrame:
+    """``metrics.csv`` without times, which differ from run to run."""
+    table = pd.read_csv(root / "metrics.csv")
+    kept = sorted(c for c in table.columns if not c.startswith(TIMES))
+    return table[kept].sort_values(["step", "rollout"], ignore_index=True)

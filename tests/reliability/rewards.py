@@ -1,0 +1,43 @@
+"""Reward models that misbehave."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning import Group, ProcessTree, RewardModel
+
+
+class Sleeps(RewardModel):
+    """Takes ten minutes."""
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        print("sleeping", flush=True)
+        time.sleep(600)
+        return torch.zeros(len(group.rollouts))
+
+
+class Hangs(RewardModel):
+    """Takes for ever on rank 1, at a given call."""
+
+    def __init__(self, rank: int = 1, call: int = 3) -> None:
+        self.rank, self.call, self.calls = rank, call, 0
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        self.calls += 1
+        if int(os.environ.get("LOCAL_RANK", "0")) == self.rank and self.calls >= self.call:
+            time.sleep(600)
+        return torch.tensor([float(i) for i in range(len(group.rollouts))])
+
+
+class Fails(Hangs):
+    """Raises on rank 1, at a given call."""
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        self.calls += 1
+        if int(os.environ.get("LOCAL_RANK", "0")) == self.rank and self.calls >= self.call:
+            raise ValueError("a mistake in a reward")
+        return torch.tensor([float(i) for i in range(len(group.rollouts))])

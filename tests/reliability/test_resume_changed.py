@@ -1,0 +1,85 @@
+"""Going on with another configuration or on another number of processes: what differs is said."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.processes import RUN, finished, finished_pair
+from tests.runs import checkpoint, lgrpo, metrics, rollouts
+
+HALF = RUN | {"trainer__max_steps": 4}
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """Two of four rollouts."""
+    assert lgrpo("fit", tmp_path, **HALF) == 0
+    return tmp_path
+
+
+def test_other_options_are_named(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    changed = {
+        "model__advantage_estimator": "GRPO",
+        "model__group_size": 6,
+        "model__optimizer__init_args__lr": 0.01,
+        "data__train__init_args__count": 8,
+    }
+    assert lgrpo("fit", half, ckpt_path="last", **RUN | changed) == 0
+    said = capsys.readouterr()
+    assert "Going on with another configuration than" in said.out
+    assert "  model.advantage_estimator.class_path: " in said.out
+    assert "GRPO" in said.out
+    assert "  model.group_size: 4 -> 6\n" in said.out
+    assert "-> 0.01   (the checkpoint's stays in force)" in said.out
+    assert "  data.train.init_args.count: 6 -> 8" in said.out
+    assert "max_steps" not in said.out
+    table = metrics(half)
+    assert (table["learning_rate"].dropna() != 0.01).all()
+    assert len(rollouts(half)) == 2 * 2 * 4 + 2 * 2 * 6
+
+
+def test_nothing_is_said_where_nothing_differs(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert lgrpo("fit", half, ckpt_path="last", **RUN) == 0
+    assert "another configuration" not in capsys.readouterr().out
+
+
+def test_what_cannot_work_is_refused(
+    half: Path, model_folder: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+    assert lgrpo("fit", half, ckpt_path="last", **RUN | {"model__optimizer": str(other)}) == 2
+    assert "but the checkpoint has the state of torch.optim.AdamW" in capsys.readouterr().err
+    path = model_folder("llama")  # type: ignore[operator]
+    assert lgrpo("fit", half, ckpt_path="last", **RUN | {"model__policy__path": path}) == 2
+    said = capsys.readouterr().err
+    assert "The checkpoint is of another model" in said
+    assert "model.policy.path" in said
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lgrpo("fit", tmp_path, ckpt_path=tmp_path / "x.ckpt", **HALF) == 2
+    assert "there is no checkpoint" in capsys.readouterr().err
+    assert lgrpo("fit", tmp_path, ckpt_path="last", **HALF | {"trainer__max_steps": 1}) == 0
+    assert "--ckpt_path last: there is no checkpoint in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_on_another_number_of_processes(strategy: str, tmp_path: Path) -> None:
+    """From one to two and from two to one: the same prompts follow, and the log says what starts anew."""
+    whole = finished(tmp_path / "whole", **RUN)
+    for first, second in ((1, 2), (2, 1)):
+        root = tmp_path / f"from-{first}"
+        run = {1: finished, 2: finished_pair}
+        options = {1: RUN, 2: RUN | {"trainer__strategy": strategy}}
+        run[first](root, **options[first] | {"trainer__max_steps": 4})
+        run[second](root, log="then", ckpt_path="last", **options[second])
+        name = f"{root.name}.then.log" if second == 1 else f"{root.name}.then.rank0.log"
+        said = (tmp_path / name).read_text()
+        was, now = ("1 process", "2 processes") if first == 1 else ("2 processes", "1 process")
+        assert f"The checkpoint was made by {was}, this run has {now}" in said
+        assert checkpoint(root)["global_step"] == 8
+        a, b = rollouts(whole), rollouts(root)
+        assert list(a["prompt_uid"]) == list(b["prompt_uid"])
+        assert list(a["rollout"]) == list(b["rollout"])
