@@ -39,7 +39,6 @@ def test_a_users_checkpoint_stays_and_lands_in_the_runs_folder(tmp_path: Path) -
     assert best in module.trainer.callbacks
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
         "best.ckpt",
-        "last-previous.ckpt",
         "last.ckpt",
     ]
     assert module.trainer.checkpoint_callback is best

@@ -81,6 +81,7 @@ def test_the_best_survives_an_end_and_a_resume(tmp_path: Path, at: str, order: i
     assert there(tmp_path) == {
         "best.ckpt": 2,
         "last.ckpt": 5,
+        "last-previous.ckpt": 4,
         "rollout-000002.ckpt": 2,
         "rollout-000004.ckpt": 4,
     }
