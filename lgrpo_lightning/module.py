@@ -181,15 +181,11 @@ class GRPOModule(PolicyModule):
     def on_validation_epoch_end(self) -> None:
         """Log each set, and the mean over the sets under the bare names."""
         self.sampler.rest()
-        self._log_evaluation("val")
+        self._log_evaluation("test" if self.trainer.testing else "val")
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
-
-    def on_test_epoch_end(self) -> None:
-        """Log each set, and the mean over the sets under the bare names."""
-        self.sampler.rest()
-        self._log_evaluation("test")
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_predict_epoch_start(self) -> None:
         """The sampler takes over the checkpoint's weights."""

@@ -77,11 +77,20 @@ class BestCheckpoint(RolloutState):
         self.kept = [kept for kept in self.kept if kept[0] not in gone]
         self._name_best(folder)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a metric of which it is known that nothing logs it.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a metric that the module is known not to log, before a first validation.
 
         Raises:
             ValueError: With the names that exist.
+        """
+        if (known := getattr(pl_module, "validation_metrics", ())) and not dry_run(trainer):
+            self._check_name(known)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a run that validates nothing.
+
+        Raises:
+            ValueError: With the reason.
         """
         if dry_run(trainer):
             return
@@ -90,8 +99,6 @@ class BestCheckpoint(RolloutState):
                 f"BestCheckpoint monitors {self.monitor!r}, but {reason}, so that nothing is ever measured. Set "
                 "data.validation, or use RolloutCheckpoint, which needs none."
             )
-        if known := getattr(pl_module, "validation_metrics", ()):
-            self._check_name(known)
         super().on_train_start(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.run_folder import NONFINITE, shown
 from lgrpo_lightning.training.attempt import Attempt
-from lgrpo_lightning.training.nonfinite import Finding, NonFiniteError, cause, description, save
+from lgrpo_lightning.training.nonfinite import Finding, NonFiniteError, cause, description, local, save
 from lgrpo_lightning.training.optimizers import gradient_norm, whole
 from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.training.update import Ranks
@@ -104,10 +104,9 @@ class StepGuard:
         if last is None:
             return
         rollout, attempt = last
-        weights = [p for p in self.policy.parameters() if p.requires_grad]
-        largest = whole(torch.nn.utils.get_total_norm(weights, torch.inf))
-        bad = (~largest.isfinite()).float().to(self.policy.device)
-        if float(self.ranks.max(bad)):
+        weights = [local(p) for p in self.policy.parameters() if p.requires_grad]
+        largest = torch.nn.utils.get_total_norm([w for w in weights if w.numel()], torch.inf)
+        if float(self.ranks.max((~largest.isfinite()).float().to(self.policy.device))):
             findings, place = self._saved(rollout, attempt, what="weights", weight_version=version)
             names = list(dict.fromkeys(name for f in findings for name in f.weights))
             raise NonFiniteError(

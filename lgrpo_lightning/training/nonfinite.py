@@ -64,8 +64,13 @@ class Finding:
 
 def _not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Names of the tensors that hold NaN or infinity; of a sharded one this rank's part counts."""
-    local = ((name, t.to_local() if hasattr(t, "to_local") else t) for name, t in named)
-    return [name for name, t in local if not bool(t.detach().isfinite().all())]
+    return [name for name, t in named if not bool(local(t).isfinite().all())]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor; one that is not sharded as it is. Without gradient."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part.detach()
 
 
 def _uids(rollout: RolloutBatch) -> list[str]:

@@ -87,6 +87,31 @@ def test_the_best_survives_an_end_and_a_resume(tmp_path: Path, at: str, order: i
     }
 
 
+@pytest.mark.parametrize(
+    "ends", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 6}, {"max_epochs": -1, "max_steps": 10}]
+)
+def test_a_validation_past_the_end_does_not_spoil_the_place(tmp_path: Path, ends: dict[str, int]) -> None:
+    """The best is that of the validation after the last rollout; more rollouts equal one long run."""
+
+    def run_on(root: Path, *callbacks: Any, ckpt_path: str | None = None, **options: Any) -> StubModule:
+        every = {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
+        return fit(root, ValidateAtEnds(), *callbacks, ckpt_path=ckpt_path, **every | options)
+
+    longer = {name: value * 2 for name, value in ends.items() if value > 0}
+    whole = run_on(tmp_path / "whole", **ends | longer)
+    run_on(tmp_path / "two", BestCheckpoint("val/accuracy"), RolloutCheckpoint(1), **ends)
+    done = max(there(tmp_path / "two").values())
+    places = {p.name: torch.load(p, weights_only=True) for p in (tmp_path / "two" / "checkpoints").iterdir()}
+    for part in ("loops", "epoch"):
+        assert places["best.ckpt"][part] == places["last.ckpt"][part], part
+    for name in ("best.ckpt", f"rollout-{done:06d}.ckpt"):
+        assert there(tmp_path / "two")[name] == done
+        at = str(tmp_path / "two" / "checkpoints" / name)
+        resumed = run_on(tmp_path / "on" / name, ckpt_path=at, **ends | longer)
+        assert resumed.seen == whole.seen[done:]
+        assert torch.equal(whole.weight, resumed.weight)
+
+
 def test_a_kept_file_that_is_gone_is_forgotten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FailureError):
         run(tmp_path, BestCheckpoint("val/score"), scores=[0.9, 0.2, 0.3, 0.5, 0.7], fail=(3, "sample"))

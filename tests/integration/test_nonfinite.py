@@ -167,7 +167,7 @@ def started(root: Path, **extra: Any) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=120,
         check=False,
     )
 
@@ -198,6 +198,17 @@ def test_only_one_rank_is_poisoned_and_all_decide_alike(strategy: str, tmp_path:
     assert f"rank 1: loss nan, rows {two['rows'][0]} (prompt {two['uids'][0]}" in stopped.stderr
     assert "rank-001.pt" in stopped.stderr
     assert checkpoint(tmp_path / "stop")["global_step"] == 1
+
+
+def test_ranks_decide_alike_beside_a_scaler(tmp_path: Path) -> None:
+    """The gradient is NaN on both ranks and left to the GradScaler; the loss is NaN on one, and both drop the step."""
+    run = scaled(2.0) | {"trainer__strategy": "ddp", "trainer__max_steps": 3}
+    run |= {"trainer__callbacks": poison("output", 1, rank=1), "model__updates__on_nonfinite": "skip"}
+    done = started(tmp_path, **run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert train_metrics(tmp_path)["updates/nonfinite"].tolist() == [0, 1, 0, 0]
+    one, two = saved(tmp_path).values()
+    assert one["what"] == two["what"] == "loss"
 
 
 def scaled(init_scale: float) -> dict[str, Any]:
