@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +17,14 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lgrpo_lightning.activity import doing
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, rollouts_done
 from lgrpo_lightning.callbacks.stop_signals import StopSignals
-from lgrpo_lightning.interruption import Interrupted, lost
+from lgrpo_lightning.interruption import PEER_LOST, Interrupted, lost
+from lgrpo_lightning.training.report import process_gone
 from lgrpo_lightning.training.stopping import stop_together
 from lgrpo_lightning.training.watch import Watch
 from lgrpo_lightning.types import RolloutBatch
 
+LAUNCHER = "_LGRPO_LAUNCHER"
+"""Environment variable between the processes of a run: the one that launched the others."""
 MARGIN = 10.0
 """Seconds by which this library speaks before torch's own time-out."""
 
@@ -143,28 +145,30 @@ class RankWatch(RolloutCallback):
 
 
 def die_with_parent() -> None:
-    """Have the system end this process, if it was launched by another one of the run, together with that."""
-    if _launched():
+    """Have the system end this process together with the one of the run that launches it.
+
+    Called in both: the launching one leaves its number in the environment.
+    """
+    if not _launched():
+        os.environ[LAUNCHER] = str(os.getpid())
+        return
+    launcher = int(os.environ.get(LAUNCHER, "0"))
+    if launcher == os.getppid():
         _parent_death_signal(signal.SIGKILL)
+    if launcher and launcher != os.getppid() and process_gone(launcher):
+        print("lgrpo: the process that launched this one is gone.", file=sys.stderr, flush=True)
+        os._exit(PEER_LOST)
 
 
 def outlive_parent() -> None:
     """From here on the watch says what happened."""
-    if _launched():
+    if _launched() and os.environ.get(LAUNCHER) == str(os.getppid()):
         _parent_death_signal(0)
 
 
 def _launched() -> bool:
-    """Whether Lightning's launcher started this process: from one with the same command line."""
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0 or "TORCHELASTIC_RUN_ID" in os.environ:
-        return False
-    parent = Path(f"/proc/{os.getppid()}/cmdline")
-    words = sys.argv[1:]
-    return (
-        parent.exists()
-        and bool(words)
-        and parent.read_text().rstrip("\0").split("\0")[-len(words) :] == words
-    )
+    """Whether this may be a process that Lightning's launcher started in another."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0 and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def _parent_death_signal(signum: int) -> None:

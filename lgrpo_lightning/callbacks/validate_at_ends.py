@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
 
 
 class ValidateAtEnds(Callback):
@@ -25,8 +26,13 @@ class ValidateAtEnds(Callback):
         self.validated_at = -1
         self.due = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have a resumed run that is complete come to its end, too."""
+        if type(trainer.fit_loop) is _FitLoop:
+            trainer.fit_loop.__class__ = _FitLoopToTheEnd
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first rollout of a new run."""
+        """Before the first rollout of a new run, or where a validation is due."""
         if self.due or (self.at_start and _rollouts(pl_module) == 0):
             validate_now(trainer)
 
@@ -42,17 +48,26 @@ class ValidateAtEnds(Callback):
         self.validated_at, self.due = _rollouts(pl_module), False
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether a validation is due."""
-        return {"due": self.due}
+        """Whether a validation is due, and when the last one was."""
+        return {"due": self.due, "validated_at": self.validated_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take that over."""
-        self.due = state_dict["due"]
+        self.due, self.validated_at = state_dict["due"], state_dict["validated_at"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last rollout, unless it was just validated."""
         if self.at_end and self.validated_at != _rollouts(pl_module):
             validate_now(trainer)
+
+
+class _FitLoopToTheEnd(_FitLoop):
+    """Goes through its hooks, too, where a resumed run has no rollout left: the validation may be missing."""
+
+    @property
+    def skip(self) -> bool:
+        """Whether there is nothing to fit."""
+        return bool(self.trainer.limit_train_batches == 0)
 
 
 def validate_now(trainer: Any) -> None:

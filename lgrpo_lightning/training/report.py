@@ -54,13 +54,16 @@ class Report:
 
     def gone(self) -> bool:
         """Whether the process does not run any more, as far as can be told from here."""
-        if self.machine != machine():
-            return False
-        try:
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return Path("/proc/self/stat").exists() or not _answers(self.pid)
-        return state in ("Z", "X")
+        return self.machine == machine() and process_gone(self.pid)
+
+
+def process_gone(pid: int) -> bool:
+    """Whether a process of this machine does not run any more; one that nobody has waited for yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return Path("/proc/self/stat").exists() or not _answers(pid)
+    return state in ("Z", "X")
 
 
 def machine() -> str:

@@ -37,10 +37,7 @@ def test_a_users_checkpoint_stays_and_lands_in_the_runs_folder(tmp_path: Path) -
     best = ModelCheckpoint(monitor="val/accuracy", mode="max", filename="best")
     module = fit(tmp_path, best, limit_val_batches=1)
     assert best in module.trainer.callbacks
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
-        "best.ckpt",
-        "last.ckpt",
-    ]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert module.trainer.checkpoint_callback is best
     assert best.best_model_path.endswith("best.ckpt")
 

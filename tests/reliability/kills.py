@@ -3,7 +3,7 @@
     python -m tests.reliability.kills                    # 20 kills of one process, 3 of two with ddp, 3 with fsdp2
     python -m tests.reliability.kills --one 5 --two 0 --seed 7
 
-Prints a Markdown table. The seed, printed too, repeats the delays; what they hit depends on the machine. Takes some
+Prints a Markdown table. The seed, printed too, repeats the moments; what they hit depends on the machine. Takes some
 minutes. The exit status is 1 where a resumed run differs.
 """
 
@@ -23,14 +23,13 @@ import torch
 
 from tests.reliability.processes import RUN, Run, Running, pair, same_run
 
-SLOWER = RUN | {
-    "trainer__max_steps": 12,
-    "model__group_size": 16,
+ROLLOUTS = 4
+SMALL = RUN | {
+    "trainer__max_steps": 2 * ROLLOUTS,
+    "model__group_size": 8,
     "model__sampler__init_args__max_batch_tokens": 256,
-    "data__train__init_args__count": 8,
-    "data__validation__init_args__count": 8,
 }
-"""Six rollouts that take about as long to sample as to learn from."""
+"""Rollouts that take about as long to sample as to learn from."""
 
 
 def main() -> int:
@@ -42,7 +41,7 @@ def main() -> int:
     asked = parser.parse_args()
     draw = random.Random(asked.seed)
     print(
-        f"seed {asked.seed}\n\n| run | killed after | under way | resumed after | identical |\n|---|---|---|---|---|"
+        f"seed {asked.seed}\n\n| run | killed | under way | resumed after | identical |\n|---|---|---|---|---|"
     )
     identical = True
     with tempfile.TemporaryDirectory(prefix="lgrpo-kills-") as folder:
@@ -55,45 +54,59 @@ def main() -> int:
 def killed_runs(folder: Path, strategy: str, kills: int, draw: random.Random) -> bool:
     """So many kills of one kind of run; whether all resumed runs equal the uninterrupted one."""
     whole = folder / "whole"
-    began = time.monotonic()
     wait(started(whole, strategy, "1"))
-    length = time.monotonic() - began
-    start = training_began(whole) - (time.time() - (time.monotonic() - began))
+    first, last = (
+        (whole / "rollouts" / f"rollout-{r:06d}-rank-000.parquet").stat().st_mtime for r in (0, ROLLOUTS - 1)
+    )
     identical = True
     for number in range(kills):
         root = folder / f"killed-{number}"
-        delay = draw.uniform(max(start, 0), length)
-        row, equal = one_kill(root, whole, strategy, delay, draw)
+        row, equal = one_kill(root, whole, strategy, (last - first) / (ROLLOUTS - 1), draw)
         identical &= equal
-        print(f"| {strategy + ' x 2' if strategy else 'one process'} | {delay:.1f} s | {row} |", flush=True)
+        print(f"| {strategy + ' x 2' if strategy else 'one process'} | {row} |", flush=True)
         if equal:
             shutil.rmtree(root)
     return identical
 
 
-def one_kill(root: Path, whole: Path, strategy: str, delay: float, draw: random.Random) -> tuple[str, bool]:
-    """The cells of a row from "under way" on, and whether the resumed run equals the whole one."""
+def one_kill(
+    root: Path, whole: Path, strategy: str, a_rollout: float, draw: random.Random
+) -> tuple[str, bool]:
+    """The cells of a row after the first, and whether the resumed run equals the whole one.
+
+    Args:
+        a_rollout: Seconds that a rollout takes.
+    """
+    index, writing = draw.randrange(ROLLOUTS - 1), draw.random() < 0.25
+    delay = draw.uniform(0, 0.02) if writing else draw.uniform(0, a_rollout)
     runs = started(root, strategy, "killed")
+    runs[0].until(f"rollouts/rollout-{index:06d}-rank-000.parquet")
+    if writing:
+        runs[0].until("checkpoints/.last.ckpt.part")
     time.sleep(delay)
-    for run in draw.sample(runs, len(runs)) if draw.random() < 0.5 else runs[:1]:
-        if run.status() is None:
-            run.signalled(signal.SIGKILL)
+    victims = draw.choice([runs, runs[:1], runs[1:] or runs])
+    for run in victims:
+        run.signalled(signal.SIGKILL)
+    under_way = moment(root)
     for run in runs:
         run.ended(120)
-    under_way, done = moment(root), saved(root)
+    what = "a checkpoint's start" if writing else f"rollout {index} was drawn"
+    which = f", {'both' if len(victims) == 2 else f'rank {runs.index(victims[0])}'}" if strategy else ""
+    done = saved(root)
     wait(started(root, strategy, "resumed", **({"ckpt_path": "last"} if done else {})))
+    cells = f"{delay:.3f} s after {what}{which} | {under_way} | {done} rollouts"
     try:
         same_run(whole, root)
     except AssertionError as error:
-        return f"{under_way} | {done} rollouts | NO: {str(error).splitlines()[0]}", False
-    return f"{under_way} | {done} rollouts | yes", True
+        return f"{cells} | NO: {str(error).splitlines()[0]}", False
+    return f"{cells} | yes", True
 
 
 def started(root: Path, strategy: str, log: str, **options: object) -> Sequence[Running]:
     """The processes of a run."""
     if strategy:
-        return pair(root, log=log, **SLOWER, trainer__strategy=strategy, **options)
-    return [Run(root, log=log, **SLOWER, **options)]
+        return pair(root, log=log, **SMALL, trainer__strategy=strategy, **options)
+    return [Run(root, log=log, **SMALL, **options)]
 
 
 def wait(runs: Sequence[Running]) -> None:
@@ -101,11 +114,6 @@ def wait(runs: Sequence[Running]) -> None:
     for run in runs:
         if (status := run.ended(600)) != 0:
             raise SystemExit(f"a run ended with status {status}:\n{run.said()[-3000:]}")
-
-
-def training_began(root: Path) -> float:
-    """When, as time.time() has it: the first file of the run."""
-    return (root / "config.yaml").stat().st_mtime
 
 
 def saved(root: Path) -> int:
@@ -125,11 +133,9 @@ def moment(root: Path) -> str:
         return "writing the rollouts"
     written = len(list((root / "rollouts").glob("rollout-*-rank-000.parquet")))
     done = saved(root)
-    if not (root / "rollouts").is_dir():
-        return "set-up or first validation"
     if written > done:
         return f"update of rollout {done}"
-    return f"sampling rollout {done}, or validating before it" if done < 6 else "the end"
+    return f"sampling rollout {done}, or validating before it"
 
 
 if __name__ == "__main__":
