@@ -98,7 +98,7 @@ def module(outcome: Outcome, **options: Any) -> GRPOModule:
         "policy": PolicyConfig(**policy),
         "group_size": GROUP_SIZE,
         "sampling": Sampling(max_new_tokens=32, temperature=3.0),
-        "loss": Loss(kl_coef=0.04, importance="none"),
+        "loss": Loss(**({"kl_coef": 0.04, "importance": "none"} | options.pop("loss", {}))),
         "updates": Updates(iterations=2),
         "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-3, eps=1e-5, weight_decay=0.0),
         "validation": Validation(at_start=False, at_end=False),
@@ -123,6 +123,10 @@ def fit(root: Path, *, devices: int = 1, strategy: Any = "auto", steps: int = ST
 def main(out: str, fits: str) -> None:
     """Run several fits, one after the other, and save their outcomes from rank 0."""
     outcomes = [fit(Path(out).parent / str(i), devices=2, **o) for i, o in enumerate(json.loads(fits))]
+    for outcome in outcomes:
+        shares: list[Any] = [None, None]
+        torch.distributed.all_gather_object(shares, outcome.completions)
+        outcome.completions = shares[0] | shares[1]
     if torch.distributed.get_rank() == 0:
         torch.save([vars(o) for o in outcomes], out)
 
