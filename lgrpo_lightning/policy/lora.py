@@ -100,12 +100,3 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         if owner in layers and leaf == "weight":
             tensor = tensor + layers[owner].get_delta_weight(ADAPTER).to(tensor.dtype)
         yield f"{owner}.{leaf}" if owner else leaf, tensor
-
-
-def merge(model: Any) -> None:
-    """Add the adapter to the weights for good, and remove it."""
-    for name, layer in lora_layers(model).items():
-        layer.merge(safe_merge=True)
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
-    model._hf_peft_config_loaded = False

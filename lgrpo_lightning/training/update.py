@@ -144,7 +144,9 @@ class Update:
     def _passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:
         """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
         packs = self.policy.packs([batch.prompts[i] for i in rows], [batch.completions[i] for i in rows])
-        most = int(self.ranks.max(torch.tensor(len(packs), device=batch.mask.device)))  # before any pass: collective
+        most = int(
+            self.ranks.max(torch.tensor(len(packs), device=batch.mask.device))
+        )  # before any pass: collective
         yield from (([rows[i] for i in pack], True) for pack in packs)
         yield from (([0], False) for _ in range(most - len(packs)))
 

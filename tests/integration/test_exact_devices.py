@@ -1,9 +1,6 @@
 """From the same rollouts every number of processes, strategy, layout and micro-batch gives the same training."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from tests.recorded.components import recorded
 from tests.recorded.record import GOLDEN
 from tests.recorded.run import Outcome, fit
 from tests.reference import naive
+from tests.several import torchrun
 
 SEVERAL = {"padded": {3: 480, 8: 160}, "tree": {3: 320, 8: 110}}
 """Layout → passes of the first optimizer step in one process → ``micro_batch_tokens`` that give them."""
@@ -58,16 +56,6 @@ def two(tmp_path_factory: pytest.TempPathFactory, model: str) -> dict[tuple[str,
     return dict(zip(fits, (Outcome(**o) for o in torch.load(out, weights_only=True)), strict=True))
 
 
-def torchrun(processes: int, module: str, *arguments: str) -> None:
-    """Run a module in several processes, as on a cluster."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone",
-         "-m", module, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def flat(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
 
@@ -88,7 +76,9 @@ def check_golden(outcome: Outcome) -> None:
     assert outcome.norms == pytest.approx(golden["grad_norm"], rel=2e-4, abs=0)
 
 
-def test_what_is_replayed_tells_one_run_from_another(one: dict[tuple[str, int], Outcome], tmp_path: Path) -> None:
+def test_what_is_replayed_tells_one_run_from_another(
+    one: dict[tuple[str, int], Outcome], tmp_path: Path
+) -> None:
     for (_, passes), outcome in one.items():
         assert passes in (0, outcome.passes[0])
     assert len({len(c["token_ids"]) for group in recorded().values() for c in group["completions"]}) > 10
@@ -115,9 +105,7 @@ def test_two_processes(
     check_same(two[strategy, layout], one[layout, 0])
 
 
-def test_golden_trajectory(
-    one: dict[tuple[str, int], Outcome], two: dict[tuple[str, str], Outcome]
-) -> None:
+def test_golden_trajectory(one: dict[tuple[str, int], Outcome], two: dict[tuple[str, str], Outcome]) -> None:
     for outcome in [*one.values(), *(o for (_, layout), o in two.items() if layout != "free")]:
         check_golden(outcome)
 
@@ -141,7 +129,9 @@ def test_first_loss_from_the_definition() -> None:
             logprobs = bare_logprobs(bare, prompt_ids(key), sequences)
             sizes = [len(s) for s in sequences]
             advantage = [[a] * n for a, n in zip(naive.advantages(group["rewards"]), sizes, strict=True)]
-            total += sum(sizes) * naive.loss(sequences, logprobs, logprobs, logprobs, advantage, weighted=True)
+            total += sum(sizes) * naive.loss(
+                sequences, logprobs, logprobs, logprobs, advantage, weighted=True
+            )
             tokens += sum(sizes)
     assert total / tokens == pytest.approx(json.loads(GOLDEN.read_text())["loss"][0], rel=1e-5)
 

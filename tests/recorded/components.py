@@ -35,7 +35,10 @@ class RecordedSampler(Sampler):
     ) -> list[Group]:
         """The recorded groups of this rollout."""
         return [
-            Group(prompt=p, rollouts=tuple(map(rollout, self.groups[f"{stream.counter}/{p.uid}"]["completions"])))
+            Group(
+                prompt=p,
+                rollouts=tuple(map(rollout, self.groups[f"{stream.counter}/{p.uid}"]["completions"])),
+            )
             for p in prompts
         ]
 

@@ -107,15 +107,17 @@ def module(outcome: Outcome, **options: Any) -> GRPOModule:
     return Observed(outcome, **(defaults | options))
 
 
-def fit(root: Path, *, devices: int = 1, strategy: Any = "auto", steps: int = STEPS, **options: Any) -> Outcome:
+def fit(
+    root: Path, *, devices: int = 1, strategy: Any = "auto", steps: int = STEPS, **options: Any
+) -> Outcome:
     """Train in the folder ``root``. ``options`` are those of ``module``, and ``trainer``: more of the Trainer's."""
     seed_everything(0, verbose=False)
     outcome, more = Outcome(), options.pop("trainer", {})
     data = PromptDataModule(train=ArithmeticTasks(count=16), prompts_per_step=PROMPTS, seed=0)
     Trainer(
-        accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, max_epochs=-1,
-        callbacks=[Observer(outcome), *more.pop("callbacks", [])], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, default_root_dir=root, **more,
+        accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, max_epochs=-1, default_root_dir=root,
+        callbacks=[Observer(outcome), *more.pop("callbacks", [])], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, **more,
     ).fit(module(outcome, **options), datamodule=data)  # fmt: skip
     return outcome
 
