@@ -144,7 +144,7 @@ def small_step_warning(parameters: Iterable[Parameter], rate: float) -> str | No
     if share >= ENOUGH:
         return None
     enough = next((r for k in range(1, 60) if moved_share(trained, r := rate * 2**k) >= ENOUGH), None)
-    larger = f", or a learning rate of about {enough:.0e}" if enough else ""
+    larger = f", or a learning rate of about {enough:.1e}" if enough else ""
     return (
         f"A step of the learning rate {rate:g} changes about {share:.0%} of the weights: bfloat16 rounds it away on "
         f"the others. Use trainer.precision: bf16-mixed (policy.dtype: float32){larger}."
