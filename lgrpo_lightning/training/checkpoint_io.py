@@ -24,9 +24,18 @@ def is_folder(path: str | Path) -> bool:
 class AnyCheckpointIO(TorchCheckpointIO):
     """Reads folders, too, put together in CPU memory, so that one process (or ddp) goes on from an fsdp2 run."""
 
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The checkpoint as one process would have written it, but for the names in the optimizer's state."""
-        return whole_checkpoint(path) if is_folder(path) else super().load_checkpoint(path, *args, **kwargs)
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint, in CPU memory, as one process would have written it.
+
+        Of a folder, the optimizer's state goes by the names of parameters: ``number_states``.
+        """
+        if is_folder(path):
+            return whole_checkpoint(path)
+        return super().load_checkpoint(
+            path, "cpu", weights_only
+        )  # Lightning's default, a function, loads no subclasses
 
 
 def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[str, Any]:
