@@ -33,9 +33,8 @@ class AnyCheckpointIO(TorchCheckpointIO):
         """
         if is_folder(path):
             return whole_checkpoint(path)
-        return super().load_checkpoint(
-            path, "cpu", weights_only
-        )  # Lightning's default, a function, loads no subclasses
+        cpu: Any = "cpu"  # Lightning's default, a function, does not load subclasses of tensors
+        return super().load_checkpoint(path, cpu, weights_only)
 
 
 def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[str, Any]:
@@ -57,14 +56,10 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
         raise ValueError(
             f"{folder} is no checkpoint: it has no {_METADATA_FILENAME}, so its writing was cut off."
         )
-    keys = {"state_dict"} if only_weights else None
+    plan: Any = _EmptyStateDictLoadPlanner
+    planner = plan({"state_dict"} if only_weights else None)
     try:
-        _load_state_dict(
-            found,
-            storage_reader=FileSystemReader(folder),
-            planner=_EmptyStateDictLoadPlanner(keys),
-            no_dist=True,
-        )
+        _load_state_dict(found, storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
     except (CheckpointException, OSError) as error:
         there = ", ".join(sorted(p.name for p in folder.iterdir()))
         raise ValueError(

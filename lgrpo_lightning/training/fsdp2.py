@@ -41,8 +41,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         save_distributed_checkpoint: A checkpoint is a folder with one file a rank; False gathers it into one file.
         timeout_seconds: How long a rank waits for the others.
 
-    Raises:
-        ValueError: An argument is out of range.
+    An argument that is out of range is a ``ValueError`` of the Trainer.
     """
 
     def __init__(
@@ -53,13 +52,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         save_distributed_checkpoint: bool = False,
         timeout_seconds: float = 1800.0,
     ) -> None:
-        if tensor_parallel_size != 1:
-            raise ValueError(
-                f"fsdp2 with tensor_parallel_size {tensor_parallel_size} is not supported; use 1. To sample with a "
-                "model larger than one device, divide it in the inference engine."
-            )
-        if timeout_seconds <= 0:
-            raise ValueError(f"fsdp2: timeout_seconds is {timeout_seconds}; it must be above 0.")
         super().__init__(
             tensor_parallel_size=1,
             save_distributed_checkpoint=save_distributed_checkpoint,
@@ -67,6 +59,13 @@ class FSDP2Strategy(ModelParallelStrategy):
         )
         self.cpu_offload = cpu_offload
         self.reduce_dtype = reduce_dtype
+        self.refused = _refused(tensor_parallel_size, timeout_seconds)
+
+    def _configure_launcher(self) -> None:
+        """Refuse bad options as the Trainer is made: what ``__init__`` raises, the command line's parser hides."""
+        if self.refused:
+            raise ValueError(self.refused)
+        super()._configure_launcher()
 
     def setup_environment(self) -> None:
         """All ranks of all nodes shard together."""
@@ -132,6 +131,18 @@ class FSDP2Strategy(ModelParallelStrategy):
             named = renumbered(state, dict(enumerate(parameter_names(self.model, optimizer))))
             set_optimizer_state_dict(self.model, optimizer, named, options=options)
         return checkpoint
+
+
+def _refused(tensor_parallel_size: int, timeout_seconds: float) -> str | None:
+    """Why these options cannot be, and what to do."""
+    if tensor_parallel_size != 1:
+        return (
+            f"fsdp2 with tensor_parallel_size {tensor_parallel_size} is not supported; use 1. To sample with a model "
+            "larger than one device, divide it in the inference engine."
+        )
+    return (
+        None if timeout_seconds > 0 else f"fsdp2: timeout_seconds is {timeout_seconds}; it must be above 0."
+    )
 
 
 def register() -> None:

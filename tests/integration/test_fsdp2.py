@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 from lgrpo_lightning import cli
 from lgrpo_lightning.training.checkpoint_io import whole_checkpoint
-from tests.runs import checkpoint, lgrpo, lgrpo_arguments, metrics, rollouts
+from tests.runs import CONFIG, checkpoint, lgrpo, lgrpo_arguments, metrics, rollouts
 from tests.several import commands
 
 RUN = {
@@ -213,3 +214,32 @@ def test_adapter_exports(kind: str, adapters: Path, tmp_path: Path, model_folder
             merged(ids).logits, AutoModelForCausalLM.from_pretrained(model_folder("llama"))(ids).logits
         )
     assert len(before) <= 20
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tensor_parallel_size": 2}, "tensor_parallel_size 2 is not supported; use 1"),
+        ({"timeout_seconds": 0}, "must be above 0"),
+        ({"reduce_dtype": "float64"}, "reduce_dtype"),
+    ],
+)
+def test_refused(
+    options: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lgrpo("fit", tmp_path, trainer__strategy=strategy(**options)) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_by_class_name_in_a_file(tmp_path: Path) -> None:
+    written = yaml.safe_load(CONFIG.read_text())
+    written["trainer"]["strategy"] = {
+        "class_path": "FSDP2Strategy",
+        "init_args": {"reduce_dtype": "bfloat16"},
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(written))
+    commands_of = command("fit", tmp_path / "run", config=path, trainer__strategy=None, trainer__max_steps=1)
+    commands([commands_of])
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["strategy"]
+    assert saved["init_args"]["reduce_dtype"] == "bfloat16"

@@ -64,6 +64,8 @@ def test_two_processes(
 ) -> None:
     outcome = two[strategy, precision]
     check_trained(outcome["parameters"], outcome["losses"], precision, one["32-true"].losses)
+    gathered_in_bf16 = precision == "bf16-true" or (strategy, precision) == ("fsdp2", "bf16-mixed")
+    assert outcome["computed"] == ("torch.bfloat16" if gathered_in_bf16 else "torch.float32")
     if precision != "32-true":
         assert outcome["losses"] != pytest.approx(one["32-true"].losses, rel=1e-5)
 

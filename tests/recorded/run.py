@@ -36,6 +36,7 @@ class Outcome:
         losses, norms: Of each optimizer step: its loss, and the norm of its gradient before it is clipped.
         passes: Micro-batches of each optimizer step on this rank.
         completions: Token ids by rollout and prompt.
+        computed: Type of the weights as they are computed with.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Outcome:
     norms: list[float] = field(default_factory=list)
     passes: list[int] = field(default_factory=list)
     completions: dict[str, list[list[int]]] = field(default_factory=dict)
+    computed: str = ""
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -82,6 +84,8 @@ class Observer(RolloutCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.outcome.parameters = {n: whole(p) for n, p in pl_module.policy.named_parameters()}
+        with pl_module.policy.generation_model() as model:
+            self.outcome.computed = str(next(model.parameters()).dtype)
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Any) -> None:
         for group in rollout.groups:
