@@ -15,7 +15,7 @@ from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
 from lgrpo_lightning.policy.sharding import shard
 from lgrpo_lightning.training import Schedule, state
-from lgrpo_lightning.training.checkpoint_io import AnyCheckpointIO, number_states
+from lgrpo_lightning.training.checkpoint_io import AnyCheckpointIO
 from lgrpo_lightning.training.fsdp2 import register, sharding_of
 from lgrpo_lightning.training.optimizers import clipped_norm, scheduler
 from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
@@ -161,7 +161,6 @@ class PolicyModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the rollout counter and component state; the generators follow when training starts."""
-        number_states(checkpoint, self, self.trainer.optimizers)
         saved = checkpoint["lgrpo"]
         self.rollout_index = saved["rollout_index"]
         state.load_component_state(self.components, saved["components"])

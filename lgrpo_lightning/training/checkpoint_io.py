@@ -29,7 +29,7 @@ class AnyCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """The checkpoint, in CPU memory, as one process would have written it.
 
-        Of a folder, the optimizer's state goes by the names of parameters: ``number_states``.
+        In a folder, the optimizer's state goes by names of parameters in place of numbers; ``Optimizer`` takes both.
         """
         if is_folder(path):
             return whole_checkpoint(path)
@@ -112,14 +112,6 @@ def parameter_names(module: nn.Module, optimizer: Optimizer) -> list[str]:
     """Names of the optimizer's parameters, in its order."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-
-
-def number_states(checkpoint: dict[str, Any], module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Bring the optimizer states of a checkpoint that was a folder into the form that ``Optimizer`` loads."""
-    for i, (optimizer, state) in enumerate(
-        zip(optimizers, checkpoint.get("optimizer_states", ()), strict=False)
-    ):
-        checkpoint["optimizer_states"][i] = numbered(state, parameter_names(module, optimizer))
 
 
 def numbered(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

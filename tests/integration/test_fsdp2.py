@@ -165,12 +165,14 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[..
     root = tmp_path_factory.mktemp("lora")
     lora: dict[str, object] = LORA | {"model__policy__path": model_folder("llama")}
     folder, sharded = root / "folder", lora | {"trainer__strategy": SHARDED}
+    one("fit", root / "widened", trainer__max_steps=2, **lora)
     commands([
         command("fit", root / "file", trainer__max_steps=4, trainer__callbacks=EXPORT, **lora),
         command("fit", folder, trainer__max_steps=2, **sharded),
         command("fit", folder, trainer__max_steps=4, ckpt_path="last", **sharded),
         command("fit", root / "file2", trainer__max_steps=2, **lora),
         command("fit", root / "file2", trainer__max_steps=4, ckpt_path="last", **lora),
+        command("fit", root / "widened", trainer__max_steps=4, ckpt_path="last", **lora),
     ])  # fmt: skip
     one("fit", root / "one", trainer__max_steps=4, **lora)
     return root
@@ -182,6 +184,7 @@ def test_adapter_checkpoints_hold_the_adapter_alone(adapters: Path) -> None:
     assert largest_difference(weights(adapters / "file"), trained) < 1e-5
     for kind in ("folder", "file2"):
         assert largest_difference(weights(adapters / "file"), weights(adapters / kind)) == 0
+    assert largest_difference(weights(adapters / "widened"), trained) < 1e-5  # begun in one process
     assert metrics(adapters / "file")["kl"].dropna().iloc[-1] > 0
 
 
