@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lgrpo_lightning.callbacks.terminal import say
@@ -18,11 +19,12 @@ from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_c
 from lgrpo_lightning.policy.sharding import shard
 from lgrpo_lightning.training import Schedule, state
 from lgrpo_lightning.training.attempt import Attempt
-from lgrpo_lightning.training.fsdp2 import mesh_of, register
+from lgrpo_lightning.training.fsdp2 import register, sharding_of
 from lgrpo_lightning.training.guard import StepGuard
 from lgrpo_lightning.training.optimizers import clip, gradient_norm, scheduler, whole
 from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
+from lgrpo_lightning.training.precision import check_optimizer, settle_precision, small_step_warning
 from lgrpo_lightning.training.resume import check_weights, other_world_size
 from lgrpo_lightning.training.update import Ranks
 from lgrpo_lightning.types import RolloutBatch
@@ -95,14 +97,15 @@ class PolicyModule(LightningModule):
 
     def configure_model(self) -> None:
         """Load the policy and, where it is needed, the reference; shard them under FSDP2."""
+        self.policy_config = settle_precision(self.trainer, self.policy_config)
         if hasattr(self, "policy"):
             return
         self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id)
         reference = reference_of(self.policy) if self.with_reference else None
-        if (mesh := mesh_of(self.trainer.strategy)) is not None:
+        if (sharding := sharding_of(self.trainer.strategy)) is not None:
             for model in (self.policy, reference):
                 if isinstance(model, Policy):
-                    shard(model, mesh, cpu_offload=getattr(self.trainer.strategy, "cpu_offload", False))
+                    shard(model, **sharding)
         self.__dict__["reference"] = reference  # outside the module tree: never saved, trained or wrapped
         self.strict_loading = self.policy_config.lora is None
 
@@ -127,6 +130,7 @@ class PolicyModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and its schedule."""
         optimizer = self.optimizer_factory([p for p in self.policy.parameters() if p.requires_grad])
+        check_optimizer(self.trainer.precision, optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": scheduler(optimizer, self.schedule, total_steps=self.planned_steps),
@@ -169,9 +173,14 @@ class PolicyModule(LightningModule):
         self.log_dict(self._logged | known, batch_size=1)
 
     def on_fit_start(self) -> None:
-        """Move the reference beside the policy."""
-        if isinstance(self.reference, Policy):
+        """Move the reference beside the policy; warn where steps are too small for the type of the weights."""
+        if isinstance(self.reference, Policy) and self.reference.compute_device is None:
             self.reference.to(self.device)
+        groups = [g for optimizer in self.trainer.optimizers for g in optimizer.param_groups]
+        rate = max((float(g.get("initial_lr", g["lr"])) for g in groups), default=0.0)
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        if groups and (warning := small_step_warning(trained, rate)):
+            rank_zero_warn(warning)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning leaves out: the rollout counter, every rank's generators, component state.

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 
 from lgrpo_lightning.callbacks.checkpoint_check import unreadable
+from lgrpo_lightning.training.checkpoint_io import AnyCheckpointIO
 from lgrpo_lightning.whole_files import whole_file
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints of one file: written beside, flushed to the disk and renamed.
+class AtomicCheckpointIO(AnyCheckpointIO):
+    """Checkpoints of one file: written beside, flushed to the disk and renamed. Folders are read, too.
 
     Lightning's default goes through a temporary folder, from where a file is copied if that is another disk, and
     holds a checkpoint in memory twice.

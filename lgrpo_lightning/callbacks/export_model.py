@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lgrpo_lightning.callbacks.held_state import sharded
 from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
 from lgrpo_lightning.policy.export import export
 
@@ -31,11 +31,8 @@ class ExportModel(Callback):
     ) -> None:
         """Export where it is due."""
         done = rollouts_done(pl_module)
-        if done % self.every_n_rollouts or not trainer.is_global_zero:
+        if done % self.every_n_rollouts or not (trainer.is_global_zero or sharded(trainer)):
             return
         module: Any = pl_module
-        policy = (
-            module.policy if self.adapter or not module.policy.config.lora else copy.deepcopy(module.policy)
-        )
         out = Path(trainer.default_root_dir) / "exports" / f"rollout-{done:06d}"
-        export(policy, module.tokenizer, out, adapter=self.adapter)
+        export(module.policy, module.tokenizer, out, adapter=self.adapter, writes=trainer.is_global_zero)

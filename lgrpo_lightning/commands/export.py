@@ -54,16 +54,29 @@ def checkpoint_path(run: Path, name: str | None) -> Path:
 
 def export_checkpoint(run: Path, checkpoint: Path, out: Path, *, adapter: bool) -> None:
     """Build the run's policy, load the checkpoint into it, write the folder."""
-    import torch
-
     from lgrpo_lightning.policy import Policy
     from lgrpo_lightning.policy.export import export, load_weights
     from lgrpo_lightning.policy.loading import load_tokenizer
 
     config = run_policy_config(run)
     policy = Policy(config)
-    load_weights(policy, torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    load_weights(policy, checkpoint_weights(checkpoint))
     export(policy, load_tokenizer(config), out, adapter=adapter)
+
+
+def checkpoint_weights(checkpoint: Path) -> Any:
+    """The weights of a checkpoint, a file or a folder, by name.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    import torch
+
+    from lgrpo_lightning.training.checkpoint_io import whole_checkpoint
+
+    if checkpoint.is_dir():
+        return whole_checkpoint(checkpoint, only_weights=True)["state_dict"]
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
 
 
 def run_policy_config(run: Path) -> Any:
@@ -71,9 +84,12 @@ def run_policy_config(run: Path) -> Any:
     import yaml
 
     from lgrpo_lightning.policy.config import PolicyConfig
+    from lgrpo_lightning.training.precision import weights_config
 
     if not (run / CONFIG).is_file():
         raise FileNotFoundError(
             f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named."
         )
-    return PolicyConfig.from_options(yaml.safe_load((run / CONFIG).read_text())["model"]["policy"])
+    written = yaml.safe_load((run / CONFIG).read_text())
+    config = PolicyConfig.from_options(written["model"]["policy"])
+    return weights_config(str((written.get("trainer") or {}).get("precision")), config)

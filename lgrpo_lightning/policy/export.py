@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lgrpo_lightning.policy.lora import merge
+from lgrpo_lightning.policy.lora import merged_weights
 from lgrpo_lightning.policy.policy import Policy
 
 PREFIX = "policy.model."
@@ -30,8 +30,11 @@ def load_weights(policy: Policy, state_dict: Mapping[str, Tensor]) -> None:
         )
 
 
-def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False) -> None:
-    """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads. Merging changes ``policy``.
+def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, writes: bool = True) -> None:
+    """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads. ``policy`` stays as it is.
+
+    Where the policy is sharded this is collective: every rank calls it, and the one that ``writes`` holds all weights
+    in CPU memory.
 
     Args:
         out: The folder; made where it is missing.
@@ -40,10 +43,27 @@ def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False) 
     Raises:
         ValueError: ``adapter`` without LoRA.
     """
-    if adapter and not policy.config.lora:
+    lora, model = policy.config.lora is not None, policy.model
+    if adapter and not lora:
         raise ValueError("There is no adapter to export: the run trained all weights (policy.lora is null).")
-    if policy.config.lora and not adapter:
-        merge(policy.model)
+    weights = dict(_whole(model, merged=lora and not adapter, kept=writes))
+    if not writes:
+        return
     out.mkdir(parents=True, exist_ok=True)
-    policy.model.save_pretrained(out)
+    model._hf_peft_config_loaded = adapter
+    try:
+        model.save_pretrained(out, state_dict=weights)
+    finally:
+        model._hf_peft_config_loaded = lora
     tokenizer.save_pretrained(out)
+
+
+def _whole(model: Any, *, merged: bool, kept: bool) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor on the CPU) pairs, each weight once; nothing where they are not ``kept``."""
+    tied = set(model.all_tied_weights_keys or ())
+    for name, tensor in merged_weights(model) if merged else model.state_dict().items():
+        if name in tied:
+            continue
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        if kept:
+            yield name, whole.detach().cpu()

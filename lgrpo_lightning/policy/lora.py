@@ -116,12 +116,3 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 def adapted_modules(model: Any) -> tuple[str, ...]:
     """The last parts of the names of the modules that carry an adapter: "q_proj", ..."""
     return tuple(sorted({name.rpartition(".")[2] for name in lora_layers(model)}))
-
-
-def merge(model: Any) -> None:
-    """Add the adapter to the weights for good, and remove it."""
-    for name, layer in lora_layers(model).items():
-        layer.merge(safe_merge=True)
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
-    model._hf_peft_config_loaded = False

@@ -46,11 +46,22 @@ class Policy(nn.Module):
         self.model = load_model(config)
         self.verified = False
         self.choice: Choice | None = None
+        self.compute_device: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Where it computes: where the weights are, but for shards that are offloaded."""
+        return self.compute_device or next(self.parameters()).device
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move or cast the weights; a buffer (rotary frequencies) is moved, but keeps its type."""
+        before = dict(self.named_buffers())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in dict(self.named_buffers()).items():
+            if buffer.dtype != before[name].dtype:
+                owner, _, leaf = name.rpartition(".")
+                self.get_submodule(owner)._buffers[leaf] = before[name].to(buffer.device)
+        return self
 
     @property
     def context_length(self) -> int:

@@ -20,7 +20,12 @@ from lgrpo_lightning.policy.policy import Policy
 
 
 def shard(
-    policy: Policy, mesh: Any, *, param_dtype: torch.dtype | None = None, cpu_offload: bool = False
+    policy: Policy,
+    mesh: Any,
+    *,
+    param_dtype: torch.dtype | None = None,
+    reduce_dtype: torch.dtype = torch.float32,
+    cpu_offload: bool = False,
 ) -> None:
     """Shard every decoder layer, then the policy as the root.
 
@@ -28,16 +33,22 @@ def shard(
 
     Args:
         mesh: The device mesh of data parallelism.
-        param_dtype: Compute in this type, with gradients reduced in fp32; None computes in the weights' own.
+        param_dtype: Gather the weights and compute in this type; None: in their own.
+        reduce_dtype: Gradients are summed over ranks in this type.
         cpu_offload: Keep the shards in CPU memory.
     """
     options: dict[str, Any] = {
         "mesh": mesh,
-        "mp_policy": MixedPrecisionPolicy(
-            param_dtype=param_dtype, reduce_dtype=torch.float32 if param_dtype else None
-        ),
-        "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype),
+        "offload_policy": CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
+        if cpu_offload
+        else OffloadPolicy(),
     }
+    if cpu_offload:
+        cuda = mesh.device_type == "cuda"
+        policy.compute_device = (
+            torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+        )
     names = set(policy.model._no_split_modules or [])
     for module in list(policy.model.modules()):
         if type(module).__name__ in names:

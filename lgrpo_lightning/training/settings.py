@@ -7,7 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.strategies import ModelParallelStrategy
+
 from lgrpo_lightning.training.options import Updates
+from lgrpo_lightning.training.precision import check_precision
 from lgrpo_lightning.types import Sampling
 
 ELSEWHERE = {
@@ -50,8 +53,8 @@ def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None
         )
 
 
-def check_machine(strategy: Any, accelerator: Any) -> None:
-    """Refuse a strategy or accelerator that cannot work, before the Trainer is made.
+def check_machine(strategy: Any, accelerator: Any, precision: Any) -> None:
+    """Refuse a strategy, accelerator or precision that cannot work, before the Trainer is made.
 
     Raises:
         ValueError: With what is possible.
@@ -63,6 +66,9 @@ def check_machine(strategy: Any, accelerator: Any) -> None:
             f"trainer.accelerator is {accelerator!r}, but PyTorch finds no GPU on this machine "
             "(torch.cuda.is_available() is False). Use trainer.accelerator: cpu, or auto."
         )
+    if precision is not None:
+        sharded = str(strategy).startswith("fsdp2") or isinstance(strategy, ModelParallelStrategy)
+        check_precision(precision, sharded=sharded, gpu=accelerator != "cpu" and _has_gpu("gpu"))
 
 
 def check_strategy(name: str) -> None:

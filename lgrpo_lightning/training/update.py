@@ -169,8 +169,10 @@ class Update:
     def _passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:
         """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
         packs = self.policy.packs([batch.prompts[i] for i in rows], [batch.completions[i] for i in rows])
+        most = int(
+            self.ranks.max(torch.tensor(len(packs), device=batch.mask.device))
+        )  # before any pass: collective
         yield from (([rows[i] for i in pack], True) for pack in packs)
-        most = int(self.ranks.max(torch.tensor(len(packs), device=batch.mask.device)))
         yield from (([0], False) for _ in range(most - len(packs)))
 
     def _old_logprobs(self, batch: TrainBatch) -> Tensor | None:

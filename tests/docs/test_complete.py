@@ -23,6 +23,7 @@ from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.registry import components
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation
+from lgrpo_lightning.training.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.training.settings import ELSEWHERE
 from lgrpo_lightning.types import Sampling
 from tests.docs.markdown import ROOT, code, headings, prose, rows, section
@@ -40,6 +41,7 @@ GROUPS = {
     "model.updates": Updates,
     "model.schedule": Schedule,
     "model.validation": Validation,
+    "trainer.strategy: fsdp2": FSDP2Strategy,
     "data": PromptDataModule,
 }
 

@@ -8,7 +8,6 @@ import torch
 
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource, reference_of
 from lgrpo_lightning.policy.export import export
-from lgrpo_lightning.policy.lora import merge
 from tests.models import tokenizer
 from tests.policy.test_policy import rows
 
@@ -86,10 +85,12 @@ def test_an_adapter_needs_lora(model_folder: Callable[..., Path], tmp_path: Path
         export(Policy(PolicyConfig(path=str(model_folder("llama")))), tokenizer(), tmp_path, adapter=True)
 
 
-def test_merge_leaves_a_plain_model(model_folder: Callable[..., Path]) -> None:
+def test_export_leaves_the_policy_as_it_is(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     policy = trained(model_folder("llama"))
-    merge(policy.model)
-    assert not any("lora" in n for n in policy.model.state_dict())
+    before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+    export(policy, tokenizer(), tmp_path)
+    assert before.keys() == policy.model.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.model.state_dict().items())
 
 
 @pytest.mark.parametrize(("options", "message"), [({"rank": 0}, "rank"), ({"dropout": 1.0}, "dropout")])

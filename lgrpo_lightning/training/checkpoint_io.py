@@ -1,0 +1,129 @@
+"""Checkpoints that are folders, one file a rank: reading them in any number of processes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.fabric.utilities.load import _METADATA_FILENAME
+from torch import nn
+from torch.optim import Optimizer
+
+OPTIMIZER = re.compile(r"optimizer_(\d+)")
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether ``path`` is a checkpoint written as a folder (``save_distributed_checkpoint``)."""
+    return (Path(path) / _METADATA_FILENAME).is_file()
+
+
+class AnyCheckpointIO(TorchCheckpointIO):
+    """Reads folders, too, put together in CPU memory, so that one process (or ddp) goes on from an fsdp2 run."""
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint, in CPU memory, as one process would have written it.
+
+        In a folder, the optimizer's state goes by names of parameters in place of numbers; ``Optimizer`` takes both.
+        """
+        if is_folder(path):
+            return whole_checkpoint(path)
+        cpu: Any = "cpu"  # Lightning's default, a function, does not load subclasses of tensors
+        return super().load_checkpoint(path, cpu, weights_only)
+
+
+def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[str, Any]:
+    """A folder as one dictionary of whole tensors; needs no process group, and the memory for all of it.
+
+    Args:
+        only_weights: Leave out the optimizer.
+
+    Raises:
+        ValueError: It is no such folder, or a file in it is missing.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+    folder, found = Path(path), dict[str, Any]()
+    if not is_folder(folder):
+        raise ValueError(
+            f"{folder} is no checkpoint: it has no {_METADATA_FILENAME}, so its writing was cut off."
+        )
+    plan: Any = _EmptyStateDictLoadPlanner
+    planner = plan({"state_dict"} if only_weights else None)
+    try:
+        _load_state_dict(found, storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
+    except (CheckpointException, OSError) as error:
+        there = ", ".join(sorted(p.name for p in folder.iterdir()))
+        raise ValueError(
+            f"The checkpoint {folder} cannot be read; in it: {there}. Every rank wrote a file: copy the folder with "
+            f"those of all nodes. ({type(error).__name__})"
+        ) from error
+    states = {int(m[1]): found.pop(key) for key in list(found) if (m := OPTIMIZER.fullmatch(key))}
+    rest = torch.load(folder / _METADATA_FILENAME, map_location="cpu", weights_only=True)
+    return {**found, "optimizer_states": [states[i] for i in sorted(states)], **rest}
+
+
+def load_folder(
+    path: Path, module: nn.Module, optimizers: Sequence[Optimizer], *, strict: bool
+) -> dict[str, Any]:
+    """Take this rank's share of weights and optimizer state from a folder. Collective.
+
+    Args:
+        strict: Refuse a folder that lacks weights; else they stay as they are (an adapter's checkpoint has no others).
+
+    Returns:
+        All else that it holds.
+
+    Raises:
+        ValueError: Weights are missing.
+    """
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict import (
+        get_model_state_dict,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    saved = FileSystemReader(path).read_metadata().state_dict_metadata
+    weights = get_model_state_dict(module)
+    present = {name: tensor for name, tensor in weights.items() if f"state_dict.{name}" in saved}
+    if strict and (missing := sorted(weights.keys() - present.keys())):
+        raise ValueError(f"The checkpoint {path} does not fit the model: it lacks {', '.join(missing[:3])}.")
+    load({"state_dict": present}, checkpoint_id=path)
+    module.load_state_dict(present, strict=False)
+    for i, optimizer in enumerate(optimizers):
+        state = {f"optimizer_{i}": get_optimizer_state_dict(module, optimizer)}
+        load(state, checkpoint_id=path)
+        set_optimizer_state_dict(module, optimizer, state[f"optimizer_{i}"])
+    rest: dict[str, Any] = torch.load(path / _METADATA_FILENAME, map_location="cpu", weights_only=True)
+    return rest
+
+
+def parameter_names(module: nn.Module, optimizer: Optimizer) -> list[str]:
+    """Names of the optimizer's parameters, in its order."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def numbered(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """An optimizer's state by the numbers of its parameters, where it is by names.
+
+    >>> numbered({"state": {"b": 5}, "param_groups": [{"lr": 1, "params": ["b"]}]}, ["a", "b"])
+    {'state': {1: 5}, 'param_groups': [{'lr': 1, 'params': [1]}]}
+    """
+    return renumbered(state, {name: i for i, name in enumerate(names)})
+
+
+def renumbered(state: Mapping[str, Any], keys: Mapping[Any, Any]) -> dict[str, Any]:
+    """An optimizer's state with other keys for its parameters; keys that are not in ``keys`` stay."""
+    groups = [{**g, "params": [keys.get(p, p) for p in g["params"]]} for g in state["param_groups"]]
+    return {"state": {keys.get(k, k): v for k, v in state["state"].items()}, "param_groups": groups}
