@@ -217,10 +217,7 @@ class GRPOModule(PolicyModule):
 
     def _log_rollout(self, means: Means, clock: Clock, *, tokens: int) -> None:
         """Log the rollout's metrics, the same on every rank."""
-        for stage, seconds in clock.seconds.items():
-            means.put(f"time/{stage}", seconds)
-        means.put("time/step", clock.total)
-        for name, value in self.step_metrics.items():
+        for name, value in (clock.metrics() | self.step_metrics).items():
             means.put(name, value)
         passes, seconds = self.updates.iterations, clock.seconds["train"]
         if (mfu := update_utilization(self.policy, passes=passes, seconds=seconds)) is not None:

@@ -25,6 +25,12 @@ class Clock:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + _now() - start
 
+    def metrics(self) -> dict[str, float]:
+        """``time/<stage>`` for every stage, and ``time/step`` for all since the clock was made."""
+        return {f"time/{stage}": seconds for stage, seconds in self.seconds.items()} | {
+            "time/step": self.total
+        }
+
     @property
     def total(self) -> float:
         """Seconds since the clock was made."""
