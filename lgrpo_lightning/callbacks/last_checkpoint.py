@@ -127,6 +127,8 @@ class LastCheckpoint(ModelCheckpoint):
         """Write the state before the rollout that was cut short, if the weights are still those."""
         if trainer.state.fn != TrainerFn.FITTING or dry_run(trainer):
             return
+        if not self._training and isinstance(exception, Exception):
+            return  # refused before it began
         together = isinstance(exception, Interrupted)  # raised on all ranks, at the same place
         held = self._held if self._training and not isinstance(exception, DiskFullError) else None
         if (
