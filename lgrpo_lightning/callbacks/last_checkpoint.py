@@ -17,6 +17,7 @@ from lgrpo_lightning.callbacks.held_state import HeldState, sharded
 from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.interruption import Interrupted
+from lgrpo_lightning.loggers import log_before_checkpoint
 from lgrpo_lightning.run_folder import CHECKPOINTS, set_aside, shown
 from lgrpo_lightning.whole_files import DiskFullError, explained_if_full
 
@@ -103,6 +104,7 @@ class LastCheckpoint(ModelCheckpoint):
         due = done % self.every_n_rollouts == 0 or _last_batch(trainer)
         self._hold(trainer, done, due)
         if due:
+            log_before_checkpoint(trainer)
             self._write(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -57,7 +57,11 @@ def test_what_rank_0_holds_is_saved_when_another_is_lost(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("reward", "words"), [("Fails", "ended with ValueError: a mistake"), ("Hangs", "is scoring")]
+    ("reward", "words"),
+    [
+        ("Fails", "ended with ValueError: a mistake"),
+        pytest.param("Hangs", "is scoring", marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_fails_or_hangs(reward: str, words: str, tmp_path: Path) -> None:
     callbacks = [{"class_path": "RankWatch", "init_args": {"timeout_minutes": 0.1}}]
