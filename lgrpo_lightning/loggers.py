@@ -36,7 +36,7 @@ class MetricsCSV(Logger):
         super().__init__()
         self.dir = dir
         self._trainer: Trainer | None = None
-        self._early: dict[str, Any] | None = None  # a row that Lightning is about to log, and is in the file
+        self._early: dict[str, str] | None = None  # a row that Lightning is about to log, and is in the file
         self._names: list[str] | None = None  # the columns; None before the first row of this run
 
     @property
@@ -87,9 +87,10 @@ class MetricsCSV(Logger):
             **metrics,
         }
         early, self._early = self._early, None
-        if row == early:
+        now = {name: str(value) for name, value in row.items()}  # NaN equals nothing, its text itself
+        if now == early:
             return
-        if early is not None and early.items() <= row.items():  # more of the same rollout was logged since
+        if early is not None and early.items() <= now.items():  # more of the same rollout was logged since
             self._rewrite(self._columns, self._rows()[:-1])
         if self._names is None:
             self._start(row)
@@ -153,7 +154,8 @@ def log_before_checkpoint(trainer: Trainer) -> None:
         ):
             step = int(metrics.pop("step"))
             logger.log_metrics(metrics, step)
-            logger._early = {"step": step, "epoch": trainer.current_epoch, **metrics}
+            row = {"step": step, "epoch": trainer.current_epoch, **metrics}
+            logger._early = {name: str(value) for name, value in row.items()}
 
 
 def writes_metrics(trainer: Trainer) -> bool:

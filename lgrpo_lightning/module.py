@@ -27,10 +27,10 @@ from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, 
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.parallel import gathered
-from lgrpo_lightning.training.stopping import abandonable
+from lgrpo_lightning.training.stopping import abandonable, giving_up
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.update import Update, mini_batches
-from lgrpo_lightning.training.utilization import update_utilization
+from lgrpo_lightning.training.utilization import utilization_metrics
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, RolloutBatch, Sampling, TrainBatch
 
 
@@ -120,7 +120,7 @@ class GRPOModule(PolicyModule):
     def rollout(self, prompts: Sequence[Prompt], clock: Clock) -> RolloutBatch:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         with clock.measure("sample"):
-            self.sampler.sync(self.global_step)
+            self._sync()
             groups = self._sample(prompts, self.group_size, self.sampling, "train", self.rollout_index)
             self.sampler.rest()
         with clock.measure("reward"):
@@ -164,9 +164,8 @@ class GRPOModule(PolicyModule):
 
     def on_validation_epoch_start(self) -> None:
         """Fresh metrics for every set."""
-        names = self._set_names()
-        self.evaluations = {name: Evaluation(self.validation, self.device) for name in names}
-        self.sampler.sync(self.global_step)
+        self.evaluations = {n: Evaluation(self.validation, self.device) for n in self._set_names()}
+        self._sync()
 
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Greedy decoding and k samples for every prompt. The noise is the same at every validation."""
@@ -187,15 +186,18 @@ class GRPOModule(PolicyModule):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def on_predict_epoch_start(self) -> None:
-        """The sampler takes over the checkpoint's weights."""
-        self.sampler.sync(self.global_step)
-
     def predict_step(
         self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0
     ) -> RolloutBatch:
         """A group of completions for every prompt, with its rewards and credit."""
         return self._judged(batch_idx, self._sample(prompts, self.group_size, self.sampling, "predict"))
+
+    def _sync(self) -> None:
+        """The sampler takes over the policy's weights."""
+        with giving_up(self.trainer):
+            self.sampler.sync(self.global_step)
+
+    on_predict_epoch_start = _sync
 
     def _sample(
         self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str, counter: int = 0
@@ -217,11 +219,10 @@ class GRPOModule(PolicyModule):
 
     def _log_rollout(self, means: Means, clock: Clock, *, tokens: int) -> None:
         """Log the rollout's metrics, the same on every rank."""
-        for name, value in (clock.metrics() | self.step_metrics).items():
+        seconds = clock.seconds["train"]
+        used = utilization_metrics(self.policy, passes=self.updates.iterations, seconds=seconds)
+        for name, value in (clock.metrics() | self.step_metrics | used).items():
             means.put(name, value)
-        passes, seconds = self.updates.iterations, clock.seconds["train"]
-        if (mfu := update_utilization(self.policy, passes=passes, seconds=seconds)) is not None:
-            means.put("mfu", mfu)
         merged = Means.merge(gathered(self.trainer, means))
         total_tokens = float(self.ranks.sum(torch.tensor(float(tokens), device=self.device)))
         values = merged.values() | {
@@ -275,8 +276,8 @@ class GRPOModule(PolicyModule):
         """What every run gets: rollouts on disk, checkpoints, progress, plot, summary."""
         settings.check_trainer(self.trainer)
         self.trainer.num_sanity_val_steps = 0  # validation at the start takes its place
-        ends = ValidateAtEnds(at_start=self.validation.at_start, at_end=self.validation.at_end)
-        return [ends, *complete_trainer(self.trainer)]
+        ends = {"at_start": self.validation.at_start, "at_end": self.validation.at_end}
+        return [ValidateAtEnds(**ends), *complete_trainer(self.trainer)]
 
     def setup(self, stage: str) -> None:
         """Connect the sampler with the policy."""

@@ -75,7 +75,9 @@ class LastCheckpoint(ModelCheckpoint):
         self._start, self._written = rollouts_done(pl_module), -1
         self._held, self._in_epoch, self._training = None, False, True
         file, used = self._file(trainer), Path(trainer.ckpt_path) if trainer.ckpt_path else None
-        if used is not None and used.parent.resolve() == file.folder.resolve():
+        if used is not None and used.resolve() in {
+            p.resolve() for p in (file.last, file.previous, file.partial)
+        }:
             self._written = self._start
         if trainer.is_global_zero and not dry_run(trainer):
             if cut_off := file.settle(used):
@@ -185,15 +187,17 @@ class LastCheckpoint(ModelCheckpoint):
         held, self._held = self._held, None  # so that a failure to write is not met by writing again
         assert held is not None
         file = self._file(trainer)
-        doing(f"writing the checkpoint of {held.rollouts} rollouts", waits=True)
+        doing(f"writing the checkpoint of {held.rollouts} rollouts", waits=True, keeps=True)
         with explained_if_full(file.last):
             trainer.strategy.save_checkpoint(held.filled(trainer), str(file.partial))
+        doing(f"waiting for the checkpoint of {held.rollouts} rollouts", waits=True)
         if wait:
             trainer.strategy.barrier("LastCheckpoint written")
         if trainer.is_global_zero:
             file.publish(renewed=self._written == held.rollouts)
         if wait:
             trainer.strategy.barrier("LastCheckpoint renamed")
+        doing("going on")
         self._written, self._held = held.rollouts, held
         self.last_model_path = self.best_model_path = self._last_checkpoint_saved = str(file.last)
 

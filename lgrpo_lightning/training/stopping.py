@@ -30,14 +30,21 @@ def stop_together(trainer: Any) -> None:
 
 
 @contextmanager
-def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
-    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks."""
-    what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
-    doing(f"sampling {what}")
+def giving_up(trainer: Any) -> Iterator[None]:
+    """Inside, every rank gives up (``AbandonedError``) where one does: the run then stops in good order."""
     try:
         yield
     except AbandonedError:
         stop_together(trainer)
         raise
+
+
+@contextmanager
+def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
+    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks."""
+    what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
+    doing(f"sampling {what}")
+    with giving_up(trainer):
+        yield
     stop_together(trainer)
     doing(f"scoring {what}")
