@@ -58,10 +58,11 @@ def validations(start: int, root: Path) -> pd.DataFrame:
 def test_what_is_there(whole: Path) -> None:
     names = {p.name for p in (whole / "checkpoints").iterdir()}
     best = {f"best-rollout-{n:06d}.ckpt" for n in (0, 2, 4, 6, 7)}
-    assert names == {"last.ckpt", "top.ckpt"} | best | {f"rollout-{n:06d}.ckpt" for n in range(1, 8)}
+    others = {"last.ckpt", "last-previous.ckpt", "top.ckpt"}
+    assert names == others | best | {f"rollout-{n:06d}.ckpt" for n in range(1, 8)}
     for name in names:
         at = loaded(whole / "checkpoints" / name)["lgrpo"]["rollout_index"]
-        assert name in ("last.ckpt", "top.ckpt") or at == int(name[-11:-5]), name
+        assert name in others or at == int(name[-11:-5]), name
     measured = metrics(whole).dropna(subset="val/reward")
     first = measured.sort_values("val/reward", ascending=False, kind="stable").iloc[0]
     assert loaded(whole / "checkpoints" / "top.ckpt")["global_step"] == first["step"]
