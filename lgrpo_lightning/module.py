@@ -18,6 +18,7 @@ from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy_module import PolicyModule
+from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
@@ -26,7 +27,7 @@ from lgrpo_lightning.training.applicable import applicable
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer
-from lgrpo_lightning.training.parallel import gathered
+from lgrpo_lightning.training.parallel import data_gathered, shared
 from lgrpo_lightning.training.stopping import abandonable
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.update import Update, mini_batches
@@ -130,7 +131,7 @@ class GRPOModule(PolicyModule):
     def _judged(self, index: int, groups: Sequence[Group]) -> RolloutBatch:
         """Groups with what every stage after sampling says of them."""
         trees = [self.segmenter.segment(group) for group in groups]
-        rewards = self.reward_model.score_batch(groups, trees)
+        rewards = self._rewards(groups, trees)
         credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
         drop = self.updates.drop_equal_groups
         return RolloutBatch(
@@ -203,10 +204,14 @@ class GRPOModule(PolicyModule):
         """Completions; outside training the same noise whenever asked. A stop that is asked for gives them up."""
         stream = Stream(self.seed, phase, counter)
         with abandonable(self.trainer, stream):
-            return self.sampler.sample(prompts, count, sampling=sampling, stream=stream)
+            groups = self.sampler.sample(prompts, count, sampling=sampling, stream=stream)
+        return list(shared(self.trainer, lambda: groups))
 
     def _scored(self, groups: Sequence[Group]) -> list[Rewards]:
-        return self.reward_model.score_batch(groups, [self.segmenter.segment(g) for g in groups])
+        return self._rewards(groups, [self.segmenter.segment(g) for g in groups])
+
+    def _rewards(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
+        return list(shared(self.trainer, lambda: self.reward_model.score_batch(groups, trees)))
 
     def _set_names(self) -> tuple[str, ...]:
         trainer: Any = self.trainer
@@ -222,7 +227,7 @@ class GRPOModule(PolicyModule):
         passes, seconds = self.updates.iterations, clock.seconds["train"]
         if (mfu := update_utilization(self.policy, passes=passes, seconds=seconds)) is not None:
             means.put("mfu", mfu)
-        merged = Means.merge(gathered(self.trainer, means))
+        merged = Means.merge(data_gathered(self.trainer, means))
         total_tokens = float(self.ranks.sum(torch.tensor(float(tokens), device=self.device)))
         values = merged.values() | {
             "tokens_per_second": total_tokens / clock.total,

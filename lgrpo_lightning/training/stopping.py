@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from lgrpo_lightning.activity import doing, waiting
 from lgrpo_lightning.contracts import Stream
-from lgrpo_lightning.interruption import AbandonedError, Interrupted, request_stop, stop_signal
-from lgrpo_lightning.training.parallel import ranks
+from lgrpo_lightning.interruption import AbandonedError, Interrupted, in_step, request_stop, stop_signal
+from lgrpo_lightning.training.parallel import ranks, tensor_mesh
 
 
 def stop_together(trainer: Any) -> None:
@@ -31,11 +31,16 @@ def stop_together(trainer: Any) -> None:
 
 @contextmanager
 def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
-    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks."""
+    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks.
+
+    Under tensor parallelism ranks draw each token together, and the stop comes after the last one.
+    """
     what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
     doing(f"sampling {what}")
+    alone = tensor_mesh(trainer.strategy) is None
     try:
-        yield
+        with nullcontext() if alone else in_step():
+            yield
     except AbandonedError:
         stop_together(trainer)
         raise
