@@ -1,4 +1,4 @@
-"""Tensor parallelism: each decoder layer's matrices divided over the ranks of a tensor group, by the model's own plan."""
+"""Tensor parallelism: the matrices of each decoder layer divided over a group of ranks, by the model's own plan."""
 
 from __future__ import annotations
 
@@ -44,7 +44,26 @@ def divide(policy: Policy, mesh: Any) -> None:
     Raises:
         ValueError: The model cannot be divided so; with what is possible.
     """
-    size = mesh.size()
+    styles = settled_plan(policy, mesh.size())
+    for name, style in styles.items():
+        if style in DIVIDED:
+            module = policy.model.get_submodule(name)
+            parallelize_module(module, mesh, DIVIDED[style](), src_data_rank=None)
+    partial = (name for name, style in styles.items() if style == PARTIAL)
+    names = {
+        f"model.{name}.{leaf}"
+        for name in partial
+        for leaf, _ in policy.model.get_submodule(name).named_parameters()
+    }
+    policy.division = Division(mesh=mesh, partial=frozenset(names))
+
+
+def settled_plan(policy: Policy, size: int) -> dict[str, str]:
+    """The plan for a tensor group of ``size``.
+
+    Raises:
+        ValueError: The policy cannot be divided so; with what is possible.
+    """
     if policy.config.lora is not None:
         raise ValueError(
             f"tensor_parallel_size is {size}, but an adapter (policy.lora) is not divided over devices. Use "
@@ -52,15 +71,7 @@ def divide(policy: Policy, mesh: Any) -> None:
         )
     styles = plan(policy.model)
     check_sizes(policy.model, styles, size)
-    for name, style in styles.items():
-        if style in DIVIDED:
-            module = policy.model.get_submodule(name)
-            parallelize_module(module, mesh, DIVIDED[style](), src_data_rank=None)
-    partial = (name for name, style in styles.items() if style == PARTIAL)
-    names = {
-        f"model.{name}.{leaf}" for name in partial for leaf, _ in policy.model.get_submodule(name).named_parameters()
-    }
-    policy.division = Division(mesh=mesh, partial=frozenset(names))
+    return styles
 
 
 def plan(model: Any) -> dict[str, str]:
@@ -84,17 +95,23 @@ def plan(model: Any) -> dict[str, str]:
             odd[owner] = "not in it"
     if not linear or odd:
         name = next(iter(odd), "")
-        why = f"its plan is not one of {', '.join((*DIVIDED, PARTIAL))} ({name}: {odd[name]})" if odd else "it has no plan"
+        why = (
+            f"its plan is not one of {', '.join((*DIVIDED, PARTIAL))} ({name}: {odd[name]})"
+            if odd
+            else "it has no plan"
+        )
         raise ValueError(
-            f"tensor_parallel_size: {type(model).__name__} cannot be divided: {why}. Use tensor_parallel_size: 1, which "
-            "shards it over all devices; models such as Llama, Qwen2, Qwen3, Mistral and Gemma can be."
+            f"tensor_parallel_size: {type(model).__name__} cannot be divided: {why}. Use tensor_parallel_size: 1, "
+            "which shards it over all devices; models such as Llama, Qwen2, Qwen3, Mistral and Gemma can be."
         )
     return styles
 
 
 def _matching(model: Any, names: list[str]) -> Iterator[tuple[str, str]]:
     """(name, style) of those that the model's plan names; ``*`` stands for a layer's number."""
-    patterns = [(re.compile(re.escape(p).replace(r"\*", r"\d+")), style) for p, style in model.tp_plan.items()]
+    patterns = [
+        (re.compile(re.escape(p).replace(r"\*", r"\d+")), style) for p, style in model.tp_plan.items()
+    ]
     for name in names:
         for pattern, style in patterns:
             if pattern.fullmatch(name):
@@ -133,7 +150,7 @@ def agree_gradients(policy: Policy) -> None:
     group, size = division.mesh.get_group(), division.mesh.size()
     for name, parameter in policy.named_parameters():
         gradient: Any = parameter.grad
-        if gradient is None or _is_divided(parameter):
+        if gradient is None or is_divided(parameter):
             continue
         part = gradient.to_local()
         torch.distributed.all_reduce(part, group=group)
@@ -141,6 +158,6 @@ def agree_gradients(policy: Policy) -> None:
             part /= size
 
 
-def _is_divided(parameter: Any) -> bool:
+def is_divided(parameter: Any) -> bool:
     """Whether a rank of the tensor group has only a part of it; the last dimension of its mesh is the group's."""
     return parameter.device_mesh.ndim > 1 and bool(parameter.placements[-1].is_shard())

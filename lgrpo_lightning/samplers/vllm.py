@@ -62,8 +62,8 @@ class VLLMSampler(Sampler):
         self.teardown()
         if (size := getattr(source, "tensor_parallel_size", 1)) > 1:
             raise ValueError(
-                f"VLLMSampler does not go with tensor_parallel_size: {size} of the training. Use TransformersSampler, or "
-                "FSDP2Strategy with tensor_parallel_size: 1, which shards the policy over all devices."
+                f"VLLMSampler does not go with tensor_parallel_size: {size} of the training. Use "
+                "TransformersSampler, or tensor_parallel_size: 1, which shards the policy over all devices."
             )
         self.source = source
         self.ranks = trainer_ranks()

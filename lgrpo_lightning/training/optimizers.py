@@ -47,8 +47,10 @@ def gradient_norm(params: Iterable[Parameter]) -> Tensor:
 
     Collective where they are not, as under tensor parallelism.
     """
-    alike = _by_mesh(params)
-    norms = [torch.nn.utils.get_total_norm([p.grad for p in group]) for group in alike]
+    norms = [
+        torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
+        for group in _by_mesh(params)
+    ]
     return norms[0] if len(norms) == 1 else torch.nn.utils.get_total_norm([whole(norm) for norm in norms])
 
 

@@ -23,7 +23,7 @@ from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.training import Loss, Updates, Validation
 from lgrpo_lightning.training.fsdp2 import FSDP2Strategy
-from tests.recorded.components import RecordedReward, RecordedSampler
+from tests.recorded.components import Digits, RecordedReward, RecordedSampler
 
 STEPS, GROUP_SIZE, PROMPTS = 8, 4, 8
 
@@ -98,8 +98,9 @@ def module(outcome: Outcome, **options: Any) -> GRPOModule:
     """λ-GRPO with μ = 2 and a KL term on the recorded rollouts, unless ``options`` say otherwise."""
     policy = {"path": "lgrpo:arithmetic"} | options.pop("policy", {})
     free = options.pop("free", False)
+    judge = Digits() if options.pop("digits", False) else ExactMatch()
     defaults: dict[str, Any] = {
-        "reward_model": ExactMatch() if free else RecordedReward(),
+        "reward_model": judge if free else RecordedReward(),
         "sampler": None if free else RecordedSampler(),
         "policy": PolicyConfig(**policy),
         "group_size": GROUP_SIZE,
