@@ -22,11 +22,11 @@ from tests.integration.test_fsdp2 import (
     weights,
 )
 from tests.recorded.run import Outcome, fit
-from tests.runs import lgrpo, rollouts
+from tests.runs import lgrpo, rollouts, train_metrics
 from tests.several import commands, torchrun
 
 TENSOR = {"tensor_parallel_size": 2}
-RECORDED = {"padded": {"micro_batch_tokens": 160}, "tree": {"micro_batch_tokens": 110}}
+RECORDED = {"padded": {"micro_batch_tokens": 480}, "tree": {"micro_batch_tokens": 320}}
 DRAWN = ("llama_tied", "qwen3")
 """Models with tied weights, and with norms that each process applies to its own heads."""
 
@@ -85,13 +85,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file, folder = root / "file", root / "folder"
     divided, shards = strategy(**TENSOR), strategy(**TENSOR, save_distributed_checkpoint=True)
     drawn = {"data__predict": "ArithmeticTasks", "data__predict__count": 4, "ckpt_path": "last"}
+    one("fit", root / "one", trainer__max_steps=4)
+    shutil.copytree(root / "one", root / "on")
     commands([
         command("fit", file, trainer__max_steps=4, trainer__strategy=divided, trainer__callbacks=EXPORT),
         command("predict", file, trainer__strategy=divided, **drawn),
         command("fit", folder, trainer__max_steps=2, trainer__strategy=shards),
         command("fit", folder, trainer__max_steps=4, trainer__strategy=shards, ckpt_path="last"),
+        command("fit", root / "on", trainer__max_steps=6, trainer__strategy=divided, ckpt_path="last"),
     ])  # fmt: skip
-    one("fit", root / "one", trainer__max_steps=4)
     one("predict", root / "one", **drawn)
     return root
 
@@ -106,19 +108,22 @@ def test_checkpoints_and_files_are_those_of_one_process(runs: Path) -> None:
     assert list(predictions(runs / "file")["completion"]) == list(predictions(runs / "one")["completion"])
 
 
-def test_one_process_goes_on(runs: Path, tmp_path: Path) -> None:
+def test_metrics_are_those_of_one_process(runs: Path) -> None:
+    ours, theirs = (train_metrics(runs / name).select_dtypes("number") for name in ("file", "one"))
+    timed = [name for name in ours if name.startswith("time/") or name == "tokens_per_second"]
+    assert set(ours) == set(theirs)
+    assert {"rewards/ExactMatch/std", "loss", "grad_norm", "tree/token_ratio"} <= set(ours)
+    pd.testing.assert_frame_equal(
+        ours.drop(columns=timed), theirs.drop(columns=timed), rtol=1e-3, atol=1e-5, check_like=True
+    )
+
+
+def test_both_go_on_from_each_other(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "file", tmp_path / "file")
     one("fit", tmp_path / "file", ckpt_path="last", trainer__max_steps=6)
     whole = one("fit", tmp_path / "whole", trainer__max_steps=6)
+    assert largest_difference(weights(runs / "on"), weights(whole)) < 5e-6
     assert largest_difference(weights(tmp_path / "file"), weights(whole)) < 5e-6
-
-
-def test_goes_on_from_one_process(runs: Path, tmp_path: Path) -> None:
-    shutil.copytree(runs / "one", tmp_path / "one")
-    more = {"ckpt_path": "last", "trainer__max_steps": 6, "trainer__strategy": strategy(**TENSOR)}
-    commands([command("fit", tmp_path / "one", **more)])
-    whole = one("fit", tmp_path / "whole", trainer__max_steps=6)
-    assert largest_difference(weights(tmp_path / "one"), weights(whole)) < 5e-6
 
 
 def test_exports(runs: Path, tmp_path: Path) -> None:
@@ -129,6 +134,14 @@ def test_exports(runs: Path, tmp_path: Path) -> None:
         first, *others = (model(ids).logits for model in models)
     for other in others:
         torch.testing.assert_close(first, other, atol=1e-4, rtol=1e-5)
+
+
+def test_engines_in_the_process_are_refused(tmp_path: Path) -> None:
+    options = {"trainer__strategy": strategy(**TENSOR), "model__sampler": "VLLMSampler"}
+    with pytest.raises(
+        AssertionError, match="VLLMSampler does not go with tensor_parallel_size: 2 of the training"
+    ):
+        commands([command("fit", tmp_path, **options)])
 
 
 def test_devices_that_do_not_fall_into_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
