@@ -17,21 +17,29 @@ class Activity:
     Attributes:
         what: In words: "sampling rollout 5".
         waits: Whether it cannot go on without the others.
+        keeps: Whether it saves something that is worth waiting for.
         since: ``time.monotonic()`` when it began.
     """
 
     what: str
     waits: bool = False
+    keeps: bool = False
     since: float = field(default_factory=time.monotonic)
 
 
 _now = Activity(what="starting")
 
 
-def doing(what: str, *, waits: bool = False) -> None:
+def doing(what: str, *, waits: bool = False, keeps: bool = False) -> None:
     """Say what comes now. ``waits``: it takes all ranks, so that one can hang in it for want of another."""
     global _now
-    _now = Activity(what=what, waits=waits)
+    _now = Activity(what=what, waits=waits, keeps=keeps)
+
+
+def progressed() -> None:
+    """Say that a part of it is done: only what comes without any is waiting."""
+    global _now
+    _now = replace(_now, since=time.monotonic())
 
 
 def activity() -> Activity:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars as metrics_to_scalars
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -35,6 +36,7 @@ class MetricsCSV(Logger):
         super().__init__()
         self.dir = dir
         self._trainer: Trainer | None = None
+        self._early: dict[str, str] | None = None  # a row that Lightning is about to log, and is in the file
         self._names: list[str] | None = None  # the columns; None before the first row of this run
 
     @property
@@ -84,6 +86,12 @@ class MetricsCSV(Logger):
             "epoch": "" if self._trainer is None else self._trainer.current_epoch,
             **metrics,
         }
+        early, self._early = self._early, None
+        now = {name: str(value) for name, value in row.items()}  # NaN equals nothing, its text itself
+        if now == early:
+            return
+        if early is not None and early.items() <= now.items():  # more of the same rollout was logged since
+            self._rewrite(self._columns, self._rows()[:-1])
         if self._names is None:
             self._start(row)
         if new := [name for name in row if name not in self._columns]:
@@ -133,6 +141,21 @@ def _earlier(row: dict[str, str], first: dict[str, Any]) -> bool:
     if not any(row.get(name) for name in first if name not in ("step", "epoch")):
         return True
     return bool(row.get("rollout")) and float(row["rollout"]) < first.get("rollout", 0)
+
+
+def log_before_checkpoint(trainer: Trainer) -> None:
+    """Have the rollout's row in ``metrics.csv`` before the checkpoint that counts it: Lightning logs afterwards."""
+    connector: Any = trainer._logger_connector
+    if not (trainer.is_global_zero and connector.should_update_logs):
+        return
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV) and "step" in (
+            metrics := metrics_to_scalars(connector.metrics["log"])
+        ):
+            step = int(metrics.pop("step"))
+            logger.log_metrics(metrics, step)
+            row = {"step": step, "epoch": trainer.current_epoch, **metrics}
+            logger._early = {name: str(value) for name, value in row.items()}
 
 
 def writes_metrics(trainer: Trainer) -> bool:

@@ -18,7 +18,6 @@ from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy_module import PolicyModule
-from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
@@ -28,10 +27,10 @@ from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, 
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.parallel import data_gathered, shared
-from lgrpo_lightning.training.stopping import abandonable
+from lgrpo_lightning.training.stopping import abandonable, giving_up
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.update import Update, mini_batches
-from lgrpo_lightning.training.utilization import update_utilization
+from lgrpo_lightning.training.utilization import utilization_metrics
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, RolloutBatch, Sampling, TrainBatch
 
 
@@ -121,7 +120,7 @@ class GRPOModule(PolicyModule):
     def rollout(self, prompts: Sequence[Prompt], clock: Clock) -> RolloutBatch:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         with clock.measure("sample"):
-            self.sampler.sync(self.global_step)
+            self._sync()
             groups = self._sample(prompts, self.group_size, self.sampling, "train", self.rollout_index)
             self.sampler.rest()
         with clock.measure("reward"):
@@ -131,7 +130,7 @@ class GRPOModule(PolicyModule):
     def _judged(self, index: int, groups: Sequence[Group]) -> RolloutBatch:
         """Groups with what every stage after sampling says of them."""
         trees = [self.segmenter.segment(group) for group in groups]
-        rewards = self._rewards(groups, trees)
+        rewards = self._scored(groups, trees)
         credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
         drop = self.updates.drop_equal_groups
         return RolloutBatch(
@@ -165,9 +164,8 @@ class GRPOModule(PolicyModule):
 
     def on_validation_epoch_start(self) -> None:
         """Fresh metrics for every set."""
-        names = self._set_names()
-        self.evaluations = {name: Evaluation(self.validation, self.device) for name in names}
-        self.sampler.sync(self.global_step)
+        self.evaluations = {n: Evaluation(self.validation, self.device) for n in self._set_names()}
+        self._sync()
 
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Greedy decoding and k samples for every prompt. The noise is the same at every validation."""
@@ -188,45 +186,44 @@ class GRPOModule(PolicyModule):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def on_predict_epoch_start(self) -> None:
-        """The sampler takes over the checkpoint's weights."""
-        self.sampler.sync(self.global_step)
-
     def predict_step(
         self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0
     ) -> RolloutBatch:
         """A group of completions for every prompt, with its rewards and credit."""
         return self._judged(batch_idx, self._sample(prompts, self.group_size, self.sampling, "predict"))
 
+    def _sync(self) -> None:
+        """The sampler takes over the policy's weights."""
+        with giving_up(self.trainer):
+            self.sampler.sync(self.global_step)
+
+    on_predict_epoch_start = _sync
+
     def _sample(
         self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str, counter: int = 0
     ) -> list[Group]:
         """Completions; outside training the same noise whenever asked. A stop that is asked for gives them up."""
-        stream = Stream(self.seed, phase, counter)
-        with abandonable(self.trainer, stream):
+        with abandonable(self.trainer, stream := Stream(self.seed, phase, counter)):
             groups = self.sampler.sample(prompts, count, sampling=sampling, stream=stream)
         return list(shared(self.trainer, lambda: groups))
 
-    def _scored(self, groups: Sequence[Group]) -> list[Rewards]:
-        return self._rewards(groups, [self.segmenter.segment(g) for g in groups])
-
-    def _rewards(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
+    def _scored(self, groups: Sequence[Group], trees: Sequence[Any] = ()) -> list[Rewards]:
+        trees = trees or [self.segmenter.segment(group) for group in groups]
         return list(shared(self.trainer, lambda: self.reward_model.score_batch(groups, trees)))
 
     def _set_names(self) -> tuple[str, ...]:
         trainer: Any = self.trainer
-        which = "test" if trainer.testing else "validation"
-        return tuple(getattr(trainer.datamodule, f"{which}_names"))
+        return tuple(getattr(trainer.datamodule, "test_names" if trainer.testing else "validation_names"))
 
     # ------------------------------------------------------------------------------------------ logging
 
     def _log_rollout(self, means: Means, clock: Clock, *, tokens: int) -> None:
         """Log the rollout's metrics, the same on every rank."""
-        for name, value in (clock.metrics() | self.step_metrics).items():
+        used = utilization_metrics(
+            self.policy, passes=self.updates.iterations, seconds=clock.seconds["train"]
+        )
+        for name, value in (clock.metrics() | self.step_metrics | used).items():
             means.put(name, value)
-        passes, seconds = self.updates.iterations, clock.seconds["train"]
-        if (mfu := update_utilization(self.policy, passes=passes, seconds=seconds)) is not None:
-            means.put("mfu", mfu)
         merged = Means.merge(data_gathered(self.trainer, means))
         total_tokens = float(self.ranks.sum(torch.tensor(float(tokens), device=self.device)))
         values = merged.values() | {
@@ -280,8 +277,8 @@ class GRPOModule(PolicyModule):
         """What every run gets: rollouts on disk, checkpoints, progress, plot, summary."""
         settings.check_trainer(self.trainer)
         self.trainer.num_sanity_val_steps = 0  # validation at the start takes its place
-        ends = ValidateAtEnds(at_start=self.validation.at_start, at_end=self.validation.at_end)
-        return [ends, *complete_trainer(self.trainer)]
+        ends = {"at_start": self.validation.at_start, "at_end": self.validation.at_end}
+        return [ValidateAtEnds(**ends), *complete_trainer(self.trainer)]
 
     def setup(self, stage: str) -> None:
         """Connect the sampler with the policy."""

@@ -1,10 +1,12 @@
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from lgrpo_lightning.callbacks import LastCheckpoint
 from lgrpo_lightning.callbacks.metrics_file import metric_series
 from lgrpo_lightning.loggers import MetricsCSV
 from tests.callbacks.stub import FailureError, StubModule, fit, trainer
@@ -106,3 +108,17 @@ def test_without_a_folder(tmp_path: Path) -> None:
     logger = MetricsCSV()
     assert (logger.name, logger.version, logger.save_dir) == ("", "", None)
     logger.log_hyperparams({"lr": 1})
+
+
+def test_a_row_is_there_before_its_checkpoint_and_only_once(tmp_path: Path) -> None:
+    """A kill just after the checkpoint must not lose it."""
+    seen: list[int] = []
+
+    class Last(LastCheckpoint):
+        def _write(self, trainer: Any, *, wait: bool = True) -> None:
+            seen.append(len((tmp_path / "metrics.csv").read_text().splitlines()) - 1)
+            super()._write(trainer, wait=wait)
+
+    fit(tmp_path, Last(every_n_rollouts=1))
+    assert seen == [1, 2, 3, 4, 5]
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 6

@@ -87,6 +87,20 @@ class CheckpointFile:
         return sorted(leftovers)
 
 
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a checkpoint to ``path``. A folder that stands there is ``…-replaced`` until that is done."""
+    replaced = path.with_name(f"{path.stem}-replaced{path.suffix}")
+    if partial.is_dir():
+        flush_to_disk(partial / REST)
+        flush_to_disk(partial)
+    if path.is_dir() or (path.exists() and partial.is_dir()):
+        _remove(replaced)
+        path.rename(replaced)
+    os.replace(partial, path)
+    flush_to_disk(path.parent)
+    _remove(replaced)
+
+
 def _remove(path: Path) -> bool:
     if path.is_dir():
         shutil.rmtree(path)

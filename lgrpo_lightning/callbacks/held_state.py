@@ -49,6 +49,9 @@ class HeldState:
 
     def whole(self, trainer: Trainer) -> bool:
         """Whether the weights still are those of then, and finite."""
+        steps: Any = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        if steps.ready != steps.completed:  # an optimizer step failed half-way
+            return False
         weights = self.checkpoint["state_dict"].values()
         return self.checkpoint["global_step"] == trainer.global_step and all(
             bool(t.isfinite().all()) for t in weights if isinstance(t, Tensor)

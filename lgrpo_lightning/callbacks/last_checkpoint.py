@@ -17,6 +17,7 @@ from lgrpo_lightning.callbacks.held_state import HeldState, sharded
 from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.interruption import Interrupted
+from lgrpo_lightning.loggers import log_before_checkpoint
 from lgrpo_lightning.run_folder import CHECKPOINTS, set_aside, shown
 from lgrpo_lightning.whole_files import DiskFullError, explained_if_full
 
@@ -74,7 +75,9 @@ class LastCheckpoint(ModelCheckpoint):
         self._start, self._written = rollouts_done(pl_module), -1
         self._held, self._in_epoch, self._training = None, False, True
         file, used = self._file(trainer), Path(trainer.ckpt_path) if trainer.ckpt_path else None
-        if used is not None and used.parent.resolve() == file.folder.resolve():
+        if used is not None and used.resolve() in {
+            p.resolve() for p in (file.last, file.previous, file.partial)
+        }:
             self._written = self._start
         if trainer.is_global_zero and not dry_run(trainer):
             if cut_off := file.settle(used):
@@ -103,6 +106,7 @@ class LastCheckpoint(ModelCheckpoint):
         due = done % self.every_n_rollouts == 0 or _last_batch(trainer)
         self._hold(trainer, done, due)
         if due:
+            log_before_checkpoint(trainer)
             self._write(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,6 +131,8 @@ class LastCheckpoint(ModelCheckpoint):
         """Write the state before the rollout that was cut short, if the weights are still those."""
         if trainer.state.fn != TrainerFn.FITTING or dry_run(trainer):
             return
+        if not self._training and isinstance(exception, Exception):
+            return  # refused before it began
         together = isinstance(exception, Interrupted)  # raised on all ranks, at the same place
         held = self._held if self._training and not isinstance(exception, DiskFullError) else None
         if (
@@ -181,15 +187,17 @@ class LastCheckpoint(ModelCheckpoint):
         held, self._held = self._held, None  # so that a failure to write is not met by writing again
         assert held is not None
         file = self._file(trainer)
-        doing(f"writing the checkpoint of {held.rollouts} rollouts", waits=True)
+        doing(f"writing the checkpoint of {held.rollouts} rollouts", waits=True, keeps=True)
         with explained_if_full(file.last):
             trainer.strategy.save_checkpoint(held.filled(trainer), str(file.partial))
+        doing(f"waiting for the checkpoint of {held.rollouts} rollouts", waits=True)
         if wait:
             trainer.strategy.barrier("LastCheckpoint written")
         if trainer.is_global_zero:
             file.publish(renewed=self._written == held.rollouts)
         if wait:
             trainer.strategy.barrier("LastCheckpoint renamed")
+        doing("going on")
         self._written, self._held = held.rollouts, held
         self.last_model_path = self.best_model_path = self._last_checkpoint_saved = str(file.last)
 

@@ -18,7 +18,7 @@ from lgrpo_lightning.activity import doing
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, rollouts_done
 from lgrpo_lightning.callbacks.stop_signals import StopSignals
 from lgrpo_lightning.interruption import PEER_LOST, Interrupted, lost
-from lgrpo_lightning.training.report import process_gone
+from lgrpo_lightning.processes import process_gone
 from lgrpo_lightning.training.stopping import stop_together
 from lgrpo_lightning.training.watch import Watch
 from lgrpo_lightning.types import RolloutBatch

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
+from lgrpo_lightning.loggers import log_before_checkpoint
 
 FILE = re.compile(r"rollout-(\d+)\.ckpt")
 
@@ -49,6 +50,7 @@ class RolloutCheckpoint(RolloutState):
         done = rollouts_done(pl_module)
         if done % self.every_n_rollouts == 0 and not dry_run(trainer):
             self._written = done
+            log_before_checkpoint(trainer)
             self._write_and_prune(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

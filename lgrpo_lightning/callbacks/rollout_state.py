@@ -11,9 +11,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lgrpo_lightning.activity import doing
+from lgrpo_lightning.callbacks.checkpoint_file import put_in_place
 from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.run_folder import CHECKPOINTS, set_aside, shown
+from lgrpo_lightning.whole_files import explained_if_full
 
 
 class RolloutState(Checkpoint):
@@ -73,12 +76,20 @@ class RolloutState(Checkpoint):
         self._place = deepcopy(state)
 
     def _write(self, trainer: Any, path: Path) -> None:
-        """Write the state between the last rollout and the next. Collective."""
+        """Write the state between the last rollout and the next, beside and renamed. Collective."""
+        doing(f"writing {path.name}", waits=True, keeps=True)
+        partial = path.with_name(f".{path.name}.part")
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if not self._in_epoch:
             state |= self._place
-        trainer.strategy.save_checkpoint(state, str(path))
+        with explained_if_full(path):
+            trainer.strategy.save_checkpoint(state, str(partial))
+        doing(f"waiting for {path.name}", waits=True)
         trainer.strategy.barrier(f"{path.name} written")
+        if trainer.is_global_zero:
+            put_in_place(partial, path)
+        trainer.strategy.barrier(f"{path.name} renamed")
+        doing("going on")
 
 
 def fitting(trainer: Trainer) -> bool:

@@ -31,6 +31,7 @@ class StopSignals(_SignalConnector):
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
         self._before: dict[int, Any] = {}
+        self._interrupts = 0  # of this process: a stop may also come from another one
         self.at_end: Callable[[], None] | None = None  # called when the run is over, however it ended
         begin()
 
@@ -62,8 +63,10 @@ class StopSignals(_SignalConnector):
 
     def _noted(self, signum: int, frame: Any) -> None:
         name = signal.Signals(signum).name
-        if signum == signal.SIGINT and stop_signal():
-            self._stop_at_once()
+        if signum == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                self._stop_at_once()
         if not stop_signal():
             again = "; once more stops at once" if signum == signal.SIGINT else ""
             _write(f"{name}: stopping; sampling is abandoned, an update is finished{again}.\n")

@@ -46,7 +46,11 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
     folder = Path(root or ".") if ckpt_path in KEYWORDS else Path(ckpt_path).resolve().parent.parent
     if not (folder / CONFIG).is_file():
         return
-    before = dict(_flat(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))))
+    written = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(written, Mapping):
+        _say(f"{shown(folder / CONFIG)} holds no configuration: what this run changes cannot be told.")
+        return
+    before = dict(_flat(written))
     now = dict(_flat(yaml.safe_load(configuration)))
     changed = {
         key: (before.get(key), now.get(key))

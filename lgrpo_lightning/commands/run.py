@@ -25,8 +25,9 @@ from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.interruption import PEER_LOST, lost
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.rewards.import_path import search_working_directory
-from lgrpo_lightning.run_folder import CHECKPOINTS
+from lgrpo_lightning.run_folder import CHECKPOINTS, CONFIG
 from lgrpo_lightning.training import settings
+from lgrpo_lightning.whole_files import whole_file
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
@@ -67,18 +68,16 @@ class ArgumentParser(LightningArgumentParser):
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes ``config.yaml``, complete, into the run's folder; only a fit does."""
+    """Writes ``config.yaml``, complete, into the run's folder; only a fit does, once nothing refuses it."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: the checkpoint that the run goes on from may not fit."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it before the first step."""
-        if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        if trainer.is_global_zero:
-            root = Path(trainer.default_root_dir)
-            root.mkdir(parents=True, exist_ok=True)
-            self.parser.save(
-                self.config, str(root / "config.yaml"), skip_none=False, overwrite=True, multifile=False
-            )
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with whole_file(Path(trainer.default_root_dir) / CONFIG) as hidden:
+                hidden.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
 
 class RunCLI(LightningCLI):

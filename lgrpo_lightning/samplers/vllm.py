@@ -108,8 +108,8 @@ class VLLMSampler(Sampler):
         ]
         self._check_lengths(prompts, sampling)
         drawn = self._generate(requests, sampling)
-        if self.check_due and prompts:
-            self._check(requests[0], drawn[0][0], sampling)
+        if self.check_due:
+            self._check(requests[:1], drawn[:1], sampling)
         return [
             Group(prompt=prompt, rollouts=tuple(map(self._rollout, completions)))
             for prompt, completions in zip(prompts, drawn, strict=True)
@@ -177,13 +177,16 @@ class VLLMSampler(Sampler):
         ids = probe_prompt(self.source.tokenizer, length=max(1, length), fallback=self.source.eos_token_ids)
         return Request(prompt=ids, seed=0, count=1)
 
-    def _check(self, request: Request, found: Completion, sampling: Sampling) -> None:
-        """Compare the probe's and one sampled completion's log-probs with the policy's."""
+    def _check(
+        self, requests: Sequence[Request], found: Sequence[Sequence[Completion]], sampling: Sampling
+    ) -> None:
+        """Compare the probe's and, where there is one, a sampled completion's log-probs with the policy's."""
         assert self.transport is not None and self.version is not None  # noqa: PT018
         self.check_due = False
         probe = self._probe()
         short = Sampling(**{**vars(sampling), "max_new_tokens": min(PROBE_TOKENS, sampling.max_new_tokens)})
-        drawn = [(probe.prompt, self._generate([probe], short)[0][0]), (request.prompt, found)]
+        drawn = [(probe.prompt, self._generate([probe], short)[0][0])]
+        drawn += [(request.prompt, group[0]) for request, group in zip(requests, found, strict=True)]
         kinds = (self.policy_dtype, self.transport.dtype)
         with isolated(), self.source.generation_model() as model:
             check_completions(

@@ -13,12 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.interruption import abandon_if_stopping
+from lgrpo_lightning.interruption import AbandonedError, abandon_if_stopping
 from lgrpo_lightning.samplers.vllm_http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm_transport import VLLMError
 from lgrpo_lightning.samplers.vllm_weights import weights_folder
 
 Kind = Literal["weights", "adapter"]
+STAGGER = 0.5
+"""Seconds between two ranks that look whether a server that started anew has its weights again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,21 +81,33 @@ class Feed:
         Raises:
             VLLMError: A server did not take them.
         """
+        self.parts, self.boots = self.on_rank_0(
+            lambda: self._written_and_read(kind, version, write), tensors=tensors
+        )
+
+    def on_rank_0(
+        self, call: Callable[[], Any], *, tensors: Iterator[tuple[str, Tensor]] | None = None
+    ) -> Any:
+        """What ``call`` gives on rank 0, on every rank once it is done. Collective.
+
+        Raises:
+            VLLMError, AbandonedError: It failed, or was given up: on every rank.
+        """
         outcome: list[Any] = [None]
         if self.rank == 0:
             try:
-                outcome = [self._written_and_read(kind, version, write)]
+                outcome = [call()]
+            except (VLLMError, AbandonedError) as error:
+                outcome = [error]
             except Exception as error:
-                outcome = [
-                    error if isinstance(error, VLLMError) else VLLMError(f"{type(error).__name__}: {error}")
-                ]
-        for _ in tensors:
+                outcome = [VLLMError(f"{type(error).__name__}: {error}")]
+        for _ in tensors or ():
             pass
         if self.world_size > 1:
             torch.distributed.broadcast_object_list(outcome, src=0)
         if isinstance(outcome[0], Exception):
             raise outcome[0]
-        self.parts, self.boots = outcome[0]
+        return outcome[0]
 
     def is_current(self, server: Server) -> bool:
         """Whether this is still the start of the server that was given the current weights.
@@ -114,8 +128,12 @@ class Feed:
         return bool(same)
 
     def restore(self, server: Server, since: float) -> None:
-        """Wait for a server that was lost and give it the current weights again."""
+        """Wait for a server that was lost and give it the current weights again.
+
+        Every rank that misses it does, one after the other: the later ones find it restored.
+        """
         server.wait(since, between=abandon_if_stopping)
+        time.sleep(STAGGER * min(self.rank, 10))
         try:
             if self.parts and described(server)["version"] != self.version:
                 self._read_by(server)
@@ -157,10 +175,15 @@ class Feed:
                 self._read_by(server)
                 found = described(server)
             except ServerLostError:
-                server.wait(since)
+                server.wait(since, between=abandon_if_stopping)
                 continue
             if found["version"] == self.version:
                 return str(found["boot"])
+            if time.monotonic() > since + server.options.retry_seconds:
+                raise VLLMError(
+                    f"{server.peer} has weights of version {found['version']} whenever it was given {self.version}: "
+                    "another run feeds it too. A server belongs to one run."
+                )
 
     def _read_by(self, server: Server) -> None:
         """Have a server read all parts, but not the base of an adapter that it has already."""

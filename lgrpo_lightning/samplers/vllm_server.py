@@ -74,7 +74,7 @@ class Servers(Transport):
 
     def _connected(self, server: Server, expected: Mapping[str, Any]) -> Mapping[str, Any]:
         """Wait for a server and check that it is one for this run; what it says of itself."""
-        server.wait(time.monotonic())
+        server.wait(time.monotonic(), between=abandon_if_stopping)
         found = described(server)
         if found["model"] != expected:
             other = {k: (found["model"].get(k), v) for k, v in expected.items() if found["model"].get(k) != v}
@@ -175,10 +175,8 @@ class Servers(Transport):
                 server.post(f"/sleep?level={level}")
 
     def wake(self) -> None:
-        """Have the servers take their memory back."""
-        if self.rank == 0:
-            for server in self.servers:
-                server.post("/wake_up")
+        """Have the servers take their memory back; on every rank they are awake afterwards. Collective."""
+        self.feed.on_rank_0(lambda: [server.post("/wake_up") for server in self.servers])
 
     def close(self) -> None:
         """Remove the files of the weights. The servers go on."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.processes import process_gone
+
 Weights = Iterator[tuple[str, Tensor]]
 SHARD_BYTES = 2**30
+PREFIX = "lgrpo-weights-"
 
 
 def cast(weights: Weights, dtype: str) -> Weights:
@@ -82,10 +87,19 @@ def weights_folder(chosen: str | None) -> Iterator[Path]:
     where = chosen or ("/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None)
     if where is not None:
         Path(where).mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(Path(where or tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(
-        prefix="lgrpo-weights-", dir=where, ignore_cleanup_errors=True
+        prefix=f"{PREFIX}{socket.gethostname()}-{os.getpid()}-", dir=where, ignore_cleanup_errors=True
     ) as folder:
         yield Path(folder)
+
+
+def _remove_leftovers(where: Path) -> None:
+    """Remove what processes of this machine and user left that were killed."""
+    for folder in where.glob(f"{PREFIX}{socket.gethostname()}-*"):
+        pid = folder.name.removeprefix(f"{PREFIX}{socket.gethostname()}-").partition("-")[0]
+        if pid.isdigit() and folder.owner() == getpass.getuser() and process_gone(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_description(model: Any, tokenizer: Any, folder: Path) -> Path:

@@ -127,10 +127,10 @@ def add_weight_lag(means: Means, rollout: RolloutBatch, version: int) -> None:
     lag = version - min((r.weight_version for g in rollout.groups for r in g.rollouts), default=version)
     means.extreme("sampling/weight_lag", float(lag), largest=True)
     if lag:
-        rank_zero_warn(
-            f"Rollout {rollout.index} has completions from weights of version {version - lag}, but the policy has had "
-            f"{version} optimizer steps: the sampler is {lag} behind (sampling/weight_lag). Does its sync() take over "
-            "the weights it is called for?"
+        rank_zero_warn(  # the same words every time, so that they are said once
+            "Completions come from weights that are older than the policy's; sampling/weight_lag says by how many "
+            "optimizer steps. Does the sampler's sync() take over the weights it is called for, and do its rollouts "
+            "carry their weight_version?"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.whole_files import whole_file
 
 
 class NonFiniteError(RuntimeError):
@@ -157,8 +157,6 @@ def save(path: Path, rollout: RolloutBatch, attempt: Attempt, finding: Finding, 
         "logprobs": attempt.logprobs.cpu(),
         **{name: None if t is None else t[rows].cpu() for name, t in tensors.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.part")
-    torch.save(content, hidden)
-    os.replace(hidden, path)
+    with whole_file(path) as hidden, hidden.open("wb") as file:
+        torch.save(content, file)
     return path

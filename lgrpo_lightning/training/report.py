@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from dataclasses import asdict, dataclass
-from pathlib import Path
+
+from lgrpo_lightning.processes import machine, process_gone
 
 DONE = "done"
 """How a process ends that did all it had to do."""
@@ -55,31 +54,3 @@ class Report:
     def gone(self) -> bool:
         """Whether the process does not run any more, as far as can be told from here."""
         return self.machine == machine() and process_gone(self.pid)
-
-
-def process_gone(pid: int) -> bool:
-    """Whether a process of this machine does not run any more; one that nobody has waited for yet does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return Path("/proc/self/stat").exists() or not _answers(pid)
-    return state in ("Z", "X")
-
-
-def machine() -> str:
-    """This machine and its numbering of processes: of two containers there are two."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _answers(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

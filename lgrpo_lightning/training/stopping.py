@@ -30,13 +30,11 @@ def stop_together(trainer: Any) -> None:
 
 
 @contextmanager
-def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
-    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks.
+def giving_up(trainer: Any) -> Iterator[None]:
+    """Inside, every rank gives up (``AbandonedError``) where one does: the run then stops in good order.
 
-    Under tensor parallelism ranks draw each token together, and the stop comes after the last one.
+    Under tensor parallelism none does, as ranks draw each token together; the stop comes after the last one.
     """
-    what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
-    doing(f"sampling {what}")
     alone = tensor_mesh(trainer.strategy) is None
     try:
         with nullcontext() if alone else in_step():
@@ -44,5 +42,14 @@ def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
     except AbandonedError:
         stop_together(trainer)
         raise
+
+
+@contextmanager
+def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
+    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks."""
+    what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
+    doing(f"sampling {what}")
+    with giving_up(trainer):
+        yield
     stop_together(trainer)
     doing(f"scoring {what}")

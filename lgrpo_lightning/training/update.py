@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.activity import progressed
 from lgrpo_lightning.functional import (
     aggregate,
     clipped_surrogate,
@@ -169,11 +170,11 @@ class Update:
     def _passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:
         """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
         packs = self.policy.packs([batch.prompts[i] for i in rows], [batch.completions[i] for i in rows])
-        most = int(
-            self.ranks.max(torch.tensor(len(packs), device=batch.mask.device))
-        )  # before any pass: collective
-        yield from (([rows[i] for i in pack], True) for pack in packs)
-        yield from (([0], False) for _ in range(most - len(packs)))
+        count = torch.tensor(len(packs), device=batch.mask.device)
+        most = int(self.ranks.max(count))  # before any pass: collective
+        for number in range(most):
+            progressed()
+            yield ([rows[i] for i in packs[number]], True) if number < len(packs) else ([0], False)
 
     def _old_logprobs(self, batch: TrainBatch) -> Tensor | None:
         """``[N, T]`` log-probs before the update; None where the first forward pass gives them itself."""

@@ -45,15 +45,15 @@ def utilization(*, parameters: int, tokens: int, passes: int, seconds: float, pe
     return 6 * parameters * tokens * passes / seconds / peak
 
 
-def update_utilization(policy: Policy, *, passes: int, seconds: float) -> float | None:
-    """``utilization`` of this rank's GPU in an update; None on a CPU and on GPUs whose peak is not known."""
+def utilization_metrics(policy: Policy, *, passes: int, seconds: float) -> dict[str, float]:
+    """``mfu``, the ``utilization`` of this rank's GPU in an update; nothing on a CPU or a GPU of unknown peak."""
     peak = peak_flops(torch.cuda.get_device_name(policy.device)) if policy.device.type == "cuda" else None
     if peak is None or policy.choice is None:
-        return None
-    parameters = linear_parameters(policy.model)
+        return {}
+    tokens, parameters = policy.choice.computed, linear_parameters(policy.model)
     if (division := policy.division) is not None:
         divided = sum(p.numel() for p in policy.parameters() if p.dim() > 1 and is_divided(p))
         parameters -= divided - divided // division.mesh.size()
-    return utilization(
-        parameters=parameters, tokens=policy.choice.computed, passes=passes, seconds=seconds, peak=peak
-    )
+    return {
+        "mfu": utilization(parameters=parameters, tokens=tokens, passes=passes, seconds=seconds, peak=peak)
+    }

@@ -13,7 +13,8 @@ from typing import Any
 
 from lgrpo_lightning.activity import activity
 from lgrpo_lightning.interruption import PEER_LOST, lose, lost, request_stop, stop_signal
-from lgrpo_lightning.training.report import DONE, Report, machine
+from lgrpo_lightning.processes import machine
+from lgrpo_lightning.training.report import DONE, Report
 
 POLL = 0.5
 """Seconds between two looks at the store."""
@@ -21,6 +22,8 @@ SILENT = 60.0
 """Seconds without a sign of life after which a process on another machine counts as gone."""
 GRACE = 30.0
 """Seconds that the main thread has to end by itself once another process is gone."""
+SAVING = 10
+"""How many times as long it has while it saves a checkpoint."""
 HINT = (
     "The run ends with status 75. See what that process printed last, and whether the system killed it (for want "
     "of memory, say); then go on with --ckpt_path last."
@@ -71,7 +74,7 @@ class Watch(threading.Thread):
             self._step()
             if lost() and not lost_at:
                 lost_at = time.monotonic()
-            if lost_at and time.monotonic() > lost_at + GRACE and "checkpoint" not in activity().what:
+            if lost_at and time.monotonic() > lost_at + GRACE * (SAVING if activity().keeps else 1):
                 self._exit()
             self._over.wait(POLL)
         self._last_words()
@@ -126,7 +129,8 @@ class Watch(threading.Thread):
     def _reports(self) -> list[Report]:
         """Of all other processes that have said something."""
         keys = [f"{self.prefix}/rank/{r}" for r in range(self.world_size) if r != self.rank]
-        return [Report.read(self.store.get(key)) for key in keys if self.store.check([key])]
+        there = keys if self.store.check(keys) else [key for key in keys if self.store.check([key])]
+        return [Report.read(text) for text in self.store.multi_get(there)] if there else []
 
     def _look(self) -> None:
         """Find out whether all others are well."""
@@ -139,7 +143,7 @@ class Watch(threading.Thread):
         for report, at in running:
             if report.gone() and not self._ended_since(report.rank):
                 self._lose(f"{report} is gone. It was {_doing(report)}.")
-            elif now - at > SILENT:
+            elif report.machine != machine() and now - at > SILENT:
                 self._lose(f"{report} has been silent for {now - at:.0f} s. It was {_doing(report)}.")
         for report, at in self._seen.values():
             if report.blames:

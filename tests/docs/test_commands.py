@@ -126,7 +126,7 @@ def test_the_command_parses(
 
 def test_the_other_commands_are_known_ones() -> None:
     """No command in the docs that nobody tries."""
-    known = r"(pip|python|pytest|ruff|mypy|lint-imports|pre-commit|mkdocs)\b"
+    known = r"(pip|python|torchrun|pytest|ruff|mypy|lint-imports|pre-commit|mkdocs)\b"
     for block in SHELL:
         for line in lines(block):
             assert words(line) or re.match(known, line), f"{block.id}: {line}"

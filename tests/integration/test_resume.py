@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
+from tests.reliability.processes import same
 from tests.runs import checkpoint, lgrpo_arguments, rollouts
 
 EVERY_ROLLOUT = json.dumps([{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 1}}])
@@ -48,25 +47,6 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "the run ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0 if path.suffix == ".part" else 0.002)
-
-
-def same(a: object, b: object, path: str = "") -> None:
-    """Equal to the bit, however nested."""
-    if isinstance(a, torch.Tensor):
-        assert isinstance(b, torch.Tensor)
-        assert torch.equal(a, b), path
-    elif isinstance(a, Mapping):
-        assert isinstance(b, Mapping)
-        assert a.keys() == b.keys(), path
-        for key in a:
-            same(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert isinstance(b, (list, tuple))
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{path}/{i}")
-    else:
-        assert a == b, f"{path}: {a} {b}"
 
 
 @pytest.fixture(scope="module")

@@ -135,6 +135,8 @@ def moment(root: Path) -> str:
     done = saved(root)
     if written > done:
         return f"update of rollout {done}"
+    if done == ROLLOUTS:
+        return "after the last rollout"
     return f"sampling rollout {done}, or validating before it"
 
 
