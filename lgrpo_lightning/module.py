@@ -219,9 +219,8 @@ class GRPOModule(PolicyModule):
 
     def _log_rollout(self, means: Means, clock: Clock, *, tokens: int) -> None:
         """Log the rollout's metrics, the same on every rank."""
-        used = utilization_metrics(
-            self.policy, passes=self.updates.iterations, seconds=clock.seconds["train"]
-        )
+        passes, seconds = self.updates.iterations, clock.seconds["train"]
+        used = utilization_metrics(self.policy, passes=passes, seconds=seconds)
         for name, value in (clock.metrics() | self.step_metrics | used).items():
             means.put(name, value)
         merged = Means.merge(data_gathered(self.trainer, means))
