@@ -16,6 +16,7 @@ from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_colu
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import named_sources
+from lgrpo_lightning.training.parallel import data_rank
 from lgrpo_lightning.types import Prompt
 
 STAGES: Mapping[str, tuple[str, ...]] = {
@@ -138,7 +139,7 @@ class PromptDataModule(LightningDataModule):
             self._train_loader, self._resumed_state = None, {}
             check_prompts_per_step(
                 self.prompts_per_step,
-                world_size=self._trainer.world_size,
+                world_size=data_rank(self._trainer).size,
                 mini_batches=getattr(self._trainer.lightning_module, "mini_batches", 1),
                 prompts=len(self.prompts["train"]["train"]),
             )
@@ -149,8 +150,8 @@ class PromptDataModule(LightningDataModule):
         loader = PromptLoader(
             prompts,
             self.prompts_per_step,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            rank=data_rank(trainer).rank,
+            world_size=data_rank(trainer).size,
             shuffle=self.shuffle and not trainer.overfit_batches,
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed,
             drop_last=True,
@@ -196,9 +197,9 @@ class PromptDataModule(LightningDataModule):
         return self.trainer
 
     def _loaders(self, which: str) -> list[PromptLoader]:
-        rank, world_size = self._trainer.global_rank, self._trainer.world_size
+        data = data_rank(self._trainer)
         return [
-            PromptLoader(prompts, self.validation_batch_size, rank=rank, world_size=world_size)
+            PromptLoader(prompts, self.validation_batch_size, rank=data.rank, world_size=data.size)
             for prompts in self.prompts[which].values()
         ]
 

@@ -7,12 +7,15 @@ between the stages of a rollout, where all ranks agree to stop together.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PEER_LOST = 75
 """Exit status where another process of the run was lost or kept this one waiting (EX_TEMPFAIL: try again)."""
 
 _requested = 0  # the signal that asked for the stop; 0: none
 _lost = ""  # why the run cannot go on: which other process is gone
+_in_step = False  # other processes compute with this one, token by token
 
 
 class Interrupted(SystemExit):
@@ -91,5 +94,16 @@ def abandon_if_stopping() -> None:
     Raises:
         AbandonedError: A stop was asked for, or the run cannot go on. The module takes it from there.
     """
-    if _requested or _lost:
+    if (_requested or _lost) and not _in_step:
         raise AbandonedError
+
+
+@contextmanager
+def in_step() -> Iterator[None]:
+    """Inside, sampling is not abandoned: other processes would wait for this one's part of the next token."""
+    global _in_step
+    _in_step = True
+    try:
+        yield
+    finally:
+        _in_step = False

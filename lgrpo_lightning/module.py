@@ -26,7 +26,7 @@ from lgrpo_lightning.training.applicable import applicable
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer
-from lgrpo_lightning.training.parallel import gathered
+from lgrpo_lightning.training.parallel import data_gathered, shared
 from lgrpo_lightning.training.stopping import abandonable, giving_up
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.update import Update, mini_batches
@@ -130,7 +130,7 @@ class GRPOModule(PolicyModule):
     def _judged(self, index: int, groups: Sequence[Group]) -> RolloutBatch:
         """Groups with what every stage after sampling says of them."""
         trees = [self.segmenter.segment(group) for group in groups]
-        rewards = self.reward_model.score_batch(groups, trees)
+        rewards = self._scored(groups, trees)
         credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
         drop = self.updates.drop_equal_groups
         return RolloutBatch(
@@ -203,27 +203,27 @@ class GRPOModule(PolicyModule):
         self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str, counter: int = 0
     ) -> list[Group]:
         """Completions; outside training the same noise whenever asked. A stop that is asked for gives them up."""
-        stream = Stream(self.seed, phase, counter)
-        with abandonable(self.trainer, stream):
-            return self.sampler.sample(prompts, count, sampling=sampling, stream=stream)
+        with abandonable(self.trainer, stream := Stream(self.seed, phase, counter)):
+            groups = self.sampler.sample(prompts, count, sampling=sampling, stream=stream)
+        return list(shared(self.trainer, lambda: groups))
 
-    def _scored(self, groups: Sequence[Group]) -> list[Rewards]:
-        return self.reward_model.score_batch(groups, [self.segmenter.segment(g) for g in groups])
+    def _scored(self, groups: Sequence[Group], trees: Sequence[Any] = ()) -> list[Rewards]:
+        trees = trees or [self.segmenter.segment(group) for group in groups]
+        return list(shared(self.trainer, lambda: self.reward_model.score_batch(groups, trees)))
 
     def _set_names(self) -> tuple[str, ...]:
         trainer: Any = self.trainer
-        which = "test" if trainer.testing else "validation"
-        return tuple(getattr(trainer.datamodule, f"{which}_names"))
+        return tuple(getattr(trainer.datamodule, "test_names" if trainer.testing else "validation_names"))
 
     # ------------------------------------------------------------------------------------------ logging
 
     def _log_rollout(self, means: Means, clock: Clock, *, tokens: int) -> None:
         """Log the rollout's metrics, the same on every rank."""
-        seconds = clock.seconds["train"]
-        used = utilization_metrics(self.policy, passes=self.updates.iterations, seconds=seconds)
+        passes, seconds = self.updates.iterations, clock.seconds["train"]
+        used = utilization_metrics(self.policy, passes=passes, seconds=seconds)
         for name, value in (clock.metrics() | self.step_metrics | used).items():
             means.put(name, value)
-        merged = Means.merge(gathered(self.trainer, means))
+        merged = Means.merge(data_gathered(self.trainer, means))
         total_tokens = float(self.ranks.sum(torch.tensor(float(tokens), device=self.device)))
         values = merged.values() | {
             "tokens_per_second": total_tokens / clock.total,

@@ -17,6 +17,7 @@ from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
 from lgrpo_lightning.policy.sharding import shard
+from lgrpo_lightning.policy.tensor_parallel import agree_gradients
 from lgrpo_lightning.training import Schedule, state
 from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.fsdp2 import register, sharding_of
@@ -140,6 +141,8 @@ class PolicyModule(LightningModule):
         """Add a micro-batch's gradient; ``last`` of its optimizer step, it is averaged over ranks."""
         with gradient_sync(self.trainer, self.policy, last):
             self.manual_backward(loss)
+        if last:
+            agree_gradients(self.policy)
 
     def allows_step(self, rollout: RolloutBatch, attempt: Attempt) -> bool:
         """Whether loss and gradient are finite; where not, and the run goes on, the gradient is gone."""

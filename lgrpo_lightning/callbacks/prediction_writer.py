@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lgrpo_lightning.callbacks.rollout_callback import dry_run
 from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.run_folder import set_aside, shown
+from lgrpo_lightning.training.parallel import data_rank
 from lgrpo_lightning.types import RolloutBatch
 
 
@@ -68,11 +69,10 @@ class PredictionWriter(Callback):
 
         path = Path(self.path or os.path.join(trainer.default_root_dir, f"predictions.{self.format}"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        parts = [path.with_name(f".{path.name}.rank-{rank}.part") for rank in range(trainer.world_size)]
-        if self._tables:
-            pq.write_table(
-                pa.concat_tables(self._tables, promote_options="default"), parts[trainer.global_rank]
-            )
+        data = data_rank(trainer)
+        parts = [path.with_name(f".{path.name}.rank-{rank}.part") for rank in range(data.size)]
+        if self._tables and data.first:
+            pq.write_table(pa.concat_tables(self._tables, promote_options="default"), parts[data.rank])
         trainer.strategy.barrier("PredictionWriter: every rank has written")
         if trainer.is_global_zero and (written := [part for part in parts if part.exists()]):
             self._merge(trainer, [pq.read_table(part) for part in written], path)

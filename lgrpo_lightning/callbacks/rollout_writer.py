@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run, rollouts_done
 from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.run_folder import ROLLOUTS, set_aside, shown
+from lgrpo_lightning.training.parallel import data_rank
 from lgrpo_lightning.types import RolloutBatch
 from lgrpo_lightning.whole_files import whole_file
 
@@ -39,14 +40,15 @@ class RolloutWriter(RolloutCallback):
         trainer.strategy.barrier("RolloutWriter.on_train_start")
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
-        """Write this rank's groups."""
-        if dry_run(trainer):
+        """Write this rank's groups; of ranks that have the same ones, the first does."""
+        data = data_rank(trainer)
+        if dry_run(trainer) or not data.first:
             return
         import pyarrow.parquet as pq
 
         from lgrpo_lightning.callbacks.rollout_rows import rollout_table
 
-        name = f"rollout-{rollout.index:06d}-rank-{trainer.global_rank:03d}.parquet"
+        name = f"rollout-{rollout.index:06d}-rank-{data.rank:03d}.parquet"
         path = Path(trainer.default_root_dir) / ROLLOUTS / name
         with whole_file(path) as hidden:
             pq.write_table(rollout_table(rollout), hidden)

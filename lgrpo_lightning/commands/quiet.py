@@ -13,6 +13,7 @@ ADVERTS = (
     "HPU available",
     "`Trainer.fit` stopped",
     "Seed set to",
+    "While redistributing from",  # tensor parallelism gathers over two dimensions, one after the other
 )
 NOISE = (
     r".*treespec, LeafSpec.*",
@@ -32,6 +33,7 @@ def quieten() -> None:
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",
         "lightning.fabric.utilities.seed",
+        "torch.distributed.tensor._redistribute",
     ):
         logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(ADVERTS))
     for pattern in NOISE:

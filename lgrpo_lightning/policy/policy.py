@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from lgrpo_lightning.policy.layout import Layout, Tokens, padded_layout
 from lgrpo_lightning.policy.loading import context_length, load_model
 from lgrpo_lightning.policy.packing import padded_packs, tree_packs
 from lgrpo_lightning.policy.tree_layout import tree_layout
+
+if TYPE_CHECKING:
+    from lgrpo_lightning.policy.tensor_parallel import Division
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class Policy(nn.Module):
         self.verified = False
         self.choice: Choice | None = None
         self.compute_device: torch.device | None = None
+        self.division: Division | None = None
 
     @property
     def device(self) -> torch.device:

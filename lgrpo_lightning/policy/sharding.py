@@ -17,12 +17,14 @@ from torch.distributed.fsdp import (
 from torch.distributed.fsdp import register_fsdp_forward_method as enter_through
 
 from lgrpo_lightning.policy.policy import Policy
+from lgrpo_lightning.policy.tensor_parallel import divide
 
 
 def shard(
     policy: Policy,
     mesh: Any,
     *,
+    tensor_mesh: Any = None,
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype = torch.float32,
     cpu_offload: bool = False,
@@ -33,10 +35,13 @@ def shard(
 
     Args:
         mesh: The device mesh of data parallelism.
+        tensor_mesh: That of tensor parallelism, which divides the layers before; None: nothing does.
         param_dtype: Gather the weights and compute in this type; None: in their own.
         reduce_dtype: Gradients are summed over ranks in this type.
         cpu_offload: Keep the shards in CPU memory.
     """
+    if tensor_mesh is not None:
+        divide(policy, tensor_mesh)
     options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype),
@@ -59,7 +64,10 @@ def shard(
 
 @contextmanager
 def unsharded(policy: Policy) -> Iterator[None]:
-    """All weights whole on every rank, so that what happens inside needs no collectives; nothing where not sharded."""
+    """All weights gathered on every rank, so that what happens inside needs no collectives; nothing where not sharded.
+
+    Under tensor parallelism each has its own part of the layers, and every forward pass is a collective of the group.
+    """
     modules: list[Any] = [m for m in policy.modules() if isinstance(m, FSDPModule)]
     if modules:
         policy.touch()  # makes the policy the root, before any part of it runs alone

@@ -45,6 +45,12 @@ class PolicySource:
         """Number of optimizer steps the weights have had."""
         return self._version()
 
+    @property
+    def tensor_parallel_size(self) -> int:
+        """Ranks that have to sample together, as each holds a part of every layer."""
+        division = self.policy.division
+        return 1 if division is None else int(division.mesh.size())
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, full tensor) pairs, the same order on all ranks; an adapter is added on the fly."""
         model = self.policy.model

@@ -60,6 +60,11 @@ class VLLMSampler(Sampler):
     def setup(self, source: WeightSource) -> None:
         """Remember the policy; the engine starts with the first ``sync``, when the policy is where it will train."""
         self.teardown()
+        if (size := getattr(source, "tensor_parallel_size", 1)) > 1:
+            raise ValueError(
+                f"VLLMSampler does not go with tensor_parallel_size: {size} of the training. Use "
+                "TransformersSampler, or tensor_parallel_size: 1, which shards the policy over all devices."
+            )
         self.source = source
         self.ranks = trainer_ranks()
         self.version: int | None = None

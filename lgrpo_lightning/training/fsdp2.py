@@ -23,6 +23,7 @@ from lgrpo_lightning.training.checkpoint_io import (
     parameter_names,
     renumbered,
 )
+from lgrpo_lightning.training.parallel import tensor_mesh
 
 COMPUTE_TYPES = {"bf16-mixed": torch.bfloat16}
 """``trainer.precision`` → type of weights while they are gathered, where it is not their own."""
@@ -35,7 +36,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     and the checkpoint keep float32.
 
     Args:
-        tensor_parallel_size: Only 1: this library shards by data parallelism.
+        tensor_parallel_size: Divide every decoder layer over so many ranks, which have the same prompts; the rest of
+            the ranks shards by data parallelism. 1: all of them do.
         cpu_offload: Keep shards, gradients and optimizer state in CPU memory.
         reduce_dtype: Type in which gradients travel between ranks.
         save_distributed_checkpoint: A checkpoint is a folder with one file a rank; False gathers it into one file.
@@ -53,7 +55,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         timeout_seconds: float = 1800.0,
     ) -> None:
         super().__init__(
-            tensor_parallel_size=1,
+            tensor_parallel_size=tensor_parallel_size,
             save_distributed_checkpoint=save_distributed_checkpoint,
             timeout=timedelta(seconds=timeout_seconds),
         )
@@ -63,13 +65,24 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def _configure_launcher(self) -> None:
         """Refuse bad options as the Trainer is made: what ``__init__`` raises, the command line's parser hides."""
-        if self.refused:
-            raise ValueError(self.refused)
+        if refused := self.refused or self._indivisible():
+            raise ValueError(refused)
         super()._configure_launcher()
 
+    def _indivisible(self) -> str | None:
+        """Why the processes do not fall into tensor groups."""
+        size, here = int(self._tensor_parallel_size), self.num_processes
+        if here % size == 0:
+            return None
+        possible = ", ".join(str(n) for n in range(1, here + 1) if here % n == 0)
+        return (
+            f"fsdp2: tensor_parallel_size is {size}, which does not divide the {here} devices of a node "
+            f"(trainer.devices). Possible are {possible}."
+        )
+
     def setup_environment(self) -> None:
-        """All ranks of all nodes shard together."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        """All ranks of all nodes shard together, those of a tensor group as one."""
+        self._data_parallel_size = self.num_nodes * self.num_processes // int(self._tensor_parallel_size)
         if self.cpu_offload and self.root_device.type == "cuda":
             self._process_group_backend = (
                 "cpu:gloo,cuda:nccl"  # norms and checkpoints are those of CPU shards
@@ -81,6 +94,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Arguments of ``policy.sharding.shard``."""
         return {
             "mesh": self.device_mesh["data_parallel"],
+            "tensor_mesh": tensor_mesh(self),
             "param_dtype": COMPUTE_TYPES.get(str(self.precision_plugin.precision)),
             "reduce_dtype": getattr(torch, self.reduce_dtype),
             "cpu_offload": self.cpu_offload,
@@ -135,11 +149,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 def _refused(tensor_parallel_size: int, timeout_seconds: float) -> str | None:
     """Why these options cannot be, and what to do."""
-    if tensor_parallel_size != 1:
-        return (
-            f"fsdp2 with tensor_parallel_size {tensor_parallel_size} is not supported; use 1. To sample with a model "
-            "larger than one device, divide it in the inference engine."
-        )
+    if tensor_parallel_size < 1:
+        return f"fsdp2: tensor_parallel_size is {tensor_parallel_size}; it must be at least 1."
     return (
         None if timeout_seconds > 0 else f"fsdp2: timeout_seconds is {timeout_seconds}; it must be above 0."
     )
@@ -158,5 +169,5 @@ def sharding_of(strategy: Any) -> dict[str, Any] | None:
     if isinstance(strategy, FSDP2Strategy):
         return strategy.sharding
     if isinstance(strategy, ModelParallelStrategy):
-        return {"mesh": strategy.device_mesh["data_parallel"]}
+        return {"mesh": strategy.device_mesh["data_parallel"], "tensor_mesh": tensor_mesh(strategy)}
     return None

@@ -43,13 +43,30 @@ def scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: int | No
 
 
 def gradient_norm(params: Iterable[Parameter]) -> Tensor:
-    """The norm of all gradients together; of sharded ones a DTensor, for ``whole``."""
-    return torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    """The norm of all gradients together; of sharded ones a DTensor, for ``whole``, where all are sharded alike.
+
+    Collective where they are not, as under tensor parallelism.
+    """
+    norms = [
+        torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
+        for group in _by_mesh(params)
+    ]
+    return norms[0] if len(norms) == 1 else torch.nn.utils.get_total_norm([whole(norm) for norm in norms])
 
 
 def clip(params: Iterable[Parameter], norm: Tensor, limit: float | None) -> None:
     """Scale gradients, whose norm is ``norm``, down to a norm of at most ``limit``."""
-    torch.nn.utils.clip_grads_with_norm_(list(params), torch.inf if limit is None else limit, norm)
+    for group in _by_mesh(params):
+        torch.nn.utils.clip_grads_with_norm_(group, torch.inf if limit is None else limit, norm)
+
+
+def _by_mesh(params: Iterable[Parameter]) -> list[list[Parameter]]:
+    """Those with a gradient, in groups that are sharded over the same ranks; one empty group where there are none."""
+    groups: dict[Any, list[Parameter]] = {}
+    for parameter in params:
+        if parameter.grad is not None:
+            groups.setdefault(getattr(parameter.grad, "device_mesh", None), []).append(parameter)
+    return list(groups.values()) or [[]]
 
 
 def whole(norm: Tensor) -> Tensor:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from lgrpo_lightning.activity import doing, waiting
 from lgrpo_lightning.contracts import Stream
-from lgrpo_lightning.interruption import AbandonedError, Interrupted, request_stop, stop_signal
-from lgrpo_lightning.training.parallel import ranks
+from lgrpo_lightning.interruption import AbandonedError, Interrupted, in_step, request_stop, stop_signal
+from lgrpo_lightning.training.parallel import ranks, tensor_mesh
 
 
 def stop_together(trainer: Any) -> None:
@@ -31,9 +31,14 @@ def stop_together(trainer: Any) -> None:
 
 @contextmanager
 def giving_up(trainer: Any) -> Iterator[None]:
-    """Inside, every rank gives up (``AbandonedError``) where one does: the run then stops in good order."""
+    """Inside, every rank gives up (``AbandonedError``) where one does: the run then stops in good order.
+
+    Under tensor parallelism none does, as ranks draw each token together; the stop comes after the last one.
+    """
+    alone = tensor_mesh(trainer.strategy) is None
     try:
-        yield
+        with nullcontext() if alone else in_step():
+            yield
     except AbandonedError:
         stop_together(trainer)
         raise

@@ -6,6 +6,7 @@ import torch
 
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.choice import linear_parameters
+from lgrpo_lightning.policy.tensor_parallel import is_divided
 
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -50,6 +51,9 @@ def utilization_metrics(policy: Policy, *, passes: int, seconds: float) -> dict[
     if peak is None or policy.choice is None:
         return {}
     tokens, parameters = policy.choice.computed, linear_parameters(policy.model)
+    if (division := policy.division) is not None:
+        divided = sum(p.numel() for p in policy.parameters() if p.dim() > 1 and is_divided(p))
+        parameters -= divided - divided // division.mesh.size()
     return {
         "mfu": utilization(parameters=parameters, tokens=tokens, passes=passes, seconds=seconds, peak=peak)
     }

@@ -222,7 +222,7 @@ def test_adapter_exports(kind: str, adapters: Path, tmp_path: Path, model_folder
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"tensor_parallel_size": 2}, "tensor_parallel_size 2 is not supported; use 1"),
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0; it must be at least 1"),
         ({"timeout_seconds": 0}, "must be above 0"),
         ({"reduce_dtype": "float64"}, "reduce_dtype"),
     ],

@@ -69,3 +69,11 @@ class RecordedReward(RewardModel):
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
         """The recorded rewards of a group."""
         return torch.tensor(self.groups[f"{self.rollout}/{group.prompt.uid}"]["rewards"])
+
+
+class Digits(RewardModel):
+    """The share of digits in a completion, for models that know nothing."""
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        """One share a completion."""
+        return torch.tensor([sum(c.isdigit() for c in r.text) / len(r) for r in group.rollouts])

@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 -m tests.recorded.run OUT '[{"strategy": "ddp"}, {"s
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.training import Loss, Updates, Validation
-from tests.recorded.components import RecordedReward, RecordedSampler
+from lgrpo_lightning.training.fsdp2 import FSDP2Strategy
+from tests.recorded.components import Digits, RecordedReward, RecordedSampler
 
 STEPS, GROUP_SIZE, PROMPTS = 8, 4, 8
 
@@ -65,7 +67,7 @@ class Observed(GRPOModule):
         self.micro.append(float(loss.detach()))
         if last:  # each rank's loss is scaled by the number of ranks, for gradients are averaged
             total = self.ranks.sum(torch.tensor(sum(self.micro), dtype=torch.float64))
-            self.outcome.losses.append(float(total) / self.trainer.world_size)
+            self.outcome.losses.append(float(total) / self.ranks.world_size)
             self.outcome.passes.append(len(self.micro))
             self.micro = []
 
@@ -96,8 +98,9 @@ def module(outcome: Outcome, **options: Any) -> GRPOModule:
     """λ-GRPO with μ = 2 and a KL term on the recorded rollouts, unless ``options`` say otherwise."""
     policy = {"path": "lgrpo:arithmetic"} | options.pop("policy", {})
     free = options.pop("free", False)
+    judge = Digits() if options.pop("digits", False) else ExactMatch()
     defaults: dict[str, Any] = {
-        "reward_model": ExactMatch() if free else RecordedReward(),
+        "reward_model": judge if free else RecordedReward(),
         "sampler": None if free else RecordedSampler(),
         "policy": PolicyConfig(**policy),
         "group_size": GROUP_SIZE,
@@ -126,13 +129,22 @@ def fit(
     return outcome
 
 
+def strategy(named: str | dict[str, Any]) -> Any:
+    """A strategy by name; or ``FSDP2Strategy`` with these options."""
+    return FSDP2Strategy(**named) if isinstance(named, dict) else named
+
+
 def main(out: str, fits: str) -> None:
     """Run several fits, one after the other, and save their outcomes from rank 0."""
-    outcomes = [fit(Path(out).parent / str(i), devices=2, **o) for i, o in enumerate(json.loads(fits))]
+    devices = int(os.environ["WORLD_SIZE"])
+    outcomes = [
+        fit(Path(out).parent / str(i), devices=devices, **o | {"strategy": strategy(o["strategy"])})
+        for i, o in enumerate(json.loads(fits))
+    ]
     for outcome in outcomes:
-        shares: list[Any] = [None, None]
+        shares: list[Any] = [None] * devices
         torch.distributed.all_gather_object(shares, outcome.completions)
-        outcome.completions = shares[0] | shares[1]
+        outcome.completions = {key: value for share in shares for key, value in share.items()}
     if torch.distributed.get_rank() == 0:
         torch.save([vars(o) for o in outcomes], out)
 

@@ -156,6 +156,20 @@ def test_every_rank_stops_and_is_resumed(strategy: str, asked: list[int], tmp_pa
     same_run(finished_pair(tmp_path / "whole", **options), root)
 
 
+@pytest.mark.slow
+def test_ranks_that_draw_each_token_together_stop_after_the_last(tmp_path: Path) -> None:
+    divided = '{"class_path": "FSDP2Strategy", "init_args": {"tensor_parallel_size": 2}}'
+    options = RUN | SLOW | {"trainer__strategy": divided, "model__group_size": 2}
+    root = tmp_path / "run"
+    both = pair(root, **options)
+    both[0].until("rollouts/rollout-000000-rank-000.parquet")
+    time.sleep(2)
+    both[1].signalled(signal.SIGTERM)
+    assert [run.ended(60) for run in both] == [143, 143], both[0].said()[-2000:]
+    finished_pair(root, log="2", ckpt_path="last", **options)
+    same_run(finished_pair(tmp_path / "whole", **options), root)
+
+
 def test_handlers_are_put_back(tmp_path: Path) -> None:
     def mine(signum: int, frame: object) -> None:
         called.append(signum)
