@@ -178,6 +178,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[..
     return root
 
 
+@pytest.mark.slow
 def test_adapter_checkpoints_hold_the_adapter_alone(adapters: Path) -> None:
     trained = weights(adapters / "one")
     assert all("lora_" in name for name in trained)
@@ -188,6 +189,7 @@ def test_adapter_checkpoints_hold_the_adapter_alone(adapters: Path) -> None:
     assert metrics(adapters / "file")["kl"].dropna().iloc[-1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_adapter_of_several_processes_goes_on_in_one(
     kind: str, adapters: Path, tmp_path: Path, model_folder: Any
@@ -199,6 +201,7 @@ def test_adapter_of_several_processes_goes_on_in_one(
     assert largest_difference(weights(tmp_path / kind), weights(whole)) < 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_adapter_exports(kind: str, adapters: Path, tmp_path: Path, model_folder: Any) -> None:
     from peft import PeftModel

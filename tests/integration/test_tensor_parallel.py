@@ -98,6 +98,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_checkpoints_and_files_are_those_of_one_process(runs: Path) -> None:
     assert largest_difference(weights(runs / "file"), weights(runs / "folder")) == 0
     assert largest_difference(weights(runs / "file"), weights(runs / "one")) < 5e-6
@@ -108,6 +109,7 @@ def test_checkpoints_and_files_are_those_of_one_process(runs: Path) -> None:
     assert list(predictions(runs / "file")["completion"]) == list(predictions(runs / "one")["completion"])
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_one_process(runs: Path) -> None:
     ours, theirs = (train_metrics(runs / name).select_dtypes("number") for name in ("file", "one"))
     timed = [name for name in ours if name.startswith("time/") or name == "tokens_per_second"]
@@ -118,6 +120,7 @@ def test_metrics_are_those_of_one_process(runs: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_both_go_on_from_each_other(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "file", tmp_path / "file")
     one("fit", tmp_path / "file", ckpt_path="last", trainer__max_steps=6)
@@ -126,6 +129,7 @@ def test_both_go_on_from_each_other(runs: Path, tmp_path: Path) -> None:
     assert largest_difference(weights(tmp_path / "file"), weights(whole)) < 5e-6
 
 
+@pytest.mark.slow
 def test_exports(runs: Path, tmp_path: Path) -> None:
     ids = torch.tensor([[5, 6, 7, 8]])
     models = [exported(runs / name, tmp_path / name) for name in ("file", "folder", "one")]
@@ -136,6 +140,7 @@ def test_exports(runs: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(first, other, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_engines_in_the_process_are_refused(tmp_path: Path) -> None:
     options = {"trainer__strategy": strategy(**TENSOR), "model__sampler": "VLLMSampler"}
     with pytest.raises(

@@ -118,7 +118,7 @@ def test_nothing_to_save_before_the_first_rollout(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize("who", ["parent", "child"])
+@pytest.mark.parametrize("who", [pytest.param("parent", marks=pytest.mark.slow), "child"])
 def test_a_launched_run_stops_whoever_is_asked(who: str, tmp_path: Path) -> None:
     run = Launched(tmp_path / "run", **RUN, **TWO, **SLOW, trainer__strategy="ddp")
     run.until(SECOND)
