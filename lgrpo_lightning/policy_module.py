@@ -16,13 +16,13 @@ from torch import Tensor
 from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
-from lgrpo_lightning.policy.sharding import shard
+from lgrpo_lightning.policy.sharding import shard, whole
 from lgrpo_lightning.policy.tensor_parallel import agree_gradients
 from lgrpo_lightning.training import Schedule, state
 from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.fsdp2 import register, sharding_of
 from lgrpo_lightning.training.guard import StepGuard
-from lgrpo_lightning.training.optimizers import clip, gradient_norm, scheduler, whole
+from lgrpo_lightning.training.optimizers import clip, gradient_norm, scheduler
 from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
 from lgrpo_lightning.training.precision import check_optimizer, settle_precision, small_step_warning

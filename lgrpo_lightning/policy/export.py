@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lgrpo_lightning.policy.lora import merged_weights
 from lgrpo_lightning.policy.policy import Policy
+from lgrpo_lightning.policy.sharding import whole
 
 PREFIX = "policy.model."
 
@@ -64,6 +65,6 @@ def _whole(model: Any, *, merged: bool, kept: bool) -> Iterator[tuple[str, Tenso
     for name, tensor in merged_weights(model) if merged else model.state_dict().items():
         if name in tied:
             continue
-        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        gathered = whole(tensor)
         if kept:
-            yield name, whole.detach().cpu()
+            yield name, gathered.detach().cpu()

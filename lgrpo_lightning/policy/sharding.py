@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -80,3 +81,8 @@ def unsharded(policy: Policy) -> Iterator[None]:
         for module in modules:
             module.reshard()
             module.set_reshard_after_forward(module is not policy, recurse=False)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a sharded tensor, on every rank: collective. A tensor that is not sharded is itself."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -11,6 +11,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import Adapter
 from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights, base_weights, merged_weights
 from lgrpo_lightning.policy.policy import Policy
+from lgrpo_lightning.policy.sharding import whole
 
 
 class PolicySource:
@@ -81,4 +82,4 @@ class PolicySource:
 def _whole(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The pairs with every shard gathered; collective."""
     for name, tensor in pairs:
-        yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        yield name, whole(tensor)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
+from lgrpo_lightning.policy.sharding import whole
 from lgrpo_lightning.training.options import Schedule
 
 
@@ -67,8 +68,3 @@ def _by_mesh(params: Iterable[Parameter]) -> list[list[Parameter]]:
         if parameter.grad is not None:
             groups.setdefault(getattr(parameter.grad, "device_mesh", None), []).append(parameter)
     return list(groups.values()) or [[]]
-
-
-def whole(norm: Tensor) -> Tensor:
-    """The norm over all ranks, one number on each. Collective where it is sharded."""
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
