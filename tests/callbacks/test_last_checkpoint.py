@@ -117,6 +117,31 @@ def test_exception_in_an_update_leaves_the_checkpoint_before(tmp_path: Path) -> 
     assert same(fit(tmp_path / "whole"), fit(tmp_path, ckpt_path="last"))
 
 
+class HalfStep(torch.optim.SGD):
+    """Changes the weight and then runs out of memory, from its ``at``-th step on."""
+
+    taken, at = 0, 5
+
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        self.taken += 1
+        if self.taken >= self.at:
+            raise torch.OutOfMemoryError("in the middle of a step")
+
+
+def test_an_optimizer_step_that_fails_half_way_is_not_saved(tmp_path: Path, written: list[int]) -> None:
+    class Module(StubModule):
+        def configure_optimizers(self) -> Any:
+            return HalfStep(self.parameters(), lr=0.1)
+
+    with pytest.raises(torch.OutOfMemoryError):  # in the first of two steps of rollout 2
+        fit(tmp_path, LastCheckpoint(every_n_rollouts=1), module=Module())
+    assert written == [1, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(tmp_path / "seldom", LastCheckpoint(every_n_rollouts=10), module=Module())
+    assert not (tmp_path / "seldom" / "checkpoints" / "last.ckpt").exists()
+
+
 def test_ctrl_c_keeps_the_state(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         fit(tmp_path, module=StubModule(fail=(2, "sample"), error=KeyboardInterrupt))

@@ -265,3 +265,32 @@ def test_the_disk_runs_full_in_a_run(small_disk: Path, tmp_path: Path) -> None:
     (small_disk / "filling").unlink()
     finished(root, log="3", ckpt_path="last", **RUN)
     same_run(whole, root)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_put_in_place_of_an_older_one(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the two renames of a folder leaves the old one, whole, beside the new one."""
+    from lgrpo_lightning.callbacks import checkpoint_file
+
+    def made(path: Path, text: str) -> Path:
+        if kind == "file":
+            path.write_text(text)
+        else:
+            path.mkdir()
+            (path / "meta.pt").write_text(text)
+        return path
+
+    def text(path: Path) -> str:
+        return (path if kind == "file" else path / "meta.pt").read_text()
+
+    best, partial = made(tmp_path / "best.ckpt", "old"), made(tmp_path / ".best.ckpt.part", "new")
+    if kind == "folder":
+        monkeypatch.setattr(checkpoint_file.os, "replace", lambda a, b: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint_file.put_in_place(partial, best)
+        monkeypatch.undo()
+        assert text(tmp_path / "best-replaced.ckpt") == "old"
+        assert text(partial) == "new"
+    checkpoint_file.put_in_place(partial, best)
+    assert text(best) == "new"
+    assert [p.name for p in tmp_path.iterdir() if p.name != "best-replaced.ckpt"] == ["best.ckpt"]

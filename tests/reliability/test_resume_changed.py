@@ -83,3 +83,15 @@ def test_on_another_number_of_processes(strategy: str, tmp_path: Path) -> None:
         a, b = rollouts(whole), rollouts(root)
         assert list(a["prompt_uid"]) == list(b["prompt_uid"])
         assert list(a["rollout"]) == list(b["rollout"])
+
+
+def test_a_refused_resume_leaves_the_configuration_alone(half: Path) -> None:
+    before = (half / "config.yaml").read_text()
+    assert lgrpo("fit", half, ckpt_path="last", **RUN, model__policy__lora__rank=4) == 2
+    assert (half / "config.yaml").read_text() == before
+
+
+def test_a_configuration_that_a_kill_left_empty(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (half / "config.yaml").write_text("")
+    assert lgrpo("fit", half, ckpt_path="last", **RUN) == 0
+    assert "holds no configuration" in capsys.readouterr().out
