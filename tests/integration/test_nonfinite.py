@@ -172,6 +172,7 @@ def started(root: Path, **extra: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_only_one_rank_is_poisoned_and_all_decide_alike(strategy: str, tmp_path: Path) -> None:
     run = {
@@ -200,6 +201,7 @@ def test_only_one_rank_is_poisoned_and_all_decide_alike(strategy: str, tmp_path:
     assert checkpoint(tmp_path / "stop")["global_step"] == 1
 
 
+@pytest.mark.slow
 def test_ranks_decide_alike_beside_a_scaler(tmp_path: Path) -> None:
     """The gradient is NaN on both ranks and left to the GradScaler; the loss is NaN on one, and both drop the step."""
     run = scaled(2.0) | {"trainer__strategy": "ddp", "trainer__max_steps": 3}

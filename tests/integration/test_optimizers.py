@@ -20,6 +20,7 @@ def weights(root: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_fused_adamw_alone_and_sharded(tmp_path: Path) -> None:
     plain = fit(tmp_path / "plain", **RUN, model__optimizer__init_args__lr=1e-3)
     fused = fit(tmp_path / "fused", **RUN, **FUSED)

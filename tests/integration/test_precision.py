@@ -57,6 +57,7 @@ def test_one_process(precision: str, one: dict[str, Any]) -> None:
     check_trained(one[precision].parameters, one[precision].losses, precision, one["32-true"].losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes(

@@ -43,6 +43,7 @@ def test_a_rank_is_killed_in_the_middle_of_sampling(victim: int, begun: Path, tm
     finished_pair(root, log="2", ckpt_path="last", **DDP | {"trainer__max_steps": 4})
 
 
+@pytest.mark.slow
 def test_what_rank_0_holds_is_saved_when_another_is_lost(tmp_path: Path) -> None:
     """Written every 10 rollouts only, the state before the loss is on disk all the same."""
     every_ten = DDP | SLOW | {"trainer__callbacks": None}
@@ -90,6 +91,7 @@ def test_the_processes_that_a_run_launched_end_with_it(begun: Path, tmp_path: Pa
     assert "lgrpo: Rank 0 (host" in run.said()
 
 
+@pytest.mark.slow
 def test_a_launched_process_does_not_outlive_its_parent(tmp_path: Path) -> None:
     """Before the processes know each other, too."""
     run = Launched(tmp_path / "run", **DDP, **TWO)

@@ -77,6 +77,7 @@ def test_a_stop_does_not_wait_for_sampling_that_takes_minutes(tmp_path: Path) ->
     assert "SIGTERM ended the run after 1 whole rollout; the state after 1 is in" in run.said()
 
 
+@pytest.mark.slow
 def test_stopped_while_validating_and_resumed(tmp_path: Path) -> None:
     """The validation that was cut off is made up for."""
     slow = RUN | {
@@ -118,7 +119,8 @@ def test_nothing_to_save_before_the_first_rollout(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize("who", [pytest.param("parent", marks=pytest.mark.slow), "child"])
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["parent", "child"])
 def test_a_launched_run_stops_whoever_is_asked(who: str, tmp_path: Path) -> None:
     run = Launched(tmp_path / "run", **RUN, **TWO, **SLOW, trainer__strategy="ddp")
     run.until(SECOND)
