@@ -40,7 +40,14 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("one"))
 
 
-@pytest.mark.parametrize(("strategy", "layout"), [("ddp", "tree"), ("ddp", "padded"), ("fsdp2", "tree")])
+@pytest.mark.parametrize(
+    ("strategy", "layout"),
+    [
+        pytest.param("ddp", "tree", marks=pytest.mark.slow),
+        ("ddp", "padded"),
+        ("fsdp2", "tree"),
+    ],
+)
 def test_two_processes_equal_one(strategy: str, layout: str, one: Path, tmp_path: Path) -> None:
     two = run(tmp_path, trainer__devices=2, trainer__strategy=strategy, model__policy__layout=layout)
     a, b = rollouts(one), rollouts(two)

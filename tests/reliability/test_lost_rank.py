@@ -79,6 +79,7 @@ def test_a_rank_fails_or_hangs(reward: str, words: str, tmp_path: Path) -> None:
     assert both[1].ended(90) == {"Fails": 1, "Hangs": 75}[reward], both[1].said()[-3000:]
 
 
+@pytest.mark.slow
 def test_the_processes_that_a_run_launched_end_with_it(begun: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     shutil.copytree(begun, root)
