@@ -55,9 +55,7 @@ class CheckpointFile:
         Args:
             renewed: It is the same rollout's as ``last``, which then is not kept.
         """
-        if self.partial.is_dir():
-            flush_to_disk(self.partial / REST)
-            flush_to_disk(self.partial)
+        _flush_folder(self.partial)
         _remove(self._leaving)
         if not self.last.exists():
             pass
@@ -90,15 +88,20 @@ class CheckpointFile:
 def put_in_place(partial: Path, path: Path) -> None:
     """Rename a checkpoint to ``path``. A folder that stands there is ``…-replaced`` until that is done."""
     replaced = path.with_name(f"{path.stem}-replaced{path.suffix}")
-    if partial.is_dir():
-        flush_to_disk(partial / REST)
-        flush_to_disk(partial)
+    _flush_folder(partial)
     if path.is_dir() or (path.exists() and partial.is_dir()):
         _remove(replaced)
         path.rename(replaced)
     os.replace(partial, path)
     flush_to_disk(path.parent)
     _remove(replaced)
+
+
+def _flush_folder(partial: Path) -> None:
+    """Have a folder of shards on the disk before it is renamed; a file is already."""
+    if partial.is_dir():
+        flush_to_disk(partial / REST)
+        flush_to_disk(partial)
 
 
 def _remove(path: Path) -> bool:

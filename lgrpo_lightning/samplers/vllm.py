@@ -11,12 +11,11 @@ from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
 from lgrpo_lightning.samplers.text import decoded
 from lgrpo_lightning.samplers.vllm_check import TOLERANCES, check_completions, probe_prompt
 from lgrpo_lightning.samplers.vllm_isolation import isolated
-from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions
+from lgrpo_lightning.samplers.vllm_options import CPU_BLOCK, EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm_transport import Completion, Request, Transport, prompt_seed
 from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
 
 PROBE_TOKENS = 16
-BLOCK = 32
 BASE = -1
 """Version of the weights of a model without its adapter."""
 
@@ -170,7 +169,7 @@ class VLLMSampler(Sampler):
     @property
     def _probe_length(self) -> int:
         """Two blocks of the prefix cache and a token, so that a stale cache shows."""
-        return 2 * (self.engine.block_size or BLOCK) + 1
+        return 2 * (self.engine.block_size or CPU_BLOCK) + 1
 
     def _probe(self) -> Request:
         length = min(self._probe_length, self.context_length - PROBE_TOKENS)
