@@ -10,6 +10,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lgrpo_lightning.assets.make_arithmetic import build_tokenizer
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
@@ -101,6 +102,7 @@ def stub(data, *, stage="fit", world_size=1, rank=0, **options):
         global_rank=rank,
         limit_train_batches=1.0,
         overfit_batches=0.0,
+        strategy=SingleDeviceStrategy(),
     )
     data.setup(stage)
     return data
