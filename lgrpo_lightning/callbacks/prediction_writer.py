@@ -16,6 +16,7 @@ from lgrpo_lightning.callbacks.terminal import say
 from lgrpo_lightning.run_folder import set_aside, shown
 from lgrpo_lightning.training.parallel import data_rank
 from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.whole_files import whole_file
 
 
 class PredictionWriter(Callback):
@@ -86,14 +87,13 @@ class PredictionWriter(Callback):
 
         table = pa.concat_tables(tables, promote_options="default")
         table = table.take(pa.array(sorted(range(len(table)), key=table["rollout"].to_pylist().__getitem__)))
-        hidden = path.with_name(f".{path.name}.part")
-        if self.format == "parquet":
-            pq.write_table(table, hidden)
-        else:
-            hidden.write_text("".join(f"{line}\n" for line in json_lines(table)), encoding="utf-8")
-        if path.exists():
-            set_aside(path)
-        os.replace(hidden, path)
+        with whole_file(path) as hidden:
+            if self.format == "parquet":
+                pq.write_table(table, hidden)
+            else:
+                hidden.write_text("".join(f"{line}\n" for line in json_lines(table)), encoding="utf-8")
+            if path.exists():
+                set_aside(path)
         say(trainer, f"{len(table)} completions are in {shown(path)}.")
 
 

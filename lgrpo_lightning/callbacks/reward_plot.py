@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run
 from lgrpo_lightning.loggers import writes_metrics
 from lgrpo_lightning.run_folder import METRICS, PLOT
 from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.whole_files import whole_file
 
 COLOURS = ("#d95f02", "#1b9e77", "#7570b3", "#e7298a")
 BLUE, GREY = "#2b6cb0", "#555555"
@@ -77,9 +77,8 @@ def draw_run(metrics: dict[str, Series], path: Path) -> bool:
         style: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 5, "markeredgecolor": "white"}
         right.plot(*metrics[name], color=colour, label=name.removeprefix("val/") + " (validation)", **style)
     _label(axes, right, rate=rate, validation=bool(validation))
-    hidden = path.with_name(f".{path.name}.part")
-    figure.savefig(hidden, format="png")
-    os.replace(hidden, path)
+    with whole_file(path) as hidden:
+        figure.savefig(hidden, format="png")
     return True
 
 

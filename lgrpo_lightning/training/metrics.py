@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
@@ -143,8 +143,3 @@ def add_clip_metrics(
     means.add("clip_ratio/low_mean", low, mask)
     means.add("clip_ratio/high_mean", high, mask)
     means.add("clip_ratio/region_mean", low | high, mask)
-
-
-def success_counts(outcomes: Sequence[Tensor], threshold: float) -> Tensor:
-    """``[B, k]`` bool: which completions are right; NaN is not."""
-    return torch.stack([o >= threshold for o in outcomes])

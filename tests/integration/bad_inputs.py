@@ -28,6 +28,7 @@ from tests.integration.mistakes.data import DATA
 from tests.integration.mistakes.keys import KEYS
 from tests.integration.mistakes.models import MODEL
 from tests.integration.mistakes.rewards import REWARD, REWARDS
+from tests.integration.mistakes.runs import RUNS
 from tests.integration.mistakes.settings import SETTINGS
 from tests.runs import CONFIG, SMALL
 
@@ -37,6 +38,7 @@ SECTIONS: dict[str, dict[str, BadInput]] = {
     "Configuration files and flags": KEYS,
     "Data": DATA,
     "Settings": SETTINGS,
+    "Devices, precision and callbacks": RUNS,
     "Rewards": REWARD,
     "Models": MODEL,
 }
