@@ -10,6 +10,8 @@ import torch
 
 from tests.models import make_model
 
+torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other crawl on a busy machine
+
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:

@@ -106,7 +106,11 @@ def working_folder(folder: Path) -> Iterator[Path]:
     before = Path.cwd()
     others = {e.dist.name for e in entry_points(group="lgrpo_lightning") if e.dist} - {"lgrpo_lightning"}
     environment = {DISABLE: ",".join(others), "HF_HUB_OFFLINE": "1", "LGRPO_TRACEBACK": ""}
-    with mock.patch.dict(os.environ, environment), mock.patch.object(sys, "path", list(sys.path)):
+    with (
+        mock.patch.dict(os.environ, environment),
+        mock.patch.object(sys, "path", list(sys.path)),
+        mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),  # read when it was imported
+    ):
         registry.components.cache_clear()
         os.chdir(folder)
         try:

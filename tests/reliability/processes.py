@@ -133,6 +133,7 @@ def _work(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the server it is forked off has read its own
     sys.argv = ["lgrpo", *arguments]
     from lgrpo_lightning import cli
 
