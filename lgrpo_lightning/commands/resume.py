@@ -24,12 +24,19 @@ FIXED = ("model.optimizer.class_path",)
 
 def resume_under_slurm(options: Any) -> None:
     """Have a job that SLURM started again go on from its last checkpoint, where none is named."""
-    folder = Path(options.trainer.default_root_dir or ".") / CHECKPOINTS
-    if options.get("ckpt_path") is None and resumed_by_slurm(folder):
+    if options.get("ckpt_path") is None and resumed_by_slurm(_checkpoints(options.trainer)):
         options["ckpt_path"] = "last"
         _say(
             f"SLURM started this job again (SLURM_RESTART_COUNT={restarts()}): going on with --ckpt_path last."
         )
+
+
+def _checkpoints(trainer: Any) -> Path:
+    """The folder of last.ckpt: that of a ``LastCheckpoint`` of the configuration, or the run's."""
+    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+    own = [c for c in callbacks if c and c.class_path.rpartition(".")[2] == "LastCheckpoint"]
+    folders = [folder for c in own if (folder := (c.get("init_args") or {}).get("dirpath"))]
+    return Path(folders[0]) if folders else Path(trainer.default_root_dir or ".") / CHECKPOINTS
 
 
 def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:

@@ -1,5 +1,6 @@
 """Under SLURM, with a stand-in for scontrol: the requeue signal stops in good order, a restarted job goes on."""
 
+import json
 import os
 import signal
 import time
@@ -72,3 +73,16 @@ def test_preempted(scontrol: dict[str, str], tmp_path: Path) -> None:
     run = interrupted(tmp_path / "run", scontrol, signal.SIGTERM)
     assert run.ended(40) == 143
     assert not (tmp_path / "calls").exists()
+
+
+def test_a_restarted_job_looks_where_its_checkpoints_are(tmp_path: Path) -> None:
+    """In another ``dirpath`` of ``LastCheckpoint``, too."""
+    elsewhere = {"class_path": "LastCheckpoint", "init_args": {"dirpath": str(tmp_path / "elsewhere")}}
+    options = RUN | {"trainer__callbacks": json.dumps([elsewhere]), "trainer__max_steps": 2}
+    root = finished(tmp_path / "run", **options)
+    assert (tmp_path / "elsewhere" / "last.ckpt").exists()
+    environment = JOB | {"SLURM_RESTART_COUNT": "1"}
+    run = Run(root, log="2", environment=environment, **options | {"trainer__max_steps": 4})
+    assert run.ended() == 0, run.said()[-3000:]
+    assert "going on with --ckpt_path last" in run.said()
+    assert "Restored all states" in run.said()
