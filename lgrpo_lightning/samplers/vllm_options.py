@@ -32,7 +32,8 @@ class EngineOptions:
         block_size: Tokens of a cache block; only whole blocks of a prompt are shared. Null: 32 on a CPU, else
             vLLM's.
         prefix_caching: Keep prompts in the cache, so that a group computes its prompt once.
-        tensor_parallel_size: GPUs that one engine is spread over.
+        tensor_parallel_size: GPUs that one engine is spread over. On a CPU: processes, each on cores of its own, which
+            the environment variable ``VLLM_CPU_OMP_THREADS_BIND`` has to name, such as ``0-3|4-7``.
         enforce_eager: No CUDA graphs and no compilation. Null: on a CPU only.
         lora: How an adapter of the policy gets there: "adapter" leaves it to the engine, which is given the adapter
             alone; "merge" gives it all weights with the adapter added; "auto" merges where vLLM takes no adapter.

@@ -67,8 +67,9 @@ def test_fsdp2_bf16_vllm_and_trees(lora: bool, tmp_path: Path) -> None:
 
 
 @needs_vllm
-def test_an_engine_over_two_gpus(tmp_path: Path) -> None:
+def test_an_engine_over_two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensor parallelism inside the engine; weights go to its worker processes as files."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # unused on CUDA
     engine = {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.2}
     sampler = {"class_path": "VLLMSampler", "init_args": {"engine": engine, "check_every": 1}}
     run = started(tmp_path, trainer__devices=1, model__sampler=sampler)

@@ -25,14 +25,15 @@ def command(root: Path, **options: Any) -> list[str]:
     return [sys.executable, "-m", "tests.samplers.vllm.small_fit", str(root), json.dumps(arguments)]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "VLLM_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "VLLM_API_KEY": KEY, "OMP_NUM_THREADS": "1", **more}
 
 
-def run(root: Path, **options: Any) -> str:
-    """The output of a fit that ends well."""
+def run(root: Path, *, cores: str = "auto", **options: Any) -> str:
+    """The output of a fit that ends well; ``cores`` are those of the engine."""
+    environment_ = environment(VLLM_CPU_OMP_THREADS_BIND=cores)
     done = subprocess.run(
-        command(root, **options), env=environment(), capture_output=True, text=True, timeout=400, check=False
+        command(root, **options), env=environment_, capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     return done.stdout
@@ -65,6 +66,17 @@ def test_two_ranks_with_an_engine_each(strategy: str, lora: bool, tmp_path: Path
     table = rollouts(tmp_path / "two")
     assert len(table) == 3 * 4 * 4
     assert (table["weight_version"] == table["rollout"]).all()
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "LoRA"])
+def test_one_rank_with_an_engine_over_two_processes(lora: bool, tmp_path: Path) -> None:
+    """The engine's processes read the weights from files; each update is checked against the policy."""
+    run(tmp_path / "one", lora=lora)
+    run(tmp_path / "two", lora=lora, engine=ENGINE | {"tensor_parallel_size": 2}, cores="0|1")
+    one, two = (rollouts(tmp_path / name) for name in ("one", "two"))
+    assert (two["weight_version"] == two["rollout"]).all()
+    first = [table.query("rollout == 0")["completion"].tolist() for table in (one, two)]
+    assert first[0] == first[1]
 
 
 def test_two_ranks_with_one_server(server: RealServer, tmp_path: Path) -> None:
