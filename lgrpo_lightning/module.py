@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.estimators import LambdaGRPO
-from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy_module import PolicyModule
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
@@ -23,6 +23,7 @@ from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
 from lgrpo_lightning.training.applicable import applicable
+from lgrpo_lightning.training.checks import check_credits, check_trees, trained_groups
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer
@@ -94,6 +95,7 @@ class GRPOModule(PolicyModule):
         self.sampling = sampling
         self.loss = loss
         self.updates = updates
+        self.mini_batches = updates.mini_batches  # what the data module has to divide a rollout into
         self.validation = validation
         self.max_rollouts = max_rollouts
         self.seed = settings.run_seed() if seed is None else seed
@@ -105,7 +107,7 @@ class GRPOModule(PolicyModule):
         clock, means = Clock(), Means()
         rollout = self.rollout(prompts, clock)
         call_rollout_callbacks(self.trainer, self, rollout)
-        add_weight_lag(means, rollout, self.global_step)
+        add_weight_lag(means, rollout, self.weight_version)
         batch = TrainBatch.from_groups(rollout.groups, rollout.credits, device=self.device)
         with clock.measure("train"):
             parts = mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
@@ -130,16 +132,17 @@ class GRPOModule(PolicyModule):
     def _judged(self, index: int, groups: Sequence[Group]) -> RolloutBatch:
         """Groups with what every stage after sampling says of them."""
         trees = [self.segmenter.segment(group) for group in groups]
+        check_trees(self.segmenter, groups, trees)
         rewards = self._scored(groups, trees)
         credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
-        drop = self.updates.drop_equal_groups
+        check_credits(self.advantage_estimator, groups, credits)
         return RolloutBatch(
             index=index,
             groups=tuple(groups),
             trees=tuple(trees),
             rewards=tuple(rewards),
             credits=tuple(credits),
-            trained=tuple(not (drop and bool(equal_rewards(r.outcome[None]))) for r in rewards),
+            trained=trained_groups([r.outcome for r in rewards], drop_equal=self.updates.drop_equal_groups),
         )
 
     def _update(self, rollout: RolloutBatch) -> Update:
@@ -190,12 +193,13 @@ class GRPOModule(PolicyModule):
         self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0
     ) -> RolloutBatch:
         """A group of completions for every prompt, with its rewards and credit."""
-        return self._judged(batch_idx, self._sample(prompts, self.group_size, self.sampling, "predict"))
+        groups = self._sample(prompts, self.group_size, self.sampling, "predict")
+        return replace(self._judged(batch_idx, groups), trained=(False,) * len(groups))
 
     def _sync(self) -> None:
         """The sampler takes over the policy's weights."""
         with giving_up(self.trainer):
-            self.sampler.sync(self.global_step)
+            self.sampler.sync(self.weight_version)
 
     on_predict_epoch_start = _sync
 
@@ -219,8 +223,9 @@ class GRPOModule(PolicyModule):
 
     def _log_rollout(self, means: Means, clock: Clock, *, tokens: int) -> None:
         """Log the rollout's metrics, the same on every rank."""
-        passes, seconds = self.updates.iterations, clock.seconds["train"]
-        used = utilization_metrics(self.policy, passes=passes, seconds=seconds)
+        used = utilization_metrics(
+            self.policy, passes=self.updates.iterations, seconds=clock.seconds["train"]
+        )
         for name, value in (clock.metrics() | self.step_metrics | used).items():
             means.put(name, value)
         merged = Means.merge(data_gathered(self.trainer, means))
@@ -234,8 +239,8 @@ class GRPOModule(PolicyModule):
 
     def _log_evaluation(self, prefix: str) -> None:
         logged = evaluation_metrics(self.evaluations, prefix)
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            logged |= {"step": torch.tensor(float(self.global_step))} if logged else {}
+        if logged and self.trainer.state.fn == TrainerFn.FITTING:
+            logged["step"] = torch.tensor(float(self.global_step))
         self.log_dict(logged, sync_dist=True, batch_size=1)
 
     # ------------------------------------------------------------------------------------------ Lightning
@@ -249,11 +254,6 @@ class GRPOModule(PolicyModule):
     def validation_metrics(self) -> tuple[str, ...]:
         """Names of what a validation logs, for callbacks that monitor one."""
         return evaluation_names(self._set_names(), self.validation, "val")
-
-    @property
-    def mini_batches(self) -> int:
-        """Optimizer steps that each pass over a rollout is divided into."""
-        return self.updates.mini_batches
 
     @property
     def progress(self) -> Progress:

@@ -65,6 +65,7 @@ class PolicyModule(LightningModule):
         self.on_nonfinite = on_nonfinite
         self.guard: StepGuard
         self.rollout_index = 0
+        self._loaded_steps = 0
         self.step_metrics: dict[str, float] = {}
         self._logged: dict[str, float] = {}
         self.reference: Reference | None
@@ -117,6 +118,11 @@ class PolicyModule(LightningModule):
             say(self.trainer, f"Layout of the update: {choice.layout}; {choice.reason}.")
             self._layout_announced = choice.layout
 
+    @property
+    def weight_version(self) -> int:
+        """Optimizer steps that the weights have had: in this run, or when the checkpoint was written."""
+        return self.global_step or self._loaded_steps
+
     def source(self) -> PolicySource:
         """What a sampler may know of the policy."""
         data = getattr(self.trainer, "datamodule", None)
@@ -124,7 +130,7 @@ class PolicyModule(LightningModule):
             self.policy,
             tokenizer=self.tokenizer,
             eos_token_ids=eos_token_ids(self.policy_config, self.tokenizer),
-            version=lambda: self.global_step,
+            version=lambda: self.weight_version,
             longest_sequence=getattr(data, "longest_sequence", None),
         )
 
@@ -203,6 +209,7 @@ class PolicyModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the rollout counter and component state; the generators follow when training starts."""
         saved = checkpoint["lgrpo"]
+        self._loaded_steps = int(checkpoint.get("global_step", 0))
         check_weights(checkpoint.get("state_dict", {}), self)
         self.rollout_index = saved["rollout_index"]
         state.load_component_state(self.components, saved["components"])

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
+from lightning.pytorch import Callback
+
 from lgrpo_lightning import registry
 from lgrpo_lightning.commands.written import Entry
+from lgrpo_lightning.training.precision import SUPPORTED
 
 KINDS = {
     "model.sampler": "sampler",
@@ -60,6 +63,9 @@ def explained(message: str, written: Sequence[Entry] = (), keys: Iterable[str] =
         return f"{_place(_of_value(name, written, key))}{key}: {unknown_component}"
     if path := _found(r"Problem with given class_path '([\w.]+)'", message):
         return _not_imported(path, message, written)
+    path = _found(r"Expected a path but ([\w.]+) either not accessible or invalid", message)
+    if path and key == "model.optimizer":
+        return _no_class(path, key, written)
     if unknown := next((found for p in UNKNOWN if (found := _found(p, message))), None):
         return _unknown_option(unknown, written, sorted(keys))
     if required := _found(r"arguments are required: (.*)", message):
@@ -119,12 +125,26 @@ def _wrong_value(key: str, wanted: str, message: str, written: Sequence[Entry]) 
     """A value of a wrong type, or none of the choices."""
     given = _found(r"(?:Got value|Given value): (.*)", message)
     entry = _of_value(given, written, key) or _of_key(key, written)
-    choices = re.findall(r"'([^']*)'", wanted) if "one of" in wanted else []
+    if lacking := getattr(_class(given or ""), "__abstractmethods__", None):
+        return f"{_place(entry)}{key}: {given!r} is abstract; it lacks {', '.join(sorted(lacking))}."
+    if key == "trainer.precision":  # Lightning's has more
+        wanted = "one of " + ", ".join(map(repr, SUPPORTED))
+    choices = re.findall(r"'([^']*)'", wanted) if "one of" in wanted else _callbacks(wanted)
     close = difflib.get_close_matches(given or "", choices, n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
     cls = _component(entry.owner, written) if entry else None
     what = f"{entry.name} of {cls.__name__} ({entry.owner})" if cls is not None and entry else key
     return f"{_place(entry)}{what} is {given!r}; it must be {wanted}.{meant}"
+
+
+def _callbacks(wanted: str) -> list[str]:
+    """Names of all callbacks, where one is wanted."""
+    found, pending = set(), [Callback] if "Callback" in wanted else []
+    while pending:
+        subclasses = pending.pop().__subclasses__()
+        found |= {cls.__name__ for cls in subclasses}
+        pending += subclasses
+    return sorted(found)
 
 
 def _wanted(message: str) -> str | None:
@@ -158,6 +178,18 @@ def _not_imported(path: str, message: str, written: Sequence[Entry]) -> str:
         f"{_place(entry)}{key}the class {path!r} cannot be used: {reason}. An installed component goes by its "
         "class name (`lgrpo plugins` lists them), your own by its import path."
     )
+
+
+def _no_class(path: str, key: str, written: Sequence[Entry]) -> str:
+    """A class named by its import path, such as an optimizer, is not there."""
+    entry = _of_value(path, written) or _of_key(key, written)
+    module, _, name = path.rpartition(".")
+    try:
+        close = difflib.get_close_matches(name, dir(import_module(module)) if module else [], n=1)
+    except ImportError:
+        close = []
+    meant = f" Did you mean '{module}.{close[0]}'?" if close else ""
+    return f"{_place(entry)}{key}: there is no class {path!r}.{meant}"
 
 
 def _component(key: str, written: Sequence[Entry]) -> Any:

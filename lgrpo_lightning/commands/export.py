@@ -26,13 +26,32 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(list(argv)[1:])
     quieten()
     try:
+        check_folders(options.run, options.out)
         path = checkpoint_path(options.run, options.checkpoint)
         export_checkpoint(options.run, path, options.out, adapter=options.adapter)
     except Exception as error:
         return report(error)
     print(f"Wrote {shown(options.out)} from {shown(path)}. Load it with:")
     print(f'  AutoModelForCausalLM.from_pretrained("{shown(options.out)}")')
+    if options.adapter:
+        print("It needs peft, and the base model where adapter_config.json says it is.")
     return 0
+
+
+def check_folders(run: Path, out: Path) -> None:
+    """Refuse a checkpoint in place of the run, and to write among other files.
+
+    Raises:
+        ValueError: With what to give.
+    """
+    if run.suffix == ".ckpt" and run.exists():
+        raise ValueError(
+            f"{run} is a checkpoint. Give the folder of the run, and --checkpoint: lgrpo export "
+            f"{run.parent.parent} {out} --checkpoint {run.name}"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "is not empty" if out.is_dir() else "is a file"
+        raise ValueError(f"{out} {what}, and nothing is overwritten. Name a folder that is not there yet.")
 
 
 def checkpoint_path(run: Path, name: str | None) -> Path:

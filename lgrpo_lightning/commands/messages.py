@@ -33,10 +33,13 @@ def report(error: Exception) -> int:
     return 2
 
 
-def _on_purpose(error: BaseException | None) -> BaseException | None:
+def _on_purpose(error: BaseException | None, *, parsed: bool = False) -> BaseException | None:
     """The error that a ``raise`` of this library, a plug-in or Lightning's checks meant for the user, if any.
 
     An error that merely happens in a line of this library (its own mistake) is none.
+
+    Args:
+        parsed: It came up while the parser built components: any class may refuse its arguments there.
     """
     if error is None or error.__traceback__ is None:
         return None
@@ -48,7 +51,8 @@ def _on_purpose(error: BaseException | None) -> BaseException | None:
     code = last.tb_frame.f_code
     parts = Path(code.co_filename).parts
     if any(part in PARSERS for part in parts):
-        return _on_purpose(error.__cause__)
+        return _on_purpose(error.__cause__, parsed=True)
     ours = any(part.startswith("lgrpo_") for part in parts)
+    ours = ours or (parsed and code.co_name in ("__init__", "__post_init__"))
     raised = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
     return error if ours and raised and isinstance(error, ON_PURPOSE) else None

@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from lgrpo_lightning.callbacks.slurm import restarts, resumed_by_slurm
 from lgrpo_lightning.run_folder import CHECKPOINTS, CONFIG, shown
 
-KEYWORDS = ("last", "best", "hpc")
+KEYWORDS = ("last", "hpc")
 """What ``--ckpt_path`` may be beside a path."""
 FREE = ("ckpt_path", "config", "trainer.default_root_dir", "trainer.max_steps", "trainer.max_epochs")
 """Keys that a resumed run is expected to change."""

@@ -107,10 +107,11 @@ class RunCLI(LightningCLI):
         command_options = self.config[self.config.subcommand]
         if args[0] == "fit":
             resume_under_slurm(command_options)
-        check_checkpoint(command_options.get("ckpt_path"), command_options.trainer.default_root_dir)
+        root = command_options.trainer.default_root_dir
+        command_options["ckpt_path"] = checkpoint(command_options.get("ckpt_path"), root)
         if args[0] == "fit" and command_options.get("ckpt_path"):
             shown = self._parser("fit").dump(command_options, skip_none=False)
-            tell_changes(command_options.ckpt_path, command_options.trainer.default_root_dir, shown)
+            tell_changes(command_options.ckpt_path, root, shown)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with what a run needs, before ``--ckpt_path last`` is looked up.
@@ -136,22 +137,25 @@ class RunCLI(LightningCLI):
         return parser
 
 
-def check_checkpoint(path: str | None, root: str | None) -> None:
-    """Refuse a checkpoint that is not there, with those that are.
+def checkpoint(path: str | None, root: str | None) -> str | None:
+    """The checkpoint of ``--ckpt_path``; a bare name is one of the run's.
 
     Raises:
         FileNotFoundError: ``path`` is no keyword of Lightning's, such as "last", and nothing is there.
-        ValueError: It is damaged.
+        ValueError: It is damaged, or "best", which only the process that measured it knows.
     """
     if path is None or path in KEYWORDS or "://" in path:
-        return
-    if Path(path).exists():
-        if reason := unreadable(Path(path)):
-            raise broken(Path(path), reason)
-        return
+        return path
     folder = Path(root or ".") / CHECKPOINTS
+    for candidate in (Path(path), folder / path):
+        if candidate.exists():
+            if reason := unreadable(candidate):
+                raise broken(candidate, reason)
+            return str(candidate)
     found = sorted(str(p) for p in folder.glob("*.ckpt"))
     there = f"In this run's folder: {', '.join(found)}" if found else f"{folder} holds none"
+    if path == "best":
+        raise ValueError(f"--ckpt_path best: name the file that BestCheckpoint wrote. {there}.")
     raise FileNotFoundError(
         f"--ckpt_path: there is no checkpoint {path} (looked in {Path.cwd()}). {there}; `--ckpt_path last` "
         "takes the last one."

@@ -33,7 +33,8 @@ class Layout:
     def spread(self, scores: Tensor) -> Tensor:
         """``[n]`` scores → ``[N, T]``, 0 on padding. Uses index_select: its backward is deterministic."""
         extended = torch.cat([scores, scores.new_zeros(1)])
-        return extended.index_select(0, self.gather.flatten()).view_as(self.gather)
+        spread = extended.index_select(0, self.gather.flatten()).view_as(self.gather)
+        return spread.clone()  # FSDP2 hangs a hook on what a forward pass returns, and warns of views
 
     @property
     def model_arguments(self) -> dict[str, object]:

@@ -23,7 +23,7 @@ import yaml
 from lgrpo_lightning import cli, registry
 from lgrpo_lightning.plugin_loading import DISABLE
 from tests.integration.mistakes.case import BadInput
-from tests.integration.mistakes.components import COMPONENTS
+from tests.integration.mistakes.components import COMPONENTS, PARTS
 from tests.integration.mistakes.data import DATA
 from tests.integration.mistakes.keys import KEYS
 from tests.integration.mistakes.models import MODEL
@@ -83,6 +83,7 @@ def answer(name: str) -> Answer:
     with tempfile.TemporaryDirectory() as temporary, working_folder(Path(temporary).resolve()) as folder:
         (folder / "run.yaml").write_text(configured(case.config) if case.yaml is None else case.yaml)
         (folder / "my_rewards.py").write_text(REWARDS)
+        (folder / "my_parts.py").write_text(PARTS)
         for path, content in case.files.items():
             (folder / path).write_text(content)
         if case.prepare:
@@ -118,6 +119,7 @@ def working_folder(folder: Path) -> Iterator[Path]:
         finally:
             os.chdir(before)
             sys.modules.pop("my_rewards", None)
+            sys.modules.pop("my_parts", None)
             registry.components.cache_clear()
 
 

@@ -88,4 +88,19 @@ RUNS = {
         did="`timeout: 0` of `RewardFunction`",
         config={"model.reward_model": component("RewardFunction", function="my_rewards.brevity", timeout=0)},
     ),
+    "unknown callback": BadInput(
+        says=("trainer.callbacks is 'BestChekpoint'", "Did you mean 'BestCheckpoint'"),
+        did="`--trainer.callbacks=BestChekpoint`",
+        flags=("--trainer.callbacks=BestChekpoint",),
+    ),
+    "unknown precision": BadInput(
+        says=("trainer.precision is 'fp16'", "'32-true', 'bf16-mixed', 'bf16-true', '16-mixed'"),
+        did="`trainer.precision: fp16`",
+        config={"trainer.precision": "fp16"},
+    ),
+    "the best checkpoint": BadInput(
+        says=("--ckpt_path best", "name the file", "run/checkpoints holds none"),
+        did="`--ckpt_path=best`",
+        flags=("--ckpt_path=best",),
+    ),
 }

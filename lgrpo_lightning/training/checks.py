@@ -1,0 +1,70 @@
+"""What segmenters and estimators answer keeps their contract, or the run stops before the update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lgrpo_lightning.contracts import AdvantageEstimator, StepSegmenter
+from lgrpo_lightning.functional import equal_rewards
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Credit, Group
+
+
+class ContractError(ValueError):
+    """A component answered something that its contract does not allow."""
+
+
+def check_trees(segmenter: StepSegmenter, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> None:
+    """Refuse trees that do not cover the tokens of their group.
+
+    Raises:
+        ContractError: Naming the segmenter and the first prompt with a wrong tree.
+    """
+    for group, tree in zip(groups, trees, strict=True):
+        where = f"Segmenter {type(segmenter).__name__!r}, prompt {group.prompt.uid!r}"
+        if not isinstance(tree, ProcessTree):
+            raise ContractError(f"{where}: got a {type(tree).__name__}; segment returns a ProcessTree.")
+        _check_shape(tree.step_ids, group, f"{where}: step_ids of the tree")
+
+
+def check_credits(estimator: AdvantageEstimator, groups: Sequence[Group], credits: Sequence[Credit]) -> None:
+    """Refuse credit that is not one finite number a token.
+
+    Raises:
+        ContractError: Naming the estimator and the first prompt with wrong credit.
+    """
+    who = f"Advantage estimator {type(estimator).__name__!r}"
+    if len(credits) != len(groups):
+        raise ContractError(
+            f"{who} returned {len(credits)} results for {len(groups)} groups; estimate_batch returns one Credit per "
+            "group, in order."
+        )
+    for group, credit in zip(groups, credits, strict=True):
+        where = f"{who}, prompt {group.prompt.uid!r}"
+        if not isinstance(credit, Credit):
+            raise ContractError(f"{where}: got a {type(credit).__name__}; estimate returns a Credit.")
+        for name, value in vars(credit).items():
+            _check_shape(value, group, f"{where}: {name}")
+            if not bool(value.isfinite().all()):
+                raise ContractError(
+                    f"{where}: {name} has numbers that are not finite; use 0 for 'no credit'."
+                )
+
+
+def _check_shape(value: Any, group: Group, what: str) -> None:
+    """``[G, T]``: completions by tokens of the longest."""
+    wanted = [len(group), max(len(r) for r in group.rollouts)]
+    if not isinstance(value, Tensor):
+        raise ContractError(f"{what} is a {type(value).__name__}; it must be a tensor of shape {wanted}.")
+    if list(value.shape) != wanted:
+        raise ContractError(
+            f"{what} has shape {list(value.shape)}; it must be {wanted}, completions by tokens of the longest."
+        )
+
+
+def trained_groups(outcomes: Sequence[Tensor], *, drop_equal: bool) -> tuple[bool, ...]:
+    """Which groups take part in the update: all, or those whose rewards are not all equal."""
+    return tuple(not (drop_equal and bool(equal_rewards(o[None]))) for o in outcomes)
