@@ -13,14 +13,14 @@ from lgrpo_lightning.callbacks.metrics_file import validation_metrics
 from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
 from lgrpo_lightning.callbacks.terminal import on_terminal
 
-FIRST = {"reward": "reward", "val/accuracy": "val", "loss": "loss", "kl": "kl", "entropy": "entropy"}
+FIRST = {"reward": "reward", "val": "val", "loss": "loss", "kl": "kl", "entropy": "entropy"}
 LENGTH = "completions/mean_length"
 
 
 class RewardProgressBar(RichProgressBar):
     """A bar over the rollouts of the run whose first number is the reward.
 
-    Then follow validation accuracy where known, loss, KL, entropy, completion length and what else was
+    Then follow validation's avg@k (or accuracy) where known, loss, KL, entropy, completion length and what else was
     logged with ``prog_bar=True``. Where standard output is not a terminal there is no bar: one plain line
     per rollout, and one per validation.
 
@@ -46,14 +46,15 @@ class RewardProgressBar(RichProgressBar):
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """A short bar without rollouts per second, to leave room for the numbers."""
         description, bar, *others = super().configure_columns(trainer)
-        bar.bar_width = 20
+        bar.bar_width = 10
         return [description, bar, *others[:-1]]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The numbers shown, by their short names, the reward first."""
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        accuracy = next(iter(validation_metrics(logged)), "val/accuracy")
-        labels = {accuracy if name == "val/accuracy" else name: label for name, label in FIRST.items()}
+        rate = next(reversed(validation_metrics(logged)), "val")
+        labels = {n if n != "val" else rate: label for n, label in FIRST.items()}
+        labels[rate] = rate.rpartition("/")[2]
         shown = {label: f"{logged[name]:.3f}" for name, label in labels.items() if name in logged}
         if LENGTH in logged:
             shown["len"] = f"{logged[LENGTH]:.0f}"

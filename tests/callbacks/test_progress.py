@@ -26,7 +26,7 @@ def test_validation_has_its_own_line_and_then_stays_shown(
         line for line in capsys.readouterr().out.splitlines() if line.startswith(("rollout", "validation"))
     ]
     assert re.fullmatch(r"validation  val/accuracy 0\.200  \d+\.\d s", lines[2])
-    assert lines[3].startswith("rollout 3/5  reward 0.300  val 0.200  loss")
+    assert lines[3].startswith("rollout 3/5  reward 0.300  accuracy 0.200  loss")
 
 
 def test_limits_count_rollouts_not_optimizer_steps(
@@ -51,7 +51,7 @@ def test_on_a_terminal_the_reward_comes_first(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(RewardProgressBar, "_update_metrics", update)
     fit(tmp_path, bar, limit_val_batches=1, val_check_interval=2)
     assert shown[0] == {"reward": "0.100", "loss": "0.250", "len": "2"}
-    assert list(shown[-1]) == ["reward", "val", "loss", "len"]
+    assert list(shown[-1]) == ["reward", "accuracy", "loss", "len"]
     assert bar.progress.tasks[0].description == "Rollouts"
     assert (bar.progress.tasks[0].completed, bar.progress.tasks[0].total) == (5, 5)
 

@@ -205,5 +205,5 @@ def test_every_file_of_a_run_has_a_row(run: Path) -> None:
     documented = {
         code(row[0])[0].split("/")[0] for row in rows(section(CONFIGURATION, "The folder of a run"))
     }
-    assert {p.name for p in run.iterdir()} == documented - {"predictions.parquet", "nonfinite"}
+    assert {p.name for p in run.iterdir()} == documented - {"predictions.parquet", "nonfinite", "exports"}
     assert isinstance(metrics(run), pandas.DataFrame)

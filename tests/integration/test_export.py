@@ -89,6 +89,13 @@ def test_what_can_go_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"")
     assert cli.main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
     assert "best.ckpt" in capsys.readouterr().err
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    assert cli.main(["export", str(checkpoint), str(tmp_path / "out")]) == 2
+    assert f"lgrpo export {tmp_path} {tmp_path / 'out'} --checkpoint best.ckpt" in capsys.readouterr().err
+    assert cli.main(["export", str(tmp_path), str(tmp_path)]) == 2
+    assert "is not empty, and nothing is overwritten" in capsys.readouterr().err
+    assert cli.main(["export", str(tmp_path), str(checkpoint)]) == 2
+    assert "is a file, and nothing is overwritten" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "checkpoints")
     assert lgrpo("fit", tmp_path, model__policy__path="lgrpo:nothing") == 2
     assert "lgrpo:arithmetic" in capsys.readouterr().err

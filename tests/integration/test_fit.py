@@ -161,6 +161,12 @@ def test_predict_writes_completions_with_rewards(run: Path) -> None:
     table = pd.read_parquet(run / "predictions.parquet")
     assert len(table) == 3 * 4
     assert table["reward"].isin([0.0, 1.0]).all()
+    assert (table["weight_version"] == 3).all()  # optimizer steps of the checkpoint
+    assert not table["trained"].any()
+
+
+def test_a_bare_name_is_a_checkpoint_of_the_run(run: Path) -> None:
+    assert lgrpo("validate", run, ckpt_path="last.ckpt") == 0
 
 
 def test_test_measures_the_test_set(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
