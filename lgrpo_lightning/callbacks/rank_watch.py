@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -55,6 +56,7 @@ class RankWatch(RolloutCallback):
         if isinstance(signals, StopSignals):
             signals.at_end = lambda: self._end(trainer)
         if trainer.world_size > 1 and torch.distributed.is_initialized():
+            atexit.unregister(_close_groups)
             outlive_parent()
             _take_over_children()
             store: Any = torch.distributed.distributed_c10d._get_default_store()
@@ -142,6 +144,16 @@ class RankWatch(RolloutCallback):
         watch.ending = True
         trainer.strategy.barrier("RankWatch: the end")  # so that rank 0, which hosts the store, is not missed
         watch.end()
+        atexit.register(_close_groups)
+
+
+def _close_groups() -> None:
+    """Let the threads of torch's process groups end while Python lives; cut off in a Python object, one aborts.
+
+    Only after a run that ended well on all ranks: closing waits for collectives that are under way.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def die_with_parent() -> None:

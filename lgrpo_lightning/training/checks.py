@@ -37,10 +37,10 @@ def check_credits(estimator: AdvantageEstimator, groups: Sequence[Group], credit
         ContractError: Naming the estimator and the first prompt with wrong credit.
     """
     who = f"Advantage estimator {type(estimator).__name__!r}"
-    if len(credits) != len(groups):
+    if not isinstance(credits, Sequence) or len(credits) != len(groups):
+        got = f"{len(credits)} results" if isinstance(credits, Sequence) else f"a {type(credits).__name__}"
         raise ContractError(
-            f"{who} returned {len(credits)} results for {len(groups)} groups; estimate_batch returns one Credit per "
-            "group, in order."
+            f"{who} returned {got} for {len(groups)} groups; estimate_batch returns one Credit per group, in order."
         )
     for group, credit in zip(groups, credits, strict=True):
         where = f"{who}, prompt {group.prompt.uid!r}"

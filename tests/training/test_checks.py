@@ -47,6 +47,7 @@ def test_wrong_credit(change: Callable[[Tensor], Tensor], says: str) -> None:
     ("answer", "says"),
     [
         (credits()[:1], "returned 1 results for 2 groups"),
+        (None, "returned a NoneType for 2 groups"),
         ([torch.ones(2, 3), credits()[1]], "got a Tensor; estimate returns a Credit"),
     ],
 )
