@@ -22,8 +22,8 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
-from lgrpo_lightning.training.applicable import applicable
-from lgrpo_lightning.training.checks import check_credits, check_trees, trained_groups
+from lgrpo_lightning.training.applicable import applicable, trained_groups
+from lgrpo_lightning.training.checks import check_credits, check_trees
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer

@@ -13,7 +13,6 @@ from lgrpo_lightning.callbacks.metrics_file import validation_metrics
 from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
 from lgrpo_lightning.callbacks.terminal import on_terminal
 
-FIRST = {"reward": "reward", "val": "val", "loss": "loss", "kl": "kl", "entropy": "entropy"}
 LENGTH = "completions/mean_length"
 
 
@@ -52,9 +51,8 @@ class RewardProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The numbers shown, by their short names, the reward first."""
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        rate = next(reversed(validation_metrics(logged)), "val")
-        labels = {n if n != "val" else rate: label for n, label in FIRST.items()}
-        labels[rate] = rate.rpartition("/")[2]
+        first = ("reward", *validation_metrics(logged)[-1:], "loss", "kl", "entropy")
+        labels = {name: name.rpartition("/")[2] for name in first}
         shown = {label: f"{logged[name]:.3f}" for name, label in labels.items() if name in logged}
         if LENGTH in logged:
             shown["len"] = f"{logged[LENGTH]:.0f}"

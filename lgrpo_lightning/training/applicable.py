@@ -1,11 +1,14 @@
-"""Rollouts to which no reward applies at all, as when the judge is down."""
+"""Which groups take part in the update."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.training.update import Ranks
 from lgrpo_lightning.types import RolloutBatch
 
@@ -22,3 +25,8 @@ def applicable(rollout: RolloutBatch, ranks: Ranks, device: torch.device | str =
     if int(ranks.sum(torch.tensor(judged, device=device))):
         return rollout
     return replace(rollout, trained=(False,) * len(rollout.groups))
+
+
+def trained_groups(outcomes: Sequence[Tensor], *, drop_equal: bool) -> tuple[bool, ...]:
+    """Which groups take part in the update: all, or those whose rewards are not all equal."""
+    return tuple(not (drop_equal and bool(equal_rewards(o[None]))) for o in outcomes)

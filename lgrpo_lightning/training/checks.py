@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import AdvantageEstimator, StepSegmenter
-from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Group
 
@@ -63,8 +62,3 @@ def _check_shape(value: Any, group: Group, what: str) -> None:
         raise ContractError(
             f"{what} has shape {list(value.shape)}; it must be {wanted}, completions by tokens of the longest."
         )
-
-
-def trained_groups(outcomes: Sequence[Tensor], *, drop_equal: bool) -> tuple[bool, ...]:
-    """Which groups take part in the update: all, or those whose rewards are not all equal."""
-    return tuple(not (drop_equal and bool(equal_rewards(o[None]))) for o in outcomes)

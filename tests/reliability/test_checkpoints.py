@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -285,7 +286,7 @@ def test_put_in_place_of_an_older_one(kind: str, tmp_path: Path, monkeypatch: py
 
     best, partial = made(tmp_path / "best.ckpt", "old"), made(tmp_path / ".best.ckpt.part", "new")
     if kind == "folder":
-        monkeypatch.setattr(checkpoint_file.os, "replace", lambda a, b: exec("raise KeyboardInterrupt"))
+        monkeypatch.setattr(checkpoint_file.os, "replace", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             checkpoint_file.put_in_place(partial, best)
         monkeypatch.undo()

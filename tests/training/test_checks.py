@@ -9,7 +9,8 @@ from torch import Tensor
 from lgrpo_lightning.estimators import GRPO
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.testing import toy_group, toy_tree
-from lgrpo_lightning.training.checks import ContractError, check_credits, check_trees, trained_groups
+from lgrpo_lightning.training.applicable import trained_groups
+from lgrpo_lightning.training.checks import ContractError, check_credits, check_trees
 from lgrpo_lightning.types import Credit
 
 GROUPS = [toy_group(["abc", "ab"]), toy_group(["a", ""])]

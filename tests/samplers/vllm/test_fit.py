@@ -31,10 +31,10 @@ def environment(**more: str) -> dict[str, str]:
 
 def run(root: Path, *, cores: str = "auto", **options: Any) -> str:
     """The output of a fit that ends well; ``cores`` are those of the engine."""
-    environment_ = environment(VLLM_CPU_OMP_THREADS_BIND=cores)
     done = subprocess.run(
-        command(root, **options), env=environment_, capture_output=True, text=True, timeout=400, check=False
-    )
+        command(root, **options), env=environment(VLLM_CPU_OMP_THREADS_BIND=cores),
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     return done.stdout
 
