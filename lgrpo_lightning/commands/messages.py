@@ -52,7 +52,7 @@ def _on_purpose(error: BaseException | None, *, parsed: bool = False) -> BaseExc
     parts = Path(code.co_filename).parts
     if any(part in PARSERS for part in parts):
         return _on_purpose(error.__cause__, parsed=True)
-    ours = any(part.startswith("lgrpo_") for part in parts)
-    ours = ours or (parsed and code.co_name in ("__init__", "__post_init__"))
+    package = str(last.tb_frame.f_globals.get("__name__"))
+    ours = package.startswith("lgrpo_") or (parsed and code.co_name in ("__init__", "__post_init__"))
     raised = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
     return error if ours and raised and isinstance(error, ON_PURPOSE) else None
