@@ -15,8 +15,8 @@ if TYPE_CHECKING:
         StepSegmenter,
     )
     from lgrpo_lightning.datamodule import PromptDataModule
-    from lgrpo_lightning.hookspecs import hookimpl
     from lgrpo_lightning.module import GRPOModule
+    from lgrpo_lightning.plugins.hookspecs import hookimpl
     from lgrpo_lightning.process_tree import ProcessTree
     from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Rollout, Sampling
 
@@ -35,7 +35,7 @@ _HOME = {
     "Sampler": "contracts",
     "Sampling": "types",
     "StepSegmenter": "contracts",
-    "hookimpl": "hookspecs",
+    "hookimpl": "plugins.hookspecs",
 }
 
 __all__ = [

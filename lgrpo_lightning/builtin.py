@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lgrpo_lightning.hookspecs import hookimpl
+from lgrpo_lightning.plugins.hookspecs import hookimpl
 
 
 @hookimpl

@@ -16,7 +16,7 @@ from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_colu
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import named_sources
-from lgrpo_lightning.training.parallel import data_rank
+from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.types import Prompt
 
 STAGES: Mapping[str, tuple[str, ...]] = {

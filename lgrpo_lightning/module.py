@@ -12,26 +12,26 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks import complete_trainer
-from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
-from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy_module import PolicyModule
+from lgrpo_lightning.processes.stopping import abandonable, giving_up
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
+from lgrpo_lightning.strategies.ranks import data_gathered, shared
+from lgrpo_lightning.trainer.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
 from lgrpo_lightning.training.applicable import applicable, trained_groups
 from lgrpo_lightning.training.checks import check_credits, check_trees
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.optimizers import default_optimizer
-from lgrpo_lightning.training.parallel import data_gathered, shared
-from lgrpo_lightning.training.stopping import abandonable, giving_up
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.update import Update, mini_batches
 from lgrpo_lightning.training.utilization import utilization_metrics
+from lgrpo_lightning.training.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, RolloutBatch, Sampling, TrainBatch
 
 

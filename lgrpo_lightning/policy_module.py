@@ -13,21 +13,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lgrpo_lightning.callbacks.terminal import say
+from lgrpo_lightning.checkpoints import state
+from lgrpo_lightning.checkpoints.resume import check_weights, other_world_size
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
 from lgrpo_lightning.policy.sharding import shard, whole
 from lgrpo_lightning.policy.tensor_parallel import agree_gradients
-from lgrpo_lightning.training import Schedule, state
+from lgrpo_lightning.strategies.fsdp2 import register, sharding_of
+from lgrpo_lightning.strategies.precision import check_optimizer, settle_precision, small_step_warning
+from lgrpo_lightning.strategies.ranks import Ranks, gathered, gradient_sync, ranks
+from lgrpo_lightning.trainer.terminal import say
+from lgrpo_lightning.training import Schedule
 from lgrpo_lightning.training.attempt import Attempt
-from lgrpo_lightning.training.fsdp2 import register, sharding_of
 from lgrpo_lightning.training.guard import StepGuard
 from lgrpo_lightning.training.optimizers import clip, gradient_norm, scheduler
 from lgrpo_lightning.training.options import OnNonFinite
-from lgrpo_lightning.training.parallel import gathered, gradient_sync, ranks
-from lgrpo_lightning.training.precision import check_optimizer, settle_precision, small_step_warning
-from lgrpo_lightning.training.resume import check_weights, other_world_size
-from lgrpo_lightning.training.update import Ranks
 from lgrpo_lightning.types import RolloutBatch
 
 register()

@@ -11,9 +11,9 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from lgrpo_lightning import registry
 from lgrpo_lightning.commands.written import Entry
-from lgrpo_lightning.training.precision import SUPPORTED
+from lgrpo_lightning.plugins import registry
+from lgrpo_lightning.strategies.precision import SUPPORTED
 
 KINDS = {
     "model.sampler": "sampler",

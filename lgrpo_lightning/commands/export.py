@@ -9,7 +9,7 @@ from typing import Any
 
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
-from lgrpo_lightning.run_folder import CHECKPOINTS, CONFIG, LAST_CHECKPOINT, shown
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, LAST_CHECKPOINT, shown
 
 
 def main(argv: Sequence[str]) -> int:
@@ -91,7 +91,7 @@ def checkpoint_weights(checkpoint: Path) -> Any:
     """
     import torch
 
-    from lgrpo_lightning.training.checkpoint_io import whole_checkpoint
+    from lgrpo_lightning.strategies.sharded_checkpoint import whole_checkpoint
 
     if checkpoint.is_dir():
         return whole_checkpoint(checkpoint, only_weights=True)["state_dict"]
@@ -103,7 +103,7 @@ def run_policy_config(run: Path) -> Any:
     import yaml
 
     from lgrpo_lightning.policy.config import PolicyConfig
-    from lgrpo_lightning.training.precision import weights_config
+    from lgrpo_lightning.strategies.precision import weights_config
 
     if not (run / CONFIG).is_file():
         raise FileNotFoundError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from lgrpo_lightning import registry
+from lgrpo_lightning.plugins import registry
 
 
 def main(argv: Sequence[str]) -> int:

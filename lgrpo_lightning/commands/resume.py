@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from lgrpo_lightning.callbacks.slurm import restarts, resumed_by_slurm
-from lgrpo_lightning.run_folder import CHECKPOINTS, CONFIG, shown
+from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
+from lgrpo_lightning.processes.slurm import restarts
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, shown
 
 KEYWORDS = ("last", "hpc")
 """What ``--ckpt_path`` may be beside a path."""
@@ -24,7 +25,8 @@ FIXED = ("model.optimizer.class_path",)
 
 def resume_under_slurm(options: Any) -> None:
     """Have a job that SLURM started again go on from its last checkpoint, where none is named."""
-    if options.get("ckpt_path") is None and resumed_by_slurm(_checkpoints(options.trainer)):
+    restarted = options.get("ckpt_path") is None and restarts() > 0
+    if restarted and CheckpointFile(_checkpoints(options.trainer)).exists():
         options["ckpt_path"] = "last"
         _say(
             f"SLURM started this job again (SLURM_RESTART_COUNT={restarts()}): going on with --ckpt_path last."

@@ -12,22 +12,22 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lgrpo_lightning import registry
 from lgrpo_lightning.callbacks import complete_trainer
-from lgrpo_lightning.callbacks.checkpoint_check import unreadable
-from lgrpo_lightning.callbacks.checkpoint_io import broken
+from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
+from lgrpo_lightning.checkpoints.checkpoint_io import broken
 from lgrpo_lightning.commands.explanations import explained
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
 from lgrpo_lightning.commands.written import Entry, entries
 from lgrpo_lightning.datamodule import PromptDataModule
-from lgrpo_lightning.interruption import PEER_LOST, lost
 from lgrpo_lightning.module import GRPOModule
+from lgrpo_lightning.plugins import registry
+from lgrpo_lightning.processes.interruption import PEER_LOST, lost
 from lgrpo_lightning.rewards.import_path import search_working_directory
-from lgrpo_lightning.run_folder import CHECKPOINTS, CONFIG
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG
+from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.training import settings
-from lgrpo_lightning.whole_files import whole_file
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,

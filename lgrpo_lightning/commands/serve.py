@@ -127,8 +127,8 @@ def server_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]
     """
     from lgrpo_lightning.policy import PolicyConfig
     from lgrpo_lightning.policy.loading import context_length, load_config
-    from lgrpo_lightning.samplers.vllm_install import imported_vllm
-    from lgrpo_lightning.samplers.vllm_options import EngineOptions
+    from lgrpo_lightning.samplers.vllm.install import imported_vllm
+    from lgrpo_lightning.samplers.vllm.options import EngineOptions
 
     imported_vllm()
     from vllm.platforms import current_platform
@@ -153,7 +153,7 @@ def server_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]
         *start,
         *("--model", policy.resolved_path, "--tokenizer", policy.resolved_tokenizer),
         *("--host", host, "--port", str(port)),
-        *("--middleware", "lgrpo_lightning.samplers.vllm_worker.RequireKey"),
+        *("--middleware", "lgrpo_lightning.samplers.vllm.worker.RequireKey"),
         *(["--revision", policy.revision] if policy.revision else []),
         *(word for name, value in arguments.items() for word in flag(name, value)),
     ]
@@ -162,7 +162,7 @@ def server_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]
 def lora_rank(policy: PolicyConfig, config: Any, wanted: str) -> int | None:
     """The rank of the adapters that the server will take; None where it takes merged weights."""
     from lgrpo_lightning.contracts import Adapter
-    from lgrpo_lightning.samplers.vllm_lora import adapter_rank
+    from lgrpo_lightning.samplers.vllm.lora import adapter_rank
 
     lora = policy.lora
     if lora is None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.interruption import abandon_if_stopping
+from lgrpo_lightning.processes.interruption import abandon_if_stopping
 from lgrpo_lightning.samplers.cache import generation_cache
 from lgrpo_lightning.samplers.noise import gumbel_argmax
 from lgrpo_lightning.samplers.truncation import truncated_logits

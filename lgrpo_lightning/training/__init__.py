@@ -1,6 +1,6 @@
 """What one run is made of beside its components: options, updates, metrics, state."""
 
-from lgrpo_lightning.training.fsdp2 import FSDP2Strategy
+from lgrpo_lightning.strategies.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.training.options import Loss, Schedule, Updates, Validation
 
 __all__ = ["FSDP2Strategy", "Loss", "Schedule", "Updates", "Validation"]

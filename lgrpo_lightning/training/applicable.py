@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.functional import equal_rewards
-from lgrpo_lightning.training.update import Ranks
+from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.types import RolloutBatch
 
 

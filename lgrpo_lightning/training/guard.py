@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.sharding import whole
-from lgrpo_lightning.run_folder import NONFINITE, shown
+from lgrpo_lightning.run_folder.names import NONFINITE, shown
+from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.nonfinite import Finding, NonFiniteError, cause, description, local, save
 from lgrpo_lightning.training.optimizers import gradient_norm
 from lgrpo_lightning.training.options import OnNonFinite
-from lgrpo_lightning.training.update import Ranks
 from lgrpo_lightning.types import RolloutBatch
 
 MOST_DROPPED = 10

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.types import RolloutBatch
-from lgrpo_lightning.whole_files import whole_file
 
 
 class NonFiniteError(RuntimeError):

@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from lgrpo_lightning.strategies.precision import check_precision
 from lgrpo_lightning.training.options import Updates
-from lgrpo_lightning.training.precision import check_precision
 from lgrpo_lightning.types import Sampling
 
 ELSEWHERE = {

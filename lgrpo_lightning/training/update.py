@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.activity import progressed
 from lgrpo_lightning.functional import (
     aggregate,
     clipped_surrogate,
@@ -20,32 +18,16 @@ from lgrpo_lightning.functional import (
 )
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Policy, Reference
+from lgrpo_lightning.processes.activity import progressed
+from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training.attempt import Attempt, Pass
 from lgrpo_lightning.training.metrics import Means, add_clip_metrics
 from lgrpo_lightning.training.options import Loss, Updates
 from lgrpo_lightning.types import TrainBatch, padded
 
 
-def _same(value: Tensor) -> Tensor:
-    return value
-
-
-def _alone(value: Any) -> list[Any]:
-    return [value]
-
-
 def _always(attempt: Attempt) -> bool:
     return True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """The processes of a run: the sum and the largest of a number over them, and the list of every one's value."""
-
-    world_size: int = 1
-    sum: Callable[[Tensor], Tensor] = _same
-    max: Callable[[Tensor], Tensor] = _same
-    gather: Callable[[Any], list[Any]] = _alone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from lgrpo_lightning.data import ArithmeticTasks
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.loading import eos_token_ids, load_tokenizer
 from lgrpo_lightning.samplers import TransformersSampler, VLLMSampler
-from lgrpo_lightning.samplers.vllm_options import EngineOptions
+from lgrpo_lightning.samplers.vllm.options import EngineOptions
 from lgrpo_lightning.types import Prompt, Sampling
 
 PROMPTS, GROUP = 8, 8

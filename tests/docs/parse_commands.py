@@ -12,12 +12,13 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
-from lgrpo_lightning import cli, registry
+from lgrpo_lightning import cli
 from lgrpo_lightning.commands import export
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS, RunCLI
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule
+from lgrpo_lightning.plugins import registry
 
 
 def parsed(argv: list[str]) -> int | str | None:

@@ -11,19 +11,19 @@ import pandas
 import pytest
 import yaml
 
-from lgrpo_lightning import hookspecs
 from lgrpo_lightning.callbacks import default_callbacks
 from lgrpo_lightning.cli import COMMANDS
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.contracts import CONTRACTS
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule
-from lgrpo_lightning.plugin_loading import DISABLE
+from lgrpo_lightning.plugins import hookspecs
+from lgrpo_lightning.plugins.loading import DISABLE
+from lgrpo_lightning.plugins.registry import components
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
-from lgrpo_lightning.registry import components
+from lgrpo_lightning.strategies.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.training import Loss, Schedule, Updates, Validation
-from lgrpo_lightning.training.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.training.settings import ELSEWHERE
 from lgrpo_lightning.types import Sampling
 from tests.docs.markdown import ROOT, code, headings, prose, rows, section

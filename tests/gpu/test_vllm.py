@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.samplers.vllm import VLLMSampler
-from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions
+from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
+from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from tests.gpu.machine import DEVICE, needs_gpus, needs_vllm, started
 from tests.runs import train_metrics
 from tests.samplers.vllm.engines import (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.run_folder import LAST_CHECKPOINT
+from lgrpo_lightning.run_folder.names import LAST_CHECKPOINT
 from tests.runs import fit, lgrpo, rollouts
 
 FAILING = """

@@ -10,7 +10,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.training.precision import small_step_warning
+from lgrpo_lightning.strategies.precision import small_step_warning
 from tests.recorded.run import fit
 from tests.runs import fit as fit_command
 from tests.runs import lgrpo

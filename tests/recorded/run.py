@@ -21,8 +21,8 @@ from lgrpo_lightning.callbacks import RolloutCallback
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch
+from lgrpo_lightning.strategies.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.training import Loss, Updates, Validation
-from lgrpo_lightning.training.fsdp2 import FSDP2Strategy
 from tests.recorded.components import Digits, RecordedReward, RecordedSampler
 
 STEPS, GROUP_SIZE, PROMPTS = 8, 4, 8

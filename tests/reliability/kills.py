@@ -118,7 +118,7 @@ def wait(runs: Sequence[Running]) -> None:
 
 def saved(root: Path) -> int:
     """Rollouts in the checkpoint that a resumed run goes on from."""
-    from lgrpo_lightning.callbacks.checkpoint_file import CheckpointFile
+    from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 
     newest = CheckpointFile(root / "checkpoints").newest()
     return 0 if newest is None else int(torch.load(newest, weights_only=True)["lgrpo"]["rollout_index"])

@@ -16,17 +16,17 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lgrpo_lightning.callbacks import LastCheckpoint
-from lgrpo_lightning.callbacks.checkpoint_check import unreadable
-from lgrpo_lightning.callbacks.checkpoint_file import CheckpointFile
-from lgrpo_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from lgrpo_lightning.whole_files import DiskFullError, explained_if_full, whole_file
+from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
+from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
+from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
+from lgrpo_lightning.run_folder.whole_files import DiskFullError, explained_if_full, whole_file
 from tests.callbacks.stub import StubModule, fit, trainer
 from tests.reliability.processes import RUN, Run, finished, finished_pair, same_run
 from tests.runs import lgrpo
 
 EVERY = LastCheckpoint
 SHARDS = {
-    "class_path": "lgrpo_lightning.training.fsdp2.FSDP2Strategy",
+    "class_path": "lgrpo_lightning.strategies.fsdp2.FSDP2Strategy",
     "init_args": {"save_distributed_checkpoint": True},
 }
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.interruption import AbandonedError, Interrupted, abandon_if_stopping, begin, request_stop
+from lgrpo_lightning.processes.interruption import (
+    AbandonedError,
+    Interrupted,
+    abandon_if_stopping,
+    begin,
+    request_stop,
+)
 from tests.callbacks.stub import StubModule, fit
 from tests.reliability.processes import (
     MINUTES,

@@ -11,10 +11,11 @@ import torch
 from lgrpo_lightning.estimators import GRPO, LambdaGRPO
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Loss, Updates
 from lgrpo_lightning.training.metrics import Means
-from lgrpo_lightning.training.update import Ranks, Update
+from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
 from tests.reference import naive
 

@@ -22,7 +22,7 @@ import torch
 from lgrpo_lightning.contracts import Stream
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.lora import Lora
-from lgrpo_lightning.samplers.vllm_worker import model_signature
+from lgrpo_lightning.samplers.vllm.worker import model_signature
 from lgrpo_lightning.types import Group, Prompt, Sampling
 from tests.models import EXTRA, make_model, tokenizer
 

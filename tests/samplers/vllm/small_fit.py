@@ -15,8 +15,8 @@ from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.rewards import ExactMatch
-from lgrpo_lightning.samplers.vllm import VLLMSampler
-from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions
+from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
+from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 
 
 class Digest(Callback):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.samplers.vllm_check import check_completions, difference, probe_prompt
-from lgrpo_lightning.samplers.vllm_transport import Completion, VLLMError
+from lgrpo_lightning.samplers.vllm.check import check_completions, difference, probe_prompt
+from lgrpo_lightning.samplers.vllm.transport import Completion, VLLMError
 from lgrpo_lightning.types import Sampling
 from tests.models import tokenizer
 from tests.samplers.vllm.engines import ChangingPolicy, prompts, stream

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions
+from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from tests.docs.markdown import section
 from tests.docs.test_complete import assert_options
 

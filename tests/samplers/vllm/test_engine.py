@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.samplers.vllm import VLLMSampler
-from lgrpo_lightning.samplers.vllm_options import EngineOptions
-from lgrpo_lightning.samplers.vllm_transport import VLLMError
+from lgrpo_lightning.samplers.vllm.options import EngineOptions
+from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
+from lgrpo_lightning.samplers.vllm.transport import VLLMError
 from lgrpo_lightning.types import Sampling
 from tests.samplers.vllm.engines import (
     SAMPLING,
@@ -104,7 +104,7 @@ def test_text_stop_strings_and_ends_of_sequence(engine: Engine) -> None:
     ],
 )
 def test_truncation_is_that_of_the_other_sampler(engine: Engine, sampling: Sampling) -> None:
-    from lgrpo_lightning.samplers.vllm_check import policy_logprobs
+    from lgrpo_lightning.samplers.vllm.check import policy_logprobs
 
     sampler, policy = synced(engine)
     drawn = sampler.sample(prompts(), 4, sampling=sampling, stream=stream())
@@ -167,7 +167,7 @@ def test_a_sync_without_a_cache_reset_is_caught(engine: Engine, monkeypatch: pyt
 
 
 def test_a_stale_head_is_caught(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lgrpo_lightning.samplers.vllm_worker import WeightReceiver
+    from lgrpo_lightning.samplers.vllm.worker import WeightReceiver
 
     sampler, policy = synced(engine)
     monkeypatch.setattr(WeightReceiver, "_lgrpo_refresh_heads", stale_heads)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.samplers.vllm import VLLMSampler
-from lgrpo_lightning.samplers.vllm_options import EngineOptions
-from lgrpo_lightning.samplers.vllm_transport import VLLMError
+from lgrpo_lightning.samplers.vllm.options import EngineOptions
+from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
+from lgrpo_lightning.samplers.vllm.transport import VLLMError
 from tests.samplers.vllm.engines import (
     SAMPLING,
     ChangingPolicy,
@@ -28,8 +28,8 @@ def test_the_first_sync_of_a_run_catches_it_too(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine starts with weights of its own, so that nothing that is not taken over looks right."""
-    from lgrpo_lightning.samplers.vllm_engine import InProcessEngine
-    from lgrpo_lightning.samplers.vllm_worker import WeightReceiver
+    from lgrpo_lightning.samplers.vllm.engine import InProcessEngine
+    from lgrpo_lightning.samplers.vllm.worker import WeightReceiver
 
     if broken == "head":
         monkeypatch.setattr(WeightReceiver, "_lgrpo_refresh_heads", stale_heads)
@@ -81,7 +81,7 @@ def test_an_adapter(lora: Any, tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_an_old_version_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lgrpo_lightning.samplers.vllm_worker import WeightReceiver
+    from lgrpo_lightning.samplers.vllm.worker import WeightReceiver
 
     policy = adapted(tmp_path)
     sampler = VLLMSampler(SMALL, check_every=1)

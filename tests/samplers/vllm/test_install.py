@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lgrpo_lightning.samplers import vllm_install
+from lgrpo_lightning.samplers.vllm import install
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *versions: str) -> str:
@@ -17,9 +17,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *versions: str) -
         raise error
 
     monkeypatch.setattr(importlib, "import_module", imported)
-    monkeypatch.setattr(vllm_install, "_version", lambda name: "0.32.0" if name in versions else None)
+    monkeypatch.setattr(install, "_version", lambda name: "0.32.0" if name in versions else None)
     with pytest.raises(ImportError) as found:
-        vllm_install.imported_vllm()
+        install.imported_vllm()
     return str(found.value)
 
 
@@ -52,5 +52,5 @@ def test_both_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_naming_the_sampler_does_not_import_vllm() -> None:
-    code = "import sys; import lgrpo_lightning.samplers.vllm; sys.exit('vllm' in sys.modules)"
+    code = "import sys; import lgrpo_lightning.samplers.vllm.sampler; sys.exit('vllm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

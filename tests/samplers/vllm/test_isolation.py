@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lgrpo_lightning.samplers.vllm_isolation import isolated
+from lgrpo_lightning.samplers.vllm.isolation import isolated
 
 
 def draws() -> tuple[float, float, float]:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from transformers import GemmaConfig, LlamaConfig
 
-from lgrpo_lightning.samplers.vllm import VLLMSampler
-from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions, cache_bytes
+from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions, cache_bytes
+from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 
 LLAMA = LlamaConfig(
     num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32, hidden_size=128

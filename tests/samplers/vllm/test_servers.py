@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.samplers.vllm import VLLMSampler
-from lgrpo_lightning.samplers.vllm_options import EngineOptions, ServerOptions
-from lgrpo_lightning.samplers.vllm_transport import VLLMError
+from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
+from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
+from lgrpo_lightning.samplers.vllm.transport import VLLMError
 from lgrpo_lightning.types import Group
 from tests.samplers.vllm.engines import SAMPLING, ChangingPolicy, StandIn, adapted, prompts, sequences, stream
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from lgrpo_lightning.samplers.vllm_weights import (
+from lgrpo_lightning.samplers.vllm.weights import (
     cast,
     read_weights,
     weights_folder,

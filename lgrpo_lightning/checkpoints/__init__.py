@@ -1,0 +1,1 @@
+"""All that saves a run and restores it."""

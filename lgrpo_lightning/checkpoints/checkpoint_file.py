@@ -1,0 +1,114 @@
+"""Replacing a checkpoint, a file or a folder, so that a whole one is there at any moment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from lgrpo_lightning.checkpoints.checkpoint_check import REST, unreadable
+from lgrpo_lightning.run_folder.whole_files import flush_to_disk
+
+
+class CheckpointFile:
+    """``last.ckpt`` of a folder and the names it has on the way.
+
+    Args:
+        folder: Where it stands.
+        keep_previous: Keep the one before as ``last-previous.ckpt``.
+    """
+
+    def __init__(self, folder: Path, *, keep_previous: bool = True) -> None:
+        self.folder = folder
+        self.keep_previous = keep_previous
+        self.last = folder / "last.ckpt"
+        self.partial = folder / ".last.ckpt.part"
+        self.previous = folder / "last-previous.ckpt"
+        self._leaving = folder / ".last-previous.ckpt.part"
+
+    def exists(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.newest() is not None
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint. After a kill between two renames that is not ``last``."""
+        return next((path for path in self._candidates() if not unreadable(path)), None)
+
+    def damaged(self) -> dict[Path, str]:
+        """Checkpoints that are passed over, with the reason."""
+        found: dict[Path, str] = {}
+        for path in (self.last, self.previous):
+            if path.exists() and (reason := unreadable(path)):
+                found[path] = reason
+        return found
+
+    def _candidates(self) -> list[Path]:
+        """Newest first. ``partial`` is whole, and newer than ``previous``, where ``last`` has just made room for it."""
+        first = self.last if self.last.exists() else self.partial
+        return [path for path in (first, self.previous) if path.exists()]
+
+    def publish(self, *, renewed: bool = False) -> None:
+        """Put ``partial`` in the place of ``last``, which becomes ``previous``.
+
+        A damaged ``last`` is not worth keeping: ``previous`` then stays.
+
+        Args:
+            renewed: It is the same rollout's as ``last``, which then is not kept.
+        """
+        _flush_folder(self.partial)
+        _remove(self._leaving)
+        if not self.last.exists():
+            pass
+        elif unreadable(self.last):
+            _remove(self.last)
+        elif self.keep_previous and not renewed:
+            if self.previous.exists():
+                self.previous.rename(self._leaving)  # a folder cannot be replaced in one step
+            self.last.rename(self.previous)
+        elif self.last.is_dir() or self.partial.is_dir():
+            self.last.rename(self._leaving)
+        os.replace(self.partial, self.last)
+        flush_to_disk(self.folder)
+        _remove(self._leaving)
+        if not self.keep_previous:
+            _remove(self.previous)
+
+    def settle(self, used: Path | None) -> list[Path]:
+        """Finish what a kill cut off; what was removed.
+
+        Args:
+            used: The checkpoint that the run goes on from.
+        """
+        if used is not None and used.name == self.partial.name and self.partial.exists():
+            self.publish()
+        leftovers = [p for p in self.folder.glob(".*.part") if _remove(p)]
+        return sorted(leftovers)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a checkpoint to ``path``. A folder that stands there is ``…-replaced`` until that is done."""
+    replaced = path.with_name(f"{path.stem}-replaced{path.suffix}")
+    _flush_folder(partial)
+    if path.is_dir() or (path.exists() and partial.is_dir()):
+        _remove(replaced)
+        path.rename(replaced)
+    os.replace(partial, path)
+    flush_to_disk(path.parent)
+    _remove(replaced)
+
+
+def _flush_folder(partial: Path) -> None:
+    """Have a folder of shards on the disk before it is renamed; a file is already."""
+    if partial.is_dir():
+        flush_to_disk(partial / REST)
+        flush_to_disk(partial)
+
+
+def _remove(path: Path) -> bool:
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+    else:
+        return False
+    return True

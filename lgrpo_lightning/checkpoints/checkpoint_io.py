@@ -1,0 +1,57 @@
+"""Writing and reading checkpoints so that a whole one or none is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
+from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.strategies.sharded_checkpoint import AnyCheckpointIO
+
+
+class AtomicCheckpointIO(AnyCheckpointIO):
+    """Checkpoints of one file: written beside, flushed to the disk and renamed. Folders are read, too.
+
+    Lightning's default goes through a temporary folder, from where a file is copied if that is another disk, and
+    holds a checkpoint in memory twice.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write it.
+
+        Raises:
+            DiskFullError: There is no room; an older file of this name is untouched.
+        """
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        with whole_file(Path(path)) as hidden, hidden.open("wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(
+        self,
+        path: Any,
+        map_location: Any = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read it.
+
+        Raises:
+            ValueError: It is cut off, or no checkpoint.
+        """
+        if "://" not in str(path) and Path(path).exists() and (reason := unreadable(Path(path))):
+            raise broken(Path(path), reason)
+        loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        return loaded
+
+
+def broken(path: Path, reason: str) -> ValueError:
+    """The error for a checkpoint that cannot be used."""
+    others = sorted(str(p) for p in path.parent.glob("*.ckpt") if p.name != path.name and not unreadable(p))
+    instead = f"Whole ones beside it: {', '.join(others)}." if others else "There is no whole one beside it."
+    return ValueError(
+        f"The checkpoint {path} cannot be read: {reason}. {instead} `--ckpt_path last` takes the newest whole one."
+    )

@@ -1,0 +1,38 @@
+"""A Hugging Face folder of the policy every so often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lgrpo_lightning.checkpoints.held_state import sharded
+from lgrpo_lightning.policy.export import export
+from lgrpo_lightning.trainer.rollout_callback import rollouts_done
+
+
+class ExportModel(Callback):
+    """Writes ``<default_root_dir>/exports/rollout-<n>``, which transformers loads, during a fit.
+
+    Args:
+        every_n_rollouts: How often.
+        adapter: Write the LoRA adapter alone, in place of the merged model.
+    """
+
+    def __init__(self, every_n_rollouts: int = 100, adapter: bool = False) -> None:
+        if every_n_rollouts < 1:
+            raise ValueError(f"ExportModel(every_n_rollouts={every_n_rollouts}) must be at least 1.")
+        self.every_n_rollouts = every_n_rollouts
+        self.adapter = adapter
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Export where it is due."""
+        done = rollouts_done(pl_module)
+        if done % self.every_n_rollouts or not (trainer.is_global_zero or sharded(trainer)):
+            return
+        module: Any = pl_module
+        out = Path(trainer.default_root_dir) / "exports" / f"rollout-{done:06d}"
+        export(module.policy, module.tokenizer, out, adapter=self.adapter, writes=trainer.is_global_zero)

@@ -1,0 +1,230 @@
+"""``last.ckpt``: always there, always whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
+from lgrpo_lightning.checkpoints.checkpoint_io import broken
+from lgrpo_lightning.checkpoints.held_state import HeldState, sharded
+from lgrpo_lightning.processes.activity import doing
+from lgrpo_lightning.processes.interruption import Interrupted
+from lgrpo_lightning.records.metrics_csv import log_before_checkpoint
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, shown
+from lgrpo_lightning.run_folder.whole_files import DiskFullError, explained_if_full
+from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
+from lgrpo_lightning.trainer.terminal import say
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``, the state between two rollouts; ``--ckpt_path last`` finds it.
+
+    Written every ``every_n_rollouts``, after the last rollout, and where an exception, Ctrl-C or SIGTERM
+    ends the run. A rollout that was under way is abandoned: the checkpoint is the state before it, and
+    resuming samples it again. Had its update already changed the weights, the checkpoint written before
+    stays.
+
+    It is written beside, flushed to the disk and renamed, so a kill at any moment leaves a whole checkpoint. The
+    one before stays as ``last-previous.ckpt``; a damaged one is passed over. A fresh run keeps an older run's as
+    ``old-<n>-last.ckpt``. Other ``ModelCheckpoint`` callbacks, such as ``monitor="val/accuracy"``, are
+    independent of it.
+
+    Args:
+        every_n_rollouts: How often, in rollouts.
+        save_on_exception: Hold the state at the end of every rollout (by reference, where the strategy does
+            not shard), to write it when the run is cut short.
+        keep_previous: Keep the checkpoint before the last one, too.
+        dirpath: The folder; None is ``<default_root_dir>/checkpoints``.
+    """
+
+    def __init__(
+        self,
+        every_n_rollouts: int = 10,
+        save_on_exception: bool = True,
+        keep_previous: bool = True,
+        dirpath: str | None = None,
+    ) -> None:
+        if every_n_rollouts < 1:
+            raise ValueError(
+                f"LastCheckpoint(every_n_rollouts={every_n_rollouts}) must be at least 1; "
+                "to write no checkpoints use trainer.enable_checkpointing: false."
+            )
+        super().__init__(dirpath=dirpath, save_top_k=0, save_last=True, save_on_exception=save_on_exception)
+        self.every_n_rollouts = every_n_rollouts
+        self.keep_previous = keep_previous
+        self._start = 0  # rollouts done before this fit
+        self._written = -1  # rollouts done in the checkpoint on disk, -1: none of this run
+        self._held: HeldState | None = None  # the state after the rollout before
+        self._training = False  # whether this fit got as far as its first rollout
+        self._in_epoch = False  # past an epoch's end the loops' state no longer continues it exactly
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Settle the folder."""
+        self._training = False
+        self._file(trainer)
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Clear what an earlier run left unfinished, and keep what it finished."""
+        self._start, self._written = rollouts_done(pl_module), -1
+        self._held, self._in_epoch, self._training = None, False, True
+        file, used = self._file(trainer), Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        if used is not None and used.resolve() in {
+            p.resolve() for p in (file.last, file.previous, file.partial)
+        }:
+            self._written = self._start
+        if trainer.is_global_zero and not dry_run(trainer):
+            if cut_off := file.settle(used):
+                names = ", ".join(shown(path) for path in cut_off)
+                say(trainer, f"Removed {names}, a checkpoint whose writing was cut off.")
+            if self._start == 0:
+                self._keep_older(trainer, file)
+        trainer.strategy.barrier("LastCheckpoint.on_train_start")
+
+    def _keep_older(self, trainer: Trainer, file: CheckpointFile) -> None:
+        """Set the checkpoints of an older run aside."""
+        for path in (file.last, file.previous):
+            if path.exists():
+                kept = set_aside(path, f"old-{{n}}-{path.name}")
+                if path == file.last:
+                    say(trainer, f"The checkpoint of an older run is kept as {shown(kept)}.")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A rollout is done: hold its state, write it if that is due."""
+        if dry_run(trainer):
+            return
+        self._in_epoch = True
+        done = rollouts_done(pl_module)
+        due = done % self.every_n_rollouts == 0 or _last_batch(trainer)
+        self._hold(trainer, done, due)
+        if due:
+            log_before_checkpoint(trainer)
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what validation changed (best score, patience) into the checkpoint of this rollout."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._refresh(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what callbacks changed into the checkpoint, whose loops still continue this epoch."""
+        self._in_epoch = False
+        self._refresh(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last rollout's state where nothing told beforehand that it was the last."""
+        done = rollouts_done(pl_module)
+        if done > max(self._start, self._written) and not dry_run(trainer):
+            if self._held is None or self._held.rollouts != done:
+                self._hold(trainer, done, True)
+            self._write(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the state before the rollout that was cut short, if the weights are still those."""
+        if trainer.state.fn != TrainerFn.FITTING or dry_run(trainer):
+            return
+        if not self._training and isinstance(exception, Exception):
+            return  # refused before it began
+        together = isinstance(exception, Interrupted)  # raised on all ranks, at the same place
+        held = self._held if self._training and not isinstance(exception, DiskFullError) else None
+        if (
+            held
+            and held.rollouts > self._written
+            and held.whole(trainer)
+            and (together or not sharded(trainer))
+        ):
+            self._write(trainer, wait=together)
+        say(trainer, self._ending(trainer, rollouts_done(pl_module), exception))
+
+    def _ending(self, trainer: Trainer, done: int, exception: BaseException) -> str:
+        """How the run ended, what is saved and how to go on."""
+        name = str(exception) if isinstance(exception, Interrupted) else type(exception).__name__
+        rollouts = "1 whole rollout" if done == 1 else f"{done} whole rollouts"
+        said = f"{name} ended the run after {rollouts}; "
+        if self._written <= 0:
+            return f"{said}nothing new is saved."
+        last = shown(self._file(trainer).last)
+        return f"{said}the state after {self._written} is in {last}. Go on with --ckpt_path last."
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the state."""
+        self._held = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: what it needs is the file itself."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def _hold(self, trainer: Trainer, done: int, due: bool) -> None:
+        if due or self.save_on_exception:
+            self._held = HeldState.taken(trainer, done)
+
+    def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Renew the state held (past an epoch's end only that of the callbacks), and its file."""
+        done, callbacks = rollouts_done(pl_module), trainer.callbacks  # type: ignore[attr-defined]
+        if dry_run(trainer) or done <= self._start:
+            return
+        due = self._written == done or trainer.should_stop
+        if self._in_epoch:
+            self._hold(trainer, done, due)
+        elif self._held is None or not self._held.renew_callbacks(callbacks):
+            return
+        if due:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer, *, wait: bool = True) -> None:
+        """Write the held state beside and rename it. ``wait``: all ranks are here."""
+        held, self._held = self._held, None  # so that a failure to write is not met by writing again
+        assert held is not None
+        file = self._file(trainer)
+        doing(f"writing the checkpoint of {held.rollouts} rollouts", waits=True, keeps=True)
+        with explained_if_full(file.last):
+            trainer.strategy.save_checkpoint(held.filled(trainer), str(file.partial))
+        doing(f"waiting for the checkpoint of {held.rollouts} rollouts", waits=True)
+        if wait:
+            trainer.strategy.barrier("LastCheckpoint written")
+        if trainer.is_global_zero:
+            file.publish(renewed=self._written == held.rollouts)
+        if wait:
+            trainer.strategy.barrier("LastCheckpoint renamed")
+        doing("going on")
+        self._written, self._held = held.rollouts, held
+        self.last_model_path = self.best_model_path = self._last_checkpoint_saved = str(file.last)
+
+    def _file(self, trainer: Trainer) -> CheckpointFile:
+        """The checkpoint, in ``dirpath`` or else the run's folder."""
+        if self.dirpath is None:
+            self.dirpath = os.path.join(trainer.default_root_dir, CHECKPOINTS)
+        return CheckpointFile(Path(self.dirpath), keep_previous=self.keep_previous)
+
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        """What ``--ckpt_path last`` stands for: the newest whole checkpoint.
+
+        Raises:
+            ValueError: There are only damaged ones.
+        """
+        file = self._file(trainer)
+        newest, damaged = file.newest(), file.damaged()
+        for path, reason in damaged.items():
+            if newest is None:
+                raise broken(path, reason)
+            say(trainer, f"Passed over {shown(path)}: {reason}. The run goes on from {shown(newest)}.")
+        if newest is None:
+            say(trainer, f"--ckpt_path last: there is no checkpoint in {shown(file.folder)} yet.")
+        return {str(newest)} if newest else set()
+
+
+def _last_batch(trainer: Trainer) -> bool:
+    """Whether the run is known to end with the rollout just done."""
+    stopped = trainer.should_stop or (0 < trainer.max_steps <= trainer.global_step)
+    return stopped or (trainer.is_last_batch and 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1)

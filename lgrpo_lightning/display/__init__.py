@@ -1,0 +1,1 @@
+"""What a run shows: progress, completions, the plot, the summary, alarms."""

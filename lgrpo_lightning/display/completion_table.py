@@ -1,0 +1,99 @@
+"""A few completions on the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lgrpo_lightning.trainer.rollout_callback import RolloutCallback
+from lgrpo_lightning.trainer.terminal import on_terminal, say, show
+from lgrpo_lightning.types import RolloutBatch
+
+
+class CompletionTable(RolloutCallback):
+    """Shows a few completions, from the best to the worst reward, every ``every_n_rollouts``.
+
+    On a terminal it is a table and long texts lose their middle; in a pipe it is one whole line per
+    completion, line breaks written as ``\\n``.
+
+    Args:
+        every_n_rollouts: How often, in rollouts; 0 never.
+        count: How many completions, spread evenly over the rewards of the rollout.
+    """
+
+    def __init__(self, every_n_rollouts: int = 10, count: int = 4) -> None:
+        if every_n_rollouts < 0 or count < 1:
+            raise ValueError(
+                f"CompletionTable(every_n_rollouts={every_n_rollouts}, count={count}): "
+                "every_n_rollouts must be at least 0 (0 never shows one) and count at least 1."
+            )
+        self.every_n_rollouts = every_n_rollouts
+        self.count = count
+
+    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+        """Show the table if it is due."""
+        if not self.every_n_rollouts or rollout.index % self.every_n_rollouts or not trainer.is_global_zero:
+            return
+        from lgrpo_lightning.records.rollout_rows import rollout_rows
+
+        rows = spread(list(rollout_rows(rollout)), self.count)
+        if on_terminal():
+            show(trainer, _table(rollout.index, rows))
+        else:
+            say(trainer, "\n".join(_line(row) for row in rows))
+
+
+def spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """``count`` rows evenly spaced from the best to the worst reward; NaN last.
+
+    >>> [row["reward"] for row in spread([{"reward": r} for r in (0.5, 1.0, 0.0, 0.2, 0.9)], 3)]
+    [1.0, 0.5, 0.0]
+    """
+    ordered = sorted(rows, key=lambda row: math.inf if math.isnan(row["reward"]) else -row["reward"])
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[round(i * (len(ordered) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def _tree(row: dict[str, Any]) -> str:
+    """|λ| in short: its mean, and how many tokens are shared."""
+    return f"{row['set_size_mean']:.2f} ({row['shared_tokens']}/{row['length']} shared)"
+
+
+def _line(row: dict[str, Any]) -> str:
+    """One completion in one line."""
+    prompt, completion = (
+        row[key].replace("\r", "\\r").replace("\n", "\\n") for key in ("prompt", "completion")
+    )
+    return (
+        f"completion  rollout {row['rollout']}  member {row['member']}  reward {row['reward']:.3g}  "
+        f"advantage {row['advantage']:+.3g}  "
+        f"|λ| {_tree(row)}  prompt: {prompt}  completion: {completion}"
+    )
+
+
+def _table(index: int, rows: list[dict[str, Any]]) -> Any:
+    """The completions as a rich table."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=f"Rollout {index + 1}", title_justify="left", box=box.SIMPLE_HEAD, expand=True, show_lines=True
+    )
+    for name, ratio in (("prompt", 3), ("completion", 5)):
+        table.add_column(name, ratio=ratio, overflow="fold")
+    for name in ("reward", "advantage", "|λ|"):
+        table.add_column(name, justify="right", no_wrap=name != "|λ|")
+    for row in rows:
+        texts = [Text(_shortened(row[key])) for key in ("prompt", "completion")]
+        table.add_row(*texts, f"{row['reward']:.3g}", f"{row['advantage']:+.3g}", _tree(row))
+    return table
+
+
+def _shortened(text: str, most: int = 400) -> str:
+    """``text`` without its middle if it is long: the end is where the answer stands."""
+    text = text.strip("\n")
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"

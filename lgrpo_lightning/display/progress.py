@@ -1,0 +1,133 @@
+"""The progress of a run: a bar on a terminal, a line per rollout in a pipe."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+
+from lgrpo_lightning.records.metric_series import validation_metrics
+from lgrpo_lightning.trainer.rollout_callback import rollouts_done
+from lgrpo_lightning.trainer.terminal import on_terminal
+
+LENGTH = "completions/mean_length"
+
+
+class RewardProgressBar(RichProgressBar):
+    """A bar over the rollouts of the run whose first number is the reward.
+
+    Then follow validation's avg@k (or accuracy) where known, loss, KL, entropy, completion length and what else was
+    logged with ``prog_bar=True``. Where standard output is not a terminal there is no bar: one plain line
+    per rollout, and one per validation.
+
+    Args:
+        leave: Whether the finished bar stays on the screen.
+    """
+
+    def __init__(self, leave: bool = True) -> None:
+        super().__init__(leave=leave)
+        self._plain = False
+        self._started = time.monotonic()
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether a bar is drawn."""
+        return super().is_enabled and not self._plain
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out whether there is a terminal."""
+        super().setup(trainer, pl_module, stage)
+        self._plain = not on_terminal()
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """A short bar without rollouts per second, to leave room for the numbers."""
+        description, bar, *others = super().configure_columns(trainer)
+        bar.bar_width = 10
+        return [description, bar, *others[:-1]]
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The numbers shown, by their short names, the reward first."""
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        first = ("reward", *validation_metrics(logged)[-1:], "loss", "kl", "entropy")
+        labels = {name: name.rpartition("/")[2] for name in first}
+        shown = {label: f"{logged[name]:.3f}" for name, label in labels.items() if name in logged}
+        if LENGTH in logged:
+            shown["len"] = f"{logged[LENGTH]:.0f}"
+        asked = {
+            n: f"{float(v):.3g}" for n, v in trainer.progress_bar_metrics.items() if isinstance(v, float)
+        }
+        return shown | {name: text for name, text in asked.items() if name not in {*labels, LENGTH, *shown}}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """One bar for the whole run, not one an epoch."""
+        if self.is_enabled and self.progress is not None and self.train_progress_bar_id is None:
+            self.train_progress_bar_id = self._add_task(total_rollouts(trainer, pl_module), "Rollouts")
+            self._update(self.train_progress_bar_id, rollouts_done(pl_module))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the time."""
+        self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar, or print the rollout's line."""
+        done, total = rollouts_done(pl_module), total_rollouts(trainer, pl_module)
+        if self.is_enabled and self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, total=total)
+            self._update(self.train_progress_bar_id, done)
+            self._update_metrics(trainer, pl_module)
+            self.refresh()
+        limit = f"/{total:.0f}" if math.isfinite(total) else ""
+        self._line(f"rollout {done}{limit}", trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the time."""
+        super().on_validation_start(trainer, pl_module)
+        self._started = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the new accuracy, or print the validation's line."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            values = {
+                name: float(trainer.callback_metrics[name])
+                for name in validation_metrics(trainer.callback_metrics)
+            }
+            self._line(
+                "validation", trainer, pl_module, {name: f"{value:.3f}" for name, value in values.items()}
+            )
+
+    def _line(
+        self, head: str, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, str] | None = None
+    ) -> None:
+        """Print one plain line if that is what standard output gets."""
+        if not (self._plain and super().is_enabled):
+            return
+        shown = self.get_metrics(trainer, pl_module) if metrics is None else metrics
+        parts = [head, *(f"{name} {value}" for name, value in shown.items())]
+        print("  ".join([*parts, f"{time.monotonic() - self._started:.1f} s"]), flush=True)
+
+
+def total_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:
+    """How many rollouts the run will have at most, as far as one can tell; infinity if nothing limits it.
+
+    ``max_steps`` counts optimizer steps; how many a rollout takes is read off the run so far (one at the
+    start).
+    """
+    limits = [math.inf]
+    if (most := getattr(pl_module, "max_rollouts", None) or -1) > 0:
+        limits.append(most)
+    if (trainer.max_epochs or -1) > 0:
+        limits.append(float(trainer.max_epochs or 0) * trainer.num_training_batches)
+    if trainer.max_steps > 0:
+        done = rollouts_done(pl_module)
+        limits.append(
+            trainer.max_steps / max(trainer.global_step / done, 1e-9) if done else trainer.max_steps
+        )
+    return math.ceil(least) if math.isfinite(least := min(limits)) else math.inf

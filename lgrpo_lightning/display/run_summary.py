@@ -1,0 +1,106 @@
+"""The last message of a run."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lgrpo_lightning.records.metric_series import Series, metric_series, validation_metrics
+from lgrpo_lightning.records.metrics_csv import writes_metrics
+from lgrpo_lightning.run_folder.names import CONFIG, LAST_CHECKPOINT, METRICS, PLOT, ROLLOUTS, shown
+from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
+from lgrpo_lightning.trainer.terminal import say
+
+WHAT = {
+    ROLLOUTS: "every completion with its rewards, advantage and |λ|",
+    LAST_CHECKPOINT: "the state after the last rollout",
+    METRICS: "every logged number",
+    PLOT: "the picture of the run",
+    CONFIG: "the configuration",
+}
+
+
+class RunSummary(Callback):
+    """Says, when fitting is done, what came of it, where everything is and what to run next."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._first = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the time."""
+        self._began, self._first = time.monotonic(), rollouts_done(pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the summary, after the progress bar is gone."""
+        if stage == "fit" and not dry_run(trainer) and trainer.is_global_zero:
+            root = Path(trainer.default_root_dir)
+            board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+            lines = [
+                self._work(trainer, pl_module),
+                *(outcomes(metric_series(root / METRICS)) if writes_metrics(trainer) else []),
+                *places(root, board=board),
+            ]
+            say(trainer, "\n".join(lines))
+
+    def _work(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """What was done and how long it took."""
+        done = rollouts_done(pl_module)
+        resumed = f" (resumed after {self._first})" if self._first else ""
+        took = duration(time.monotonic() - self._began)
+        return f"\nDone: {done} rollouts{resumed}, {trainer.global_step} optimizer steps, in {took}."
+
+
+def outcomes(metrics: dict[str, Series]) -> list[str]:
+    """A line each for the reward and the validation metrics: from what to what."""
+    lines = []
+    if values := metrics.get("reward", ([], []))[1]:
+        n = max(1, min(10, len(values) // 2))
+        over = f"   (mean of the first and of the last {n} rollouts)" if n > 1 else ""
+        lines.append(f"  {'reward':<16} {sum(values[:n]) / n:.3f} -> {sum(values[-n:]) / n:.3f}{over}")
+    for name in validation_metrics(metrics):
+        values = metrics[name][1]
+        lines.append(
+            f"  {name:<16} {values[0]:.3f} -> {values[-1]:.3f}"
+            if len(values) > 1
+            else f"  {name:<16} {values[0]:.3f}"
+        )
+    return lines
+
+
+def places(root: Path, *, board: bool) -> list[str]:
+    """Where everything is, and the commands that go on from here; only what exists."""
+    there = [name for name in WHAT if (root / name).exists()]
+    lines = (
+        [f"Everything is in {shown(root)}:", *(f"  {name:<22} {WHAT[name]}" for name in there)]
+        if there
+        else []
+    )
+    path = {name: shlex.quote(shown(root / name)) for name in there}
+    following = []
+    if LAST_CHECKPOINT in path and CONFIG in path:
+        following.append(f"  lgrpo validate --config {path[CONFIG]} --ckpt_path {path[LAST_CHECKPOINT]}")
+    if ROLLOUTS in path:
+        columns = "[['rollout', 'prompt', 'completion', 'reward', 'advantage']]"
+        read = f"import pandas; print(pandas.read_parquet({shown(root / ROLLOUTS)!r}){columns})"
+        following.append(f"  python -c {shlex.quote(read) if chr(34) in read else chr(34) + read + chr(34)}")
+    if board:
+        following.append(f"  tensorboard --logdir {shlex.quote(shown(root))}")
+    return [*lines, *(["Next:", *following] if following else [])]
+
+
+def duration(seconds: float) -> str:
+    """A time a person reads.
+
+    >>> duration(4.2), duration(151), duration(7380)
+    ('4.2 s', '2 min 31 s', '2 h 3 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -1,0 +1,1 @@
+"""Finding the components of installed packages, and refusing broken ones."""

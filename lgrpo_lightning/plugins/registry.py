@@ -1,0 +1,88 @@
+"""Finds the components of every installed package, and explains names that it does not find.
+
+A package offers components through the entry-point group ``lgrpo_lightning`` and the hook of ``hookspecs``;
+the built-in ones come the same way.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+
+import pluggy
+
+from lgrpo_lightning.plugins import hookspecs
+from lgrpo_lightning.plugins.loading import DISABLE, Component, PluginError, enabled_entry_points, offered
+
+__all__ = [
+    "Component",
+    "PluginError",
+    "UnknownComponentError",
+    "components",
+    "find",
+    "unknown_component_message",
+]
+
+
+class UnknownComponentError(ValueError):
+    """No installed package has a component of this kind and name."""
+
+
+@cache
+def components() -> Mapping[str, Component]:
+    """Every installed component by name, loaded once a process (``components.cache_clear()`` loads anew).
+
+    Raises:
+        PluginError: A package fails to import, misuses the hook, or brings a name that another one has.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    found: dict[str, Component] = {}
+    for entry in enabled_entry_points():
+        for component in offered(manager, entry):
+            other = found.setdefault(component.name, component)
+            if other.cls is not component.cls:
+                raise PluginError(
+                    f"Two packages bring a component called {component.name!r}: {_of(other)} and "
+                    f"{_of(component)}. Names must be unique; uninstall one of them, or set "
+                    f"{DISABLE}={component.package}."
+                )
+    return MappingProxyType(found)
+
+
+def find(kind: str, name: str) -> Component:
+    """The installed component of this kind and name.
+
+    Raises:
+        UnknownComponentError: There is none; the message lists the alternatives.
+    """
+    component = components().get(name)
+    if component is None or component.kind != kind:
+        raise UnknownComponentError(unknown_component_message(kind, name))
+    return component
+
+
+def unknown_component_message(kind: str, name: str) -> str:
+    """Why ``name`` is no component of this kind, what was perhaps meant, what there is, what to do."""
+    other = components().get(name)
+    about = (
+        f"{name!r} is not {_a(kind)}." if other is None else f"{name!r} is {_a(other.kind)}, not {_a(kind)}."
+    )
+    installed = sorted(c.name for c in components().values() if c.kind == kind)
+    lower = {n.lower(): n for n in installed}
+    close = difflib.get_close_matches(name.lower(), lower, n=1)
+    meant = f" Did you mean {lower[close[0]]!r}?" if close else ""
+    return (
+        f"{about}{meant} Installed: {', '.join(installed) or 'none'}. If it comes from a plug-in, install "
+        "its package (pip install ...) and check `lgrpo plugins`; name your own class by its import path."
+    )
+
+
+def _of(component: Component) -> str:
+    return f"{component.package} {component.version} ({component.cls.__module__})"
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

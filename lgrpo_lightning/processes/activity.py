@@ -1,0 +1,62 @@
+"""What this process is doing, for the other processes of the run that wait for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from lgrpo_lightning.processes.interruption import check_peers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """What a process is doing.
+
+    Attributes:
+        what: In words: "sampling rollout 5".
+        waits: Whether it cannot go on without the others.
+        keeps: Whether it saves something that is worth waiting for.
+        since: ``time.monotonic()`` when it began.
+    """
+
+    what: str
+    waits: bool = False
+    keeps: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+
+_now = Activity(what="starting")
+
+
+def doing(what: str, *, waits: bool = False, keeps: bool = False) -> None:
+    """Say what comes now. ``waits``: it takes all ranks, so that one can hang in it for want of another."""
+    global _now
+    _now = Activity(what=what, waits=waits, keeps=keeps)
+
+
+def progressed() -> None:
+    """Say that a part of it is done: only what comes without any is waiting."""
+    global _now
+    _now = replace(_now, since=time.monotonic())
+
+
+def activity() -> Activity:
+    """What this process is doing."""
+    return _now
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Inside, this process waits for the others, after what it did.
+
+    Raises:
+        PeerLostError: Another process is gone.
+    """
+    global _now
+    check_peers()
+    before = _now
+    doing(f"waiting for the others after {before.what}", waits=True)
+    yield
+    _now = replace(before, since=time.monotonic())

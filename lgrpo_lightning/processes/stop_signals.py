@@ -1,0 +1,93 @@
+"""SIGTERM, Ctrl-C and SLURM's requeue signal: in the place of Lightning's handling."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+
+from lgrpo_lightning.processes.interruption import begin, forget_stop, request_stop, stop_signal
+from lgrpo_lightning.processes.slurm import requeue
+
+
+class StopSignals(_SignalConnector):
+    """Notes that a stop was asked for; the run stops where its state can be saved.
+
+    Lightning's own handlers broadcast in the handler, where other ranks may be anywhere, end a run with status
+    0, and under SLURM save a checkpoint in the middle of a rollout. The handlers are installed while a trainer
+    runs, in the main thread only, and put back afterwards. A handler for SIGTERM that was there is called, too.
+    A second Ctrl-C ends the process at once.
+
+    Args:
+        trainer: Whose signals they are.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
+        self._before: dict[int, Any] = {}
+        self._interrupts = 0  # of this process: a stop may also come from another one
+        self.at_end: Callable[[], None] | None = None  # called when the run is over, however it ended
+        begin()
+
+    @property
+    def requeue_signal(self) -> int:
+        """SLURM's signal to stop and be started again; 0 where the run is not under SLURM's requeueing."""
+        environment = self.trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            return int(environment.requeue_signal or 0)
+        return 0
+
+    def register_signal_handlers(self) -> None:
+        """Install the handlers."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for signum in {int(signal.SIGTERM), int(signal.SIGINT), self.requeue_signal} - {0}:
+            self._before[signum] = signal.signal(signum, self._noted)
+
+    def teardown(self) -> None:
+        """Put the handlers back; requeue the job if that was asked for."""
+        if self.at_end is not None:
+            self.at_end()
+        for signum, handler in self._before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+        if self.trainer.interrupted and stop_signal() and stop_signal() == self.requeue_signal:
+            requeue(self.trainer)
+        forget_stop()
+
+    def _noted(self, signum: int, frame: Any) -> None:
+        name = signal.Signals(signum).name
+        if signum == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                self._stop_at_once()
+        if not stop_signal():
+            again = "; once more stops at once" if signum == signal.SIGINT else ""
+            _write(f"{name}: stopping; sampling is abandoned, an update is finished{again}.\n")
+        request_stop(signum)
+        before = self._before.get(signum)
+        if callable(before) and before is not signal.default_int_handler:
+            before(signum, frame)
+
+    def _stop_at_once(self) -> None:
+        """End this process and those it launched, as they are."""
+        if (launcher := self.trainer.strategy.launcher) is not None:
+            launcher.kill(signal.SIGKILL)
+        _write(
+            "SIGINT again: stopped at once; --ckpt_path last goes on from the checkpoint written before.\n"
+        )
+        os._exit(128 + signal.SIGINT)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_before": {}, "_original_handlers": {}}
+
+
+def _write(text: str) -> None:
+    """To standard error, past Python's buffers, which may be in use when a signal comes."""
+    os.write(2, text.encode())

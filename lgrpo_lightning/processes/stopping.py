@@ -1,0 +1,61 @@
+"""All ranks stop at the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.processes.activity import doing, waiting
+from lgrpo_lightning.processes.interruption import (
+    AbandonedError,
+    Interrupted,
+    in_step,
+    request_stop,
+    stop_signal,
+)
+from lgrpo_lightning.strategies.ranks import ranks, tensor_mesh
+
+
+def stop_together(trainer: Any) -> None:
+    """Go on, unless a stop was asked for on any rank. Collective: every rank comes here at the same point.
+
+    Raises:
+        Interrupted: On every rank, where one was asked to stop.
+        PeerLostError: Another rank is gone.
+    """
+    with waiting():
+        asked = torch.tensor(float(stop_signal()), device=trainer.strategy.root_device)
+        agreed = int(ranks(trainer).max(asked))
+    if agreed:
+        request_stop(agreed)
+        raise Interrupted(agreed)
+
+
+@contextmanager
+def giving_up(trainer: Any) -> Iterator[None]:
+    """Inside, every rank gives up (``AbandonedError``) where one does: the run then stops in good order.
+
+    Under tensor parallelism none does, as ranks draw each token together; the stop comes after the last one.
+    """
+    alone = tensor_mesh(trainer.strategy) is None
+    try:
+        with nullcontext() if alone else in_step():
+            yield
+    except AbandonedError:
+        stop_together(trainer)
+        raise
+
+
+@contextmanager
+def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
+    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks."""
+    what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
+    doing(f"sampling {what}")
+    with giving_up(trainer):
+        yield
+    stop_together(trainer)
+    doing(f"scoring {what}")

@@ -1,0 +1,66 @@
+"""Every completion of a run, on disk."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lgrpo_lightning.run_folder.names import ROLLOUTS, set_aside, shown
+from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.strategies.ranks import data_rank
+from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, dry_run, rollouts_done
+from lgrpo_lightning.trainer.terminal import say
+from lgrpo_lightning.types import RolloutBatch
+
+FILE = re.compile(r"rollout-(\d+)-rank-(\d+)\.parquet")
+
+
+class RolloutWriter(RolloutCallback):
+    """Writes each rollout batch to ``<default_root_dir>/rollouts/``, one Parquet file per rollout and rank.
+
+    A file is written beside under a hidden name and renamed, so ``pandas.read_parquet("rollouts")`` works
+    at any time, also while the run goes on; its columns are those of ``rollout_table``. It is written
+    before the update, so the completions that made an update fail are there to be looked at.
+
+    On resume the rollouts after the checkpoint are removed, as they are sampled again. A fresh run keeps the
+    rollouts of an older one in ``rollouts.old-<n>``. Nothing is written under ``fast_dev_run``.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make room: remove or set aside what this run will write again."""
+        folder = Path(trainer.default_root_dir) / ROLLOUTS
+        if trainer.is_global_zero and not dry_run(trainer):
+            if rollouts_done(pl_module) == 0 and any(FILE.fullmatch(f.name) for f in _files(folder)):
+                kept = set_aside(folder)
+                say(trainer, f"The rollouts of an older run are kept in {shown(kept)}.")
+            _prune(folder, rollouts_done(pl_module))
+            folder.mkdir(parents=True, exist_ok=True)
+        trainer.strategy.barrier("RolloutWriter.on_train_start")
+
+    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+        """Write this rank's groups; of ranks that have the same ones, the first does."""
+        data = data_rank(trainer)
+        if dry_run(trainer) or not data.first:
+            return
+        import pyarrow.parquet as pq
+
+        from lgrpo_lightning.records.rollout_rows import rollout_table
+
+        name = f"rollout-{rollout.index:06d}-rank-{data.rank:03d}.parquet"
+        path = Path(trainer.default_root_dir) / ROLLOUTS / name
+        with whole_file(path) as hidden:
+            pq.write_table(rollout_table(rollout), hidden)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _prune(folder: Path, rollouts: int) -> None:
+    """Remove files of rollouts from ``rollouts`` on, and those whose writing was cut off."""
+    for file in _files(folder):
+        match = FILE.fullmatch(file.name)
+        if file.name.endswith(".parquet.part") or (match and int(match[1]) >= rollouts):
+            file.unlink()

@@ -1,0 +1,1 @@
+"""The folder of a run: the names in it, and writing files that are whole or not there."""

@@ -1,0 +1,89 @@
+"""Files that are whole or not there, and what to do when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lgrpo_lightning.run_folder.names import shown
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = 1 << 20
+"""Bytes left on a disk below which a write that failed without a reason is put down to that."""
+
+
+class DiskFullError(OSError):
+    """There is no room for a file; what was there before is still there."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a hidden name beside ``path`` to write to; afterwards the file is on the disk and takes its place.
+
+    A ``path`` that is such a hidden name already (``.….part``) is written as it is.
+
+    Raises:
+        DiskFullError: There is no room. The unfinished file is removed, an older ``path`` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path if path.suffix == ".part" else path.with_name(f".{path.name}.part")
+    with explained_if_full(path):
+        try:
+            yield hidden
+            flush_to_disk(hidden)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
+        os.replace(hidden, path)
+    flush_to_disk(path.parent)
+
+
+@contextmanager
+def explained_if_full(path: Path) -> Iterator[None]:
+    """Say which file has no room, how much there is and what to do, where writing fails for want of it.
+
+    Raises:
+        DiskFullError: With that.
+    """
+    try:
+        yield
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        if isinstance(error, DiskFullError) or not _for_want_of_room(error, path):
+            raise
+        free = shutil.disk_usage(_existing(path)).free
+        raise DiskFullError(
+            errno.ENOSPC,
+            f"No room to write {shown(path)}: {free / 2**20:.1f} MiB are left on its disk or in its quota. What was "
+            "written before is untouched. Make room, or copy the run's folder to a larger disk and set "
+            "trainer.default_root_dir; then go on with --ckpt_path last",
+        ) from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Have the system put a file, or the names in a folder, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise  # some network file systems do this for files only
+    finally:
+        os.close(handle)
+
+
+def _for_want_of_room(error: BaseException, path: Path) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    if isinstance(error.__context__, OSError) and error.__context__.errno in FULL:
+        return True
+    torchs = isinstance(error, RuntimeError) or type(error).__name__ == "CheckpointException"
+    return torchs and shutil.disk_usage(_existing(path)).free < NO_ROOM
+
+
+def _existing(path: Path) -> Path:
+    """``path``, or the nearest folder above it that is there."""
+    return next(p for p in (path, *path.parents) if p.exists())

@@ -1,0 +1,232 @@
+"""Weights for servers: written to files once, read by every server, and again by one that was started anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.processes.interruption import AbandonedError, abandon_if_stopping
+from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError
+from lgrpo_lightning.samplers.vllm.transport import VLLMError
+from lgrpo_lightning.samplers.vllm.weights import weights_folder
+
+Kind = Literal["weights", "adapter"]
+STAGGER = 0.5
+"""Seconds between two ranks that look whether a server that started anew has its weights again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Files that every server should have read: all weights, or an adapter on top of them."""
+
+    kind: Kind
+    folder: str
+    version: int
+
+    @property
+    def name(self) -> str:
+        """What servers call the adapter."""
+        return f"lgrpo-{self.version}"
+
+
+class Feed:
+    """Keeps servers on the weights last delivered.
+
+    Args:
+        servers: All of them; every rank knows them, rank 0 delivers.
+        rank, world_size: Of the trainer.
+        weights_dir: Where files are handed over.
+    """
+
+    def __init__(
+        self, servers: Sequence[Server], *, rank: int, world_size: int, weights_dir: str | None
+    ) -> None:
+        self.servers, self.rank, self.world_size = servers, rank, world_size
+        self.weights_dir = weights_dir
+        self.parts: tuple[Part, ...] = ()  # the weights, then the adapter where there is one
+        self.boots: dict[str, str] = {}  # which start of each server has them
+        self.files: dict[Kind, ExitStack] = {"weights": ExitStack(), "adapter": ExitStack()}
+
+    @property
+    def version(self) -> int | None:
+        """That of what was delivered last."""
+        return self.parts[-1].version if self.parts else None
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The field of a completion request that names the adapter, where there is one."""
+        return {"model": self.parts[-1].name} if len(self.parts) > 1 else {}
+
+    def deliver(
+        self,
+        kind: Kind,
+        version: int,
+        write: Callable[[Path], Path],
+        tensors: Iterator[tuple[str, Tensor]],
+    ) -> None:
+        """Rank 0 writes files and has every server read them; the others wait for the outcome. Collective.
+
+        Args:
+            write: Writes the files into a folder that does not exist yet, from ``tensors``.
+            tensors: Gone through to the end on every rank, whatever happens: each may be a collective.
+
+        Raises:
+            VLLMError: A server did not take them.
+        """
+        self.parts, self.boots = self.on_rank_0(
+            lambda: self._written_and_read(kind, version, write), tensors=tensors
+        )
+
+    def on_rank_0(
+        self, call: Callable[[], Any], *, tensors: Iterator[tuple[str, Tensor]] | None = None
+    ) -> Any:
+        """What ``call`` gives on rank 0, on every rank once it is done. Collective.
+
+        Raises:
+            VLLMError, AbandonedError: It failed, or was given up: on every rank.
+        """
+        outcome: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                outcome = [call()]
+            except (VLLMError, AbandonedError) as error:
+                outcome = [error]
+            except Exception as error:
+                outcome = [VLLMError(f"{type(error).__name__}: {error}")]
+        for _ in tensors or ():
+            pass
+        if self.world_size > 1:
+            torch.distributed.broadcast_object_list(outcome, src=0)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
+
+    def is_current(self, server: Server) -> bool:
+        """Whether this is still the start of the server that was given the current weights.
+
+        Raises:
+            VLLMError: It has other weights.
+        """
+        try:
+            found = described(server)
+        except ServerLostError:
+            return False
+        same = found["boot"] == self.boots[server.url]
+        if same and self.parts and found["version"] != self.version:
+            raise VLLMError(
+                f"{server.peer} has weights of version {found['version']}, not {self.version}: another run feeds it "
+                "too. A server belongs to one run."
+            )
+        return bool(same)
+
+    def restore(self, server: Server, since: float) -> None:
+        """Wait for a server that was lost and give it the current weights again.
+
+        Every rank that misses it does, one after the other: the later ones find it restored.
+        """
+        server.wait(since, between=abandon_if_stopping)
+        time.sleep(STAGGER * min(self.rank, 10))
+        try:
+            if self.parts and described(server)["version"] != self.version:
+                self._read_by(server)
+            self.boots[server.url] = str(described(server)["boot"])
+        except ServerLostError:
+            return  # lost again: the next round notices
+
+    def close(self) -> None:
+        """Remove the files."""
+        for files in self.files.values():
+            files.close()
+
+    def _written_and_read(
+        self, kind: Kind, version: int, write: Callable[[Path], Path]
+    ) -> tuple[tuple[Part, ...], dict[str, str]]:
+        """(what the servers have now, which start of each has it)."""
+        files = ExitStack()
+        folder = files.enter_context(weights_folder(self.weights_dir))
+        before = self.parts
+        try:
+            part = Part(kind=kind, folder=str(write(folder / f"version-{version}")), version=version)
+            self.parts = (part,) if kind == "weights" else (self.parts[0], part)
+            with ThreadPoolExecutor(len(self.servers)) as pool:
+                urls = [server.url for server in self.servers]
+                boots = dict(zip(urls, pool.map(self._fed, self.servers), strict=True))
+        except BaseException:
+            self.parts = before
+            files.close()
+            raise
+        self.files[kind].close()  # the files of the version before
+        self.files[kind] = files
+        return self.parts, boots
+
+    def _fed(self, server: Server) -> str:
+        """Have a server read the current weights; which start of it did. Waits for a server that is away."""
+        since = time.monotonic()
+        while True:
+            try:
+                self._read_by(server)
+                found = described(server)
+            except ServerLostError:
+                server.wait(since, between=abandon_if_stopping)
+                continue
+            if found["version"] == self.version:
+                return str(found["boot"])
+            if time.monotonic() > since + server.options.retry_seconds:
+                raise VLLMError(
+                    f"{server.peer} has weights of version {found['version']} whenever it was given {self.version}: "
+                    "another run feeds it too. A server belongs to one run."
+                )
+
+    def _read_by(self, server: Server) -> None:
+        """Have a server read all parts, but not the base of an adapter that it has already."""
+        has = described(server)["weights"] if len(self.parts) > 1 else None
+        for part in self.parts:
+            if len(self.parts) > 1 and part.kind == "weights" and has == part.version:
+                continue
+            try:
+                if part.kind == "weights":
+                    server.rpc("lgrpo_load_folder", part.folder, part.version)
+                else:
+                    _adapt(server, part)
+            except RefusedError as error:
+                raise VLLMError(
+                    f"{server.peer} did not take over the {part.kind} in {part.folder}: {error}. It must see that "
+                    "folder (sampler.server.weights_dir) and run with the configuration of this run; see its log."
+                ) from error
+        if not server.post("/reset_prefix_cache").get("success", True):
+            raise VLLMError(
+                f"{server.peer} could not reset its prefix cache: it is answering requests of somebody else. A "
+                "server belongs to one run."
+            )
+
+
+def _adapt(server: Server, part: Part) -> None:
+    """Put an adapter in the place of those of earlier versions."""
+    for model in server.get("/v1/models")["data"]:
+        if str(model["id"]).startswith("lgrpo-"):
+            server.post("/v1/unload_lora_adapter", {"lora_name": model["id"]})
+    server.post("/v1/load_lora_adapter", {"lora_name": part.name, "lora_path": part.folder})
+    server.rpc("lgrpo_adapted", part.version)
+
+
+def described(server: Server) -> Mapping[str, Any]:
+    """What a server says of itself.
+
+    Raises:
+        VLLMError: It is not one that takes over weights.
+    """
+    try:
+        found = server.rpc("lgrpo_describe")
+    except RefusedError as error:
+        raise VLLMError(
+            f"{server.peer} does not know how to take over weights ({error}). Start it with `{RELOAD}`."
+        ) from error
+    return dict(found)

@@ -1,0 +1,150 @@
+"""Talking to one vLLM server: JSON over HTTP, with time-outs and errors that name it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from lgrpo_lightning.samplers.vllm.options import ServerOptions
+from lgrpo_lightning.samplers.vllm.transport import VLLMError
+
+LOST = (ConnectionError, http.client.HTTPException)
+RELOAD = "lgrpo serve --config YOUR_CONFIG"
+
+
+class ServerLostError(VLLMError):
+    """The server does not answer; it may come back."""
+
+
+class ServerSlowError(VLLMError):
+    """The server took longer than ``request_seconds``."""
+
+
+class RefusedError(VLLMError):
+    """The server answered with an error of its own; it will again."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Server:
+    """One server.
+
+    Args:
+        url: ``http://host:port``.
+        options: Key, time-outs.
+    """
+
+    def __init__(self, url: str, options: ServerOptions) -> None:
+        self.url = url.rstrip("/")
+        self.options = options
+        self.peer = f"The vLLM server {self.url}"
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """The answer to ``POST path``.
+
+        Raises:
+            ServerLostError: No connection, it broke off, or the server is starting or dying.
+            VLLMError: The server refused the request or took too long.
+        """
+        try:
+            return self._call(path, json.dumps(body or {}).encode(), self.options.request_seconds)
+        except RefusedError as error:
+            if error.status >= 500 and not self.alive():  # its engine has died, and it is about to follow
+                raise ServerLostError(str(error)) from error
+            raise
+
+    def get(self, path: str) -> Any:
+        """The answer to ``GET path``; errors as with ``post``."""
+        return self._call(path, None, self.options.request_seconds)
+
+    def rpc(self, method: str, *args: Any) -> Any:
+        """Call a method of the worker extension; what the first worker returns.
+
+        Raises:
+            VLLMError: The server has no such method: it was not started by ``lgrpo serve``.
+        """
+        try:
+            answer = self.post("/collective_rpc", {"method": method, "args": list(args)})
+        except RefusedError as error:
+            if error.status in (404, 405):
+                raise VLLMError(
+                    f"{self.peer} cannot take over weights: it was not started for it. Start it with `{RELOAD}`, "
+                    "which sets VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls."
+                ) from error
+            raise
+        return (answer.get("results") or [None])[0] if isinstance(answer, dict) else None
+
+    def alive(self) -> bool:
+        """Whether it answers that it is healthy.
+
+        Raises:
+            VLLMError: It refuses the key.
+        """
+        try:
+            self._call("/health", None, min(10.0, self.options.request_seconds))
+        except (ServerLostError, ServerSlowError, RefusedError):
+            return False
+        return True
+
+    def wait(self, since: float, *, between: Callable[[], None] = lambda: None) -> None:
+        """Wait until it is healthy, asking again at growing intervals.
+
+        Args:
+            since: ``time.monotonic()`` when it was first missed.
+            between: Called each time before it is asked; what it raises ends the wait.
+
+        Raises:
+            VLLMError: It was not, for ``retry_seconds``.
+        """
+        pause = 0.25
+        while not self.alive():
+            between()
+            left = since + self.options.retry_seconds - time.monotonic()
+            if left <= 0:
+                raise VLLMError(
+                    f"{self.peer} did not answer for {self.options.retry_seconds:g} seconds "
+                    f"(sampler.server.retry_seconds). Look at its log and start it again: `{RELOAD}`; a run goes on "
+                    "from its last checkpoint with --ckpt_path last."
+                )
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 8.0)
+
+    def _call(self, path: str, body: bytes | None, seconds: float) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(self.options.api_key_env):
+            headers["Authorization"] = f"Bearer {key}"
+        try:
+            with urlopen(Request(self.url + path, body, headers), timeout=seconds) as answer:
+                text, kind = answer.read().decode(), answer.headers.get_content_type()
+        except HTTPError as error:
+            raise self._refusal(path, error) from error
+        except (URLError, OSError, *LOST) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                raise ServerSlowError(
+                    f"{self.peer} did not answer {path} within {seconds:g} seconds. It hangs, or has too much to "
+                    "do: raise sampler.server.request_seconds, or add servers to sampler.server.urls."
+                ) from error
+            raise ServerLostError(
+                f"{self.peer} broke off at {path} ({type(reason).__name__}: {reason})."
+            ) from error
+        return json.loads(text) if text and kind == "application/json" else text or None
+
+    def _refusal(self, path: str, error: HTTPError) -> VLLMError:
+        text = error.read().decode(errors="replace")[:2000]
+        if error.code in (502, 503, 504):
+            return ServerLostError(f"{self.peer} answered {path} with {error.code}: {text}")
+        if error.code in (401, 403):
+            return VLLMError(
+                f"{self.peer} refused the API key ({error.code}). Set the environment variable "
+                f"{self.options.api_key_env} to the key that the server was started with (its VLLM_API_KEY)."
+            )
+        return RefusedError(f"{self.peer} answered {path} with {error.code}: {text}", error.code)

@@ -1,0 +1,232 @@
+"""Sampling with vLLM, in this process or from servers, kept on the policy's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
+from lgrpo_lightning.samplers.text import decoded
+from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, probe_prompt
+from lgrpo_lightning.samplers.vllm.isolation import isolated
+from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
+from lgrpo_lightning.samplers.vllm.transport import Completion, Request, Transport, prompt_seed
+from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
+
+PROBE_TOKENS = 16
+BASE = -1
+"""Version of the weights of a model without its adapter."""
+
+
+class VLLMSampler(Sampler):
+    """Draws completions with vLLM, on a CPU or on CUDA, in this process or from servers that ``lgrpo serve`` starts.
+
+    The weights are taken over after each rollout's updates. After the first time, and every ``check_every`` times,
+    the engine's log-probs of a few tokens are compared with the policy's, and the run stops where they differ.
+    The same stream and prompt give the same completions from the same engine.
+
+    Args:
+        engine: How the engine is built.
+        server: Where the servers are; without urls the engine runs in this process, one for each rank.
+        check_every: Weight updates between checks; 0 never checks.
+        check_tolerance: Largest mean difference of log-probs. Null: by dtype, 0.002 for float32, 0.1 for float16,
+            0.25 for bfloat16.
+        sleep_level: Free the engine's GPU memory between rollouts: 1 keeps its weights on the CPU, 2 nothing;
+            0 stays awake. Nothing on a CPU.
+    """
+
+    def __init__(
+        self,
+        engine: EngineOptions = EngineOptions(),  # noqa: B008 - frozen
+        server: ServerOptions = ServerOptions(),  # noqa: B008
+        check_every: int = 50,
+        check_tolerance: float | None = None,
+        sleep_level: Literal[0, 1, 2] = 0,
+    ) -> None:
+        if check_every < 0:
+            raise ValueError(f"sampler.check_every is {check_every}; it must be at least 0 (0: never).")
+        if check_tolerance is not None and check_tolerance <= 0:
+            raise ValueError(f"sampler.check_tolerance is {check_tolerance}; it must be above 0, or null.")
+        if sleep_level not in (0, 1, 2):
+            raise ValueError(f"sampler.sleep_level is {sleep_level}; it must be 0, 1 or 2.")
+        self.engine, self.server = engine, server
+        self.check_every, self.check_tolerance = check_every, check_tolerance
+        self.sleep_level = sleep_level
+        self.transport: Transport | None = None
+
+    def setup(self, source: WeightSource) -> None:
+        """Remember the policy; the engine starts with the first ``sync``, when the policy is where it will train."""
+        self.teardown()
+        if (size := getattr(source, "tensor_parallel_size", 1)) > 1:
+            raise ValueError(
+                f"VLLMSampler does not go with tensor_parallel_size: {size} of the training. Use "
+                "TransformersSampler, or tensor_parallel_size: 1, which shards the policy over all devices."
+            )
+        self.source = source
+        self.ranks = trainer_ranks()
+        self.version: int | None = None
+        self.asleep = False
+        self.has_base = False
+        self.syncs = 0
+        self.check_due = False
+
+    def sync(self, version: int) -> None:
+        """Take over the policy's weights, unless the engine has this version already. Collective."""
+        transport = self.transport or self._started()
+        lost = self.asleep and self.sleep_level == 2  # the weights are gone
+        self._wake()
+        if version == self.version and not lost:
+            return
+        self.version = None  # until all of it has arrived
+        self._push(transport, version, anew=lost)
+        self.version = version
+        self.check_due |= bool(self.check_every) and self.syncs % self.check_every == 0
+        self.syncs += 1
+
+    def _push(self, transport: Transport, version: int, *, anew: bool) -> None:
+        """All weights; or, where the engine takes the adapter, the base once and from then on the adapter."""
+        adapter = self.source.adapter() if transport.takes_adapter else None
+        if adapter is None:
+            transport.push(self.source.weights(), version)
+            return
+        if anew or not self.has_base:
+            transport.push(self.source.base_weights(), BASE)
+            self.has_base = True
+        transport.push_adapter(adapter, version)
+
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+    ) -> list[Group]:
+        """One group per prompt, in order; checked against the policy where a check is due."""
+        if self.version is None or self.asleep:
+            self.sync(self.source.version)
+        requests = [
+            Request(prompt=p.token_ids, seed=prompt_seed(stream, p.uid), count=group_size) for p in prompts
+        ]
+        self._check_lengths(prompts, sampling)
+        drawn = self._generate(requests, sampling)
+        if self.check_due:
+            self._check(requests[:1], drawn[:1], sampling)
+        return [
+            Group(prompt=prompt, rollouts=tuple(map(self._rollout, completions)))
+            for prompt, completions in zip(prompts, drawn, strict=True)
+        ]
+
+    def rest(self) -> None:
+        """Nothing more is sampled before the next ``sync``: free the engine's memory as ``sleep_level`` says."""
+        if self.sleep_level and self.transport is not None and not self.asleep:
+            self.transport.sleep(self.sleep_level)
+            self.asleep = True
+
+    def teardown(self) -> None:
+        """Shut the engine down, or leave the servers."""
+        if self.transport is not None:
+            self.transport.close()
+            self.transport = None
+
+    def _started(self) -> Transport:
+        """Build the engine or connect to the servers, and let them see the probe under whatever weights they have."""
+        with self.source.generation_model() as model:
+            self.policy_dtype = str(model.dtype).removeprefix("torch.")
+            if self.server.urls:
+                from lgrpo_lightning.samplers.vllm.server import Servers
+
+                self.transport = Servers(
+                    model.config,
+                    self.server,
+                    ranks=self.ranks,
+                    adapter=self.source.adapter(),
+                    lora=self.engine.lora,
+                )
+            else:
+                from lgrpo_lightning.samplers.vllm.engine import InProcessEngine
+
+                self.transport = InProcessEngine(
+                    model,
+                    self.source.tokenizer,
+                    self.engine,
+                    longest_sequence=self._longest_sequence(),
+                    ranks=self.ranks,
+                    adapter=self.source.adapter(),
+                    sleeps=self.sleep_level > 0,
+                )
+        self.context_length = min(self.transport.max_model_len, self.source.context_length)
+        self._generate([self._probe()], Sampling(max_new_tokens=1))
+        return self.transport
+
+    def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+        assert self.transport is not None
+        return self.transport.generate(requests, sampling, self.source.eos_token_ids)
+
+    def _longest_sequence(self) -> int:
+        """Most tokens of a sequence that the engine will see: the run's, or the probe's."""
+        return min(
+            max(self.source.longest_sequence, self._probe_length + PROBE_TOKENS), self.source.context_length
+        )
+
+    @property
+    def _probe_length(self) -> int:
+        """Two blocks of the prefix cache and a token, so that a stale cache shows."""
+        return 2 * (self.engine.block_size or CPU_BLOCK) + 1
+
+    def _probe(self) -> Request:
+        length = min(self._probe_length, self.context_length - PROBE_TOKENS)
+        ids = probe_prompt(self.source.tokenizer, length=max(1, length), fallback=self.source.eos_token_ids)
+        return Request(prompt=ids, seed=0, count=1)
+
+    def _check(
+        self, requests: Sequence[Request], found: Sequence[Sequence[Completion]], sampling: Sampling
+    ) -> None:
+        """Compare the probe's and, where there is one, a sampled completion's log-probs with the policy's."""
+        assert self.transport is not None and self.version is not None  # noqa: PT018
+        self.check_due = False
+        probe = self._probe()
+        short = Sampling(**{**vars(sampling), "max_new_tokens": min(PROBE_TOKENS, sampling.max_new_tokens)})
+        drawn = [(probe.prompt, self._generate([probe], short)[0][0])]
+        drawn += [(request.prompt, group[0]) for request, group in zip(requests, found, strict=True)]
+        kinds = (self.policy_dtype, self.transport.dtype)
+        with isolated(), self.source.generation_model() as model:
+            check_completions(
+                model,
+                drawn,
+                sampling,
+                tolerance=self.check_tolerance or max(TOLERANCES[kind] for kind in kinds),
+                peer=self.transport.peer,
+                version=self.version,
+            )
+
+    def _check_lengths(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        longest = max((len(p.token_ids) for p in prompts), default=0)
+        if longest + sampling.max_new_tokens > self.context_length:
+            raise ValueError(
+                f"A prompt of {longest} tokens and sampling.max_new_tokens {sampling.max_new_tokens} do not fit the "
+                f"engine's {self.context_length} tokens. Raise sampler.engine.max_model_len (the model allows "
+                f"{self.source.context_length}), or lower data.max_prompt_length or sampling.max_new_tokens."
+            )
+
+    def _wake(self) -> None:
+        if self.asleep and self.transport is not None:
+            self.transport.wake()
+            self.asleep = False
+
+    def _rollout(self, drawn: Completion) -> Rollout:
+        assert self.version is not None
+        text, ends = decoded(self.source.tokenizer, drawn.token_ids)
+        return Rollout(
+            token_ids=drawn.token_ids,
+            logprobs=torch.tensor(drawn.logprobs),
+            text=text,
+            text_ends=ends,
+            finish_reason=drawn.finish_reason,
+            mask=torch.ones(len(drawn.token_ids), dtype=torch.bool),
+            weight_version=self.version,
+        )
+
+
+def trainer_ranks() -> tuple[int, int]:
+    """(rank, world size) of the trainer; read before an engine initialises torch.distributed for itself."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()

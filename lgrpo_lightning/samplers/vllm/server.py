@@ -1,0 +1,183 @@
+"""vLLM engines in processes of their own, reached over HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lgrpo_lightning.contracts import Adapter
+from lgrpo_lightning.processes.interruption import abandon_if_stopping
+from lgrpo_lightning.samplers.vllm.feed import Feed, described
+from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError
+from lgrpo_lightning.samplers.vllm.lora import write_adapter
+from lgrpo_lightning.samplers.vllm.options import ServerOptions
+from lgrpo_lightning.samplers.vllm.transport import (
+    Completion,
+    Request,
+    Transport,
+    VLLMError,
+    completion,
+    sampling_arguments,
+)
+from lgrpo_lightning.samplers.vllm.weights import cast, write_weights
+from lgrpo_lightning.samplers.vllm.worker import model_signature
+from lgrpo_lightning.types import Sampling
+
+
+class Servers(Transport):
+    """One or several servers with the same weights, shared by all ranks: rank 0 feeds them.
+
+    A server that goes away is waited for and given the current weights again; what it had not finished, or had
+    sampled from other weights, is asked for again.
+
+    Args:
+        config: The policy's Hugging Face configuration: the servers must have the same model.
+        options: Addresses and time-outs.
+        ranks: (rank, world size) of the trainer.
+        adapter: The policy's, or None.
+        lora: ``EngineOptions.lora``.
+
+    Raises:
+        VLLMError: A server does not answer, or is not one of the kind that ``lgrpo serve`` starts.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        options: ServerOptions,
+        *,
+        ranks: tuple[int, int],
+        adapter: Adapter | None = None,
+        lora: str = "auto",
+    ) -> None:
+        self.options = options
+        self.rank, self.world_size = ranks
+        self.servers = [Server(url, options) for url in options.urls]
+        self.peer = " and ".join(s.peer for s in self.servers)
+        self.feed = Feed(
+            self.servers, rank=self.rank, world_size=self.world_size, weights_dir=options.weights_dir
+        )
+        found = [self._connected(server, model_signature(config)) for server in self.servers]
+        kinds = {d["dtype"] for d in found}
+        if len(kinds) > 1:
+            raise VLLMError(
+                f"{self.peer} have different dtypes: {', '.join(sorted(kinds))}. Start them alike."
+            )
+        self.dtype = kinds.pop()
+        self.max_model_len = min(d["max_model_len"] for d in found)
+        self.takes_adapter = self._adapter_taken([d["lora_rank"] or 0 for d in found], adapter, lora)
+
+    def _connected(self, server: Server, expected: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Wait for a server and check that it is one for this run; what it says of itself."""
+        server.wait(time.monotonic(), between=abandon_if_stopping)
+        found = described(server)
+        if found["model"] != expected:
+            other = {k: (found["model"].get(k), v) for k, v in expected.items() if found["model"].get(k) != v}
+            shown = ", ".join(f"{k} {there!r} (policy: {here!r})" for k, (there, here) in other.items())
+            raise VLLMError(
+                f"{server.peer} has another model than the policy: {shown or found['model']}. Start it with "
+                f"`{RELOAD}`, with the configuration of this run."
+            )
+        if found["logprobs_mode"] != "processed_logprobs":
+            raise VLLMError(
+                f"{server.peer} gives {found['logprobs_mode']}, not the log-probs of the distribution it samples "
+                f"from. Start it with `{RELOAD}`, or with --logprobs-mode processed_logprobs."
+            )
+        self.feed.boots[server.url] = found["boot"]
+        return found
+
+    def _adapter_taken(self, ranks: Sequence[int], adapter: Adapter | None, lora: str) -> bool:
+        """Whether all servers were started for adapters like this one."""
+        if adapter is None or lora == "merge":
+            return False
+        if lora == "adapter" and min(ranks) < adapter.rank:
+            raise VLLMError(
+                f"sampler.engine.lora is 'adapter', but {self.peer} take adapters up to rank {min(ranks)}, and the "
+                f"policy's has {adapter.rank}. Start them with `{RELOAD}`, with the configuration of this run, or use "
+                "merge or auto."
+            )
+        return min(ranks) >= adapter.rank
+
+    def push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        """Every server reads the weights from files that rank 0 writes."""
+
+        def write(folder: Path) -> Path:
+            return write_weights(cast(weights, self.dtype), folder)
+
+        self.feed.deliver("weights", version, write, weights)
+
+    def push_adapter(self, adapter: Adapter, version: int) -> None:
+        """The same for an adapter."""
+        self.feed.deliver("adapter", version, lambda folder: write_adapter(adapter, folder), adapter.weights)
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
+    ) -> list[list[Completion]]:
+        """All requests, spread over the servers; complete, or an error. A stop gives up those not sent yet."""
+        found: dict[int, list[Completion]] = {}
+        since = time.monotonic()
+        while len(found) < len(requests):
+            missing = [i for i in range(len(requests)) if i not in found]
+            got = self._round(missing, requests, sampling, eos)
+            since = time.monotonic() if got else since
+            found |= got
+            for server in self.servers:
+                if any(self._server(i) is server for i in missing if i not in found):
+                    self.feed.restore(server, since)
+        return [found[i] for i in range(len(requests))]
+
+    def _server(self, index: int) -> Server:
+        return self.servers[(index * self.world_size + self.rank) % len(self.servers)]
+
+    def _round(
+        self, indices: Sequence[int], requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
+    ) -> dict[int, list[Completion]]:
+        """Ask for every request once; those answered by servers that have the current weights, before and after."""
+
+        def ask(index: int) -> list[Completion] | None:
+            abandon_if_stopping()
+            try:
+                return self._asked(self._server(index), requests[index], sampling, eos)
+            except ServerLostError:
+                return None
+            except RefusedError as error:
+                if error.status != 404 or self.feed.is_current(self._server(index)):
+                    raise
+                return None  # started anew, it does not know the adapter
+
+        with ThreadPoolExecutor(min(len(indices), self.options.max_connections)) as pool:
+            answers = dict(zip(indices, pool.map(ask, indices), strict=True))
+        current = {s.url for s in self.servers if self.feed.is_current(s)}
+        return {i: a for i, a in answers.items() if a is not None and self._server(i).url in current}
+
+    def _asked(
+        self, server: Server, request: Request, sampling: Sampling, eos: Sequence[int]
+    ) -> list[Completion]:
+        body = {"prompt": list(request.prompt), "return_token_ids": True, **self.feed.model}
+        answer = server.post("/v1/completions", body | sampling_arguments(request, sampling, eos))
+        choices = sorted(answer["choices"], key=lambda c: c["index"])
+        if len(choices) != request.count:
+            raise VLLMError(f"{server.peer} gave {len(choices)} completions in place of {request.count}.")
+        return [
+            completion(server.peer, c["token_ids"], c["logprobs"]["token_logprobs"], c["finish_reason"])
+            for c in choices
+        ]
+
+    def sleep(self, level: int) -> None:
+        """Free the servers' GPU memory. Called by every rank; the servers do it once."""
+        if self.rank == 0:
+            for server in self.servers:
+                server.post(f"/sleep?level={level}")
+
+    def wake(self) -> None:
+        """Have the servers take their memory back; on every rank they are awake afterwards. Collective."""
+        self.feed.on_rank_0(lambda: [server.post("/wake_up") for server in self.servers])
+
+    def close(self) -> None:
+        """Remove the files of the weights. The servers go on."""
+        self.feed.close()

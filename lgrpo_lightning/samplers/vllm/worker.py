@@ -1,0 +1,116 @@
+"""What runs inside vLLM: the worker extension that takes over weights, and the server's key check."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+
+class WeightReceiver:
+    """Methods added to vLLM's worker (``worker_extension_cls``); called by ``collective_rpc``."""
+
+    def lgrpo_describe(self) -> dict[str, Any]:
+        """Which process this is, which weights it has, and what model they are for."""
+        config = self._lgrpo_model_config()
+        state = self._lgrpo_state()
+        return {
+            "boot": state["boot"],
+            "version": state["version"],
+            "weights": state["weights"],
+            "lora_rank": self._lgrpo_lora_rank(),
+            "model": model_signature(config.hf_config),
+            "dtype": str(config.dtype).removeprefix("torch."),
+            "max_model_len": int(config.max_model_len),
+            "logprobs_mode": str(getattr(config.logprobs_mode, "value", config.logprobs_mode)),
+        }
+
+    def lgrpo_load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take over (Hugging Face name, tensor) pairs, one at a time; nothing of them is kept."""
+        state = self._lgrpo_state()
+        state["version"] = state["weights"] = None  # half-loaded weights are nobody's
+        self.reload_weights(weights_iterator=iter(weights))  # type: ignore[attr-defined]
+        self._lgrpo_refresh_heads()
+        state["version"] = state["weights"] = version
+
+    def lgrpo_load_folder(self, folder: str, version: int) -> None:
+        """Take over the weights that ``write_weights`` left in ``folder``."""
+        from lgrpo_lightning.samplers.vllm.weights import read_weights
+
+        self.lgrpo_load(read_weights(folder), int(version))
+
+    def lgrpo_adapt(self, folder: str, number: int, version: int) -> None:
+        """Take over the adapter that ``write_adapter`` left in ``folder``, in the place of the one before."""
+        from vllm.lora.request import LoRARequest
+
+        self._lgrpo_state()["version"] = None
+        self.add_lora(  # type: ignore[attr-defined]
+            LoRARequest(lora_name=f"lgrpo-{version}", lora_int_id=number, lora_path=folder, load_inplace=True)
+        )
+        self.lgrpo_adapted(version)
+
+    def lgrpo_adapted(self, version: int) -> None:
+        """Remember that the adapter of this version was taken over."""
+        self._lgrpo_state()["version"] = int(version)
+
+    def _lgrpo_lora_rank(self) -> int | None:
+        """Largest rank of adapters; None where the engine takes none."""
+        config = self.vllm_config.lora_config  # type: ignore[attr-defined]
+        return None if config is None else int(config.max_lora_rank)
+
+    def _lgrpo_refresh_heads(self) -> None:
+        """Pack the output heads again on a CPU: a head that is tied to the embedding is not reloaded by itself."""
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+        from vllm.platforms import current_platform
+
+        if not current_platform.is_cpu():
+            return
+        for module in self.model_runner.get_model().modules():  # type: ignore[attr-defined]
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+
+    def _lgrpo_model_config(self) -> Any:
+        return self.vllm_config.model_config  # type: ignore[attr-defined]
+
+    def _lgrpo_state(self) -> dict[str, Any]:
+        if "_lgrpo" not in self.__dict__:
+            self.__dict__["_lgrpo"] = {"boot": uuid.uuid4().hex, "version": None, "weights": None}
+        state: dict[str, Any] = self.__dict__["_lgrpo"]
+        return state
+
+
+SIGNATURE = (
+    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings",
+)  # fmt: skip
+
+
+def model_signature(config: Any) -> dict[str, Any]:
+    """What two Hugging Face configurations must share for the weights of one to fit the other."""
+    text = config.get_text_config()
+    return {name: value for name in SIGNATURE if (value := getattr(text, name, None)) is not None}
+
+
+class RequireKey:
+    """ASGI middleware: every path but /health needs ``Authorization: Bearer <VLLM_API_KEY>``.
+
+    vLLM's own check leaves out /collective_rpc, which can replace the weights.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.key = os.environ.get("VLLM_API_KEY", "")
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on, or answer 401."""
+        if scope["type"] == "http" and scope["path"] != "/health" and self.key:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, b"Bearer " + self.key.encode()):
+                await send({"type": "http.response.start", "status": 401, "headers": []})
+                await send({"type": "http.response.body", "body": b'{"error": "wrong or missing API key"}'})
+                return
+        await self.app(scope, receive, send)

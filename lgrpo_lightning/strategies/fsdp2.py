@@ -1,0 +1,173 @@
+"""``trainer.strategy: fsdp2``: Lightning's ModelParallelStrategy with everything sharded over all ranks."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.strategies.model_parallel import _load_raw_module_state
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from lgrpo_lightning.strategies.ranks import tensor_mesh
+from lgrpo_lightning.strategies.sharded_checkpoint import (
+    is_folder,
+    load_folder,
+    numbered,
+    parameter_names,
+    renumbered,
+)
+
+COMPUTE_TYPES = {"bf16-mixed": torch.bfloat16}
+"""``trainer.precision`` → type of weights while they are gathered, where it is not their own."""
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Shards weights, gradients and optimizer state over all ranks of all nodes (FSDP2).
+
+    Under ``trainer.precision: bf16-mixed`` weights are gathered and computed with in bf16; the shards, the optimizer
+    and the checkpoint keep float32.
+
+    Args:
+        tensor_parallel_size: Divide every decoder layer over so many ranks, which have the same prompts; the rest of
+            the ranks shards by data parallelism. 1: all of them do.
+        cpu_offload: Keep shards, gradients and optimizer state in CPU memory.
+        reduce_dtype: Type in which gradients travel between ranks.
+        save_distributed_checkpoint: A checkpoint is a folder with one file a rank; False gathers it into one file.
+        timeout_seconds: How long a rank waits for the others.
+
+    An argument that is out of range is a ``ValueError`` of the Trainer.
+    """
+
+    def __init__(
+        self,
+        tensor_parallel_size: int = 1,
+        cpu_offload: bool = False,
+        reduce_dtype: Literal["float32", "bfloat16"] = "float32",
+        save_distributed_checkpoint: bool = False,
+        timeout_seconds: float = 1800.0,
+    ) -> None:
+        super().__init__(
+            tensor_parallel_size=tensor_parallel_size,
+            save_distributed_checkpoint=save_distributed_checkpoint,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+        self.cpu_offload = cpu_offload
+        self.reduce_dtype = reduce_dtype
+        self.refused = _refused(tensor_parallel_size, timeout_seconds)
+
+    def _configure_launcher(self) -> None:
+        """Refuse bad options as the Trainer is made: what ``__init__`` raises, the command line's parser hides."""
+        if refused := self.refused or self._indivisible():
+            raise ValueError(refused)
+        super()._configure_launcher()
+
+    def _indivisible(self) -> str | None:
+        """Why the processes do not fall into tensor groups."""
+        size, here = int(self._tensor_parallel_size), self.num_processes
+        if here % size == 0:
+            return None
+        possible = ", ".join(str(n) for n in range(1, here + 1) if here % n == 0)
+        return (
+            f"fsdp2: tensor_parallel_size is {size}, which does not divide the {here} devices of a node "
+            f"(trainer.devices). Possible are {possible}."
+        )
+
+    def setup_environment(self) -> None:
+        """All ranks of all nodes shard together, those of a tensor group as one."""
+        self._data_parallel_size = self.num_nodes * self.num_processes // int(self._tensor_parallel_size)
+        if self.cpu_offload and self.root_device.type == "cuda":
+            self._process_group_backend = (
+                "cpu:gloo,cuda:nccl"  # norms and checkpoints are those of CPU shards
+            )
+        super().setup_environment()
+
+    @property
+    def sharding(self) -> dict[str, Any]:
+        """Arguments of ``policy.sharding.shard``."""
+        return {
+            "mesh": self.device_mesh["data_parallel"],
+            "tensor_mesh": tensor_mesh(self),
+            "param_dtype": COMPUTE_TYPES.get(str(self.precision_plugin.precision)),
+            "reduce_dtype": getattr(torch, self.reduce_dtype),
+            "cpu_offload": self.cpu_offload,
+        }
+
+    def model_to_device(self) -> None:
+        """Move what is not sharded; shards that are offloaded stay where they are."""
+        if not self.cpu_offload:
+            return super().model_to_device()
+        assert self.model is not None
+        for module in self.model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(self.root_device)
+        return None
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimizer's state as one process would give it (on rank 0), or this rank's part of it. Collective."""
+        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        assert self.model is not None
+        whole = not self._save_distributed_checkpoint
+        options = StateDictOptions(full_state_dict=whole, cpu_offload=True)
+        state = get_optimizer_state_dict(self.model, optimizer, options=options)
+        return (
+            numbered(state, parameter_names(self.model, optimizer))
+            if whole and self.global_rank == 0
+            else dict(state)
+        )
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Take weights and optimizer state from a folder or a file, whatever number of ranks wrote it. Collective.
+
+        Returns:
+            All else that it holds.
+        """
+        path, module = Path(self.broadcast(checkpoint_path)), self.lightning_module
+        assert self.model is not None
+        assert module is not None
+        if is_folder(path):
+            return load_folder(path, self.model, self.optimizers, strict=module.strict_loading)
+        checkpoint: dict[str, Any] = torch.load(
+            path, mmap=True, map_location="cpu", weights_only=weights_only
+        )
+        _load_raw_module_state(checkpoint.pop("state_dict"), self.model, strict=module.strict_loading)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states", ()), strict=False):
+            named = renumbered(state, dict(enumerate(parameter_names(self.model, optimizer))))
+            set_optimizer_state_dict(self.model, optimizer, named, options=options)
+        return checkpoint
+
+
+def _refused(tensor_parallel_size: int, timeout_seconds: float) -> str | None:
+    """Why these options cannot be, and what to do."""
+    if tensor_parallel_size < 1:
+        return f"fsdp2: tensor_parallel_size is {tensor_parallel_size}; it must be at least 1."
+    return (
+        None if timeout_seconds > 0 else f"fsdp2: timeout_seconds is {timeout_seconds}; it must be above 0."
+    )
+
+
+def register() -> None:
+    """Make ``fsdp2`` a name of a strategy."""
+    if "fsdp2" not in StrategyRegistry:
+        StrategyRegistry.register(
+            "fsdp2", FSDP2Strategy, description="FSDP2: everything sharded over all ranks"
+        )
+
+
+def sharding_of(strategy: Any) -> dict[str, Any] | None:
+    """Arguments of ``policy.sharding.shard`` where the strategy shards; None elsewhere."""
+    if isinstance(strategy, FSDP2Strategy):
+        return strategy.sharding
+    if isinstance(strategy, ModelParallelStrategy):
+        return {"mesh": strategy.device_mesh["data_parallel"], "tensor_mesh": tensor_mesh(strategy)}
+    return None
