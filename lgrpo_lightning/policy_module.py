@@ -17,11 +17,12 @@ from lgrpo_lightning.checkpoints import state
 from lgrpo_lightning.checkpoints.resume import check_weights, other_world_size
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
-from lgrpo_lightning.policy.sharding import shard, whole
-from lgrpo_lightning.policy.tensor_parallel import agree_gradients
+from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.strategies.fsdp2 import register, sharding_of
 from lgrpo_lightning.strategies.precision import check_optimizer, settle_precision, small_step_warning
 from lgrpo_lightning.strategies.ranks import Ranks, gathered, gradient_sync, ranks
+from lgrpo_lightning.strategies.sharding import shard
+from lgrpo_lightning.strategies.tensor_parallel import agree_gradients
 from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.training import Schedule
 from lgrpo_lightning.training.attempt import Attempt

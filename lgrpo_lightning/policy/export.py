@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lgrpo_lightning.policy.lora import merged_weights
 from lgrpo_lightning.policy.policy import Policy
-from lgrpo_lightning.policy.sharding import whole
+from lgrpo_lightning.policy.sharded_weights import whole
 
 PREFIX = "policy.model."
 

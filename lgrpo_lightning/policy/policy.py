@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,8 @@ from lgrpo_lightning.policy.head import backbone, head_logits, verify_head
 from lgrpo_lightning.policy.layout import Layout, Tokens, padded_layout
 from lgrpo_lightning.policy.loading import context_length, load_model
 from lgrpo_lightning.policy.packing import padded_packs, tree_packs
+from lgrpo_lightning.policy.sharded_weights import Division, unsharded
 from lgrpo_lightning.policy.tree_layout import tree_layout
-
-if TYPE_CHECKING:
-    from lgrpo_lightning.policy.tensor_parallel import Division
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +152,6 @@ class Policy(nn.Module):
     @contextmanager
     def generation_model(self) -> Iterator[Any]:
         """The causal LM in evaluation mode without gradients (and without gradient checkpointing's cache ban)."""
-        from lgrpo_lightning.policy.sharding import unsharded
-
         was_training = self.model.training
         self.model.eval()
         try:

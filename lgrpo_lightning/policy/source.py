@@ -11,7 +11,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import Adapter
 from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights, base_weights, merged_weights
 from lgrpo_lightning.policy.policy import Policy
-from lgrpo_lightning.policy.sharding import whole
+from lgrpo_lightning.policy.sharded_weights import whole
 
 
 class PolicySource:

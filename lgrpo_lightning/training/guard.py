@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.policy import Policy
-from lgrpo_lightning.policy.sharding import whole
+from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.run_folder.names import NONFINITE, shown
 from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training.attempt import Attempt

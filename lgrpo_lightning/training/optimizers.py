@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
-from lgrpo_lightning.policy.sharding import whole
+from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.training.options import Schedule
 
 

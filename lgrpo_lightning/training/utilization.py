@@ -6,7 +6,7 @@ import torch
 
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.choice import linear_parameters
-from lgrpo_lightning.policy.tensor_parallel import is_divided
+from lgrpo_lightning.policy.sharded_weights import is_divided
 
 PEAK_TFLOPS = {
     "H200": 989.0,

@@ -19,7 +19,7 @@ from lgrpo_lightning.plugins.registry import (
     unknown_component_message,
 )
 
-TEMPLATE = Path(__file__).parent.parent / "plugins" / "lgrpo-length-reward"
+TEMPLATE = Path(__file__).parents[2] / "plugins" / "lgrpo-length-reward"
 HEAD = """
 from lgrpo_lightning import Group, ProcessTree, RewardModel, AdvantageEstimator, hookimpl
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,23 +12,11 @@ from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from lgrpo_lightning.policy.policy import Policy
+from lgrpo_lightning.policy.sharded_weights import Division, is_divided
 
 DIVIDED = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
 PARTIAL = "replicated_with_grad_allreduce"
 """Style of what every rank keeps whole and applies to its own heads: each has a part of the gradient."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Division:
-    """How a policy is divided.
-
-    Attributes:
-        mesh: The device mesh of the tensor group.
-        partial: Names of the parameters whose gradient is a sum over the group.
-    """
-
-    mesh: Any
-    partial: frozenset[str]
 
 
 def divide(policy: Policy, mesh: Any) -> None:
@@ -156,8 +143,3 @@ def agree_gradients(policy: Policy) -> None:
         torch.distributed.all_reduce(part, group=group)
         if name not in division.partial:
             part /= size
-
-
-def is_divided(parameter: Any) -> bool:
-    """Whether a rank of the tensor group has only a part of it; the last dimension of its mesh is the group's."""
-    return parameter.device_mesh.ndim > 1 and bool(parameter.placements[-1].is_shard())

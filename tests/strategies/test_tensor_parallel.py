@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, Phi3Config
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
-from lgrpo_lightning.policy.tensor_parallel import PARTIAL, plan, settled_plan
+from lgrpo_lightning.strategies.tensor_parallel import PARTIAL, plan, settled_plan
 from tests.models import SMALL
 
 

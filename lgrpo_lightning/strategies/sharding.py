@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
-    FSDPModule,
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
@@ -18,7 +14,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.fsdp import register_fsdp_forward_method as enter_through
 
 from lgrpo_lightning.policy.policy import Policy
-from lgrpo_lightning.policy.tensor_parallel import divide
+from lgrpo_lightning.strategies.tensor_parallel import divide
 
 
 def shard(
@@ -61,28 +57,3 @@ def shard(
             fully_shard(module, **options)
     fully_shard(policy, **options)
     enter_through(policy, "touch")
-
-
-@contextmanager
-def unsharded(policy: Policy) -> Iterator[None]:
-    """All weights gathered on every rank, so that what happens inside needs no collectives; nothing where not sharded.
-
-    Under tensor parallelism each has its own part of the layers, and every forward pass is a collective of the group.
-    """
-    modules: list[Any] = [m for m in policy.modules() if isinstance(m, FSDPModule)]
-    if modules:
-        policy.touch()  # makes the policy the root, before any part of it runs alone
-    for module in modules:
-        module.set_reshard_after_forward(False, recurse=False)
-        module.unshard()
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.reshard()
-            module.set_reshard_after_forward(module is not policy, recurse=False)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor, on every rank: collective. A tensor that is not sharded is itself."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

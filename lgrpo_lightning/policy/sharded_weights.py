@@ -1,0 +1,54 @@
+"""Weights of which this rank holds a part: gathering them, and how they are divided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How a policy is divided.
+
+    Attributes:
+        mesh: The device mesh of the tensor group.
+        partial: Names of the parameters whose gradient is a sum over the group.
+    """
+
+    mesh: Any
+    partial: frozenset[str]
+
+
+@contextmanager
+def unsharded(policy: Any) -> Iterator[None]:
+    """All weights gathered on every rank, so that what happens inside needs no collectives; nothing where not sharded.
+
+    Under tensor parallelism each has its own part of the layers, and every forward pass is a collective of the group.
+    """
+    modules: list[Any] = [m for m in policy.modules() if isinstance(m, FSDPModule)]
+    if modules:
+        policy.touch()  # makes the policy the root, before any part of it runs alone
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.reshard()
+            module.set_reshard_after_forward(module is not policy, recurse=False)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a sharded tensor, on every rank: collective. A tensor that is not sharded is itself."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def is_divided(parameter: Any) -> bool:
+    """Whether a rank of the tensor group has only a part of it; the last dimension of its mesh is the group's."""
+    return parameter.device_mesh.ndim > 1 and bool(parameter.placements[-1].is_shard())
