@@ -1,1 +1,30 @@
 """The folder of a run: the names in it, and writing files that are whole or not there."""
+
+from lgrpo_lightning.run_folder.names import (
+    CHECKPOINTS,
+    CONFIG,
+    LAST_CHECKPOINT,
+    METRICS,
+    NONFINITE,
+    PLOT,
+    ROLLOUTS,
+    set_aside,
+    shown,
+)
+from lgrpo_lightning.run_folder.whole_files import DiskFullError, explained_if_full, flush_to_disk, whole_file
+
+__all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
+    "LAST_CHECKPOINT",
+    "METRICS",
+    "NONFINITE",
+    "PLOT",
+    "ROLLOUTS",
+    "DiskFullError",
+    "explained_if_full",
+    "flush_to_disk",
+    "set_aside",
+    "shown",
+    "whole_file",
+]
