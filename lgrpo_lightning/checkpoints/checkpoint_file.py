@@ -55,21 +55,12 @@ class CheckpointFile:
         Args:
             renewed: It is the same rollout's as ``last``, which then is not kept.
         """
-        _flush_folder(self.partial)
-        _remove(self._leaving)
-        if not self.last.exists():
-            pass
-        elif unreadable(self.last):
-            _remove(self.last)
-        elif self.keep_previous and not renewed:
-            if self.previous.exists():
-                self.previous.rename(self._leaving)  # a folder cannot be replaced in one step
-            self.last.rename(self.previous)
-        elif self.last.is_dir() or self.partial.is_dir():
-            self.last.rename(self._leaving)
-        os.replace(self.partial, self.last)
-        flush_to_disk(self.folder)
-        _remove(self._leaving)
+        if self.last.exists():
+            if unreadable(self.last):
+                _remove(self.last)
+            elif self.keep_previous and not renewed:
+                put_in_place(self.last, self.previous, aside=self._leaving)
+        put_in_place(self.partial, self.last, aside=self._leaving)
         if not self.keep_previous:
             _remove(self.previous)
 
@@ -85,16 +76,20 @@ class CheckpointFile:
         return sorted(leftovers)
 
 
-def put_in_place(partial: Path, path: Path) -> None:
-    """Rename a checkpoint to ``path``. A folder that stands there is ``…-replaced`` until that is done."""
-    replaced = path.with_name(f"{path.stem}-replaced{path.suffix}")
+def put_in_place(partial: Path, path: Path, *, aside: Path | None = None) -> None:
+    """Rename a checkpoint to ``path``, at once where both are files.
+
+    Args:
+        aside: What a folder that stands there is called until that is done; None is ``…-replaced``.
+    """
+    aside = aside or path.with_name(f"{path.stem}-replaced{path.suffix}")
     _flush_folder(partial)
-    if path.is_dir() or (path.exists() and partial.is_dir()):
-        _remove(replaced)
-        path.rename(replaced)
+    if path.is_dir() or (path.exists() and partial.is_dir()):  # a folder cannot be replaced in one step
+        _remove(aside)
+        path.rename(aside)
     os.replace(partial, path)
     flush_to_disk(path.parent)
-    _remove(replaced)
+    _remove(aside)
 
 
 def _flush_folder(partial: Path) -> None:

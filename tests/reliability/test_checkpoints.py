@@ -271,7 +271,7 @@ def test_the_disk_runs_full_in_a_run(small_disk: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_put_in_place_of_an_older_one(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill between the two renames of a folder leaves the old one, whole, beside the new one."""
-    from lgrpo_lightning.callbacks import checkpoint_file
+    from lgrpo_lightning.checkpoints import checkpoint_file
 
     def made(path: Path, text: str) -> Path:
         if kind == "file":
