@@ -110,11 +110,10 @@ class BestCheckpoint(RolloutState):
         if not fitting(trainer):
             return
         self._begin(trainer, pl_module)
-        if self._in_epoch:
-            self._take_place(trainer)
+        self._held.renew(trainer, rollouts_done(pl_module))
         score = self._score(trainer, pl_module)
         if not math.isnan(score) and self._good_enough(score):
-            self._keep(trainer, score, rollouts_done(pl_module))
+            self._keep(trainer, pl_module, score)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so where nothing was ever measured."""
@@ -148,8 +147,9 @@ class BestCheckpoint(RolloutState):
         worst = self.kept[-1][1]
         return score > worst if self.mode == "max" else score < worst
 
-    def _keep(self, trainer: Trainer, score: float, rollouts: int) -> None:
+    def _keep(self, trainer: Trainer, pl_module: LightningModule, score: float) -> None:
         """Write the state, with itself among the best in it; then remove what it displaces."""
+        rollouts = rollouts_done(pl_module)
         name = f"{self.filename}{'' if self.save_top_k == 1 else f'-rollout-{rollouts:06d}'}.ckpt"
         all_kept = [kept for kept in self.kept if kept[0] != name] + [(name, score, rollouts)]
         all_kept.sort(key=lambda kept: -kept[1] if self.mode == "max" else kept[1])
@@ -157,7 +157,7 @@ class BestCheckpoint(RolloutState):
         self.kept, displaced = all_kept[:most], all_kept[most:]
         folder = self.folder(trainer)
         self._name_best(folder)
-        self._write(trainer, folder / name)
+        self._write(trainer, pl_module, folder / name)
         for old, _, _ in displaced:
             trainer.strategy.remove_checkpoint(str(folder / old))
         if self.kept[0][0] == name:

@@ -1,4 +1,4 @@
-"""The state of a run between two rollouts, held until it is written."""
+"""The state of a run between two rollouts, held until it is written: of every kind of checkpoint."""
 
 from __future__ import annotations
 
@@ -63,6 +63,37 @@ class HeldState:
         changed = repr(states) != repr(self.checkpoint["callbacks"])
         self.checkpoint["callbacks"] = deepcopy(states)
         return changed
+
+
+class Held:
+    """The state after the last rollout, with what validations and callbacks have changed since.
+
+    Past an epoch's end the loops no longer continue it exactly: what is held then stays, but for the callbacks' state.
+    """
+
+    def __init__(self) -> None:
+        self.state: HeldState | None = None
+        self._in_epoch = False
+
+    def take(self, trainer: Trainer, rollouts: int) -> HeldState:
+        """Hold the state as it is now: a rollout is done. Collective."""
+        self._in_epoch, self.state = True, HeldState.taken(trainer, rollouts)
+        return self.state
+
+    def renew(self, trainer: Trainer, rollouts: int) -> bool:
+        """Take in what has changed since the rollout; whether anything has. Collective."""
+        if self.state is not None and not self._in_epoch:
+            return self.state.renew_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
+        self.state = HeldState.taken(trainer, rollouts)
+        return True
+
+    def leave_epoch(self) -> None:
+        """From here on the place in the epoch is the one taken after its last rollout."""
+        self._in_epoch = False
+
+    def clear(self) -> None:
+        """Hold nothing: no rollout is done."""
+        self.state, self._in_epoch = None, False
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.checkpoint_io import broken
-from lgrpo_lightning.checkpoints.held_state import HeldState, sharded
-from lgrpo_lightning.processes.activity import doing
+from lgrpo_lightning.checkpoints.held_state import Held, sharded
+from lgrpo_lightning.checkpoints.writing import write_checkpoint
 from lgrpo_lightning.processes.interruption import Interrupted
 from lgrpo_lightning.records.metrics_csv import log_before_checkpoint
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, shown
-from lgrpo_lightning.run_folder.whole_files import DiskFullError, explained_if_full
+from lgrpo_lightning.run_folder.whole_files import DiskFullError
 from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
 
@@ -60,9 +60,8 @@ class LastCheckpoint(ModelCheckpoint):
         self.keep_previous = keep_previous
         self._start = 0  # rollouts done before this fit
         self._written = -1  # rollouts done in the checkpoint on disk, -1: none of this run
-        self._held: HeldState | None = None  # the state after the rollout before
+        self._held = Held()
         self._training = False  # whether this fit got as far as its first rollout
-        self._in_epoch = False  # past an epoch's end the loops' state no longer continues it exactly
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the folder."""
@@ -73,7 +72,8 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear what an earlier run left unfinished, and keep what it finished."""
         self._start, self._written = rollouts_done(pl_module), -1
-        self._held, self._in_epoch, self._training = None, False, True
+        self._held.clear()
+        self._training = True
         file, used = self._file(trainer), Path(trainer.ckpt_path) if trainer.ckpt_path else None
         if used is not None and used.resolve() in {
             p.resolve() for p in (file.last, file.previous, file.partial)
@@ -101,10 +101,10 @@ class LastCheckpoint(ModelCheckpoint):
         """A rollout is done: hold its state, write it if that is due."""
         if dry_run(trainer):
             return
-        self._in_epoch = True
         done = rollouts_done(pl_module)
         due = done % self.every_n_rollouts == 0 or _last_batch(trainer)
-        self._hold(trainer, done, due)
+        if due or self.save_on_exception:
+            self._held.take(trainer, done)
         if due:
             log_before_checkpoint(trainer)
             self._write(trainer)
@@ -116,15 +116,15 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take what callbacks changed into the checkpoint, whose loops still continue this epoch."""
-        self._in_epoch = False
+        self._held.leave_epoch()
         self._refresh(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last rollout's state where nothing told beforehand that it was the last."""
         done = rollouts_done(pl_module)
         if done > max(self._start, self._written) and not dry_run(trainer):
-            if self._held is None or self._held.rollouts != done:
-                self._hold(trainer, done, True)
+            if self._held.state is None or self._held.state.rollouts != done:
+                self._held.take(trainer, done)
             self._write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -134,7 +134,7 @@ class LastCheckpoint(ModelCheckpoint):
         if not self._training and isinstance(exception, Exception):
             return  # refused before it began
         together = isinstance(exception, Interrupted)  # raised on all ranks, at the same place
-        held = self._held if self._training and not isinstance(exception, DiskFullError) else None
+        held = self._held.state if self._training and not isinstance(exception, DiskFullError) else None
         if (
             held
             and held.rollouts > self._written
@@ -156,7 +156,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the state."""
-        self._held = None
+        self._held.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: what it needs is the file itself."""
@@ -165,40 +165,29 @@ class LastCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing."""
 
-    def _hold(self, trainer: Trainer, done: int, due: bool) -> None:
-        if due or self.save_on_exception:
-            self._held = HeldState.taken(trainer, done)
-
     def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Renew the state held (past an epoch's end only that of the callbacks), and its file."""
-        done, callbacks = rollouts_done(pl_module), trainer.callbacks  # type: ignore[attr-defined]
+        """Renew the state held, and its file."""
+        done = rollouts_done(pl_module)
         if dry_run(trainer) or done <= self._start:
             return
         due = self._written == done or trainer.should_stop
-        if self._in_epoch:
-            self._hold(trainer, done, due)
-        elif self._held is None or not self._held.renew_callbacks(callbacks):
-            return
-        if due:
+        if (due or self.save_on_exception) and self._held.renew(trainer, done) and due:
             self._write(trainer)
 
     def _write(self, trainer: Trainer, *, wait: bool = True) -> None:
         """Write the held state beside and rename it. ``wait``: all ranks are here."""
-        held, self._held = self._held, None  # so that a failure to write is not met by writing again
+        held, self._held.state = self._held.state, None  # a failure to write is not met by writing again
         assert held is not None
         file = self._file(trainer)
-        doing(f"writing the checkpoint of {held.rollouts} rollouts", waits=True, keeps=True)
-        with explained_if_full(file.last):
-            trainer.strategy.save_checkpoint(held.filled(trainer), str(file.partial))
-        doing(f"waiting for the checkpoint of {held.rollouts} rollouts", waits=True)
-        if wait:
-            trainer.strategy.barrier("LastCheckpoint written")
-        if trainer.is_global_zero:
-            file.publish(renewed=self._written == held.rollouts)
-        if wait:
-            trainer.strategy.barrier("LastCheckpoint renamed")
-        doing("going on")
-        self._written, self._held = held.rollouts, held
+        renewed = self._written == held.rollouts
+        write_checkpoint(
+            trainer,
+            held.filled(trainer),
+            file.last,
+            put=lambda partial, last: file.publish(renewed=renewed),
+            wait=wait,
+        )
+        self._written, self._held.state = held.rollouts, held
         self.last_model_path = self.best_model_path = self._last_checkpoint_saved = str(file.last)
 
     def _file(self, trainer: Trainer) -> CheckpointFile:

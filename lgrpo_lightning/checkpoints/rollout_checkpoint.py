@@ -51,21 +51,21 @@ class RolloutCheckpoint(RolloutState):
         if done % self.every_n_rollouts == 0 and not dry_run(trainer):
             self._written = done
             log_before_checkpoint(trainer)
-            self._write_and_prune(trainer)
+            self._write_and_prune(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take what validation changed (best score, patience) into the checkpoint of this rollout."""
         if not fitting(trainer):
             return
-        if self._in_epoch:
-            self._take_place(trainer)
-        if self._written == rollouts_done(pl_module):
-            self._write_and_prune(trainer)
+        done = rollouts_done(pl_module)
+        self._held.renew(trainer, done)
+        if self._written == done:
+            self._write_and_prune(trainer, pl_module)
 
-    def _write_and_prune(self, trainer: Trainer) -> None:
+    def _write_and_prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = self.folder(trainer)
         path = folder / f"rollout-{self._written:06d}.ckpt"
-        self._write(trainer, path)
+        self._write(trainer, pl_module, path)
         self.best_model_path = str(path)
         if trainer.is_global_zero and self.keep > 0:
             there = [file for number, file in _files(folder).items() if number <= self._written]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lgrpo_lightning.checkpoints.checkpoint_file import put_in_place
-from lgrpo_lightning.processes.activity import doing
+from lgrpo_lightning.checkpoints.held_state import Held
+from lgrpo_lightning.checkpoints.writing import write_checkpoint
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, shown
-from lgrpo_lightning.run_folder.whole_files import explained_if_full
 from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
 
@@ -30,12 +28,12 @@ class RolloutState(Checkpoint):
         self.dirpath = dirpath
         self.best_model_path = ""  # what ``ckpt_path="best"`` reads
         self._began = False
-        self._in_epoch = False  # past an epoch's end the loops' state no longer continues it exactly
-        self._place: dict[str, Any] = {}  # loops and prompts after the last rollout
+        self._held = Held()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing was done yet."""
-        self._began, self._in_epoch, self._place = False, False, {}
+        self._began = False
+        self._held.clear()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready, unless a validation before came first."""
@@ -45,11 +43,12 @@ class RolloutState(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A rollout is done."""
-        self._take_place(trainer)
+        if not dry_run(trainer):
+            self._held.take(trainer, rollouts_done(pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on the place in the epoch is the one taken after its last rollout."""
-        self._in_epoch = False
+        """The state held is that after the epoch's last rollout."""
+        self._held.leave_epoch()
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called once a fit, before anything is written; override it."""
@@ -64,32 +63,11 @@ class RolloutState(Checkpoint):
             self.begin(trainer, pl_module)
             trainer.strategy.barrier(f"{type(self).__name__} began")
 
-    def _take_place(self, trainer: Any) -> None:
-        """Remember where the loops are: a rollout, and what follows it, is done."""
-        self._in_epoch = True
-        state = {
-            "loops": trainer._checkpoint_connector._get_loops_state_dict(),
-            "epoch": trainer.current_epoch,
-        }
-        if trainer.datamodule is not None:
-            state[type(trainer.datamodule).__qualname__] = trainer.datamodule.state_dict()
-        self._place = deepcopy(state)
-
-    def _write(self, trainer: Any, path: Path) -> None:
-        """Write the state between the last rollout and the next, beside and renamed. Collective."""
-        doing(f"writing {path.name}", waits=True, keeps=True)
-        partial = path.with_name(f".{path.name}.part")
-        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        if not self._in_epoch:
-            state |= self._place
-        with explained_if_full(path):
-            trainer.strategy.save_checkpoint(state, str(partial))
-        doing(f"waiting for {path.name}", waits=True)
-        trainer.strategy.barrier(f"{path.name} written")
-        if trainer.is_global_zero:
-            put_in_place(partial, path)
-        trainer.strategy.barrier(f"{path.name} renamed")
-        doing("going on")
+    def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
+        """Write the state between the last rollout and the next, with this callback's own as it is now. Collective."""
+        self._held.renew(trainer, rollouts_done(pl_module))
+        assert self._held.state is not None
+        write_checkpoint(trainer, self._held.state.filled(trainer), path)
 
 
 def fitting(trainer: Trainer) -> bool:
