@@ -1,0 +1,196 @@
+"""A policy among its components: they sample, segment, score and credit; a run is evaluated and logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lgrpo_lightning.callbacks import complete_trainer
+from lgrpo_lightning.contracts import AdvantageEstimator, Sampler, StepSegmenter, Stream
+from lgrpo_lightning.policy_module import PolicyModule
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.processes.stopping import abandonable, giving_up
+from lgrpo_lightning.rewards.weighted_sum import RewardSum
+from lgrpo_lightning.strategies.ranks import data_gathered, shared
+from lgrpo_lightning.trainer.rollout_callback import call_rollout_callbacks
+from lgrpo_lightning.training import Updates, Validation, settings
+from lgrpo_lightning.training.checks import check_credits, check_trees
+from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
+from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
+from lgrpo_lightning.training.timing import Clock
+from lgrpo_lightning.training.utilization import utilization_metrics
+from lgrpo_lightning.training.validate_at_ends import ValidateAtEnds
+from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, RolloutBatch, Sampling
+
+
+class RolloutModule(PolicyModule):
+    """Calls the components, each in one place, and does what a run does beside its algorithm.
+
+    ``GRPOModule`` sets the attributes below.
+    """
+
+    sampler: Sampler
+    segmenter: StepSegmenter
+    reward_model: RewardSum
+    advantage_estimator: AdvantageEstimator
+    sampling: Sampling
+    updates: Updates
+    validation: Validation
+    max_rollouts: int
+    seed: int
+
+    # ------------------------------------------------------------------------------------------ the components
+
+    def sync_sampler(self) -> None:
+        """The sampler takes over the policy's weights."""
+        with giving_up(self.trainer):
+            self.sampler.sync(self.weight_version)
+
+    def sampled(
+        self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str, counter: int = 0
+    ) -> list[Group]:
+        """Completions; outside training the same noise whenever asked. A stop that is asked for gives them up."""
+        with abandonable(self.trainer, stream := Stream(self.seed, phase, counter)):
+            groups = self.sampler.sample(prompts, count, sampling=sampling, stream=stream)
+        return list(shared(self.trainer, lambda: groups))
+
+    def segmented(self, groups: Sequence[Group]) -> list[ProcessTree]:
+        """The process tree of every group."""
+        trees = [self.segmenter.segment(group) for group in groups]
+        check_trees(self.segmenter, groups, trees)
+        return trees
+
+    def scored(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
+        """The rewards of every group."""
+        return list(shared(self.trainer, lambda: self.reward_model.score_batch(groups, trees)))
+
+    def credited(
+        self, groups: Sequence[Group], rewards: Sequence[Rewards], trees: Sequence[ProcessTree]
+    ) -> list[Credit]:
+        """The credit of every group."""
+        credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
+        check_credits(self.advantage_estimator, groups, credits)
+        return credits
+
+    # ------------------------------------------------------------------------------------------ evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        """Fresh metrics for every set."""
+        self.evaluations = {n: Evaluation(self.validation, self.device) for n in self._set_names()}
+        self.sync_sampler()
+
+    def validation_step(self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Greedy decoding and k samples for every prompt. The noise is the same at every validation."""
+        evaluation = list(self.evaluations.values())[dataloader_idx]
+        if self.validation.greedy:
+            groups = self.sampled(prompts, 1, self.sampling.greedy, "greedy")
+            evaluation.add_greedy(self.scored(groups, self.segmented(groups)))
+        if self.validation.k:
+            groups = self.sampled(prompts, self.validation.k, self.sampling, "validation")
+            evaluation.add_samples(groups, self.scored(groups, self.segmented(groups)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log each set, and the mean over the sets under the bare names."""
+        self.sampler.rest()
+        logged = evaluation_metrics(self.evaluations, "test" if self.trainer.testing else "val")
+        if logged and self.trainer.state.fn == TrainerFn.FITTING:
+            logged["step"] = torch.tensor(float(self.global_step))
+        self.log_dict(logged, sync_dist=True, batch_size=1)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+    on_predict_epoch_start = sync_sampler
+
+    def _set_names(self) -> tuple[str, ...]:
+        trainer: Any = self.trainer
+        return tuple(getattr(trainer.datamodule, "test_names" if trainer.testing else "validation_names"))
+
+    # ------------------------------------------------------------------------------------------ logging
+
+    def show_rollout(self, rollout: RolloutBatch, means: Means) -> None:
+        """Hand a rollout to the callbacks, before the update."""
+        call_rollout_callbacks(self.trainer, self, rollout)
+        add_weight_lag(means, rollout, self.weight_version)
+
+    def finish_rollout(self, rollout: RolloutBatch, means: Means, clock: Clock) -> None:
+        """Count a rollout whose update is done, log its metrics, the same on every rank, and stop after the last."""
+        self.announce_layout()
+        self.rollout_index += 1
+        add_rollout_metrics(means, rollout, success_threshold=self.validation.success_threshold)
+        passes, seconds = self.updates.iterations, clock.seconds["train"]
+        used = utilization_metrics(self.policy, passes=passes, seconds=seconds)
+        for name, value in (clock.metrics() | self.step_metrics | used).items():
+            means.put(name, value)
+        merged = Means.merge(data_gathered(self.trainer, means))
+        tokens = torch.tensor(
+            float(sum(len(r) for g in rollout.groups for r in g.rollouts)), device=self.device
+        )
+        values = merged.values() | {
+            "tokens_per_second": float(self.ranks.sum(tokens)) / clock.total,
+            "rollout": float(self.rollout_index - 1),
+            "step": float(self.global_step),
+        }
+        self.log_all(values)
+        if 0 < self.max_rollouts <= self.rollout_index:
+            self.trainer.should_stop = True
+
+    # ------------------------------------------------------------------------------------------ Lightning
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Data columns that the reward models cannot do without."""
+        return tuple(self.reward_model.columns)
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """Names of what a validation logs, for callbacks that monitor one."""
+        return evaluation_names(self._set_names(), self.validation, "val")
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is."""
+        return Progress(
+            rollout=self.rollout_index,
+            global_step=self.global_step,
+            epoch=self.current_epoch,
+            max_steps=self.trainer.max_steps,
+            max_rollouts=self.max_rollouts,
+        )
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Optimizer steps of the run where they are known."""
+        limits = [self.trainer.max_steps, self.max_rollouts * self.updates.steps_per_rollout]
+        return min((n for n in limits if n > 0), default=None)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run gets: rollouts on disk, checkpoints, progress, plot, summary."""
+        settings.check_trainer(self.trainer)
+        self.trainer.num_sanity_val_steps = 0  # validation at the start takes its place
+        ends = {"at_start": self.validation.at_start, "at_end": self.validation.at_end}
+        return [ValidateAtEnds(**ends), *complete_trainer(self.trainer)]
+
+    def setup(self, stage: str) -> None:
+        """Connect the sampler with the policy."""
+        self.configure_model()
+        self.sampler.setup(self.source())
+
+    def teardown(self, stage: str) -> None:
+        """Release what the components hold."""
+        self.sampler.teardown()
+        self.reward_model.teardown()
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The swappable parts by name."""
+        return {
+            "sampler": self.sampler,
+            "segmenter": self.segmenter,
+            "advantage_estimator": self.advantage_estimator,
+            **{f"reward_model/{i}": model for i, model in enumerate(self.reward_model.models)},
+        }
