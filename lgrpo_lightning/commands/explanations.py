@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -184,10 +184,7 @@ def _no_class(path: str, key: str, written: Sequence[Entry]) -> str:
     """A class named by its import path, such as an optimizer, is not there."""
     entry = _of_value(path, written) or _of_key(key, written)
     module, _, name = path.rpartition(".")
-    try:
-        close = difflib.get_close_matches(name, dir(import_module(module)) if module else [], n=1)
-    except ImportError:
-        close = []
+    close = difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1)
     meant = f" Did you mean '{module}.{close[0]}'?" if close else ""
     return f"{_place(entry)}{key}: there is no class {path!r}.{meant}"
 
@@ -201,14 +198,11 @@ def _component(key: str, written: Sequence[Entry]) -> Any:
 
 
 def _class(name: str) -> Any:
-    """The installed component or importable class of this name, or None."""
+    """The installed component or imported class of this name, or None; nothing is imported to phrase an error."""
     if found := registry.components().get(name):
         return found.cls
     module, _, attribute = name.rpartition(".")
-    try:
-        found_class = getattr(import_module(module), attribute, None) if module else None
-    except ImportError:
-        return None
+    found_class = getattr(sys.modules.get(module), attribute, None)
     return found_class if isinstance(found_class, type) else None
 
 

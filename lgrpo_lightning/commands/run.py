@@ -16,6 +16,7 @@ from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
 from lgrpo_lightning.checkpoints.checkpoint_io import broken
 from lgrpo_lightning.commands.explanations import explained
+from lgrpo_lightning.commands.files import keep_files_from_import
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
@@ -98,6 +99,7 @@ class RunCLI(LightningCLI):
         """
         defaults = [Entry(key=key, value=name, place="") for key, name in COMPONENTS.items()]
         written = defaults + entries(args[1:])
+        keep_files_from_import(written)
         try:
             super().parse_arguments(parser, args)
         except RefusedError as refused:

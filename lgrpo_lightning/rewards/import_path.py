@@ -7,8 +7,26 @@ import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+FILES = frozenset(
+    """
+    arrow bin bz2 ckpt csv gguf gz ipynb json jsonl md ndjson parquet pt pth py safetensors sh toml tsv txt xz yaml
+    yml zip zst
+    """.split()  # noqa: SIM905
+)
+"""Endings that are a file's, not the name of a class or function."""
+
+
+def names_a_file(text: str) -> bool:
+    """Whether ``text`` is the name of a file, there or misspelt, and not an import path.
+
+    >>> names_a_file("train.jsonl"), names_a_file("my_rewards.accuracy")
+    (True, False)
+    """
+    return text.rpartition(".")[2].lower() in FILES or Path(text).expanduser().exists()
 
 
 def imported(path: str) -> Any:
@@ -23,6 +41,11 @@ def imported(path: str) -> Any:
     parts = path.replace(":", ".").split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise ValueError(f"{path!r} is no import path; write it as 'package.module.function'.")
+    if names_a_file(path):
+        raise ValueError(
+            f"{path!r} names a file. Write an import path, such as '{parts[0]}.function' for a function in "
+            f"{parts[0]}.py."
+        )
     search_working_directory()
     depth = _modules(parts)
     if not depth:
