@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
-from lgrpo_lightning.contracts import PromptSource
+from lgrpo_lightning.contracts import PromptSource, Stream
 from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_columns
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import named_sources
 from lgrpo_lightning.strategies.ranks import data_rank
+from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.types import Prompt
 
 STAGES: Mapping[str, tuple[str, ...]] = {
@@ -214,7 +215,8 @@ class PromptDataModule(LightningDataModule):
             system_prompt=self.system_prompt,
             chat_template_kwargs=self.chat_template_kwargs,
         )
-        rows = source.rows()
+        with component_call(Stream(0, "data", 0), name):
+            rows = source.rows()
         readers = getattr(getattr(module, "reward_model", None), "models", ())
         check_columns(
             rows,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lightning.pytorch.cli import OptimizerCallable
 
-from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter
+from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
@@ -103,19 +103,20 @@ class GRPOModule(RolloutModule):
 
     def rollout(self, prompts: Sequence[Prompt], clock: Clock) -> RolloutBatch:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
+        stream = self.stream("train", self.rollout_index)
         with clock.measure("sample"):
             self.sync_sampler()
-            groups = self.sampled(prompts, self.group_size, self.sampling, "train", self.rollout_index)
-            self.sampler.rest()
+            groups = self.sampled(prompts, self.group_size, self.sampling, stream)
+            self.release_sampler()
         with clock.measure("reward"):
-            self.reward_model.start(self.progress)
-            return applicable(self.judged(self.rollout_index, groups), self.ranks, self.device)
+            self.start_rewards(stream)
+            return applicable(self.judged(self.rollout_index, groups, stream), self.ranks, self.device)
 
-    def judged(self, index: int, groups: Sequence[Group]) -> RolloutBatch:
+    def judged(self, index: int, groups: Sequence[Group], stream: Stream) -> RolloutBatch:
         """Groups with what every stage after sampling says of them."""
-        trees = self.segmented(groups)
-        rewards = self.scored(groups, trees)
-        credits = self.credited(groups, rewards, trees)
+        trees = self.segmented(groups, stream)
+        rewards = self.scored(groups, trees, stream)
+        credits = self.credited(groups, rewards, trees, stream)
         return RolloutBatch(
             index=index,
             groups=tuple(groups),
@@ -147,5 +148,5 @@ class GRPOModule(RolloutModule):
         self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0
     ) -> RolloutBatch:
         """A group of completions for every prompt, with its rewards and credit."""
-        groups = self.sampled(prompts, self.group_size, self.sampling, "predict")
-        return replace(self.judged(batch_idx, groups), trained=(False,) * len(groups))
+        groups = self.sampled(prompts, self.group_size, self.sampling, stream := self.stream("predict"))
+        return replace(self.judged(batch_idx, groups, stream), trained=(False,) * len(groups))

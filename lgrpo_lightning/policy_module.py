@@ -133,6 +133,7 @@ class PolicyModule(LightningModule):
             eos_token_ids=eos_token_ids(self.policy_config, self.tokenizer),
             version=lambda: self.weight_version,
             longest_sequence=getattr(data, "longest_sequence", None),
+            precision=self.trainer.precision_plugin.forward_context,
         )
 
     def configure_optimizers(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.processes.stopping import abandonable, giving_up
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.strategies.ranks import data_gathered, shared
+from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.trainer.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.training import Updates, Validation, settings
 from lgrpo_lightning.training.checks import check_credits, check_trees
@@ -45,34 +47,60 @@ class RolloutModule(PolicyModule):
 
     # ------------------------------------------------------------------------------------------ the components
 
+    def stream(self, phase: str, counter: int = 0) -> Stream:
+        """The key of all that is drawn; outside training the same whenever asked."""
+        return Stream(self.seed, phase, counter)
+
+    def calling(self, stream: Stream, *key: object) -> AbstractContextManager[None]:
+        """Every call of a component is made inside."""
+        return component_call(stream, *key, self.global_rank)
+
     def sync_sampler(self) -> None:
         """The sampler takes over the policy's weights."""
-        with giving_up(self.trainer):
+        with giving_up(self.trainer), self.calling(self.stream("sync", self.weight_version)):
             self.sampler.sync(self.weight_version)
 
+    def release_sampler(self) -> None:
+        """Nothing more is sampled before the next ``sync_sampler``."""
+        with self.calling(self.stream("rest", self.weight_version)):
+            self.sampler.rest()
+
     def sampled(
-        self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str, counter: int = 0
+        self, prompts: Sequence[Prompt], count: int, sampling: Sampling, stream: Stream
     ) -> list[Group]:
-        """Completions; outside training the same noise whenever asked. A stop that is asked for gives them up."""
-        with abandonable(self.trainer, stream := Stream(self.seed, phase, counter)):
-            groups = self.sampler.sample(prompts, count, sampling=sampling, stream=stream)
+        """Completions. A stop that is asked for abandons them."""
+        own = [prompt.copied() for prompt in prompts]
+        with abandonable(self.trainer, stream), self.calling(stream, "sampler", *(p.uid for p in own[:1])):
+            groups = self.sampler.sample(own, count, sampling=sampling, stream=stream)
         return list(shared(self.trainer, lambda: groups))
 
-    def segmented(self, groups: Sequence[Group]) -> list[ProcessTree]:
+    def segmented(self, groups: Sequence[Group], stream: Stream) -> list[ProcessTree]:
         """The process tree of every group."""
-        trees = [self.segmenter.segment(group) for group in groups]
+        with self.calling(stream, "segmenter", *_first(groups)):
+            trees = [self.segmenter.segment(group.copied()) for group in groups]
         check_trees(self.segmenter, groups, trees)
         return trees
 
-    def scored(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
+    def start_rewards(self, stream: Stream) -> None:
+        """Tell the reward models where the run is."""
+        with self.calling(stream, "start"):
+            self.reward_model.start(self.progress)
+
+    def scored(self, groups: Sequence[Group], trees: Sequence[ProcessTree], stream: Stream) -> list[Rewards]:
         """The rewards of every group."""
-        return list(shared(self.trainer, lambda: self.reward_model.score_batch(groups, trees)))
+        with self.calling(stream, "reward_model", *_first(groups)):
+            return list(shared(self.trainer, lambda: self.reward_model.score_batch(groups, trees)))
 
     def credited(
-        self, groups: Sequence[Group], rewards: Sequence[Rewards], trees: Sequence[ProcessTree]
+        self,
+        groups: Sequence[Group],
+        rewards: Sequence[Rewards],
+        trees: Sequence[ProcessTree],
+        stream: Stream,
     ) -> list[Credit]:
         """The credit of every group."""
-        credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
+        with self.calling(stream, "advantage_estimator", *_first(groups)):
+            credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
         check_credits(self.advantage_estimator, groups, credits)
         return credits
 
@@ -87,15 +115,16 @@ class RolloutModule(PolicyModule):
         """Greedy decoding and k samples for every prompt. The noise is the same at every validation."""
         evaluation = list(self.evaluations.values())[dataloader_idx]
         if self.validation.greedy:
-            groups = self.sampled(prompts, 1, self.sampling.greedy, "greedy")
-            evaluation.add_greedy(self.scored(groups, self.segmented(groups)))
+            groups = self.sampled(prompts, 1, self.sampling.greedy, stream := self.stream("greedy"))
+            evaluation.add_greedy(self.scored(groups, self.segmented(groups, stream), stream))
         if self.validation.k:
-            groups = self.sampled(prompts, self.validation.k, self.sampling, "validation")
-            evaluation.add_samples(groups, self.scored(groups, self.segmented(groups)))
+            stream, count = self.stream("validation"), self.validation.k
+            groups = self.sampled(prompts, count, self.sampling, stream)
+            evaluation.add_samples(groups, self.scored(groups, self.segmented(groups, stream), stream))
 
     def on_validation_epoch_end(self) -> None:
         """Log each set, and the mean over the sets under the bare names."""
-        self.sampler.rest()
+        self.release_sampler()
         logged = evaluation_metrics(self.evaluations, "test" if self.trainer.testing else "val")
         if logged and self.trainer.state.fn == TrainerFn.FITTING:
             logged["step"] = torch.tensor(float(self.global_step))
@@ -178,12 +207,14 @@ class RolloutModule(PolicyModule):
     def setup(self, stage: str) -> None:
         """Connect the sampler with the policy."""
         self.configure_model()
-        self.sampler.setup(self.source())
+        with self.calling(self.stream("setup")):
+            self.sampler.setup(self.source())
 
     def teardown(self, stage: str) -> None:
         """Release what the components hold."""
-        self.sampler.teardown()
-        self.reward_model.teardown()
+        with self.calling(self.stream("teardown")):
+            self.sampler.teardown()
+            self.reward_model.teardown()
 
     @property
     def components(self) -> dict[str, Any]:
@@ -194,3 +225,8 @@ class RolloutModule(PolicyModule):
             "advantage_estimator": self.advantage_estimator,
             **{f"reward_model/{i}": model for i, model in enumerate(self.reward_model.models)},
         }
+
+
+def _first(groups: Sequence[Group]) -> list[str]:
+    """The uid of the first prompt."""
+    return [group.prompt.uid for group in groups[:1]]

@@ -6,6 +6,7 @@ Shapes: ``G`` completions of a group, ``T`` tokens of the longest one, ``N`` com
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -86,6 +87,11 @@ class Prompt:
     messages: tuple[Message, ...] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
 
+    def copied(self) -> Prompt:
+        """The same, with columns and messages of its own."""
+        messages = None if self.messages is None else tuple(copied(dict(m)) for m in self.messages)
+        return replace(self, messages=messages, columns=copied(dict(self.columns)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
@@ -144,6 +150,10 @@ class Group:
 
     def __len__(self) -> int:
         return len(self.rollouts)
+
+    def copied(self) -> Group:
+        """The same, with a prompt of its own."""
+        return replace(self, prompt=self.prompt.copied())
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -270,6 +280,19 @@ class TrainBatch:
             mask=self.mask.index_select(0, at)[:, :width],
             sampler_logprobs=self.sampler_logprobs.index_select(0, at)[:, :width],
         )
+
+
+def copied(value: Any) -> Any:
+    """``value`` with containers and arrays of its own; what is neither stays itself.
+
+    >>> copied(row := {"answers": ["4", "four"]})["answers"].pop(), row
+    ('four', {'answers': ['4', 'four']})
+    """
+    if type(value) is dict:
+        return {key: copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(copied(item) for item in value)
+    return deepcopy(value) if hasattr(value, "__array__") else value
 
 
 def padded(rows: list[Tensor], width: int) -> Tensor:

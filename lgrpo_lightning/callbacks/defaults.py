@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
@@ -51,6 +52,7 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
       every ``ModelCheckpoint`` of the user. With ``enable_progress_bar=False`` there is no bar, with
       ``enable_checkpointing=False`` no checkpoint.
     - ``RolloutCheckpoint`` and ``LastCheckpoint`` come after all others, whose state they hold.
+    - Paths of the trainer, its loggers and callbacks become absolute.
     - A ``ModelCheckpoint`` without ``dirpath`` writes to ``checkpoints/`` of the run.
     - ``StopSignals`` takes the place of Lightning's handling of signals, ``AtomicCheckpointIO`` that of its
       default way to write checkpoints.
@@ -67,6 +69,7 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
             f"trainer.default_root_dir is {trainer.default_root_dir!r}, but a run writes to a local folder, "
             "where files can be renamed: set a local path, and copy the folder away when the run is done."
         )
+    _settle_paths(trainer)
     die_with_parent()
     if not isinstance(trainer._signal_connector, StopSignals):
         trainer._signal_connector = StopSignals(trainer)
@@ -85,6 +88,21 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
             callback.dirpath = os.path.join(trainer.default_root_dir, CHECKPOINTS)
     missing = [c for c in default_callbacks() if not any(isinstance(other, type(c)) for other in callbacks)]
     return [c for c in missing if not isinstance(c, ProgressBar | LastCheckpoint)]
+
+
+def _settle_paths(trainer: Trainer) -> None:
+    """Make the folders of a run absolute: where it writes does not change with the working directory."""
+    settings: Any = trainer
+    settings._default_root_dir = os.path.abspath(os.path.expanduser(trainer.default_root_dir))
+    owners: list[tuple[Any, tuple[str, ...]]] = [
+        (logger, ("dir", "_root_dir", "_save_dir")) for logger in trainer.loggers
+    ]
+    owners += [(callback, ("dirpath", "path")) for callback in settings.callbacks]
+    for owner, names in owners:
+        for name in names:
+            path = vars(owner).get(name)
+            if isinstance(path, str | os.PathLike) and "://" not in str(path):
+                setattr(owner, name, os.path.abspath(os.path.expanduser(path)))
 
 
 def _complete_loggers(trainer: Trainer) -> None:

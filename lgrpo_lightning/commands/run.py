@@ -28,6 +28,7 @@ from lgrpo_lightning.processes.interruption import PEER_LOST, lost
 from lgrpo_lightning.rewards.import_path import search_working_directory
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG
 from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.trainer.component_call import kept_directory
 from lgrpo_lightning.training import settings
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -114,6 +115,11 @@ class RunCLI(LightningCLI):
         if args[0] == "fit" and command_options.get("ckpt_path"):
             shown = self._parser("fit").dump(command_options, skip_none=False)
             tell_changes(command_options.ckpt_path, root, shown)
+
+    def instantiate_classes(self) -> None:
+        """Make the components and the trainer; none of them moves the run to another directory."""
+        with kept_directory():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with what a run needs, before ``--ckpt_path last`` is looked up.

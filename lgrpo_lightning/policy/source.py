@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +23,7 @@ class PolicySource:
         eos_token_ids: Every id that ends a completion.
         version: Gives the number of optimizer steps so far.
         longest_sequence: Most tokens of a prompt and its completion in this run; None where that is not known.
+        precision: A context in which the model computes as it does in training.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class PolicySource:
         eos_token_ids: tuple[int, ...],
         version: Callable[[], int],
         longest_sequence: int | None = None,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.policy = policy
         self.tokenizer = tokenizer
@@ -40,6 +42,7 @@ class PolicySource:
         self.context_length = policy.context_length
         self.longest_sequence = min(longest_sequence or self.context_length, self.context_length)
         self._version = version
+        self._precision = precision
 
     @property
     def version(self) -> int:
@@ -74,9 +77,11 @@ class PolicySource:
             weights=_whole(adapter_weights(self.policy.model)),
         )
 
-    def generation_model(self) -> AbstractContextManager[Any]:
-        """A context that gives the causal LM in evaluation mode without gradients."""
-        return self.policy.generation_model()
+    @contextmanager
+    def generation_model(self) -> Iterator[Any]:
+        """A context that gives the causal LM in evaluation mode without gradients, in training's precision."""
+        with self._precision(), self.policy.generation_model() as model:
+            yield model
 
 
 def _whole(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

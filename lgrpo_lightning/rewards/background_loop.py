@@ -7,6 +7,8 @@ import threading
 from collections.abc import Awaitable
 from typing import Any
 
+import torch
+
 
 class BackgroundLoop:
     """Starts with the first awaitable and lives until ``close``, so that clients can keep their connections.
@@ -24,7 +26,9 @@ class BackgroundLoop:
         """What ``awaitable`` gives; ``TimeoutError`` after ``timeout`` seconds, and it is cancelled."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="async rewards", daemon=True)
+            self._thread = threading.Thread(
+                target=_run, args=(self._loop,), name="async rewards", daemon=True
+            )
             self._thread.start()
 
         async def limited() -> Any:
@@ -43,3 +47,9 @@ class BackgroundLoop:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5.0)
         self._loop = self._thread = None
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop without gradients, which each thread switches for itself."""
+    with torch.no_grad():
+        loop.run_forever()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.rewards.checks import RewardError
-from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout
+from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout, copied
 
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Keyword arguments of every call; the others are data columns."""
@@ -46,7 +46,7 @@ class FunctionCall:
             )
         return {
             **{
-                column: [prompt.columns.get(column) for prompt, _ in pairs]
+                column: [copied(prompt.columns.get(column)) for prompt, _ in pairs]
                 for column in columns
                 if column not in ("prompt", "completion", "completion_ids")
             },
@@ -135,7 +135,7 @@ class FunctionCall:
 
 def _prompt(prompt: Prompt) -> Any:
     """A prompt as TRL passes it: its text, or for a chat its messages."""
-    return prompt.text if prompt.messages is None else [dict(m) for m in prompt.messages]
+    return prompt.text if prompt.messages is None else [copied(dict(m)) for m in prompt.messages]
 
 
 def _completion(prompt: Prompt, rollout: Rollout) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import checked_rewards
+from lgrpo_lightning.trainer.component_call import apart
 from lgrpo_lightning.types import Group, Progress, Rewards
 
 
@@ -44,17 +45,23 @@ class RewardSum(RewardModel):
     def start(self, progress: Progress) -> None:
         """Passed on to every model."""
         for model in self.models:
-            model.start(progress)
+            with apart():
+                model.start(progress)
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
         """Score with every model, check the answers, add them up."""
-        scored = [checked_rewards(m, groups, trees, m.score_batch(groups, trees)) for m in self.models]
+        scored = []
+        for model in self.models:
+            with apart():
+                answer = model.score_batch([group.copied() for group in groups], trees)
+            scored.append(checked_rewards(model, groups, trees, answer))
         return [self._summed([rewards[i] for rewards in scored]) for i in range(len(groups))]
 
     def teardown(self) -> None:
         """Passed on to every model."""
         for model in self.models:
-            model.teardown()
+            with apart():
+                model.teardown()
 
     def _summed(self, rewards: list[Rewards]) -> Rewards:
         """The sum over the models for one group."""

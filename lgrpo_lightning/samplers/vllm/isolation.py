@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import numpy as np
 import torch
+
+from lgrpo_lightning.trainer.component_call import apart
 
 
 @contextmanager
@@ -26,24 +26,12 @@ def isolated(environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """
     saved = dict(os.environ)
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
-    python, numpy = random.getstate(), np.random.get_state()
-    generator = torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     os.environ.update(environment or {})
     try:
-        with (
-            warnings.catch_warnings(),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-        ):
+        with apart(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(generator)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
         torch.set_num_threads = set_threads
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)

@@ -41,6 +41,11 @@ REWARD = {
         did="`function: my_rewards.brevty`",
         config=function("brevty"),
     ),
+    "a file in place of a function": BadInput(
+        says=("'my_rewards.py' names a file", "'my_rewards.function'"),
+        did="`function: my_rewards.py`",
+        config={"model.reward_model": component("RewardFunction", function="my_rewards.py")},
+    ),
     "no such module": BadInput(
         says=("no module 'rewards_of_mine'", "working directory"),
         did="`function: rewards_of_mine.brevity`",

@@ -1,0 +1,70 @@
+"""Around every call of a component: what it does stays its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lgrpo_lightning.contracts import Stream
+
+
+@contextmanager
+def component_call(stream: Stream, *key: object) -> Iterator[None]:
+    """Call a component inside, ``apart`` from training.
+
+    The generators of python, numpy and torch are seeded from the key, so that what it draws is the same in a run that
+    was resumed.
+
+    Args:
+        stream: Seed, phase and number of the rollout.
+        key: What else its draws depend on: its name, the rank, the prompt.
+    """
+    with apart():
+        text = "\x1f".join(map(str, (*stream, *key)))
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside there are no gradients and no autocast, and what is changed for the whole process is put back afterwards.
+
+    That is the generators of python, numpy and torch, the working directory, and the default type and device of
+    tensors.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    with (
+        kept_directory(),
+        isolate_rng(include_cuda=torch.cuda.is_initialized()),  # type: ignore[no-untyped-call]
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+        torch.no_grad(),
+    ):
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if torch.get_default_device() != device:
+                torch.set_default_device(None if device.type == "cpu" else device)
+
+
+@contextmanager
+def kept_directory() -> Iterator[None]:
+    """Inside, ``os.chdir`` does what it does; afterwards the process is where it was."""
+    here = os.getcwd()
+    try:
+        yield
+    finally:
+        os.chdir(here)
