@@ -30,7 +30,8 @@ class GRPOModule(RolloutModule):
     λ-GRPO (arXiv:2509.21154) by default, GRPO (arXiv:2402.03300) with ``GRPO()``; nothing else differs.
 
     Args:
-        reward_model: Scores completions; several are added up.
+        reward_model: Scores completions; several are added up. In Python, a function stands for
+            ``RewardFunction(function)``.
         policy: The trained model and how it computes log-probs.
         sampler: Draws completions. Default ``TransformersSampler()``.
         segmenter: Divides a group into process steps. Default ``TokenPrefixSegmenter()``: exact tokens.
@@ -66,6 +67,13 @@ class GRPOModule(RolloutModule):
         seed: int | None = None,
     ) -> None:
         settings.check_options(group_size, sampling, updates)
+        for key, given, contract in (
+            ("sampler", sampler, Sampler),
+            ("segmenter", segmenter, StepSegmenter),
+            ("advantage_estimator", advantage_estimator, AdvantageEstimator),
+        ):
+            if given is not None:
+                settings.check_component(key, given, contract)
         super().__init__(
             policy,
             with_reference=loss.kl_coef > 0,
@@ -76,8 +84,8 @@ class GRPOModule(RolloutModule):
         )
         self.sampler = sampler or TransformersSampler()
         self.segmenter = segmenter or TokenPrefixSegmenter()
-        models = reward_model if isinstance(reward_model, list) else [reward_model]
-        self.reward_model = RewardSum(models, reward_weights)
+        models = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
+        self.reward_model = RewardSum([settings.as_reward_model(model) for model in models], reward_weights)
         self.advantage_estimator = advantage_estimator or LambdaGRPO()
         self.group_size = group_size
         self.sampling = sampling

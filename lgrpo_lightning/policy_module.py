@@ -12,6 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from lgrpo_lightning.checkpoints import state
 from lgrpo_lightning.checkpoints.resume import check_weights, other_world_size
@@ -72,6 +73,7 @@ class PolicyModule(LightningModule):
         self.reference: Reference | None
         self._saved_rng: list[Any] | None = None
         self._layout_announced = ""
+        self.strict_loading = policy.lora is None  # an adapter's checkpoint holds no other weights
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -99,18 +101,32 @@ class PolicyModule(LightningModule):
         return self.trainer.max_steps if self.trainer.max_steps > 0 else None
 
     def configure_model(self) -> None:
-        """Load the policy and, where it is needed, the reference; shard them under FSDP2."""
-        self.policy_config = settle_precision(self.trainer, self.policy_config)
-        if hasattr(self, "policy"):
-            return
-        self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id)
-        reference = reference_of(self.policy) if self.with_reference else None
-        if (sharding := sharding_of(self.trainer.strategy)) is not None:
-            for model in (self.policy, reference):
-                if isinstance(model, Policy):
-                    shard(model, **sharding)
-        self.__dict__["reference"] = reference  # outside the module tree: never saved, trained or wrapped
-        self.strict_loading = self.policy_config.lora is None
+        """Load the policy and, where it is needed, the reference; shard them under FSDP2.
+
+        Without a Trainer, as in ``load_from_checkpoint``, they are loaded as they are configured; a Trainer that comes
+        later shards them and settles the type of their weights.
+        """
+        if self._trainer is not None:
+            self.policy_config = settle_precision(self.trainer, self.policy_config)
+        if not hasattr(self, "policy"):
+            self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id)
+            # outside the module tree: never saved, trained or wrapped
+            self.__dict__["reference"] = reference_of(self.policy) if self.with_reference else None
+        models = [m for m in (self.policy, self.reference) if isinstance(m, Policy)]
+        sharding = None if self._trainer is None else sharding_of(self.trainer.strategy)
+        for model in models:
+            model.take_type(self.policy_config)
+            if sharding is not None and not isinstance(model, FSDPModule):
+                shard(model, **sharding)
+
+    def begin_fit(self) -> None:
+        """Count from 0 with a new Trainer: that is a new run, whose place a checkpoint may set afterwards.
+
+        A Trainer that has fitted before goes on, as its own count of steps does.
+        """
+        if self.trainer.global_step == 0:
+            self.rollout_index = self._loaded_steps = 0
+        self._saved_rng, self._logged, self.step_metrics = None, {}, {}
 
     def announce_layout(self) -> None:
         """Say which layout the update took, the first time and whenever it changes."""
@@ -215,6 +231,8 @@ class PolicyModule(LightningModule):
         check_weights(checkpoint.get("state_dict", {}), self)
         self.rollout_index = saved["rollout_index"]
         state.load_component_state(self.components, saved["components"])
+        if self._trainer is None:
+            return
         self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
         if self._saved_rng is None and self.trainer.state.fn == TrainerFn.FITTING:
             say(self.trainer, other_world_size(saved["world_size"], self.trainer.world_size))

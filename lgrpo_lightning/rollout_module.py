@@ -165,6 +165,10 @@ class RolloutModule(PolicyModule):
             "step": float(self.global_step),
         }
         self.log_all(values)
+        self.stop_after_last()
+
+    def stop_after_last(self) -> None:
+        """Have the run end where all its rollouts are done."""
         if 0 < self.max_rollouts <= self.rollout_index:
             self.trainer.should_stop = True
 
@@ -206,9 +210,17 @@ class RolloutModule(PolicyModule):
 
     def setup(self, stage: str) -> None:
         """Connect the sampler with the policy."""
+        settings.check_data(self.trainer)
+        if stage == "fit":
+            self.begin_fit()
         self.configure_model()
         with self.calling(self.stream("setup")):
             self.sampler.setup(self.source())
+
+    def on_train_start(self) -> None:
+        """A run that is complete has nothing left to do."""
+        super().on_train_start()
+        self.stop_after_last()
 
     def teardown(self, stage: str) -> None:
         """Release what the components hold."""

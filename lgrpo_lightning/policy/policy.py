@@ -50,6 +50,12 @@ class Policy(nn.Module):
         self.compute_device: torch.device | None = None
         self.division: Division | None = None
 
+    def take_type(self, config: PolicyConfig) -> None:
+        """Give the weights the type that ``config``, the same but for that, asks for."""
+        if config.dtype != self.config.dtype:
+            self.to(getattr(torch, config.dtype))
+        self.config = config
+
     @property
     def device(self) -> torch.device:
         """Where it computes: where the weights are, but for shards that are offloaded."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
 
+from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.strategies.precision import check_precision
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.types import Sampling
@@ -19,6 +22,14 @@ ELSEWHERE = {
 }
 """Trainer options that manual optimisation cannot use → this library's."""
 
+
+INSTANCES = {
+    "sampler": "There are TransformersSampler() and VLLMSampler().",
+    "segmenter": "There are TokenPrefixSegmenter() and DelimiterSegmenter().",
+    "advantage_estimator": "There are LambdaGRPO() and GRPO().",
+    "reward_model": "There is ExactMatch(), or give a function; a network is held by a RewardModel of your own.",
+}
+"""Slot of ``GRPOModule`` → what it may be given."""
 
 UNSUPPORTED = ("fsdp", "deepspeed")
 """Beginnings of the names of strategies that do not work here."""
@@ -50,6 +61,50 @@ def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None
             "updates.old_logprobs is 'sampler', but top_p, top_k or min_p make the sampler's log-probs those "
             "of another distribution than the policy's. Use updates.old_logprobs: policy, or top_p 1, top_k 0, "
             "min_p 0."
+        )
+
+
+def as_reward_model(given: Any) -> RewardModel:
+    """A reward model; a function, or an object that can be called, as a ``RewardFunction``.
+
+    Raises:
+        TypeError: It is neither; with what to give.
+    """
+    if callable(given) and not isinstance(given, RewardModel | type | nn.Module):
+        return RewardFunction(given)
+    check_component("reward_model", given, RewardModel)
+    return cast(RewardModel, given)
+
+
+def check_component(key: str, given: Any, contract: type) -> None:
+    """Refuse what is no component of this kind, such as a class where an instance is needed.
+
+    Raises:
+        TypeError: With what to give.
+    """
+    if isinstance(given, contract):
+        return
+    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    if isinstance(given, type) and issubclass(given, contract):
+        raise TypeError(f"{key} is {what}; give an instance: {given.__name__}(…).")
+    raise TypeError(
+        f"{key} is {what}; it must be an instance of a {contract.__name__}. {INSTANCES[key]} A component's name alone "
+        "is for YAML."
+    )
+
+
+def check_data(trainer: Any) -> None:
+    """Refuse loaders in place of a data module: a run keeps the place in its prompts, and checks them.
+
+    Raises:
+        ValueError: With what to give.
+    """
+    if not hasattr(trainer.datamodule, "validation_names"):
+        given = "no data module" if trainer.datamodule is None else f"a {type(trainer.datamodule).__name__}"
+        call = f"trainer.{trainer.state.fn.value}(module, datamodule=PromptDataModule(...))"
+        raise ValueError(
+            f"The Trainer was given {given}. Use {call}; "
+            "rows of your own come from a PromptSource (docs/plugins.md)."
         )
 
 

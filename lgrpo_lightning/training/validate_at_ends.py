@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -33,8 +36,11 @@ class ValidateAtEnds(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the first rollout of a new run, or where a validation is due."""
-        if self.due or (self.at_start and _rollouts(pl_module) == 0):
+        if self.due:
             validate_now(trainer)
+        elif self.at_start and _rollouts(pl_module) == 0:
+            with _set_aside(trainer, pl_module):
+                validate_now(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,6 +65,33 @@ class ValidateAtEnds(Callback):
         """After the last rollout, unless it was just validated."""
         if self.at_end and self.validated_at != _rollouts(pl_module):
             validate_now(trainer)
+
+
+@contextmanager
+def _set_aside(trainer: Any, pl_module: Any) -> Iterator[None]:
+    """Inside, callbacks that monitor what only training logs are not called: nothing is logged yet.
+
+    Raises:
+        ValueError: A callback monitors a metric of validation that is not there; with those that are.
+    """
+    callbacks, known = trainer.callbacks, getattr(pl_module, "validation_metrics", ())
+    there = {*known, *trainer.callback_metrics}
+    monitored = {id(c): str(m) for c in callbacks if (m := getattr(c, "monitor", None))}
+    for callback in callbacks if known else ():
+        name = monitored.get(id(callback), "")
+        if name.startswith("val") and name not in there:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"{type(callback).__name__} monitors {name!r}, which validation does not log.{meant} It logs: "
+                f"{', '.join(known)}."
+            )
+    waiting = {number for number, name in monitored.items() if known and name not in there}
+    trainer.callbacks = [callback for callback in callbacks if id(callback) not in waiting]
+    try:
+        yield
+    finally:
+        trainer.callbacks = callbacks
 
 
 class _FitLoopToTheEnd(_FitLoop):

@@ -1,0 +1,217 @@
+"""GRPOModule in a user's own Python: outside a Trainer, in a second one, with Lightning's callbacks."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling
+from lgrpo_lightning.data import ArithmeticTasks
+from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.policy import Lora, PolicyConfig
+from lgrpo_lightning.rewards import ExactMatch
+from lgrpo_lightning.samplers import TransformersSampler
+from lgrpo_lightning.segmenters import TokenPrefixSegmenter
+from lgrpo_lightning.training import Validation
+
+QUIET = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+
+
+def module(**options: Any) -> GRPOModule:
+    seed_everything(3)
+    given = {"reward_model": ExactMatch(), "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-4)} | options
+    return GRPOModule(group_size=4, sampling=Sampling(max_new_tokens=12), validation=Validation(k=2), **given)
+
+
+def data(**options: Any) -> PromptDataModule:
+    return PromptDataModule(train=ArithmeticTasks(count=8), prompts_per_step=2, **options)
+
+
+def trainer(root: Path, **options: Any) -> Trainer:
+    return Trainer(default_root_dir=root, **QUIET, **{"max_epochs": -1, "max_steps": 2} | options)
+
+
+def weights(of: GRPOModule) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in of.state_dict().items()}
+
+
+# ------------------------------------------------------------------------------------------ outside a Trainer
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_load_from_checkpoint(tmp_path: Path, lora: Lora | None) -> None:
+    policy = PolicyConfig(path="lgrpo:arithmetic", lora=lora)
+    trained = module(policy=policy)
+    trainer(tmp_path).fit(trained, data())
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    options = {"sampling": Sampling(max_new_tokens=12), "validation": Validation(k=2)}
+    loaded = GRPOModule.load_from_checkpoint(path, reward_model=ExactMatch(), policy=policy, **options)
+    for name, tensor in weights(trained).items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert loaded.rollout_index == 2
+    (scores,) = trainer(tmp_path / "again").validate(loaded, data(validation=ArithmeticTasks(count=4)))
+    (same,) = trainer(tmp_path / "same").validate(trained, data(validation=ArithmeticTasks(count=4)))
+    assert scores["val/reward"] == same["val/reward"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path).fit(module(), data())
+    with pytest.raises(ValueError, match="The checkpoint is of another model"):
+        GRPOModule.load_from_checkpoint(
+            tmp_path / "checkpoints" / "last.ckpt",
+            reward_model=ExactMatch(),
+            policy=PolicyConfig(path="lgrpo:arithmetic", lora=Lora(rank=4)),
+        )
+
+
+def test_configure_model_and_then_fit(tmp_path: Path) -> None:
+    made, plain = module(), module()
+    made.configure_model()
+    assert made.policy.model(torch.tensor([[1, 2]])).logits.shape[:2] == (1, 2)
+    assert isinstance(copy.deepcopy(made), GRPOModule)
+    trainer(tmp_path / "a", precision="bf16-true").fit(made, data())
+    trainer(tmp_path / "b", precision="bf16-true").fit(plain, data())
+    for name, tensor in weights(plain).items():
+        assert torch.equal(made.state_dict()[name], tensor), name
+    assert made.policy.model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_pickle() -> None:
+    made = GRPOModule(reward_model=ExactMatch())
+    assert pickle.loads(pickle.dumps(made)).group_size == made.group_size
+
+
+# ------------------------------------------------------------------------------------------ one module, two fits
+
+
+@pytest.mark.parametrize("limit", ["max_rollouts", "max_steps"])
+def test_a_second_trainer_is_a_new_run(tmp_path: Path, limit: str) -> None:
+    one = module(**({"max_rollouts": 2} if limit == "max_rollouts" else {}))
+    options = {"max_steps": -1} if limit == "max_rollouts" else {"max_steps": 2}
+    for root in ("a", "b"):
+        before = weights(one) if hasattr(one, "policy") else {}
+        trainer(tmp_path / root, **options).fit(one, data())
+        assert one.rollout_index == 2
+        assert len(pandas.read_parquet(tmp_path / root / "rollouts")["rollout"].unique()) == 2
+        assert any(not torch.equal(tensor, one.state_dict()[name]) for name, tensor in before.items()) == (
+            root == "b"
+        )
+    resumed = trainer(tmp_path / "b", **options)
+    resumed.fit(one, data(), ckpt_path=str(tmp_path / "b" / "checkpoints" / "last.ckpt"))
+    assert one.rollout_index == 2
+
+
+def test_the_same_trainer_goes_on(tmp_path: Path) -> None:
+    one, same = module(), trainer(tmp_path, max_steps=2)
+    same.fit(one, data())
+    same.fit_loop.epoch_loop.max_steps = 4
+    same.fit(one, data())
+    assert (one.rollout_index, same.global_step) == (4, 4)
+
+
+# ------------------------------------------------------------------------------------------ Lightning's callbacks
+
+
+@pytest.mark.parametrize("monitor", ["reward", "loss", "entropy", "completions/mean_length"])
+def test_monitors_of_training(tmp_path: Path, monitor: str) -> None:
+    callbacks = [
+        EarlyStopping(monitor=monitor, patience=9),
+        ModelCheckpoint(monitor=monitor, filename="own", every_n_train_steps=1),
+        ModelCheckpoint(monitor=monitor, filename="after"),
+    ]
+    options = {"val_check_interval": 1, "check_val_every_n_epoch": None, "callbacks": callbacks}
+    made = trainer(tmp_path, **options)
+    made.fit(module(), data(validation=ArithmeticTasks(count=2)))
+    assert callbacks[0].wait_count + int(callbacks[0].best_score.isfinite()) >= 1
+    assert {"own.ckpt", "after.ckpt"} <= {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert made.callbacks.count(callbacks[0]) == 1
+
+
+def test_a_misspelt_monitor_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    made = trainer(tmp_path, callbacks=[EarlyStopping(monitor="val/acuracy")])
+    with pytest.raises(
+        ValueError, match=r"EarlyStopping monitors 'val/acuracy'.* Did you mean 'val/accuracy'"
+    ):
+        made.fit(module(), data(validation=ArithmeticTasks(count=2)))
+    assert not (tmp_path / "rollouts").exists() or not list((tmp_path / "rollouts").iterdir())
+
+
+# ------------------------------------------------------------------------------------------ what a slot may be given
+
+
+def brevity(completions: list[str], **columns: Any) -> list[float]:
+    return [-float(len(c)) for c in completions]
+
+
+async def slowly(completions: list[str], **columns: Any) -> list[float]:
+    return [float(len(c)) for c in completions]
+
+
+class Callable_:  # noqa: N801
+    def __call__(self, completions: list[str], **columns: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+
+def test_functions_are_reward_models(tmp_path: Path) -> None:
+    given = [
+        brevity,
+        slowly,
+        lambda completions, **columns: [0.5] * len(completions),
+        Callable_(),
+        ExactMatch(),
+    ]
+    for reward_model in (brevity, given, tuple(given)):
+        made = GRPOModule(reward_model=reward_model)  # type: ignore[arg-type]
+        assert len(made.reward_model.models) == (1 if callable(reward_model) else len(given))
+    trainer(tmp_path).fit(module(reward_model=given), data())
+    parts = {c for c in pandas.read_parquet(tmp_path / "rollouts") if c.startswith("reward/")}
+    assert {"reward/brevity", "reward/slowly", "reward/ExactMatch"} <= parts
+    assert len(parts) == len(given)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"reward_model": ExactMatch},
+            r"reward_model is the class ExactMatch; give an instance: ExactMatch\(",
+        ),
+        ({"reward_model": "ExactMatch"}, "reward_model is a str; .* name alone is for YAML"),
+        ({"reward_model": [ExactMatch(), None]}, "reward_model is a NoneType"),
+        ({"reward_model": torch.nn.Linear(1, 1)}, "reward_model is a Linear; .* RewardModel of your own"),
+        ({"sampler": TransformersSampler}, r"sampler is the class TransformersSampler; give an instance"),
+        (
+            {"segmenter": TokenPrefixSegmenter},
+            "segmenter is the class TokenPrefixSegmenter; give an instance",
+        ),
+        (
+            {"advantage_estimator": LambdaGRPO},
+            "advantage_estimator is the class LambdaGRPO; give an instance",
+        ),
+        ({"advantage_estimator": "GRPO"}, "advantage_estimator is a str; .* There are LambdaGRPO"),
+        ({"sampler": LambdaGRPO()}, "sampler is a LambdaGRPO; it must be an instance of a Sampler"),
+    ],
+)
+def test_what_is_no_component(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        GRPOModule(**{"reward_model": ExactMatch(), **options})
+
+
+@pytest.mark.parametrize("call", ["fit", "validate", "test", "predict"])
+def test_loaders_in_place_of_a_data_module(tmp_path: Path, call: str) -> None:
+    loader = torch.utils.data.DataLoader([{"prompt": "1+2="}])
+    with pytest.raises(ValueError, match=rf"no data module. Use trainer.{call}\(module, datamodule=Prompt"):
+        getattr(trainer(tmp_path), call)(module(), loader)
