@@ -18,6 +18,7 @@ from lgrpo_lightning.checkpoints import state
 from lgrpo_lightning.checkpoints.resume import check_weights, other_world_size
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
+from lgrpo_lightning.policy.lora import is_adapter_weight
 from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.strategies.fsdp2 import register, sharding_of
 from lgrpo_lightning.strategies.precision import check_optimizer, settle_precision, small_step_warning
@@ -216,7 +217,7 @@ class PolicyModule(LightningModule):
         """
         if self.policy_config.lora:
             weights = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: t for name, t in weights.items() if "lora_" in name}
+            checkpoint["state_dict"] = {name: t for name, t in weights.items() if is_adapter_weight(name)}
         checkpoint["lgrpo"] = {
             "rollout_index": self.rollout_index,
             "world_size": self.trainer.world_size,

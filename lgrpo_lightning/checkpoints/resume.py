@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lgrpo_lightning.policy.lora import is_adapter_weight
+
 
 def check_weights(saved: Mapping[str, Tensor], module: Any) -> None:
     """Refuse the weights of another model. ``saved`` is empty where a strategy loads them itself.
@@ -19,7 +21,7 @@ def check_weights(saved: Mapping[str, Tensor], module: Any) -> None:
     if not saved or getattr(strategy, "device_mesh", None) is not None:
         return
     there = {name: tuple(weight.shape) for name, weight in saved.items()}
-    expected = here if module.strict_loading else {n: s for n, s in here.items() if "lora_" in n}
+    expected = here if module.strict_loading else {n: s for n, s in here.items() if is_adapter_weight(n)}
     other = sorted(n for n in {*expected, *there} if expected.get(n) != there.get(n))
     if other:
         name = other[0]

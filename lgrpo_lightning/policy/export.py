@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lgrpo_lightning.policy.lora import merged_weights
+from lgrpo_lightning.policy.merging import base_tied, check_merged, check_names, merged_weights, unties
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
 
@@ -43,28 +44,48 @@ def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, 
 
     Raises:
         ValueError: ``adapter`` without LoRA.
+        RuntimeError: Merged weights are not those of the model with its adapter; nothing is written.
     """
     lora, model = policy.config.lora is not None, policy.model
     if adapter and not lora:
         raise ValueError("There is no adapter to export: the run trained all weights (policy.lora is null).")
-    weights = dict(_whole(model, merged=lora and not adapter, kept=writes))
+    merge = lora and not adapter
+    weights = dict(_whole(model, merged=merge, kept=writes))
     if not writes:
         return
+    untied = merge and unties(model)
+    if merge:
+        check_names(model, set(weights))
+        if not any(hasattr(p, "full_tensor") for p in model.parameters()):
+            check_merged(model, weights)
+    kept = weights if untied else {n: t for n, t in weights.items() if n not in base_tied(model)}
     out.mkdir(parents=True, exist_ok=True)
     model._hf_peft_config_loaded = adapter
     try:
-        model.save_pretrained(out, state_dict=weights)
+        with _tied_as(model, not untied):
+            model.save_pretrained(out, state_dict=kept)
     finally:
         model._hf_peft_config_loaded = lora
     tokenizer.save_pretrained(out)
 
 
+@contextmanager
+def _tied_as(model: Any, tied: bool) -> Iterator[None]:
+    """Inside, the configuration says of embeddings and head that they are not tied, where they are not any more."""
+    configs = [model.config, model.config.get_text_config()]
+    before = [config.tie_word_embeddings for config in configs]
+    try:
+        for config in configs if not tied else ():
+            config.tie_word_embeddings = False
+        yield
+    finally:
+        for config, was in zip(configs, before, strict=True):
+            config.tie_word_embeddings = was
+
+
 def _whole(model: Any, *, merged: bool, kept: bool) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor on the CPU) pairs, each weight once; nothing where they are not ``kept``."""
-    tied = set(model.all_tied_weights_keys or ())
+    """(name, whole tensor on the CPU) pairs; nothing where they are not ``kept``."""
     for name, tensor in merged_weights(model) if merged else model.state_dict().items():
-        if name in tied:
-            continue
         gathered = whole(tensor)
         if kept:
             yield name, gathered.detach().cpu()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 ADAPTER = "default"
 
@@ -58,6 +59,7 @@ def add_adapter(model: Any, lora: Lora) -> None:
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
         use_rslora=lora.rslora,
+        exclude_modules=_routers(model) if lora.targets == "all-linear" else None,
         task_type="CAUSAL_LM",
     )
     try:
@@ -69,7 +71,13 @@ def add_adapter(model: Any, lora: Lora) -> None:
             f"{', '.join(names)}. Use some of these, or all-linear."
         ) from error
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+        parameter.requires_grad_(is_adapter_weight(name))
+
+
+def _routers(model: Any) -> list[str] | None:
+    """Modules derived from a linear layer that answer something else, as some routers of experts do."""
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    return [name for name, m in linear if type(m).forward is not nn.Linear.forward] or None
 
 
 @contextmanager
@@ -89,28 +97,20 @@ def lora_layers(model: Any) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def base_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name in the base model, weight without the adapter) pairs."""
-    for name, tensor in model.state_dict().items():
-        if "lora_" not in name:
-            yield name.replace(".base_layer.", "."), tensor
+def is_adapter_weight(name: str) -> bool:
+    """Whether a weight of the model is the adapter's, by its name.
+
+    >>> is_adapter_weight("q_proj.lora_A.default.weight"), is_adapter_weight("lora_gate.weight")
+    (True, False)
+    """
+    return re.search(rf"\.lora_\w+\.{ADAPTER}(\.|$)", name) is not None
 
 
 def adapter_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """(name in a peft file, weight) pairs of the adapter."""
     for name, tensor in model.state_dict().items():
-        if "lora_" in name:
+        if is_adapter_weight(name):
             yield f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}", tensor
-
-
-def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name in the base model, weight with its adapter added) pairs; the model itself stays as it is."""
-    layers = lora_layers(model)
-    for name, tensor in base_weights(model):
-        owner, _, leaf = name.rpartition(".")
-        if owner in layers and leaf == "weight":
-            tensor = tensor + layers[owner].get_delta_weight(ADAPTER).to(tensor.dtype)
-        yield name, tensor
 
 
 def adapted_modules(model: Any) -> tuple[str, ...]:

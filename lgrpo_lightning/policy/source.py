@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
-from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights, base_weights, merged_weights
+from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights
+from lgrpo_lightning.policy.merging import base_weights, merged_weights, unties
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
 
@@ -56,8 +57,17 @@ class PolicySource:
         return 1 if division is None else int(division.mesh.size())
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor) pairs, the same order on all ranks; an adapter is added on the fly."""
+        """(Hugging Face name, full tensor) pairs, the same order on all ranks; an adapter is added on the fly.
+
+        Raises:
+            ValueError: The adapter makes weights differ that are tied, and would be so in an engine.
+        """
         model = self.policy.model
+        if self.policy.config.lora and unties(model):
+            raise ValueError(
+                "policy.lora.targets adapts embeddings or head of a model that ties them. An engine such as vLLM keeps "
+                "them tied: leave them out of the targets, or sample with TransformersSampler."
+            )
         yield from _whole(merged_weights(model) if self.policy.config.lora else model.state_dict().items())
 
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:

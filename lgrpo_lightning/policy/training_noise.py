@@ -1,0 +1,46 @@
+"""What a model draws in training mode: dropout, and noise beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+
+def set_training_noise(hf_config: Any, dropout: float) -> None:
+    """Set every dropout probability of a configuration, those of dropped layers and paths too; jitter is 0.
+
+    Router jitter (Phi-MoE, Mixtral, Switch) moves a token to other experts at random: like dropout it makes two passes
+    over the same tokens differ, and the ratio π/π_old with it.
+    """
+    text = hf_config.get_text_config()
+    for name, old in list(vars(text).items()):
+        if isinstance(old, bool) or not isinstance(old, int | float):
+            continue
+        if "jitter" in name:
+            setattr(text, name, 0.0)
+        elif "drop" in name:
+            setattr(text, name, dropout)
+
+
+def set_dropout_modules(model: nn.Module, dropout: float) -> None:
+    """The same for dropout modules whose probability is not in the configuration."""
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = dropout
+
+
+def noise_found(model: Any) -> str:
+    """What may make two passes in training mode differ, for a message."""
+    fields = [
+        f"config.{name} = {value}"
+        for name, value in vars(model.config.get_text_config()).items()
+        if any(word in name for word in ("jitter", "noise", "drop"))
+        and isinstance(value, float)
+        and value > 0
+    ]
+    modules = [
+        f"{name} (p = {m.p})" for name, m in model.named_modules() if isinstance(m, _DropoutNd) and m.p > 0
+    ]
+    return ", ".join([*fields, *modules][:6]) or "nothing that its configuration names"
