@@ -214,6 +214,7 @@ class PromptDataModule(LightningDataModule):
             chat=self.chat,
             system_prompt=self.system_prompt,
             chat_template_kwargs=self.chat_template_kwargs,
+            vocabulary=getattr(module, "vocabulary_size", None),
         )
         with component_call(Stream(0, "data", 0), name):
             rows = source.rows()

@@ -86,6 +86,11 @@ class PolicyModule(LightningModule):
         """Most tokens that a prompt and its completion may have together."""
         return context_length(load_config(self.policy_config))
 
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """Token ids that the model has embeddings for."""
+        return int(load_config(self.policy_config).get_text_config().vocab_size)
+
     @property
     def ranks(self) -> Ranks:
         """The processes of this run."""
@@ -110,7 +115,7 @@ class PolicyModule(LightningModule):
         if self._trainer is not None:
             self.policy_config = settle_precision(self.trainer, self.policy_config)
         if not hasattr(self, "policy"):
-            self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id)
+            self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id or 0)
             # outside the module tree: never saved, trained or wrapped
             self.__dict__["reference"] = reference_of(self.policy) if self.with_reference else None
         models = [m for m in (self.policy, self.reference) if isinstance(m, Policy)]

@@ -89,13 +89,12 @@ def checkpoint_weights(checkpoint: Path) -> Any:
     Raises:
         ValueError: It is neither.
     """
-    import torch
 
-    from lgrpo_lightning.strategies.sharded_checkpoint import whole_checkpoint
+    from lgrpo_lightning.strategies.sharded_checkpoint import AnyCheckpointIO, whole_checkpoint
 
     if checkpoint.is_dir():
         return whole_checkpoint(checkpoint, only_weights=True)["state_dict"]
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    return AnyCheckpointIO().load_checkpoint(checkpoint, weights_only=True)["state_dict"]
 
 
 def run_policy_config(run: Path) -> Any:

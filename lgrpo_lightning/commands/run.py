@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
 from lgrpo_lightning.checkpoints.checkpoint_io import broken
+from lgrpo_lightning.commands.aliases import install_aliases
 from lgrpo_lightning.commands.explanations import explained
 from lgrpo_lightning.commands.files import keep_files_from_import
 from lgrpo_lightning.commands.messages import report
@@ -99,6 +100,7 @@ class RunCLI(LightningCLI):
             FileNotFoundError: A configuration file or checkpoint is not there.
         """
         defaults = [Entry(key=key, value=name, place="") for key, name in COMPONENTS.items()]
+        args = install_aliases(args)
         written = defaults + entries(args[1:])
         keep_files_from_import(written)
         try:
@@ -115,6 +117,9 @@ class RunCLI(LightningCLI):
         if args[0] == "fit" and command_options.get("ckpt_path"):
             shown = self._parser("fit").dump(command_options, skip_none=False)
             tell_changes(command_options.ckpt_path, root, shown)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a run's checkpoint holds no options, and Lightning would read all of it to look for some."""
 
     def instantiate_classes(self) -> None:
         """Make the components and the trainer; none of them moves the run to another directory."""

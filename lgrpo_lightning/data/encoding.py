@@ -22,6 +22,7 @@ class PromptEncoder:
         chat: Render every prompt with the chat template (True), none (False), or message lists only (None).
         system_prompt: First message of every chat that does not bring its own.
         chat_template_kwargs: More arguments for the chat template.
+        vocabulary: Token ids that the model has embeddings for; None does not check.
     """
 
     tokenizer: Any
@@ -30,6 +31,7 @@ class PromptEncoder:
     chat: bool | None = None
     system_prompt: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    vocabulary: int | None = None
 
     def encode(self, rows: Sequence[Mapping[str, Any]], *, name: str, origin: str) -> list[Prompt]:
         """The prompts of ``rows``, with uids ``name/0``, ``name/1``, …; errors call the rows ``origin``.
@@ -62,13 +64,25 @@ class PromptEncoder:
         else:
             text = self._rendered(messages, where)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tuple(int(i) for i in ids)
+        self._check_ids(ids, where)
         return Prompt(
             uid=uid,
             text=text,
-            token_ids=tuple(int(i) for i in ids),
+            token_ids=ids,
             messages=messages,
             columns={key: value for key, value in row.items() if key != "prompt"},
         )
+
+    def _check_ids(self, ids: Sequence[int], where: str) -> None:
+        """Refuse a prompt with tokens that the model has not."""
+        largest = max(ids, default=0)
+        if self.vocabulary is not None and largest >= self.vocabulary:
+            raise ValueError(
+                f"{where}: the prompt has token {largest} ({self.tokenizer.convert_ids_to_tokens(largest)!r}), but the "
+                f"model has embeddings for {self.vocabulary} only. The tokenizer is larger than the model: use the "
+                "model's own (policy.tokenizer), or leave such prompts out."
+            )
 
     def _messages(self, prompt: Any, where: str) -> tuple[Message, ...] | None:
         """The chat of a prompt, or None where it is used as plain text."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lgrpo_lightning.policy.lora import Lora
+from lgrpo_lightning.policy.lora import Lora, settled
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUILTIN = "lgrpo:"
@@ -37,7 +37,8 @@ class PolicyConfig:
             full; the log-probs and gradients are the same. "auto" takes trees where they are cheaper.
         verify: Check on the first batch of a run that log-probs equal the model's own, and trees equal padded rows.
         lora: Train a low-rank adapter in place of all weights.
-        model_kwargs: Further arguments of ``AutoModelForCausalLM.from_pretrained``.
+        model_kwargs: Entries to change in the model's ``config.json``, and further arguments of
+            ``AutoModelForCausalLM.from_pretrained``, such as ``trust_remote_code``.
     """
 
     path: str = "lgrpo:arithmetic"
@@ -61,12 +62,19 @@ class PolicyConfig:
             raise ValueError(f"policy.model_kwargs has {', '.join(quantised)}. {NOT_QUANTISED}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"policy.dropout is {self.dropout}; it must be at least 0 and below 1.")
+        if self.lora is not None:
+            object.__setattr__(self, "lora", settled(self.lora))
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> PolicyConfig:
         """What ``model.policy`` of a configuration stands for."""
-        lora = options.get("lora")
+        lora = {"from_adapter" if k == "from" else k: v for k, v in (options.get("lora") or {}).items()}
         return cls(**{**options, "lora": Lora(**lora) if lora else None})
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether code that comes with the model may be run: only where ``model_kwargs`` says so."""
+        return bool(self.model_kwargs.get("trust_remote_code", False))
 
     @property
     def resolved_path(self) -> str:

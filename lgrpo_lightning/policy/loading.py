@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
 from lgrpo_lightning.policy.attention import tree_capable
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
+from lgrpo_lightning.policy.refusals import explained
+from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_training_noise
 
 
 def load_config(config: PolicyConfig) -> Any:
-    """The model's Hugging Face configuration, with the dropout of ``config``."""
+    """The model's Hugging Face configuration: with the entries of ``model_kwargs`` and the dropout of ``config``."""
+    return _config_and_rest(config)[0]
+
+
+def _config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
+    """The configuration, and those of ``model_kwargs`` that are no entries of it but arguments of the loading."""
     from transformers import AutoConfig
 
-    with _explained("policy.path", config.path, config.resolved_path):
-        hf_config = AutoConfig.from_pretrained(config.resolved_path, revision=config.revision)
+    with explained("policy.path", config.path, config.resolved_path):
+        hf_config, rest = AutoConfig.from_pretrained(
+            config.resolved_path, return_unused_kwargs=True, **_loading(config)
+        )
     if getattr(hf_config, "quantization_config", None) is not None:
         raise ValueError(f"policy.path is {config.path!r}, which is quantised. {NOT_QUANTISED}")
-    _set_dropout(hf_config, config.dropout)
-    return hf_config
+    text = hf_config.get_text_config()
+    for name in [name for name in rest if hasattr(text, name)]:  # of a model in a multimodal one
+        setattr(text, name, rest.pop(name))
+    set_training_noise(hf_config, config.dropout)
+    return hf_config, rest
+
+
+def _loading(config: PolicyConfig) -> dict[str, Any]:
+    """Arguments of every ``from_pretrained``: nothing asks on the terminal whether code may be run."""
+    return {"revision": config.revision, "trust_remote_code": False, **config.model_kwargs}
 
 
 def load_model(config: PolicyConfig) -> Any:
     """The causal LM in training mode, gradient checkpointing as configured."""
     from transformers import AutoModelForCausalLM
 
-    hf_config = load_config(config)
-    with _explained("policy.path", config.path, config.resolved_path):
-        model = AutoModelForCausalLM.from_pretrained(
-            config.resolved_path,
-            config=hf_config,
-            revision=config.revision,
-            dtype=getattr(torch, config.dtype),
-            attn_implementation=tree_capable(config.attn_implementation),
-            **config.model_kwargs,
-        )
+    hf_config, rest = _config_and_rest(config)
+    routers = without_router_outputs(hf_config)
+    arguments = {
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "dtype": getattr(torch, config.dtype),
+        "attn_implementation": tree_capable(config.attn_implementation),
+        **{k: v for k, v in rest.items() if k not in ("revision", "trust_remote_code")},
+    }
+    with explained("policy.path", config.path, config.resolved_path):
+        model = AutoModelForCausalLM.from_pretrained(config.resolved_path, config=hf_config, **arguments)
+    if routers:
+        rank_zero_warn(routers)
+    set_dropout_modules(model, config.dropout)
     if config.lora:
         add_adapter(model, config.lora)
     if config.gradient_checkpointing:
@@ -48,14 +66,35 @@ def load_model(config: PolicyConfig) -> Any:
     return model.train()
 
 
+def without_router_outputs(hf_config: Any) -> str | None:
+    """Turn the router outputs of a mixture of experts off; what to say where its auxiliary loss was asked for.
+
+    They are of use only for that loss, cost memory, and are no part of what sampling expects.
+    """
+    text = hf_config.get_text_config()
+    asked = [c for c in (hf_config, text) if getattr(c, "output_router_logits", False)]
+    for config in asked:
+        config.output_router_logits = False
+    if not asked:
+        return None
+    coefficient = getattr(text, "router_aux_loss_coef", None)
+    return (
+        f"The model's config.json sets output_router_logits (router_aux_loss_coef: {coefficient}). The router's "
+        "auxiliary loss is not part of this objective, so experts are not balanced in training; its outputs are "
+        "turned off."
+    )
+
+
 def load_tokenizer(config: PolicyConfig) -> Any:
     """The tokenizer; one without a pad token pads with its end of sequence (attention masks keep them apart)."""
     from transformers import AutoTokenizer
 
     key, path = ("policy.tokenizer", config.tokenizer) if config.tokenizer else ("policy.path", config.path)
-    with _explained(key, path, config.resolved_tokenizer):
-        tokenizer = AutoTokenizer.from_pretrained(config.resolved_tokenizer, revision=config.revision)
-    if tokenizer.pad_token_id is None:
+    with explained(key, path, config.resolved_tokenizer):
+        tokenizer = AutoTokenizer.from_pretrained(
+            config.resolved_tokenizer, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -90,52 +129,3 @@ def context_length(hf_config: Any) -> int:
     """Most positions the model was built for; a very large number where its config names none."""
     text = hf_config.get_text_config()
     return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2**31)
-
-
-def _set_dropout(hf_config: Any, value: float) -> None:
-    text = hf_config.get_text_config()
-    for name, old in list(vars(text).items()):
-        if isinstance(old, float) and ("dropout" in name or name.endswith("_pdrop")):
-            setattr(text, name, value)
-
-
-@contextmanager
-def _explained(key: str, path: str, resolved: str) -> Iterator[None]:
-    """Names the option behind what transformers refuses to load, and what is there instead.
-
-    Raises:
-        ValueError: With the key, its value and the reason.
-    """
-    try:
-        yield
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"{key} is {path!r}: {_reason(resolved, error)}") from error
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        name = str(error).rpartition("argument")[2].strip()
-        raise ValueError(
-            f"policy.model_kwargs has {name}, which the model {path!r} does not take ({error}). It takes the "
-            "arguments of AutoModelForCausalLM.from_pretrained and the entries of the model's config.json."
-        ) from error
-
-
-def _reason(path: str, error: Exception) -> str:
-    """Why a model or tokenizer cannot be loaded from ``path``."""
-    folder, said = Path(path).expanduser(), str(error).strip().partition("\n")[0]
-    if not folder.exists() and path.startswith((".", "/", "~")):
-        return f"there is no such folder (looked in {Path.cwd()}). Give one with config.json and model.safetensors."
-    if not folder.exists():
-        offline = (
-            " (HF_HUB_OFFLINE is set: only its cache is searched)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        )
-        return (
-            f"there is no such folder (looked in {Path.cwd()}), and no model of that name can be loaded from the "
-            f"Hugging Face hub{offline}: {said} Give a folder with config.json, model.safetensors and "
-            "tokenizer.json, a name such as Qwen/Qwen2.5-0.5B-Instruct, or lgrpo:arithmetic."
-        )
-    needed = ("config.json", "tokenizer_config.json")
-    if folder.is_dir() and (missing := [name for name in needed if not (folder / name).is_file()]):
-        there = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
-        return f"this folder lacks {' and '.join(missing)}; in it: {there}."
-    return f"transformers refuses to load it: {said}"

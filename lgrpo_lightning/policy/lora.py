@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ class Lora:
         dropout: Dropout before the adapter.
         targets: Names (or ends of names) of the modules that get one; "all-linear" is all but the head.
         rslora: Scale by ``alpha / sqrt(rank)`` instead.
+        from_adapter: Folder or hub name of a peft adapter to go on from (``from`` in YAML). Rank, alpha, targets and
+            rslora are the adapter's; the reference is the model with it, as a frozen copy.
     """
 
     rank: int = 16
@@ -34,6 +36,7 @@ class Lora:
     dropout: float = 0.0
     targets: list[str] | Literal["all-linear"] = "all-linear"
     rslora: bool = False
+    from_adapter: str | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -51,6 +54,10 @@ def add_adapter(model: Any, lora: Lora) -> None:
     """
     if find_spec("peft") is None:
         raise ImportError('policy.lora needs peft: pip install "lgrpo_lightning[peft]"')
+    if lora.from_adapter:
+        model.load_adapter(lora.from_adapter, adapter_name=ADAPTER, is_trainable=True)
+        _train_adapter_alone(model)
+        return
     from peft import LoraConfig
 
     config = LoraConfig(
@@ -70,8 +77,67 @@ def add_adapter(model: Any, lora: Lora) -> None:
             f"policy.lora.targets is {lora.targets!r}, of which the model has none; its linear layers are called "
             f"{', '.join(names)}. Use some of these, or all-linear."
         ) from error
+    _train_adapter_alone(model)
+
+
+def _train_adapter_alone(model: Any) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_adapter_weight(name))
+
+
+def settled(lora: Lora) -> Lora:
+    """``lora`` with what is read from the adapter that it goes on from.
+
+    Raises:
+        ValueError: There is no such adapter, it is of a kind that is not trained here, or an option contradicts it.
+    """
+    if lora.from_adapter is None:
+        return lora
+    if find_spec("peft") is None:
+        raise ImportError('policy.lora needs peft: pip install "lgrpo_lightning[peft]"')
+    from peft import PeftConfig
+
+    key = f"policy.lora.from is {lora.from_adapter!r}"
+    try:
+        config: Any = PeftConfig.from_pretrained(lora.from_adapter)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{key}: there is no adapter ({error}). Give a folder with adapter_config.json and "
+            "adapter_model.safetensors, such as `lgrpo export --adapter` writes."
+        ) from error
+    if odd := _not_trained_here(config):
+        raise ValueError(f"{key}, an adapter with {odd}, which cannot be trained here: plain LoRA can.")
+    targets = config.target_modules
+    read = {
+        "rank": config.r,
+        "alpha": int(config.lora_alpha),
+        "targets": targets if isinstance(targets, str) else sorted(targets),
+        "rslora": bool(config.use_rslora),
+    }
+    default = Lora()
+    for name, value in read.items():
+        given = getattr(lora, name)
+        given = sorted(given) if isinstance(given, list) else given
+        if given not in (getattr(default, name), value):
+            raise ValueError(
+                f"policy.lora.{name} is {given!r}, but the adapter {lora.from_adapter} has {value!r}. Leave it out."
+            )
+    return replace(lora, **read)
+
+
+def _not_trained_here(config: Any) -> str:
+    """What of an adapter is more than plain LoRA, if anything is."""
+    if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
+        return f"peft_type {config.peft_type}"
+    extra = {
+        "use_dora": config.use_dora,
+        "bias": config.bias not in ("none", None),
+        "modules_to_save": config.modules_to_save,
+        "rank_pattern": config.rank_pattern,
+        "alpha_pattern": config.alpha_pattern,
+        "lora_alpha": float(config.lora_alpha) != int(config.lora_alpha),
+    }
+    return ", ".join(f"{name} {getattr(config, name)!r}" for name, odd in extra.items() if odd)
 
 
 def _routers(model: Any) -> list[str] | None:

@@ -19,6 +19,7 @@ from lgrpo_lightning.policy.layout import Layout, Tokens, padded_layout
 from lgrpo_lightning.policy.loading import context_length, load_model
 from lgrpo_lightning.policy.packing import padded_packs, tree_packs
 from lgrpo_lightning.policy.sharded_weights import Division, unsharded
+from lgrpo_lightning.policy.training_noise import noise_found
 from lgrpo_lightning.policy.tree_layout import tree_layout
 
 
@@ -153,6 +154,10 @@ class Policy(nn.Module):
                 padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
                 tree = self(prompts, completions, temperature=temperature, layout="tree").logprobs
                 check_equal(tree, padded, tolerance=1e-4 if exact else 0.5, model=type(model).__name__)
+            if not self.config.dropout and not (self.config.lora and self.config.lora.dropout):
+                model.train()
+                passes = [self(prompts, completions, temperature=temperature).logprobs for _ in range(2)]
+                check_repeatable(model, *passes, tolerance=1e-4 if exact else 0.5)
         self.verified = True
 
     @contextmanager
@@ -173,6 +178,22 @@ class Policy(nn.Module):
         """A copy that is never trained: the reference of the KL term."""
         twin = copy.deepcopy(self)
         return twin.requires_grad_(False).eval()
+
+
+def check_repeatable(model: Any, first: Tensor, second: Tensor, *, tolerance: float) -> None:
+    """Refuse a model that draws random numbers in training mode though its dropout is 0.
+
+    Raises:
+        RuntimeError: With what may be the cause.
+    """
+    difference = float((first - second).abs().max())
+    if difference > tolerance:
+        raise RuntimeError(
+            f"{type(model).__name__}: two passes over the same tokens in training mode differ by up to "
+            f"{difference:.3g} in log-probs (allowed {tolerance:g}) though policy.dropout is 0, so that the ratio "
+            f"of the first update would not be 1. It draws noise from {noise_found(model)}. Turn it off in "
+            "policy.model_kwargs."
+        )
 
 
 def check_equal(tree: Tensor, padded: Tensor, *, tolerance: float, model: str) -> None:

@@ -35,5 +35,6 @@ class AdapterOff:
 
 
 def reference_of(policy: Policy) -> Reference:
-    """The reference of an untrained policy: the base of its adapter, or a frozen copy."""
-    return AdapterOff(policy) if policy.config.lora else policy.frozen_copy()
+    """The reference of an untrained policy: the base of an adapter that starts at nothing, or a frozen copy."""
+    lora = policy.config.lora
+    return AdapterOff(policy) if lora is not None and lora.from_adapter is None else policy.frozen_copy()

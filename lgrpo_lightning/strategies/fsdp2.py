@@ -22,6 +22,7 @@ from lgrpo_lightning.strategies.sharded_checkpoint import (
     load_folder,
     numbered,
     parameter_names,
+    pickles_refused,
     renumbered,
 )
 
@@ -136,9 +137,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert module is not None
         if is_folder(path):
             return load_folder(path, self.model, self.optimizers, strict=module.strict_loading)
-        checkpoint: dict[str, Any] = torch.load(
-            path, mmap=True, map_location="cpu", weights_only=weights_only
-        )
+        with pickles_refused(path):
+            checkpoint: dict[str, Any] = torch.load(
+                path, mmap=True, map_location="cpu", weights_only=weights_only
+            )
         _load_raw_module_state(checkpoint.pop("state_dict"), self.model, strict=module.strict_loading)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states", ()), strict=False):

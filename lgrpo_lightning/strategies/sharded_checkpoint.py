@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,27 @@ class AnyCheckpointIO(TorchCheckpointIO):
         if is_folder(path):
             return whole_checkpoint(path)
         cpu: Any = "cpu"  # Lightning's default, a function, does not load subclasses of tensors
-        return super().load_checkpoint(path, cpu, weights_only)
+        with pickles_refused(path):
+            return super().load_checkpoint(path, cpu, weights_only)
+
+
+@contextmanager
+def pickles_refused(path: str | Path) -> Iterator[None]:
+    """Read a checkpoint inside: one that could run code is refused, with the option that reads it.
+
+    Raises:
+        ValueError: It holds more than tensors, numbers and text.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        raise ValueError(
+            f"The checkpoint {path} holds Python objects{what} beside tensors, numbers and text. Reading them can "
+            "run code, so it was not read. If you trust who wrote it: --weights_only=false, in Python "
+            "weights_only=False of the Trainer's call."
+        ) from error
 
 
 def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[str, Any]:
@@ -67,7 +89,8 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
             f"those of all nodes. ({type(error).__name__})"
         ) from error
     states = {int(m[1]): found.pop(key) for key in list(found) if (m := OPTIMIZER.fullmatch(key))}
-    rest = torch.load(folder / _METADATA_FILENAME, map_location="cpu", weights_only=True)
+    with pickles_refused(folder):
+        rest = torch.load(folder / _METADATA_FILENAME, map_location="cpu", weights_only=True)
     return {**found, "optimizer_states": [states[i] for i in sorted(states)], **rest}
 
 
@@ -104,7 +127,8 @@ def load_folder(
         state = {f"optimizer_{i}": get_optimizer_state_dict(module, optimizer)}
         load(state, checkpoint_id=path)
         set_optimizer_state_dict(module, optimizer, state[f"optimizer_{i}"])
-    rest: dict[str, Any] = torch.load(path / _METADATA_FILENAME, map_location="cpu", weights_only=True)
+    with pickles_refused(path):
+        rest: dict[str, Any] = torch.load(path / _METADATA_FILENAME, map_location="cpu", weights_only=True)
     return rest
 
 

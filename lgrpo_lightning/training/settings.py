@@ -12,6 +12,7 @@ from torch import nn
 
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.rewards import RewardFunction
+from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.strategies.precision import check_precision
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.types import Sampling
@@ -155,7 +156,7 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
             pass
     except OSError as error:
         raise OSError(
-            f"trainer.default_root_dir is {str(folder)!r}, and nothing can be written there "
+            f"trainer.default_root_dir is {shown(Path(folder))!r}, and nothing can be written there "
             f"({error.strerror}). Everything a run writes goes into this folder; name one that is yours."
         ) from error
 

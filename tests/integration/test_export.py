@@ -1,5 +1,6 @@
 """Train → export → reload, on several architectures; LoRA runs."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +8,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 from lgrpo_lightning import cli
 from lgrpo_lightning.commands.export import run_policy_config
-from lgrpo_lightning.policy import Policy
-from lgrpo_lightning.policy.export import load_weights
+from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
+from lgrpo_lightning.policy.export import export, load_weights
 from tests.models import tokenizer
-from tests.runs import checkpoint, fit, lgrpo, rollouts, train_metrics
+from tests.runs import CONFIG, checkpoint, fit, lgrpo, rollouts, train_metrics
 
 TRAIN = {
     "trainer__limit_val_batches": 0,
@@ -99,3 +101,46 @@ def test_what_can_go_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     shutil.rmtree(tmp_path / "checkpoints")
     assert lgrpo("fit", tmp_path, model__policy__path="lgrpo:nothing") == 2
     assert "lgrpo:arithmetic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["yaml", "flag"])
+def test_going_on_from_an_adapter(how: str, model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The run starts with it, its reference is the model with it, and it is exported and resumed as any other."""
+    base = {"model__policy__path": model_folder("llama")} | TRAIN
+    first = fit(tmp_path / "first", model__policy__lora__rank=3, model__policy__lora__alpha=5, **base)
+    assert cli.main(["export", str(first), str(tmp_path / "adapter"), "--adapter"]) == 0
+    assert cli.main(["export", str(first), str(tmp_path / "merged")]) == 0
+    given = {"model__loss__kl_coef": 0.1} | base
+    if how == "yaml":
+        config = yaml.safe_load(CONFIG.read_text())
+        config["model"].setdefault("policy", {})["lora"] = {"from": str(tmp_path / "adapter")}
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+        given["config"] = tmp_path / "run.yaml"
+    else:
+        given["model__policy__lora__from"] = tmp_path / "adapter"
+    second = fit(tmp_path / "second", trainer__max_steps=2, **given)
+    assert train_metrics(second)["kl"].iloc[0] == pytest.approx(0, abs=1e-6)
+    plain = fit(
+        tmp_path / "plain", **base | {"model__policy__path": tmp_path / "merged", "trainer__max_steps": 1}
+    )
+    drawn = [rollouts(run).query("rollout == 0")["completion"].tolist() for run in (second, plain)]
+    assert drawn[0] == drawn[1]
+    policy = Policy(run_policy_config(second))
+    assert (policy.config.lora.rank, policy.config.lora.alpha) == (3, 5)  # type: ignore[union-attr]
+    fit(second, trainer__max_steps=3, ckpt_path="last", **given)
+    assert cli.main(["export", str(second), str(tmp_path / "out")]) == 0
+
+
+def test_adapters_that_cannot_be_trained_on(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    policy = PolicyConfig(path=str(model_folder("llama")), lora=Lora(rank=3))
+    export(Policy(policy), tokenizer(), tmp_path / "adapter", adapter=True)
+    with pytest.raises(ValueError, match=r"policy.lora.rank is 4, but the adapter .* has 3. Leave it out"):
+        PolicyConfig(lora=Lora(rank=4, from_adapter=str(tmp_path / "adapter")))
+    with pytest.raises(ValueError, match=r"policy.lora.from is './nothing': there is no adapter"):
+        PolicyConfig(lora=Lora(from_adapter="./nothing"))
+    path = tmp_path / "adapter" / "adapter_config.json"
+    entries = json.loads(path.read_text())
+    for change, said in (({"use_dora": True}, "use_dora True"), ({"bias": "all"}, "bias 'all'")):
+        path.write_text(json.dumps(entries | change))
+        with pytest.raises(ValueError, match=f"an adapter with {said}, which cannot be trained here"):
+            PolicyConfig(lora=Lora(from_adapter=str(tmp_path / "adapter")))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.integration.mistakes.case import BadInput
-from tests.models import make_model
+from tests.integration.mistakes.case import BadInput, own
+from tests.models import make_model, tokenizer
 
 
 def no_eos(folder: Path) -> None:
@@ -29,6 +29,32 @@ def edited_config(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def with_code(folder: Path) -> None:
+    """A model ``model/`` that brings Python code."""
+    auto = {"AutoConfig": "mine.MyConfig", "AutoModelForCausalLM": "mine.MyModel"}
+    edited_config(folder, model_type="mine", auto_map=auto)
+    (folder / "model" / "mine.py").write_text("raise SystemExit('it ran')")
+
+
+def with_objects(folder: Path) -> None:
+    """A model ``model/`` whose weights are a pickle of more than tensors."""
+    import torch
+
+    path = make_model("llama", folder / "model")
+    (path / "model.safetensors").unlink()
+    torch.save({"weights": folder}, path / "pytorch_model.bin")
+
+
+def large_tokenizer(folder: Path) -> None:
+    """A model ``model/`` with more tokens than embeddings, and a prompt with one of them."""
+    path = make_model("llama", folder / "model")
+    made = tokenizer()
+    made.add_tokens(["<think>"], special_tokens=True)
+    made.save_pretrained(path)
+    rows = [{"prompt": text, "answer": 3} for text in ("1+2=", "<think>1+2=")]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @contextlib.contextmanager
 def missing(*modules: str) -> Iterator[None]:
     """Nothing of these names can be imported or found."""
@@ -44,6 +70,24 @@ def missing(*modules: str) -> Iterator[None]:
 
 
 MODEL = {
+    "code of its own": BadInput(
+        says=("policy.path is 'model'", "not run unasked", "trust_remote_code: true"),
+        did="a model folder with Python code (`auto_map`)",
+        prepare=with_code,
+        config={"model.policy.path": "model"},
+    ),
+    "weights that hold objects": BadInput(
+        says=("policy.path is 'model'", "could run code", "model.safetensors"),
+        did="a `pytorch_model.bin` that holds more than tensors",
+        prepare=with_objects,
+        config={"model.policy.path": "model"},
+    ),
+    "tokenizer larger than the model": BadInput(
+        says=("row 1 (from 0)", "'<think>'", "policy.tokenizer"),
+        did="a prompt with a token that the model has no embedding for",
+        prepare=large_tokenizer,
+        config={"model.policy.path": "model", **own()},
+    ),
     "no such package model": BadInput(
         says=("policy.path is 'lgrpo:arithmetics'", "lgrpo:arithmetic, lgrpo:smollm2"),
         did="`model.policy.path: lgrpo:arithmetics`",

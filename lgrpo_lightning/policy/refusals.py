@@ -1,0 +1,64 @@
+"""What transformers and torch refuse to load, in words that name the option behind it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CODE = "custom code"
+"""What transformers says of a folder with code of its own."""
+
+
+@contextmanager
+def explained(key: str, path: str, resolved: str) -> Iterator[None]:
+    """Names the option behind what transformers refuses to load, and what is there instead.
+
+    Raises:
+        ValueError: With the key, its value and the reason.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{key} is {path!r}: {_reason(resolved, error)}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        name = str(error).rpartition("argument")[2].strip()
+        raise ValueError(
+            f"policy.model_kwargs has {name}, which is neither an entry of the config.json of {path!r} nor an "
+            "argument of AutoModelForCausalLM.from_pretrained."
+        ) from error
+
+
+def _reason(path: str, error: Exception) -> str:
+    """Why a model or tokenizer cannot be loaded from ``path``."""
+    folder, said = Path(path).expanduser(), str(error).strip().partition("\n")[0]
+    if CODE in str(error):
+        return (
+            "it comes with Python code of its own, which is not run unasked. If you trust its authors, set "
+            "policy.model_kwargs: {trust_remote_code: true}."
+        )
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return (
+            "its weights are a pickle that holds more than tensors and could run code, so they are not read. Take "
+            "a model with model.safetensors, or convert it where you trust it."
+        )
+    if not folder.exists() and path.startswith((".", "/", "~")):
+        return f"there is no such folder (looked in {Path.cwd()}). Give one with config.json and model.safetensors."
+    if not folder.exists():
+        offline = (
+            " (HF_HUB_OFFLINE is set: only its cache is searched)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        )
+        return (
+            f"there is no such folder (looked in {Path.cwd()}), and no model of that name can be loaded from the "
+            f"Hugging Face hub{offline}: {said} Give a folder with config.json, model.safetensors and "
+            "tokenizer.json, a name such as Qwen/Qwen2.5-0.5B-Instruct, or lgrpo:arithmetic."
+        )
+    needed = ("config.json", "tokenizer_config.json")
+    if folder.is_dir() and (missing := [name for name in needed if not (folder / name).is_file()]):
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
+        return f"this folder lacks {' and '.join(missing)}; in it: {there}."
+    return f"transformers refuses to load it: {said}"
