@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -134,6 +134,13 @@ class RewardModel(ABC):  # noqa: B024 - one of two methods is enough
     columns: ClassVar[tuple[str, ...]] = ()
     """Data columns it cannot do without; checked before the first step. May be set per instance."""
 
+    def check_row(self, row: Mapping[str, Any]) -> None:  # noqa: B027
+        """Called with every data row before the first step: refuse one that cannot be judged.
+
+        Raises:
+            ValueError: With the reason; the row is named by the caller.
+        """
+
     def start(self, progress: Progress) -> None:  # noqa: B027
         """Called before each rollout batch is scored, with the place in the run."""
 
@@ -167,8 +174,11 @@ class PromptSource(ABC):
     """Where prompts come from: a file, a hub data set, a generator of tasks."""
 
     @abstractmethod
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        """The data rows; each has a ``prompt`` (a string or a list of messages) and any other columns."""
+    def rows(self) -> Iterable[Mapping[str, Any]]:
+        """The data rows; each has a ``prompt`` (a string or a list of messages) and any other columns.
+
+        A list, a data set, or a generator or streaming data set that ends: it is read whole before the first step.
+        """
 
 
 def as_rewards(value: Tensor | Rewards, name: str) -> Rewards:

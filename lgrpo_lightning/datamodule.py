@@ -12,10 +12,10 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
 from lgrpo_lightning.contracts import PromptSource, Stream
-from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_columns
+from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_columns, check_template_kwargs
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
-from lgrpo_lightning.data.sources import named_sources
+from lgrpo_lightning.data.sources import all_rows, named_sources
 from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.types import Prompt
@@ -72,6 +72,7 @@ class PromptDataModule(LightningDataModule):
         long_prompts: LongPrompts = "error",
     ) -> None:
         super().__init__()
+        check_template_kwargs(chat_template_kwargs or {})
         for ok, name, value, what in (
             (prompts_per_step >= 1, "prompts_per_step", prompts_per_step, "at least 1"),
             (validation_batch_size >= 1, "validation_batch_size", validation_batch_size, "at least 1"),
@@ -217,13 +218,14 @@ class PromptDataModule(LightningDataModule):
             vocabulary=getattr(module, "vocabulary_size", None),
         )
         with component_call(Stream(0, "data", 0), name):
-            rows = source.rows()
+            rows = all_rows(source.rows(), origin)
         readers = getattr(getattr(module, "reward_model", None), "models", ())
         check_columns(
             rows,
             getattr(module, "required_columns", ()),
             origin=origin,
             readers={column: model.name for model in readers for column in model.columns},
+            check=getattr(getattr(module, "reward_model", None), "check_row", None),
         )
         prompts = encoder.encode(rows, name=name, origin=origin)
         if dropped := len(rows) - len(prompts):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lgrpo_lightning.data.chats import check_text, checked_messages
 from lgrpo_lightning.types import Message, Prompt
 
 LongPrompts = Literal["error", "drop"]
@@ -57,22 +58,37 @@ class PromptEncoder:
             raise ValueError(
                 f"{where}: there is no 'prompt'; the columns are {', '.join(map(repr, row)) or 'none'}."
             )
+        check_text(row, where)
         prompt = row["prompt"]
         messages = self._messages(prompt, where)
         if messages is None:
-            text, ids = prompt, self.tokenizer(prompt)["input_ids"]
+            text, ids = prompt, self._plain_ids(prompt)
         else:
             text = self._rendered(messages, where)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids = tuple(int(i) for i in ids)
-        self._check_ids(ids, where)
+        token_ids = tuple(int(i) for i in ids)
+        self._check_ids(token_ids, where)
         return Prompt(
             uid=uid,
             text=text,
-            token_ids=ids,
+            token_ids=token_ids,
             messages=messages,
             columns={key: value for key, value in row.items() if key != "prompt"},
         )
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """Token ids of a string that a completion follows: one beginning of sequence, and no end.
+
+        Text that was rendered elsewhere may begin with the token that the tokenizer adds; some tokenizers close what
+        they encode.
+        """
+        ids: list[int] = list(self.tokenizer(text)["input_ids"])
+        own: list[int] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        before = next((k for k in range(len(ids)) if own and ids[k : k + len(own)] == own), None)
+        if before is None:  # what is added changes how the text is divided
+            return ids
+        begins = [] if own[0] == self.tokenizer.bos_token_id else ids[:before]
+        return [*begins, *own]
 
     def _check_ids(self, ids: Sequence[int], where: str) -> None:
         """Refuse a prompt with tokens that the model has not."""
@@ -96,7 +112,7 @@ class PromptEncoder:
                     f"{where}: system_prompt is set, but the prompt is a plain string. Set chat: true."
                 )
             return None
-        messages = _checked_messages(prompt, where)
+        messages = checked_messages(prompt, where)
         if self.chat is False:
             raise ValueError(f"{where}: the prompt is a list of messages, but chat is false. Leave chat out.")
         return self._with_system(messages)
@@ -115,14 +131,16 @@ class PromptEncoder:
                 f"{where}: a chat prompt, but the tokenizer of {model} has no chat template. Use an "
                 "instruction-tuned model, or string prompts with chat left out."
             )
+        goes_on = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
         try:
             text = self.tokenizer.apply_chat_template(
                 [dict(m) for m in messages],
                 tokenize=False,
-                add_generation_prompt=True,
+                add_generation_prompt=not goes_on,
+                continue_final_message=goes_on,  # the completion goes on with what the assistant began
                 **self.chat_template_kwargs,
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise ValueError(
                 f"{where}: the chat template of {model} refuses the messages: {error}"
             ) from error
@@ -142,37 +160,22 @@ class PromptEncoder:
         )
 
 
-def _checked_messages(prompt: Any, where: str) -> list[Message]:
-    if not isinstance(prompt, list | tuple):
-        raise ValueError(
-            f"{where}: the prompt is {prompt!r}, of type {type(prompt).__name__}; it must be a string or a "
-            "list of messages."
-        )
-    if not prompt:
-        raise ValueError(f"{where}: the prompt is empty.")
-    for number, message in enumerate(prompt):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise ValueError(
-                f"{where}: message {number} is {message!r}; a message is an object with a role and a "
-                'content, such as {"role": "user", "content": "1+1?"}.'
-            )
-    return list(prompt)
-
-
 def check_columns(
     rows: Sequence[Mapping[str, Any]],
     required: Sequence[str],
     *,
     origin: str,
     readers: Mapping[str, str] | None = None,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
-    """Refuse rows without a column that a reward reads.
+    """Refuse rows without a column that a reward reads, or with one that it cannot judge by.
 
     Args:
         rows: The data.
         required: The columns.
         origin: What to call the rows.
         readers: Column → the reward that reads it, where that is known.
+        check: Refuses (``ValueError``) a row that cannot be judged.
 
     Raises:
         ValueError: Names the column, the first row without it, and the columns there are.
@@ -186,3 +189,32 @@ def check_columns(
                     f"{origin}, row {number} (from 0): {needs} a column {column!r}; the columns are "
                     f"{', '.join(map(repr, row)) or 'none'}. Add it, or let the reward read another."
                 )
+        if check is not None:
+            try:
+                check(row)
+            except ValueError as error:
+                raise ValueError(f"{origin}, row {number} (from 0): {error}") from error
+
+
+SETTLED = (
+    "add_generation_prompt",
+    "continue_final_message",
+    "conversation",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+)
+"""Arguments of ``apply_chat_template`` that are this library's."""
+
+
+def check_template_kwargs(given: Mapping[str, Any]) -> None:
+    """Refuse arguments of the chat template that are settled here.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    if clash := sorted(set(SETTLED) & set(given)):
+        raise ValueError(
+            f"data.chat_template_kwargs has {', '.join(clash)}, which is settled here: a turn of the assistant is "
+            "opened, or gone on with where the last message is the assistant's. Leave it out."
+        )

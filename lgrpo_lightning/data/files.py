@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.contracts import PromptSource
+from lgrpo_lightning.data.shards import files_of, suffix
 
 Rows = list[dict[str, Any]]
 
 
 class PromptFile(PromptSource):
-    """Prompts from a JSONL, Parquet or CSV file, a saved data set, or the Hugging Face hub.
+    """Prompts from JSONL, Parquet or CSV files, a saved data set, or the Hugging Face hub.
 
     A row has a prompt, which is a string or a list of messages (``role``, ``content``), and any other
     columns; they all reach the rewards.
 
     Args:
-        path: A file (``.jsonl``, ``.parquet``, ``.csv``), a folder saved by ``datasets.save_to_disk``, or the
-            name of a hub data set, such as ``openai/gsm8k``. The last two need the extra ``datasets``.
+        path: A file (``.jsonl``, ``.jsonl.gz``, ``.parquet``, ``.csv``), a folder of such files or a pattern
+            (``data/train-*.parquet``), read in the order of their names; a folder saved by
+            ``datasets.save_to_disk``, or the name of a hub data set, such as ``openai/gsm8k``. The last two need
+            the extra ``datasets``.
         split: Which split of a saved or hub data set; None where it has only one.
         subset: Which configuration of a hub data set, such as ``main``; None for its default.
         prompt_column: The column that holds the prompt.
         limit: Use only the first ``limit`` rows; None uses all.
+        infer_types: Give columns of a CSV file the types that their values look like. Else they are text, as they
+            stand in the file: ``12:30`` and ``007`` stay what they are.
 
     Raises:
         ValueError: ``limit`` is below 1.
@@ -37,11 +43,12 @@ class PromptFile(PromptSource):
         subset: str | None = None,
         prompt_column: str = "prompt",
         limit: int | None = None,
+        infer_types: bool = False,
     ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"PromptFile: limit is {limit}; it must be at least 1, or null for all rows.")
         self.path, self.split, self.subset = str(path), split, subset
-        self.prompt_column, self.limit = prompt_column, limit
+        self.prompt_column, self.limit, self.infer_types = prompt_column, limit, infer_types
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """The rows, with the prompt under ``prompt``.
@@ -64,20 +71,29 @@ class PromptFile(PromptSource):
         return [{**row, "prompt": row[self.prompt_column]} for row in rows]
 
     def _read(self) -> Rows:
+        if (shards := files_of(self.path, READERS)) is not None:
+            self._refuse_dataset_options("folder or pattern of files")
+            return [row for shard in shards for row in self._rows_of(shard)]
         path = Path(self.path).expanduser()
         if path.is_file():
-            if path.suffix.lower() not in READERS:
+            if suffix(path) not in READERS:
                 raise ValueError(
-                    f"{self.path}: cannot read {path.suffix or 'a file without an extension'}. Possible are "
+                    f"{self.path}: cannot read {suffix(path) or 'a file without an extension'}. Possible are "
                     f"{', '.join(READERS)}, a folder saved by datasets.save_to_disk, and hub data sets."
                 )
             self._refuse_dataset_options("file")
-            return READERS[path.suffix.lower()](path, self.prompt_column)
-        if path.suffix.lower() in READERS:
+            return self._rows_of(path)
+        if suffix(path) in READERS:
             raise FileNotFoundError(f"There is no file {self.path} (looked in {Path.cwd()}).")
         from lgrpo_lightning.data.hub import dataset_rows
 
         return dataset_rows(self.path, self.split, self.subset)
+
+    def _rows_of(self, path: Path) -> Rows:
+        """The rows of one file."""
+        if suffix(path) == ".csv":
+            return read_csv(path, types=self.infer_types)
+        return READERS[suffix(path)](path)
 
     def _refuse_dataset_options(self, what: str) -> None:
         for name in ("split", "subset"):
@@ -88,10 +104,10 @@ class PromptFile(PromptSource):
                 )
 
 
-def read_jsonl(path: Path, prompt_column: str) -> Rows:
+def read_jsonl(path: Path) -> Rows:
     """One JSON object a line; blank lines are skipped."""
     rows = []
-    with path.open("rb") as lines:
+    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -116,7 +132,7 @@ def read_jsonl(path: Path, prompt_column: str) -> Rows:
     return rows
 
 
-def read_parquet(path: Path, prompt_column: str) -> Rows:
+def read_parquet(path: Path) -> Rows:
     """A Parquet file."""
     import pyarrow
     import pyarrow.parquet
@@ -128,27 +144,33 @@ def read_parquet(path: Path, prompt_column: str) -> Rows:
     return list(table.to_pylist())
 
 
-def read_csv(path: Path, prompt_column: str) -> Rows:
-    """A CSV file with a header line; prompts are text, other columns get the type of their values."""
+def read_csv(path: Path, *, types: bool = False) -> Rows:
+    """A CSV file with a header line.
+
+    Args:
+        types: Infer the columns' types; else all are text.
+    """
     import pyarrow
     from pyarrow import csv
 
     if not path.stat().st_size:
         return []
+    parse = csv.ParseOptions(newlines_in_values=True)
     try:
-        table = csv.read_csv(
-            path,
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(column_types={prompt_column: pyarrow.string()}),
-        )
+        convert = csv.ConvertOptions()
+        if not types:
+            names = csv.open_csv(path, parse_options=parse).schema.names
+            convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
+        table = csv.read_csv(path, parse_options=parse, convert_options=convert)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable CSV file: {error}") from error
     return list(table.to_pylist())
 
 
-READERS: Mapping[str, Callable[[Path, str], Rows]] = {
+READERS: Mapping[str, Callable[[Path], Rows]] = {
     ".jsonl": read_jsonl,
+    ".jsonl.gz": read_jsonl,
     ".parquet": read_parquet,
     ".csv": read_csv,
 }
-"""File extension → reader of (path, prompt column)."""
+"""File extension → reader of a path."""

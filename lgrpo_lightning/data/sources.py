@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lgrpo_lightning.contracts import PromptSource
 from lgrpo_lightning.data.files import PromptFile
@@ -38,6 +39,41 @@ def named_sources(which: str, given: Sets) -> dict[str, PromptSource]:
                 f"data.{which}: {name!r} cannot name a set; use letters, digits, '_', '-' and '.'."
             )
     return {name: _source(f"data.{which}.{name}", source) for name, source in given.items()}
+
+
+MOST = 1_000_000
+"""Rows of a source that does not say how many it has, after which it is taken for one without an end."""
+
+
+def all_rows(rows: Iterable[Mapping[str, Any]], origin: str) -> Sequence[Mapping[str, Any]]:
+    """The rows of a source; of a generator or a streaming data set, read to its end.
+
+    A run holds all prompts: it draws their order, divides them among ranks and goes on at any of them.
+
+    Raises:
+        ValueError: There are more than ``MOST``, without an end in sight.
+        TypeError: It gives no rows, or one that is no mapping.
+    """
+    if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
+        raise TypeError(
+            f"{origin}: rows() gave a {type(rows).__name__}; it must give the rows, each a mapping."
+        )
+    if not hasattr(rows, "__len__"):
+        rows = list(islice(rows, MOST + 1))
+        if len(rows) > MOST:
+            raise ValueError(
+                f"{origin} gives more than {MOST:,} rows without saying how many there are. A run holds all its "
+                "prompts, to draw their order and to go on at any of them: let rows() end "
+                "(dataset.take(n), itertools.islice), or return a list."
+            )
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise TypeError(
+                f"{origin}, row {number} (from 0) is a {type(row).__name__}; a row is a mapping with a 'prompt', "
+                "such as "
+                '{"prompt": "1+1=", "answer": 2}.'
+            )
+    return cast(Sequence[Mapping[str, Any]], rows)
 
 
 def _source(key: str, given: Any) -> PromptSource:

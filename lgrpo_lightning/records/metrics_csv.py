@@ -96,7 +96,10 @@ class MetricsCSV(Logger):
             self._start(row)
         if new := [name for name in row if name not in self._columns]:
             self._rewrite([*self._columns, *new], self._rows())
-        with explained_if_full(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+        with (
+            explained_if_full(self.path),
+            self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             csv.DictWriter(file, self._columns, restval="").writerow(row)
 
     @property
@@ -123,7 +126,10 @@ class MetricsCSV(Logger):
 
     def _rewrite(self, names: list[str], rows: list[dict[str, str]]) -> None:
         """Replace the file, at once, by one with these columns and rows."""
-        with whole_file(self.path) as hidden, hidden.open("w", newline="", encoding="utf-8") as file:
+        with (
+            whole_file(self.path) as hidden,
+            hidden.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             writer = csv.DictWriter(file, names, restval="")
             writer.writeheader()
             writer.writerows(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from itertools import groupby
@@ -10,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lgrpo_lightning.records.plain import as_json, clean
 from lgrpo_lightning.types import Group, Rewards, RolloutBatch
 
 BEFORE = (
@@ -55,19 +55,19 @@ def rollout_table(rollout: RolloutBatch) -> pa.Table:
     A reward that does not apply is NaN.
     """
     parts = list(dict.fromkeys(name for rewards in rollout.rewards for name in rewards.parts))
-    schema = pa.schema([*BEFORE, *((f"reward/{name}", pa.float32()) for name in parts), *AFTER])
+    schema = pa.schema([*BEFORE, *((clean(f"reward/{name}"), pa.float32()) for name in parts), *AFTER])
     return pa.Table.from_pylist(list(rollout_rows(rollout)), schema=schema)
 
 
 def rollout_rows(rollout: RolloutBatch) -> Iterator[dict[str, Any]]:
     """The rows of ``rollout_table`` as dictionaries; a reward part that a group lacks is left out."""
     for at, (group, rewards) in enumerate(zip(rollout.groups, rollout.rewards, strict=True)):
-        columns = json.dumps(dict(group.prompt.columns), ensure_ascii=False, default=str)
+        columns = as_json(group.prompt.columns)
         for member in range(len(group)):
             yield {
                 "rollout": rollout.index,
-                "prompt_uid": group.prompt.uid,
-                "prompt": group.prompt.text,
+                "prompt_uid": clean(group.prompt.uid),
+                "prompt": clean(group.prompt.text),
                 "trained": rollout.trained[at],
                 "columns": columns,
                 **_completion(group, member),
@@ -81,7 +81,7 @@ def _completion(group: Group, member: int) -> dict[str, Any]:
     rollout = group.rollouts[member]
     return {
         "member": member,
-        "completion": rollout.text,
+        "completion": clean(rollout.text),
         "token_ids": list(rollout.token_ids),
         "length": len(rollout),
         "finish_reason": rollout.finish_reason,
@@ -94,8 +94,8 @@ def _rewards(rewards: Rewards, member: int) -> dict[str, Any]:
     extras = {name: values[member] for name, values in rewards.extras.items()}
     return {
         "reward": float(rewards.outcome[member]),
-        **{f"reward/{name}": float(values[member]) for name, values in rewards.parts.items()},
-        "extras": json.dumps(extras, ensure_ascii=False, default=str),
+        **{clean(f"reward/{name}"): float(values[member]) for name, values in rewards.parts.items()},
+        "extras": as_json(extras),
     }
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.rewards.answers import answers
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.numbers import as_number, last_number
+from lgrpo_lightning.rewards.opening import opened_texts
 from lgrpo_lightning.types import Group, Rewards
 
 
@@ -20,7 +22,8 @@ class ExactMatch(RewardModel):
 
     Numbers are compared as exact numbers (``1,000`` = ``1000`` = ``1000.0``), anything else as text with its
     white space collapsed. A column that holds a worked solution is read like a completion: where ``extract``
-    finds an answer in it, that is the answer.
+    finds an answer in it, that is the answer. A list holds several answers, any of which is right; of an object
+    it is the entry ``ground_truth``, ``answer`` or the like.
 
     Args:
         column: Data column with the right answer.
@@ -56,40 +59,60 @@ class ExactMatch(RewardModel):
         self.extract = extract
         self._find = _finder(extract)
 
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row without an answer that can be compared.
+
+        Raises:
+            ValueError: With what the column holds, and what it may hold.
+        """
+        self._targets(row)
+
     def score(self, group: Group, tree: ProcessTree) -> Rewards:
         """The rewards, and as a metric the share of completions in which no answer was found."""
-        target = self._target(group)
-        answers = [self._find(r.text) for r in group.rollouts]
-        outcome = torch.tensor([self._reward(answer, target) for answer in answers], dtype=torch.float32)
-        missing = sum(answer is None for answer in answers) / max(len(answers), 1)
+        try:
+            targets = self._targets(group.prompt.columns)
+        except ValueError as error:
+            raise RewardError(f"Prompt {group.prompt.uid!r}: {error}") from error
+        found = [self._find(text) for text in opened_texts(group)]
+        outcome = torch.tensor([self._reward(answer, targets) for answer in found], dtype=torch.float32)
+        missing = sum(answer is None for answer in found) / max(len(found), 1)
         return Rewards(
             outcome=outcome, parts={self.name: outcome}, metrics={f"rewards/{self.name}/no_answer": missing}
         )
 
-    def _reward(self, answer: str | None, target: Any) -> float:
+    def _reward(self, answer: str | None, targets: Sequence[Any]) -> float:
         if answer is None:
             return self.missing
-        return self.correct if same_answer(answer, target) else self.incorrect
+        right = any(same_answer(answer, target) for target in targets)
+        return self.correct if right else self.incorrect
 
-    def _target(self, group: Group) -> Any:
-        """The right answer of the group's prompt."""
-        value = group.prompt.columns.get(self.column)
-        if value is None or value != value:  # NaN is what a table has where a cell is empty
-            raise RewardError(
-                f"{self.name}: prompt {group.prompt.uid!r} has no answer in column {self.column!r}; "
-                f"its columns are {sorted(group.prompt.columns)}. Set column= to the one "
-                "with the answer, or fill it in."
+    def _targets(self, row: Mapping[str, Any]) -> list[Any]:
+        """The right answers of a row, of which any will do."""
+        try:
+            found = answers(row.get(self.column))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.name}: column {self.column!r} is {error}. An answer is text or a number, or a list of them."
+            ) from error
+        if not found:
+            raise ValueError(
+                f"{self.name}: there is no answer in column {self.column!r}; the columns are {sorted(row)}. Set "
+                "column= to the one with the answer, or fill it in."
             )
-        if not isinstance(value, str) or as_number(value) is not None:
+        return [self._target(value) for value in found]
+
+    def _target(self, value: Any) -> Any:
+        """An answer, read out of a worked solution."""
+        if not isinstance(value, str | bool) or as_number(value) is not None:
             return value
-        found = self._find(value)
+        text = str(value)
+        found = self._find(text)
         if found is None and self.extract == "last_number":
-            raise RewardError(
-                f"{self.name}: column {self.column!r} of prompt {group.prompt.uid!r} is {value!r}, in which "
-                "there is no number. With extract='last_number' there must be one; use 'boxed' or a regular "
-                "expression for other answers."
+            raise ValueError(
+                f"{self.name}: column {self.column!r} is {value!r}, in which there is no number. With "
+                "extract='last_number' there must be one; use 'boxed' or a regular expression for other answers."
             )
-        return value if found is None else found
+        return text if found is None else found
 
 
 def same_answer(answer: Any, target: Any) -> bool:
@@ -97,11 +120,16 @@ def same_answer(answer: Any, target: Any) -> bool:
 
     >>> same_answer("1,000", 1000), same_answer("x  + 1", "x + 1"), same_answer("2", "two")
     (True, True, False)
+    >>> same_answer("true", "True"), same_answer("Paris", "paris")
+    (True, False)
     """
     numbers = as_number(answer), as_number(target)
     if None not in numbers:
         return numbers[0] == numbers[1]
-    return " ".join(str(answer).split()) == " ".join(str(target).split())
+    texts = [" ".join(str(value).split()) for value in (answer, target)]
+    if texts[1].lower() in ("true", "false"):  # true and false are written in many ways
+        texts = [text.lower() for text in texts]
+    return texts[0] == texts[1]
 
 
 def boxed(text: str) -> str | None:

@@ -10,11 +10,15 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.rewards.opening import opened_texts
 from lgrpo_lightning.types import Group
 
 
 class FormatMatch(RewardModel):
     """Matches completions against a regular expression.
+
+    Where the prompt ends with a tag, as templates do that open ``<think>`` for the model, the tag counts as the
+    beginning of the completion.
 
     Args:
         pattern: The regular expression; its dot matches newlines too. White space around the completion is
@@ -56,5 +60,5 @@ class FormatMatch(RewardModel):
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
         """``[G]``: ``reward`` or ``otherwise``."""
         return torch.tensor(
-            [self.reward if self._match(r.text.strip()) else self.otherwise for r in group.rollouts]
+            [self.reward if self._match(text.strip()) else self.otherwise for text in opened_texts(group)]
         )

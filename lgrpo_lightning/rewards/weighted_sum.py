@@ -42,6 +42,11 @@ class RewardSum(RewardModel):
         self.weights = [1.0] * len(models) if weights is None else [float(w) for w in weights]
         self.columns = tuple(dict.fromkeys(c for m in models for c in m.columns))  # type: ignore[misc]
 
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Passed on to every model."""
+        for model in self.models:
+            model.check_row(row)
+
     def start(self, progress: Progress) -> None:
         """Passed on to every model."""
         for model in self.models:

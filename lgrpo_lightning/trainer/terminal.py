@@ -27,10 +27,17 @@ def say(trainer: Trainer, text: str) -> None:
     if not trainer.is_global_zero:
         return
     console = live_console(trainer)
+    text = printable(text)
     if console is None:
         print(text, flush=True)
     else:
         console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def printable(text: str) -> str:
+    """``text`` as standard output can take it: what its encoding does not have is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def show(trainer: Trainer, what: RenderableType) -> None:

@@ -1,4 +1,5 @@
 import builtins
+import gzip
 import json
 
 import pandas as pd
@@ -26,8 +27,10 @@ def test_every_format_gives_the_same_rows(tmp_path):
     frame.to_parquet(tmp_path / "p.parquet")
     frame.to_csv(tmp_path / "p.csv", index=False)
     datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
-    for name in ("p.jsonl", "p.parquet", "p.csv", "saved"):
+    for name in ("p.jsonl", "p.parquet", "saved"):
         assert PromptFile(str(tmp_path / name)).rows() == ROWS, name
+    assert PromptFile(str(tmp_path / "p.csv"), infer_types=True).rows() == ROWS
+    assert PromptFile(str(tmp_path / "p.csv")).rows() == [r | {"answer": str(r["answer"])} for r in ROWS]
 
 
 def test_messages_survive_jsonl_and_parquet(tmp_path):
@@ -45,7 +48,7 @@ def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path):
 
 def test_a_csv_prompt_stays_text_and_may_hold_newlines_and_commas(tmp_path):
     path = write(tmp_path / "p.csv", 'prompt,answer\n42,007\n"1,\n2",8\n')
-    assert PromptFile(path).rows() == [{"prompt": "42", "answer": 7}, {"prompt": "1,\n2", "answer": 8}]
+    assert PromptFile(path).rows() == [{"prompt": "42", "answer": "007"}, {"prompt": "1,\n2", "answer": "8"}]
 
 
 def test_another_prompt_column_is_kept_as_a_column_too(tmp_path):
@@ -142,7 +145,11 @@ BAD = {
         lines(ROWS[0], {"answer": 2}),
         r"row 1 \(from 0\): there is no column 'prompt'",
     ),
-    "extension": ("p.txt", "1+1=", r"p.txt: cannot read .txt. Possible are .jsonl, .parquet, .csv"),
+    "extension": (
+        "p.txt",
+        "1+1=",
+        r"p.txt: cannot read .txt. Possible are .jsonl, .jsonl.gz, .parquet, .csv",
+    ),
 }
 
 
@@ -172,3 +179,73 @@ def test_dataset_options_do_not_go_with_a_file(tmp_path):
 def test_a_limit_below_one_is_refused():
     with pytest.raises(ValueError, match="limit is 0; it must be at least 1"):
         PromptFile("p.jsonl", limit=0)
+
+
+def test_columns_of_a_csv_file_are_text(tmp_path):
+    cells = {
+        "time": "12:30",
+        "long": "123456789012345678901",
+        "code": "007",
+        "date": "2024-01-02",
+        "no": "NaN",
+        "yes": "true",
+    }
+    path = write(tmp_path / "p.csv", f"prompt,{','.join(cells)}\n1+1=,{','.join(cells.values())}\n")
+    assert PromptFile(path).rows() == [{"prompt": "1+1=", **cells}]
+    assert PromptFile(path, infer_types=True).rows()[0]["code"] == 7
+
+
+# ------------------------------------------------------------------------------------------ shards
+
+
+def shards(folder, *names):
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"prompt": f"{number}+{i}=", "answer": str(number + i)} for i in range(2)]
+        if name.endswith(".parquet"):
+            pd.DataFrame(rows).to_parquet(path)
+        elif name.endswith(".gz"):
+            path.write_bytes(gzip.compress(lines(*rows).encode()))
+        elif name.endswith(".csv"):
+            pd.DataFrame(rows).to_csv(path, index=False)
+        else:
+            path.write_text(lines(*rows) if name.endswith(".jsonl") else "not rows")
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".csv", ".jsonl.gz"])
+@pytest.mark.parametrize("how", ["{}", "{}/*{e}", "{}/train-?????-of-00003{e}", "{}/**/*{e}"])
+def test_folders_and_patterns(tmp_path, ending, how):
+    names = [f"train-{i:05d}-of-00003{ending}" for i in range(3)]
+    shards(tmp_path / "data", *names, "README.md", ".hidden/x.jsonl")
+    rows = PromptFile(how.format(tmp_path / "data", e=ending)).rows()
+    assert [r["prompt"] for r in rows] == [f"{n}+{i}=" for n in range(3) for i in range(2)]
+
+
+def test_folders_in_folders(tmp_path):
+    shards(tmp_path, "b/1.jsonl", "a/2.jsonl")
+    assert [r["prompt"] for r in PromptFile(str(tmp_path)).rows()] == ["1+0=", "1+1=", "0+0=", "0+1="]
+
+
+@pytest.mark.parametrize(
+    ("names", "path", "said"),
+    [
+        (("a.jsonl", "b.csv"), ".", r"files of several kinds \(.csv, .jsonl\)"),
+        (("train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl"), ".", r"several splits \(test, train\)"),
+        (("a.jsonl",), "*.parquet", r"No file matches .*\*.parquet"),
+        (("a.md",), "*.md", "cannot be read; possible are files .jsonl"),
+        (("a.jsonl",), "?.jsonl", r"split='train' is for saved and hub data sets"),
+    ],
+)
+def test_shards_that_cannot_be_read(tmp_path, names, path, said):
+    source = PromptFile(str(shards(tmp_path, *names) / path), split="train" if "split=" in said else None)
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        source.rows()
+
+
+def test_a_bad_line_names_its_shard(tmp_path):
+    shards(tmp_path, "a.jsonl", "b.jsonl")
+    (tmp_path / "b.jsonl").write_text('{"prompt": "1"}\n{"prompt": \n')
+    with pytest.raises(ValueError, match=r"b.jsonl, line 2: not valid JSON"):
+        PromptFile(str(tmp_path)).rows()

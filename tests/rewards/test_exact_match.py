@@ -102,7 +102,8 @@ def test_rewards_and_missing_answers():
 @pytest.mark.parametrize("answer", [None, float("nan")])
 def test_an_empty_column_is_an_error_and_not_a_wrong_answer(answer):
     with pytest.raises(
-        RewardError, match=r"prompt 'toy/0' has no answer in column 'answer'; its columns are"
+        RewardError,
+        match=r"Prompt 'toy/0': ExactMatch: there is no answer in column 'answer'; the columns are",
     ):
         scored(ExactMatch(), ["1"], answer)
 

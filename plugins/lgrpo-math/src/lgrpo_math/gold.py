@@ -6,6 +6,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from lgrpo_lightning.rewards.answers import answers
+
 DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[|\\f?boxed")
 PROSE = re.compile(r"(?:\d|[A-Za-z]{2,})\s+(?!(?:and|or)\b)[A-Za-z]{3,}")
 LABEL = "####"
@@ -24,13 +26,7 @@ def gold_texts(value: Any) -> tuple[str, ...]:
     >>> gold_texts("48 / 2 = 24 clips in May.\\n#### 24")
     ('\\\\boxed{24}',)
     """
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(_as_latex(_written(v)) for v in values if not _is_empty(v))
-
-
-def _is_empty(value: Any) -> bool:
-    """None, NaN (what a table has where a cell is empty) or blank text."""
-    return value is None or value != value or not str(value).strip()
+    return tuple(_as_latex(_written(v)) for v in answers(value))
 
 
 def _written(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -95,6 +95,22 @@ class MathAnswer(RewardModel):
         self._options = {"extract": extract, "strict": strict, "float_rounding": float_rounding}
         self._readable: set[tuple[str, ...]] = set()
         self._pool: Pool | None = None
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row without an answer.
+
+        Raises:
+            ValueError: With what the column holds.
+        """
+        try:
+            gold = gold_texts(row.get(self.column))
+        except ValueError as error:
+            raise ValueError(f"{self.name}: column {self.column!r} is {error}.") from error
+        if not gold:
+            raise ValueError(
+                f"{self.name}: there is no answer in column {self.column!r}; the columns are {sorted(row)}. Set "
+                "column= to the one with the answer, or fill it in."
+            )
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
         """Check all completions of all groups at once.

@@ -1,0 +1,94 @@
+"""Messages of a chat as data rows have them, made the same whatever file they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lgrpo_lightning.types import Message
+
+
+def checked_messages(prompt: Any, where: str) -> list[Message]:
+    """The messages of a prompt: text as text, without the nulls that tables fill up with.
+
+    Raises:
+        ValueError: It is no list of messages, or one says nothing; naming ``where`` and the message.
+    """
+    if not isinstance(prompt, list | tuple):
+        raise ValueError(
+            f"{where}: the prompt is {prompt!r}, of type {type(prompt).__name__}; it must be a string or a "
+            "list of messages."
+        )
+    if not prompt:
+        raise ValueError(f"{where}: the prompt is empty.")
+    return [_checked(message, f"{where}: message {number}") for number, message in enumerate(prompt)]
+
+
+def _checked(message: Any, where: str) -> Message:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise ValueError(
+            f"{where} is {message!r}; a message is an object with a role and a "
+            'content, such as {"role": "user", "content": "1+1?"}.'
+        )
+    plain: dict[str, Any] = without_nulls(message)
+    content = _text(plain.get("content"), where)
+    if content is None and not plain.get("tool_calls"):
+        raise ValueError(
+            f"{where} ({plain['role']}) has no content. Only an assistant's message with tool_calls goes without."
+        )
+    return {**plain, "content": content or ""}
+
+
+def _text(content: Any, where: str) -> str | None:
+    """The text of a content: itself, or that of its parts."""
+    if content is None or isinstance(content, str):
+        return content
+    if isinstance(content, Sequence) and all(isinstance(part, str | Mapping) for part in content):
+        parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+        others = sorted({str(p.get("type")) for p in parts if not isinstance(p.get("text"), str)})
+        if not others:
+            return "".join(part["text"] for part in parts)
+        raise ValueError(
+            f"{where} has a part of type {', '.join(others)}; only parts of type text are possible."
+        )
+    raise ValueError(f"{where}: the content is {content!r}, a {type(content).__name__}; it must be text.")
+
+
+def without_nulls(value: Any) -> Any:
+    """``value`` without entries that are null: Parquet and Arrow give every struct all fields of its column.
+
+    >>> without_nulls([{"name": "add", "arguments": {"a": 1, "city": None}}])
+    [{'name': 'add', 'arguments': {'a': 1}}]
+    """
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [without_nulls(item) for item in value]
+    return value
+
+
+def check_text(row: Mapping[str, Any], where: str) -> None:
+    """Refuse text that no file and no tokenizer takes: half of a surrogate pair.
+
+    Raises:
+        ValueError: With the column and the place in it.
+    """
+    for column, value in row.items():
+        for text in _strings(value):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{where}: column {column!r} holds {text[error.start]!r} at character {error.start}, half of a "
+                    "surrogate pair, which is no text. Remove it, or write the whole character."
+                ) from error
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [] if value.isascii() else [value]
+    if isinstance(value, Mapping):
+        return [text for item in (*value, *value.values()) for text in _strings(item)]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _strings(item)]
+    return []
