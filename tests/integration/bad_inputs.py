@@ -86,6 +86,7 @@ def answer(name: str) -> Answer:
         (folder / "my_rewards.py").write_text(REWARDS)
         (folder / "my_parts.py").write_text(PARTS)
         for path, content in case.files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(content)
         if case.prepare:
             case.prepare(folder)

@@ -22,7 +22,7 @@ DATA = {
         config={"data.train": "prompts.jsonl"},
     ),
     "unknown extension": BadInput(
-        says=("prompts.txt", ".jsonl, .parquet, .csv"),
+        says=("prompts.txt", ".jsonl, .jsonl.gz, .parquet, .csv"),
         did="`data.train: prompts.txt`",
         config={"data.train": "prompts.txt"},
         files={"prompts.txt": "1+1="},
@@ -52,6 +52,46 @@ DATA = {
         prepare=lambda folder: (folder / "prompts.jsonl").write_bytes(
             '{"prompt": "é", "answer": 1}\n'.encode("latin-1")
         ),
+    ),
+    "folder of several kinds": BadInput(
+        says=("prompts holds files of several kinds (.csv, .jsonl)", "prompts/*.csv"),
+        did="`data.train: prompts`, a folder with files of two kinds",
+        config={"data.train": "prompts"},
+        files={"prompts/1.jsonl": ROWS, "prompts/2.csv": "prompt,answer\n1+1=,2\n"},
+    ),
+    "pattern without files": BadInput(
+        says=("No file matches prompts/*.parquet", "looked in"),
+        did="`data.train: prompts/*.parquet`, which matches nothing",
+        config={"data.train": "prompts/*.parquet"},
+    ),
+    "half of a surrogate pair": BadInput(
+        says=("prompts.jsonl, row 6", "'answer'", "surrogate"),
+        did="an answer with half of a surrogate pair (`\\ud800`)",
+        config=own(),
+        files={"prompts.jsonl": ROWS + '{"prompt": "1+1=", "answer": "2 \\ud800"}\n'},
+    ),
+    "empty answer": BadInput(
+        says=("prompts.jsonl, row 6", "ExactMatch", "no answer in column 'answer'"),
+        did="an answer that is null",
+        config=own(),
+        files={"prompts.jsonl": ROWS + '{"prompt": "1+1=", "answer": null}\n'},
+    ),
+    "answer of another type": BadInput(
+        says=("prompts.jsonl, row 6", "ExactMatch", "an object with the entries a, b"),
+        did="an answer that is an object of several entries",
+        config=own(),
+        files={"prompts.jsonl": ROWS + '{"prompt": "1+1=", "answer": {"a": 1, "b": 2}}\n'},
+    ),
+    "message without content": BadInput(
+        says=("prompts.jsonl, row 0", "message 0 (user) has no content"),
+        did="a message without `content`",
+        config=own(),
+        files={"prompts.jsonl": CHAT.replace(', "content": "1+1="', "")},
+    ),
+    "arguments of the template": BadInput(
+        says=("data.chat_template_kwargs has tokenize", "settled here"),
+        did="`data.chat_template_kwargs: {tokenize: true}`",
+        config={"data.chat_template_kwargs": {"tokenize": True}},
     ),
     "missing prompt column": BadInput(
         says=("prompts.jsonl, row 0", "'question', 'answer'", "prompt_column"),
