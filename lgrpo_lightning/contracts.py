@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Sampling
 
@@ -56,6 +57,10 @@ class WeightSource(Protocol):
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Every token id that ends a completion."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The token ids that may be drawn: those with a text."""
 
     @property
     def context_length(self) -> int:

@@ -30,7 +30,11 @@ class Sampling:
         top_k: Keep the ``top_k`` most probable tokens; 0 keeps all.
         min_p: Keep tokens at least ``min_p`` times as probable as the most probable one; 0 keeps all.
         max_new_tokens: Longest completion, in tokens.
-        stop: Strings that end a completion when its text contains one.
+        stop: Strings that end a completion when its text contains one; special tokens count as text here. It
+            stays in the text.
+        strip_special_tokens: What of a completion rewards and segmenters do not see: "end" strips end-of-sequence
+            and padding tokens, so that tags such as ``<think>`` are seen where they are special tokens; "all"
+            strips every special token, "none" keeps all.
 
     Raises:
         ValueError: An argument is out of range; the message says which and what is possible.
@@ -45,6 +49,7 @@ class Sampling:
     min_p: float = 0.0
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
+    strip_special_tokens: Literal["end", "all", "none"] = "end"
 
     def __post_init__(self) -> None:
         for ok, name, what in (
@@ -54,6 +59,11 @@ class Sampling:
             (0 <= self.min_p <= 1, "min_p", "between 0 and 1 (0 keeps every token)"),
             (self.max_new_tokens >= 1, "max_new_tokens", "at least 1"),
             (all(self.stop), "stop", "a list of non-empty strings"),
+            (
+                self.strip_special_tokens in ("end", "all", "none"),
+                "strip_special_tokens",
+                "'end', 'all' or 'none'",
+            ),
         ):
             if not ok:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)!r}; it must be {what}.")
@@ -108,7 +118,7 @@ class Rollout:
     Attributes:
         token_ids: The completion, the end-of-sequence token included where it was sampled.
         logprobs: ``[T]`` fp32, of the distribution really sampled from.
-        text: The completion as text, special tokens left out.
+        text: The completion as text, without the tokens that ``Sampling.strip_special_tokens`` strips.
         text_ends: Length of ``text`` after each token, in characters; ``T`` non-decreasing numbers.
         finish_reason: "stop" (end of sequence or a stop string) or "length".
         mask: ``[T]`` bool; False on tokens that are not the model's own (a tool's output).

@@ -37,6 +37,9 @@ class PolicyConfig:
             full; the log-probs and gradients are the same. "auto" takes trees where they are cheaper.
         verify: Check on the first batch of a run that log-probs equal the model's own, and trees equal padded rows.
         lora: Train a low-rank adapter in place of all weights.
+        eos_tokens: The tokens that end a completion, as text or ids. Null: those of the generation config, of the
+            tokenizer, and the one with which the chat template closes an assistant's turn.
+        extra_eos_tokens: Tokens that end a completion too.
         model_kwargs: Entries to change in the model's ``config.json``, and further arguments of
             ``AutoModelForCausalLM.from_pretrained``, such as ``trust_remote_code``.
     """
@@ -53,6 +56,8 @@ class PolicyConfig:
     layout: Literal["auto", "padded", "tree"] = "auto"
     verify: bool = True
     lora: Lora | None = None
+    eos_tokens: list[str | int] | None = None
+    extra_eos_tokens: list[str | int] = field(default_factory=list)
     model_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
+from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights
 from lgrpo_lightning.policy.merging import base_weights, merged_weights, unties
 from lgrpo_lightning.policy.policy import Policy
@@ -37,6 +38,7 @@ class PolicySource:
         longest_sequence: int | None = None,
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
+        policy.restrict(tokenizer, eos_token_ids)
         self.policy = policy
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -49,6 +51,11 @@ class PolicySource:
     def version(self) -> int:
         """Number of optimizer steps the weights have had."""
         return self._version()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The ids that may be drawn."""
+        return self.policy.vocabulary
 
     @property
     def tensor_parallel_size(self) -> int:
