@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.options import listed, refuse_text
 from lgrpo_lightning.process_tree import ProcessTree
 
 FinishReason = Literal["stop", "length"]
@@ -52,6 +53,7 @@ class Sampling:
     strip_special_tokens: Literal["end", "all", "none"] = "end"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", listed("sampling.stop", self.stop))
         for ok, name, what in (
             (self.temperature >= 0, "temperature", "at least 0 (0 is greedy)"),
             (0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (1 keeps every token)"),
@@ -97,6 +99,10 @@ class Prompt:
     messages: tuple[Message, ...] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        refuse_text("Prompt.token_ids", self.token_ids)
+        refuse_text("Prompt.messages", self.messages)
+
     def copied(self) -> Prompt:
         """The same, with columns and messages of its own."""
         messages = None if self.messages is None else tuple(copied(dict(m)) for m in self.messages)
@@ -138,6 +144,7 @@ class Rollout:
     fork: Fork | None = None
 
     def __post_init__(self) -> None:
+        refuse_text("Rollout.token_ids", self.token_ids)
         sizes = {
             "token_ids": len(self.token_ids),
             "logprobs": len(self.logprobs),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lgrpo_lightning.options import listed, mapped
 from lgrpo_lightning.policy.lora import Lora, settled
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -61,6 +62,15 @@ class PolicyConfig:
     model_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key in ("eos_tokens", "extra_eos_tokens"):
+            if (tokens := getattr(self, key)) is not None:
+                listed(f"policy.{key}", tokens, of=(str, int))
+        if self.eos_tokens is not None and not self.eos_tokens:
+            raise ValueError(
+                "policy.eos_tokens is empty: no completion would end before sampling.max_new_tokens. Leave it out "
+                "for those of the model, its tokenizer and its chat template."
+            )
+        mapped("policy.model_kwargs", self.model_kwargs)
         if self.micro_batch_tokens < 1 or self.logprob_chunk_mb < 1:
             raise ValueError("policy.micro_batch_tokens and policy.logprob_chunk_mb must be at least 1.")
         if quantised := sorted(k for k in self.model_kwargs if k.startswith(("load_in_", "quantization"))):
