@@ -80,6 +80,12 @@ class WeightSource(Protocol):
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The same of the model without its adapter: they never change where there is one."""
 
+    def stored(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The weights of one of these under the names of a checkpoint, which other engines read.
+
+        They differ where transformers holds weights otherwise in memory, such as all experts of a layer in one tensor.
+        """
+
     def adapter(self) -> Adapter | None:
         """The adapter by itself; None where all weights are trained."""
 

@@ -14,6 +14,7 @@ from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights
 from lgrpo_lightning.policy.merging import base_weights, merged_weights, unties
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.policy.stored_names import stored
 
 
 class PolicySource:
@@ -80,6 +81,10 @@ class PolicySource:
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Those of the model without its adapter."""
         yield from _whole(base_weights(self.policy.model))
+
+    def stored(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The weights of ``weights`` or ``base_weights`` under the names of a checkpoint."""
+        return stored(self.policy.model, weights)
 
     def adapter(self) -> Adapter | None:
         """The adapter apart from the model, where there is one."""

@@ -26,6 +26,7 @@ Likely causes:
   - an output head that was not taken over: tied to the embedding and packed once (vLLM on a CPU);
   - another model or revision in the engine, or a server that somebody else updates;
   - another temperature, top_p, top_k or min_p, or log-probs that are not 'processed_logprobs';
+  - weights that the engine did not take over, as it knows them by other names (its log lists those);
   - a coarser dtype or quantization in the engine than sampler.check_tolerance allows."""
 
 

@@ -90,10 +90,10 @@ class VLLMSampler(Sampler):
         """All weights; or, where the engine takes the adapter, the base once and from then on the adapter."""
         adapter = self.source.adapter() if transport.takes_adapter else None
         if adapter is None:
-            transport.push(self.source.weights(), version)
+            transport.push(self.source.stored(self.source.weights()), version)
             return
         if anew or not self.has_base:
-            transport.push(self.source.base_weights(), BASE)
+            transport.push(self.source.stored(self.source.base_weights()), BASE)
             self.has_base = True
         transport.push_adapter(adapter, version)
 
