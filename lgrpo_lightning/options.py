@@ -33,7 +33,9 @@ def listed(key: str, value: Any, *, of: type | tuple[type, ...] = str) -> tuple[
     entries = tuple(value)
     for entry in entries:
         if not isinstance(entry, kinds) or (isinstance(entry, bool) and bool not in kinds):
-            raise ValueError(f"{key} has {entry!r}, a {type(entry).__name__}; each entry is of type {wanted}.")
+            raise ValueError(
+                f"{key} has {entry!r}, a {type(entry).__name__}; each entry is of type {wanted}."
+            )
     return entries
 
 
@@ -60,4 +62,6 @@ def refuse_text(key: str, value: Any) -> None:
         ValueError: With the list that was meant.
     """
     if isinstance(value, str | bytes):
-        raise ValueError(f"{key} is the {NAMES[type(value)]} {value!r}, where a list is meant: write [{value!r}].")
+        raise ValueError(
+            f"{key} is the {NAMES[type(value)]} {value!r}, where a list is meant: write [{value!r}]."
+        )

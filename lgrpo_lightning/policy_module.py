@@ -75,6 +75,7 @@ class PolicyModule(LightningModule):
         self.reference: Reference | None
         self._saved_rng: list[Any] | None = None
         self._layout_announced = ""
+        self._tokens_announced = False
         self.strict_loading = policy.lora is None  # an adapter's checkpoint holds no other weights
 
     @cached_property
@@ -143,7 +144,10 @@ class PolicyModule(LightningModule):
         self._saved_rng, self._logged, self.step_metrics = None, {}, {}
 
     def announce_tokens(self) -> None:
-        """Say which tokens end a completion, and which ids are never drawn."""
+        """Say once which tokens end a completion, and which ids are never drawn."""
+        if self._tokens_announced:
+            return
+        self._tokens_announced = True
         say(self.trainer, announcement(self.end_of_sequence, self.tokenizer))
         if not self.policy.vocabulary.complete:
             say(self.trainer, self.policy.vocabulary.announcement())

@@ -49,7 +49,17 @@ OPEN = {  # values that only this library makes, and texts that are one value
 def options() -> Iterator[tuple[type, str, bool]]:
     """(class, option, whether it takes values by name) of everything that people construct."""
     classes = [Sampling, Lora, PolicyConfig, EngineOptions, ServerOptions, PromptDataModule, *GIVEN]
-    rooms = ("rewards", "segmenters", "estimators", "samplers", "data", "display", "records", "checkpoints", "training")
+    rooms = (
+        "rewards",
+        "segmenters",
+        "estimators",
+        "samplers",
+        "data",
+        "display",
+        "records",
+        "checkpoints",
+        "training",
+    )
     for room in rooms:
         package = importlib.import_module(f"lgrpo_lightning.{room}")
         classes += vars(package).values()
@@ -129,7 +139,12 @@ def test_what_plugins_and_reward_functions_give() -> None:
      "sampler.init_args.server.urls", "policy.model_kwargs", "sampler.init_args.engine.extra"],
 )  # fmt: skip
 def test_flags(key: str, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = ["fit", "--model.reward_model=ExactMatch", "--model.sampler=VLLMSampler", f"--model.{key}=abc"]
+    arguments = [
+        "fit",
+        "--model.reward_model=ExactMatch",
+        "--model.sampler=VLLMSampler",
+        f"--model.{key}=abc",
+    ]
     assert main(arguments) != 0
     said = capfd.readouterr().err
     assert key.removeprefix("sampler.init_args.").removesuffix(".targets") in said

@@ -22,6 +22,7 @@ def end_of_sequence(config: PolicyConfig, tokenizer: Any) -> dict[int, tuple[str
     Raises:
         ValueError: There is none, so that no completion would ever end; or one that is asked for is no token.
     """
+    named: list[tuple[str, Sequence[int | None]]]
     if config.eos_tokens is not None:
         named = [("policy.eos_tokens", _asked(config, tokenizer, "eos_tokens", config.eos_tokens))]
     else:

@@ -16,7 +16,9 @@ def stripped_tokens(tokenizer: Any, eos: Sequence[int], sampling: Sampling) -> f
     if sampling.strip_special_tokens == "none":
         return frozenset()
     ends = end_ids(tokenizer, eos)
-    return frozenset(ends if sampling.strip_special_tokens == "end" else ends | set(tokenizer.all_special_ids))
+    return frozenset(
+        ends if sampling.strip_special_tokens == "end" else ends | set(tokenizer.all_special_ids)
+    )
 
 
 def end_ids(tokenizer: Any, eos: Sequence[int]) -> set[int]:

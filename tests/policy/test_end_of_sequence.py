@@ -11,7 +11,16 @@ from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence, eos_token_ids, turn_end
 from tests.models import make_model, tokenizer
 
-SPECIAL = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "</s>", "<|end|>", "<|endoftext|>", "<|x|>")
+SPECIAL = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "</s>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|x|>",
+)
 FIRST = 44
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -25,9 +34,7 @@ MISTRAL = (
 )
 PHI = "{% for m in messages %}<|x|>{{ m.content }}<|end|>\n{% endfor %}<|endoftext|>"
 NEWLINE = "{% for m in messages %}{{ m.content }}\n<|im_end|>{% endfor %}"
-THINKING = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}<|x|>a\n\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
-)
+THINKING = "{% for m in messages %}{% if m.role == 'assistant' %}<|x|>a\n\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
 PARTS = (
     "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %}"
     "<|end|>{% endfor %}"

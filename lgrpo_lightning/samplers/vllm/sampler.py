@@ -105,9 +105,7 @@ class VLLMSampler(Sampler):
             self.sync(self.source.version)
         excluded = tuple(self.source.vocabulary.excluded)
         requests = [
-            Request(
-                prompt=p.token_ids, seed=prompt_seed(stream, p.uid), count=group_size, excluded=excluded
-            )
+            Request(prompt=p.token_ids, seed=prompt_seed(stream, p.uid), count=group_size, excluded=excluded)
             for p in prompts
         ]
         self._check_lengths(prompts, sampling)

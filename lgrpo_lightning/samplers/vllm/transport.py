@@ -14,7 +14,6 @@ from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import WRITTEN_OUT
 from lgrpo_lightning.types import FinishReason, Sampling
 
-
 NEVER = -100.0
 """vLLM's least bias of a logit: a probability of e^-100."""
 

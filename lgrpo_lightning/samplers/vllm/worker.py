@@ -70,7 +70,7 @@ class WeightReceiver:
         if not current_platform.is_cpu():
             return
         for module in self.model_runner.get_model().modules():  # type: ignore[attr-defined]
-            method = getattr(module, "quant_method", None)
+            method: Any = getattr(module, "quant_method", None)
             if getattr(method, "moe_kernel", None) is not None:
                 method.moe_kernel = None
 
