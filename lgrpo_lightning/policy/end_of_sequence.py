@@ -77,7 +77,7 @@ def _rendered(tokenizer: Any) -> str:
     messages = [{"role": "user", "content": "lgrpo question"}, {"role": "assistant", "content": ANSWER}]
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except (jinja2.TemplateError, TypeError):
+    except (jinja2.TemplateError, TypeError, ValueError):
         return ""
 
 

@@ -65,6 +65,7 @@ SILENT = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}<|x|>{%
         (SILENT, None),
         (None, None),
         ({"default": CHATML, "tool_use": GEMMA}, "<|im_end|>"),
+        ({"tool_use": GEMMA}, None),
     ],
 )
 def test_what_closes_an_assistants_turn(template: Any, token: str | None) -> None:
