@@ -59,6 +59,10 @@ class WeightSource(Protocol):
         """Every token id that ends a completion."""
 
     @property
+    def pad_token_ids(self) -> tuple[int, ...]:
+        """Token ids that pad, by the tokenizer or the model's configuration."""
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """The token ids that may be drawn: those with a text."""
 

@@ -54,6 +54,12 @@ class PolicySource:
         return self._version()
 
     @property
+    def pad_token_ids(self) -> tuple[int, ...]:
+        """What the tokenizer and the model's configuration pad with."""
+        configured = getattr(self.policy.model.config.get_text_config(), "pad_token_id", None)
+        return tuple({i for i in (self.tokenizer.pad_token_id, configured) if i is not None})
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """The ids that may be drawn."""
         return self.policy.vocabulary

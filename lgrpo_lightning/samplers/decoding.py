@@ -47,6 +47,7 @@ class Decoding:
         eos: Token ids that end a completion.
         sampling: How to draw.
         vocabulary: The ids that may be drawn; None: all.
+        padding: Token ids without text, for stop strings.
     """
 
     def __init__(
@@ -57,13 +58,14 @@ class Decoding:
         sampling: Sampling,
         *,
         vocabulary: Vocabulary | None = None,
+        padding: Sequence[int] = (),
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.device = model.device
-        self.stops = Stops.of(tokenizer, sampling.stop, eos)
+        self.stops = Stops.of(tokenizer, sampling.stop, (*eos, *padding))
         self.ends = torch.tensor([*eos, *self.stops.token_ids], device=self.device)
         self.logits: Tensor
 

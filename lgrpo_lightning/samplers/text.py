@@ -11,19 +11,23 @@ from lgrpo_lightning.types import Sampling
 REPLACEMENT = "�"
 
 
-def stripped_tokens(tokenizer: Any, eos: Sequence[int], sampling: Sampling) -> frozenset[int]:
-    """Ids that give no text: what ``sampling.strip_special_tokens`` strips from completions."""
+def stripped_tokens(tokenizer: Any, ends: Sequence[int], sampling: Sampling) -> frozenset[int]:
+    """Ids that give no text: what ``sampling.strip_special_tokens`` strips from completions.
+
+    Args:
+        ends: End of sequence and padding, beside the tokenizer's own.
+    """
     if sampling.strip_special_tokens == "none":
         return frozenset()
-    ends = end_ids(tokenizer, eos)
-    return frozenset(
-        ends if sampling.strip_special_tokens == "end" else ends | set(tokenizer.all_special_ids)
-    )
+    found = end_ids(tokenizer, ends)
+    if sampling.strip_special_tokens == "all":
+        found |= set(tokenizer.all_special_ids)
+    return frozenset(found)
 
 
-def end_ids(tokenizer: Any, eos: Sequence[int]) -> set[int]:
-    """End of sequence and padding."""
-    return {*eos, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+def end_ids(tokenizer: Any, ends: Sequence[int]) -> set[int]:
+    """``ends``, and the tokenizer's end of sequence and padding."""
+    return {*ends, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +45,13 @@ class Stops:
     written_out: bool = False
 
     @classmethod
-    def of(cls, tokenizer: Any, stop: Sequence[str], eos: Sequence[int]) -> Stops:
-        """Those of ``sampling.stop``."""
+    def of(cls, tokenizer: Any, stop: Sequence[str], ends: Sequence[int]) -> Stops:
+        """Those of ``sampling.stop``; ``ends`` as in ``stripped_tokens``."""
         if not stop:
             return cls()
         added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
         named = {number for number, text in added.items() if any(text in s for s in stop)}
-        hidden = end_ids(tokenizer, eos) - named
+        hidden = end_ids(tokenizer, ends) - named
         parts = {number for number, text in added.items() if any(s in text for s in stop)} - hidden
         return cls(
             token_ids=tuple(number for number, text in added.items() if text in stop),

@@ -49,6 +49,7 @@ class TransformersSampler(Sampler):
                 self.source.eos_token_ids,
                 sampling,
                 vocabulary=self.source.vocabulary,
+                padding=self.source.pad_token_ids,
             )
             for jobs in self._batches(prompts, group_size, sampling.max_new_tokens):
                 used = sorted({p for p, _ in jobs})
@@ -57,7 +58,8 @@ class TransformersSampler(Sampler):
                 ]
                 results = decoding.run([prompts[p].token_ids for p in used], requests)
                 found.update(zip(jobs, results, strict=True))
-        stripped = stripped_tokens(self.source.tokenizer, self.source.eos_token_ids, sampling)
+        ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
+        stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
         return [
             Group(
                 prompt=prompt, rollouts=tuple(self._rollout(found[p, m], stripped) for m in range(group_size))

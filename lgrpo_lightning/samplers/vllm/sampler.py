@@ -112,7 +112,8 @@ class VLLMSampler(Sampler):
         drawn = self._generate(requests, sampling)
         if self.check_due:
             self._check(requests[:1], drawn[:1], sampling)
-        stripped = stripped_tokens(self.source.tokenizer, self.source.eos_token_ids, sampling)
+        ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
+        stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
         return [
             Group(prompt=prompt, rollouts=tuple(self._rollout(c, stripped) for c in completions))
             for prompt, completions in zip(prompts, drawn, strict=True)
@@ -163,7 +164,7 @@ class VLLMSampler(Sampler):
     def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         assert self.transport is not None
         eos = self.source.eos_token_ids
-        stops = Stops.of(self.source.tokenizer, sampling.stop, eos)
+        stops = Stops.of(self.source.tokenizer, sampling.stop, (*eos, *self.source.pad_token_ids))
         requests = [replace(request, written_out=stops.written_out) for request in requests]
         return self.transport.generate(requests, sampling, (*eos, *stops.token_ids))
 

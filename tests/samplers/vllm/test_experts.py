@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgrpo_lightning.policy import Lora
 from tests.models import EXTRA
 from tests.samplers.vllm.engines import SAMPLING, ChangingPolicy, needs_vllm, prompts, stream
 
@@ -34,12 +35,16 @@ def test_the_names_are_those_of_the_checkpoint(architecture: str, tmp_path: Path
 
 
 @needs_vllm
-@pytest.mark.parametrize("architecture", MODELS)
-def test_the_engine_has_the_policys_weights(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "adapted"), [*((name, False) for name in MODELS), ("mixtral", True)]
+)
+def test_the_engine_has_the_policys_weights(architecture: str, adapted: bool, tmp_path: Path) -> None:
     from lgrpo_lightning.samplers import VLLMSampler
     from lgrpo_lightning.samplers.vllm.options import EngineOptions
 
     policy = ChangingPolicy(architecture, tmp_path)
+    if adapted:
+        policy.adapt(Lora(rank=4, targets=["q_proj", "v_proj"]))
     sampler = VLLMSampler(EngineOptions(max_num_seqs=16), check_every=1)
     sampler.setup(policy.source)
     try:
