@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Sampling
 
@@ -58,6 +59,14 @@ class WeightSource(Protocol):
         """Every token id that ends a completion."""
 
     @property
+    def pad_token_ids(self) -> tuple[int, ...]:
+        """Token ids that pad, by the tokenizer or the model's configuration."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The token ids that may be drawn: those with a text."""
+
+    @property
     def context_length(self) -> int:
         """Most tokens a prompt and its completion may have together."""
 
@@ -74,6 +83,12 @@ class WeightSource(Protocol):
 
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The same of the model without its adapter: they never change where there is one."""
+
+    def stored(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The weights of one of these under the names of a checkpoint, which other engines read.
+
+        They differ where transformers holds weights otherwise in memory, such as all experts of a layer in one tensor.
+        """
 
     def adapter(self) -> Adapter | None:
         """The adapter by itself; None where all weights are trained."""

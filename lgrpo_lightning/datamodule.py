@@ -16,6 +16,7 @@ from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_colu
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import all_rows, named_sources
+from lgrpo_lightning.options import mapped
 from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.types import Prompt
@@ -83,6 +84,8 @@ class PromptDataModule(LightningDataModule):
         ):  # fmt: skip
             if not ok:
                 raise ValueError(f"data.{name} is {value!r}; it must be {what}.")
+        if chat_template_kwargs is not None:
+            mapped("data.chat_template_kwargs", chat_template_kwargs)
         self.sources: dict[str, dict[str, PromptSource]] = {
             "train": named_sources("train", train),
             "validation": named_sources("validation", validation),

@@ -17,7 +17,8 @@ from torch.distributed.fsdp import FSDPModule
 from lgrpo_lightning.checkpoints import state
 from lgrpo_lightning.checkpoints.resume import check_weights, other_world_size
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
-from lgrpo_lightning.policy.loading import context_length, eos_token_ids, load_config, load_tokenizer
+from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence
+from lgrpo_lightning.policy.loading import context_length, load_config, load_tokenizer
 from lgrpo_lightning.policy.lora import is_adapter_weight
 from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.strategies.fsdp2 import register, sharding_of
@@ -74,12 +75,18 @@ class PolicyModule(LightningModule):
         self.reference: Reference | None
         self._saved_rng: list[Any] | None = None
         self._layout_announced = ""
+        self._tokens_announced = False
         self.strict_loading = policy.lora is None  # an adapter's checkpoint holds no other weights
 
     @cached_property
     def tokenizer(self) -> Any:
         """The policy's tokenizer."""
         return load_tokenizer(self.policy_config)
+
+    @cached_property
+    def end_of_sequence(self) -> dict[int, tuple[str, ...]]:
+        """The ids that end a completion, and who says so."""
+        return end_of_sequence(self.policy_config, self.tokenizer)
 
     @cached_property
     def context_length(self) -> int:
@@ -115,7 +122,9 @@ class PolicyModule(LightningModule):
         if self._trainer is not None:
             self.policy_config = settle_precision(self.trainer, self.policy_config)
         if not hasattr(self, "policy"):
+            ends = tuple(self.end_of_sequence)
             self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id or 0)
+            self.policy.restrict(self.tokenizer, ends)
             # outside the module tree: never saved, trained or wrapped
             self.__dict__["reference"] = reference_of(self.policy) if self.with_reference else None
         models = [m for m in (self.policy, self.reference) if isinstance(m, Policy)]
@@ -133,6 +142,15 @@ class PolicyModule(LightningModule):
         if self.trainer.global_step == 0:
             self.rollout_index = self._loaded_steps = 0
         self._saved_rng, self._logged, self.step_metrics = None, {}, {}
+
+    def announce_tokens(self) -> None:
+        """Say once which tokens end a completion, and which ids are never drawn."""
+        if self._tokens_announced:
+            return
+        self._tokens_announced = True
+        say(self.trainer, announcement(self.end_of_sequence, self.tokenizer))
+        if not self.policy.vocabulary.complete:
+            say(self.trainer, self.policy.vocabulary.announcement())
 
     def announce_layout(self) -> None:
         """Say which layout the update took, the first time and whenever it changes."""
@@ -152,7 +170,7 @@ class PolicyModule(LightningModule):
         return PolicySource(
             self.policy,
             tokenizer=self.tokenizer,
-            eos_token_ids=eos_token_ids(self.policy_config, self.tokenizer),
+            eos_token_ids=tuple(self.end_of_sequence),
             version=lambda: self.weight_version,
             longest_sequence=getattr(data, "longest_sequence", None),
             precision=self.trainer.precision_plugin.forward_context,

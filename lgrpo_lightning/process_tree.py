@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.options import refuse_text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -135,6 +137,7 @@ class ProcessTree:
         [[2, 2, 1], [2, 1, 0]]
         """
         for i, (row, indices) in enumerate(zip(keys, steps, strict=True)):
+            refuse_text(f"keys[{i}]", row)
             if sorted(set(indices)) != list(range(len(row))) or list(indices) != sorted(indices):
                 raise ValueError(
                     f"Completion {i} has {len(row)} steps and tokens in steps {list(indices)}; each step "

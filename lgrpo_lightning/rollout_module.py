@@ -214,6 +214,7 @@ class RolloutModule(PolicyModule):
         if stage == "fit":
             self.begin_fit()
         self.configure_model()
+        self.announce_tokens()
         with self.calling(self.stream("setup")):
             self.sampler.setup(self.source())
 

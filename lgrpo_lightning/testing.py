@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, StepSegmenter
+from lgrpo_lightning.options import refuse_text
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Group, Message, Prompt, Rewards, Rollout
 
@@ -39,6 +40,7 @@ def toy_group(
     >>> toy_group(["ab"], eos=True).rollouts[0].text_ends
     (1, 2, 2)
     """
+    refuse_text("completions", completions)
     made = Prompt(
         uid=uid,
         text=prompt,

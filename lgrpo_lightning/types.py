@@ -13,60 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.options import refuse_text
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.sampling import Sampling as Sampling
 
 FinishReason = Literal["stop", "length"]
 Message = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How completions are drawn. One instance, read by the sampler, the policy and validation.
-
-    Args:
-        temperature: Logits are divided by it, in the sampler and in the policy's log-probs alike.
-            0 is greedy decoding (validation only).
-        top_p: Keep the smallest set of tokens whose probability reaches ``top_p``; 1 keeps all.
-        top_k: Keep the ``top_k`` most probable tokens; 0 keeps all.
-        min_p: Keep tokens at least ``min_p`` times as probable as the most probable one; 0 keeps all.
-        max_new_tokens: Longest completion, in tokens.
-        stop: Strings that end a completion when its text contains one.
-
-    Raises:
-        ValueError: An argument is out of range; the message says which and what is possible.
-
-    >>> Sampling(temperature=0.7).greedy.temperature
-    0.0
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    max_new_tokens: int = 256
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for ok, name, what in (
-            (self.temperature >= 0, "temperature", "at least 0 (0 is greedy)"),
-            (0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (1 keeps every token)"),
-            (self.top_k >= 0, "top_k", "at least 0 (0 keeps every token)"),
-            (0 <= self.min_p <= 1, "min_p", "between 0 and 1 (0 keeps every token)"),
-            (self.max_new_tokens >= 1, "max_new_tokens", "at least 1"),
-            (all(self.stop), "stop", "a list of non-empty strings"),
-        ):
-            if not ok:
-                raise ValueError(f"sampling.{name} is {getattr(self, name)!r}; it must be {what}.")
-
-    @property
-    def greedy(self) -> Sampling:
-        """The same lengths and stop strings at temperature 0, nothing truncated."""
-        return replace(self, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the distribution sampled from is not the policy's own at this temperature."""
-        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +38,10 @@ class Prompt:
     token_ids: tuple[int, ...]
     messages: tuple[Message, ...] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        refuse_text("Prompt.token_ids", self.token_ids)
+        refuse_text("Prompt.messages", self.messages)
 
     def copied(self) -> Prompt:
         """The same, with columns and messages of its own."""
@@ -108,7 +64,7 @@ class Rollout:
     Attributes:
         token_ids: The completion, the end-of-sequence token included where it was sampled.
         logprobs: ``[T]`` fp32, of the distribution really sampled from.
-        text: The completion as text, special tokens left out.
+        text: The completion as text, without the tokens that ``Sampling.strip_special_tokens`` strips.
         text_ends: Length of ``text`` after each token, in characters; ``T`` non-decreasing numbers.
         finish_reason: "stop" (end of sequence or a stop string) or "length".
         mask: ``[T]`` bool; False on tokens that are not the model's own (a tool's output).
@@ -128,6 +84,7 @@ class Rollout:
     fork: Fork | None = None
 
     def __post_init__(self) -> None:
+        refuse_text("Rollout.token_ids", self.token_ids)
         sizes = {
             "token_ids": len(self.token_ids),
             "logprobs": len(self.logprobs),

@@ -40,8 +40,8 @@ EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
 """Architecture → its configuration class and what it needs beside ``SMALL``."""
 
 
-def tokenizer() -> Any:
-    """One token a character."""
+def tokenizer(*special: str) -> Any:
+    """One token a character, and special tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -49,22 +49,38 @@ def tokenizer() -> Any:
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     )
+    made.add_special_tokens({"additional_special_tokens": list(special)})
+    return made
 
 
-def make_model(architecture: str, folder: Path, *, seed: int = 0, scale: float = 4.0) -> Path:
-    """Write a tiny model and its tokenizer; ``scale`` makes its distributions far from uniform."""
+def make_model(
+    architecture: str,
+    folder: Path,
+    *,
+    seed: int = 0,
+    scale: float = 4.0,
+    special: tuple[str, ...] = (),
+    chat_template: str | None = None,
+    **config: Any,
+) -> Path:
+    """Write a tiny model and its tokenizer; ``scale`` makes its distributions far from uniform.
+
+    Args:
+        special: Further special tokens.
+        config: Entries of the model's configuration.
+    """
     import transformers
 
     name, extra = EXTRA[architecture]
-    arguments = SMALL | extra
+    arguments = SMALL | extra | {"vocab_size": len(VOCABULARY) + len(special)} | config
     if architecture == "gpt2":
         arguments = {
             k: v
             for k, v in arguments.items()
-            if k in {*extra, "vocab_size", "pad_token_id", "eos_token_id", "bos_token_id"}
+            if k in {*extra, *config, "vocab_size", "pad_token_id", "eos_token_id", "bos_token_id"}
         }
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
@@ -73,5 +89,7 @@ def make_model(architecture: str, folder: Path, *, seed: int = 0, scale: float =
             if parameter.dim() > 1:
                 parameter.mul_(scale)
     model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    tokens = tokenizer(*special)
+    tokens.chat_template = chat_template
+    tokens.save_pretrained(folder)
     return folder

@@ -33,6 +33,7 @@ TYPES = {
     "<class 'bool'>": "true or false",
     "<class 'str'>": "text",
     "<class 'list'>": "a list",
+    "<class 'tuple'>": "a list",
     "<class 'dict'>": "a mapping",
     "<class 'NoneType'>": "null",
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lgrpo_lightning.options import listed, mapped
 from lgrpo_lightning.policy.lora import Lora, settled
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -37,6 +38,9 @@ class PolicyConfig:
             full; the log-probs and gradients are the same. "auto" takes trees where they are cheaper.
         verify: Check on the first batch of a run that log-probs equal the model's own, and trees equal padded rows.
         lora: Train a low-rank adapter in place of all weights.
+        eos_tokens: The tokens that end a completion, as text or ids. Null: those of the generation config, of the
+            tokenizer, and the one with which the chat template closes an assistant's turn.
+        extra_eos_tokens: Tokens that end a completion too.
         model_kwargs: Entries to change in the model's ``config.json``, and further arguments of
             ``AutoModelForCausalLM.from_pretrained``, such as ``trust_remote_code``.
     """
@@ -53,9 +57,20 @@ class PolicyConfig:
     layout: Literal["auto", "padded", "tree"] = "auto"
     verify: bool = True
     lora: Lora | None = None
+    eos_tokens: list[str | int] | None = None
+    extra_eos_tokens: list[str | int] = field(default_factory=list)
     model_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key in ("eos_tokens", "extra_eos_tokens"):
+            if (tokens := getattr(self, key)) is not None:
+                listed(f"policy.{key}", tokens, of=(str, int))
+        if self.eos_tokens is not None and not self.eos_tokens:
+            raise ValueError(
+                "policy.eos_tokens is empty: no completion would end before sampling.max_new_tokens. Leave it out "
+                "for those of the model, its tokenizer and its chat template."
+            )
+        mapped("policy.model_kwargs", self.model_kwargs)
         if self.micro_batch_tokens < 1 or self.logprob_chunk_mb < 1:
             raise ValueError("policy.micro_batch_tokens and policy.logprob_chunk_mb must be at least 1.")
         if quantised := sorted(k for k in self.model_kwargs if k.startswith(("load_in_", "quantization"))):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
 from lgrpo_lightning.policy.merging import base_tied, check_merged, check_names, merged_weights, unties
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
@@ -34,6 +35,8 @@ def load_weights(policy: Policy, state_dict: Mapping[str, Tensor]) -> None:
 
 def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, writes: bool = True) -> None:
     """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads. ``policy`` stays as it is.
+
+    Its generation config lists every token that ended completions in training.
 
     Where the policy is sharded this is collective: every rank calls it, and the one that ``writes`` holds all weights
     in CPU memory.
@@ -62,7 +65,7 @@ def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, 
     out.mkdir(parents=True, exist_ok=True)
     model._hf_peft_config_loaded = adapter
     try:
-        with _tied_as(model, not untied):
+        with _tied_as(model, not untied), _ending_at(model, eos_token_ids(policy.config, tokenizer)):
             model.save_pretrained(out, state_dict=kept)
     finally:
         model._hf_peft_config_loaded = lora
@@ -81,6 +84,23 @@ def _tied_as(model: Any, tied: bool) -> Iterator[None]:
     finally:
         for config, was in zip(configs, before, strict=True):
             config.tie_word_embeddings = was
+
+
+@contextmanager
+def _ending_at(model: Any, ends: Sequence[int]) -> Iterator[None]:
+    """Inside, the generation config ends a sequence at each of ``ends``."""
+    config = model.generation_config
+    if config is None:
+        yield
+        return
+    before = config.eos_token_id
+    listed = before if isinstance(before, list) else [before]
+    try:
+        if set(listed) != set(ends):
+            config.eos_token_id = list(ends)
+        yield
+    finally:
+        config.eos_token_id = before
 
 
 def _whole(model: Any, *, merged: bool, kept: bool) -> Iterator[tuple[str, Tensor]]:

@@ -99,32 +99,6 @@ def load_tokenizer(config: PolicyConfig) -> Any:
     return tokenizer
 
 
-def eos_token_ids(config: PolicyConfig, tokenizer: Any) -> tuple[int, ...]:
-    """Every id that ends a completion: the generation config's, else the model config's, else the tokenizer's.
-
-    Raises:
-        ValueError: There is none, so that no completion would ever end.
-    """
-    from transformers import GenerationConfig
-
-    found: Any = None
-    try:
-        found = GenerationConfig.from_pretrained(config.resolved_path, revision=config.revision).eos_token_id
-    except OSError:  # the file is optional
-        found = None
-    if found is None:
-        found = load_config(config).eos_token_id
-    if found is None:
-        found = tokenizer.eos_token_id
-    if found is None:
-        raise ValueError(
-            f"The model {config.path!r} has no end-of-sequence token: no completion would end before "
-            "sampling.max_new_tokens. Set eos_token_id in its generation_config.json or config.json, or use a "
-            "tokenizer with an eos_token (policy.tokenizer)."
-        )
-    return tuple(found) if isinstance(found, (list, tuple)) else (int(found),)
-
-
 def context_length(hf_config: Any) -> int:
     """Most positions the model was built for; a very large number where its config names none."""
     text = hf_config.get_text_config()

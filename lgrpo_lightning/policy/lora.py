@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from lgrpo_lightning.options import listed
+
 ADAPTER = "default"
 
 
@@ -41,6 +43,8 @@ class Lora:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"policy.lora.rank is {self.rank}; it must be at least 1.")
+        if self.targets != "all-linear":
+            object.__setattr__(self, "targets", list(listed("policy.lora.targets", self.targets)))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"policy.lora.dropout is {self.dropout}; it must be at least 0 and below 1.")
 

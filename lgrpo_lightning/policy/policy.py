@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lgrpo_lightning.functional.logprobs import chunked_logprobs
+from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
 from lgrpo_lightning.policy.choice import Choice, LayoutName, choice, why_no_tree
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.head import backbone, head_logits, verify_head
@@ -46,6 +47,8 @@ class Policy(nn.Module):
         self.config = config
         self.pad = pad
         self.model = load_model(config)
+        size = int(self.model.config.get_text_config().vocab_size)
+        self.vocabulary = Vocabulary(total=size, size=size)
         self.verified = False
         self.choice: Choice | None = None
         self.compute_device: torch.device | None = None
@@ -76,6 +79,10 @@ class Policy(nn.Module):
     def context_length(self) -> int:
         """Most positions the model was built for."""
         return context_length(self.model.config)
+
+    def restrict(self, tokenizer: Any, ends: Sequence[int] = ()) -> None:
+        """Give probability 0 to the ids that have no text in ``tokenizer`` and are none of ``ends``."""
+        self.vocabulary = vocabulary(tokenizer, self.vocabulary.total, ends)
 
     def choose_layout(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Choice:
         """Settle the layout of the passes to come, for one rollout batch."""
@@ -111,7 +118,11 @@ class Policy(nn.Module):
 
         Returns:
             ``TokenScores`` of shape ``[N, T]``; the log-probs carry gradients, the entropies do not.
+
+        Raises:
+            ValueError: A completion has an id that is not in the vocabulary.
         """
+        self.vocabulary.check(completions)
         if (layout or self.layout) == "tree":
             made: Layout = tree_layout(prompts, completions, device=self.device)
         else:
@@ -122,7 +133,7 @@ class Policy(nn.Module):
         logprobs, entropies = chunked_logprobs(
             hidden.flatten(0, 1).index_select(0, made.predictors),
             made.targets,
-            lambda h: head_logits(self.model, h),
+            lambda h: self.vocabulary.masked(head_logits(self.model, h)),
             temperature=temperature,
             chunk=self.logprob_chunk,
         )

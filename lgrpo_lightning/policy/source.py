@@ -9,10 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
+from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights
 from lgrpo_lightning.policy.merging import base_weights, merged_weights, unties
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.policy.stored_names import stored
 
 
 class PolicySource:
@@ -37,6 +39,7 @@ class PolicySource:
         longest_sequence: int | None = None,
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
+        policy.restrict(tokenizer, eos_token_ids)
         self.policy = policy
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -49,6 +52,17 @@ class PolicySource:
     def version(self) -> int:
         """Number of optimizer steps the weights have had."""
         return self._version()
+
+    @property
+    def pad_token_ids(self) -> tuple[int, ...]:
+        """What the tokenizer and the model's configuration pad with."""
+        configured = getattr(self.policy.model.config.get_text_config(), "pad_token_id", None)
+        return tuple({i for i in (self.tokenizer.pad_token_id, configured) if i is not None})
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The ids that may be drawn."""
+        return self.policy.vocabulary
 
     @property
     def tensor_parallel_size(self) -> int:
@@ -73,6 +87,10 @@ class PolicySource:
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Those of the model without its adapter."""
         yield from _whole(base_weights(self.policy.model))
+
+    def stored(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The weights of ``weights`` or ``base_weights`` under the names of a checkpoint."""
+        return stored(self.policy.model, weights)
 
     def adapter(self) -> Adapter | None:
         """The adapter apart from the model, where there is one."""

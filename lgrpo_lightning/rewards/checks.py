@@ -37,6 +37,10 @@ def _checked(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewar
     where = f"Reward model {model.name!r}, prompt {group.prompt.uid!r}"
     if not isinstance(rewards, Rewards):
         raise RewardError(f"{where}: got {type(rewards).__name__}; score_batch returns a list of Rewards.")
+    if text := sorted(name for name, v in rewards.extras.items() if isinstance(v, str | bytes)):
+        raise RewardError(
+            f"{where}: extras {', '.join(text)} are a string; they have one value per completion, in a list."
+        )
     short = {name: len(v) for name, v in rewards.extras.items() if len(v) != len(group)}
     if short:
         raise RewardError(f"{where}: extras have {len(group)} values, one per completion; got {short}.")

@@ -6,12 +6,13 @@ import math
 import os
 import traceback
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from lgrpo_lightning.options import refuse_text
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout, copied
 
@@ -56,9 +57,14 @@ class FunctionCall:
             "trainer_state": TrainerState(
                 global_step=progress.global_step, max_steps=progress.max_steps, epoch=progress.epoch
             ),
-            "log_extra": lambda column, values: self.extras[column].extend(values),
+            "log_extra": self.log_extra,
             "log_metric": lambda name, value: self.metrics[name].append(float(value)),
         }
+
+    def log_extra(self, column: str, values: Any) -> None:
+        """Store a column with the rollouts, one value per completion."""
+        refuse_text(f"log_extra({column!r}, …)", values)
+        self.extras[column].extend(values)
 
     def guarded(self, call: Callable[[], Any]) -> Any:
         """What ``call`` gives; an exception in it names the function and shows its first prompts."""
@@ -103,6 +109,8 @@ class FunctionCall:
         """The answer as ``N`` numbers or None."""
         expected = f"it must return a list of {self._count()} numbers (or None), one per completion"
         try:
+            if isinstance(answer, str | bytes | Mapping | set):  # its characters or keys are no rewards
+                raise TypeError
             values = list(answer)
         except TypeError as error:
             raise RewardError(

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.options import mapped
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.checks import RewardError
@@ -78,7 +79,7 @@ class RewardFunction(RewardModel):
                 f"{_callable_name(function)}."
             )
         self._name = name or _callable_name(self.function)
-        self.kwargs = dict(kwargs or {})
+        self.kwargs = mapped("RewardFunction: kwargs", {} if kwargs is None else kwargs)
         self.timeout = timeout
         self.thread = thread
         self.failures = Failures(on_error, max_errors_in_a_row)

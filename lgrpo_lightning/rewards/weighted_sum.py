@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.options import listed
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import checked_rewards
 from lgrpo_lightning.trainer.component_call import apart
@@ -33,6 +34,8 @@ class RewardSum(RewardModel):
     def __init__(self, models: list[RewardModel], weights: list[float] | None = None) -> None:
         if not models:
             raise ValueError("There is no reward model; give at least one, such as ExactMatch.")
+        if weights is not None:
+            weights = list(listed("reward_weights", weights, of=(int, float)))
         if weights is not None and len(weights) != len(models):
             raise ValueError(
                 f"reward_weights are {len(weights)}, {weights}, for {len(models)} reward models "
@@ -40,7 +43,7 @@ class RewardSum(RewardModel):
             )
         self.models = list(models)
         self.weights = [1.0] * len(models) if weights is None else [float(w) for w in weights]
-        self.columns = tuple(dict.fromkeys(c for m in models for c in m.columns))  # type: ignore[misc]
+        self.columns = tuple(dict.fromkeys(c for m in models for c in _columns(m)))  # type: ignore[misc]
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Passed on to every model."""
@@ -79,6 +82,11 @@ class RewardSum(RewardModel):
             metrics=_averaged([r.metrics for r in rewards]),
             extras=_uniquely_named(pair for r in rewards for pair in r.extras.items()),
         )
+
+
+def _columns(model: RewardModel) -> tuple[str, ...]:
+    """The data columns that a model needs."""
+    return listed(f"{type(model).__name__}.columns", model.columns)
 
 
 def _nan_sum(values: list[Tensor], weights: list[float]) -> Tensor:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.processes.interruption import abandon_if_stopping
 from lgrpo_lightning.samplers.cache import generation_cache
 from lgrpo_lightning.samplers.noise import gumbel_argmax
+from lgrpo_lightning.samplers.text import WRITTEN_OUT, Stops
 from lgrpo_lightning.samplers.truncation import truncated_logits
 from lgrpo_lightning.types import Sampling
 
@@ -44,14 +46,27 @@ class Decoding:
         tokenizer: For stop strings.
         eos: Token ids that end a completion.
         sampling: How to draw.
+        vocabulary: The ids that may be drawn; None: all.
+        padding: Token ids without text, for stop strings.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, eos: Sequence[int], sampling: Sampling) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        eos: Sequence[int],
+        sampling: Sampling,
+        *,
+        vocabulary: Vocabulary | None = None,
+        padding: Sequence[int] = (),
+    ) -> None:
         self.model = model
+        self.vocabulary = vocabulary
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.device = model.device
-        self.eos = torch.tensor(list(eos), device=self.device)
+        self.stops = Stops.of(tokenizer, sampling.stop, (*eos, *padding))
+        self.ends = torch.tensor([*eos, *self.stops.token_ids], device=self.device)
         self.logits: Tensor
 
     def run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
@@ -69,7 +84,7 @@ class Decoding:
             abandon_if_stopping()
             chosen, scores = self._draw(t)
             tokens[self.rows, t], logprobs[self.rows, t] = chosen, scores
-            ended = (torch.isin(chosen, self.eos) | self._at_stop_string(tokens, t)) & ~done[self.rows]
+            ended = (torch.isin(chosen, self.ends) | self._at_stop_string(tokens, t)) & ~done[self.rows]
             lengths[self.rows[ended]] = t + 1
             done[self.rows[ended]] = True
             running = ~done[self.rows]
@@ -108,6 +123,8 @@ class Decoding:
             logits_to_keep=1,
         )
         self.logits = out.logits[:, -1]
+        if self.vocabulary is not None:
+            self.logits = self.vocabulary.masked(self.logits)
         self.positions = self.positions[:, -1:] + 1
         if self.mask is not None:
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
@@ -141,6 +158,7 @@ class Decoding:
         if not self.sampling.stop:
             return hit
         reach = max(map(len, self.sampling.stop)) + 4
-        tails = tokens[self.rows, max(0, t + 1 - reach) : t + 1].tolist()
-        texts = self.tokenizer.batch_decode(tails, skip_special_tokens=True)
+        rows = tokens[self.rows, max(0, t + 1 - reach) : t + 1].tolist()
+        tails = [[i for i in row if i not in self.stops.hidden] for row in rows]
+        texts = self.tokenizer.batch_decode(tails, **WRITTEN_OUT)
         return torch.tensor([any(s in x for s in self.sampling.stop) for x in texts], device=self.device)

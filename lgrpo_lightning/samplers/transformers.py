@@ -9,7 +9,7 @@ import torch
 from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.samplers.noise import row_key
-from lgrpo_lightning.samplers.text import decoded
+from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
 
 Job = tuple[int, int]  # (prompt, member)
@@ -43,7 +43,14 @@ class TransformersSampler(Sampler):
         """One group per prompt, in order."""
         found: dict[Job, Decoded] = {}
         with self.source.generation_model() as model:
-            decoding = Decoding(model, self.source.tokenizer, self.source.eos_token_ids, sampling)
+            decoding = Decoding(
+                model,
+                self.source.tokenizer,
+                self.source.eos_token_ids,
+                sampling,
+                vocabulary=self.source.vocabulary,
+                padding=self.source.pad_token_ids,
+            )
             for jobs in self._batches(prompts, group_size, sampling.max_new_tokens):
                 used = sorted({p for p, _ in jobs})
                 requests = [
@@ -51,8 +58,12 @@ class TransformersSampler(Sampler):
                 ]
                 results = decoding.run([prompts[p].token_ids for p in used], requests)
                 found.update(zip(jobs, results, strict=True))
+        ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
+        stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
         return [
-            Group(prompt=prompt, rollouts=tuple(self._rollout(found[p, m]) for m in range(group_size)))
+            Group(
+                prompt=prompt, rollouts=tuple(self._rollout(found[p, m], stripped) for m in range(group_size))
+            )
             for p, prompt in enumerate(prompts)
         ]
 
@@ -72,8 +83,8 @@ class TransformersSampler(Sampler):
         if batch:
             yield batch
 
-    def _rollout(self, drawn: Decoded) -> Rollout:
-        text, ends = decoded(self.source.tokenizer, drawn.token_ids)
+    def _rollout(self, drawn: Decoded, stripped: frozenset[int]) -> Rollout:
+        text, ends = decoded(self.source.tokenizer, drawn.token_ids, stripped)
         return Rollout(
             token_ids=drawn.token_ids,
             logprobs=drawn.logprobs,

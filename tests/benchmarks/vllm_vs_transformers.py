@@ -20,7 +20,8 @@ import torch
 from lgrpo_lightning.contracts import Stream
 from lgrpo_lightning.data import ArithmeticTasks
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
-from lgrpo_lightning.policy.loading import eos_token_ids, load_tokenizer
+from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
+from lgrpo_lightning.policy.loading import load_tokenizer
 from lgrpo_lightning.samplers import TransformersSampler, VLLMSampler
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
 from lgrpo_lightning.types import Prompt, Sampling

@@ -15,7 +15,7 @@ from lgrpo_lightning import cli
 from lgrpo_lightning.commands.export import run_policy_config
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
 from lgrpo_lightning.policy.export import export, load_weights
-from tests.models import tokenizer
+from tests.models import make_model, tokenizer
 from tests.runs import CONFIG, checkpoint, fit, lgrpo, rollouts, train_metrics
 
 TRAIN = {
@@ -49,6 +49,17 @@ def test_train_export_reload(architecture: str, model_folder: Callable[..., Path
     policy = Policy(run_policy_config(run))
     load_weights(policy, checkpoint(run)["state_dict"])  # type: ignore[arg-type]
     assert greedy(after) == greedy(policy.model.eval())
+
+
+def test_what_ends_completions_is_exported(tmp_path: Path) -> None:
+    folder = make_model("llama", tmp_path / "model", special=("<|x|>",), vocab_size=60)
+    run = fit(
+        tmp_path / "run", model__policy__path=folder, model__policy__extra_eos_tokens='["<|x|>"]', **TRAIN
+    )
+    assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.generation_config.eos_token_id == [1, 44]
+    assert model.get_output_embeddings().weight.shape == (60, 64)  # ids without text, too
 
 
 def test_lora_run(model_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -21,23 +21,28 @@ from tests.integration.test_fsdp2 import (
     strategy,
     weights,
 )
+from tests.models import make_model
 from tests.recorded.run import Outcome, fit
 from tests.runs import lgrpo, rollouts, train_metrics
 from tests.several import commands, torchrun
 
 TENSOR = {"tensor_parallel_size": 2}
 RECORDED = {"padded": {"micro_batch_tokens": 480}, "tree": {"micro_batch_tokens": 320}}
-DRAWN = ("llama_tied", "qwen3")
-"""Models with tied weights, and with norms that each process applies to its own heads."""
+DRAWN = ("llama_tied", "qwen3", "beyond")
+"""Models with tied weights, with norms that each process applies to its own heads, with ids that have no text."""
 
 
 @pytest.fixture(scope="module")
-def fits(model_folder: Callable[..., Path]) -> dict[str, dict[str, object]]:
+def fits(
+    model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, object]]:
     """Recorded rollouts in both layouts, and completions that each model draws, judged by their digits."""
     replayed = {layout: {"policy": {"layout": layout} | policy} for layout, policy in RECORDED.items()}
+    folders = {name: model_folder(name) for name in DRAWN if name != "beyond"}
+    folders["beyond"] = make_model("llama", tmp_path_factory.mktemp("beyond"), vocab_size=64)
     free = {
-        name: {"free": True, "digits": True, "steps": 4, "policy": {"path": str(model_folder(name))}}
-        for name in DRAWN
+        name: {"free": True, "digits": True, "steps": 4, "policy": {"path": str(folder)}}
+        for name, folder in folders.items()
     }
     return {**replayed, **free}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.samplers.truncation import truncated_logits
 from lgrpo_lightning.samplers.vllm.transport import Completion, VLLMError
 from lgrpo_lightning.types import Sampling
@@ -25,6 +26,7 @@ Likely causes:
   - an output head that was not taken over: tied to the embedding and packed once (vLLM on a CPU);
   - another model or revision in the engine, or a server that somebody else updates;
   - another temperature, top_p, top_k or min_p, or log-probs that are not 'processed_logprobs';
+  - weights that the engine did not take over, as it knows them by other names (its log lists those);
   - a coarser dtype or quantization in the engine than sampler.check_tolerance allows."""
 
 
@@ -36,11 +38,18 @@ def probe_prompt(tokenizer: Any, *, length: int, fallback: Sequence[int]) -> tup
 
 @torch.no_grad()
 def policy_logprobs(
-    model: Any, prompt: Sequence[int], completion: Sequence[int], sampling: Sampling
+    model: Any,
+    prompt: Sequence[int],
+    completion: Sequence[int],
+    sampling: Sampling,
+    vocabulary: Vocabulary | None = None,
 ) -> Tensor:
     """``[T]`` log-probs that the policy gives to ``completion`` after ``prompt``, under the same truncation."""
     ids = torch.tensor([[*prompt, *completion]], device=model.device)
     logits = model(input_ids=ids, logits_to_keep=len(completion) + 1, use_cache=False).logits[0, :-1]
+    if vocabulary is not None:
+        vocabulary.check([completion])
+        logits = vocabulary.masked(logits)
     scores = truncated_logits(logits, sampling).log_softmax(-1)
     return scores.gather(-1, ids[0, len(prompt) :, None]).squeeze(-1).cpu()
 
@@ -62,6 +71,7 @@ def check_completions(
     drawn: Sequence[tuple[Sequence[int], Completion]],
     sampling: Sampling,
     *,
+    vocabulary: Vocabulary | None = None,
     tolerance: float,
     peer: str,
     version: int,
@@ -70,6 +80,7 @@ def check_completions(
 
     Args:
         drawn: (prompt, completion) pairs.
+        vocabulary: The ids that may be drawn; None: all.
         tolerance: Largest mean difference of a completion.
         peer: The engine, in the message.
         version: The weights' version, in the message.
@@ -80,7 +91,7 @@ def check_completions(
     worst = 0.0
     for prompt, found in drawn:
         engine = torch.tensor(found.logprobs)
-        policy = policy_logprobs(model, prompt, found.token_ids, sampling)
+        policy = policy_logprobs(model, prompt, found.token_ids, sampling, vocabulary)
         worst = max(worst, far := difference(engine, policy))
         if not far <= tolerance:
             raise VLLMError(

@@ -24,6 +24,10 @@ TARGETS = {
 """Modules whose adapters vLLM applies in every architecture that takes any."""
 
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Entries of configurations with the number of experts."""
+
+
 def engine_rank(rank: int) -> int | None:
     """The smallest rank to start an engine for that holds an adapter of ``rank``; None past the largest.
 
@@ -54,6 +58,16 @@ def why_merged(architectures: Any, rank: int, targets: tuple[str, ...]) -> str |
     return None
 
 
+def no_experts(config: Any) -> str | None:
+    """Why vLLM cannot put adapters beside experts: on a CPU it lacks the kernel that it builds for them."""
+    from vllm.platforms import current_platform
+
+    experts = any(getattr(config.get_text_config(), name, None) for name in EXPERTS)
+    return (
+        "on a CPU vLLM applies none to mixtures of experts" if experts and current_platform.is_cpu() else None
+    )
+
+
 def adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int | None:
     """The rank to start an engine for, so that it applies ``adapter`` itself; None where the weights are merged.
 
@@ -66,7 +80,7 @@ def adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int | Non
     """
     if adapter is None or wanted == "merge":
         return None
-    reason = why_merged(config.architectures, adapter.rank, adapter.targets)
+    reason = why_merged(config.architectures, adapter.rank, adapter.targets) or no_experts(config)
     if reason and wanted == "adapter":
         raise ValueError(f"sampler.engine.lora is 'adapter', but {reason}. Use merge, or auto.")
     return None if reason else engine_rank(adapter.rank)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from lgrpo_lightning.options import listed, mapped
+
 CPU_BLOCK = 32
 CPU_CACHE_LIMIT = 4 * 2**30
 OURS = {
@@ -63,6 +65,7 @@ class EngineOptions:
         ):
             if not ok:
                 raise ValueError(f"sampler.engine.{name} is {getattr(self, name)!r}; it must be {what}.")
+        mapped("sampler.engine.extra", self.extra)
         if taken := sorted(OURS & set(self.extra)):
             raise ValueError(
                 f"sampler.engine.extra sets {', '.join(taken)}, which this sampler sets itself. Use the options of "
@@ -142,7 +145,7 @@ class ServerOptions:
     weights_dir: str | None = None
 
     def __post_init__(self) -> None:
-        for url in self.urls:
+        for url in listed("sampler.server.urls", self.urls):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
                 raise ValueError(

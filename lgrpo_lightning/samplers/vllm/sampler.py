@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
-from lgrpo_lightning.samplers.text import decoded
+from lgrpo_lightning.samplers.text import Stops, decoded, stripped_tokens
 from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, probe_prompt
 from lgrpo_lightning.samplers.vllm.isolation import isolated
 from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
@@ -89,10 +90,10 @@ class VLLMSampler(Sampler):
         """All weights; or, where the engine takes the adapter, the base once and from then on the adapter."""
         adapter = self.source.adapter() if transport.takes_adapter else None
         if adapter is None:
-            transport.push(self.source.weights(), version)
+            transport.push(self.source.stored(self.source.weights()), version)
             return
         if anew or not self.has_base:
-            transport.push(self.source.base_weights(), BASE)
+            transport.push(self.source.stored(self.source.base_weights()), BASE)
             self.has_base = True
         transport.push_adapter(adapter, version)
 
@@ -102,15 +103,19 @@ class VLLMSampler(Sampler):
         """One group per prompt, in order; checked against the policy where a check is due."""
         if self.version is None or self.asleep:
             self.sync(self.source.version)
+        excluded = tuple(self.source.vocabulary.excluded)
         requests = [
-            Request(prompt=p.token_ids, seed=prompt_seed(stream, p.uid), count=group_size) for p in prompts
+            Request(prompt=p.token_ids, seed=prompt_seed(stream, p.uid), count=group_size, excluded=excluded)
+            for p in prompts
         ]
         self._check_lengths(prompts, sampling)
         drawn = self._generate(requests, sampling)
         if self.check_due:
             self._check(requests[:1], drawn[:1], sampling)
+        ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
+        stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
         return [
-            Group(prompt=prompt, rollouts=tuple(map(self._rollout, completions)))
+            Group(prompt=prompt, rollouts=tuple(self._rollout(c, stripped) for c in completions))
             for prompt, completions in zip(prompts, drawn, strict=True)
         ]
 
@@ -158,7 +163,10 @@ class VLLMSampler(Sampler):
 
     def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         assert self.transport is not None
-        return self.transport.generate(requests, sampling, self.source.eos_token_ids)
+        eos = self.source.eos_token_ids
+        stops = Stops.of(self.source.tokenizer, sampling.stop, (*eos, *self.source.pad_token_ids))
+        requests = [replace(request, written_out=stops.written_out) for request in requests]
+        return self.transport.generate(requests, sampling, (*eos, *stops.token_ids))
 
     def _longest_sequence(self) -> int:
         """Most tokens of a sequence that the engine will see: the run's, or the probe's."""
@@ -174,7 +182,7 @@ class VLLMSampler(Sampler):
     def _probe(self) -> Request:
         length = min(self._probe_length, self.context_length - PROBE_TOKENS)
         ids = probe_prompt(self.source.tokenizer, length=max(1, length), fallback=self.source.eos_token_ids)
-        return Request(prompt=ids, seed=0, count=1)
+        return Request(prompt=ids, seed=0, count=1, excluded=tuple(self.source.vocabulary.excluded))
 
     def _check(
         self, requests: Sequence[Request], found: Sequence[Sequence[Completion]], sampling: Sampling
@@ -192,6 +200,7 @@ class VLLMSampler(Sampler):
                 model,
                 drawn,
                 sampling,
+                vocabulary=self.source.vocabulary,
                 tolerance=self.check_tolerance or max(TOLERANCES[kind] for kind in kinds),
                 peer=self.transport.peer,
                 version=self.version,
@@ -211,9 +220,9 @@ class VLLMSampler(Sampler):
             self.transport.wake()
             self.asleep = False
 
-    def _rollout(self, drawn: Completion) -> Rollout:
+    def _rollout(self, drawn: Completion, stripped: frozenset[int]) -> Rollout:
         assert self.version is not None
-        text, ends = decoded(self.source.tokenizer, drawn.token_ids)
+        text, ends = decoded(self.source.tokenizer, drawn.token_ids, stripped)
         return Rollout(
             token_ids=drawn.token_ids,
             logprobs=torch.tensor(drawn.logprobs),

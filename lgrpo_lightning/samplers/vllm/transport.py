@@ -11,7 +11,11 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter, Stream
 from lgrpo_lightning.samplers.noise import row_key
+from lgrpo_lightning.samplers.text import WRITTEN_OUT
 from lgrpo_lightning.types import FinishReason, Sampling
+
+NEVER = -100.0
+"""vLLM's least bias of a logit: a probability of e^-100."""
 
 
 class VLLMError(RuntimeError):
@@ -25,6 +29,10 @@ class Request:
     prompt: tuple[int, ...]
     seed: int
     count: int
+    excluded: tuple[int, ...] = ()
+    """Ids that must not be drawn."""
+    written_out: bool = False
+    """Whether stop strings see special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +91,7 @@ def prompt_seed(stream: Stream, uid: str) -> int:
 def sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int]) -> dict[str, Any]:
     """Arguments of ``vllm.SamplingParams``, and fields of a completion request: the names are the same.
 
-    Only ``eos`` ends a completion, not what the engine itself takes for the end of a sequence.
+    Only ``eos`` and stop strings end a completion, not what the engine itself takes for the end of a sequence.
     """
     return {
         "n": request.count,
@@ -98,6 +106,8 @@ def sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int])
         "ignore_eos": True,
         "include_stop_str_in_output": True,
         "logprobs": 0,  # the sampled token's own
+        "logit_bias": dict.fromkeys(request.excluded, NEVER) or None,
+        **(WRITTEN_OUT if request.written_out else {}),
     }
 
 

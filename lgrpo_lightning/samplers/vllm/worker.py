@@ -33,6 +33,7 @@ class WeightReceiver:
         """Take over (Hugging Face name, tensor) pairs, one at a time; nothing of them is kept."""
         state = self._lgrpo_state()
         state["version"] = state["weights"] = None  # half-loaded weights are nobody's
+        self._lgrpo_forget_experts()
         self.reload_weights(weights_iterator=iter(weights))  # type: ignore[attr-defined]
         self._lgrpo_refresh_heads()
         state["version"] = state["weights"] = version
@@ -61,6 +62,17 @@ class WeightReceiver:
         """Largest rank of adapters; None where the engine takes none."""
         config = self.vllm_config.lora_config  # type: ignore[attr-defined]
         return None if config is None else int(config.max_lora_rank)
+
+    def _lgrpo_forget_experts(self) -> None:
+        """Have experts packed again on a CPU: those whose kernel is there already are left as they come."""
+        from vllm.platforms import current_platform
+
+        if not current_platform.is_cpu():
+            return
+        for module in self.model_runner.get_model().modules():  # type: ignore[attr-defined]
+            method: Any = getattr(module, "quant_method", None)
+            if getattr(method, "moe_kernel", None) is not None:
+                method.moe_kernel = None
 
     def _lgrpo_refresh_heads(self) -> None:
         """Pack the output heads again on a CPU: a head that is tied to the embedding is not reloaded by itself."""

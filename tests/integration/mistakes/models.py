@@ -93,6 +93,16 @@ MODEL = {
         did="`model.policy.path: lgrpo:arithmetics`",
         config={"model.policy.path": "lgrpo:arithmetics"},
     ),
+    "no such end": BadInput(
+        says=("policy.extra_eos_tokens has '<|im_end|>'", "no token of the tokenizer", "sampling.stop"),
+        did="`model.policy.extra_eos_tokens: [<|im_end|>]`, which the tokenizer does not know",
+        config={"model.policy.extra_eos_tokens": ["<|im_end|>"]},
+    ),
+    "no such end id": BadInput(
+        says=("policy.eos_tokens has 4711", "from 0 to 98"),
+        did="`model.policy.eos_tokens: [4711]`",
+        config={"model.policy.eos_tokens": [4711]},
+    ),
     "no such folder": BadInput(
         says=("policy.path is './models/mine'", "no such folder", "config.json"),
         did="`model.policy.path: ./models/mine`, which is not there",

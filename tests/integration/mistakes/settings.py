@@ -22,6 +22,11 @@ SETTINGS = {
         did="`model.sampling.top_p: 90`",
         config={"model.sampling.top_p": 90.0},
     ),
+    "stop as text": BadInput(
+        says=("model.sampling.stop is 'abc'", "must be a list"),
+        did="`model.sampling.stop: abc`",
+        config={"model.sampling.stop": "abc"},
+    ),
     "context": BadInput(
         says=("sampling.max_new_tokens is 4096", "context is 256", "less than 256"),
         did="`model.sampling.max_new_tokens: 4096`",

@@ -60,6 +60,14 @@ class ChangingPolicy:
             self.policy, tokenizer=tokenizer(), eos_token_ids=(1,), version=lambda: self.version
         )
 
+    def adapt(self, lora: Lora) -> None:
+        """Give it an adapter, which is all that updates change."""
+        tokens = self.source.tokenizer
+        self.policy = Policy(PolicyConfig(path=str(self.folder), lora=lora))
+        self.source = PolicySource(
+            self.policy, tokenizer=tokens, eos_token_ids=(1,), version=lambda: self.version
+        )
+
     def update(self, size: float = 0.1) -> int:
         """Change every weight; the new version."""
         generator = torch.Generator().manual_seed(self.version)
@@ -106,10 +114,7 @@ def adapted(folder: Path, *, rank: int = 4, targets: Any = "all-linear") -> Chan
     """A policy with an adapter, and updates of the adapter alone."""
     pytest.importorskip("peft")
     policy = ChangingPolicy("llama_tied", folder)
-    policy.policy = Policy(PolicyConfig(path=str(folder), lora=Lora(rank=rank, targets=targets)))
-    policy.source = PolicySource(
-        policy.policy, tokenizer=policy.source.tokenizer, eos_token_ids=(1,), version=lambda: policy.version
-    )
+    policy.adapt(Lora(rank=rank, targets=targets))
     return policy
 
 
