@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -103,11 +104,18 @@ class Sampler(ABC):
     is_policy: ClassVar[bool] = False
     """Whether it runs the policy's own weights and code, so that its log-probs need no importance correction."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A sampler that was written with ``rest``, as ``release`` was called before, keeps working."""
+        super().__init_subclass__(**options)
+        if "rest" in vars(cls) and "release" not in vars(cls):
+            warnings.warn(f"{cls.__name__}.rest is called release now.", DeprecationWarning, stacklevel=2)
+            cls.release = vars(cls)["rest"]  # type: ignore[method-assign]
+
     def setup(self, source: WeightSource) -> None:  # noqa: B027
         """Called once before the first rollout, on every rank."""
 
     def sync(self, version: int) -> None:  # noqa: B027
-        """Take over the source's weights, which are now at ``version``. Collective; called before each rollout."""
+        """Load the source's weights, which are now at ``version``. Collective; called before each rollout."""
 
     @abstractmethod
     def sample(
@@ -119,7 +127,7 @@ class Sampler(ABC):
         of ranks changes a completion.
         """
 
-    def rest(self) -> None:  # noqa: B027
+    def release(self) -> None:  # noqa: B027
         """Called when nothing more is sampled before the next ``sync``: memory may be freed for training."""
 
     def teardown(self) -> None:  # noqa: B027
@@ -147,7 +155,7 @@ class RewardModel(ABC):  # noqa: B024 - one of two methods is enough
         return type(self).__name__
 
     columns: ClassVar[tuple[str, ...]] = ()
-    """Data columns it cannot do without; checked before the first step. May be set per instance."""
+    """Data columns it requires; checked before the first step. May be set per instance."""
 
     def check_row(self, row: Mapping[str, Any]) -> None:  # noqa: B027
         """Called with every data row before the first step: refuse one that cannot be judged.

@@ -14,7 +14,7 @@ from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.contracts import AdvantageEstimator, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.policy_module import PolicyModule
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.processes.stopping import abandonable, giving_up
+from lgrpo_lightning.processes.stopping import abandonable, abandoning_together
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.strategies.ranks import data_gathered, shared
 from lgrpo_lightning.trainer.component_call import component_call
@@ -56,14 +56,14 @@ class RolloutModule(PolicyModule):
         return component_call(stream, *key, self.global_rank)
 
     def sync_sampler(self) -> None:
-        """The sampler takes over the policy's weights."""
-        with giving_up(self.trainer), self.calling(self.stream("sync", self.weight_version)):
+        """The sampler loads the policy's weights."""
+        with abandoning_together(self.trainer), self.calling(self.stream("sync", self.weight_version)):
             self.sampler.sync(self.weight_version)
 
     def release_sampler(self) -> None:
         """Nothing more is sampled before the next ``sync_sampler``."""
-        with self.calling(self.stream("rest", self.weight_version)):
-            self.sampler.rest()
+        with self.calling(self.stream("release", self.weight_version)):
+            self.sampler.release()
 
     def sampled(
         self, prompts: Sequence[Prompt], count: int, sampling: Sampling, stream: Stream
@@ -176,7 +176,7 @@ class RolloutModule(PolicyModule):
 
     @property
     def required_columns(self) -> tuple[str, ...]:
-        """Data columns that the reward models cannot do without."""
+        """Data columns that the reward models require."""
         return tuple(self.reward_model.columns)
 
     @property

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from lgrpo_lightning.assets.make_arithmetic import character_tokenizer
+
 VOCABULARY = ["<pad>", "<eos>", "<unk>", *"0123456789+-= \nabcdefghijklmnopqrstuvwxyz"]
 
 SMALL: dict[str, Any] = {
@@ -42,16 +44,7 @@ EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
 
 def tokenizer(*special: str) -> Any:
     """One token a character, and special tokens."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.WordLevel({c: i for i, c in enumerate(VOCABULARY)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    inner.decoder = decoders.Fuse()
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
+    made = character_tokenizer(VOCABULARY)
     made.add_special_tokens({"additional_special_tokens": list(special)})
     return made
 

@@ -9,6 +9,7 @@ from importlib import import_module
 import pytest
 
 from lgrpo_lightning.moved import MOVED
+from lgrpo_lightning.samplers import TransformersSampler
 
 NEEDS_VLLM = {"samplers.vllm_worker"}
 
@@ -42,3 +43,15 @@ except ModuleNotFoundError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "No module named 'lgrpo_lightning.callbacks.nothing'" in done.stdout
+
+
+def test_a_sampler_written_before_release_was_called_so():
+    called = []
+    with pytest.warns(DeprecationWarning, match="Older.rest is called release now"):
+
+        class Older(TransformersSampler):
+            def rest(self) -> None:
+                called.append("rest")
+
+    Older().release()
+    assert called == ["rest"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,33 @@ CONTEXT = 256
 
 
 def build_tokenizer() -> Any:
-    """Every character is a token; decoding gives the text back exactly."""
+    """The tokenizer of the arithmetic model."""
+    return character_tokenizer(
+        [PAD, EOS, UNKNOWN, *CHARACTERS], model_max_length=CONTEXT, padding_side="left"
+    )
+
+
+def character_tokenizer(tokens: Sequence[str], **options: Any) -> Any:
+    """Every character is a token; decoding gives the text back exactly.
+
+    Args:
+        tokens: Padding, end of sequence, unknown, and the characters.
+        options: More arguments of the tokenizer.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *CHARACTERS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    pad, eos, unknown = tokens[:3]
+    inner = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=unknown))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     inner.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        model_max_length=CONTEXT,
+        pad_token=pad,
+        eos_token=eos,
+        unk_token=unknown,
         clean_up_tokenization_spaces=False,
-        padding_side="left",
+        **options,
     )
 
 

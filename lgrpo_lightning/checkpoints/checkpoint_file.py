@@ -27,7 +27,7 @@ class CheckpointFile:
         self._leaving = folder / ".last-previous.ckpt.part"
 
     def exists(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return self.newest() is not None
 
     def newest(self) -> Path | None:
@@ -68,7 +68,7 @@ class CheckpointFile:
         """Finish what a kill cut off; what was removed.
 
         Args:
-            used: The checkpoint that the run goes on from.
+            used: The checkpoint that the run resumes from.
         """
         if used is not None and used.name == self.partial.name and self.partial.exists():
             self.publish()

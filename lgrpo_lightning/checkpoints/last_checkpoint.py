@@ -152,10 +152,10 @@ class LastCheckpoint(ModelCheckpoint):
         if self._written <= 0:
             return f"{said}nothing new is saved."
         last = shown(self._file(trainer).last)
-        return f"{said}the state after {self._written} is in {last}. Go on with --ckpt_path last."
+        return f"{said}the state after {self._written} is in {last}. Resume with --ckpt_path last."
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the state."""
+        """Release the state."""
         self._held.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class LastCheckpoint(ModelCheckpoint):
         for path, reason in damaged.items():
             if newest is None:
                 raise broken(path, reason)
-            say(trainer, f"Passed over {shown(path)}: {reason}. The run goes on from {shown(newest)}.")
+            say(trainer, f"Passed over {shown(path)}: {reason}. The run resumes from {shown(newest)}.")
         if newest is None:
             say(trainer, f"--ckpt_path last: there is no checkpoint in {shown(file.folder)} yet.")
         return {str(newest)} if newest else set()

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lightning.checkpoints.lookup import named_checkpoint
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, LAST_CHECKPOINT, shown
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, shown
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     quieten()
     try:
         check_folders(options.run, options.out)
-        path = checkpoint_path(options.run, options.checkpoint)
+        path = named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
         export_checkpoint(options.run, path, options.out, adapter=options.adapter)
     except Exception as error:
         return report(error)
@@ -52,23 +53,6 @@ def check_folders(run: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "is not empty" if out.is_dir() else "is a file"
         raise ValueError(f"{out} {what}, and nothing is overwritten. Name a folder that is not there yet.")
-
-
-def checkpoint_path(run: Path, name: str | None) -> Path:
-    """The checkpoint called ``name`` of a run; the last one by default.
-
-    Raises:
-        FileNotFoundError: There is none; the message lists those there are.
-    """
-    candidates = [run / LAST_CHECKPOINT] if name is None else [run / CHECKPOINTS / name, Path(name)]
-    for path in candidates:
-        if path.exists():
-            return path
-    found = sorted(p.name for p in (run / CHECKPOINTS).glob("*.ckpt"))
-    raise FileNotFoundError(
-        f"There is no checkpoint {candidates[0]}. "
-        + (f"In {run / CHECKPOINTS}: {', '.join(found)}." if found else f"{run} holds no checkpoints at all.")
-    )
 
 
 def export_checkpoint(run: Path, checkpoint: Path, out: Path, *, adapter: bool) -> None:

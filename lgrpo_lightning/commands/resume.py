@@ -10,8 +10,9 @@ import yaml
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
+from lgrpo_lightning.checkpoints.lookup import checkpoint_folder
 from lgrpo_lightning.processes.slurm import restarts
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, shown
+from lgrpo_lightning.run_folder.names import CONFIG, shown
 
 KEYWORDS = ("last", "hpc")
 """What ``--ckpt_path`` may be beside a path."""
@@ -24,21 +25,13 @@ FIXED = ("model.optimizer.class_path",)
 
 
 def resume_under_slurm(options: Any) -> None:
-    """Have a job that SLURM started again go on from its last checkpoint, where none is named."""
+    """Have a job that SLURM started again resume from its last checkpoint, where none is named."""
     restarted = options.get("ckpt_path") is None and restarts() > 0
-    if restarted and CheckpointFile(_checkpoints(options.trainer)).exists():
+    if restarted and CheckpointFile(checkpoint_folder(options.trainer)).exists():
         options["ckpt_path"] = "last"
         _say(
-            f"SLURM started this job again (SLURM_RESTART_COUNT={restarts()}): going on with --ckpt_path last."
+            f"SLURM started this job again (SLURM_RESTART_COUNT={restarts()}): resuming with --ckpt_path last."
         )
-
-
-def _checkpoints(trainer: Any) -> Path:
-    """The folder of last.ckpt: that of a ``LastCheckpoint`` of the configuration, or the run's."""
-    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-    own = [c for c in callbacks if c and c.class_path.rpartition(".")[2] == "LastCheckpoint"]
-    folders = [folder for c in own if (folder := (c.get("init_args") or {}).get("dirpath"))]
-    return Path(folders[0]) if folders else Path(trainer.default_root_dir or ".") / CHECKPOINTS
 
 
 def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:

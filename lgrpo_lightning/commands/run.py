@@ -13,8 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lgrpo_lightning.callbacks import complete_trainer
-from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
-from lgrpo_lightning.checkpoints.checkpoint_io import broken
+from lgrpo_lightning.checkpoints.lookup import checkpoint_folder, listed, named_checkpoint
 from lgrpo_lightning.commands.aliases import install_aliases
 from lgrpo_lightning.commands.explanations import explained
 from lgrpo_lightning.commands.files import keep_files_from_import
@@ -27,7 +26,7 @@ from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.processes.interruption import PEER_LOST, lost
 from lgrpo_lightning.rewards.import_path import search_working_directory
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG
+from lgrpo_lightning.run_folder.names import CONFIG
 from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.trainer.component_call import kept_directory
 from lgrpo_lightning.training import settings
@@ -74,7 +73,7 @@ class SaveRunConfig(SaveConfigCallback):
     """Writes ``config.yaml``, complete, into the run's folder; only a fit does, once nothing refuses it."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: the checkpoint that the run goes on from may not fit."""
+        """Nothing yet: the checkpoint that the run resumes from may not fit."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it before the first step."""
@@ -113,7 +112,8 @@ class RunCLI(LightningCLI):
         if args[0] == "fit":
             resume_under_slurm(command_options)
         root = command_options.trainer.default_root_dir
-        command_options["ckpt_path"] = checkpoint(command_options.get("ckpt_path"), root)
+        folder = checkpoint_folder(command_options.trainer)
+        command_options["ckpt_path"] = checkpoint(command_options.get("ckpt_path"), folder)
         if args[0] == "fit" and command_options.get("ckpt_path"):
             shown = self._parser("fit").dump(command_options, skip_none=False)
             tell_changes(command_options.ckpt_path, root, shown)
@@ -150,7 +150,7 @@ class RunCLI(LightningCLI):
         return parser
 
 
-def checkpoint(path: str | None, root: str | None) -> str | None:
+def checkpoint(path: str | None, folder: Path) -> str | None:
     """The checkpoint of ``--ckpt_path``; a bare name is one of the run's.
 
     Raises:
@@ -159,20 +159,12 @@ def checkpoint(path: str | None, root: str | None) -> str | None:
     """
     if path is None or path in KEYWORDS or "://" in path:
         return path
-    folder = Path(root or ".") / CHECKPOINTS
-    for candidate in (Path(path), folder / path):
-        if candidate.exists():
-            if reason := unreadable(candidate):
-                raise broken(candidate, reason)
-            return str(candidate)
-    found = sorted(str(p) for p in folder.glob("*.ckpt"))
-    there = f"In this run's folder: {', '.join(found)}" if found else f"{folder} holds none"
-    if path == "best":
-        raise ValueError(f"--ckpt_path best: name the file that BestCheckpoint wrote. {there}.")
-    raise FileNotFoundError(
-        f"--ckpt_path: there is no checkpoint {path} (looked in {Path.cwd()}). {there}; `--ckpt_path last` "
-        "takes the last one."
-    )
+    if path == "best" and not Path(path).exists():
+        raise ValueError(f"--ckpt_path best: name the file that BestCheckpoint wrote. {listed(folder)}.")
+    try:
+        return str(named_checkpoint(path, folder))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--ckpt_path: {error} `--ckpt_path last` takes the last one.") from error
 
 
 def main(argv: Sequence[str]) -> int:

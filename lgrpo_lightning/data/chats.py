@@ -36,6 +36,8 @@ def _checked(message: Any, where: str) -> Message:
         raise ValueError(
             f"{where} ({plain['role']}) has no content. Only an assistant's message with tool_calls goes without."
         )
+    if plain["role"] == "user" and not (content or "").strip():
+        raise ValueError(f"{where} (user) is empty.")
     return {**plain, "content": content or ""}
 
 

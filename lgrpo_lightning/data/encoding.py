@@ -141,8 +141,13 @@ class PromptEncoder:
                 **self.chat_template_kwargs,
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            cut = "continue_final_message" in str(error)
+            why = (
+                "it does not leave the assistant's last message as it is (reasoning is cut out, say), so that "
+                "nothing can go on with it. End the prompt with another message, or give it as rendered text"
+            )
             raise ValueError(
-                f"{where}: the chat template of {model} refuses the messages: {error}"
+                f"{where}: the chat template of {model} refuses the messages: {why if cut else error}"
             ) from error
         return str(text)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,7 @@ class PromptFile(PromptSource):
 def read_jsonl(path: Path) -> Rows:
     """One JSON object a line; blank lines are skipped."""
     rows = []
-    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as lines:
+    with explained_if_broken(path), _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -130,6 +132,23 @@ def read_jsonl(path: Path) -> Rows:
                 )
             rows.append(row)
     return rows
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+@contextmanager
+def explained_if_broken(path: Path) -> Iterator[None]:
+    """Read a compressed file inside.
+
+    Raises:
+        ValueError: It is cut off, or not compressed; naming it.
+    """
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}") from error
 
 
 def read_parquet(path: Path) -> Rows:
@@ -157,9 +176,11 @@ def read_csv(path: Path, *, types: bool = False) -> Rows:
         return []
     parse = csv.ParseOptions(newlines_in_values=True)
     try:
+        names = csv.open_csv(path, parse_options=parse).schema.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
         convert = csv.ConvertOptions()
         if not types:
-            names = csv.open_csv(path, parse_options=parse).schema.names
             convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
         table = csv.read_csv(path, parse_options=parse, convert_options=convert)
     except pyarrow.ArrowInvalid as error:

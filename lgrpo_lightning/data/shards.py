@@ -7,8 +7,20 @@ from collections.abc import Collection
 from glob import glob, has_magic
 from pathlib import Path
 
-SHARD = re.compile(r"(.+?)[-_.]?\d+([-_]of[-_]\d+)?")
-"""Name of a shard: its set, a number, perhaps of how many."""
+SPLITS = (
+    "train",
+    "training",
+    "test",
+    "testing",
+    "validation",
+    "valid",
+    "val",
+    "dev",
+    "eval",
+    "heldout",
+    "holdout",
+)
+"""Words in names of files and folders that tell one split from another."""
 
 
 def suffix(path: Path) -> str:
@@ -48,12 +60,30 @@ def files_of(text: str, readable: Collection[str]) -> list[Path] | None:
             f"{text} holds files of several kinds ({', '.join(kinds)}), which may be the same rows twice. Name one "
             f"kind, such as {path if path.is_dir() else path.parent}/*{kinds[0]}."
         )
-    sets = sorted({m[1] for p in files if (m := SHARD.fullmatch(p.name.removesuffix(kinds[0]))) and m[2]})
-    if len(sets) > 1:
+    base = path if path.is_dir() else glob_root(text)
+    splits = sorted({_split(p.relative_to(base)) for p in files} - {""}) if len(files) > 1 else []
+    if splits and len({_split(p.relative_to(base)) for p in files}) > 1:
+        others = " beside files of none" if len(splits) == 1 else ""
         raise ValueError(
-            f"{text} holds several splits ({', '.join(sets)}). Name one of them, such as "
-            f"{files[0].parent}/{sets[0]}-*{kinds[0]}."
+            f"{text} holds files of several splits ({', '.join(splits)}{others}), which would be one set. Name "
+            f"those of one, such as {base}/{splits[-1]}*{kinds[0]}."
         )
     if not files and has_magic(text):
         raise ValueError(f"What matches {text} cannot be read; possible are files {', '.join(readable)}.")
     return files or None
+
+
+def _split(path: Path) -> str:
+    """The split that a name tells of; "" where it tells of none.
+
+    >>> _split(Path("train-00000-of-00002.parquet")), _split(Path("test/0.jsonl")), _split(Path("a.jsonl"))
+    ('train', 'test', '')
+    """
+    return next((word for word in re.split(r"[^a-z]+", str(path).lower()) if word in SPLITS), "")
+
+
+def glob_root(pattern: str) -> Path:
+    """The folder of a pattern: its parts before the first that is one."""
+    parts = Path(pattern).expanduser().parts
+    first = next((i for i, part in enumerate(parts) if has_magic(part)), len(parts))
+    return Path(*parts[:first])

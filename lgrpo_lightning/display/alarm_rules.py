@@ -55,7 +55,7 @@ def kl(window: Window, limit: float) -> str | None:
 
 
 def length(window: Window, factor: float) -> str | None:
-    """Completions became much longer or shorter than at the start, and not to the good of the reward."""
+    """Completions became much longer or shorter than at the start, and while the reward does not rise."""
     ratio = window.mean("completions/mean_length") / window.start("completions/mean_length")
     gained = window.since_start("reward") > 0 and window.change("reward") >= 0
     if not window.full or gained or not (ratio > factor or ratio < 1 / factor):
@@ -83,7 +83,9 @@ def dead_groups(window: Window, share: float) -> str | None:
     right, wrong = window.mean("groups/all_right"), window.mean("groups/all_wrong")
     if not (window.now("frac_reward_zero_std") >= share and right + wrong >= share / 2):
         return None
-    what = f"{window.mean('frac_reward_zero_std'):.0%} of the groups have equal rewards and teach nothing: "
+    what = (
+        f"{window.mean('frac_reward_zero_std'):.0%} of the groups have equal rewards and give no gradient: "
+    )
     if right >= 2 * wrong:
         return f"{what}all right ({right:.0%}). The task is solved: take harder prompts, or stop."
     if wrong >= 2 * right:
@@ -99,8 +101,8 @@ def not_applicable(window: Window, share: float) -> str | None:
     if not window.now("rewards/not_applicable") >= share:
         return None
     return (
-        f"no reward applies to {window.mean('rewards/not_applicable'):.0%} of the completions, so that they teach "
-        "nothing. Look at rewards/<name>/errors and rewards/<name>/nan, and for whom the reward returns None."
+        f"no reward applies to {window.mean('rewards/not_applicable'):.0%} of the completions, so that they give "
+        "no gradient. Look at rewards/<name>/errors and rewards/<name>/nan, and for whom the reward returns None."
     )
 
 

@@ -81,6 +81,6 @@ class Alarms(Callback):
         return {"window": self.window.state_dict(), "there": dict(self.there), "named": list(self.named)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up."""
+        """Restore it."""
         self.window.load_state_dict(state_dict["window"])
         self.there, self.named = state_dict["there"], state_dict["named"]

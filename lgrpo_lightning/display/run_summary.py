@@ -73,7 +73,7 @@ def outcomes(metrics: dict[str, Series]) -> list[str]:
 
 
 def places(root: Path, *, board: bool) -> list[str]:
-    """Where everything is, and the commands that go on from here; only what exists."""
+    """Where everything is, and the commands that resume from here; only what exists."""
     there = [name for name in WHAT if (root / name).exists()]
     lines = (
         [f"Everything is in {shown(root)}:", *(f"  {name:<22} {WHAT[name]}" for name in there)]

@@ -29,7 +29,7 @@ class Lora:
         dropout: Dropout before the adapter.
         targets: Names (or ends of names) of the modules that get one; "all-linear" is all but the head.
         rslora: Scale by ``alpha / sqrt(rank)`` instead.
-        from_adapter: Folder or hub name of a peft adapter to go on from (``from`` in YAML). Rank, alpha, targets and
+        from_adapter: Folder or hub name of a peft adapter to continue from (``from`` in YAML). Rank, alpha, targets and
             rslora are the adapter's; the reference is the model with it, as a frozen copy.
     """
 
@@ -90,7 +90,7 @@ def _train_adapter_alone(model: Any) -> None:
 
 
 def settled(lora: Lora) -> Lora:
-    """``lora`` with what is read from the adapter that it goes on from.
+    """``lora`` with what is read from the adapter that it continues from.
 
     Raises:
         ValueError: There is no such adapter, it is of a kind that is not trained here, or an option contradicts it.

@@ -98,10 +98,11 @@ def tree_plan(
     segments: Sequence[Segment], depth: Tensor, subtree_end: Tensor, device: torch.device | str
 ) -> TreePlan:
     """Batch the segments of a packed sequence."""
-    blocks = [_block(batch) for batch in _batches(segments)]
+    batches = _batches(segments)
+    blocks = [_block(batch) for batch in batches]
     restore = torch.empty(len(depth), dtype=torch.long)
     base = 0
-    for block, batch in zip(blocks, _batches(segments), strict=True):
+    for block, batch in zip(blocks, batches, strict=True):
         width = block.query.shape[1]
         for row, s in enumerate(batch):
             at = base + row * width

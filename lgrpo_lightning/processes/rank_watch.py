@@ -31,7 +31,7 @@ MARGIN = 10.0
 
 
 class RankWatch(RolloutCallback):
-    """Stops all ranks together, and names the one that another would wait for in vain.
+    """Stops all ranks together, and names the process that the others are waiting for.
 
     Every process tells the others what it is doing. One that ended, was killed, has hung for
     ``timeout_minutes`` or is silent is named, with what it was doing, and the others end with status 75 after

@@ -32,7 +32,7 @@ def requeue(trainer: Trainer) -> None:
             f"SLURM refused to requeue the job {job} (scontrol: {done.stderr.strip() or done.returncode}). The "
             "checkpoint is written; submit the job again, with --requeue."
         )
-    say(trainer, f"Asked SLURM to start the job {job} again (scontrol requeue); it goes on from last.ckpt.")
+    say(trainer, f"Asked SLURM to start the job {job} again (scontrol requeue); it resumes from last.ckpt.")
 
 
 def job_id() -> str:

@@ -80,7 +80,7 @@ class StopSignals(_SignalConnector):
         if (launcher := self.trainer.strategy.launcher) is not None:
             launcher.kill(signal.SIGKILL)
         _write(
-            "SIGINT again: stopped at once; --ckpt_path last goes on from the checkpoint written before.\n"
+            "SIGINT again: stopped at once; --ckpt_path last resumes from the checkpoint written before.\n"
         )
         os._exit(128 + signal.SIGINT)
 

@@ -36,8 +36,8 @@ def stop_together(trainer: Any) -> None:
 
 
 @contextmanager
-def giving_up(trainer: Any) -> Iterator[None]:
-    """Inside, every rank gives up (``AbandonedError``) where one does: the run then stops in good order.
+def abandoning_together(trainer: Any) -> Iterator[None]:
+    """Inside, every rank abandons sampling (``AbandonedError``) where one does: the run then stops in good order.
 
     Under tensor parallelism none does, as ranks draw each token together; the stop comes after the last one.
     """
@@ -52,10 +52,10 @@ def giving_up(trainer: Any) -> Iterator[None]:
 
 @contextmanager
 def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
-    """Draw completions inside: a stop that is asked for meanwhile gives them up, on all ranks."""
+    """Draw completions inside: a stop that is asked for meanwhile abandons them, on all ranks."""
     what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
     doing(f"sampling {what}")
-    with giving_up(trainer):
+    with abandoning_together(trainer):
         yield
     stop_together(trainer)
     doing(f"scoring {what}")

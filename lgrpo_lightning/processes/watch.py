@@ -26,7 +26,7 @@ SAVING = 10
 """How many times as long it has while it saves a checkpoint."""
 HINT = (
     "The run ends with status 75. See what that process printed last, and whether the system killed it (for want "
-    "of memory, say); then go on with --ckpt_path last."
+    "of memory, say); then resume with --ckpt_path last."
 )
 
 _runs = count()

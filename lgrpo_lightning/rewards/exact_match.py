@@ -99,19 +99,22 @@ class ExactMatch(RewardModel):
                 f"{self.name}: there is no answer in column {self.column!r}; the columns are {sorted(row)}. Set "
                 "column= to the one with the answer, or fill it in."
             )
-        return [self._target(value) for value in found]
+        read = [target for value in found if (target := self._target(value)) is not None]
+        if not read:
+            raise ValueError(
+                f"{self.name}: column {self.column!r} is {row[self.column]!r}, in which there is no number. With "
+                "extract='last_number' there must be one; use 'boxed' or a regular expression for other answers."
+            )
+        return read
 
     def _target(self, value: Any) -> Any:
-        """An answer, read out of a worked solution."""
+        """An answer, read out of a worked solution; None where it can never be found."""
         if not isinstance(value, str | bool) or as_number(value) is not None:
             return value
         text = str(value)
         found = self._find(text)
         if found is None and self.extract == "last_number":
-            raise ValueError(
-                f"{self.name}: column {self.column!r} is {value!r}, in which there is no number. With "
-                "extract='last_number' there must be one; use 'boxed' or a regular expression for other answers."
-            )
+            return None
         return text if found is None else found
 
 

@@ -149,7 +149,7 @@ def _callable_name(function: Any) -> str:
 def _accepted(
     function: Any, name: str, kwargs: Mapping[str, Any]
 ) -> tuple[frozenset[str] | None, tuple[str, ...]]:
-    """(argument names that the function takes, None for all; data columns it cannot do without)."""
+    """(argument names that the function takes, None for all; data columns it requires)."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # written in C, without a signature

@@ -59,7 +59,7 @@ def explained_if_full(path: Path) -> Iterator[None]:
             errno.ENOSPC,
             f"No room to write {shown(path)}: {free / 2**20:.1f} MiB are left on its disk or in its quota. What was "
             "written before is untouched. Make room, or copy the run's folder to a larger disk and set "
-            "trainer.default_root_dir; then go on with --ckpt_path last",
+            "trainer.default_root_dir; then resume with --ckpt_path last",
         ) from error
 
 

@@ -24,7 +24,7 @@ def is_folder(path: str | Path) -> bool:
 
 
 class AnyCheckpointIO(TorchCheckpointIO):
-    """Reads folders, too, put together in CPU memory, so that one process (or ddp) goes on from an fsdp2 run."""
+    """Reads folders, too, put together in CPU memory, so that one process (or ddp) resumes from an fsdp2 run."""
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

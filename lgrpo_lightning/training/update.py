@@ -99,8 +99,8 @@ class Update:
         for number, (pack, real) in enumerate(passes):
             micro = batch.rows(pack)
             before, reference = _cut(old, pack, micro), _cut(ref, pack, micro)
-            per_token, logprobs = self._token_losses(micro, before, reference, means, real)
             mask = micro.mask if real else torch.zeros_like(micro.mask)
+            per_token, logprobs = self._token_losses(micro, before, reference, mask, means)
             loss = aggregate(per_token, mask, micro.weights, by=self.loss.normalizer, normalizer=normalizer)
             self.backward(loss * self.ranks.world_size, number == len(passes) - 1)
             values = {"per_token": per_token.detach(), "logprobs": logprobs.detach()}
@@ -113,13 +113,16 @@ class Update:
             self.step()
 
     def _token_losses(
-        self, micro: TrainBatch, old: Tensor | None, ref: Tensor | None, means: Means, real: bool
+        self, micro: TrainBatch, old: Tensor | None, ref: Tensor | None, mask: Tensor, means: Means
     ) -> tuple[Tensor, Tensor]:
-        """``[N, T]`` loss of every token (the clipped surrogate, plus KL where there is a reference) and log-prob."""
+        """``[N, T]`` loss of every token (the clipped surrogate, plus KL where there is a reference) and log-prob.
+
+        Args:
+            mask: Tokens that the metrics count; none of a pass that only keeps the ranks in step.
+        """
         scores = self.policy(micro.prompts, micro.completions, temperature=self.temperature)
         old = scores.logprobs.detach() if old is None else old
         clip = {"clip_low": self.loss.clip_low, "clip_high": self.loss.clip_high}
-        mask = micro.mask if real else torch.zeros_like(micro.mask)
         per_token = clipped_surrogate(scores.logprobs, old, micro.advantages, **clip)
         if self.importance is not None:
             weights = self._importance_weights(micro, old, mask, means, mode=self.importance)

@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
+from lgrpo_lightning.trainer.rollout_callback import rollouts_done
+
 
 class ValidateAtEnds(Callback):
     """Runs the validation loop at the start and at the end of a fit.
@@ -38,7 +40,7 @@ class ValidateAtEnds(Callback):
         """Before the first rollout of a new run, or where a validation is due."""
         if self.due:
             validate_now(trainer)
-        elif self.at_start and _rollouts(pl_module) == 0:
+        elif self.at_start and rollouts_done(pl_module) == 0:
             with _set_aside(trainer, pl_module):
                 validate_now(trainer)
 
@@ -51,7 +53,7 @@ class ValidateAtEnds(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember when the last validation was."""
-        self.validated_at, self.due = _rollouts(pl_module), False
+        self.validated_at, self.due = rollouts_done(pl_module), False
 
     def state_dict(self) -> dict[str, Any]:
         """Whether a validation is due, and when the last one was."""
@@ -63,7 +65,7 @@ class ValidateAtEnds(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last rollout, unless it was just validated."""
-        if self.at_end and self.validated_at != _rollouts(pl_module):
+        if self.at_end and self.validated_at != rollouts_done(pl_module):
             validate_now(trainer)
 
 
@@ -114,7 +116,3 @@ def validate_now(trainer: Any) -> None:
     trainer.fit_loop.epoch_loop.val_loop.run()
     trainer.training = True
     connector._first_loop_iter = first_iteration
-
-
-def _rollouts(module: Any) -> int:
-    return int(module.rollout_index)

@@ -50,7 +50,7 @@ def test_mistakes_come_at_their_rate_and_are_carried_on():
         expected = 12
         for line, term in zip(solution.splitlines(), (7, 19, 5), strict=True):
             left, right, value = map(int, re.fullmatch(r"(\d+)\+(\d+)=(\d+)", line).groups())
-            assert (left, right) == (expected, term)  # the next line goes on from what was written
+            assert (left, right) == (expected, term)  # the next line resumes from what was written
             wrong += value != left + right
             lines += 1
             expected = value

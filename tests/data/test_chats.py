@@ -81,6 +81,8 @@ def test_an_answer_that_was_begun_is_gone_on_with(template: str) -> None:
     ("messages", "said"),
     [
         ([{"role": "user"}], r"row 0 \(from 0\): message 0 \(user\) has no content"),
+        ([{"role": "user", "content": " "}], r"message 0 \(user\) is empty"),
+        ([{"role": "user", "content": []}], r"message 0 \(user\) is empty"),
         ([*ASKED, {"role": "user", "content": None}], r"message 1 \(user\) has no content"),
         (
             [*ASKED, {"role": "assistant", "content": None, "tool_calls": []}],
@@ -136,6 +138,12 @@ def test_a_tag_that_the_template_opens() -> None:
     score = FormatMatch(r"<think>.*</think>\s*<answer>.*</answer>").score(group, toy_tree(group))
     assert score.tolist() == [1.0, 1.0, 0.0]
     group = toy_group(["2</answer>", "<answer>2</answer>"], prompt="1+1=<answer>", columns={"answer": "2"})
+    begun = [*ASKED, {"role": "assistant", "content": "<think>Let me"}]
+    for prompt, messages in (("x<think>Let me", begun), ("x<think>\n\n</think>\n\n", ASKED)):
+        rest = " see</think> <answer>2</answer>" if messages is begun else "<answer>2</answer>"
+        other = toy_group([rest], prompt=prompt, messages=messages)
+        matched = FormatMatch(r"<think>.*</think>\s*<answer>.*</answer>").score(other, toy_tree(other))
+        assert matched.tolist() == [1.0]
     match = ExactMatch(extract=r"<answer>(.*?)</answer>")
     assert match.score(group, toy_tree(group)).outcome.tolist() == [1.0, 1.0]
 
@@ -172,3 +180,10 @@ def test_ends_of_a_string(adds: str) -> None:
     assert ids("1+1=") == [*begins, *own]
     assert ids("<s>1+1=") == [bos, *own]
     assert ids("1+1=<eos>") == [*begins, *own, eos]
+
+
+def test_a_template_that_cuts_what_was_begun() -> None:
+    template = CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
+    begun = [*ASKED, {"role": "assistant", "content": "<think>a</think> b"}]
+    with pytest.raises(ValueError, match=r"row 0 .* does not leave the assistant's last message as it is"):
+        rendered(begun, template)

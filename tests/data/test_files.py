@@ -233,6 +233,10 @@ def test_folders_in_folders(tmp_path):
     [
         (("a.jsonl", "b.csv"), ".", r"files of several kinds \(.csv, .jsonl\)"),
         (("train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl"), ".", r"several splits \(test, train\)"),
+        (("train.jsonl", "test.jsonl"), ".", r"several splits \(test, train\)"),
+        (("train.jsonl", "val_0.jsonl"), "*.jsonl", r"several splits \(train, val\)"),
+        (("train/0.jsonl", "test/0.jsonl"), ".", r"several splits \(test, train\)"),
+        (("more.jsonl", "test.jsonl"), ".", r"several splits \(test beside files of none\)"),
         (("a.jsonl",), "*.parquet", r"No file matches .*\*.parquet"),
         (("a.md",), "*.md", "cannot be read; possible are files .jsonl"),
         (("a.jsonl",), "?.jsonl", r"split='train' is for saved and hub data sets"),
@@ -249,3 +253,15 @@ def test_a_bad_line_names_its_shard(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"prompt": "1"}\n{"prompt": \n')
     with pytest.raises(ValueError, match=r"b.jsonl, line 2: not valid JSON"):
         PromptFile(str(tmp_path)).rows()
+
+
+def test_a_csv_file_with_two_columns_of_one_name(tmp_path):
+    with pytest.raises(ValueError, match=r"several columns called 'answer'; rename them"):
+        PromptFile(write(tmp_path / "p.csv", "prompt,answer,answer\n1+1=,2,3\n")).rows()
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b'{"prompt": "1"}\n' * 99)[:40]])
+def test_a_broken_compressed_file_is_named(tmp_path, content):
+    (tmp_path / "p.jsonl.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"p.jsonl.gz is not a whole gzip file"):
+        PromptFile(str(tmp_path / "p.jsonl.gz")).rows()

@@ -23,7 +23,7 @@ from lgrpo_lightning.plugins import registry
 
 def parsed(argv: list[str]) -> int | str | None:
     """The exit status of ``lgrpo`` with these words; a run only prints its configuration, nothing is exported."""
-    export.checkpoint_path = lambda run, name: run / (name or "last.ckpt")
+    export.named_checkpoint = lambda name, folder: folder / (name or "last.ckpt")
     export.export_checkpoint = lambda *arguments, **options: None
     runs = argv[0] in ("fit", "validate", "test", "predict") and "--help" not in argv
     return cli.main([*argv, "--print_config"] if runs else argv)

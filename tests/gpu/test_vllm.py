@@ -49,14 +49,14 @@ def test_three_updates_asleep_in_between(level: Any, policy: ChangingPolicy) -> 
             assert policy.greedy_gap(greedy) < 1e-2
             drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
             assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
-            sampler.rest()
+            sampler.release()
 
 
 def test_woken_without_an_update(policy: ChangingPolicy) -> None:
     for sampler in connected(policy, sleep_level=2):
         sampler.sync(policy.update())
         before = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
-        sampler.rest()
+        sampler.release()
         sampler.sync(policy.version)
         again = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
         assert sequences(again) == sequences(before)
@@ -70,7 +70,7 @@ def test_an_adapter(tmp_path: Path) -> None:
             sampler.sync(policy.update(0.3))
             drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
             assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
-            sampler.rest()
+            sampler.release()
 
 
 def test_a_server(policy: ChangingPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

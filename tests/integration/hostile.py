@@ -117,6 +117,6 @@ class Samples(TransformersSampler):
             misbehave("sampler")
         return groups
 
-    def rest(self) -> None:
+    def release(self) -> None:
         if self.hostile:
-            misbehave("rest")
+            misbehave("release")

@@ -70,7 +70,7 @@ def test_training_is_the_same(
     good, bad = (pandas.read_csv(r / "metrics.csv") for r in (Path("good"), Path("bad")))
     pandas.testing.assert_series_equal(good["loss"], bad["loss"])
     assert {who for who, _, _ in hostile.SEEN} == {
-        "source", "start", "reward_model", "segmenter", "advantage_estimator", "sampler", "sync", "rest"
+        "source", "start", "reward_model", "segmenter", "advantage_estimator", "sampler", "sync", "release"
     }  # fmt: skip
     calls = [next(of_one) for _, of_one in groupby(hostile.SEEN, key=lambda seen: seen[0])]
     assert not any(gradients or autocast for _, gradients, autocast in calls), calls

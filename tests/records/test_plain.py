@@ -18,6 +18,7 @@ import torch
 
 from lgrpo_lightning.display.completion_table import _line
 from lgrpo_lightning.records.metrics_csv import MetricsCSV
+from lgrpo_lightning.records.plain import plain
 from lgrpo_lightning.records.rollout_rows import rollout_rows, rollout_table
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.trainer.terminal import printable
@@ -33,7 +34,16 @@ class Unspeakable:
 
 endless: list[Any] = []
 endless.append(endless)
+twice: list[Any] = []
+twice += [twice, twice]
 VALUES: dict[str, Any] = {
+    "twice itself": twice,
+    "too long a number": 10**5000,
+    "sparse": torch.eye(2).to_sparse(),
+    "without values": torch.ones(2, device="meta"),
+    "a class": np.ndarray,
+    "long double": np.longdouble(1.5),
+    "numpy's date": np.datetime64("2024-01-02", "ns"),
     "surrogate": "a\ud800b",
     "nul": "a\x00b",
     "bytes": b"\xff\x00",
@@ -93,3 +103,8 @@ def test_names_of_metrics(tmp_path: Path) -> None:
     logger = MetricsCSV(str(tmp_path))
     logger.log_metrics({"re\ud800ward": 1.0, "größe": 2.0}, 0)
     assert pandas.read_csv(tmp_path / "metrics.csv")["größe"].tolist() == [2.0]
+
+
+def test_nothing_is_lost_on_the_way() -> None:
+    assert plain({1: "a", "1": "b"}) == {"1": "a", "1 (str)": "b"}
+    assert plain([np.longdouble(1.5), np.datetime64("2024-01-02", "D")]) == [1.5, "2024-01-02"]

@@ -117,7 +117,7 @@ def wait(runs: Sequence[Running]) -> None:
 
 
 def saved(root: Path) -> int:
-    """Rollouts in the checkpoint that a resumed run goes on from."""
+    """Rollouts in the checkpoint that a resumed run resumes from."""
     from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 
     newest = CheckpointFile(root / "checkpoints").newest()

@@ -59,7 +59,7 @@ def test_a_damaged_file_is_passed_over(how: str, tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert "Passed over" in said
     assert "last.ckpt: it is" in said
-    assert "goes on from" in said
+    assert "resumes from" in said
     assert "last-previous.ckpt" in said
     assert resumed.seen[0] == 2
     assert torch.equal(resumed.weight, whole.weight)

@@ -39,7 +39,7 @@ def test_a_rank_is_killed_in_the_middle_of_sampling(victim: int, begun: Path, tm
     assert re.search(rf"lgrpo: Rank {victim} \(host \S+, process {both[victim].pid}\)", said), said[-2000:]
     assert re.search(r"It was sampling rollout 1 \(for \d+ s\)", said)
     assert f"This is rank {other}, sampling rollout 1" in said
-    assert "go on with --ckpt_path last" in said
+    assert "resume with --ckpt_path last" in said
     finished_pair(root, log="2", ckpt_path="last", **DDP | {"trainer__max_steps": 4})
 
 

@@ -53,7 +53,7 @@ def test_requeued_and_resumed(scontrol: dict[str, str], tmp_path: Path) -> None:
     again = Run(root, log="2", environment=scontrol | {"SLURM_RESTART_COUNT": "1"}, **RUN, **SLOW)
     assert again.ended() == 0, again.said()[-3000:]
     assert (
-        "SLURM started this job again (SLURM_RESTART_COUNT=1): going on with --ckpt_path last."
+        "SLURM started this job again (SLURM_RESTART_COUNT=1): resuming with --ckpt_path last."
         in again.said()
     )
     same_run(finished(tmp_path / "whole", **RUN, **SLOW), root)
@@ -84,5 +84,5 @@ def test_a_restarted_job_looks_where_its_checkpoints_are(tmp_path: Path) -> None
     environment = JOB | {"SLURM_RESTART_COUNT": "1"}
     run = Run(root, log="2", environment=environment, **options | {"trainer__max_steps": 4})
     assert run.ended() == 0, run.said()[-3000:]
-    assert "going on with --ckpt_path last" in run.said()
+    assert "resuming with --ckpt_path last" in run.said()
     assert "Restored all states" in run.said()

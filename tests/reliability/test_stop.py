@@ -65,7 +65,7 @@ def test_stopped_while_sampling_and_resumed(
     run.signalled(signum)
     assert run.ended(30) == status
     assert f"{signum.name} ended the run after 2 whole rollouts; the state after 2 is in" in run.said()
-    assert "Go on with --ckpt_path last." in run.said()
+    assert "Resume with --ckpt_path last." in run.said()
     assert finished(root, log="2", ckpt_path="last", **RUN, **SLOW)
     same_run(whole, root)
 

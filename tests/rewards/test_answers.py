@@ -29,6 +29,7 @@ FOUR: dict[str, Any] = {
     "list of numbers": [4],
     "several": ["7", 4, None],
     "nested": [["4"], []],
+    "with words": ["4", "four"],
     "array": np.array(["4"]),
     "tuple": ("4",),
     "ground truth": {"ground_truth": "4", "style": "rule"},

@@ -221,7 +221,7 @@ def described(server: Server) -> Mapping[str, Any]:
     """What a server says of itself.
 
     Raises:
-        VLLMError: It is not one that takes over weights.
+        VLLMError: It is not one that loads weights.
     """
     try:
         found = server.rpc("lgrpo_describe")

@@ -1,4 +1,4 @@
-"""Sampling with vLLM, in this process or from servers, kept on the policy's weights."""
+"""Sampling with vLLM, in this process or from servers, synchronised with the policy."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class VLLMSampler(Sampler):
             for prompt, completions in zip(prompts, drawn, strict=True)
         ]
 
-    def rest(self) -> None:
+    def release(self) -> None:
         """Nothing more is sampled before the next ``sync``: free the engine's memory as ``sleep_level`` says."""
         if self.sleep_level and self.transport is not None and not self.asleep:
             self.transport.sleep(self.sleep_level)

@@ -118,7 +118,7 @@ class Servers(Transport):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
     ) -> list[list[Completion]]:
-        """All requests, spread over the servers; complete, or an error. A stop gives up those not sent yet."""
+        """All requests, spread over the servers; complete, or an error. A stop abandons those not sent yet."""
         found: dict[int, list[Completion]] = {}
         since = time.monotonic()
         while len(found) < len(requests):

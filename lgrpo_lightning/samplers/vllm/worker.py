@@ -1,4 +1,4 @@
-"""What runs inside vLLM: the worker extension that takes over weights, and the server's key check."""
+"""What runs inside vLLM: the worker extension that loads weights, and the server's key check."""
 
 from __future__ import annotations
 

@@ -70,12 +70,6 @@ DATA = {
         config=own(),
         files={"prompts.jsonl": ROWS + '{"prompt": "1+1=", "answer": "2 \\ud800"}\n'},
     ),
-    "empty answer": BadInput(
-        says=("prompts.jsonl, row 6", "ExactMatch", "no answer in column 'answer'"),
-        did="an answer that is null",
-        config=own(),
-        files={"prompts.jsonl": ROWS + '{"prompt": "1+1=", "answer": null}\n'},
-    ),
     "answer of another type": BadInput(
         says=("prompts.jsonl, row 6", "ExactMatch", "an object with the entries a, b"),
         did="an answer that is an object of several entries",

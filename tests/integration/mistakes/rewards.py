@@ -111,10 +111,9 @@ REWARD = {
         config={"model.reward_model": component("FormatMatch", pattern="(")},
     ),
     "no answer": BadInput(
-        says=("ExactMatch: prompt 'train/5'", "column 'answer'"),
+        says=("prompts.jsonl, row 5", "ExactMatch: there is no answer in column 'answer'"),
         did="`answer` of one row is null",
         config=own(),
         files={"prompts.jsonl": ROWS.replace("6}", "null}")},
-        rollouts=True,
     ),
 }

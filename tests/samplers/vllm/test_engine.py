@@ -146,7 +146,7 @@ def test_sleeping_may_be_called(engine: Engine) -> None:
     sampler, _ = synced(engine)
     sampler.sleep_level = 2
     before = sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream()))
-    sampler.rest()
+    sampler.release()
     assert sampler.asleep
     assert sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream())) == before
     assert not sampler.asleep

@@ -72,7 +72,7 @@ def test_an_adapter(lora: Any, tmp_path: Path) -> None:
         sampler.sync(policy.update(0.3))
         drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
         assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
-        sampler.rest()
+        sampler.release()
     transport: Any = sampler.transport
     assert transport.takes_adapter == (lora == "adapter")
     assert len(list(Path("/dev/shm").glob("lgrpo-weights-*"))) == (lora == "adapter")
