@@ -99,7 +99,7 @@ RUNS = {
         config={"trainer.precision": "fp16"},
     ),
     "the best checkpoint": BadInput(
-        says=("--ckpt_path best", "name the file", "run/checkpoints holds none"),
+        says=("--ckpt_path best", "name the file", "run/checkpoints holds no checkpoints"),
         did="`--ckpt_path=best`",
         flags=("--ckpt_path=best",),
     ),

@@ -91,7 +91,7 @@ SETTINGS = {
         files={"notes.txt": ""},
     ),
     "checkpoint": BadInput(
-        says=("--ckpt_path", "checkpoints/lost.ckpt", "run/checkpoints holds none"),
+        says=("--ckpt_path", "checkpoints/lost.ckpt", "run/checkpoints holds no checkpoints"),
         did="`--ckpt_path=checkpoints/lost.ckpt`",
         flags=("--ckpt_path=checkpoints/lost.ckpt",),
     ),
