@@ -40,7 +40,7 @@ def _folder(path: Path) -> str:
 
     for name in (METADATA, REST):
         if not (path / name).is_file():
-            return f"the folder lacks {name}"
+            return f"the folder lacks {name}, so its writing was cut off"
     if reason := _file(path / REST):
         return f"{REST}: {reason}"
     try:
@@ -52,7 +52,10 @@ def _folder(path: Path) -> str:
         ends[entry.relative_path] = max(ends.get(entry.relative_path, 0), entry.offset + entry.length)
     for name, end in sorted(ends.items()):
         if not (path / name).is_file():
-            return f"the folder lacks the shard {name}"
+            return (
+                f"the folder lacks the shard {name}. Every rank wrote a file: copy the folder with those of all "
+                "nodes"
+            )
         if (size := (path / name).stat().st_size) < end:
             return f"the shard {name} is cut off ({size} of {end} bytes)"
     return ""
