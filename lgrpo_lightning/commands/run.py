@@ -164,7 +164,10 @@ def checkpoint(path: str | None, folder: Path) -> str | None:
     try:
         return str(named_checkpoint(path, folder))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"--ckpt_path: {error} `--ckpt_path last` takes the last one.") from error
+        said = str(error)
+        raise FileNotFoundError(
+            f"--ckpt_path: {said[0].lower()}{said[1:]} `--ckpt_path last` takes the last one."
+        ) from error
 
 
 def main(argv: Sequence[str]) -> int:
