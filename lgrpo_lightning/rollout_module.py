@@ -155,7 +155,7 @@ class RolloutModule(PolicyModule):
         used = utilization_metrics(self.policy, passes=passes, seconds=seconds)
         for name, value in (clock.metrics() | self.step_metrics | used).items():
             means.put(name, value)
-        merged = Means.merge(data_gathered(self.trainer, means))
+        merged = Means.merge(data_gathered(self.trainer, means.settle()))
         tokens = torch.tensor(
             float(sum(len(r) for g in rollout.groups for r in g.rollouts)), device=self.device
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from lgrpo_lightning.policy.flex_attention import flex_tree_attention
 from lgrpo_lightning.policy.tree_plan import TreePlan
 
 PREFIX = "lgrpo_"
@@ -62,7 +62,8 @@ def segment_tree_attention(
         ``[1, L, heads, D]``.
     """
     outputs = []
-    for block in plan.blocks:
+    blocks, restore = plan.batches
+    for block in blocks:
         rows, length = block.query.shape
         causal = block.causal and window is None
         out = scaled_dot_product_attention(
@@ -75,7 +76,7 @@ def segment_tree_attention(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         outputs.append(out.transpose(1, 2).reshape(rows * length, *out.shape[1::2]))
-    return torch.cat(outputs).index_select(0, plan.restore)[None]
+    return torch.cat(outputs).index_select(0, restore)[None]
 
 
 def _picked(states: Tensor, positions: Tensor) -> Tensor:
@@ -83,51 +84,3 @@ def _picked(states: Tensor, positions: Tensor) -> Tensor:
     heads, width = states.shape[1], states.shape[3]
     picked = states[0].index_select(1, positions.flatten())
     return picked.view(heads, *positions.shape, width).transpose(0, 1)
-
-
-def flex_tree_attention(
-    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, *, scale: float | None, window: int | None
-) -> Tensor:
-    """The whole forest in one FlexAttention call with a block-sparse mask; for CUDA.
-
-    Arguments and result are those of ``segment_tree_attention``.
-    """
-    kernel = _compiled_flex() if query.is_cuda else _flex()
-    out = kernel(
-        query,
-        key,
-        value,
-        block_mask=_block_mask(plan, window),
-        scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return out.transpose(1, 2)  # type: ignore[no-any-return]
-
-
-def _block_mask(plan: TreePlan, window: int | None) -> Any:
-    """FlexAttention's mask of the forest; built once a plan and window."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    cached: dict[int | None, Any] = plan.__dict__.setdefault("_block_masks", {})
-    if window not in cached:
-        ends, depth = plan.subtree_end, plan.depth
-
-        def reads(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            ancestor = (k <= q) & (q < ends[k])
-            return ancestor if window is None else ancestor & (depth[q] - depth[k] < window)
-
-        length = len(ends)
-        cached[window] = create_block_mask(reads, None, None, length, length, device=ends.device)
-    return cached[window]
-
-
-def _flex() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return flex_attention
-
-
-@cache
-def _compiled_flex() -> Any:
-    """Compiled once, for all lengths."""
-    return torch.compile(_flex(), dynamic=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from lgrpo_lightning.policy.flex_attention import BLOCK
 from lgrpo_lightning.policy.layout import Layout, Tokens
-from lgrpo_lightning.policy.tree_plan import Segment, TreePlan, tree_plan, tree_segments
+from lgrpo_lightning.policy.tree_plan import Segment, TreePlan, tree_segments
 from lgrpo_lightning.process_tree import Trie
 
 
@@ -40,9 +41,18 @@ def rows_by_prompt(prompts: Sequence[Tokens]) -> list[list[int]]:
 
 
 def tree_layout(
-    prompts: Sequence[Tokens], completions: Sequence[Tokens], *, device: torch.device | str = "cpu"
+    prompts: Sequence[Tokens],
+    completions: Sequence[Tokens],
+    *,
+    device: torch.device | str = "cpu",
+    multiple: int | None = None,
 ) -> TreeLayout:
-    """One tree per distinct prompt, one after the other."""
+    """One tree per distinct prompt, one after the other.
+
+    Args:
+        multiple: Of what the length of the sequence is made a multiple, by tokens that nobody reads; None: of the
+            kernel's blocks on CUDA, of 1 elsewhere.
+    """
     width = max(len(c) for c in completions)
     gather = torch.full((len(prompts), width), -1, dtype=torch.long)
     ids, depths, ends, predictors, targets = [], [], [], [], []
@@ -62,6 +72,13 @@ def tree_layout(
         gather[torch.tensor(rows), :span] = torch.where(trie.node_ids < 0, -1, trie.node_ids + nodes)
         segments += tree_segments(size, trie, offset)
         offset, nodes = offset + total, nodes + len(trie)
+    multiple = (BLOCK if torch.device(device).type == "cuda" else 1) if multiple is None else multiple
+    spare = torch.arange(offset, offset + -offset % multiple)
+    ids, depths, ends = (
+        [*ids, torch.zeros_like(spare)],
+        [*depths, torch.zeros_like(spare)],
+        [*ends, spare + 1],
+    )
     depth = torch.cat(depths)
     return TreeLayout(
         input_ids=torch.cat(ids)[None].to(device),
@@ -70,5 +87,7 @@ def tree_layout(
         predictors=torch.cat(predictors).to(device),
         targets=torch.cat(targets).to(device),
         gather=torch.where(gather < 0, nodes, gather).to(device),
-        plan=tree_plan(segments, depth, torch.cat(ends), device),
+        plan=TreePlan(
+            depth=depth.to(device), subtree_end=torch.cat(ends).to(device), segments=tuple(segments)
+        ),
     )

@@ -7,13 +7,16 @@ the root to the segment and the segment itself, causally. Segments of like shape
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lgrpo_lightning.process_tree import Trie
+
+Made = TypeVar("Made")
 
 WASTE = 1.5
 """Segments share a batch while its padded area is at most this times their own."""
@@ -60,16 +63,27 @@ class TreePlan:
     """The attention of one packed sequence of length L.
 
     Attributes:
-        blocks: The batches of segments.
-        restore: ``[L]`` where each position's output stands among the outputs of all blocks.
         depth, subtree_end: ``[L]`` of the forest, for kernels that take one mask function: key k is read by query q
             exactly when ``k <= q < subtree_end[k]``.
+        segments: The runs of tokens, for kernels that compute them batch by batch.
     """
 
-    blocks: tuple[Block, ...]
-    restore: Tensor
     depth: Tensor
     subtree_end: Tensor
+    segments: tuple[Segment, ...]
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def cached(self, name: Any, make: Callable[[], Made]) -> Made:
+        """What ``make`` gives, made when a kernel first asks for it."""
+        if name not in self._made:
+            self._made[name] = make()
+        found: Made = self._made[name]
+        return found
+
+    @property
+    def batches(self) -> tuple[tuple[Block, ...], Tensor]:
+        """(the batches of segments, ``[L]`` where each position's output stands among the outputs of all batches)."""
+        return self.cached("batches", lambda: _blocks(self.segments, len(self.depth), self.depth.device))
 
 
 def tree_segments(prompt_length: int, trie: Trie, offset: int) -> list[Segment]:
@@ -94,13 +108,13 @@ def tree_segments(prompt_length: int, trie: Trie, offset: int) -> list[Segment]:
     return segments
 
 
-def tree_plan(
-    segments: Sequence[Segment], depth: Tensor, subtree_end: Tensor, device: torch.device | str
-) -> TreePlan:
-    """Batch the segments of a packed sequence."""
+def _blocks(
+    segments: Sequence[Segment], length: int, device: torch.device
+) -> tuple[tuple[Block, ...], Tensor]:
+    """Batch the segments of a packed sequence of ``length`` tokens; what is in none of them gets any output."""
     batches = _batches(segments)
     blocks = [_block(batch) for batch in batches]
-    restore = torch.empty(len(depth), dtype=torch.long)
+    restore = torch.zeros(length, dtype=torch.long)
     base = 0
     for block, batch in zip(blocks, batches, strict=True):
         width = block.query.shape[1]
@@ -108,15 +122,11 @@ def tree_plan(
             at = base + row * width
             restore[s.start : s.start + s.length] = torch.arange(at, at + s.length)
         base += block.query.numel()
-    return TreePlan(
-        blocks=tuple(
-            Block(query=b.query.to(device), key=b.key.to(device), depth=b.depth.to(device), causal=b.causal)
-            for b in blocks
-        ),
-        restore=restore.to(device),
-        depth=depth.to(device),
-        subtree_end=subtree_end.to(device),
+    on_device = (
+        Block(query=b.query.to(device), key=b.key.to(device), depth=b.depth.to(device), causal=b.causal)
+        for b in blocks
     )
+    return tuple(on_device), restore.to(device)
 
 
 def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:

@@ -21,6 +21,10 @@ COMPACT_BELOW = 0.8
 """Finished rows are removed from the batch when less than this share of it is still running."""
 
 
+CHECK_EVERY = 8
+"""On CUDA the host looks this often, in tokens, which rows are done: each look waits for all work under way."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One completion to draw: which prompt of the batch it continues and the key of its noise."""
@@ -66,6 +70,7 @@ class Decoding:
         self.sampling = sampling
         self.device = model.device
         self.stops = Stops.of(tokenizer, sampling.stop, (*eos, *padding))
+        self.every = CHECK_EVERY if self.device.type == "cuda" else 1
         self.ends = torch.tensor([*eos, *self.stops.token_ids], device=self.device)
         self.logits: Tensor
 
@@ -80,23 +85,34 @@ class Decoding:
         logprobs = torch.zeros(rows, limit, device=self.device)
         lengths = torch.full((rows,), limit, device=self.device)
         done = torch.zeros(rows, dtype=torch.bool, device=self.device)  # by request
+        checked = 0  # first position whose text was not looked through for stop strings
         for t in range(limit):
             abandon_if_stopping()
             chosen, scores = self._draw(t)
             tokens[self.rows, t], logprobs[self.rows, t] = chosen, scores
-            ended = (torch.isin(chosen, self.ends) | self._at_stop_string(tokens, t)) & ~done[self.rows]
-            lengths[self.rows[ended]] = t + 1
-            done[self.rows[ended]] = True
-            running = ~done[self.rows]
-            if t + 1 == limit or not running.any():
-                break
-            self._forward(self._compacted(running, chosen))
+            self._end(torch.isin(chosen, self.ends), t, lengths, done)
+            if t + 1 == limit or (t + 1) % self.every == 0:
+                for position in range(checked, t + 1) if self.sampling.stop else ():
+                    self._end(self._at_stop_string(tokens, position), position, lengths, done)
+                checked = t + 1
+                running = ~done.index_select(0, self.rows)
+                if t + 1 == limit or not bool(running.any()):
+                    break
+                chosen = self._compacted(running, chosen)
+            self._forward(chosen[:, None])
         ids, sizes, stopped = tokens.tolist(), lengths.tolist(), done.tolist()
         scores_cpu = logprobs.cpu()
         return [
             Decoded(token_ids=tuple(ids[i][:n]), logprobs=scores_cpu[i, :n].clone(), stopped=stopped[i])
             for i, n in enumerate(sizes)
         ]
+
+    def _end(self, ended: Tensor, t: int, lengths: Tensor, done: Tensor) -> None:
+        """Note that the running rows with ``ended`` ``[R]`` end with token ``t``, unless they ended before."""
+        was, length = done.index_select(0, self.rows), lengths.index_select(0, self.rows)
+        first = ended & (~was | (length > t + 1))
+        lengths.index_copy_(0, self.rows, torch.where(first, t + 1, length))
+        done.index_copy_(0, self.rows, was | ended)
 
     def _prefill(self, prompts: Sequence[Sequence[int]], of_row: list[int]) -> None:
         """Run each prompt once, padded on the left, and repeat its cache for every row that continues it."""
@@ -138,13 +154,13 @@ class Decoding:
         return best.indices, best.values - logits.logsumexp(-1)
 
     def _compacted(self, running: Tensor, chosen: Tensor) -> Tensor:
-        """The next input ``[R, 1]``; finished rows leave the batch once enough of them have gathered."""
+        """The tokens ``[R]`` to go on from; finished rows leave the batch once enough of them have gathered."""
         if int(running.sum()) < COMPACT_BELOW * len(running):
             keep = running.nonzero().squeeze(1)
             self._select(keep)
             self.rows, self.keys = self.rows.index_select(0, keep), self.keys.index_select(0, keep)
             chosen = chosen.index_select(0, keep)
-        return chosen[:, None]
+        return chosen
 
     def _select(self, rows: Tensor) -> None:
         self.cache.batch_select_indices(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,12 +18,12 @@ class Pass:
 
     Attributes:
         rows: Rows of the batch; empty for a pass that only keeps the ranks in step.
-        loss: Its share of the step's loss.
+        loss: Its share of the step's loss, still on the device.
         per_token, logprobs: ``[n, T]`` losses and log-probs of every token.
     """
 
     rows: tuple[int, ...]
-    loss: float
+    loss: Tensor
     per_token: Tensor
     logprobs: Tensor
 
@@ -42,15 +43,20 @@ class Attempt:
     old: Tensor | None = None
     ref: Tensor | None = None
 
+    @cached_property
+    def losses(self) -> list[float]:
+        """The loss of every pass, read from the device at once."""
+        return [float(x) for x in torch.stack([p.loss for p in self.passes]).tolist()]
+
     @property
     def loss(self) -> float:
         """The loss of this rank."""
-        return sum(p.loss for p in self.passes)
+        return sum(self.losses)
 
     @property
     def finite(self) -> bool:
         """Whether every loss is."""
-        return all(math.isfinite(p.loss) for p in self.passes)
+        return all(map(math.isfinite, self.losses))
 
     @property
     def rows(self) -> list[int]:

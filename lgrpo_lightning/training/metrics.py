@@ -25,12 +25,27 @@ class Means:
         self.sums: dict[str, tuple[float, float]] = {}
         self.moments: dict[str, tuple[float, float, float]] = {}
         self.extremes: dict[str, tuple[float, bool]] = {}
+        self.pending: list[tuple[str, Tensor]] = []  # sums and counts still on the device
 
     def add(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
-        """Count ``values`` (where ``mask``) into the mean called ``name``; NaN does not count."""
-        values = values.detach().float().flatten() if mask is None else values.detach().float()[mask]
-        values = values[~values.isnan()]
-        self.put(name, float(values.sum()), float(values.numel()))
+        """Count ``values`` (where ``mask``) into the mean called ``name``; NaN does not count.
+
+        The numbers stay on their device until they are asked for: reading them here would hold up the next pass.
+        """
+        values = values.detach().float()
+        counted = ~values.isnan() if mask is None else mask & ~values.isnan()
+        both = torch.stack([torch.where(counted, values, 0.0).sum(), counted.sum().float()])
+        self.pending.append((name, both))
+
+    def settle(self) -> Means:
+        """Read all numbers that are still on a device, at once; itself."""
+        pending, self.pending = self.pending, []
+        for device in {both.device for _, both in pending}:
+            here = [(name, both) for name, both in pending if both.device == device]
+            numbers = torch.stack([both for _, both in here]).tolist()
+            for (name, _), (total, count) in zip(here, numbers, strict=True):
+                self.put(name, total, count)
+        return self
 
     def put(self, name: str, total: float, count: float = 1.0) -> None:
         """Add a sum over ``count`` values."""
@@ -57,7 +72,7 @@ class Means:
         """The means of all parts together."""
         out = cls()
         for part in parts:
-            for name, (total, count) in part.sums.items():
+            for name, (total, count) in part.settle().sums.items():
                 out.put(name, total, count)
             for name, moments in part.moments.items():
                 out._add_moments(name, *moments)
@@ -67,6 +82,7 @@ class Means:
 
     def values(self) -> dict[str, float]:
         """Name → mean; NaN where nothing was counted."""
+        self.settle()
         means = {name: total / count if count else math.nan for name, (total, count) in self.sums.items()}
         for name, (count, total, squares) in self.moments.items():
             variance = (squares - total**2 / count) / (count - 1) if count > 1 else 0.0

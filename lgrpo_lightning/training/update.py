@@ -104,7 +104,7 @@ class Update:
             loss = aggregate(per_token, mask, micro.weights, by=self.loss.normalizer, normalizer=normalizer)
             self.backward(loss * self.ranks.world_size, number == len(passes) - 1)
             values = {"per_token": per_token.detach(), "logprobs": logprobs.detach()}
-            made.append(Pass(rows=tuple(pack) if real else (), loss=float(loss.detach()), **values))
+            made.append(Pass(rows=tuple(pack) if real else (), loss=loss.detach(), **values))
         attempt = Attempt(batch=batch, passes=tuple(made), old=old, ref=ref)
         allowed = self.allows(attempt)
         means.put("updates/nonfinite", float(not allowed))

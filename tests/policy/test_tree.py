@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
-from lgrpo_lightning.policy.attention import flex_tree_attention, segment_tree_attention
+from lgrpo_lightning.policy.attention import segment_tree_attention
 from lgrpo_lightning.policy.choice import choice, why_no_tree
+from lgrpo_lightning.policy.flex_attention import flex_tree_attention
 from lgrpo_lightning.policy.packing import tree_packs, tree_tokens
 from lgrpo_lightning.policy.tree_layout import tree_layout
 from lgrpo_lightning.process_tree import Trie
