@@ -47,13 +47,22 @@ def llama_config(vocabulary: int) -> Any:
     )
 
 
-def model_folder(folder: Path, vocabulary: int) -> Path:
-    """That model with random weights, and a tokenizer whose tokens are the words ``t2``, ``t3``, …"""
+def model_folder(folder: Path, vocabulary: int, size: str | None = None) -> Path:
+    """That model with random weights, and a tokenizer whose tokens are the words ``t2``, ``t3``, …
+
+    Args:
+        size: Of Qwen2.5's shapes in ``tests.gpu.models``, in bf16, in place of the small one.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    LlamaForCausalLM(llama_config(vocabulary)).save_pretrained(folder)
+    if size:
+        from tests.gpu.models import policy
+
+        policy(size, "cuda" if torch.cuda.is_available() else "cpu").model.save_pretrained(folder)
+    else:
+        LlamaForCausalLM(llama_config(vocabulary)).save_pretrained(folder)
     words = {"<pad>": 0, "<eos>": 1} | {f"t{i}": i for i in range(2, vocabulary)}
     inner = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -48,6 +48,14 @@ def shared(group: Any, options: argparse.Namespace) -> Any:
     return replace(group, rollouts=tuple(rollouts))
 
 
+def loaded(folder: Path, options: argparse.Namespace) -> Any:
+    """The model in bf16."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+
+
 class Turns:
     """Waits for its turn before each step, and tells how long the step and its sampling took."""
 
@@ -63,6 +71,10 @@ class Turns:
 
     def end(self) -> None:
         """Tell."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         step = time.perf_counter() - self.started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self.pipe.send(
@@ -105,7 +117,7 @@ def run_trl(pipe: Connection, folder: Path, options: argparse.Namespace) -> None
         learning_rate=1e-6,
         gradient_checkpointing=False,
         bf16=False,
-        use_cpu=True,
+        use_cpu=options.device == "cpu",
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
@@ -114,7 +126,7 @@ def run_trl(pipe: Connection, folder: Path, options: argparse.Namespace) -> None
     )
     texts = prompt_texts(options.prompts * 64, options.prompt_length, options.vocabulary)
     Trainer(
-        model=str(folder),
+        model=loaded(folder, options) if options.size else str(folder),
         reward_funcs=reward,
         args=arguments,
         train_dataset=Dataset.from_dict({"prompt": texts}),
@@ -155,14 +167,14 @@ def run_ours(pipe: Connection, folder: Path, options: argparse.Namespace) -> Non
 
     module = GRPOModule(
         reward_model=RewardFunction(reward),
-        policy=PolicyConfig(path=str(folder)),
+        policy=PolicyConfig(path=str(folder), dtype="bfloat16" if options.size else "float32"),
         sampler=Timed(),
         group_size=options.group_size,
         sampling=Sampling(max_new_tokens=options.completion_length),
     )
     trainer = Trainer(
         max_steps=options.repeats + 1,
-        accelerator="cpu",
+        accelerator="cpu" if options.device == "cpu" else "gpu",
         devices=1,
         logger=False,
         enable_checkpointing=False,
@@ -184,12 +196,17 @@ def _quiet() -> None:
 
 def main() -> None:
     """Alternate the two, print the table."""
-    options = parser(__doc__).parse_args()
+    made = parser(__doc__)
+    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    made.add_argument(
+        "--size", choices=["0.5B", "1.5B"], help="Qwen2.5's shape, in bf16, in place of a small model"
+    )
+    options = made.parse_args()
     options.repeats = min(options.repeats, 2) if options.quick else min(options.repeats, 3)
     context = mp.get_context("spawn")
     results: dict[str, list[dict[str, float]]] = {"TRL": [], "lgrpo": []}
     with tempfile.TemporaryDirectory() as name:
-        folder = model_folder(Path(name), options.vocabulary)
+        folder = model_folder(Path(name), options.vocabulary, options.size)
         pipes = {}
         for which, target in (("TRL", run_trl), ("lgrpo", run_ours)):
             ours, theirs = context.Pipe()
@@ -214,7 +231,8 @@ def report(options: argparse.Namespace, results: dict[str, list[dict[str, float]
     print(
         f"TRL {version('trl')} against lgrpo_lightning {version('lgrpo_lightning')}: P {options.prompt_length}, "
         f"C {options.completion_length}, G {options.group_size}, {options.prompts} prompts, vocabulary "
-        f"{options.vocabulary:,}; {torch.get_num_threads()} threads, {matrix_peak():.0f} GFLOP/s, fp32"
+        f"{options.vocabulary:,}; {torch.get_num_threads()} threads, {matrix_peak():.0f} GFLOP/s, "
+        f"{options.device}, {options.size + ', bf16' if options.size else 'fp32'}"
     )
     print("| | step s | sampling s | training s | peak MB |\n|---|---|---|---|---|")
     for which, b in best.items():
