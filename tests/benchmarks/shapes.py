@@ -51,16 +51,20 @@ def model_folder(folder: Path, vocabulary: int, size: str | None = None) -> Path
     """That model with random weights, and a tokenizer whose tokens are the words ``t2``, ``t3``, …
 
     Args:
-        size: Of Qwen2.5's shapes in ``tests.gpu.models``, in bf16, in place of the small one.
+        size: One of the shapes of ``tests.gpu.models``, as a Llama in bf16, in place of the small one.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
     if size:
-        from tests.gpu.models import policy
+        from tests.gpu.models import SIZES, config
 
-        policy(size, "cuda" if torch.cuda.is_available() else "cpu").model.save_pretrained(folder)
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            shape = llama_config(vocabulary)
+            shape.update({**SIZES[size], "vocab_size": config(size).vocab_size, "head_dim": None})
+            made = LlamaForCausalLM(type(shape)(**shape.to_diff_dict()))
+        made.to(torch.bfloat16).save_pretrained(folder)
     else:
         LlamaForCausalLM(llama_config(vocabulary)).save_pretrained(folder)
     words = {"<pad>": 0, "<eos>": 1} | {f"t{i}": i for i in range(2, vocabulary)}

@@ -150,7 +150,8 @@ def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
             memory: Result = {}
             try:
                 with peak_memory(memory, device):
-                    seconds = min(passes(made, given, device, tiny) for _ in range(1 if tiny else 3))
+                    passes(made, given, device)
+                    seconds, host = min(passes(made, given, device) for _ in range(1 if tiny else 3))
             except torch.OutOfMemoryError as error:
                 found[layout] = {"error": str(error)[:200]}
                 continue
@@ -158,6 +159,8 @@ def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
             work = flops(size, tokens, completion * group, pairs(layout, prompt, completion, group))
             found[layout] = memory | {
                 "seconds": round(seconds, 4),
+                "host_seconds": round(host, 4),
+                "layout_seconds": round(laid_out(layout, given, device), 4),
                 "tokens": tokens,
                 "passes": len(made.packs(*given)),
                 "completion_tokens_per_s": round(completion * group / seconds),
@@ -169,17 +172,31 @@ def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
         yield found
 
 
-def passes(made: Any, given: Any, device: str, tiny: bool) -> float:
-    """Seconds of forward and backward over all packs, after one to warm up."""
+def laid_out(layout: str, given: Any, device: str) -> float:
+    """Seconds that making the index tensors of one pass takes."""
+    from lgrpo_lightning.policy.layout import padded_layout
+    from lgrpo_lightning.policy.tree_layout import tree_layout
+
+    clock = Clock(device)
+    start = clock.now()
+    (tree_layout(*given, device=device) if layout == "tree" else padded_layout(*given, pad=0, device=device))
+    return clock.now() - start
+
+
+def passes(made: Any, given: Any, device: str) -> tuple[float, float]:
+    """Seconds of forward and backward over all packs: all, and until the host had launched it."""
+    import time
+
     prompts, completions = given
     clock = Clock(device)
     start = clock.now()
     for pack in made.packs(prompts, completions):
         scores = made([prompts[i] for i in pack], [completions[i] for i in pack])
         scores.logprobs.sum().backward()
+    host = time.perf_counter() - start
     seconds = clock.now() - start
     made.zero_grad()
-    return seconds
+    return seconds, host
 
 
 def pairs(layout: str, prompt: int, completion: int, group: int) -> float:
@@ -251,10 +268,10 @@ def profile(device: str, tiny: bool) -> Iterator[Result]:
     made = policy(size, device, layout="tree")
     given = rows(1, *((16, 8, 2) if tiny else (2048, 512, 8)), config(size).vocab_size)
     made.choose_layout(*given)
-    passes(made, given, device, tiny)
+    passes(made, given, device)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profiled(activities=kinds) as seen:
-        passes(made, given, device, tiny)
+        passes(made, given, device)
     events = seen.key_averages()
     own = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
     total = sum(getattr(e, own) for e in events)
@@ -267,15 +284,17 @@ def pytest_files(device: str, tiny: bool) -> Iterator[Result]:
     """The files of ``tests/gpu``."""
     on_cpu = {"LGRPO_GPU_TESTS_ON": "cpu"} if device == "cpu" else {}
     only = ["-k", "log_probs_are_those or llama"] if tiny else []
-    words = ["-p", "no:cacheprovider", "-m", "gpu", "-q", "-rA", "--tb=short", "tests/gpu", *only]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words], capture_output=True, text=True, check=False, cwd=ROOT,
-        env=os.environ | on_cpu,
+    words = ["-p", "no:cacheprovider", "-m", "gpu", "-v", "-rA", "--tb=short", "tests/gpu", *only]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=os.environ | on_cpu,
     )  # fmt: skip
-    print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
-    lines = done.stdout.splitlines()
+    lines = []
+    for line in process.stdout or ():  # at once, so that the log has it when time runs out
+        print(line, end="", file=sys.stderr, flush=True)
+        lines.append(line.rstrip())
     short = [x for x in lines if x.startswith(("FAILED", "ERROR", "SKIPPED"))]
-    yield {"returncode": done.returncode, "summary": lines[-1:], "not_passed": short}
+    yield {"returncode": process.wait(), "summary": lines[-1:], "not_passed": short}
 
 
 STEPS: dict[str, tuple[Callable[[str, bool], Iterator[Result]], int]] = {
