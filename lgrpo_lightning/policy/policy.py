@@ -198,7 +198,7 @@ def check_repeatable(model: Any, first: Tensor, second: Tensor, *, tolerance: fl
         RuntimeError: With what may be the cause.
     """
     difference = float((first - second).abs().max())
-    if difference > tolerance:
+    if not difference <= tolerance:  # NaN is no agreement
         raise RuntimeError(
             f"{type(model).__name__}: two passes over the same tokens in training mode differ by up to "
             f"{difference:.3g} in log-probs (allowed {tolerance:g}) though policy.dropout is 0, so that the ratio "
@@ -214,7 +214,7 @@ def check_equal(tree: Tensor, padded: Tensor, *, tolerance: float, model: str) -
         RuntimeError: With both numbers and the setting that turns trees off.
     """
     difference = (tree - padded).abs()
-    if float(difference.max()) > tolerance:
+    if not float(difference.max()) <= tolerance:  # NaN is no agreement
         at = int(difference.argmax())
         raise RuntimeError(
             f"{model}: the log-probs of the tree layout differ from those of padded rows by up to "

@@ -9,7 +9,7 @@ import torch
 
 from lgrpo_lightning.policy.flex_attention import BLOCK
 from lgrpo_lightning.policy.layout import Layout, Tokens
-from lgrpo_lightning.policy.tree_plan import Segment, TreePlan, tree_segments
+from lgrpo_lightning.policy.tree_plan import TreePlan
 from lgrpo_lightning.process_tree import Trie
 
 
@@ -56,7 +56,7 @@ def tree_layout(
     width = max(len(c) for c in completions)
     gather = torch.full((len(prompts), width), -1, dtype=torch.long)
     ids, depths, ends, predictors, targets = [], [], [], [], []
-    segments: list[Segment] = []
+    trees: list[tuple[int, Trie, int]] = []
     offset = nodes = 0
     for rows in rows_by_prompt(prompts):
         prompt = torch.tensor(list(prompts[rows[0]]))
@@ -70,7 +70,7 @@ def tree_layout(
         targets.append(trie.ids)
         span = trie.node_ids.shape[1]
         gather[torch.tensor(rows), :span] = torch.where(trie.node_ids < 0, -1, trie.node_ids + nodes)
-        segments += tree_segments(size, trie, offset)
+        trees.append((size, trie, offset))
         offset, nodes = offset + total, nodes + len(trie)
     multiple = (BLOCK if torch.device(device).type == "cuda" else 1) if multiple is None else multiple
     spare = torch.arange(offset, offset + -offset % multiple)
@@ -87,7 +87,5 @@ def tree_layout(
         predictors=torch.cat(predictors).to(device),
         targets=torch.cat(targets).to(device),
         gather=torch.where(gather < 0, nodes, gather).to(device),
-        plan=TreePlan(
-            depth=depth.to(device), subtree_end=torch.cat(ends).to(device), segments=tuple(segments)
-        ),
+        plan=TreePlan(depth=depth.to(device), subtree_end=torch.cat(ends).to(device), trees=tuple(trees)),
     )

@@ -65,12 +65,13 @@ class TreePlan:
     Attributes:
         depth, subtree_end: ``[L]`` of the forest, for kernels that take one mask function: key k is read by query q
             exactly when ``k <= q < subtree_end[k]``.
-        segments: The runs of tokens, for kernels that compute them batch by batch.
+        trees: (prompt's length, trie of the completions, first position) of each tree, for kernels that compute runs
+            of tokens batch by batch.
     """
 
     depth: Tensor
     subtree_end: Tensor
-    segments: tuple[Segment, ...]
+    trees: tuple[tuple[int, Trie, int], ...]
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def cached(self, name: Any, make: Callable[[], Made]) -> Made:
@@ -84,6 +85,11 @@ class TreePlan:
     def batches(self) -> tuple[tuple[Block, ...], Tensor]:
         """(the batches of segments, ``[L]`` where each position's output stands among the outputs of all batches)."""
         return self.cached("batches", lambda: _blocks(self.segments, len(self.depth), self.depth.device))
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The runs of tokens without a branch."""
+        return [segment for tree in self.trees for segment in tree_segments(*tree)]
 
 
 def tree_segments(prompt_length: int, trie: Trie, offset: int) -> list[Segment]:
