@@ -145,6 +145,7 @@ class GRPOModule(RolloutModule):
             max_length=self.sampling.max_new_tokens,
             importance=None if self.sampling.truncated else self.loss.importance,
             corrects=not self.sampler.is_policy,
+            from_policy=self.sampler.is_policy and not self.sampling.truncated,
             ranks=self.ranks,
             backward=self.backward_pass,
             step=self.step_optimizer,

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 def backbone(model: Any) -> nn.Module:
     """The part of a causal LM that gives the last hidden states."""
     body: nn.Module = model.get_decoder()
+    if body is model:  # Llama 4 names it otherwise
+        body = getattr(model, "model", model)
     if body is model:
         raise ValueError(
             f"{type(model).__name__} has no separate backbone; causal language models with a head do."
@@ -21,7 +23,7 @@ def backbone(model: Any) -> nn.Module:
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
     """``[n, H]`` hidden states → ``[n, V]`` logits, equal to the model's own.
 
-    Cohere multiplies by ``logit_scale``, Granite divides by ``logits_scaling``, Gemma soft-caps.
+    Cohere multiplies by ``logit_scale``, Granite divides by ``logits_scaling``, Gemma and RecurrentGemma soft-cap.
     """
     logits: Tensor = model.get_output_embeddings()(hidden)
     config = model.config.get_text_config()
@@ -29,7 +31,8 @@ def head_logits(model: Any, hidden: Tensor) -> Tensor:
         logits = logits * scale
     if (scaling := getattr(config, "logits_scaling", None)) is not None:
         logits = logits * scaling if config.model_type.startswith("hyperclovax") else logits / scaling
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+    cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+    if cap is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits
 

@@ -51,7 +51,7 @@ def load_model(config: PolicyConfig) -> Any:
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
         "dtype": getattr(torch, config.dtype),
-        "attn_implementation": tree_capable(config.attn_implementation),
+        "attn_implementation": attention_of(hf_config, config.attn_implementation),
         **{k: v for k, v in rest.items() if k not in ("revision", "trust_remote_code")},
     }
     with explained("policy.path", config.path, config.resolved_path):
@@ -64,6 +64,20 @@ def load_model(config: PolicyConfig) -> Any:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
+
+
+def attention_of(hf_config: Any, wanted: str) -> str:
+    """The attention implementation to load with: ``wanted``, able to run trees where the architecture lets one choose.
+
+    Architectures without "sdpa" (attention sinks; no attention at all) run what they have: "eager".
+    """
+    from transformers import AutoModelForCausalLM
+
+    architecture = AutoModelForCausalLM._model_mapping.get(type(hf_config), None)
+    if wanted == "sdpa" and not getattr(architecture, "_supports_sdpa", True):
+        return "eager"
+    own_classes = architecture is not None and not getattr(architecture, "_supports_attention_backend", True)
+    return wanted if own_classes else tree_capable(wanted)
 
 
 def without_router_outputs(hf_config: Any) -> str | None:

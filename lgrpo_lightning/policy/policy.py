@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from lgrpo_lightning.functional.logprobs import chunked_logprobs
@@ -51,6 +52,7 @@ class Policy(nn.Module):
         self.vocabulary = Vocabulary(total=size, size=size)
         self.verified = False
         self.choice: Choice | None = None
+        self.no_tree: str | None = None  # why trees turned out not to work
         self.compute_device: torch.device | None = None
         self.division: Division | None = None
 
@@ -87,7 +89,11 @@ class Policy(nn.Module):
     def choose_layout(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Choice:
         """Settle the layout of the passes to come, for one rollout batch."""
         self.choice = choice(
-            self.model, self.config.layout, prompts, completions, unsupported=why_no_tree(self.model)
+            self.model,
+            self.config.layout,
+            prompts,
+            completions,
+            unsupported=self.no_tree or why_no_tree(self.model),
         )
         return self.choice
 
@@ -146,9 +152,19 @@ class Policy(nn.Module):
         return max(1, self.config.logprob_chunk_mb * 2**20 // (4 * vocabulary))
 
     def verify(
-        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float = 1.0
+        self,
+        prompts: Sequence[Tokens],
+        completions: Sequence[Tokens],
+        *,
+        temperature: float = 1.0,
+        sampled: Tensor | None = None,
     ) -> None:
-        """Check once that the log-probs of one group are the model's own, and the same in both layouts.
+        """Check once that the log-probs of one group are the model's own, the sampler's, and the same in both layouts.
+
+        Trees that differ are given up under ``layout: auto``; ``no_tree`` then says why.
+
+        Args:
+            sampled: ``[N, T]`` log-probs that these weights gave when sampling; NaN where none are known.
 
         Raises:
             RuntimeError: They differ; with both numbers and what to do.
@@ -161,15 +177,27 @@ class Policy(nn.Module):
         ids = torch.tensor([[*prompts[0], *completions[0]][:32]], device=self.device)
         with self.generation_model() as model:
             verify_head(model, ids, tolerance=1e-4 if exact else 3e-2)
+            padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
+            if sampled is not None:
+                check_sampled(sampled, padded, exact=exact, model=type(model).__name__)
             if self.layout == "tree":
-                padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
                 tree = self(prompts, completions, temperature=temperature, layout="tree").logprobs
-                check_equal(tree, padded, tolerance=1e-4 if exact else 0.5, model=type(model).__name__)
+                self._check_tree(tree, padded, tolerance=1e-4 if exact else 0.5)
             if not self.config.dropout and not (self.config.lora and self.config.lora.dropout):
                 model.train()
                 passes = [self(prompts, completions, temperature=temperature).logprobs for _ in range(2)]
                 check_repeatable(model, *passes, tolerance=1e-4 if exact else 0.5)
         self.verified = True
+
+    def _check_tree(self, tree: Tensor, padded: Tensor, *, tolerance: float) -> None:
+        """Refuse trees that differ from padded rows, or do without them where that is allowed."""
+        try:
+            check_equal(tree, padded, tolerance=tolerance, model=type(self.model).__name__)
+        except RuntimeError as error:
+            if self.config.layout != "auto":
+                raise
+            self.no_tree = f"{type(self.model).__name__} gives other log-probs in trees"
+            rank_zero_warn(f"{error} policy.layout is auto: this run takes padded rows.")
 
     @contextmanager
     def generation_model(self) -> Iterator[Any]:
@@ -204,6 +232,32 @@ def check_repeatable(model: Any, first: Tensor, second: Tensor, *, tolerance: fl
             f"{difference:.3g} in log-probs (allowed {tolerance:g}) though policy.dropout is 0, so that the ratio "
             f"of the first update would not be 1. It draws noise from {noise_found(model)}. Turn it off in "
             "policy.model_kwargs."
+        )
+
+
+def check_sampled(sampled: Tensor, scored: Tensor, *, exact: bool, model: str) -> None:
+    """Refuse a model whose completions were drawn from another distribution than the one that is trained.
+
+    Args:
+        sampled, scored: ``[N, T]``; NaN in ``sampled`` where nothing is known.
+        exact: Both are fp32: no token may differ by more than 1e-3; else their mean by no more than 0.3.
+
+    Raises:
+        RuntimeError: With both numbers.
+    """
+    known = ~sampled.isnan()
+    difference = torch.where(known, (sampled - scored).abs(), 0.0)
+    found = float(difference.max() if exact else difference.sum() / known.sum().clamp(min=1))
+    allowed = 1e-3 if exact else 0.3
+    if not found <= allowed:  # NaN is no agreement
+        at = int(difference.argmax())
+        one, other = float(sampled.flatten()[at]), float(scored.flatten()[at])
+        raise RuntimeError(
+            f"{model}: log-probs of sampling differ from those of the same tokens in one pass by {found:.3g} "
+            f"({'at most' if exact else 'on average'} {allowed:g} allowed; one token {one:.6f} "
+            f"sampled, {other:.6f} scored). Its cache does not give what the whole sequence "
+            "gives, so that completions of another policy would be trained. Use VLLMSampler if vLLM has this "
+            "architecture, or another model."
         )
 
 

@@ -56,3 +56,33 @@ def generation_cache(model: Any, *, spare: int) -> Any:
         PreallocatedLayer(spare) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def select_rows(cache: Any, rows: Tensor) -> None:
+    """Keep the rows at ``rows`` of every layer, in that order, a row more than once too.
+
+    Convolution and recurrent states have a row for each sequence, as keys and values do.
+    """
+    for layer in cache.layers:
+        if hasattr(layer, "conv_states"):
+            layer.reorder_cache(rows)
+        else:
+            layer.batch_select_indices(rows)
+
+
+def check_cache(cache: Any, model: Any) -> None:
+    """Refuse a model that did not put what it has read into the cache: it would go on without its prompt.
+
+    Raises:
+        ValueError: With what to do.
+    """
+    if not any(_filled(layer) for layer in cache.layers):
+        raise ValueError(
+            f"{type(model).__name__} keeps what it has read in no cache of transformers, so that TransformersSampler "
+            "cannot go on from a prompt. Use VLLMSampler if vLLM has this architecture, or another model."
+        )
+
+
+def _filled(layer: Any) -> bool:
+    states = [*getattr(layer, "conv_states", {}).values(), *getattr(layer, "recurrent_states", {}).values()]
+    return getattr(layer, "keys", None) is not None or any(s is not None for s in states)

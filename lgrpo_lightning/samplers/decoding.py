@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.processes.interruption import abandon_if_stopping
-from lgrpo_lightning.samplers.cache import generation_cache
+from lgrpo_lightning.samplers.cache import check_cache, generation_cache, select_rows
 from lgrpo_lightning.samplers.noise import gumbel_argmax
 from lgrpo_lightning.samplers.text import WRITTEN_OUT, Stops
 from lgrpo_lightning.samplers.truncation import truncated_logits
@@ -70,6 +71,10 @@ class Decoding:
         self.sampling = sampling
         self.device = model.device
         self.stops = Stops.of(tokenizer, sampling.stop, (*eos, *padding))
+        takes = inspect.signature(model.forward).parameters
+        self.cache_argument = (
+            "past_key_values" if "past_key_values" in takes else "cache_params"
+        )  # pure Mamba
         self.every = CHECK_EVERY if self.device.type == "cuda" else 1
         self.ends = torch.tensor([*eos, *self.stops.token_ids], device=self.device)
         self.logits: Tensor
@@ -124,17 +129,23 @@ class Decoding:
         self.mask = None if bool(mask.all()) else mask.long()
         self.positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
         self._forward(ids)
+        check_cache(self.cache, self.model)
         at = torch.tensor(of_row, device=self.device)
         self._select(at)
         self.logits = self.logits.index_select(0, at)
 
     def _forward(self, ids: Tensor) -> None:
         """Feed ``[R, n]`` tokens at ``self.positions``; keep the logits of the last one."""
+        mask = self.mask
+        if (
+            mask is not None and self.cache_argument == "cache_params"
+        ):  # no attention: that of the new tokens alone
+            mask = mask[:, -ids.shape[1] :]
         out = self.model(
             input_ids=ids,
-            attention_mask=self.mask,
+            attention_mask=mask,
             position_ids=self.positions,
-            past_key_values=self.cache,
+            **{self.cache_argument: self.cache},
             use_cache=True,
             logits_to_keep=1,
         )
@@ -163,7 +174,7 @@ class Decoding:
         return chosen
 
     def _select(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
+        select_rows(self.cache, rows)
         self.positions = self.positions.index_select(0, rows)
         if self.mask is not None:
             self.mask = self.mask.index_select(0, rows)

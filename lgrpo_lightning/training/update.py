@@ -42,6 +42,7 @@ class Update:
         importance: Correction for the sampler; with "none" its ratios are only logged. None where it truncates, and
             there is nothing to compare.
         corrects: Whether the correction is applied.
+        from_policy: Whether the sampler's log-probs have to be the policy's own.
         ranks: The processes that share each optimizer step.
         backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
         step: Called after the last one; makes the optimizer step.
@@ -61,6 +62,7 @@ class Update:
     done: Callable[[], bool]
     importance: ImportanceMode | None = None
     corrects: bool = True
+    from_policy: bool = False
     allows: Callable[[Attempt], bool] = _always
 
     def run(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> None:
@@ -71,10 +73,12 @@ class Update:
             means: Receives the metrics.
         """
         choice = self.policy.choose_layout(batch.prompts, batch.completions)
+        first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
+        sampled = first.sampler_logprobs.where(first.mask, torch.nan) if self.from_policy else None
+        self.policy.verify(first.prompts, first.completions, temperature=self.temperature, sampled=sampled)
+        if self.policy.no_tree:
+            choice = self.policy.choose_layout(batch.prompts, batch.completions)
         means.put("tree/token_ratio", choice.computed, choice.padded)
-        group = [i for i, number in enumerate(batch.group_ids.tolist()) if number == 0]
-        first = batch.rows(group)
-        self.policy.verify(first.prompts, first.completions, temperature=self.temperature)
         old = self._old_logprobs(batch)
         ref = None if self.reference is None else self._logprobs(self.reference, batch)
         for _ in range(self.updates.iterations):
