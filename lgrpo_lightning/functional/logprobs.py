@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+BLOCK = 2**20
+"""Numbers of a block of logits on a CPU: 4 MiB."""
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states ``[n, H]`` → logits ``[n, V]``, scaling and soft-capping included."""
@@ -23,15 +27,57 @@ def token_logprobs(logits: Tensor, targets: Tensor, *, temperature: float = 1.0)
     >>> round(lp.item(), 4), round(h.item(), 4)
     (-0.6931, 0.6931)
     """
-    logits = logits.float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    normalizer = logits.logsumexp(-1)
-    chosen = logits.gather(-1, targets[:, None]).squeeze(-1) - normalizer
-    with torch.no_grad():
-        probs = (logits - normalizer[:, None]).exp_()
-        entropy = normalizer - (probs * logits).nan_to_num_(0.0).sum(-1)
+    chosen, entropy = _TokenLogprobs.apply(logits, targets, temperature)  # type: ignore[no-untyped-call]
     return chosen, entropy
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Both in one pass over the logits, keeping the log-normaliser alone; its gradient in one buffer.
+
+    On a CPU it works on blocks of rows that stay in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """(log-probs, entropies) ``[n]``."""
+        normalizer = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+        entropy = torch.empty_like(normalizer)
+        for rows in _blocks(logits):
+            x = _at(logits[rows], temperature)
+            largest = x.amax(-1, keepdim=True)
+            weights = (x - largest).exp_()
+            mass = weights.sum(-1)
+            normalizer[rows] = mass.log() + largest.squeeze(-1)
+            entropy[rows] = normalizer[rows] - weights.mul_(x).nan_to_num_(0.0).sum(-1) / mass
+        chosen = _at(logits.gather(-1, targets[:, None]).squeeze(-1), temperature) - normalizer
+        ctx.save_for_backward(logits, targets, normalizer)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return chosen, entropy
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        """(1[target] - probability) / temperature, times upstream."""
+        logits, targets, normalizer = ctx.saved_tensors
+        scaled = (upstream / ctx.temperature)[:, None]
+        gradient = torch.empty_like(logits)
+        for rows in _blocks(logits):
+            x = _at(logits[rows], ctx.temperature)
+            here = (x - normalizer[rows, None]).exp_().mul_(-scaled[rows])
+            gradient[rows] = here.scatter_add_(-1, targets[rows, None], scaled[rows])
+        return gradient, None, None
+
+
+def _at(logits: Tensor, temperature: float) -> Tensor:
+    return logits.float() if temperature == 1.0 else logits.float() / temperature
+
+
+def _blocks(logits: Tensor) -> list[slice]:
+    """The rows in blocks of about a million numbers; on a GPU all at once."""
+    rows, vocabulary = logits.shape
+    step = max(1, BLOCK // vocabulary) if logits.device.type == "cpu" else max(1, rows)
+    return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def chunked_logprobs(
@@ -39,8 +85,8 @@ def chunked_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """``token_logprobs`` of ``head(hidden)``, ``chunk`` tokens at a time.
 
-    With more than one chunk the logits are recomputed in the backward pass, so that the memory is that of one
-    chunk, ``chunk x V`` fp32 numbers, however many tokens there are.
+    With more than one chunk the logits of all but the last are recomputed in the backward pass, so that the memory is
+    that of one chunk, ``chunk x V`` fp32 numbers, however many tokens there are.
 
     Args:
         hidden: ``[n, H]`` hidden states at the positions that predict ``targets``.
@@ -53,10 +99,15 @@ def chunked_logprobs(
     def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return token_logprobs(head(h), t, temperature=temperature)
 
-    if len(hidden) <= chunk:
+    count = -(-len(hidden) // chunk)
+    if count <= 1:
         return scored(hidden, targets)
-    parts = [
-        checkpoint(scored, h, t, use_reentrant=False) if torch.is_grad_enabled() else scored(h, t)
-        for h, t in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
-    ]
+    size = -(-len(hidden) // count)  # equal chunks
+    parts = []
+    for start in range(0, len(hidden), size):
+        h, t = hidden[start : start + size], targets[start : start + size]
+        recomputed = torch.is_grad_enabled() and start + size < len(
+            hidden
+        )  # the last one's backward comes first
+        parts.append(checkpoint(scored, h, t, use_reentrant=False) if recomputed else scored(h, t))
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])

@@ -75,3 +75,26 @@ def test_two_backward_passes_are_bit_identical():
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_gradient_is_that_of_log_softmax(dtype, temperature):
+    """Over several blocks of rows, with tokens that have probability 0."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(300, 9000, generator=generator)).to(dtype)
+    logits[:, 7] = -torch.inf
+    targets = torch.randint(8, 9000, (300,), generator=generator)
+    upstream = torch.randn(300, generator=generator)
+    ours, naive = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    logprobs, entropy = token_logprobs(ours, targets, temperature=temperature)
+    (logprobs * upstream).sum().backward()
+    expected = (naive / temperature).log_softmax(-1)
+    chosen = expected.gather(1, targets[:, None]).squeeze(1)
+    (chosen * upstream.double()).sum().backward()
+    torch.testing.assert_close(logprobs, chosen.detach().float(), atol=1e-5, rtol=1e-6)
+    spread = -(expected.exp() * expected).nan_to_num(0.0).sum(-1)
+    torch.testing.assert_close(entropy, spread.detach().float(), atol=1e-5, rtol=1e-5)
+    assert ours.grad.dtype == dtype
+    near = 1e-6 if dtype == torch.float32 else 4e-3
+    torch.testing.assert_close(ours.grad.double(), naive.grad, atol=near, rtol=near)
