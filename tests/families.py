@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.loading import attention_of
+from lgrpo_lightning.policy.training_noise import set_training_noise
 
 COMMON: dict[str, Any] = {
     "vocab_size": 60,
@@ -77,6 +78,7 @@ def family_policy(family: str, **options: Any) -> Policy:
     """A policy with random weights, far from uniform."""
     name, extra = FAMILIES[family]
     config = getattr(transformers, name)(**(COMMON | extra))
+    set_training_noise(config, 0.0)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config, "sdpa")).float()
     with torch.no_grad():

@@ -102,10 +102,11 @@ def why_no_tree(model: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
     if kinds:
         return f"{name} has layers of another kind than attention over positions ({', '.join(sorted(kinds))})"
-    if not config._attn_implementation.startswith(PREFIX):
-        return f"attention implementation {config._attn_implementation!r} does not take trees (sdpa does)"
     if not getattr(model, "_supports_attention_backend", False):
         return f"{name} does not use transformers' attention interface"
+    if not config._attn_implementation.startswith(PREFIX):
+        instead = "sdpa does" if getattr(model, "_supports_sdpa", True) else f"{name} has no sdpa"
+        return f"attention implementation {config._attn_implementation!r} does not take trees ({instead})"
     if "position_ids" not in inspect.signature(backbone(model).forward).parameters:
         return f"{name} takes no position_ids"
     return None
