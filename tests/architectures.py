@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from lgrpo_lightning.samplers.decoding import Decoding, Request
-from lgrpo_lightning.types import Sampling, padded
-from tests.families import FAMILIES, family_policy
+from lgrpo_lightning.types import padded
+from tests.families import FAMILIES, drawn, family_policy
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 INTRODUCTION = """
@@ -28,17 +27,14 @@ before the first update, so that no family is silently wrong. Models of attentio
 Gemma 2 and 3, Granite, …) can also be trained over trees. The families below have recurrent or convolutional layers,
 experts, or parts of their own; they were tried with tiny random weights.
 """.strip()
-PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 
 
 def tried(family: str) -> tuple[str, str, str]:
     """(how far sampled and own log-probs differ, the layout of ``auto``, why) or the refusal."""
     policy = family_policy(family)
-    requests = [Request(prompt=i // 3, key=i * 7919) for i in range(6)]
     try:
-        with policy.generation_model() as model:
-            found = Decoding(model, None, (1,), Sampling(max_new_tokens=12)).run(PROMPTS, requests)
-        prompts, completions = [PROMPTS[r.prompt] for r in requests], [d.token_ids for d in found]
+        prompts, found = drawn(policy)
+        completions = [d.token_ids for d in found]
         sampled = padded([d.logprobs for d in found], max(map(len, completions)))
         chosen = policy.choose_layout(prompts, completions)
         policy.verify(prompts[:3], completions[:3], sampled=sampled[:3])

@@ -12,19 +12,12 @@ from transformers import AutoModelForCausalLM
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.loading import attention_of
 from lgrpo_lightning.policy.training_noise import set_training_noise
+from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
+from lgrpo_lightning.types import Sampling
+from tests.models import SMALL
 
-COMMON: dict[str, Any] = {
-    "vocab_size": 60,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-}
+COMMON = SMALL | {"vocab_size": 60}
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 LINEAR = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     "layer_types": ["linear_attention", "full_attention"],
@@ -87,3 +80,11 @@ def family_policy(family: str, **options: Any) -> Policy:
                 parameter.mul_(3)
     with patch("lgrpo_lightning.policy.policy.load_model", lambda _: model.train()):
         return Policy(PolicyConfig(path=family, **options))
+
+
+def drawn(policy: Policy) -> tuple[list[list[int]], list[Decoded]]:
+    """Three completions of each prompt, some of which end early: the cache is repeated, padded and compacted."""
+    requests = [Request(prompt=i // 3, key=i * 7919) for i in range(6)]
+    with policy.generation_model() as model:
+        found = Decoding(model, None, tuple(range(1, 6)), Sampling(max_new_tokens=12)).run(PROMPTS, requests)
+    return [PROMPTS[r.prompt] for r in requests], found

@@ -106,8 +106,7 @@ def chunked_logprobs(
     parts = []
     for start in range(0, len(hidden), size):
         h, t = hidden[start : start + size], targets[start : start + size]
-        recomputed = torch.is_grad_enabled() and start + size < len(
-            hidden
-        )  # the last one's backward comes first
-        parts.append(checkpoint(scored, h, t, use_reentrant=False) if recomputed else scored(h, t))
+        last = start + size >= len(hidden)  # its backward comes first
+        kept = last or not torch.is_grad_enabled()
+        parts.append(scored(h, t) if kept else checkpoint(scored, h, t, use_reentrant=False))
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])

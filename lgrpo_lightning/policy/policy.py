@@ -177,7 +177,8 @@ class Policy(nn.Module):
         ids = torch.tensor([[*prompts[0], *completions[0]][:32]], device=self.device)
         with self.generation_model() as model:
             verify_head(model, ids, tolerance=1e-4 if exact else 3e-2)
-            padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
+            if sampled is not None or self.layout == "tree":
+                padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
             if sampled is not None:
                 check_sampled(sampled, padded, exact=exact, model=type(model).__name__)
             if self.layout == "tree":

@@ -76,7 +76,7 @@ class Update:
         first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
         sampled = first.sampler_logprobs.where(first.mask, torch.nan) if self.from_policy else None
         self.policy.verify(first.prompts, first.completions, temperature=self.temperature, sampled=sampled)
-        if self.policy.no_tree:
+        if choice.layout == "tree" and self.policy.no_tree:  # found out just now
             choice = self.policy.choose_layout(batch.prompts, batch.completions)
         means.put("tree/token_ratio", choice.computed, choice.padded)
         old = self._old_logprobs(batch)

@@ -29,17 +29,20 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     return made
 
 
-def llama_config(vocabulary: int) -> Any:
-    """Six layers, hidden 256, intermediate 512, 4 heads, 2 key-value heads."""
+def llama_config(vocabulary: int, **shape: int) -> Any:
+    """Six layers, hidden 256, intermediate 512, 4 heads, 2 key-value heads; or another shape."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **{
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            **shape,
+        },
         max_position_embeddings=8192,
         pad_token_id=0,
         bos_token_id=None,
@@ -58,12 +61,10 @@ def model_folder(folder: Path, vocabulary: int, size: str | None = None) -> Path
 
     torch.manual_seed(0)
     if size:
-        from tests.gpu.models import SIZES, config
+        from tests.gpu.models import SIZES
 
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            shape = llama_config(vocabulary)
-            shape.update({**SIZES[size], "vocab_size": config(size).vocab_size, "head_dim": None})
-            made = LlamaForCausalLM(type(shape)(**shape.to_diff_dict()))
+            made = LlamaForCausalLM(llama_config(vocabulary, **SIZES[size]))
         made.to(torch.bfloat16).save_pretrained(folder)
     else:
         LlamaForCausalLM(llama_config(vocabulary)).save_pretrained(folder)

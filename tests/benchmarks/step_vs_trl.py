@@ -48,7 +48,7 @@ def shared(group: Any, options: argparse.Namespace) -> Any:
     return replace(group, rollouts=tuple(rollouts))
 
 
-def loaded(folder: Path, options: argparse.Namespace) -> Any:
+def loaded(folder: Path) -> Any:
     """The model in bf16."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -126,7 +126,7 @@ def run_trl(pipe: Connection, folder: Path, options: argparse.Namespace) -> None
     )
     texts = prompt_texts(options.prompts * 64, options.prompt_length, options.vocabulary)
     Trainer(
-        model=loaded(folder, options) if options.size else str(folder),
+        model=loaded(folder) if options.size else str(folder),
         reward_funcs=reward,
         args=arguments,
         train_dataset=Dataset.from_dict({"prompt": texts}),

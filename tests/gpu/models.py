@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -64,8 +65,6 @@ def model(size: str, device: str, settings: PolicyConfig) -> Any:
             attn_implementation=tree_capable(settings.attn_implementation),
             dtype=getattr(torch, settings.dtype),
         )
-    if settings.gradient_checkpointing:
-        made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return made.train()
 
 
@@ -85,8 +84,6 @@ class Clock:
 
     def now(self) -> float:
         """The time once all work under way is done."""
-        import time
-
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -122,11 +124,10 @@ def quickstart(device: str, tiny: bool) -> Iterator[Result]:
     yield {"seconds": round(seconds, 1), "avg@k": [round(x, 3) for x in checked], "times": times}
 
 
-def command(*words: str, **environment: str) -> str:
+def command(*words: str) -> str:
     """Run a module; what it printed. Its last words are the error where it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", *words], capture_output=True, text=True, check=False, cwd=ROOT,
-        env=os.environ | environment,
+        [sys.executable, "-m", *words], capture_output=True, text=True, check=False, cwd=ROOT
     )  # fmt: skip
     print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
     if done.returncode:
@@ -145,7 +146,7 @@ def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
         given = rows(1, prompt, completion, group, config(size).vocab_size)
         found: Result = {"model": size, "P": prompt, "C": completion, "G": group, "peak_tflops": best}
         for layout in ("padded", "tree"):
-            made.config = made.config.__class__(**{**vars(made.config), "layout": layout})
+            made.config = replace(made.config, layout=layout)
             made.choose_layout(*given)
             memory: Result = {}
             try:
@@ -185,8 +186,6 @@ def laid_out(layout: str, given: Any, device: str) -> float:
 
 def passes(made: Any, given: Any, device: str) -> tuple[float, float]:
     """Seconds of forward and backward over all packs: all, and until the host had launched it."""
-    import time
-
     prompts, completions = given
     clock = Clock(device)
     start = clock.now()

@@ -6,20 +6,10 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Policy
-from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
-from lgrpo_lightning.types import Sampling, padded
-from tests.families import FAMILIES, family_policy
+from lgrpo_lightning.types import padded
+from tests.families import FAMILIES, drawn, family_policy
 
-PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 REFUSED = {"rwkv", "recurrent_gemma"}
-
-
-def drawn(policy: Policy) -> tuple[list[list[int]], list[Decoded]]:
-    """Three completions of each prompt, some of which end early: the cache is repeated, padded and compacted."""
-    requests = [Request(prompt=i // 3, key=i * 7919) for i in range(6)]
-    with policy.generation_model() as model:
-        found = Decoding(model, None, tuple(range(1, 6)), Sampling(max_new_tokens=12)).run(PROMPTS, requests)
-    return [PROMPTS[r.prompt] for r in requests], found
 
 
 def own(policy: Policy, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
