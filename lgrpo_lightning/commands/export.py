@@ -29,11 +29,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         check_folders(options.run, options.out)
         path = named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
-        export_checkpoint(options.run, path, options.out, adapter=options.adapter)
+        loads = export_checkpoint(options.run, path, options.out, adapter=options.adapter)
     except Exception as error:
         return report(error)
     print(f"Wrote {shown(options.out)} from {shown(path)}. Load it with:")
-    print(f'  AutoModelForCausalLM.from_pretrained("{shown(options.out)}")')
+    print(f'  {loads}.from_pretrained("{shown(options.out)}")')
     if options.adapter:
         print("It needs peft, and the base model where adapter_config.json says it is.")
     return 0
@@ -55,16 +55,18 @@ def check_folders(run: Path, out: Path) -> None:
         raise ValueError(f"{out} {what}, and nothing is overwritten. Name a folder that is not there yet.")
 
 
-def export_checkpoint(run: Path, checkpoint: Path, out: Path, *, adapter: bool) -> None:
-    """Build the run's policy, load the checkpoint into it, write the folder."""
+def export_checkpoint(run: Path, checkpoint: Path, out: Path, *, adapter: bool) -> str:
+    """Build the run's policy, load the checkpoint into it, write the folder; the class that loads it."""
     from lgrpo_lightning.policy import Policy
     from lgrpo_lightning.policy.export import export, load_weights
     from lgrpo_lightning.policy.loading import load_tokenizer
+    from lgrpo_lightning.policy.multimodal import auto_class
 
     config = run_policy_config(run)
     policy = Policy(config)
     load_weights(policy, checkpoint_weights(checkpoint))
     export(policy, load_tokenizer(config), out, adapter=adapter)
+    return str(auto_class(policy.model.config).__name__)
 
 
 def checkpoint_weights(checkpoint: Path) -> Any:

@@ -91,7 +91,9 @@ def _configured(config: PolicyConfig) -> tuple[str, list[int | None]]:
         found = None
     origin = "generation config"
     if found is None:
-        origin, found = "model config", load_config(config).get_text_config().eos_token_id
+        whole = load_config(config)
+        named = (getattr(c, "eos_token_id", None) for c in (whole.get_text_config(), whole))
+        origin, found = "model config", next((eos for eos in named if eos is not None), None)
     return origin, list(found) if isinstance(found, (list, tuple)) else [found]
 
 

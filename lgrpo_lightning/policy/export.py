@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
 from lgrpo_lightning.policy.merging import base_tied, check_merged, check_names, merged_weights, unties
+from lgrpo_lightning.policy.multimodal import copy_processor
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
 
@@ -70,12 +71,15 @@ def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, 
     finally:
         model._hf_peft_config_loaded = lora
     tokenizer.save_pretrained(out)
+    if not adapter:
+        copy_processor(policy.config.resolved_path, policy.config.revision, out)
 
 
 @contextmanager
 def _tied_as(model: Any, tied: bool) -> Iterator[None]:
     """Inside, the configuration says of embeddings and head that they are not tied, where they are not any more."""
-    configs = [model.config, model.config.get_text_config()]
+    both = (model.config, model.config.get_text_config())
+    configs = [config for config in both if hasattr(config, "tie_word_embeddings")]
     before = [config.tie_word_embeddings for config in configs]
     try:
         for config in configs if not tied else ():

@@ -10,24 +10,37 @@ from torch import Tensor, nn
 
 def backbone(model: Any) -> nn.Module:
     """The part of a causal LM that gives the last hidden states."""
-    body: nn.Module = model.get_decoder()
-    if body is model:  # Llama 4 names it otherwise
+    head = model.get_output_embeddings()
+    body: Any = model.get_decoder()
+    if body is model or body is head:  # Llama 4 and ModernBERT name it otherwise
         body = getattr(model, "model", model)
-    if body is model:
+    if body is None or head is None or body is model:
         raise ValueError(
-            f"{type(model).__name__} has no separate backbone; causal language models with a head do."
+            f"{type(model).__name__} has no separate backbone and head; causal language models do, and those of text "
+            "and images."
         )
-    return body
+    inner = getattr(body, "get_output_embeddings", lambda: None)()
+    return body if inner is None else backbone(body)  # a causal LM inside a multimodal model
+
+
+UNSCALED = ("aya_vision", "cohere2_vision")
+"""Multimodal models that leave the scale of their language model out."""
 
 
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
     """``[n, H]`` hidden states → ``[n, V]`` logits, equal to the model's own.
 
-    Cohere multiplies by ``logit_scale``, Granite divides by ``logits_scaling``, Gemma and RecurrentGemma soft-cap.
+    Inkling divides hidden states by ``logits_mup_width_multiplier``; Cohere multiplies by ``logit_scale``, Muse by
+    ``output_multiplier``; Granite divides by ``logits_scaling``; Gemma and RecurrentGemma soft-cap.
     """
-    logits: Tensor = model.get_output_embeddings()(hidden)
     config = model.config.get_text_config()
-    if (scale := getattr(config, "logit_scale", None)) is not None:
+    if (width := getattr(config, "logits_mup_width_multiplier", None)) is not None:
+        hidden = hidden / width
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    if (multiplier := getattr(config, "output_multiplier", None)) is not None:
+        logits = logits * multiplier
+    scale = getattr(config, "logit_scale", None)
+    if scale is not None and model.config.model_type not in UNSCALED:
         logits = logits * scale
     if (scaling := getattr(config, "logits_scaling", None)) is not None:
         logits = logits * scaling if config.model_type.startswith("hyperclovax") else logits / scaling
@@ -60,3 +73,26 @@ def verify_head(model: Any, input_ids: Tensor, *, tolerance: float) -> float:
             f"model type {model.config.model_type!r}."
         )
     return difference
+
+
+@torch.no_grad()
+def verify_causal(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
+    """Refuse a model in which a token sees those after it, as in an encoder: it has no log-probs of a next token.
+
+    Args:
+        input_ids: ``[1, n]``.
+        tolerance: Largest difference allowed, relative to the largest logit.
+
+    Raises:
+        RuntimeError: Another last token changes logits before it.
+    """
+    changed = input_ids.clone()
+    changed[0, -1] = (changed[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
+    own, other = (
+        model(input_ids=ids, use_cache=False).logits[0, :-1].float() for ids in (input_ids, changed)
+    )
+    if own.numel() and float((own - other).abs().max()) > tolerance * max(1.0, float(own.abs().max())):
+        raise RuntimeError(
+            f"{type(model).__name__} is bidirectional: another last token changes what it says of the tokens before. "
+            "It is an encoder, not a causal language model, and cannot be trained to continue a prompt."
+        )

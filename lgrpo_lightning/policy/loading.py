@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
+from lightning.pytorch.utilities.rank_zero import (  # type: ignore[attr-defined]
+    rank_zero_info,
+    rank_zero_warn,
+)
 
 from lgrpo_lightning.policy.attention import tree_capable
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
+from lgrpo_lightning.policy.multimodal import auto_class, freeze_outside_of_text
 from lgrpo_lightning.policy.refusals import explained
 from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_training_noise
 
@@ -43,8 +47,6 @@ def _loading(config: PolicyConfig) -> dict[str, Any]:
 
 def load_model(config: PolicyConfig) -> Any:
     """The causal LM in training mode, gradient checkpointing as configured."""
-    from transformers import AutoModelForCausalLM
-
     hf_config, rest = _config_and_rest(config)
     routers = without_router_outputs(hf_config)
     arguments = {
@@ -55,10 +57,20 @@ def load_model(config: PolicyConfig) -> Any:
         **{k: v for k, v in rest.items() if k not in ("revision", "trust_remote_code")},
     }
     with explained("policy.path", config.path, config.resolved_path):
-        model = AutoModelForCausalLM.from_pretrained(config.resolved_path, config=hf_config, **arguments)
+        model = auto_class(hf_config).from_pretrained(config.resolved_path, config=hf_config, **arguments)
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"policy.path is {config.path!r}, an encoder-decoder model ({type(model).__name__}). A causal language "
+            "model is needed: one that continues its prompt."
+        )
     if routers:
         rank_zero_warn(routers)
     set_dropout_modules(model, config.dropout)
+    if kept := freeze_outside_of_text(model):
+        rank_zero_info(
+            f"{type(model).__name__} takes more than text. Prompts here are text, so {kept:,} weights that text does "
+            "not go through are kept as they are, and exported."
+        )
     if config.lora:
         add_adapter(model, config.lora)
     if config.gradient_checkpointing:
@@ -71,9 +83,7 @@ def attention_of(hf_config: Any, wanted: str) -> str:
 
     Architectures without "sdpa" (attention sinks; no attention at all) run what they have: "eager".
     """
-    from transformers import AutoModelForCausalLM
-
-    architecture = AutoModelForCausalLM._model_mapping.get(type(hf_config), None)
+    architecture = auto_class(hf_config)._model_mapping.get(type(hf_config), None)
     if wanted == "sdpa" and not getattr(architecture, "_supports_sdpa", True):
         return "eager"
     own_classes = architecture is not None and not getattr(architecture, "_supports_attention_backend", True)

@@ -16,7 +16,7 @@ from lgrpo_lightning.functional.logprobs import chunked_logprobs
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
 from lgrpo_lightning.policy.choice import Choice, LayoutName, choice, why_no_tree
 from lgrpo_lightning.policy.config import PolicyConfig
-from lgrpo_lightning.policy.head import backbone, head_logits, verify_head
+from lgrpo_lightning.policy.head import backbone, head_logits, verify_causal, verify_head
 from lgrpo_lightning.policy.layout import Layout, Tokens, padded_layout
 from lgrpo_lightning.policy.loading import context_length, load_model
 from lgrpo_lightning.policy.packing import padded_packs, tree_packs
@@ -176,6 +176,7 @@ class Policy(nn.Module):
         )
         ids = torch.tensor([[*prompts[0], *completions[0]][:32]], device=self.device)
         with self.generation_model() as model:
+            verify_causal(model, ids, tolerance=1e-3 if exact else 0.1)
             verify_head(model, ids, tolerance=1e-4 if exact else 3e-2)
             if sampled is not None or self.layout == "tree":
                 padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,13 +63,60 @@ def generation_cache(model: Any, *, spare: int) -> Any:
 def select_rows(cache: Any, rows: Tensor) -> None:
     """Keep the rows at ``rows`` of every layer, in that order, a row more than once too.
 
-    Convolution and recurrent states have a row for each sequence, as keys and values do.
+    Convolution and recurrent states have a row for each sequence, as keys and values do; so has whatever else a model
+    keeps there (compressed keys, positions).
     """
+    held = cache_rows(cache)
     for layer in cache.layers:
         if hasattr(layer, "conv_states"):
             layer.reorder_cache(rows)
-        else:
+        elif layer.keys is not None:  # a layer of cross-attention to an image has none
             layer.batch_select_indices(rows)
+    for owner in (cache, *cache.layers):
+        others = {name: value for name, value in vars(owner).items() if name not in SELECTED}
+        for name, value in others.items():
+            if isinstance(value, dict):
+                value.update({k: _selected(v, rows, held) for k, v in value.items()})
+            elif isinstance(value, Tensor):
+                setattr(owner, name, _selected(value, rows, held))
+
+
+SELECTED = ("keys", "values", "indexer_keys", "conv_states", "recurrent_states")
+"""What the layers of transformers select themselves."""
+
+
+def cache_rows(cache: Any) -> int:
+    """Sequences that the cache holds; -1 where it holds none."""
+    for layer in cache.layers:
+        states = [getattr(layer, "keys", None), *getattr(layer, "conv_states", {}).values()]
+        for tensor in states:
+            if isinstance(tensor, Tensor) and tensor.numel():
+                return int(tensor.shape[0])
+    return -1
+
+
+def _selected(state: Any, rows: Tensor, held: int) -> Any:
+    """``state`` at ``rows`` where it has one for each of the ``held``: in front, or behind the kinds of positions."""
+    if not isinstance(state, Tensor) or not state.dim():
+        return state
+    dim = 1 if state.dim() == 3 and not state.is_floating_point() else 0
+    return state.index_select(dim, rows) if state.shape[dim] == held else state
+
+
+@contextmanager
+def refused_where_it_fails(model: Any) -> Iterator[None]:
+    """Around a model's first use of a cache: what a model without one, or that needs more than text, raises.
+
+    Raises:
+        ValueError: With what was raised, and what to do.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be sampled from with text and a cache of transformers "
+            f"({type(error).__name__}: {error}). Use VLLMSampler if vLLM has this architecture, or another model."
+        ) from error
 
 
 def check_cache(cache: Any, model: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,13 @@ from torch import Tensor
 
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.processes.interruption import abandon_if_stopping
-from lgrpo_lightning.samplers.cache import check_cache, generation_cache, select_rows
+from lgrpo_lightning.samplers.cache import (
+    check_cache,
+    generation_cache,
+    refused_where_it_fails,
+    select_rows,
+)
+from lgrpo_lightning.samplers.left_padding import by_length, takes_left_padding
 from lgrpo_lightning.samplers.noise import gumbel_argmax
 from lgrpo_lightning.samplers.text import WRITTEN_OUT, Stops
 from lgrpo_lightning.samplers.truncation import truncated_logits
@@ -81,6 +87,18 @@ class Decoding:
 
     def run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
         """One completion per request, in order. ``prompts`` are token ids, each prefilled once."""
+        lengths = by_length(prompts)
+        if len(lengths) == 1 or takes_left_padding(self.model, prompts, self._first_logits):
+            return self._run(prompts, requests)
+        found: dict[int, Decoded] = {}
+        for indices in lengths:
+            mine = [i for i, r in enumerate(requests) if r.prompt in indices]
+            moved = [replace(requests[i], prompt=indices.index(requests[i].prompt)) for i in mine]
+            found.update(zip(mine, self._run([prompts[i] for i in indices], moved), strict=True))
+        return [found[i] for i in range(len(requests))]
+
+    def _run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
+        """The same, all in one batch."""
         self._prefill(prompts, [r.prompt for r in requests])
         rows = len(requests)
         self.rows = torch.arange(rows, device=self.device)  # the request of each running row
@@ -120,19 +138,36 @@ class Decoding:
         done.index_copy_(0, self.rows, was | ended)
 
     def _prefill(self, prompts: Sequence[Sequence[int]], of_row: list[int]) -> None:
-        """Run each prompt once, padded on the left, and repeat its cache for every row that continues it."""
-        width = max(len(p) for p in prompts)
-        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        starts = torch.tensor([width - len(p) for p in prompts], device=self.device)
-        mask = torch.arange(width, device=self.device) >= starts[:, None]
-        self.cache = generation_cache(self.model, spare=self.sampling.max_new_tokens)
-        self.mask = None if bool(mask.all()) else mask.long()
-        self.positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        self._forward(ids)
+        """Run each prompt once and repeat its cache for every row that continues it."""
+        self._read(prompts)
         check_cache(self.cache, self.model)
         at = torch.tensor(of_row, device=self.device)
         self._select(at)
         self.logits = self.logits.index_select(0, at)
+
+    def _first_logits(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """``[n, 2V]`` logits after each prompt and one token more."""
+        self._read(prompts)
+        first = self.logits
+        self._forward(torch.tensor([[p[-1]] for p in prompts], device=self.device))
+        return torch.cat([first, self.logits], dim=1)
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Run each prompt once, padded on the left, into an empty cache.
+
+        Raises:
+            ValueError: The model cannot be fed text and a cache of transformers.
+        """
+        width = max(len(p) for p in prompts)
+        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        starts = torch.tensor([width - len(p) for p in prompts], device=self.device)
+        mask = torch.arange(width, device=self.device) >= starts[:, None]
+        with refused_where_it_fails(self.model):
+            self.cache = generation_cache(self.model, spare=self.sampling.max_new_tokens)
+        self.mask = None if bool(mask.all()) else mask.long()
+        self.positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        with refused_where_it_fails(self.model):
+            self._forward(ids)
 
     def _forward(self, ids: Tensor) -> None:
         """Feed ``[R, n]`` tokens at ``self.positions``; keep the logits of the last one."""

@@ -1,64 +1,82 @@
-"""Hybrid, recurrent and otherwise unusual families: sampled, scored and the model's own log-probs are the same."""
+"""Hybrid, recurrent, multimodal and otherwise unusual families: they sample, train, export and take adapters.
 
-from collections.abc import Sequence
+``python -m tests.architectures`` tries all families there are, in more time.
+"""
+
+from pathlib import Path
 
 import pytest
-import torch
 
-from lgrpo_lightning.policy import Policy
+from lgrpo_lightning.policy import PolicyConfig
+from lgrpo_lightning.policy.loading import load_model
 from lgrpo_lightning.types import padded
-from tests.families import FAMILIES, drawn, family_policy
+from tests.architectures.trial import COLUMNS, Trial, drawn, write_model
 
-REFUSED = {"rwkv", "recurrent_gemma"}
-
-
-def own(policy: Policy, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
-    """Log-probs from the model's own logits, one row without padding."""
-    with torch.no_grad():
-        logits = policy.model.eval()(torch.tensor([[*prompt, *completion]])).logits[0].float()
-    at = logits.log_softmax(-1)[len(prompt) - 1 : -1]
-    return at.gather(1, torch.tensor([completion]).T).squeeze(1)
+FAMILIES = (
+    "qwen3_5", "qwen3_next", "lfm2", "granitemoehybrid", "nemotron_h", "jamba", "bamba", "zamba2", "falcon_h1",
+    "olmo_hybrid", "kimi_linear", "mamba", "mamba2", "falcon_mamba", "falcon", "llama4_text", "nemotron", "gemma4_text",
+    "deepseek_v2", "deepseek_v3", "gpt_oss", "phimoe", "qwen3_moe", "gemma3", "qwen3_vl", "llama4", "mistral3",
+    "bart", "deepseek_v4", "qwen4_exp_text",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - REFUSED))
-def test_sampled_scored_and_own(family: str) -> None:
-    policy = family_policy(family)
-    prompts, found = drawn(policy)
-    completions = [d.token_ids for d in found]
-    assert len({len(c) for c in completions}) > 1
-    sampled = padded([d.logprobs for d in found], max(map(len, completions)))
-    expected = padded(
-        [own(policy, p, c) for p, c in zip(prompts, completions, strict=True)], sampled.shape[1]
-    )
-    torch.testing.assert_close(sampled, expected, atol=1e-4, rtol=0)
-    policy.choose_layout(prompts, completions)
-    if family == "nemotron":  # says that it takes trees, and does not
-        policy.verify(prompts[:3], completions[:3])
-        assert policy.no_tree
-        policy.choose_layout(prompts, completions)
-    torch.testing.assert_close(policy(prompts, completions).logprobs, expected, atol=1e-4, rtol=0)
-    policy(prompts, completions).logprobs.sum().backward()
-    assert any(bool(p.grad.abs().sum() > 0) for p in policy.parameters() if p.grad is not None)
+def trial_of(family: str, folder: Path) -> Trial:
+    write_model(family, folder / "model")
+    return Trial(folder / "model")
 
 
-def test_verify_refuses_what_was_sampled_from_another_distribution() -> None:
-    policy = family_policy("recurrent_gemma")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_everything(family: str, tmp_path: Path) -> None:
+    trial = trial_of(family, tmp_path)
+    answers = {column: method(trial) for column, method in COLUMNS.items()}
+    layout = answers.pop("trees")
+    assert not [f"{c}: {a}" for c, a in answers.items() if a.startswith("no")]
+    assert "differ by" not in layout
+
+
+def test_verify_refuses_what_was_sampled_from_another_distribution(tmp_path: Path) -> None:
+    policy = trial_of("recurrent_gemma", tmp_path).policy
     prompts, found = drawn(policy)
     completions = [d.token_ids for d in found][:3]
     sampled = padded([d.logprobs for d in found[:3]], max(map(len, completions)))
     with pytest.raises(RuntimeError, match="log-probs of sampling differ"):
-        policy.verify(prompts[:3], completions, sampled=sampled)
+        policy.verify(prompts[:3], completions[:3], sampled=sampled)
 
 
-def test_a_model_without_a_cache_is_refused() -> None:
+def test_a_model_without_a_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="RwkvForCausalLM keeps what it has read in no cache"):
-        drawn(family_policy("rwkv"))
+        drawn(trial_of("rwkv", tmp_path).policy)
 
 
-def test_trees_that_are_asked_for_are_not_given_up() -> None:
-    policy = family_policy("nemotron", layout="tree")
+def test_a_model_with_a_cache_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="MiniMaxForCausalLM cannot be sampled from with text and a cache"):
+        drawn(trial_of("minimax", tmp_path).policy)
+
+
+def test_an_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="RobertaForCausalLM is bidirectional"):
+        trial_of("roberta", tmp_path).sampled()
+
+
+def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="an encoder-decoder model"):
+        assert trial_of("t5gemma2", tmp_path).policy
+
+
+def test_trees_that_are_asked_for_are_not_given_up(tmp_path: Path) -> None:
+    policy = trial_of("nemotron", tmp_path).load(layout="tree")
     prompts, found = drawn(policy)
     completions = [d.token_ids for d in found]
     policy.choose_layout(prompts, completions)
     with pytest.raises(RuntimeError, match=r"Set model\.policy\.layout: padded"):
         policy.verify(prompts[:3], completions[:3])
+
+
+def test_what_text_does_not_go_through_is_kept(tmp_path: Path) -> None:
+    write_model("gemma3", tmp_path)
+    model = load_model(PolicyConfig(path=str(tmp_path)))
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    kept = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert all("vision" in n or "projector" in n for n in kept)
+    assert kept
+    assert not [n for n in trained if "vision" in n or "projector" in n]

