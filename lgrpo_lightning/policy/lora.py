@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import Tensor
 
 from lgrpo_lightning.options import listed
-from lgrpo_lightning.policy.multimodal import outside_of_text
+from lgrpo_lightning.policy.lora_targets import excluded, targets
 
 ADAPTER = "default"
 NO_TARGETS = "not found in the base model"
@@ -73,9 +71,9 @@ def add_adapter(model: Any, lora: Lora) -> None:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=_targets(model, lora.targets),
+        target_modules=targets(model, lora.targets),
         use_rslora=lora.rslora,
-        exclude_modules=_excluded(model, lora.targets) or None,
+        exclude_modules=excluded(model, lora.targets) or None,
         task_type="CAUSAL_LM",
     )
     try:
@@ -118,11 +116,11 @@ def settled(lora: Lora) -> Lora:
         ) from error
     if odd := _not_trained_here(config):
         raise ValueError(f"{key}, an adapter with {odd}, which cannot be trained here: plain LoRA can.")
-    targets = config.target_modules
+    modules = config.target_modules
     read = {
         "rank": config.r,
         "alpha": int(config.lora_alpha),
-        "targets": targets if isinstance(targets, str) else sorted(targets),
+        "targets": modules if isinstance(modules, str) else sorted(modules),
         "rslora": bool(config.use_rslora),
     }
     default = Lora()
@@ -149,53 +147,6 @@ def _not_trained_here(config: Any) -> str:
         "lora_alpha": float(config.lora_alpha) != int(config.lora_alpha),
     }
     return ", ".join(f"{name} {getattr(config, name)!r}" for name, odd in extra.items() if odd)
-
-
-def _targets(model: Any, targets: list[str] | str) -> list[str] | str:
-    """``targets``; for all linear layers of a multimodal model the names of those that text goes through.
-
-    peft would take the last parts of all names, "0" of a projector of images too, and find layers by them.
-    """
-    outside = outside_of_text(model)
-    if targets != "all-linear" or not outside:
-        return targets
-    head = model.get_output_embeddings()
-    names = [
-        n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head and n not in outside
-    ]
-    return sorted({name.rpartition(".")[2] for name in names})
-
-
-FUSED = ("out_proj", "x_proj", "dt_proj")
-"""Layers of a Mamba mixer whose weights are read by themselves, past an adapter."""
-
-
-def _excluded(model: Any, targets: list[str] | str) -> list[str]:
-    """Modules that get no adapter: where it would do nothing, or could not be merged.
-
-    Those are what text does not go through, what Mamba mixers read past the module, and weights that layers share
-    (Zamba); where all linear layers are asked for also those derived from one that answer something else, as some
-    routers of experts do.
-    """
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-    mixers = [name for name, m in model.named_modules() if hasattr(m, "A_log") and hasattr(m, "D")]
-    fused = [f"{mixer}.{leaf}" for mixer in mixers for leaf in FUSED]
-    embeddings = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    tied = {name for pair in dict(model.all_tied_weights_keys or {}).items() for name in pair}
-    shared = [name for name, m in layers if f"{name}.weight" in tied and id(m) not in embeddings]
-    routers = [name for name, m in layers if type(m).forward is not nn.Linear.forward and not _is_linear(m)]
-    return [*outside_of_text(model), *fused, *shared, *(routers if targets == "all-linear" else [])]
-
-
-@torch.no_grad()
-def _is_linear(module: nn.Linear) -> bool:
-    """Whether a module derived from a linear layer answers what a linear layer does (Falcon's do)."""
-    x = torch.ones(1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
-    try:
-        answer = module(x)
-    except (RuntimeError, ValueError, TypeError):
-        return False
-    return isinstance(answer, Tensor) and torch.allclose(answer, linear(x, module.weight, module.bias))
 
 
 @contextmanager
