@@ -21,6 +21,7 @@ from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence
 from lgrpo_lightning.policy.loading import context_length, load_config, load_tokenizer
 from lgrpo_lightning.policy.lora import is_adapter_weight
 from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.processes.freed_memory import keep_freed_memory
 from lgrpo_lightning.strategies.fsdp2 import register, sharding_of
 from lgrpo_lightning.strategies.precision import check_optimizer, settle_precision, small_step_warning
 from lgrpo_lightning.strategies.ranks import Ranks, gathered, gradient_sync, ranks
@@ -224,7 +225,12 @@ class PolicyModule(LightningModule):
         self.log_dict(self._logged | known, batch_size=1)
 
     def on_fit_start(self) -> None:
-        """Move the reference beside the policy; warn where steps are too small for the type of the weights."""
+        """Move the reference beside the policy; warn where steps are too small for the type of the weights.
+
+        On a CPU the process keeps the memory that it frees from now on.
+        """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if isinstance(self.reference, Policy) and self.reference.compute_device is None:
             self.reference.to(self.device)
         groups = [g for optimizer in self.trainer.optimizers for g in optimizer.param_groups]

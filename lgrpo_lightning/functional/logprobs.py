@@ -27,18 +27,21 @@ def token_logprobs(logits: Tensor, targets: Tensor, *, temperature: float = 1.0)
     >>> round(lp.item(), 4), round(h.item(), 4)
     (-0.6931, 0.6931)
     """
-    chosen, entropy = _TokenLogprobs.apply(logits, targets, temperature)  # type: ignore[no-untyped-call]
+    chosen, entropy = _TokenLogprobs.apply(logits, targets, temperature, False)  # type: ignore[no-untyped-call]
     return chosen, entropy
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Both in one pass over the logits, keeping the log-normaliser alone; its gradient in one buffer.
+    """Both in one pass over the logits, keeping the log-normaliser alone.
 
-    On a CPU it works on blocks of rows that stay in the cache.
+    On a CPU it works on blocks of rows that stay in the cache. Where the logits are nobody else's (``consume``) the
+    gradient is written over them; a head that needs them for its own gradient then fails, as autograd sees it.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, temperature: float, consume: bool
+    ) -> tuple[Tensor, Tensor]:
         """(log-probs, entropies) ``[n]``."""
         normalizer = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
         entropy = torch.empty_like(normalizer)
@@ -51,22 +54,22 @@ class _TokenLogprobs(torch.autograd.Function):
             entropy[rows] = normalizer[rows] - weights.mul_(x).nan_to_num_(0.0).sum(-1) / mass
         chosen = _at(logits.gather(-1, targets[:, None]).squeeze(-1), temperature) - normalizer
         ctx.save_for_backward(logits, targets, normalizer)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.consume = temperature, consume
         ctx.mark_non_differentiable(entropy)
         return chosen, entropy
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         """(1[target] - probability) / temperature, times upstream."""
         logits, targets, normalizer = ctx.saved_tensors
         scaled = (upstream / ctx.temperature)[:, None]
-        gradient = torch.empty_like(logits)
+        gradient = logits if ctx.consume else torch.empty_like(logits)
         for rows in _blocks(logits):
             x = _at(logits[rows], ctx.temperature)
             here = (x - normalizer[rows, None]).exp_().mul_(-scaled[rows])
             gradient[rows] = here.scatter_add_(-1, targets[rows, None], scaled[rows])
-        return gradient, None, None
+        return gradient, None, None, None
 
 
 def _at(logits: Tensor, temperature: float) -> Tensor:
@@ -97,7 +100,8 @@ def chunked_logprobs(
     """
 
     def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        return token_logprobs(head(h), t, temperature=temperature)
+        chosen, entropy = _TokenLogprobs.apply(head(h), t, temperature, True)  # type: ignore[no-untyped-call]
+        return chosen, entropy
 
     count = -(-len(hidden) // chunk)
     if count <= 1:

@@ -53,7 +53,7 @@ class PolicyConfig:
     gradient_checkpointing: bool = False
     dropout: float = 0.0
     micro_batch_tokens: int = 16384
-    logprob_chunk_mb: int = 256
+    logprob_chunk_mb: int = 512
     layout: Literal["auto", "padded", "tree"] = "auto"
     verify: bool = True
     lora: Lora | None = None

@@ -27,16 +27,39 @@ UNSCALED = ("aya_vision", "cohere2_vision")
 """Multimodal models that leave the scale of their language model out."""
 
 
-def head_logits(model: Any, hidden: Tensor) -> Tensor:
+def takes_wide_product(model: Any, rows: int) -> bool:
+    """Whether ``weight @ hidden.T`` is the faster way to the logits of ``rows`` tokens: on a CPU, of a plain head."""
+    head = model.get_output_embeddings()
+    plain = (
+        type(head) is nn.Linear
+        and type(head.weight.data) is Tensor
+        and model.config.get_text_config() is model.config
+    )
+    return (
+        plain and rows >= WIDE and head.weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    )
+
+
+WIDE = 8
+"""Rows from which the wide product pays, and a multiple of which its kernels like best."""
+
+
+def head_logits(model: Any, hidden: Tensor, *, wide: bool = False) -> Tensor:
     """``[n, H]`` hidden states → ``[n, V]`` logits, equal to the model's own.
 
     Inkling divides hidden states by ``logits_mup_width_multiplier``; Cohere multiplies by ``logit_scale``, Muse by
     ``output_multiplier``; Granite divides by ``logits_scaling``; Gemma and RecurrentGemma soft-cap.
+
+    Args:
+        wide: Compute them as ``[V, n]``; the answer is a view of that.
     """
     config = model.config.get_text_config()
     if (width := getattr(config, "logits_mup_width_multiplier", None)) is not None:
         hidden = hidden / width
-    logits: Tensor = model.get_output_embeddings()(hidden)
+    head = model.get_output_embeddings()
+    if head is getattr(model, "decoder", None) and hasattr(model, "lm_head"):  # ModernBERT's layer before it
+        hidden = model.lm_head(hidden)
+    logits: Tensor = _wide(head, hidden) if wide else head(hidden)
     if (multiplier := getattr(config, "output_multiplier", None)) is not None:
         logits = logits * multiplier
     scale = getattr(config, "logit_scale", None)
@@ -48,6 +71,11 @@ def head_logits(model: Any, hidden: Tensor) -> Tensor:
     if cap is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def _wide(head: nn.Linear, hidden: Tensor) -> Tensor:
+    product = head.weight @ hidden.T
+    return (product if head.bias is None else product + head.bias[:, None]).T
 
 
 @torch.no_grad()

@@ -31,12 +31,15 @@ def auto_class(hf_config: Any) -> Any:
     """
     import transformers
 
-    if hf_config.get_text_config() is not hf_config:
-        for name in ("AutoModelForMultimodalLM", "AutoModelForImageTextToText"):
-            found = getattr(transformers, name, None)
-            if found is not None and type(hf_config) in found._model_mapping:
-                return found
-    return transformers.AutoModelForCausalLM
+    causal = transformers.AutoModelForCausalLM
+    names = ("AutoModelForMultimodalLM", "AutoModelForImageTextToText")
+    whole = [
+        c
+        for c in (getattr(transformers, n, None) for n in names)
+        if c and type(hf_config) in c._model_mapping
+    ]
+    composite = hf_config.get_text_config() is not hf_config
+    return whole[0] if whole and (composite or type(hf_config) not in causal._model_mapping) else causal
 
 
 def outside_of_text(model: Any) -> dict[str, nn.Module]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lgrpo_lightning.functional.vocabulary import Vocabulary
+from lgrpo_lightning.policy.head import WIDE, backbone, head_logits, takes_wide_product
 from lgrpo_lightning.processes.interruption import abandon_if_stopping
 from lgrpo_lightning.samplers.cache import (
     check_cache,
@@ -176,15 +178,19 @@ class Decoding:
             mask is not None and self.cache_argument == "cache_params"
         ):  # no attention: that of the new tokens alone
             mask = mask[:, -ids.shape[1] :]
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=self.positions,
-            **{self.cache_argument: self.cache},
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.logits = out.logits[:, -1]
+        arguments = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": self.positions,
+            self.cache_argument: self.cache,
+            "use_cache": True,
+        }
+        if not self.sampling.truncated and takes_wide_product(self.model, len(ids)):
+            hidden = backbone(self.model)(**arguments).last_hidden_state[:, -1]
+            full = pad(hidden, (0, 0, 0, -len(hidden) % WIDE))  # rows that nobody asked for, and no odd sizes
+            self.logits = head_logits(self.model, full, wide=True)
+        else:
+            self.logits = self.model(**arguments, logits_to_keep=1).logits[:, -1]
         if self.vocabulary is not None:
             self.logits = self.vocabulary.masked(self.logits)
         self.positions = self.positions[:, -1:] + 1
@@ -195,9 +201,12 @@ class Decoding:
         """The next token of every running row and its log-prob under the distribution it was drawn from."""
         logits = truncated_logits(self.logits, self.sampling)
         if self.sampling.temperature > 0:
-            return gumbel_argmax(logits, self.keys, position)
-        best = logits.max(-1)
-        return best.indices, best.values - logits.logsumexp(-1)
+            keys = pad(self.keys, (0, len(logits) - len(self.keys)))
+            chosen, scores = gumbel_argmax(logits, keys, position)
+        else:
+            best = logits.max(-1)
+            chosen, scores = best.indices, best.values - logits.logsumexp(-1)
+        return chosen[: len(self.keys)], scores[: len(self.keys)]
 
     def _compacted(self, running: Tensor, chosen: Tensor) -> Tensor:
         """The tokens ``[R]`` to go on from; finished rows leave the batch once enough of them have gathered."""

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+from tests.architectures.trial import NOT_TRIED
+
 Result = Mapping[str, str]
 """Column → answer of one architecture."""
 
@@ -44,7 +46,7 @@ ENCODERS = """
 ## Encoders
 
 transformers lists them because they can be the decoder of a pair. Their tokens see those after them
-(`is_decoder: false`), so they have no log-prob of a next token and are refused:
+(`is_decoder: false`; PaliGemma reads its prompt both ways), so they have no log-prob of a next token and are refused:
 """.strip()
 
 
@@ -69,7 +71,11 @@ def _lines(found: Mapping[str, Result]) -> Iterator[str]:
     yield "\n## Refused\n\n| model type | why |\n|---|---|"
     yield from (f"| `{n}` | {_reason(found[n]['sampled'])} |" for n in refused)
     yield "\n## Not tried\n\n| model type | why |\n|---|---|"
-    yield from (f"| `{n}` | {_reason(r['made'])} |" for n, r in found.items() if "made" in r)
+    yield from (f"| `{n}` | {_not_tried(n, r['made'])} |" for n, r in found.items() if "made" in r)
+
+
+def _not_tried(name: str, answer: str) -> str:
+    return answer if name in NOT_TRIED else f"no tiny model of it was made: {_reason(answer)[:160]}"
 
 
 def _table(names: list[str], found: Mapping[str, Result]) -> Iterator[str]:
@@ -119,6 +125,8 @@ def _reason(answer: str) -> str:
     line = re.sub(r"^(RuntimeError|ValueError): (?=\w)", "", line)
     line = re.sub(r"^no: \w+(ForCausalLM|ForConditionalGeneration|LMHeadModel) ", "no: ", line)
     line = re.sub(r"policy.path is '[^']*'[,:] ", "", line)
+    line = re.sub(r"/\S*/model(?=[ /])", "the folder", line)
+    line = re.sub(r"\. Use VLLMSampler if vLLM has.*", "", line)
     return str(line if len(line) < 300 else line[:297] + "…")
 
 

@@ -83,6 +83,20 @@ def prompt_texts(count: int, length: int, vocabulary: int) -> list[str]:
     return [" ".join(f"t{rng.randrange(2, vocabulary)}" for _ in range(length)) for _ in range(count)]
 
 
+def update_gigaflops(options: argparse.Namespace) -> float:
+    """What the matrix products of an update of the small model need, the prompt computed once a group.
+
+    Forward and backward, linear layers and head; nothing is recomputed, attention is left out.
+    """
+    config = llama_config(options.vocabulary)
+    hidden, heads = config.hidden_size, config.num_key_value_heads / config.num_attention_heads
+    layer = hidden * (2 * hidden + 2 * hidden * heads + 3 * config.intermediate_size)
+    completions = options.prompts * options.group_size * options.completion_length
+    tokens = options.prompts * options.prompt_length + completions
+    products = tokens * config.num_hidden_layers * layer + completions * hidden * options.vocabulary
+    return 6 * float(products) / 1e9
+
+
 def matrix_peak() -> float:
     """Gigaflops of a large fp32 matrix product with the threads there are."""
     a = torch.randn(1024, 1024)

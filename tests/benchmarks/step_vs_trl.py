@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from shapes import matrix_peak, model_folder, parser, prompt_texts
+from shapes import matrix_peak, model_folder, parser, prompt_texts, update_gigaflops
 
 
 def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -225,13 +225,14 @@ def report(options: argparse.Namespace, results: dict[str, list[dict[str, float]
 
     import torch
 
+    peak = matrix_peak()
     best = {w: {k: min(r[k] for r in rows[1:]) for k in rows[0]} for w, rows in results.items()}
     for which, rows in results.items():
         best[which]["peak_mb"] = max(r["peak_mb"] for r in rows)
     print(
         f"TRL {version('trl')} against lgrpo_lightning {version('lgrpo_lightning')}: P {options.prompt_length}, "
         f"C {options.completion_length}, G {options.group_size}, {options.prompts} prompts, vocabulary "
-        f"{options.vocabulary:,}; {torch.get_num_threads()} threads, {matrix_peak():.0f} GFLOP/s, "
+        f"{options.vocabulary:,}; {torch.get_num_threads()} threads, {peak:.0f} GFLOP/s, "
         f"{options.device}, {options.size + ', bf16' if options.size else 'fp32'}"
     )
     print("| | step s | sampling s | training s | peak MB |\n|---|---|---|---|---|")
@@ -241,7 +242,20 @@ def report(options: argparse.Namespace, results: dict[str, list[dict[str, float]
     print(
         f"| ratio | {ratios['step']:.2f} | {ratios['sample']:.2f} | {ratios['train']:.2f} | {ratios['peak_mb']:.2f} |"
     )
-    print(json.dumps({"benchmark": "step_vs_trl", "ratio": ratios["step"], "ratios": ratios, "raw": results}))
+    line: dict[str, Any] = {
+        "benchmark": "step_vs_trl",
+        "ratio": ratios["step"],
+        "ratios": ratios,
+        "raw": results,
+    }
+    if options.device == "cpu":
+        floor = update_gigaflops(options) / peak
+        line |= {"gflops_peak": peak, "floor_s": floor, "of_floor": floor / best["lgrpo"]["train"]}
+        print(
+            f"The update's matrix products need {floor:.2f} s at that speed: {line['of_floor']:.0%} of what lgrpo "
+            f"takes, {floor / best['TRL']['train']:.0%} of what TRL takes."
+        )
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

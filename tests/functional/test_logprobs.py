@@ -98,3 +98,30 @@ def test_gradient_is_that_of_log_softmax(dtype, temperature):
     assert ours.grad.dtype == dtype
     near = 1e-6 if dtype == torch.float32 else 4e-3
     torch.testing.assert_close(ours.grad.double(), naive.grad, atol=near, rtol=near)
+
+
+def soft_capped(h, weight):
+    return torch.tanh(h @ weight.T / 3) * 3
+
+
+@pytest.mark.parametrize("head", [lambda h, w: h @ w.T, lambda h, w: (h @ w.T)[:, :7] * 0.3, soft_capped])
+def test_the_gradient_may_be_written_over_the_logits(head):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(10, 4, generator=generator, dtype=torch.float64).float().requires_grad_()
+    weight = torch.randn(9, 4, generator=generator).requires_grad_()
+    targets = torch.randint(0, 7, (10,), generator=generator)
+
+    def gradients(logprobs):
+        return torch.autograd.grad((logprobs * torch.arange(10.0)).sum(), [hidden, weight])
+
+    got = gradients(chunked_logprobs(hidden, targets, lambda h: head(h, weight), chunk=100)[0])
+    expected = gradients(head(hidden, weight).log_softmax(-1).gather(1, targets[:, None]).squeeze(1))
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_a_head_that_needs_its_logits_itself_is_no_silent_error():
+    hidden = torch.randn(3, 4).requires_grad_()
+    logprobs, _ = chunked_logprobs(hidden, torch.zeros(3, dtype=torch.long), torch.tanh)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logprobs.sum().backward()

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from lgrpo_lightning.contracts import Stream
@@ -59,3 +60,19 @@ def test_rounding_flips_almost_nothing() -> None:
     first, _ = gumbel_argmax(logits, keys(20_000), 0)
     second, _ = gumbel_argmax(logits + 1e-6 * torch.randn_like(logits), keys(20_000), 0)
     assert (first != second).sum() <= 2
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 5, 41, 49, 1000])
+@pytest.mark.parametrize("rows", [1, 8, 19])
+def test_strides_change_no_draw(vocabulary: int, rows: int) -> None:
+    """``[V, R]`` storage, whole blocks of excluded tokens too."""
+    torch.manual_seed(0)
+    logits = torch.randn(rows, vocabulary)
+    logits[:, 1 : vocabulary // 2] = -torch.inf
+    expected = gumbel_argmax(logits, keys(rows), 3)
+    got = gumbel_argmax(logits.T.contiguous().T, keys(rows), 3)
+    assert torch.equal(got[0], expected[0])
+    torch.testing.assert_close(got[1], expected[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        got[1], logits.log_softmax(-1).gather(1, got[0][:, None])[:, 0], atol=1e-5, rtol=0
+    )
