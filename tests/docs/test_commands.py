@@ -136,4 +136,4 @@ def test_the_readmes_two_commands_stand_alone() -> None:
     """Continuous integration takes them from there."""
     first, second = (block.text.strip() for block in SHELL if block.page.name == "README.md")
     assert first == "pip install -e . && lgrpo fit --config configs/quickstart.yaml"
-    assert second == 'pip install -e ".[test]" && pytest'
+    assert second == 'pip install -e ".[test]" && pytest -n 2'
