@@ -11,6 +11,19 @@ from torch import Tensor
 Tokens = Sequence[int]
 
 
+def placed(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """Index tensors (int64) on ``device``: one copy carries them all.
+
+    >>> [t.tolist() for t in placed([torch.tensor([[1, 2]]), torch.tensor([3])], "cpu")]
+    [[[1, 2]], [3]]
+    """
+    flat = torch.cat([t.flatten() for t in tensors])
+    if torch.device(device).type == "cuda":
+        flat = flat.pin_memory().to(device, non_blocking=True)
+    parts = flat.to(device).split([t.numel() for t in tensors])  # type: ignore[no-untyped-call]
+    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """One forward pass.
@@ -62,11 +75,15 @@ def padded_layout(
     scored = at < sizes
     flat = torch.arange(len(rows))[:, None] * width + starts + at
     number = scored.flatten().cumsum(0).view_as(scored) - 1
+    predictors, targets = flat[scored] - 1, ids.flatten()[flat[scored]]
+    gather = torch.where(scored, number, int(scored.sum()))
+    positions = torch.arange(width).expand(len(rows), width)
+    made = placed([ids, positions, predictors, targets, gather, real.long()], device)
     return Layout(
-        input_ids=ids.to(device),
-        position_ids=torch.arange(width).expand(len(rows), width).to(device),
-        attention_mask=None if bool(real.all()) else real.to(device),
-        predictors=(flat[scored] - 1).to(device),
-        targets=ids.flatten()[flat[scored]].to(device),
-        gather=torch.where(scored, number, int(scored.sum())).to(device),
+        input_ids=made[0],
+        position_ids=made[1],
+        attention_mask=None if bool(real.all()) else made[5].bool(),
+        predictors=made[2],
+        targets=made[3],
+        gather=made[4],
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lgrpo_lightning.policy.flex_attention import BLOCK
-from lgrpo_lightning.policy.layout import Layout, Tokens
+from lgrpo_lightning.policy.layout import Layout, Tokens, placed
 from lgrpo_lightning.policy.tree_plan import TreePlan
 from lgrpo_lightning.process_tree import Trie
 
@@ -79,13 +79,15 @@ def tree_layout(
         [*depths, torch.zeros_like(spare)],
         [*ends, spare + 1],
     )
-    depth = torch.cat(depths)
+    gather = torch.where(gather < 0, nodes, gather)
+    whole = [torch.cat(parts) for parts in (ids, depths, ends, predictors, targets)]
+    input_ids, depth, end, predictor, target, gather = placed([*whole, gather], device)
     return TreeLayout(
-        input_ids=torch.cat(ids)[None].to(device),
-        position_ids=depth[None].to(device),
+        input_ids=input_ids[None],
+        position_ids=depth[None],
         attention_mask=None,
-        predictors=torch.cat(predictors).to(device),
-        targets=torch.cat(targets).to(device),
-        gather=torch.where(gather < 0, nodes, gather).to(device),
-        plan=TreePlan(depth=depth.to(device), subtree_end=torch.cat(ends).to(device), trees=tuple(trees)),
+        predictors=predictor,
+        targets=target,
+        gather=gather,
+        plan=TreePlan(depth=depth, subtree_end=end, trees=tuple(trees)),
     )

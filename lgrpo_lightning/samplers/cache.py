@@ -71,7 +71,7 @@ def select_rows(cache: Any, rows: Tensor) -> None:
         if hasattr(layer, "conv_states"):
             layer.reorder_cache(rows)
         elif layer.keys is not None:  # a layer of cross-attention to an image has none
-            layer.batch_select_indices(rows)
+            getattr(layer, "batch_select_indices", layer.reorder_cache)(rows)
     for owner in (cache, *cache.layers):
         others = {name: value for name, value in vars(owner).items() if name not in SELECTED}
         for name, value in others.items():

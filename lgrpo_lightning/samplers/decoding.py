@@ -165,8 +165,8 @@ class Decoding:
         starts = torch.tensor([width - len(p) for p in prompts], device=self.device)
         mask = torch.arange(width, device=self.device) >= starts[:, None]
         with refused_where_it_fails(self.model):
-            self.cache = generation_cache(self.model, spare=self.sampling.max_new_tokens)
-        self.mask = None if bool(mask.all()) else mask.long()
+            self.cache = self._new_cache()
+        self.mask = None if bool(mask.all()) else self._extended(mask.long(), 0)
         self.positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
         with refused_where_it_fails(self.model):
             self._forward(ids)
@@ -185,17 +185,28 @@ class Decoding:
             self.cache_argument: self.cache,
             "use_cache": True,
         }
-        if not self.sampling.truncated and takes_wide_product(self.model, len(ids)):
-            hidden = backbone(self.model)(**arguments).last_hidden_state[:, -1]
-            full = pad(hidden, (0, 0, 0, -len(hidden) % WIDE))  # rows that nobody asked for, and no odd sizes
-            self.logits = head_logits(self.model, full, wide=True)
-        else:
-            self.logits = self.model(**arguments, logits_to_keep=1).logits[:, -1]
+        self.logits = self._logits_of(arguments)
         if self.vocabulary is not None:
             self.logits = self.vocabulary.masked(self.logits)
         self.positions = self.positions[:, -1:] + 1
         if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+            self.mask = self._extended(self.mask, 1)
+
+    def _new_cache(self) -> Any:
+        return generation_cache(self.model, spare=self.sampling.max_new_tokens)
+
+    def _extended(self, mask: Tensor, by: int) -> Tensor:
+        """``mask`` with room for ``by`` more tokens."""
+        return torch.cat([mask, mask.new_ones(len(mask), by)], dim=1)
+
+    def _logits_of(self, arguments: dict[str, Any]) -> Tensor:
+        """``[R, V]`` logits of the last of the tokens in ``arguments``; there may be more rows than asked for."""
+        if not self.sampling.truncated and takes_wide_product(self.model, len(arguments["input_ids"])):
+            hidden = backbone(self.model)(**arguments).last_hidden_state[:, -1]
+            full = pad(hidden, (0, 0, 0, -len(hidden) % WIDE))  # rows that nobody asked for, and no odd sizes
+            return head_logits(self.model, full, wide=True)
+        logits: Tensor = self.model(**arguments, logits_to_keep=1).logits[:, -1]
+        return logits
 
     def _draw(self, position: int) -> tuple[Tensor, Tensor]:
         """The next token of every running row and its log-prob under the distribution it was drawn from."""
@@ -210,12 +221,17 @@ class Decoding:
 
     def _compacted(self, running: Tensor, chosen: Tensor) -> Tensor:
         """The tokens ``[R]`` to go on from; finished rows leave the batch once enough of them have gathered."""
-        if int(running.sum()) < COMPACT_BELOW * len(running):
-            keep = running.nonzero().squeeze(1)
+        if (keep := self._kept(running)) is not None:
             self._select(keep)
             self.rows, self.keys = self.rows.index_select(0, keep), self.keys.index_select(0, keep)
             chosen = chosen.index_select(0, keep)
         return chosen
+
+    def _kept(self, running: Tensor) -> Tensor | None:
+        """The rows to go on with, or None for all."""
+        if int(running.sum()) >= COMPACT_BELOW * len(running):
+            return None
+        return running.nonzero().squeeze(1)
 
     def _select(self, rows: Tensor) -> None:
         select_rows(self.cache, rows)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
+from lgrpo_lightning.samplers.compiled import CompiledDecoding
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
@@ -24,14 +25,16 @@ class TransformersSampler(Sampler):
     Args:
         max_batch_tokens: Most tokens (prompt and completion, of all rows) that the cache holds at a time; more
             completions are drawn batch by batch.
+        compile: Decode by a compiled graph over a cache of fixed size: on a GPU it spares the host's work, which is
+            most of a small model's step; a new number of rows costs a compilation.
     """
 
     is_policy = True
 
-    def __init__(self, max_batch_tokens: int = 65536) -> None:
+    def __init__(self, max_batch_tokens: int = 65536, compile: bool = False) -> None:
         if max_batch_tokens < 1:
             raise ValueError(f"max_batch_tokens is {max_batch_tokens}; it must be at least 1.")
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens, self.compile = max_batch_tokens, compile
 
     def setup(self, source: WeightSource) -> None:
         """Remember where the model is."""
@@ -43,7 +46,7 @@ class TransformersSampler(Sampler):
         """One group per prompt, in order."""
         found: dict[Job, Decoded] = {}
         with self.source.generation_model() as model:
-            decoding = Decoding(
+            decoding = (CompiledDecoding if self.compile else Decoding)(
                 model,
                 self.source.tokenizer,
                 self.source.eos_token_ids,

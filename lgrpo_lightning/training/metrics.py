@@ -26,6 +26,7 @@ class Means:
         self.moments: dict[str, tuple[float, float, float]] = {}
         self.extremes: dict[str, tuple[float, bool]] = {}
         self.pending: list[tuple[str, Tensor]] = []  # sums and counts still on the device
+        self.pending_extremes: list[tuple[str, Tensor, bool]] = []
 
     def add(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
         """Count ``values`` (where ``mask``) into the mean called ``name``; NaN does not count.
@@ -39,6 +40,9 @@ class Means:
 
     def settle(self) -> Means:
         """Read all numbers that are still on a device, at once; itself."""
+        extremes, self.pending_extremes = self.pending_extremes, []
+        for name, value, largest in extremes:
+            self.extreme(name, float(value), largest=largest)
         pending, self.pending = self.pending, []
         for device in {both.device for _, both in pending}:
             here = [(name, both) for name, both in pending if both.device == device]
@@ -61,8 +65,11 @@ class Means:
         before = self.moments.get(name, (0.0, 0.0, 0.0))
         self.moments[name] = (before[0] + count, before[1] + total, before[2] + squares)
 
-    def extreme(self, name: str, value: float, *, largest: bool) -> None:
-        """Keep the largest (or smallest) value called ``name``."""
+    def extreme(self, name: str, value: float | Tensor, *, largest: bool) -> None:
+        """Keep the largest (or smallest) value called ``name``; a tensor is read when numbers are asked for."""
+        if isinstance(value, Tensor):
+            self.pending_extremes.append((name, value.detach(), largest))
+            return
         if name in self.extremes:
             value = (max if largest else min)(value, self.extremes[name][0])
         self.extremes[name] = (value, largest)

@@ -151,9 +151,9 @@ class Update:
         for name, values in importance_values(old, sampler, weights, mask, mode=mode).items():
             means.add(f"{name}/mean", values)
             if values.numel():
-                means.extreme(f"{name}/max", float(values.max()), largest=True)
+                means.extreme(f"{name}/max", values.max(), largest=True)
                 if name.endswith("ratio"):
-                    means.extreme(f"{name}/min", float(values.min()), largest=False)
+                    means.extreme(f"{name}/min", values.min(), largest=False)
         return weights
 
     def _passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:

@@ -48,9 +48,10 @@ def sections(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     if layouts := [x for n, lines in found.items() if n.startswith("layouts") for x in lines if "P" in x]:
         made.append("## Trees against padded rows: speed\n\n" + layout_table(layouts))
     if drawn := [x for x in found.get("sampling", []) if "rows" in x]:
-        heads = ["model", "rows", "P", "C", "seconds", "tokens/s", "ms a token"]
-        keys = ("model", "rows", "P", "C", "seconds", "tokens_per_s", "ms_per_token")
-        made.append("## Sampling\n\n" + table(heads, ([x[k] for k in keys] for x in drawn)))
+        heads = ["model", "compiled", "rows", "P", "C", "seconds", "tokens/s", "ms a token"]
+        keys = ("rows", "P", "C", "seconds", "tokens_per_s", "ms_per_token")
+        lines = ([x["model"], "yes" if x.get("compile") else "no", *(x[k] for k in keys)] for x in drawn)
+        made.append("## Sampling\n\n" + table(heads, lines))
     if profile := [x for x in found.get("profile", []) if "operation" in x]:
         rows = ((f"`{x['operation'][:70]}`", x["ms"], x["calls"], f"{x['share']:.0%}") for x in profile)
         made.append("## Where a step's time goes\n\n" + table(["operation", "ms", "calls", "share"], rows))

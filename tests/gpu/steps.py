@@ -217,12 +217,14 @@ def flops(size: str, tokens: int, scored: int, read: float) -> float:
 
 def sampling(device: str, tiny: bool) -> Iterator[Result]:
     """Tokens a second of the decode loop."""
+    from lgrpo_lightning.samplers.compiled import CompiledDecoding
     from lgrpo_lightning.samplers.decoding import Decoding, Request
     from lgrpo_lightning.types import Sampling
 
     size = "tiny" if tiny else "0.5B"
     made = policy(size, device)
-    for count, group in [(1, 4)] if tiny else [(8, 8), (32, 8)]:
+    shapes = [(1, 4)] if tiny else [(8, 8), (32, 8)]
+    for (count, group), kind in [(shape, kind) for kind in (Decoding, CompiledDecoding) for shape in shapes]:
         prompt, limit = (8, 8) if tiny else (512, 128)
         given, _ = rows(count, prompt, 1, 1, config(size).vocab_size)
         requests = [Request(prompt=i // group, key=i) for i in range(count * group)]
@@ -231,10 +233,10 @@ def sampling(device: str, tiny: bool) -> Iterator[Result]:
             for _ in range(1 if tiny else 2):
                 clock = Clock(device)
                 start = clock.now()
-                Decoding(causal, None, (), Sampling(max_new_tokens=limit)).run(given, requests)
+                kind(causal, None, (), Sampling(max_new_tokens=limit)).run(given, requests)
                 best = min(best, clock.now() - start)
         yield memory | {
-            "model": size, "rows": count * group, "P": prompt, "C": limit, "seconds": round(best, 3),
+            "model": size, "compile": kind is CompiledDecoding, "rows": count * group, "P": prompt, "C": limit, "seconds": round(best, 3),
             "tokens_per_s": round(count * group * limit / best), "ms_per_token": round(1000 * best / limit, 2),
         }  # fmt: skip
 

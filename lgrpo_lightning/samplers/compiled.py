@@ -1,0 +1,84 @@
+"""Decoding whose step is one compiled graph over a cache of fixed size: for GPUs that wait for their host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lgrpo_lightning.samplers.decoding import Decoding
+
+BACKEND: dict[str, Any] = {"mode": "reduce-overhead"}
+"""What ``torch.compile`` is given: CUDA graphs where there is CUDA."""
+ROOM = 128
+"""The cache's length is a multiple of this: a graph for every length would be many."""
+SHAPES = 128
+"""Graphs that a process may hold before it goes on without."""
+
+
+class CompiledDecoding(Decoding):
+    """The same draws; shapes change only when rows leave the batch, which they do by halves.
+
+    Raises:
+        ValueError: The model keeps more than keys and values.
+    """
+
+    graph = False  # the prompts are read as they come; the steps after them are compiled
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> None:
+        self.graph = False
+        needed = max(map(len, prompts)) + self.sampling.max_new_tokens
+        self.room = -(-needed // ROOM) * ROOM
+        super()._read(prompts)
+
+    def _new_cache(self) -> Any:
+        from transformers import StaticCache
+        from transformers.cache_utils import StaticLayer
+
+        cache = StaticCache(config=self.model.config, max_cache_len=self.room)
+        if not all(isinstance(layer, StaticLayer) for layer in cache.layers):
+            raise ValueError(
+                f"sampler.compile is true, but {type(self.model).__name__} keeps more than keys and values of its "
+                "tokens, for which no cache of fixed size is compiled. Leave it out."
+            )
+        return cache
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], of_row: list[int]) -> None:
+        super()._prefill(prompts, of_row)
+        self.graph = True
+
+    def _extended(self, mask: Tensor, by: int) -> Tensor:
+        """The mask has all columns from the start: what is not there yet is after every query."""
+        return pad(mask, (0, self.room - mask.shape[1]), value=1)
+
+    def _logits_of(self, arguments: dict[str, Any]) -> Tensor:
+        if not self.graph:
+            return super()._logits_of(arguments)
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return compiled_step()(self.model, arguments).clone()  # the next step writes where these are
+
+    def _kept(self, running: Tensor) -> Tensor | None:
+        """Half of the rows, the running ones among them, as soon as they fit."""
+        half = len(running) // 2
+        if int(running.sum()) > half:
+            return None
+        order = torch.argsort(running.to(torch.int8), descending=True, stable=True)
+        return order[: max(half, 1)].sort().values
+
+
+@cache
+def compiled_step() -> Callable[[Any, dict[str, Any]], Tensor]:
+    """The step of any model, compiled anew for every number of rows."""
+
+    def step(model: Any, arguments: dict[str, Any]) -> Tensor:
+        logits: Tensor = model(**arguments, logits_to_keep=1).logits[:, -1]
+        return logits
+
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, SHAPES)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, SHAPES)
+    return torch.compile(step, dynamic=False, **BACKEND)
