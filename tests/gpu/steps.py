@@ -236,7 +236,8 @@ def sampling(device: str, tiny: bool) -> Iterator[Result]:
                 kind(causal, None, (), Sampling(max_new_tokens=limit)).run(given, requests)
                 best = min(best, clock.now() - start)
         yield memory | {
-            "model": size, "compile": kind is CompiledDecoding, "rows": count * group, "P": prompt, "C": limit, "seconds": round(best, 3),
+            "model": size, "compile": kind is CompiledDecoding,
+            "rows": count * group, "P": prompt, "C": limit, "seconds": round(best, 3),
             "tokens_per_s": round(count * group * limit / best), "ms_per_token": round(1000 * best / limit, 2),
         }  # fmt: skip
 
