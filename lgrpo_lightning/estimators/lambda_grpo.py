@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lgrpo_lightning.estimators.grpo import GRPO
@@ -14,24 +16,32 @@ class LambdaGRPO(GRPO):
     r"""GRPO with every token weighted by the inverse size of its process set (arXiv:2509.21154, section 5).
 
     .. math:: A_{i,t} = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std} + \epsilon}, \quad
-        w_{i,t} = \frac{1}{|\lambda(i,t)|}
+        w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
     GRPO lets a process step count as often as completions share it; the weight takes that back. Over exact
-    tokens the weights of a group add up to its number of distinct prefixes, the nodes of its trie.
+    tokens the weights of a group add up to its number of distinct prefixes, the nodes of its trie (with p = 1).
 
     Args:
         scale: Which standard deviation (with Bessel's correction) divides the advantages: "group" that of the
             group, "batch" that of all rewards of the rollout batch on all ranks, "none" nothing (Dr.GRPO).
         eps: Added to the standard deviation; above 0.
+        power: p, how much of the count is taken back: 1 is the paper's, 0 is GRPO, at least 0.
 
     >>> tree = ProcessTree.from_sequences([[1, 2], [1], [3]])
     >>> LambdaGRPO().weights(tree).tolist()
     [[0.5, 1.0], [0.5, 0.0], [1.0, 0.0]]
+    >>> LambdaGRPO(power=2).weights(tree).tolist()
+    [[0.25, 1.0], [0.25, 0.0], [1.0, 0.0]]
     """
 
-    def __init__(self, scale: Literal["group", "batch", "none"] = "group", eps: float = 1e-4) -> None:
+    def __init__(
+        self, scale: Literal["group", "batch", "none"] = "group", eps: float = 1e-4, power: float = 1.0
+    ) -> None:
         super().__init__(scale=scale, eps=eps)
+        if not 0 <= power < math.inf:
+            raise ValueError(f"LambdaGRPO: power is {power}; it must be a number that is at least 0.")
+        self.power = power
 
     def weights(self, tree: ProcessTree) -> Tensor:
-        """``[G, T]`` 1/|λ(i, t)|, 0 on padding."""
-        return super().weights(tree) / tree.set_sizes().clamp(min=1)
+        """``[G, T]`` 1/|λ(i, t)|^p, 0 on padding."""
+        return super().weights(tree) / tree.set_sizes().clamp(min=1).to(torch.float32).pow(self.power)
