@@ -5,6 +5,8 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from lgrpo_lightning.strategies.sharded_metadata import reader
+
 METADATA = ".metadata"
 REST = "meta.pt"
 
@@ -36,15 +38,13 @@ def _file(path: Path) -> str:
 
 def _folder(path: Path) -> str:
     """What is wrong with a folder of shards (torch.distributed.checkpoint) and ``meta.pt``."""
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-
     for name in (METADATA, REST):
         if not (path / name).is_file():
             return f"the folder lacks {name}, so its writing was cut off"
     if reason := _file(path / REST):
         return f"{REST}: {reason}"
     try:
-        entries = FileSystemReader(path).read_metadata().storage_data
+        entries = reader(path).read_metadata().storage_data
     except Exception as error:
         return f"{METADATA} is damaged ({type(error).__name__}: {error})"
     ends: dict[str, int] = {}

@@ -24,12 +24,19 @@ def main(argv: Sequence[str]) -> int:
         "--checkpoint", default=None, help="file in checkpoints/, or a path; default last.ckpt"
     )
     parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, not merged")
+    parser.add_argument(
+        "--weights_only",
+        choices=["true", "false"],
+        default="true",
+        help="false reads a checkpoint with Python objects in it, which can run code; for those you trust",
+    )
     options = parser.parse_args(list(argv)[1:])
     quieten()
     try:
         check_folders(options.run, options.out)
         path = named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
-        loads = export_checkpoint(options.run, path, options.out, adapter=options.adapter)
+        only = options.weights_only == "true"
+        loads = export_checkpoint(options.run, path, options.out, adapter=options.adapter, weights_only=only)
     except Exception as error:
         return report(error)
     print(f"Wrote {shown(options.out)} from {shown(path)}. Load it with:")
@@ -55,7 +62,9 @@ def check_folders(run: Path, out: Path) -> None:
         raise ValueError(f"{out} {what}, and nothing is overwritten. Name a folder that is not there yet.")
 
 
-def export_checkpoint(run: Path, checkpoint: Path, out: Path, *, adapter: bool) -> str:
+def export_checkpoint(
+    run: Path, checkpoint: Path, out: Path, *, adapter: bool, weights_only: bool = True
+) -> str:
     """Build the run's policy, load the checkpoint into it, write the folder; the class that loads it."""
     from lgrpo_lightning.policy import Policy
     from lgrpo_lightning.policy.export import export, load_weights
@@ -64,13 +73,16 @@ def export_checkpoint(run: Path, checkpoint: Path, out: Path, *, adapter: bool) 
 
     config = run_policy_config(run)
     policy = Policy(config)
-    load_weights(policy, checkpoint_weights(checkpoint))
+    load_weights(policy, checkpoint_weights(checkpoint, weights_only=weights_only))
     export(policy, load_tokenizer(config), out, adapter=adapter)
     return str(auto_class(policy.model.config).__name__)
 
 
-def checkpoint_weights(checkpoint: Path) -> Any:
+def checkpoint_weights(checkpoint: Path, *, weights_only: bool = True) -> Any:
     """The weights of a checkpoint, a file or a folder, by name.
+
+    Args:
+        weights_only: Refuse a file that holds more than tensors, numbers and text.
 
     Raises:
         ValueError: It is neither.
@@ -80,7 +92,7 @@ def checkpoint_weights(checkpoint: Path) -> Any:
 
     if checkpoint.is_dir():
         return whole_checkpoint(checkpoint, only_weights=True)["state_dict"]
-    return AnyCheckpointIO().load_checkpoint(checkpoint, weights_only=True)["state_dict"]
+    return AnyCheckpointIO().load_checkpoint(checkpoint, weights_only=weights_only)["state_dict"]
 
 
 def run_policy_config(run: Path) -> Any:

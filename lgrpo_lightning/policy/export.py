@@ -14,6 +14,7 @@ from lgrpo_lightning.policy.merging import base_tied, check_merged, check_names,
 from lgrpo_lightning.policy.multimodal import copy_processor
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.policy.training_noise import is_noise
 
 PREFIX = "policy.model."
 
@@ -66,7 +67,8 @@ def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, 
     out.mkdir(parents=True, exist_ok=True)
     model._hf_peft_config_loaded = adapter
     try:
-        with _tied_as(model, not untied), _ending_at(model, eos_token_ids(policy.config, tokenizer)):
+        ends = eos_token_ids(policy.config, tokenizer)
+        with _tied_as(model, not untied), _ending_at(model, ends), _as_published(policy):
             model.save_pretrained(out, state_dict=kept)
     finally:
         model._hf_peft_config_loaded = lora
@@ -88,6 +90,40 @@ def _tied_as(model: Any, tied: bool) -> Iterator[None]:
     finally:
         for config, was in zip(configs, before, strict=True):
             config.tie_word_embeddings = was
+
+
+@contextmanager
+def _as_published(policy: Policy) -> Iterator[None]:
+    """Inside, dropout, jitter and router outputs are in the configuration as the base has them, not as trained."""
+    from transformers import AutoConfig
+
+    config = policy.config
+    try:
+        base: Any = AutoConfig.from_pretrained(config.resolved_path, revision=config.revision)
+    except (OSError, ValueError):  # gone since it was loaded, or with code of its own
+        yield
+        return
+    ours = policy.model.config
+    pairs = [(ours, base), (ours.get_text_config(), base.get_text_config())]
+    before = [
+        (mine, name, value)
+        for mine, _ in pairs
+        for name, value in vars(mine).items()
+        if _for_training(name, value)
+    ]
+    try:
+        for mine, published in pairs:
+            for name, value in vars(published).items():
+                if _for_training(name, value):
+                    setattr(mine, name, value)
+        yield
+    finally:
+        for mine, name, value in before:
+            setattr(mine, name, value)
+
+
+def _for_training(name: str, value: Any) -> bool:
+    return is_noise(name, value) or name == "output_router_logits"
 
 
 @contextmanager

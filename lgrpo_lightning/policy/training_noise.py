@@ -8,6 +8,12 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 
+def is_noise(name: str, value: Any) -> bool:
+    """Whether an entry of a configuration is a probability of noise in training mode."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and ("jitter" in name or "drop" in name)
+
+
 def set_training_noise(hf_config: Any, dropout: float) -> None:
     """Set every dropout probability of a configuration, those of dropped layers and paths too; jitter is 0.
 
@@ -15,13 +21,8 @@ def set_training_noise(hf_config: Any, dropout: float) -> None:
     over the same tokens differ, and the ratio π/π_old with it.
     """
     text = hf_config.get_text_config()
-    for name, old in list(vars(text).items()):
-        if isinstance(old, bool) or not isinstance(old, int | float):
-            continue
-        if "jitter" in name:
-            setattr(text, name, 0.0)
-        elif "drop" in name:
-            setattr(text, name, dropout)
+    for name in [name for name, value in vars(text).items() if is_noise(name, value)]:
+        setattr(text, name, 0.0 if "jitter" in name else dropout)
 
 
 def set_dropout_modules(model: nn.Module, dropout: float) -> None:

@@ -15,6 +15,8 @@ from lightning.fabric.utilities.load import _METADATA_FILENAME
 from torch import nn
 from torch.optim import Optimizer
 
+from lgrpo_lightning.strategies.sharded_metadata import reader
+
 OPTIMIZER = re.compile(r"optimizer_(\d+)")
 
 
@@ -70,7 +72,6 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
     folder, found = Path(path), dict[str, Any]()
@@ -81,7 +82,9 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
     plan: Any = _EmptyStateDictLoadPlanner
     planner = plan({"state_dict"} if only_weights else None)
     try:
-        _load_state_dict(found, storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
+        with pickles_refused(folder):
+            index = reader(folder)
+        _load_state_dict(found, storage_reader=index, planner=planner, no_dist=True)
     except (CheckpointException, OSError) as error:
         there = ", ".join(sorted(p.name for p in folder.iterdir()))
         raise ValueError(
@@ -108,7 +111,6 @@ def load_folder(
     Raises:
         ValueError: Weights are missing.
     """
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict import (
         get_model_state_dict,
         get_optimizer_state_dict,
@@ -116,7 +118,8 @@ def load_folder(
     )
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    saved = FileSystemReader(path).read_metadata().state_dict_metadata
+    with pickles_refused(path):
+        saved = reader(path).read_metadata().state_dict_metadata
     weights = get_model_state_dict(module)
     present = {name: tensor for name, tensor in weights.items() if f"state_dict.{name}" in saved}
     if strict and (missing := sorted(weights.keys() - present.keys())):

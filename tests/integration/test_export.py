@@ -155,3 +155,32 @@ def test_adapters_that_cannot_be_trained_on(model_folder: Callable[..., Path], t
         path.write_text(json.dumps(entries | change))
         with pytest.raises(ValueError, match=f"an adapter with {said}, which cannot be trained here"):
             PolicyConfig(lora=Lora(from_adapter=str(tmp_path / "adapter")))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_configuration_is_the_bases(
+    architecture: str, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Dropout that was off in training is no property of the model."""
+    base = model_folder(architecture)
+    policy = Policy(PolicyConfig(path=str(base)))
+    export(policy, tokenizer(), tmp_path / "out")
+    written, published = (
+        json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", base)
+    )
+    for config in (written, published):
+        config.pop("transformers_version", None)
+    assert written == published
+    if architecture == "gpt2":
+        assert (policy.model.config.resid_pdrop, written["resid_pdrop"]) == (0.0, 0.1)
+
+
+def test_a_checkpoint_with_objects_is_read_where_it_is_trusted(
+    model_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit(tmp_path / "run", model__policy__path=model_folder("llama"), **TRAIN)
+    torch.save(checkpoint(run) | {"mine": Path("here")}, run / "checkpoints" / "last.ckpt")
+    words = ["export", str(run), str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    assert "--weights_only=false" in capsys.readouterr().err
+    assert cli.main([*words, "--weights_only=false"]) == 0
