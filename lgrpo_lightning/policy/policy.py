@@ -158,13 +158,16 @@ class Policy(nn.Module):
         *,
         temperature: float = 1.0,
         sampled: Tensor | None = None,
+        own: bool = True,
     ) -> None:
         """Check once that the log-probs of one group are the model's own, the sampler's, and the same in both layouts.
 
         Trees that differ are given up under ``layout: auto``; ``no_tree`` then says why.
 
         Args:
-            sampled: ``[N, T]`` log-probs that these weights gave when sampling; NaN where none are known.
+            sampled: ``[N, T]`` log-probs of the sampler; NaN where none are known.
+            own: The sampler draws with these very weights, so that others are an error; else they are warned of, where
+                they are far off.
 
         Raises:
             RuntimeError: They differ; with both numbers and what to do.
@@ -181,7 +184,7 @@ class Policy(nn.Module):
             if sampled is not None or self.layout == "tree":
                 padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
             if sampled is not None:
-                check_sampled(sampled, padded, exact=exact, model=type(model).__name__)
+                self._check_sampled(sampled, padded, exact=exact, own=own)
             if self.layout == "tree":
                 tree = self(prompts, completions, temperature=temperature, layout="tree").logprobs
                 self._check_tree(tree, padded, tolerance=1e-4 if exact else 0.5)
@@ -190,6 +193,18 @@ class Policy(nn.Module):
                 passes = [self(prompts, completions, temperature=temperature).logprobs for _ in range(2)]
                 check_repeatable(model, *passes, tolerance=1e-4 if exact else 0.5)
         self.verified = True
+
+    def _check_sampled(self, sampled: Tensor, padded: Tensor, *, exact: bool, own: bool) -> None:
+        """Refuse log-probs of these weights' own sampling that differ; warn of another sampler's."""
+        try:
+            check_sampled(sampled, padded, exact=exact and own, model=type(self.model).__name__)
+        except RuntimeError as error:
+            if own:
+                raise
+            rank_zero_warn(
+                f"The sampler's log-probs are not the policy's: {error.args[0].partition(' (')[0]}. Either its weights "
+                "are others (loss.importance corrects for that), or it scores tokens otherwise."
+            )
 
     def _check_tree(self, tree: Tensor, padded: Tensor, *, tolerance: float) -> None:
         """Refuse trees that differ from padded rows, or do without them where that is allowed."""

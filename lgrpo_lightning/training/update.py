@@ -74,8 +74,14 @@ class Update:
         """
         choice = self.policy.choose_layout(batch.prompts, batch.completions)
         first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
-        sampled = first.sampler_logprobs.where(first.mask, torch.nan) if self.from_policy else None
-        self.policy.verify(first.prompts, first.completions, temperature=self.temperature, sampled=sampled)
+        known = self.importance is not None or self.from_policy
+        self.policy.verify(
+            first.prompts,
+            first.completions,
+            temperature=self.temperature,
+            sampled=first.sampler_logprobs.where(first.mask, torch.nan) if known else None,
+            own=self.from_policy,
+        )
         if choice.layout == "tree" and self.policy.no_tree:  # found out just now
             choice = self.policy.choose_layout(batch.prompts, batch.completions)
         means.put("tree/token_ratio", choice.computed, choice.padded)

@@ -80,3 +80,12 @@ def test_what_text_does_not_go_through_is_kept(tmp_path: Path) -> None:
     assert all("vision" in n or "projector" in n for n in kept)
     assert kept
     assert not [n for n in trained if "vision" in n or "projector" in n]
+
+
+def test_log_probs_of_another_sampler_are_warned_of(tmp_path: Path) -> None:
+    policy = trial_of("llama", tmp_path).policy
+    prompts, found = drawn(policy)
+    completions = [d.token_ids for d in found]
+    sampled = padded([d.logprobs - 1 for d in found], max(map(len, completions)))
+    with pytest.warns(UserWarning, match="The sampler's log-probs are not the policy's.* by 1"):
+        policy.verify(prompts, completions, sampled=sampled, own=False)
