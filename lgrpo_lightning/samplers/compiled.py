@@ -27,6 +27,17 @@ class CompiledDecoding(Decoding):
         ValueError: The model keeps more than keys and values.
     """
 
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        from transformers.cache_utils import StaticLayer
+
+        super().__init__(model, *args, **kwargs)
+        self.room = ROOM
+        if not all(isinstance(layer, StaticLayer) for layer in self._new_cache().layers):
+            raise ValueError(
+                f"sampler.compile is true, but {type(model).__name__} keeps more than keys and values of its tokens, "
+                "for which no cache of fixed size is compiled. Leave it out."
+            )
+
     graph = False  # the prompts are read as they come; the steps after them are compiled
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -37,15 +48,8 @@ class CompiledDecoding(Decoding):
 
     def _new_cache(self) -> Any:
         from transformers import StaticCache
-        from transformers.cache_utils import StaticLayer
 
-        cache = StaticCache(config=self.model.config, max_cache_len=self.room)
-        if not all(isinstance(layer, StaticLayer) for layer in cache.layers):
-            raise ValueError(
-                f"sampler.compile is true, but {type(self.model).__name__} keeps more than keys and values of its "
-                "tokens, for which no cache of fixed size is compiled. Leave it out."
-            )
-        return cache
+        return StaticCache(config=self.model.config, max_cache_len=self.room)
 
     def _prefill(self, prompts: Sequence[Sequence[int]], of_row: list[int]) -> None:
         super()._prefill(prompts, of_row)

@@ -174,10 +174,8 @@ class Decoding:
     def _forward(self, ids: Tensor) -> None:
         """Feed ``[R, n]`` tokens at ``self.positions``; keep the logits of the last one."""
         mask = self.mask
-        if (
-            mask is not None and self.cache_argument == "cache_params"
-        ):  # no attention: that of the new tokens alone
-            mask = mask[:, -ids.shape[1] :]
+        if mask is not None and self.cache_argument == "cache_params":
+            mask = mask[:, -ids.shape[1] :]  # without attention it is that of the new tokens alone
         arguments = {
             "input_ids": ids,
             "attention_mask": mask,
