@@ -90,14 +90,18 @@ def verify_head(model: Any, input_ids: Tensor, *, tolerance: float) -> float:
         RuntimeError: They differ: the model transforms its logits in a way that is not known here.
     """
     own = model(input_ids=input_ids, use_cache=False).logits[0].float()
-    hidden = backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state[0]
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # given, as in every pass
+    hidden = backbone(model)(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state[
+        0
+    ]
     ours = head_logits(model, hidden).float()
     difference: float = (own - ours).abs().max().item()
     if difference > tolerance * max(1.0, own.abs().max().item()):
         raise RuntimeError(
             f"{type(model).__name__}: logits from hidden states differ from the model's own by {difference:.3g} "
             f"(first token: {ours[0, :3].tolist()} against {own[0, :3].tolist()}). The model transforms its logits "
-            "after the head in a way this library does not know, so its log-probs would be wrong. Please report the "
+            "after the head, or counts positions, in a way this library does not know, so its log-probs would be wrong. "
+            "Please report the "
             f"model type {model.config.model_type!r}."
         )
     return difference

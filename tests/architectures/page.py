@@ -125,6 +125,7 @@ def _reason(answer: str) -> str:
     line = re.sub(r"^(RuntimeError|ValueError): (?=\w)", "", line)
     line = re.sub(r"^no: \w+(ForCausalLM|ForConditionalGeneration|LMHeadModel) ", "no: ", line)
     line = re.sub(r"policy.path is '[^']*'[,:] ", "", line)
+    line = re.sub(r" Checkout 'https://\S+' for available files\.", "", line)
     line = re.sub(r"/\S*/model(?=[ /])", "the folder", line)
     line = re.sub(r"\. Use VLLMSampler if vLLM has.*", "", line)
     return str(line if len(line) < 300 else line[:297] + "…")
