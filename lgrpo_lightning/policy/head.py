@@ -100,9 +100,8 @@ def verify_head(model: Any, input_ids: Tensor, *, tolerance: float) -> float:
         raise RuntimeError(
             f"{type(model).__name__}: logits from hidden states differ from the model's own by {difference:.3g} "
             f"(first token: {ours[0, :3].tolist()} against {own[0, :3].tolist()}). The model transforms its logits "
-            "after the head, or counts positions, in a way this library does not know, so its log-probs would be wrong. "
-            "Please report the "
-            f"model type {model.config.model_type!r}."
+            "after the head, or counts positions, in a way this library does not know, so its log-probs would be "
+            f"wrong. Please report the model type {model.config.model_type!r}."
         )
     return difference
 
