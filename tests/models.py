@@ -49,6 +49,14 @@ def tokenizer(*special: str) -> Any:
     return made
 
 
+@torch.no_grad()
+def far_from_uniform(model: torch.nn.Module, scale: float) -> None:
+    """Multiply what is more than a vector, so that distributions differ."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(scale)
+
+
 def make_model(
     architecture: str,
     folder: Path,
@@ -77,10 +85,7 @@ def make_model(
         }
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**arguments))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(scale)
+    far_from_uniform(model, scale)
     model.save_pretrained(folder)
     tokens = tokenizer(*special)
     tokens.chat_template = chat_template

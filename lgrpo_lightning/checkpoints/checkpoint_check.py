@@ -5,9 +5,8 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from lgrpo_lightning.strategies.sharded_metadata import reader
+from lgrpo_lightning.strategies.sharded_metadata import INDEX, reader
 
-METADATA = ".metadata"
 REST = "meta.pt"
 
 
@@ -38,7 +37,7 @@ def _file(path: Path) -> str:
 
 def _folder(path: Path) -> str:
     """What is wrong with a folder of shards (torch.distributed.checkpoint) and ``meta.pt``."""
-    for name in (METADATA, REST):
+    for name in (INDEX, REST):
         if not (path / name).is_file():
             return f"the folder lacks {name}, so its writing was cut off"
     if reason := _file(path / REST):
@@ -46,7 +45,7 @@ def _folder(path: Path) -> str:
     try:
         entries = reader(path).read_metadata().storage_data
     except Exception as error:
-        return f"{METADATA} is damaged ({type(error).__name__}: {error})"
+        return f"{INDEX} is damaged ({type(error).__name__}: {error})"
     ends: dict[str, int] = {}
     for entry in entries.values():
         ends[entry.relative_path] = max(ends.get(entry.relative_path, 0), entry.offset + entry.length)

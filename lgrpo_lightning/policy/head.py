@@ -27,17 +27,12 @@ UNSCALED = ("aya_vision", "cohere2_vision")
 """Multimodal models that leave the scale of their language model out."""
 
 
-def takes_wide_product(model: Any, rows: int) -> bool:
-    """Whether ``weight @ hidden.T`` is the faster way to the logits of ``rows`` tokens: on a CPU, of a plain head."""
+def takes_wide_product(model: Any) -> bool:
+    """Whether ``weight @ hidden.T`` is the faster way to logits, from ``WIDE`` rows: on a CPU, of a plain head."""
     head = model.get_output_embeddings()
-    plain = (
-        type(head) is nn.Linear
-        and type(head.weight.data) is Tensor
-        and model.config.get_text_config() is model.config
-    )
-    return (
-        plain and rows >= WIDE and head.weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    )
+    plain = type(head) is nn.Linear and type(head.weight.data) is Tensor and head.weight.device.type == "cpu"
+    text_alone = model.config.get_text_config() is model.config
+    return plain and text_alone and not torch.is_autocast_enabled("cpu")
 
 
 WIDE = 8
@@ -89,14 +84,12 @@ def verify_head(model: Any, input_ids: Tensor, *, tolerance: float) -> float:
     Raises:
         RuntimeError: They differ: the model transforms its logits in a way that is not known here.
     """
-    own = model(input_ids=input_ids, use_cache=False).logits[0].float()
+    own = _own_logits(model, input_ids)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # given, as in every pass
-    hidden = backbone(model)(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state[
-        0
-    ]
-    ours = head_logits(model, hidden).float()
-    difference: float = (own - ours).abs().max().item()
-    if difference > tolerance * max(1.0, own.abs().max().item()):
+    found = backbone(model)(input_ids=input_ids, position_ids=positions, use_cache=False)
+    ours = head_logits(model, found.last_hidden_state[0]).float()
+    difference, allowed = _compared(own, ours, tolerance)
+    if difference > allowed:
         raise RuntimeError(
             f"{type(model).__name__}: logits from hidden states differ from the model's own by {difference:.3g} "
             f"(first token: {ours[0, :3].tolist()} against {own[0, :3].tolist()}). The model transforms its logits "
@@ -119,11 +112,21 @@ def verify_causal(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
     """
     changed = input_ids.clone()
     changed[0, -1] = (changed[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
-    own, other = (
-        model(input_ids=ids, use_cache=False).logits[0, :-1].float() for ids in (input_ids, changed)
-    )
-    if own.numel() and float((own - other).abs().max()) > tolerance * max(1.0, float(own.abs().max())):
+    own, other = (_own_logits(model, ids)[:-1] for ids in (input_ids, changed))
+    difference, allowed = _compared(own, other, tolerance) if len(own) else (0.0, 0.0)
+    if difference > allowed:
         raise RuntimeError(
             f"{type(model).__name__} is bidirectional: another last token changes what it says of the tokens before. "
             "It is an encoder, not a causal language model, and cannot be trained to continue a prompt."
         )
+
+
+def _own_logits(model: Any, input_ids: Tensor) -> Tensor:
+    """``[n, V]`` fp32, by the model's own forward."""
+    logits: Tensor = model(input_ids=input_ids, use_cache=False).logits[0]
+    return logits.float()
+
+
+def _compared(own: Tensor, other: Tensor, tolerance: float) -> tuple[float, float]:
+    """(the largest difference, the largest that is allowed)."""
+    return float((own - other).abs().max()), tolerance * max(1.0, float(own.abs().max()))

@@ -43,8 +43,12 @@ def excluded(model: Any, wanted: list[str] | str) -> list[str]:
     embeddings = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     tied = {name for pair in dict(model.all_tied_weights_keys or {}).items() for name in pair}
     shared = [name for name, m in layers if f"{name}.weight" in tied and id(m) not in embeddings]
-    routers = [name for name, m in layers if type(m).forward is not nn.Linear.forward and not _is_linear(m)]
-    return [*outside_of_text(model), *fused, *shared, *(routers if wanted == "all-linear" else [])]
+    found = [*outside_of_text(model), *fused, *shared]
+    if wanted == "all-linear":
+        found += [
+            name for name, m in layers if type(m).forward is not nn.Linear.forward and not _is_linear(m)
+        ]
+    return found
 
 
 @torch.no_grad()

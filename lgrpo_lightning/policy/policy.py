@@ -184,7 +184,7 @@ class Policy(nn.Module):
             if sampled is not None or self.layout == "tree":
                 padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
             if sampled is not None:
-                self._check_sampled(sampled, padded, exact=exact, own=own)
+                check_sampled(sampled, padded, exact=exact and own, own=own, model=type(model).__name__)
             if self.layout == "tree":
                 tree = self(prompts, completions, temperature=temperature, layout="tree").logprobs
                 self._check_tree(tree, padded, tolerance=1e-4 if exact else 0.5)
@@ -193,18 +193,6 @@ class Policy(nn.Module):
                 passes = [self(prompts, completions, temperature=temperature).logprobs for _ in range(2)]
                 check_repeatable(model, *passes, tolerance=1e-4 if exact else 0.5)
         self.verified = True
-
-    def _check_sampled(self, sampled: Tensor, padded: Tensor, *, exact: bool, own: bool) -> None:
-        """Refuse log-probs of these weights' own sampling that differ; warn of another sampler's."""
-        try:
-            check_sampled(sampled, padded, exact=exact and own, model=type(self.model).__name__)
-        except RuntimeError as error:
-            if own:
-                raise
-            rank_zero_warn(
-                f"The sampler's log-probs are not the policy's: {error.args[0].partition(' (')[0]}. Either its weights "
-                "are others (loss.importance corrects for that), or it scores tokens otherwise."
-            )
 
     def _check_tree(self, tree: Tensor, padded: Tensor, *, tolerance: float) -> None:
         """Refuse trees that differ from padded rows, or do without them where that is allowed."""
@@ -252,11 +240,14 @@ def check_repeatable(model: Any, first: Tensor, second: Tensor, *, tolerance: fl
         )
 
 
-def check_sampled(sampled: Tensor, scored: Tensor, *, exact: bool, model: str) -> None:
+def check_sampled(sampled: Tensor, scored: Tensor, *, exact: bool, model: str, own: bool = True) -> None:
     """Refuse a model whose completions were drawn from another distribution than the one that is trained.
+
+    Log-probs of another sampler than the model's own are warned of.
 
     Args:
         sampled, scored: ``[N, T]``; NaN in ``sampled`` where nothing is known.
+        own: They are of the model's own sampling.
         exact: Both are fp32: no token may differ by more than 1e-3; else their mean by no more than 0.3.
 
     Raises:
@@ -269,8 +260,17 @@ def check_sampled(sampled: Tensor, scored: Tensor, *, exact: bool, model: str) -
     if not found <= allowed:  # NaN is no agreement
         at = int(difference.argmax())
         one, other = float(sampled.flatten()[at]), float(scored.flatten()[at])
+        what = (
+            f"{model}: log-probs of sampling differ from those of the same tokens in one pass by {found:.3g}"
+        )
+        if not own:
+            rank_zero_warn(
+                f"The sampler's log-probs are not the policy's: {what}. Either its weights are others "
+                "(loss.importance corrects for that), or it scores tokens otherwise."
+            )
+            return
         raise RuntimeError(
-            f"{model}: log-probs of sampling differ from those of the same tokens in one pass by {found:.3g} "
+            f"{what} "
             f"({'at most' if exact else 'on average'} {allowed:g} allowed; one token {one:.6f} "
             f"sampled, {other:.6f} scored). Its cache does not give what the whole sequence "
             "gives, so that completions of another policy would be trained. Use VLLMSampler if vLLM has this "

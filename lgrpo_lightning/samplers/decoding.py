@@ -86,6 +86,8 @@ class Decoding:
         self.every = CHECK_EVERY if self.device.type == "cuda" else 1
         self.ends = torch.tensor([*eos, *self.stops.token_ids], device=self.device)
         self.logits: Tensor
+        wide = not sampling.truncated and takes_wide_product(model)
+        self.body = backbone(model) if wide else None
 
     def run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
         """One completion per request, in order. ``prompts`` are token ids, each prefilled once."""
@@ -199,8 +201,8 @@ class Decoding:
 
     def _logits_of(self, arguments: dict[str, Any]) -> Tensor:
         """``[R, V]`` logits of the last of the tokens in ``arguments``; there may be more rows than asked for."""
-        if not self.sampling.truncated and takes_wide_product(self.model, len(arguments["input_ids"])):
-            hidden = backbone(self.model)(**arguments).last_hidden_state[:, -1]
+        if self.body is not None and len(arguments["input_ids"]) >= WIDE:
+            hidden = self.body(**arguments).last_hidden_state[:, -1]
             full = pad(hidden, (0, 0, 0, -len(hidden) % WIDE))  # rows that nobody asked for, and no odd sizes
             return head_logits(self.model, full, wide=True)
         logits: Tensor = self.model(**arguments, logits_to_keep=1).logits[:, -1]

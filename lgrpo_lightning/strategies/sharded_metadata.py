@@ -12,15 +12,15 @@ import torch
 INDEX = ".metadata"
 MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 """Where the classes of an index are defined."""
-LAYOUT = ("torch.serialization", "_get_layout")  # a name of a layout → the layout
-PATHS = {(module, kind) for module in ("pathlib", "pathlib._local") for kind in ("PosixPath", "WindowsPath")}
 PLAIN = {
     ("collections", "OrderedDict"),
     ("builtins", "set"),
     ("torch", "Size"),
     ("torch", "device"),
-    LAYOUT,
-} | PATHS
+    ("torch.serialization", "_get_layout"),  # a name of a layout → the layout
+    *((module, kind) for module in ("pathlib", "pathlib._local") for kind in ("PosixPath", "WindowsPath")),
+}
+"""What else an index names."""
 
 
 def reader(folder: str | Path) -> Any:
@@ -39,11 +39,8 @@ def reader(folder: str | Path) -> Any:
 class _IndexAlone(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The class called so, where an index may hold it."""
-        found = (
-            getattr(import_module(module), name, None)
-            if module in (*MODULES, "torch") and "." not in name
-            else None
-        )
+        known = module in (*MODULES, "torch") and "." not in name
+        found = getattr(import_module(module), name, None) if known else None
         own = isinstance(found, type) and found.__module__ == module
         if own or isinstance(found, torch.dtype) or (module, name) in PLAIN:
             return super().find_class(module, name)

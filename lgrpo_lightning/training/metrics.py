@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
@@ -41,14 +42,11 @@ class Means:
     def settle(self) -> Means:
         """Read all numbers that are still on a device, at once; itself."""
         extremes, self.pending_extremes = self.pending_extremes, []
-        for name, value, largest in extremes:
-            self.extreme(name, float(value), largest=largest)
+        for (name, _, largest), value in zip(extremes, _read([v for _, v, _ in extremes]), strict=True):
+            self.extreme(name, value, largest=largest)
         pending, self.pending = self.pending, []
-        for device in {both.device for _, both in pending}:
-            here = [(name, both) for name, both in pending if both.device == device]
-            numbers = torch.stack([both for _, both in here]).tolist()
-            for (name, _), (total, count) in zip(here, numbers, strict=True):
-                self.put(name, total, count)
+        for (name, _), (total, count) in zip(pending, _read([both for _, both in pending]), strict=True):
+            self.put(name, total, count)
         return self
 
     def put(self, name: str, total: float, count: float = 1.0) -> None:
@@ -95,6 +93,16 @@ class Means:
             variance = (squares - total**2 / count) / (count - 1) if count > 1 else 0.0
             means[name] = math.sqrt(max(variance, 0.0))
         return means | {name: value for name, (value, _) in self.extremes.items()}
+
+
+def _read(tensors: Sequence[Tensor]) -> list[Any]:
+    """The numbers of tensors of one shape, in order; one copy from each device."""
+    found: list[Any] = [None] * len(tensors)
+    for device in {t.device for t in tensors}:
+        here = [i for i, t in enumerate(tensors) if t.device == device]
+        for i, numbers in zip(here, torch.stack([tensors[i] for i in here]).tolist(), strict=True):
+            found[i] = numbers
+    return found
 
 
 def add_rollout_metrics(means: Means, rollout: RolloutBatch, *, success_threshold: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1}
-DECODER_ALONE = {"is_decoder": True}
 ZAMBA = {"use_mamba_kernels": False, "num_hidden_layers": 5, "layers_block_type": [
     "linear_attention", "hybrid", "linear_attention", "hybrid", "linear_attention"]}  # fmt: skip
 
@@ -51,8 +50,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "ministral": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 2},
-    "reformer": DECODER_ALONE | {
-        "axial_pos_embds": False, "attn_layers": ["local", "lsh"] * 2, "feed_forward_size": 96},
+    "reformer": {
+        "is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "lsh"] * 2, "feed_forward_size": 96},
     "qwen4_exp_text": {
         "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8,
         "indexer_compress_ratio": 4, "num_experts_per_tok": 2},

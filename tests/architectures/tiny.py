@@ -29,7 +29,7 @@ RULES: list[tuple[str, int]] = [
     (r"linear_num_key_heads", 2),
     (r"linear_num_value_heads", 4),
     (r"head_dim|.*_head_dim|mamba_d_head|mamba_d_state|ssm_state_size|d_kv|head_size|.*state_size", 16),
-    (r"(qk_)?rope_head_dim|qk_nope_head_dim|v_head_dim|rotary_dim", 8),
+    (r"rotary_dim", 8),
     (r"moe_.*intermediate_size|shared_.*intermediate_size|expert_ffn_hidden_size|.*expert.*_size", 32),
     (
         r".*intermediate_size(_mlp)?|.*ffn_dim|d_ff|d_inner|n_inner|ffn_hidden_size|ffn_dim|.*intermediate_dim",
@@ -59,25 +59,25 @@ KINDS = ("layer_types", "layers_block_type", "mlp_layer_types", "block_types")
 """Entries that list a kind for every layer."""
 
 
-def tiny(config_class: Any, *, known: Mapping[str, Any] | None = None) -> Any:
+def tiny(config_class: Any) -> Any:
     """A configuration of ``config_class`` with four layers of width 64, 60 tokens, and every part that it may have."""
-    return config_class(**arguments(config_class, known))
+    return config_class(**arguments(config_class, KNOWN.get(config_class.model_type, {})))
 
 
-def arguments(config_class: Any, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def arguments(config_class: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     """What to construct it with.
 
     Args:
         known: Entries that no rule gives; those of a part under the part's name.
     """
     default = config_class()
-    known = dict(KNOWN.get(config_class.model_type, {}) if known is None else known)
+    known = dict(known)
     made: dict[str, Any] = {}
     for name, value in vars(default).items():
         if name in config_class.sub_configs:
-            part = type(value) if value is not None else None
-            if part is not None:
-                made[name] = arguments(part, {**KNOWN.get(part.model_type, {}), **known.pop(name, {})})
+            if value is not None:
+                of_part = KNOWN.get(value.model_type, {})
+                made[name] = arguments(type(value), {**of_part, **known.pop(name, {})})
         elif isinstance(value, int) and not isinstance(value, bool):
             made |= _small(name, value)
         elif name in KINDS and isinstance(value, list | tuple) and value:
@@ -92,9 +92,9 @@ def arguments(config_class: Any, known: Mapping[str, Any] | None = None) -> dict
 
 
 def _every_kind(kinds: Sequence[str]) -> list[str]:
-    """The kinds of a stack of layers, each at least once."""
+    """The kinds of a stack of layers in turn."""
     distinct = list(dict.fromkeys(kinds))
-    return [distinct[i % len(distinct)] for i in range(max(LAYERS, len(distinct)))][:LAYERS]
+    return [distinct[i % len(distinct)] for i in range(LAYERS)]
 
 
 def _sections(default: Any, made: Mapping[str, Any], rope: Mapping[str, Any]) -> list[int]:

@@ -21,7 +21,7 @@ from lgrpo_lightning.policy.training_noise import set_training_noise
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.types import Sampling, padded
 from tests.architectures.tiny import tiny
-from tests.models import tokenizer
+from tests.models import far_from_uniform, tokenizer
 
 EXACT = 1e-4
 STEPS = 5
@@ -46,10 +46,7 @@ def write_model(model_type: str, folder: Path) -> None:
     set_training_noise(config, 0.0)
     torch.manual_seed(0)
     model = auto_class(config).from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(3)
+    far_from_uniform(model, 3)
     model.float().save_pretrained(folder)
     tokenizer().save_pretrained(folder)
 
