@@ -11,9 +11,10 @@ from lgrpo_lightning.plugins.hookspecs import hookimpl
 def lgrpo_components() -> Iterable[type]:
     """The built-in components."""
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
+    from lgrpo_lightning.data.binary_tree import BinaryTreeTask
     from lgrpo_lightning.data.files import PromptFile
     from lgrpo_lightning.estimators import GRPO, LambdaGRPO
-    from lgrpo_lightning.rewards import ExactMatch, FormatMatch, RewardFunction
+    from lgrpo_lightning.rewards import BinaryTreeReward, ExactMatch, FormatMatch, RewardFunction
     from lgrpo_lightning.samplers import TransformersSampler, VLLMSampler
     from lgrpo_lightning.segmenters import DelimiterSegmenter, TokenPrefixSegmenter
 
@@ -27,6 +28,8 @@ def lgrpo_components() -> Iterable[type]:
         RewardFunction,
         GRPO,
         LambdaGRPO,
+        BinaryTreeReward,
         ArithmeticTasks,
+        BinaryTreeTask,
         PromptFile,
     ]

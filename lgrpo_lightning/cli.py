@@ -14,6 +14,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "validate": (RUN, "measure accuracy, avg@k and pass@k of a checkpoint on the validation sets"),
     "test": (RUN, "the same on the test sets"),
     "predict": (RUN, "write completions with their rewards to a file"),
+    "compare": (
+        "lgrpo_lightning.commands.compare",
+        "run several configurations over seeds and say what differs",
+    ),
     "export": ("lgrpo_lightning.commands.export", "write a checkpoint of a run as a Hugging Face folder"),
     "serve": ("lgrpo_lightning.commands.serve", "start a vLLM server that VLLMSampler feeds with weights"),
     "plugins": ("lgrpo_lightning.commands.plugins", "list the installed components"),

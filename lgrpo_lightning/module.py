@@ -9,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
 from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.options import run_seed
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollout_module import RolloutModule
@@ -94,7 +95,7 @@ class GRPOModule(RolloutModule):
         self.mini_batches = updates.mini_batches  # what the data module has to divide a rollout into
         self.validation = validation
         self.max_rollouts = max_rollouts
-        self.seed = settings.run_seed() if seed is None else seed
+        self.seed = run_seed() if seed is None else seed
 
     # ------------------------------------------------------------------------------------------ the algorithm
 

@@ -1,7 +1,8 @@
-"""Checks of options that take several values: a string is one value, not a list of its characters."""
+"""Checks of options that take several values (a string is one value, not a list of its characters); the run's seed."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -65,3 +66,8 @@ def refuse_text(key: str, value: Any) -> None:
         raise ValueError(
             f"{key} is the {NAMES[type(value)]} {value!r}, where a list is meant: write [{value!r}]."
         )
+
+
+def run_seed() -> int:
+    """The seed set by ``seed_everything``, else 0."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))

@@ -1,4 +1,4 @@
-"""The tokens that may be drawn: those with a text. Embeddings are often padded beyond them."""
+"""The tokens that may be drawn: those with a text, none suppressed. Embeddings are often padded beyond them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Which of the model's ids have a text; the others have probability 0, in sampling and log-probs alike.
+    """Which of the model's ids may be drawn; the others have probability 0, in sampling and log-probs alike.
 
     Attributes:
         total: Ids of the model.
-        size: One past the last id with a text.
-        holes: Ids below ``size`` without one.
+        size: One past the last id that may be drawn.
+        holes: Ids below ``size`` that may not.
+        suppressed: Those of the ids that may not be drawn that have a text: the configuration says so.
     """
 
     total: int
     size: int
     holes: tuple[int, ...] = ()
+    suppressed: tuple[int, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether every id has a text."""
+        """Whether every id may be drawn."""
         return self.size == self.total and not self.holes
 
     @property
     def excluded(self) -> list[int]:
-        """The ids without a text."""
+        """The ids that may not be drawn."""
         return [*self.holes, *range(self.size, self.total)]
 
     def masked(self, logits: Tensor) -> Tensor:
-        """``[..., V]`` logits without those of the ids at the end that have no text, and -inf in the holes.
+        """``[..., V]`` logits without those of the ids at the end that may not be drawn, and -inf in the holes.
 
         >>> Vocabulary(total=4, size=3, holes=(1,)).masked(torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist()
         [1.0, -inf, 3.0]
@@ -47,7 +49,7 @@ class Vocabulary:
         return logits
 
     def check(self, completions: Sequence[Sequence[int]]) -> None:
-        """Refuse completions with ids that have no text: their log-prob would be -inf.
+        """Refuse completions with ids that may not be drawn: their log-prob would be -inf.
 
         Raises:
             ValueError: With the completion and the id.
@@ -57,26 +59,48 @@ class Vocabulary:
         excluded = set(self.excluded)
         for row, ids in enumerate(completions):
             if found := excluded.intersection(ids):
+                first = min(found)
+                why = (
+                    "which policy.suppress_tokens names"
+                    if first in self.suppressed
+                    else "for which the tokenizer has no text"
+                )
                 raise ValueError(
-                    f"Completion {row} of a batch has the token id {min(found)}, for which the tokenizer has no "
-                    "text: its probability is 0. A sampler must not draw the ids that are not in its source's "
-                    "vocabulary."
+                    f"Completion {row} of a batch has the token id {first}, {why}: its probability is 0. A sampler "
+                    "must not draw the ids that are not in its source's vocabulary."
                 )
 
     def announcement(self) -> str:
         """The line of the log."""
+        without = [i for i in self.excluded if i not in set(self.suppressed)]
+        parts = [f"have no text in the tokenizer (the first is {without[0]})"] if without else []
+        if self.suppressed:
+            parts.append(f"{len(self.suppressed)} are suppressed" if without else "are suppressed")
         return (
-            f"{len(self.excluded)} of the model's {self.total} token ids have no text in the tokenizer (the first is "
-            f"{self.excluded[0]}): they are never drawn, and their probability is 0 in log-probs and entropies."
+            f"{len(without or self.suppressed)} of the model's {self.total} token ids {', '.join(parts)}: they are "
+            "never drawn, and their probability is 0 in log-probs and entropies."
         )
 
 
-def vocabulary(tokenizer: Any, total: int, ends: Sequence[int] = ()) -> Vocabulary:
+def vocabulary(
+    tokenizer: Any, total: int, ends: Sequence[int] = (), suppressed: Sequence[int] = ()
+) -> Vocabulary:
     """The vocabulary of a model with ``total`` ids.
 
     Args:
         ends: Ids that may be drawn without a text: those that end a completion.
+        suppressed: Ids that may not be drawn.
+
+    Raises:
+        ValueError: Fewer than two ids are left.
     """
-    known = {*tokenizer.get_vocab().values(), *ends}
+    known = {*tokenizer.get_vocab().values(), *ends} - set(suppressed)
+    if suppressed and len([i for i in known if i < total]) < 2:
+        raise ValueError("policy.suppress_tokens leaves fewer than two tokens to draw.")
     size = max((i + 1 for i in known if i < total), default=total)
-    return Vocabulary(total=total, size=size, holes=tuple(i for i in range(size) if i not in known))
+    return Vocabulary(
+        total=total,
+        size=size,
+        holes=tuple(i for i in range(size) if i not in known),
+        suppressed=tuple(sorted(set(suppressed))),
+    )

@@ -24,8 +24,11 @@ class PolicyConfig:
 
     Args:
         path: Hugging Face name or folder of a causal language model; ``lgrpo:arithmetic``, the small model that
-            comes with this package; or ``lgrpo:smollm2``, SmolLM2-135M-Instruct from the extra ``smollm2``.
+            comes with this package, or another of its models; or ``lgrpo:smollm2``, SmolLM2-135M-Instruct from the
+            extra ``smollm2``.
         revision: Branch, tag or commit on the hub.
+        weights: "pretrained" are those at ``path``; "random" are drawn anew by the model's own initialisation, from
+            the run's seed: ``path`` then needs a ``config.json`` and no weights.
         tokenizer: Name or folder of the tokenizer where it is not ``path``.
         dtype: Type of the weights in memory. Keep "float32" with mixed precision: the master weights.
         attn_implementation: Attention kernel of transformers.
@@ -41,12 +44,15 @@ class PolicyConfig:
         eos_tokens: The tokens that end a completion, as text or ids. Null: those of the generation config, of the
             tokenizer, and the one with which the chat template closes an assistant's turn.
         extra_eos_tokens: Tokens that end a completion too.
+        suppress_tokens: Tokens that are never drawn, as text or ids: their probability is 0 in sampling and
+            log-probs alike. Those that end a completion may be among them; it is then as long as it may be.
         model_kwargs: Entries to change in the model's ``config.json``, and further arguments of
             ``AutoModelForCausalLM.from_pretrained``, such as ``trust_remote_code``.
     """
 
     path: str = "lgrpo:arithmetic"
     revision: str | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
     tokenizer: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attn_implementation: str = "sdpa"
@@ -59,10 +65,11 @@ class PolicyConfig:
     lora: Lora | None = None
     eos_tokens: list[str | int] | None = None
     extra_eos_tokens: list[str | int] = field(default_factory=list)
+    suppress_tokens: list[str | int] = field(default_factory=list)
     model_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key in ("eos_tokens", "extra_eos_tokens"):
+        for key in ("eos_tokens", "extra_eos_tokens", "suppress_tokens"):
             if (tokens := getattr(self, key)) is not None:
                 listed(f"policy.{key}", tokens, of=(str, int))
         if self.eos_tokens is not None and not self.eos_tokens:
@@ -70,6 +77,8 @@ class PolicyConfig:
                 "policy.eos_tokens is empty: no completion would end before sampling.max_new_tokens. Leave it out "
                 "for those of the model, its tokenizer and its chat template."
             )
+        if self.weights not in ("pretrained", "random"):
+            raise ValueError(f"policy.weights is {self.weights!r}; possible are 'pretrained' and 'random'.")
         mapped("policy.model_kwargs", self.model_kwargs)
         if self.micro_batch_tokens < 1 or self.logprob_chunk_mb < 1:
             raise ValueError("policy.micro_batch_tokens and policy.logprob_chunk_mb must be at least 1.")

@@ -10,6 +10,7 @@ from lgrpo_lightning.policy.loading import load_config
 
 ANSWER = "lgrpo answer 4711"
 """Content of an assistant's message; what a chat template writes behind it closes the turn."""
+ANY_TEXT = "; a completion ends at any text with sampling.stop"
 
 
 def end_of_sequence(config: PolicyConfig, tokenizer: Any) -> dict[int, tuple[str, ...]]:
@@ -24,14 +25,14 @@ def end_of_sequence(config: PolicyConfig, tokenizer: Any) -> dict[int, tuple[str
     """
     named: list[tuple[str, Sequence[int | None]]]
     if config.eos_tokens is not None:
-        named = [("policy.eos_tokens", _asked(config, tokenizer, "eos_tokens", config.eos_tokens))]
+        named = [("policy.eos_tokens", named_token_ids(config, tokenizer, "eos_tokens", config.eos_tokens))]
     else:
         named = [
             _configured(config),
             ("tokenizer", [tokenizer.eos_token_id]),
             ("chat template", [turn_end(tokenizer)]),
         ]
-    extra = _asked(config, tokenizer, "extra_eos_tokens", config.extra_eos_tokens)
+    extra = named_token_ids(config, tokenizer, "extra_eos_tokens", config.extra_eos_tokens)
     found: dict[int, tuple[str, ...]] = {}
     for origin, ids in [*named, ("policy.extra_eos_tokens", extra)]:
         for number in ids:
@@ -97,7 +98,7 @@ def _configured(config: PolicyConfig) -> tuple[str, list[int | None]]:
     return origin, list(found) if isinstance(found, (list, tuple)) else [found]
 
 
-def _asked(config: PolicyConfig, tokenizer: Any, key: str, tokens: Sequence[str | int]) -> list[int]:
+def named_token_ids(config: PolicyConfig, tokenizer: Any, key: str, tokens: Sequence[str | int]) -> list[int]:
     """The ids of tokens that the configuration names.
 
     Raises:
@@ -117,7 +118,7 @@ def _asked(config: PolicyConfig, tokenizer: Any, key: str, tokens: Sequence[str 
             raise ValueError(
                 f"policy.{key} has {token!r}, which is no token of the tokenizer but "
                 f"{tokenizer.convert_ids_to_tokens(pieces)}. Name one token, such as {tokenizer.eos_token!r}, or its "
-                "id; a completion ends at any text with sampling.stop."
+                f"id{ANY_TEXT if key.endswith('eos_tokens') else ''}."
             )
         if not 0 <= number < size:
             raise ValueError(f"policy.{key} has {token!r}; the ids of the model go from 0 to {size - 1}.")

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import (  # type: ignore[attr-defined
     rank_zero_warn,
 )
 
+from lgrpo_lightning.options import run_seed
 from lgrpo_lightning.policy.attention import tree_capable
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
@@ -57,7 +58,10 @@ def load_model(config: PolicyConfig) -> Any:
         **{k: v for k, v in rest.items() if k not in ("revision", "trust_remote_code")},
     }
     with explained("policy.path", config.path, config.resolved_path):
-        model = auto_class(hf_config).from_pretrained(config.resolved_path, config=hf_config, **arguments)
+        if config.weights == "random":
+            model = random_model(hf_config, arguments)
+        else:
+            model = auto_class(hf_config).from_pretrained(config.resolved_path, config=hf_config, **arguments)
     if model.config.is_encoder_decoder:
         raise ValueError(
             f"policy.path is {config.path!r}, an encoder-decoder model ({type(model).__name__}). A causal language "
@@ -76,6 +80,14 @@ def load_model(config: PolicyConfig) -> Any:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
+
+
+def random_model(hf_config: Any, arguments: dict[str, Any]) -> Any:
+    """A model with weights by its own initialisation, the same for one seed of the run; no other draw changes."""
+    arguments = {k: v for k, v in arguments.items() if k != "revision"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run_seed())
+        return auto_class(hf_config).from_config(hf_config, **arguments)
 
 
 def attention_of(hf_config: Any, wanted: str) -> str:

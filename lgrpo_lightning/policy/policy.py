@@ -16,6 +16,7 @@ from lgrpo_lightning.functional.logprobs import chunked_logprobs
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
 from lgrpo_lightning.policy.choice import Choice, LayoutName, choice, why_no_tree
 from lgrpo_lightning.policy.config import PolicyConfig
+from lgrpo_lightning.policy.end_of_sequence import named_token_ids
 from lgrpo_lightning.policy.head import backbone, head_logits, verify_causal, verify_head
 from lgrpo_lightning.policy.layout import Layout, Tokens, padded_layout
 from lgrpo_lightning.policy.loading import context_length, load_model
@@ -83,8 +84,13 @@ class Policy(nn.Module):
         return context_length(self.model.config)
 
     def restrict(self, tokenizer: Any, ends: Sequence[int] = ()) -> None:
-        """Give probability 0 to the ids that have no text in ``tokenizer`` and are none of ``ends``."""
-        self.vocabulary = vocabulary(tokenizer, self.vocabulary.total, ends)
+        """Give probability 0 to the ids that have no text in ``tokenizer`` and are none of ``ends``, or suppressed.
+
+        Raises:
+            ValueError: What ``suppress_tokens`` names is no token, or it leaves fewer than two.
+        """
+        suppressed = named_token_ids(self.config, tokenizer, "suppress_tokens", self.config.suppress_tokens)
+        self.vocabulary = vocabulary(tokenizer, self.vocabulary.total, ends, suppressed)
 
     def choose_layout(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Choice:
         """Settle the layout of the passes to come, for one rollout batch."""

@@ -166,7 +166,7 @@ def die_with_parent() -> None:
         return
     launcher = int(os.environ.get(LAUNCHER, "0"))
     if launcher == os.getppid():
-        _parent_death_signal(signal.SIGKILL)
+        parent_death_signal(signal.SIGKILL)
     if launcher and launcher != os.getppid() and process_gone(launcher):
         print("lgrpo: the process that launched this one is gone.", file=sys.stderr, flush=True)
         os._exit(PEER_LOST)
@@ -175,7 +175,7 @@ def die_with_parent() -> None:
 def outlive_parent() -> None:
     """From here on the watch says what happened."""
     if _launched() and os.environ.get(LAUNCHER) == str(os.getppid()):
-        _parent_death_signal(0)
+        parent_death_signal(0)
 
 
 def _launched() -> bool:
@@ -183,7 +183,7 @@ def _launched() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) > 0 and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
-def _parent_death_signal(signum: int) -> None:
+def parent_death_signal(signum: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signum, 0, 0, 0)  # PR_SET_PDEATHSIG
 

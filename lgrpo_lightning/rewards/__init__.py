@@ -1,9 +1,10 @@
 """Reward models: what a completion is worth."""
 
+from lgrpo_lightning.rewards.binary_tree import BinaryTreeReward
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.exact_match import ExactMatch
 from lgrpo_lightning.rewards.format_match import FormatMatch
 from lgrpo_lightning.rewards.reward_function import RewardFunction
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 
-__all__ = ["ExactMatch", "FormatMatch", "RewardError", "RewardFunction", "RewardSum"]
+__all__ = ["BinaryTreeReward", "ExactMatch", "FormatMatch", "RewardError", "RewardFunction", "RewardSum"]

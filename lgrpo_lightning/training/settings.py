@@ -36,11 +36,6 @@ UNSUPPORTED = ("fsdp", "deepspeed")
 """Beginnings of the names of strategies that do not work here."""
 
 
-def run_seed() -> int:
-    """The seed set by ``seed_everything``, else 0."""
-    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
-
-
 def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None:
     """Refuse options with which GRPO cannot learn.
 

@@ -1,0 +1,251 @@
+"""``lgrpo compare``: the same training with several estimators, or whatever else differs, over seeds."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lgrpo_lightning.commands import child
+from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.comparison.figures import draw_all
+from lgrpo_lightning.comparison.markdown import markdown
+from lgrpo_lightning.comparison.plan import ARMS, RUNS, TUNING, Arm, Run, arms, slug
+from lgrpo_lightning.comparison.pool import run_all
+from lgrpo_lightning.comparison.progress import ComparisonProgress
+from lgrpo_lightning.comparison.results import TREE, Measure, arm_table, curve_table, run_table
+from lgrpo_lightning.comparison.tuning import chosen, tuning_table
+from lgrpo_lightning.comparison.variations import Choice, choices, grid, seeds
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, shown
+from lgrpo_lightning.run_folder.whole_files import whole_file
+
+DESCRIPTION = """\
+Runs the same training several times, in processes, and says what the difference makes.
+
+What is compared are several --config, or the values of the first --vary; every further --vary repeats the comparison
+in another setting. Each arm runs once a seed; differences are paired over seeds, against the first arm. Started again,
+what is finished is not repeated, and what was cut off goes on.
+
+  lgrpo compare --config configs/quickstart.yaml --vary model.advantage_estimator=GRPO,LambdaGRPO --seeds 0-4
+
+Further flags are those of lgrpo fit and go to every run: --trainer.max_steps=50
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compare what ``argv`` asks for."""
+    options, flags = parse(list(argv)[1:])
+    try:
+        return compare(options, flags)
+    except KeyboardInterrupt:
+        print("\nStopped; the runs have saved their state. The same command goes on.")
+        return 130
+    except Exception as error:
+        return report(error)
+
+
+def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of the comparison, and the flags of every run."""
+    parser = argparse.ArgumentParser(
+        prog="lgrpo compare",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-c", "--config", action="append", required=True, help="a configuration file; several are compared")
+    add(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="values of a key to compare, or settings",
+    )
+    add("--seeds", default="0-4", help="such as 0-9 or 0,1,5; default 0-4")
+    add(
+        "--tune",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="values among which each arm takes its best",
+    )
+    add("--tune_seeds", default="1000-1002", help="seeds for that, of their own; default 1000-1002")
+    add("--out", type=Path, default=Path("runs/compare"), help="folder to write; default runs/compare")
+    add("--jobs", type=int, default=0, help="runs at a time; default: one a processor, on other devices one")
+    add("--threads", type=int, default=1, help="threads of a run; default 1")
+    add("--metric", default="reward", help="what is measured: a column of metrics.csv; default reward")
+    add("--last", type=int, default=0, help="rollouts whose mean is a run's value; default the last tenth")
+    add(
+        "--share",
+        type=float,
+        default=0.9,
+        help="of the way to the first arm's peak; default .9",
+    )
+    add("--drop_checkpoints", action="store_true", help="remove the checkpoints of a run when it is finished")
+    options, flags = parser.parse_known_args(words)
+    if wrong := [flag for flag in flags if not flag.startswith("--") or "=" not in flag]:
+        parser.error(f"flags of the runs are written --key=value; not so: {' '.join(wrong)}")
+    return options, flags
+
+
+def compare(options: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Tune, run, and write tables and pictures; the exit status."""
+    check(options)
+    measure = Measure(metric=options.metric, last=options.last, share=options.share)
+    compared = arms(options.config, [choices("--vary", text) for text in options.vary])
+    made = Comparison(options, flags)
+    configs = {arm: made.configured(arm) for arm in compared}
+    if options.tune:
+        best = tuned(options, measure, made, configs)
+        compared = [replace(arm, tuned=best[arm]) for arm in compared]
+        configs = {arm: made.configured(arm) for arm in compared}
+    runs = [
+        Run(arm=arm, seed=seed, folder=options.out / RUNS / arm.place / f"seed-{seed}", config=configs[arm])
+        for arm in compared
+        for seed in seeds(options.seeds)
+    ]
+    failed = made.run(runs)
+    if whole := [run for run in runs if run.finished]:
+        summarise(whole, measure, options.out)
+    return 1 if failed else 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse options with which nothing would be compared.
+
+    Raises:
+        ValueError: With what is possible.
+    """
+    if not 0 < options.share <= 1 or options.last < 0 or options.threads < 1 or options.jobs < 0:
+        raise ValueError(
+            "--share is above 0 and at most 1, --last and --jobs at least 0, --threads at least 1."
+        )
+    if common := set(seeds(options.seeds)) & set(seeds(options.tune_seeds)):
+        raise ValueError(
+            f"--seeds and --tune_seeds have {sorted(common)} in common; what was tuned on is not compared."
+        )
+
+
+def tuned(
+    options: argparse.Namespace, measure: Measure, made: Comparison, configs: Mapping[Arm, Path]
+) -> dict[Arm, tuple[Choice, ...]]:
+    """Try every point of the grid for every arm, write ``tuning.csv``; each arm's best point.
+
+    Raises:
+        ValueError: A run failed, so that no choice can be made.
+    """
+    runs = [
+        Run(
+            arm=arm,
+            seed=seed,
+            folder=options.out
+            / TUNING
+            / arm.place
+            / slug(" ".join(c.flag[2:] for c in point))
+            / f"seed-{seed}",
+            config=config,
+            extra=point,
+        )
+        for arm, config in configs.items()
+        for point in grid([choices("--tune", text) for text in options.tune])
+        for seed in seeds(options.tune_seeds)
+    ]
+    if failed := made.run(runs):
+        raise ValueError(f"Nothing was compared, as {len(failed)} of the runs to tune on failed; see above.")
+    table = tuning_table(runs, measure)
+    write(options.out / "tuning.csv", table.to_csv(index=False))
+    return chosen(runs, table)
+
+
+def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
+    """Write tables and pictures, and print the table."""
+    table = run_table(runs, measure)
+    summary = arm_table(table)
+    curves = curve_table(runs, [measure.metric, *(name for name in TREE if name != measure.metric)])
+    text = markdown(summary, measure)
+    for name, content in (
+        ("table.md", text),
+        ("table.csv", summary.to_csv(index=False)),
+        ("runs.csv", table.to_csv(index=False)),
+        ("curves.csv", curves.round(5).to_csv(index=False)),
+    ):
+        write(out / name, content)
+    pictures = draw_all(curves, summary, measure, out)
+    print(f"\n{text}")
+    print(f"Everything is in {shown(out)}: table.md, table.csv, runs.csv (one row a run), curves.csv,")
+    print(f"  {', '.join(pictures)} (each .png and .svg), and every run in {RUNS}/.")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, whole."""
+    with whole_file(path) as hidden:
+        hidden.write_text(text, encoding="utf-8")
+
+
+class Comparison:
+    """Runs what it is given into the folder of a comparison.
+
+    Args:
+        options: The command line.
+        flags: Of every run.
+    """
+
+    def __init__(self, options: argparse.Namespace, flags: Sequence[str]) -> None:
+        self.out, self.threads, self.drop = options.out, options.threads, options.drop_checkpoints
+        self.jobs, self.flags = options.jobs, list(flags)
+        self.configs: dict[Path, dict[str, Any]] = {}
+
+    def configured(self, arm: Arm) -> Path:
+        """Write an arm's complete configuration, or check that it is the one that its runs here were made with.
+
+        Raises:
+            ValueError: The configuration is refused, or differs.
+        """
+        flags = [choice.flag for choice in (*arm.choices, *arm.tuned)]
+        text = child.complete_configuration([f"--config={arm.config}", *self.flags, *flags])
+        part = "tuned" if arm.tuned else "as_given"
+        path = self.out / ARMS / part / arm.place.with_name(arm.place.name + ".yaml")
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"{shown(self.out)} holds a comparison in which {arm.label} has another configuration "
+                f"({shown(path)}). Name another folder with --out, or remove this one."
+            )
+        config = yaml.safe_load(text)
+        if config["trainer"]["logger"] is False:
+            raise ValueError(f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv.")
+        write(path, text)
+        self.configs[path] = config
+        return Path(path)
+
+    def run(self, runs: Sequence[Run]) -> list[Run]:
+        """Run them; which of them failed."""
+        cpu = all(self.configs[run.config]["trainer"]["accelerator"] == "cpu" for run in runs)
+        jobs = self.jobs or (max(1, (os.cpu_count() or 1) // self.threads) if cpu else 1)
+        rollouts = {run.folder: total for run in runs if (total := self._rollouts(run))}
+        with ComparisonProgress(runs, rollouts, jobs=jobs) as progress:
+            failed = run_all(runs, self._start, jobs=jobs, watcher=progress)
+        if self.drop:
+            for run in runs:
+                if run.finished:
+                    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+        return failed
+
+    def _start(self, run: Run) -> Any:
+        words = [f"--config={run.config}", *(c.flag for c in run.extra), f"--seed_everything={run.seed}"]
+        one = child.on_one_device(self.configs[run.config])
+        return child.start(words, run.folder, threads=self.threads, forked=one)
+
+    def _rollouts(self, run: Run) -> int:
+        """Rollouts of a run; 0 where its configuration does not say."""
+        config = self.configs[run.config]
+        model, steps = config["model"], int(config["trainer"]["max_steps"])
+        if (limit := int(model["max_rollouts"])) > 0:
+            return limit
+        updates = model["updates"]
+        return max(0, steps) // (int(updates["iterations"]) * int(updates["mini_batches"]))

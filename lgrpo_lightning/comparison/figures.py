@@ -1,0 +1,147 @@
+"""The pictures of a comparison: curves with bands, values with intervals, tree statistics, time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from lgrpo_lightning.comparison.results import TIMES, TREE, Measure
+from lgrpo_lightning.run_folder.whole_files import whole_file
+
+COLOURS = ("#555555", "#2b6cb0", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d", "#66a61e")
+"""The first arm's is grey: what others are compared with."""
+GREY = "#555555"
+NAMES = {
+    "tree/path_depth": "path depth (steps)",
+    "tree/intermediate_proportion": "shared tokens (share)",
+    "frac_reward_zero_std": "flat groups (share)",
+}
+
+
+def draw_all(curves: pandas.DataFrame, arms: pandas.DataFrame, measure: Measure, folder: Path) -> list[str]:
+    """Draw every picture as PNG and SVG into ``folder``; their names without suffix."""
+    pictures = {
+        "curves": draw_curves(curves[curves["metric"] == measure.metric], measure.metric),
+        "values": draw_values(arms, measure),
+        "trees": draw_trees(curves),
+        "time": draw_time(arms),
+    }
+    for name, figure in pictures.items():
+        save(figure, folder / name)
+    return list(pictures)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a picture as PNG and SVG."""
+    for suffix in ("png", "svg"):
+        with whole_file(path.with_suffix(f".{suffix}")) as hidden:
+            figure.savefig(hidden, format=suffix)
+
+
+def draw_curves(curves: pandas.DataFrame, metric: str) -> Any:
+    """A panel a setting: each arm's mean over seeds with its 95 % band."""
+    settings = list(dict.fromkeys(curves["setting"]))
+    figure, panels = _panels(len(settings))
+    for axes, setting in zip(panels, settings, strict=True):
+        _bands(axes, curves[curves["setting"] == setting])
+        axes.set_title(setting, fontsize=9, color=GREY)
+        axes.set_xlabel("rollout")
+        axes.set_ylabel(metric)
+    _legend(figure, panels[0])
+    return figure
+
+
+def draw_values(arms: pandas.DataFrame, measure: Measure) -> Any:
+    """Each arm's value with its 95 % interval, setting by setting."""
+    settings, names = (list(dict.fromkeys(arms[c])) for c in ("setting", "arm"))
+    figure, (axes,) = _panels(1, width=max(6.4, 1.1 * len(settings) + 2.5))
+    width = 0.8 / len(names)
+    for i, (name, colour) in enumerate(zip(names, _colours(names), strict=True)):
+        own = arms[arms["arm"] == name].set_index("setting").reindex(settings)
+        at = [s + (i - (len(names) - 1) / 2) * width for s in range(len(settings))]
+        half = own["interval"].fillna(0.0)
+        axes.errorbar(at, own["mean"], yerr=half, fmt="o", color=colour, capsize=3, markersize=5, label=name)
+    axes.set_xticks(range(len(settings)), [s.replace(", ", "\n") for s in settings], fontsize=8)
+    axes.set_xlim(-0.6, len(settings) - 0.4)
+    axes.set_ylabel(measure.metric)
+    _legend(figure, axes)
+    return figure
+
+
+def draw_trees(curves: pandas.DataFrame) -> Any:
+    """The tree statistics over training: a row a setting, a column a statistic."""
+    settings = list(dict.fromkeys(curves["setting"]))
+    names = [name for name in TREE if name in set(curves["metric"])]
+    figure, panels = _panels(len(settings) * len(names), columns=len(names))
+    for place, axes in enumerate(panels):
+        setting, name = settings[place // len(names)], names[place % len(names)]
+        _bands(axes, curves[(curves["setting"] == setting) & (curves["metric"] == name)])
+        axes.set_title(setting, fontsize=9, color=GREY)
+        axes.set_xlabel("rollout")
+        axes.set_ylabel(NAMES[name])
+        axes.set_ylim(bottom=0)
+    _legend(figure, panels[0])
+    return figure
+
+
+def draw_time(arms: pandas.DataFrame) -> Any:
+    """Seconds of a rollout, by what they go into."""
+    labels = [f"{row.arm}  {row.setting}".strip() for row in arms.itertuples()]
+    figure, (axes,) = _panels(1, height=max(2.4, 0.28 * len(labels) + 1.2))
+    left = pandas.Series(0.0, index=arms.index)
+    for name, colour in zip([n for n in TIMES if n in arms], COLOURS[1:], strict=False):
+        axes.barh(range(len(labels)), arms[name], left=left, color=colour, label=name.rpartition("/")[2])
+        left = left + arms[name]
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds a rollout")
+    _legend(figure, axes)
+    return figure
+
+
+def _bands(axes: Any, curves: pandas.DataFrame) -> None:
+    names = list(dict.fromkeys(curves["arm"]))
+    for name, colour in zip(names, _colours(names), strict=True):
+        own = curves[curves["arm"] == name]
+        half = own["interval"].fillna(0.0)
+        marks = {"marker": "o", "markersize": 4} if len(own) < 15 else {}
+        axes.plot(own["rollout"], own["mean"], color=colour, linewidth=1.8, label=name, **marks)
+        axes.fill_between(
+            own["rollout"], own["mean"] - half, own["mean"] + half, color=colour, alpha=0.18, linewidth=0
+        )
+
+
+def _colours(names: Sequence[str]) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(len(names))]
+
+
+def _panels(
+    count: int, *, columns: int | None = None, width: float | None = None, height: float | None = None
+) -> tuple[Any, list[Any]]:
+    """A figure with so many axes, in rows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = columns or min(count, 3)
+    lines = math.ceil(count / columns)
+    size = (width or max(6.4, 3.2 * columns), (height or (3.6 if lines == 1 else 2.5 * lines)) + 0.4)
+    figure = Figure(figsize=size, dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = [figure.add_subplot(lines, columns, i + 1) for i in range(count)]
+    for axes in panels:
+        axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=GREY, length=0, labelsize=8)
+        axes.xaxis.label.set_color(GREY)
+        axes.yaxis.label.set_color(GREY)
+    return figure, panels
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 5), frameon=False)

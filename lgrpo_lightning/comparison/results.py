@@ -1,0 +1,174 @@
+"""What came of the runs: one row a run, one row an arm, and curves over the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas
+
+from lgrpo_lightning.comparison.plan import Run, setting_name
+from lgrpo_lightning.comparison.statistics import estimate, first_reached
+from lgrpo_lightning.run_folder.names import METRICS
+
+TREE = ("tree/path_depth", "tree/intermediate_proportion", "frac_reward_zero_std")
+"""The statistics of process trees that every comparison shows."""
+TIMES = ("time/sample", "time/reward", "time/train")
+"""Seconds of a rollout by what they went into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What is measured of a run.
+
+    Attributes:
+        metric: A column of ``metrics.csv``.
+        last: Rollouts at the end of a run whose mean is the run's value; 0: a tenth of them.
+        share: How far up the way from the start to the first arm's peak "reached" is, from 0 to 1.
+    """
+
+    metric: str = "reward"
+    last: int = 0
+    share: float = 0.9
+
+
+def rollout_rows(run: Run) -> pandas.DataFrame:
+    """The rows of a run's metrics, with ``tokens``: how many completion tokens were sampled up to there."""
+    table = pandas.read_csv(run.folder / METRICS)
+    table["done"] = table["rollout"].ffill().fillna(0) if "rollout" in table else range(1, len(table) + 1)
+    lengths = table.get("completions/mean_length", pandas.Series(math.nan, table.index))
+    table["tokens"] = (lengths * completions(run)).cumsum().ffill()
+    return table
+
+
+def completions(run: Run) -> int:
+    """Completions of a rollout, by the run's configuration."""
+    import yaml
+
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    return int(config["model"]["group_size"]) * int(config["data"]["prompts_per_step"])
+
+
+def series(table: pandas.DataFrame, metric: str) -> pandas.Series:
+    """A metric over rollouts, without what was not measured.
+
+    Raises:
+        ValueError: The runs do not log it; the message has what they log.
+    """
+    if metric not in table:
+        known = ", ".join(c for c in table.columns if c not in ("step", "epoch", "done", "tokens"))
+        raise ValueError(f"--metric {metric}: the runs log no such metric. They log {known}.")
+    return table.set_index("done")[metric].dropna().groupby(level=0).last()
+
+
+def smooth(values: pandas.Series) -> pandas.Series:
+    """The running mean over a twentieth of the run."""
+    return values.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
+
+
+def run_table(runs: Sequence[Run], measure: Measure) -> pandas.DataFrame:
+    """One row a run: arm, setting, seed, what tuning chose, the value, when the level was reached, means, seconds."""
+    tables = {run.folder: rollout_rows(run) for run in runs}
+    curves = {folder: series(table, measure.metric) for folder, table in tables.items()}
+    levels = _levels(runs, curves, measure)
+    return pandas.DataFrame(
+        [
+            _row(run, tables[run.folder], curves[run.folder], levels[setting_name(run.arm.setting)], measure)
+            for run in runs
+        ]
+    )
+
+
+def _row(
+    run: Run, table: pandas.DataFrame, curve: pandas.Series, level: float, measure: Measure
+) -> dict[str, object]:
+    total = float(table["done"].max())
+    late = curve[curve.index > total - (measure.last or max(1, round(total / 10)))]
+    at = first_reached(list(smooth(curve)), level)
+    reached = math.nan if at is None else float(curve.index[at])
+    tokens = table.loc[table["done"] <= reached, "tokens"].max() if at is not None else math.nan
+    return {
+        "arm": run.arm.name,
+        "setting": setting_name(run.arm.setting),
+        "tuned": setting_name(run.arm.tuned),
+        "seed": run.seed,
+        "value": float(late.mean() if len(late) else curve.iloc[-1]),
+        "rollouts_to_level": reached,
+        "tokens_to_level": float(tokens),
+        "level": level,
+        **{name: float(table[name].mean()) for name in (*TREE, *TIMES) if name in table},
+        "seconds": float(table["time/step"].sum()),
+    }
+
+
+def _levels(runs: Sequence[Run], curves: dict, measure: Measure) -> dict[str, float]:  # type: ignore[type-arg]
+    """Setting → the value from which a run has reached the level."""
+    found: dict[str, float] = {}
+    for setting in dict.fromkeys(run.arm.setting for run in runs):
+        here = [run for run in runs if run.arm.setting == setting]
+        first = [smooth(curves[run.folder]) for run in here if run.arm.name == here[0].arm.name]
+        peak = float(pandas.concat(first, axis=1).mean(axis=1).max())
+        start = float(pandas.Series([smooth(curves[run.folder]).iloc[0] for run in here]).mean())
+        found[setting_name(setting)] = start + measure.share * (peak - start)
+    return found
+
+
+def arm_table(table: pandas.DataFrame) -> pandas.DataFrame:
+    """One row an arm and setting: means over seeds, 95 % intervals, and the paired difference to the setting's first.
+
+    Args:
+        table: That of ``run_table``.
+    """
+    rows = []
+    for setting, there in table.groupby("setting", sort=False):
+        first = there[there["arm"] == there["arm"].iloc[0]].set_index("seed")["value"]
+        for arm, own in there.groupby("arm", sort=False):
+            value = estimate(list(own["value"]))
+            paired = (own.set_index("seed")["value"] - first).dropna()
+            difference = estimate(list(paired)) if arm != there["arm"].iloc[0] else estimate([])
+            rows.append(
+                {
+                    "setting": setting,
+                    "arm": arm,
+                    "tuned": own["tuned"].iloc[0],
+                    "seeds": value.count,
+                    "mean": value.mean,
+                    "interval": value.half,
+                    "difference": difference.mean,
+                    "difference_interval": difference.half,
+                    "reached": int(own["rollouts_to_level"].notna().sum()),
+                    "rollouts_to_level": float(own["rollouts_to_level"].median()),
+                    "tokens_to_level": float(own["tokens_to_level"].median()),
+                    "level": float(own["level"].iloc[0]),
+                    **{name: float(own[name].mean()) for name in (*TREE, *TIMES) if name in own},
+                    "seconds": float(own["seconds"].mean()),
+                }
+            )
+    return pandas.DataFrame(rows)
+
+
+def curve_table(runs: Sequence[Run], metrics: Sequence[str]) -> pandas.DataFrame:
+    """The mean over seeds and its 95 % interval at every rollout: arm, setting, metric, rollout, mean, interval."""
+    parts = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        tables = [rollout_rows(run) for run in runs if run.arm == arm]
+        for metric in metrics:
+            curves = [smooth(series(table, metric)) for table in tables if metric in table]
+            if not curves:
+                continue
+            both = pandas.concat(curves, axis=1)
+            points = [estimate(list(values)) for values in both.to_numpy()]
+            parts.append(
+                pandas.DataFrame(
+                    {
+                        "setting": setting_name(arm.setting),
+                        "arm": arm.name,
+                        "metric": metric,
+                        "rollout": both.index.astype(int),
+                        "mean": [p.mean for p in points],
+                        "interval": [p.half for p in points],
+                    }
+                )
+            )
+    return pandas.concat(parts, ignore_index=True)

@@ -1,0 +1,115 @@
+"""What ``--vary`` and ``--seeds`` stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import yaml
+
+NESTED = {"[": "]", "{": "}", "(": ")"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One value of one key: ``model.group_size=8``.
+
+    Attributes:
+        key: The key of the configuration.
+        value: As it is written behind the key's flag.
+        name: What tables call it.
+    """
+
+    key: str
+    value: str
+    name: str
+
+    @property
+    def flag(self) -> str:
+        """What sets it on the command line."""
+        return f"--{self.key}={self.value}"
+
+
+def choices(option: str, text: str) -> list[Choice]:
+    """The values of ``KEY=A,B,…``; commas inside brackets and quotes divide nothing.
+
+    Args:
+        option: The option that has it, for the message.
+
+    Raises:
+        ValueError: There is no key, a value is empty, or two are equal.
+
+    >>> [c.name for c in choices("--vary", "model.advantage_estimator=GRPO,LambdaGRPO")]
+    ['GRPO', 'LambdaGRPO']
+    >>> [c.name for c in choices("--vary", "model.e={class_path: LambdaGRPO, init_args: {power: 0.5}},GRPO")]
+    ['LambdaGRPO power=0.5', 'GRPO']
+    """
+    key, equals, written = text.partition("=")
+    key = key.lstrip("-")
+    if not equals or not key:
+        raise ValueError(f"{option} {text}: write {option} KEY=A,B, such as {option} model.group_size=4,8.")
+    values = _divided(written)
+    if not all(values) or len(set(values)) < len(values):
+        raise ValueError(f"{option} {text}: each value is to be there once, and none is empty: {values}.")
+    return [Choice(key=key, value=value, name=_name(value)) for value in values]
+
+
+def grid(axes: Sequence[Sequence[Choice]]) -> list[tuple[Choice, ...]]:
+    """Every combination; one, empty, of no axes.
+
+    >>> grid([])
+    [()]
+    """
+    return list(product(*axes))
+
+
+def seeds(text: str) -> list[int]:
+    """The numbers of a list with ranges.
+
+    Raises:
+        ValueError: It is none, or has a number twice.
+
+    >>> seeds("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise ValueError(f"Seeds are {text!r}; write numbers and ranges, such as 0-9 or 0,1,5.")
+        found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if len(set(found)) < len(found):
+        raise ValueError(f"Seeds are {text!r}, which has a number twice.")
+    return found
+
+
+def _divided(text: str) -> list[str]:
+    parts, closing, quote = [""], "", ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in NESTED:
+            closing = NESTED[character] + closing
+        elif closing and character == closing[0]:
+            closing = closing[1:]
+        elif character == "," and not closing:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _name(value: str) -> str:
+    """A short name: of a class with arguments, its name and they."""
+    try:
+        meant = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    if not isinstance(meant, dict) or not isinstance(meant.get("class_path"), str):
+        return value
+    arguments = meant.get("init_args") or {}
+    return " ".join([meant["class_path"].rpartition(".")[2], *(f"{k}={v}" for k, v in arguments.items())])
