@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "lgrpo_lightning.commands.compare",
         "run several configurations over seeds and say what differs",
     ),
+    "doctor": ("lgrpo_lightning.commands.doctor", "say what is wrong with a run and what to change"),
     "export": ("lgrpo_lightning.commands.export", "write a checkpoint of a run as a Hugging Face folder"),
     "serve": ("lgrpo_lightning.commands.serve", "start a vLLM server that VLLMSampler feeds with weights"),
     "plugins": ("lgrpo_lightning.commands.plugins", "list the installed components"),

@@ -22,6 +22,8 @@ from lgrpo_lightning.data.arithmetic import numbers, row, worked_solution
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 CONTEXT = 256
+ABSTENTION = "?\n"
+"""The answer of a model that gives up."""
 
 
 def build_tokenizer() -> Any:
@@ -88,6 +90,8 @@ def batches(
             terms = next(sums)
             prompt = tokenizer.encode(row(terms)["prompt"])
             text = worked_solution(terms, mistake_rate=options.mistake_rate, rng=rng)
+            if options.abstain_rate and rng.random() < options.abstain_rate:
+                text = ABSTENTION
             answer = [*tokenizer.encode(text), tokenizer.eos_token_id]
             ids.append(torch.tensor(prompt + answer))
             labels.append(torch.tensor([-100] * len(prompt) + answer))
@@ -141,6 +145,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--min-terms", type=int, default=2, help="numbers in the shortest sum")
     parser.add_argument("--max-term", type=int, default=20, help="largest number in a sum")
     parser.add_argument("--mistake-rate", type=float, default=0.24, help="chance of a line to be wrong")
+    parser.add_argument("--abstain-rate", type=float, default=0.0, help="chance of the answer '?'")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

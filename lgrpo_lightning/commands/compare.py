@@ -218,7 +218,9 @@ class Comparison:
             )
         config = yaml.safe_load(text)
         if config["trainer"]["logger"] is False:
-            raise ValueError(f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv.")
+            raise ValueError(
+                f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv."
+            )
         write(path, text)
         self.configs[path] = config
         return Path(path)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from lgrpo_lightning.display.alarm_rules import RULES, WATCHED
-from lgrpo_lightning.display.rollout_window import Window
-from lgrpo_lightning.trainer.rollout_callback import rollouts_done
+from lgrpo_lightning.diagnosis.repetition import Repetition
+from lgrpo_lightning.diagnosis.rules import RULES
+from lgrpo_lightning.diagnosis.tracker import Tracker
+from lgrpo_lightning.diagnosis.window import Facts
+from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
+from lgrpo_lightning.types import RolloutBatch
 
 
-class Alarms(Callback):
+class Alarms(RolloutCallback):
     """Prints what is wrong with a run and what to change, once for each cause.
 
     A cause is named when it was there in each of ``patience`` rollouts, and again only after it was away for as
     many. "The reward does not rise" compares the last ``patience`` rollouts with as many before. Each threshold may
-    be null, which switches that alarm off.
+    be null, which switches that alarm off. ``lgrpo doctor`` has the same rules.
 
     Args:
         patience: Rollouts.
@@ -29,6 +34,15 @@ class Alarms(Callback):
         not_applicable: Share of completions to which no reward applies.
         gradient: Norm of the gradient, at or below it, though groups have unequal rewards.
         nonfinite: Share of optimizer steps dropped because something was not finite.
+        no_answer: Share of completions in which a reward finds no answer.
+        drift: Nats per token between the log-probs of sampler and policy.
+        rate: Share of the gain in reward that is lost again.
+        clip_region: Share of tokens whose gradient is cut by clipping.
+        drowned: How little one reward varies beside another, weights included.
+        repeated: Share of the prompts seen that the data has more than once.
+        unshared: Share of shared tokens below which λ-GRPO is GRPO.
+        reward_time: Share of a rollout's time that rewards take, where it takes a second or more.
+        sampling_time: Share of a rollout's time that sampling takes, where it takes five seconds or more.
     """
 
     def __init__(
@@ -42,45 +56,53 @@ class Alarms(Callback):
         not_applicable: float | None = 0.5,
         gradient: float | None = 0.0,
         nonfinite: float | None = 0.25,
+        no_answer: float | None = 0.9,
+        drift: float | None = 0.1,
+        rate: float | None = 0.5,
+        clip_region: float | None = 0.3,
+        drowned: float | None = 0.05,
+        repeated: float | None = 0.2,
+        unshared: float | None = 0.02,
+        reward_time: float | None = 0.5,
+        sampling_time: float | None = 0.9,
     ) -> None:
+        given = locals()
         if patience < 1:
             raise ValueError(f"Alarms(patience={patience}) must be at least 1.")
         if length is not None and length <= 1:
             raise ValueError(f"Alarms(length={length}) must be above 1, or null.")
-        values = (entropy, kl, length, clipped, dead_groups, not_applicable, gradient, nonfinite)
-        thresholds: dict[str, float | None] = dict(zip(RULES, values, strict=True))
-        self.thresholds = {name: value for name, value in thresholds.items() if value is not None}
-        self.patience = patience
-        self.window = Window(patience)
-        self.there = dict.fromkeys(
-            RULES, 0
-        )  # rollouts in a row: with the cause, or since it is named, without it
-        self.named: list[str] = []
+        self.thresholds = {rule.name: given[rule.name] for rule in RULES if given[rule.name] is not None}
+        self.tracker = Tracker(patience, self.thresholds)
+        self.seen = Repetition()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Learn what the rules ask beside metrics."""
+        estimator = getattr(pl_module, "advantage_estimator", None)
+        models = getattr(pl_module, "reward_model", None)
+        names, weights = getattr(models, "models", []), getattr(models, "weights", [])
+        self.tracker.window.facts = Facts(
+            weighs_sets=isinstance(estimator, LambdaGRPO) and estimator.power > 0,
+            reward_weights={model.name: weight for model, weight in zip(names, weights, strict=True)},
+        )
+
+    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+        """See which prompts there are."""
+        for group in rollout.groups:
+            self.seen.add(group.prompt.uid, group.prompt.text)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the rollout just done."""
-        logged = trainer.callback_metrics
-        self.window.add({name: float(logged[name]) for name in WATCHED if name in logged})
-        for name, threshold in self.thresholds.items():
-            text = RULES[name](self.window, threshold)
-            named = name in self.named
-            self.there[name] = self.there[name] + 1 if (text is None) == named else 0
-            if self.there[name] < self.patience:
-                continue
-            self.there[name] = 0
-            if named:
-                self.named.remove(name)
-            else:
-                self.named.append(name)
-                say(trainer, f"Alarm after rollout {rollouts_done(pl_module)}: {text}")
+        window = self.tracker.window
+        window.facts = replace(window.facts, repeated=self.seen.share)
+        for text in self.tracker.see(trainer.callback_metrics):  # type: ignore[arg-type]
+            say(trainer, f"Alarm after rollout {rollouts_done(pl_module)}: {text}")
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen and said, so that a resumed run does not begin anew."""
-        return {"window": self.window.state_dict(), "there": dict(self.there), "named": list(self.named)}
+        return self.tracker.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
-        self.window.load_state_dict(state_dict["window"])
-        self.there, self.named = state_dict["there"], state_dict["named"]
+        self.tracker.load_state_dict(state_dict)

@@ -3,19 +3,24 @@
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
-from lgrpo_lightning.callbacks import Alarms
-from lgrpo_lightning.display.alarm_rules import RULES
-from tests.callbacks.stub import Loader, StubModule, fit
+from lgrpo_lightning.callbacks import Alarms, call_rollout_callbacks
+from lgrpo_lightning.diagnosis.rules import RULES
+from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.types import Rewards
+from tests.callbacks.stub import Loader, StubModule, batch, fit, group
 
 RECORDED = Path(__file__).parent.parent / "golden" / "quickstart_metrics.csv"
 N = 5
 HEALTHY: dict[str, float] = {
+    "reward_std": 0.4,
     "entropy": 0.6,
     "kl": 0.05,
     "completions/mean_length": 100.0,
@@ -26,6 +31,15 @@ HEALTHY: dict[str, float] = {
     "rewards/not_applicable": 0.0,
     "grad_norm": 0.2,
     "updates/nonfinite": 0.0,
+    "clip_ratio/region_mean": 0.0,
+    "sampling/sampling_logp_difference/mean": 0.01,
+    "tree/intermediate_proportion": 0.3,
+    "rewards/Right/std": 0.4,
+    "rewards/Right/no_answer": 0.1,
+    "rewards/Style/std": 0.2,
+    "time/step": 10.0,
+    "time/sample": 5.0,
+    "time/reward": 1.0,
 }
 Series = Callable[[int], dict[str, float]]
 
@@ -36,12 +50,21 @@ class Logged(StubModule):
     def __init__(self, series: Series, rollouts: int) -> None:
         super().__init__(rollouts=rollouts)
         self.series = series
+        self.advantage_estimator = LambdaGRPO()
 
     def training_step(self, item: int, batch_idx: int) -> None:
         self.manual_backward(self.weight.sum())
         self.optimizers().step()
         noise = random.Random(self.rollout_index).gauss(0, 0.01)
         metrics = {"reward": 0.3 + noise, **HEALTHY, **self.series(self.rollout_index)}
+        text = "again" if metrics.pop("prompts", 0) else str(self.rollout_index)
+        seen = batch(
+            self.rollout_index,
+            [group([[1], [2]], uid=str(self.rollout_index))],
+            [Rewards(outcome=torch.zeros(2))],
+        )
+        alone = replace(seen.groups[0], prompt=replace(seen.groups[0].prompt, text=text))
+        call_rollout_callbacks(self.trainer, self, replace(seen, groups=(alone,)))
         self.rollout_index += 1
         self.log_dict(metrics, batch_size=1)
 
@@ -53,7 +76,8 @@ def said(
     root: Path, capsys: pytest.CaptureFixture[str], series: Series, rollouts: int = 40, **options: Any
 ) -> list[str]:
     """The alarms of a run."""
-    fit(root, Alarms(**{"patience": N} | options), module=Logged(series, rollouts), enable_progress_bar=False)
+    module = Logged(series, rollouts)
+    fit(root, Alarms(**{"patience": N} | options), module=module, enable_progress_bar=False)
     lines = capsys.readouterr().out.splitlines()
     return [line for line in lines if line.startswith("Alarm after rollout")]
 
@@ -93,11 +117,24 @@ FAULTS: dict[str, tuple[dict[str, float], int, str]] = {
     ),
     "gradient": ({"grad_norm": 0.0}, 15, "norm is 0 although the groups' rewards differ.*clip_ratio"),
     "nonfinite": ({"updates/nonfinite": 0.5}, 17, "of the optimizer steps were dropped.*bf16-mixed"),
+    "no_answer": ({"rewards/Right/no_answer": 1.0}, 19, "Right finds no answer in .* of the completions"),
+    "drift": ({"sampling/sampling_logp_difference/mean": 0.5}, 15, "nats per token away from the policy's"),
+    "rate": ({"reward": -0.5}, 15, "the reward fell from 0.3, its best over 5 rollouts.*too large"),
+    "clip_region": ({"clip_ratio/region_mean": 0.9}, 16, "have their gradient cut by clipping"),
+    "drowned": ({"rewards/Right/std": 40.0}, 15, "Right varies .* times as much as Style.*reward_weights"),
+    "repeated": ({"prompts": 1}, 15, "of the prompts seen are in the data more than once"),
+    "unshared": (
+        {"tree/intermediate_proportion": 0.0},
+        19,
+        "share only 0.0% of their tokens.*DelimiterSegmenter",
+    ),
+    "reward_time": ({"time/reward": 9.0}, 16, "rewards take .* of the 10.0 s of a rollout"),
+    "sampling_time": ({"time/sample": 9.9}, 19, "sampling takes .* of the 10.0 s of a rollout.*VLLMSampler"),
 }
 
 
 def test_every_alarm_has_its_test() -> None:
-    assert set(FAULTS) == set(RULES) == set(Alarms().thresholds)
+    assert set(FAULTS) == {rule.name for rule in RULES} == set(Alarms().thresholds)
 
 
 @pytest.mark.parametrize("name", FAULTS)

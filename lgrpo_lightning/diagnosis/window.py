@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What rules know of a run beside its metrics.
+
+    Attributes:
+        weighs_sets: Whether the estimator weighs tokens by their process sets, as λ-GRPO does.
+        reward_weights: Name of a reward → its weight; 1 where it is not there.
+        repeated: Share of the prompts seen whose text another row of the data has, too.
+    """
+
+    weighs_sets: bool = False
+    reward_weights: Mapping[str, float] = field(default_factory=dict)
+    repeated: float = 0.0
 
 
 class Window:
@@ -12,12 +28,18 @@ class Window:
 
     Args:
         n: Rollouts in each of the two halves that are compared.
+
+    Attributes:
+        best: The best mean of the reward over ``n`` rollouts in a row so far.
+        facts: What else is known of the run.
     """
 
     def __init__(self, n: int) -> None:
         self.n = n
         self.values: dict[str, list[float]] = {}
         self.first: dict[str, list[float]] = {}
+        self.best = math.nan
+        self.facts = Facts()
 
     def add(self, metrics: dict[str, float]) -> None:
         """Take a rollout's metrics; one that is not among them is NaN."""
@@ -26,6 +48,8 @@ class Window:
             self.values[name] = [*self.values.get(name, []), value][-2 * self.n :]
             if len(self.first.setdefault(name, [])) < self.n and not math.isnan(value):
                 self.first[name].append(value)
+        if len(self.first.get("reward", [])) >= self.n and not math.isnan(reward := self.mean("reward")):
+            self.best = reward if math.isnan(self.best) else max(self.best, reward)
 
     def now(self, name: str) -> float:
         """The last value; NaN where there is none."""
@@ -39,6 +63,12 @@ class Window:
         """The mean over the first ``n`` rollouts of the run; NaN before there are so many."""
         values = self.first.get(name, [])
         return mean(values[: self.n]) if len(values) >= self.n else math.nan
+
+    def spread(self, name: str) -> float:
+        """The standard error of the mean over the last ``n`` rollouts."""
+        values = [v for v in self.values.get(name, [])[-self.n :] if math.isfinite(v)]
+        middle = mean(values)
+        return math.sqrt(sum((v - middle) ** 2 for v in values)) / len(values) if values else math.nan
 
     @property
     def full(self) -> bool:
@@ -60,13 +90,23 @@ class Window:
         first, values = self.first.get(name, []), self.values.get(name, [])
         return difference(first[: self.n], values[-self.n :]) if len(first) >= self.n else 0
 
+    def named(self, beginning: str, end: str) -> dict[str, float]:
+        """The last values of the metrics ``<beginning><name><end>``, by name, without those that are not known."""
+        last = {
+            name.removeprefix(beginning).removesuffix(end): self.now(name)
+            for name in self.values
+            if name.startswith(beginning) and name.endswith(end)
+        }
+        return {name: value for name, value in last.items() if not math.isnan(value)}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain lists."""
-        return {"values": self.values, "first": self.first}
+        return {"values": self.values, "first": self.first, "best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what ``state_dict`` gave."""
         self.values, self.first = state["values"], state["first"]
+        self.best = state.get("best", math.nan)
 
 
 def mean(values: Sequence[float]) -> float:

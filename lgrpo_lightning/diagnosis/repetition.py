@@ -1,0 +1,29 @@
+"""Prompts that the data has more than once."""
+
+from __future__ import annotations
+
+
+class Repetition:
+    """Counts the prompts of a run by their text.
+
+    >>> seen = Repetition()
+    >>> for uid, text in (("1", "a"), ("2", "b"), ("3", "a"), ("1", "a")):
+    ...     seen.add(uid, text)
+    >>> round(seen.share, 2)
+    0.67
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[int, set[str]] = {}  # hash of a text: the rows that have it
+        self._count = 0
+
+    def add(self, uid: str, text: str) -> None:
+        """A row was seen."""
+        rows = self._rows.setdefault(hash(text), set())
+        self._count += uid not in rows
+        rows.add(uid)
+
+    @property
+    def share(self) -> float:
+        """Of the rows seen, those whose text another one has."""
+        return sum(len(rows) for rows in self._rows.values() if len(rows) > 1) / max(self._count, 1)
