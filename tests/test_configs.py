@@ -19,6 +19,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 STAND_IN: dict[str, str] = {
     "openrs_qwen1.5b.yaml": "its model and its data are on the hub",
     "openrs_qwen1.5b_kl.yaml": "its model and its data are on the hub",
+    "abstention.yaml": "its model is made by a script, in minutes",
     "smollm2_cpu.yaml": "its model comes with an extra, and a step of 135 million parameters takes minutes here",
 }
 """Configuration → why a tiny model takes the place of its own."""

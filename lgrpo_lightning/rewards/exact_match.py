@@ -68,23 +68,21 @@ class ExactMatch(RewardModel):
         self._targets(row)
 
     def score(self, group: Group, tree: ProcessTree) -> Rewards:
-        """The rewards, and as a metric the share of completions in which no answer was found."""
+        """The rewards, and as metrics the shares of completions with a right answer and with none."""
         try:
             targets = self._targets(group.prompt.columns)
         except ValueError as error:
             raise RewardError(f"Prompt {group.prompt.uid!r}: {error}") from error
         found = [self._find(text) for text in opened_texts(group)]
-        outcome = torch.tensor([self._reward(answer, targets) for answer in found], dtype=torch.float32)
-        missing = sum(answer is None for answer in found) / max(len(found), 1)
-        return Rewards(
-            outcome=outcome, parts={self.name: outcome}, metrics={f"rewards/{self.name}/no_answer": missing}
-        )
-
-    def _reward(self, answer: str | None, targets: Sequence[Any]) -> float:
-        if answer is None:
-            return self.missing
-        right = any(same_answer(answer, target) for target in targets)
-        return self.correct if right else self.incorrect
+        right = [a is not None and any(same_answer(a, target) for target in targets) for a in found]
+        paid = [
+            self.missing if answer is None else self.correct if good else self.incorrect
+            for answer, good in zip(found, right, strict=True)
+        ]
+        outcome = torch.tensor(paid, dtype=torch.float32)
+        shares = {"right": sum(right), "no_answer": found.count(None)}
+        metrics = {f"rewards/{self.name}/{name}": n / max(len(found), 1) for name, n in shares.items()}
+        return Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics)
 
     def _targets(self, row: Mapping[str, Any]) -> list[Any]:
         """The right answers of a row, of which any will do."""

@@ -95,7 +95,7 @@ def test_rewards_and_missing_answers():
     model = ExactMatch(correct=2.0, incorrect=-1.0, missing=-3.0)
     rewards = scored(model, ["4", "5", "pass", ""], 4)
     assert rewards.outcome.tolist() == [2.0, -1.0, -3.0, -3.0]
-    assert rewards.metrics == {"rewards/ExactMatch/no_answer": 0.5}
+    assert rewards.metrics["rewards/ExactMatch/no_answer"] == 0.5
     assert torch.equal(rewards.parts["ExactMatch"], rewards.outcome)
 
 
