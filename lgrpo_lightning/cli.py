@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "doctor": ("lgrpo_lightning.commands.doctor", "say what is wrong with a run and what to change"),
     "export": ("lgrpo_lightning.commands.export", "write a checkpoint of a run as a Hugging Face folder"),
     "serve": ("lgrpo_lightning.commands.serve", "start a vLLM server that VLLMSampler feeds with weights"),
+    "tree": ("lgrpo_lightning.commands.tree", "show the process tree of a group of a run"),
+    "report": ("lgrpo_lightning.commands.report", "write one HTML page about runs or a comparison"),
     "plugins": ("lgrpo_lightning.commands.plugins", "list the installed components"),
 }
 """Command → the module whose ``main(argv)`` runs it, and a line of help."""

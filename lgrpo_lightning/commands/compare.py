@@ -80,6 +80,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--jobs", type=int, default=0, help="runs at a time; default: one a processor, on other devices one")
     add("--threads", type=int, default=1, help="threads of a run; default 1")
     add("--metric", default="reward", help="what is measured: a column of metrics.csv; default reward")
+    add("--label", default="", help="what tables and pictures call it")
     add("--last", type=int, default=0, help="rollouts whose mean is a run's value; default the last tenth")
     add(
         "--share",
@@ -97,7 +98,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def compare(options: argparse.Namespace, flags: Sequence[str]) -> int:
     """Tune, run, and write tables and pictures; the exit status."""
     check(options)
-    measure = Measure(metric=options.metric, last=options.last, share=options.share)
+    measure = Measure(metric=options.metric, label=options.label, last=options.last, share=options.share)
     compared = arms(options.config, [choices("--vary", text) for text in options.vary])
     made = Comparison(options, flags)
     configs = {arm: made.configured(arm) for arm in compared}
@@ -231,12 +232,11 @@ class Comparison:
         jobs = self.jobs or (max(1, (os.cpu_count() or 1) // self.threads) if cpu else 1)
         rollouts = {run.folder: total for run in runs if (total := self._rollouts(run))}
         with ComparisonProgress(runs, rollouts, jobs=jobs) as progress:
-            failed = run_all(runs, self._start, jobs=jobs, watcher=progress)
+            return run_all(runs, self._start, jobs=jobs, watcher=progress, finish=self._finish)
+
+    def _finish(self, run: Run) -> None:
         if self.drop:
-            for run in runs:
-                if run.finished:
-                    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
-        return failed
+            shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
 
     def _start(self, run: Run) -> Any:
         words = [f"--config={run.config}", *(c.flag for c in run.extra), f"--seed_everything={run.seed}"]

@@ -25,7 +25,7 @@ NAMES = {
 def draw_all(curves: pandas.DataFrame, arms: pandas.DataFrame, measure: Measure, folder: Path) -> list[str]:
     """Draw every picture as PNG and SVG into ``folder``; their names without suffix."""
     pictures = {
-        "curves": draw_curves(curves[curves["metric"] == measure.metric], measure.metric),
+        "curves": draw_curves(curves[curves["metric"] == measure.metric], measure.name),
         "values": draw_values(arms, measure),
         "trees": draw_trees(curves),
         "time": draw_time(arms),
@@ -42,7 +42,7 @@ def save(figure: Any, path: Path) -> None:
             figure.savefig(hidden, format=suffix)
 
 
-def draw_curves(curves: pandas.DataFrame, metric: str) -> Any:
+def draw_curves(curves: pandas.DataFrame, name: str) -> Any:
     """A panel a setting: each arm's mean over seeds with its 95 % band."""
     settings = list(dict.fromkeys(curves["setting"]))
     figure, panels = _panels(len(settings))
@@ -50,7 +50,8 @@ def draw_curves(curves: pandas.DataFrame, metric: str) -> Any:
         _bands(axes, curves[curves["setting"] == setting])
         axes.set_title(setting, fontsize=9, color=GREY)
         axes.set_xlabel("rollout")
-        axes.set_ylabel(metric)
+        axes.set_ylabel(name)
+        axes.sharey(panels[0])
     _legend(figure, panels[0])
     return figure
 
@@ -67,7 +68,7 @@ def draw_values(arms: pandas.DataFrame, measure: Measure) -> Any:
         axes.errorbar(at, own["mean"], yerr=half, fmt="o", color=colour, capsize=3, markersize=5, label=name)
     axes.set_xticks(range(len(settings)), [s.replace(", ", "\n") for s in settings], fontsize=8)
     axes.set_xlim(-0.6, len(settings) - 0.4)
-    axes.set_ylabel(measure.metric)
+    axes.set_ylabel(measure.name)
     _legend(figure, axes)
     return figure
 

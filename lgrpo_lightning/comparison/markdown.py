@@ -29,7 +29,7 @@ def legend(measure: Measure) -> str:
     """What the columns are."""
     span = f"the last {measure.last} rollouts" if measure.last else "the last tenth of the rollouts"
     return (
-        f"`{measure.metric}`: mean of {span}, over seeds, ± the 95 % interval (Student's t). Difference: paired over "
+        f"{measure.name}: mean of {span}, over seeds, ± the 95 % interval (Student's t). Difference: paired over "
         f"seeds, with its 95 % interval. Rollouts to {measure.share:.0%}: median over the seeds that come so far (how "
         "many do) of when the running mean has made that share of the way from the start to the peak of the first "
         "arm's mean curve; tokens: sampled until then. Path depth (process sets between root and leaf), shared tokens "
@@ -45,7 +45,7 @@ def _cells(row: Mapping[Any, Any], measure: Measure, first: str) -> dict[str, st
         "arm": row["arm"],
         "tuned": row["tuned"],
         "seeds": str(seeds),
-        measure.metric: str(Estimate(mean=row["mean"], half=row["interval"], count=seeds)),
+        measure.name: str(Estimate(mean=row["mean"], half=row["interval"], count=seeds)),
         f"difference to {first}": _signed(row["difference"], row["difference_interval"]),
         f"rollouts to {measure.share:.0%}": f"{row['rollouts_to_level']:.0f} ({reached}/{seeds})"
         if reached

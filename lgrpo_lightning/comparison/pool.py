@@ -28,8 +28,10 @@ class Watcher(Protocol):
         """A run's process has ended with this exit status."""
 
 
-def run_all(runs: Sequence[Run], start: Start, *, jobs: int, watcher: Watcher) -> list[Run]:
-    """Run those that have not finished, ``jobs`` at a time; which of them failed.
+def run_all(
+    runs: Sequence[Run], start: Start, *, jobs: int, watcher: Watcher, finish: Callable[[Run], None]
+) -> list[Run]:
+    """Run those that have not finished, ``jobs`` at a time, and ``finish`` each; which of them failed.
 
     On Ctrl-C every process is asked to stop, saves its state, and is waited for.
     """
@@ -49,6 +51,7 @@ def run_all(runs: Sequence[Run], start: Start, *, jobs: int, watcher: Watcher) -
                 process.join()
                 if not (status := process.exitcode or 0):
                     (run.folder / FINISHED).touch()
+                    finish(run)
                 watcher.end(run, time.monotonic() - began, status)
                 if status:
                     failed.append(run)

@@ -24,13 +24,20 @@ class Measure:
 
     Attributes:
         metric: A column of ``metrics.csv``.
+        label: What tables and pictures call it; empty: as it is called.
         last: Rollouts at the end of a run whose mean is the run's value; 0: a tenth of them.
         share: How far up the way from the start to the first arm's peak "reached" is, from 0 to 1.
     """
 
     metric: str = "reward"
+    label: str = ""
     last: int = 0
     share: float = 0.9
+
+    @property
+    def name(self) -> str:
+        """What tables and pictures call it."""
+        return self.label or self.metric
 
 
 def rollout_rows(run: Run) -> pandas.DataFrame:

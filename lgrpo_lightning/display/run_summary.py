@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lgrpo_lightning.records.metric_series import Series, metric_series, validation_metrics
 from lgrpo_lightning.records.metrics_csv import writes_metrics
+from lgrpo_lightning.run_folder.environment import write_environment
 from lgrpo_lightning.run_folder.names import CONFIG, LAST_CHECKPOINT, METRICS, PLOT, ROLLOUTS, shown
 from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
@@ -25,15 +26,20 @@ WHAT = {
 
 
 class RunSummary(Callback):
-    """Says, when fitting is done, what came of it, where everything is and what to run next."""
+    """Says, when fitting is done, what came of it, where everything is and what to run next.
+
+    When it begins, versions and machine are written to ``environment.json``.
+    """
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._first = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the time."""
+        """Take the time, and note on what the run runs."""
         self._began, self._first = time.monotonic(), rollouts_done(pl_module)
+        if trainer.is_global_zero and not dry_run(trainer):
+            write_environment(Path(trainer.default_root_dir))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the summary, after the progress bar is gone."""

@@ -31,6 +31,7 @@ AFTER = (
     ("shared_tokens", pa.int64()),
     ("path_depth", pa.int64()),
     ("step_rewards", pa.list_(pa.float32())),
+    ("text_ends", pa.list_(pa.int64())),
     ("columns", pa.string()),
     ("extras", pa.string()),
 )
@@ -49,6 +50,7 @@ def rollout_table(rollout: RolloutBatch) -> pa.Table:
     - ``set_size_mean, shared_tokens, path_depth``: the mean of |λ| over the completion's tokens (NaN without
       tokens), the number of tokens with |λ| > 1, and the process sets between the group and its leaf.
     - ``step_rewards``: the rewards of the completion's steps in order, null without process rewards.
+    - ``text_ends``: the length of the completion's text after each of its tokens, in characters.
     - ``columns, extras``: what the data row and the reward models hold beside that, each as one JSON
       object, so that all files of a run have one schema.
 
@@ -84,6 +86,7 @@ def _completion(group: Group, member: int) -> dict[str, Any]:
         "completion": clean(rollout.text),
         "token_ids": list(rollout.token_ids),
         "length": len(rollout),
+        "text_ends": list(rollout.text_ends),
         "finish_reason": rollout.finish_reason,
         "weight_version": rollout.weight_version,
     }

@@ -11,6 +11,7 @@ LAST_CHECKPOINT = "checkpoints/last.ckpt"
 METRICS = "metrics.csv"
 PLOT = "reward.png"
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 
 
 def set_aside(path: Path, name: str = "{stem}.old-{n}{suffix}") -> Path:

@@ -1,0 +1,42 @@
+"""``lgrpo report RUN…``: one self-contained HTML page about a run, several runs, or a comparison."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.insight.report import comparison_report, is_comparison, run_report
+from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.whole_files import whole_file
+
+REPORT = "report.html"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the page."""
+    parser = argparse.ArgumentParser(prog="lgrpo report", description=__doc__)
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folders of runs (trainer.default_root_dir), or the folder of one comparison (lgrpo compare --out)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=None, help=f"file to write; default {REPORT} in the first folder"
+    )
+    options = parser.parse_args(list(argv)[1:])
+    out = options.out or options.runs[0] / REPORT
+    try:
+        compared = [folder for folder in options.runs if is_comparison(folder)]
+        if compared and len(options.runs) > 1:
+            raise ValueError(f"{shown(compared[0])} is a comparison; a comparison has a report of its own.")
+        text = comparison_report(compared[0]) if compared else run_report(options.runs)
+        with whole_file(out) as hidden:
+            hidden.write_text(text, encoding="utf-8")
+    except Exception as error:
+        return report(error)
+    print(f"Wrote {shown(out)}.")
+    return 0

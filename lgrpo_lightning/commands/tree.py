@@ -1,0 +1,54 @@
+"""``lgrpo tree RUN``: the process tree of a group, and what GRPO and λ-GRPO do to each of its steps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.insight.pages import page
+from lgrpo_lightning.insight.recorded_group import RecordedGroup, recorded_group
+from lgrpo_lightning.insight.recorded_run import RecordedRun
+from lgrpo_lightning.insight.tree_text import tree_lines
+from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.trainer.terminal import on_terminal, printable
+
+
+def main(argv: Sequence[str]) -> int:
+    """Show the group that ``argv`` names."""
+    parser = argparse.ArgumentParser(prog="lgrpo tree", description=__doc__)
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
+    add("--rollout", type=int, default=None, help="number of the rollout, from 0; default the last")
+    add("--prompt", type=int, default=0, help="which group of the rollout, from 0; default 0")
+    add("--html", type=Path, default=None, help="write a self-contained HTML page here, too")
+    add("--width", type=int, default=None, help="characters of a step's text to show; default what fits")
+    options = parser.parse_args(list(argv)[1:])
+    try:
+        group = recorded_group(RecordedRun(options.run), options.rollout, options.prompt)
+        if options.html is not None:
+            title = f"Process tree of {shown(options.run)}"
+            with whole_file(options.html) as hidden:
+                hidden.write_text(page("tree.html", title=title, group=group), encoding="utf-8")
+    except Exception as error:
+        return report(error)
+    show(group, options.width)
+    if options.html is not None:
+        print(f"Wrote {shown(options.html)}.")
+    return 0
+
+
+def show(group: RecordedGroup, width: int | None) -> None:
+    """Print the tree: coloured and fitted on a terminal, whole plain lines in a pipe."""
+    if on_terminal():
+        from rich.console import Console
+
+        console = Console()
+        for line in tree_lines(group, most=width or max(20, console.width - 60)):
+            console.print(line, overflow="ellipsis", no_wrap=True)
+        return
+    for line in tree_lines(group, most=width):
+        sys.stdout.write(printable(line.plain) + "\n")

