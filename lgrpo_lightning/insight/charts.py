@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
 
@@ -40,7 +41,7 @@ def chart(lines: Mapping[str, Series], *, xlabel: str = "optimizer step", ylabel
 
 def inline(svg: str) -> Markup:
     """An SVG file as an element of a page. Matplotlib has escaped its text."""
-    return Markup(svg[svg.index("<svg") :])
+    return Markup(re.sub(r"(?s)<metadata>.*?</metadata>", "", svg[svg.index("<svg") :]))
 
 
 def _draw(axes: object, steps: Sequence[int], values: Sequence[float], name: str, colour: str) -> None:

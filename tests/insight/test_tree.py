@@ -37,7 +37,7 @@ def test_the_readmes_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "4 completions" in lines[2]
     assert lines[4] == "├─ 5⏎5+4=  |λ|=3  r=0.667  GRPO +0.87  λ-GRPO +0.29"
     assert lines[5] == "│  ├─ 9⏎  |λ|=2  r=1  GRPO +1.73  λ-GRPO +0.87"
-    assert lines[6] == "│  │     ■ y0  reward 1  advantage +0.87"
+    assert lines[6] == "│  │     ■ y0 (cut off)  reward 1  advantage +0.87"
     assert lines[-2] == "└─ 6⏎6+4=10⏎  |λ|=1  r=0  GRPO -0.87  λ-GRPO -0.87"
 
 
@@ -57,10 +57,9 @@ def test_numbers_are_what_the_estimators_add_up(seed: int) -> None:
             credit = estimator.estimate(Rewards(outcome=rewards), tree)
             sums = sum(float(credit.advantages[m, start] * credit.weights[m, start]) for m in step.members)
             by_text.setdefault((texts[member][:end], number), []).append(sums)
-    expected = sorted((*pair,) for pair in by_text.values())
-    assert sorted((n.grpo, n.lambda_grpo) for n in found) == [
-        pytest.approx(pair, abs=1e-5) for pair in expected
-    ]
+    expected = sorted((round(a, 3), round(b, 3)) for a, b in by_text.values())
+    shown = sorted((round(n.grpo, 3), round(n.lambda_grpo, 3)) for n in found)
+    assert torch.allclose(torch.tensor(shown), torch.tensor(expected), atol=2e-3)
     assert sum(len(n.endings) for n in found) == sum(bool(text) for text in texts)
 
 
