@@ -51,9 +51,9 @@ def words(config: Path) -> list[str]:
 
 
 def comes_with_the_package(config: Path) -> bool:
-    """Whether the model is the small one in the package."""
+    """Whether the model is one in the package."""
     path = yaml.safe_load(config.read_text())["model"].get("policy", {}).get("path", PolicyConfig().path)
-    return bool(path == PolicyConfig().path)
+    return str(path).startswith("lgrpo:") and path != "lgrpo:smollm2"
 
 
 def stand_in(folder: Path, copy: Path) -> Path:

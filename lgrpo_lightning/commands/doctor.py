@@ -16,23 +16,7 @@ from lgrpo_lightning.run_folder.names import shown
 
 def main(argv: Sequence[str]) -> int:
     """Diagnose; 0: nothing found, 1: something, 2: the run cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="lgrpo doctor", description=__doc__, epilog="Exit status: 0 nothing found, 1 findings, 2 error."
-    )
-    parser.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="the folder of a run (trainer.default_root_dir), also while it goes on",
-    )
-    parser.add_argument(
-        "--patience",
-        type=int,
-        default=None,
-        help="rollouts in a row that a cause has to be there; default the run's",
-    )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    options = parser.parse_args(list(argv)[1:])
+    options = parser().parse_args(list(argv)[1:])
     try:
         if options.patience is not None and options.patience < 2:
             raise ValueError(f"--patience is {options.patience}; it must be at least 2.")
@@ -46,6 +30,27 @@ def main(argv: Sequence[str]) -> int:
     else:
         print(described(run, found))
     return 1 if found else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="lgrpo doctor", description=__doc__, epilog="Exit status: 0 nothing found, 1 findings, 2 error."
+    )
+    made.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="the folder of a run (trainer.default_root_dir), also while it goes on",
+    )
+    made.add_argument(
+        "--patience",
+        type=int,
+        default=None,
+        help="rollouts in a row that a cause has to be there; default the run's",
+    )
+    made.add_argument("--json", action="store_true", help="print the findings as JSON")
+    return made
 
 
 def as_json(finding: Finding) -> dict[str, Any]:

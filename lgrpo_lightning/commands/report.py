@@ -16,18 +16,7 @@ REPORT = "report.html"
 
 def main(argv: Sequence[str]) -> int:
     """Write the page."""
-    parser = argparse.ArgumentParser(prog="lgrpo report", description=__doc__)
-    parser.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="folders of runs (trainer.default_root_dir), or the folder of one comparison (lgrpo compare --out)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=None, help=f"file to write; default {REPORT} in the first folder"
-    )
-    options = parser.parse_args(list(argv)[1:])
+    options = parser().parse_args(list(argv)[1:])
     out = options.out or options.runs[0] / REPORT
     try:
         compared = [folder for folder in options.runs if is_comparison(folder)]
@@ -40,3 +29,19 @@ def main(argv: Sequence[str]) -> int:
         return report(error)
     print(f"Wrote {shown(out)}.")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="lgrpo report", description=__doc__)
+    made.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folders of runs (trainer.default_root_dir), or the folder of one comparison (lgrpo compare --out)",
+    )
+    made.add_argument(
+        "--out", type=Path, default=None, help=f"file to write; default {REPORT} in the first folder"
+    )
+    return made

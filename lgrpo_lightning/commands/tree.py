@@ -19,14 +19,7 @@ from lgrpo_lightning.trainer.terminal import on_terminal, printable
 
 def main(argv: Sequence[str]) -> int:
     """Show the group that ``argv`` names."""
-    parser = argparse.ArgumentParser(prog="lgrpo tree", description=__doc__)
-    add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
-    add("--rollout", type=int, default=None, help="number of the rollout, from 0; default the last")
-    add("--prompt", type=int, default=0, help="which group of the rollout, from 0; default 0")
-    add("--html", type=Path, default=None, help="write a self-contained HTML page here, too")
-    add("--width", type=int, default=None, help="characters of a step's text to show; default what fits")
-    options = parser.parse_args(list(argv)[1:])
+    options = parser().parse_args(list(argv)[1:])
     try:
         group = recorded_group(RecordedRun(options.run), options.rollout, options.prompt)
         if options.html is not None:
@@ -39,6 +32,18 @@ def main(argv: Sequence[str]) -> int:
     if options.html is not None:
         print(f"Wrote {shown(options.html)}.")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="lgrpo tree", description=__doc__)
+    add = made.add_argument
+    add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
+    add("--rollout", type=int, default=None, help="number of the rollout, from 0; default the last")
+    add("--prompt", type=int, default=0, help="which group of the rollout, from 0; default 0")
+    add("--html", type=Path, default=None, help="write a self-contained HTML page here, too")
+    add("--width", type=int, default=None, help="characters of a step's text to show; default what fits")
+    return made
 
 
 def show(group: RecordedGroup, width: int | None) -> None:

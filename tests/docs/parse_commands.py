@@ -10,10 +10,11 @@ import json
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from typing import Any
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.commands import export
+from lgrpo_lightning.commands import compare, export
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS, RunCLI
 from lgrpo_lightning.datamodule import PromptDataModule
@@ -22,9 +23,14 @@ from lgrpo_lightning.plugins import registry
 
 
 def parsed(argv: list[str]) -> int | str | None:
-    """The exit status of ``lgrpo`` with these words; a run only prints its configuration, nothing is exported."""
+    """The exit status of ``lgrpo`` with these words; runs print their configuration, nothing else is done."""
     export.named_checkpoint = lambda name, folder: folder / (name or "last.ckpt")
     export.export_checkpoint = lambda *arguments, **options: None
+    if argv[0] in ("tree", "doctor", "report") and "--help" not in argv:
+        import_module(cli.COMMANDS[argv[0]][0]).parser().parse_args(argv[1:])
+        return 0
+    compare.Comparison.run = lambda self, runs: []
+    compare.tuned = lambda options, measure, made, configs: dict.fromkeys(configs, ())
     runs = argv[0] in ("fit", "validate", "test", "predict") and "--help" not in argv
     return cli.main([*argv, "--print_config"] if runs else argv)
 

@@ -67,6 +67,7 @@ def workplace(page: Path, work: Path) -> Path:
     if not folder.exists():
         (folder / "runs" / "quickstart").mkdir(parents=True)
         (folder / "configs").symlink_to(ROOT / "configs")
+        (folder / "runs" / "abstention_model").symlink_to(ROOT / "lgrpo_lightning" / "assets" / "arithmetic")
         (folder / "runs" / "quickstart" / "config.yaml").symlink_to(ROOT / "configs" / "quickstart.yaml")
         for block in blocks(page, "python"):
             if block.title:
