@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from lgrpo_lightning.commands import child
 from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.commands.resume import flat
 from lgrpo_lightning.comparison.figures import draw_all
 from lgrpo_lightning.comparison.markdown import markdown
 from lgrpo_lightning.comparison.plan import ARMS, RUNS, TUNING, Arm, Run, arms, slug
@@ -22,6 +24,7 @@ from lgrpo_lightning.comparison.progress import ComparisonProgress
 from lgrpo_lightning.comparison.results import TREE, Measure, arm_table, curve_table, run_table
 from lgrpo_lightning.comparison.tuning import chosen, tuning_table
 from lgrpo_lightning.comparison.variations import Choice, choices, grid, seeds
+from lgrpo_lightning.processes.interruption import Interrupted
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, shown
 from lgrpo_lightning.run_folder.whole_files import whole_file
 
@@ -41,13 +44,18 @@ Further flags are those of lgrpo fit and go to every run: --trainer.max_steps=50
 def main(argv: Sequence[str]) -> int:
     """Compare what ``argv`` asks for."""
     options, flags = parse(list(argv)[1:])
+    signal.signal(signal.SIGTERM, _stop)
     try:
         return compare(options, flags)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as stop:
         print("\nStopped; the runs have saved their state. The same command goes on.")
-        return 130
+        return 128 + (stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
     except Exception as error:
         return report(error)
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise Interrupted(signum)
 
 
 def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -189,6 +197,12 @@ def write(path: Path, text: str) -> None:
         hidden.write_text(text, encoding="utf-8")
 
 
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """A key that both configurations have, with different values; an option of a newer version is no difference."""
+    old, new = dict(flat(before)), dict(flat(now))
+    return next((key for key in old if key in new and old[key] != new[key]), None)
+
+
 class Comparison:
     """Runs what it is given into the folder of a comparison.
 
@@ -212,17 +226,18 @@ class Comparison:
         text = child.complete_configuration([f"--config={arm.config}", *self.flags, *flags])
         part = "tuned" if arm.tuned else "as_given"
         path = self.out / ARMS / part / arm.place.with_name(arm.place.name + ".yaml")
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise ValueError(
-                f"{shown(self.out)} holds a comparison in which {arm.label} has another configuration "
-                f"({shown(path)}). Name another folder with --out, or remove this one."
-            )
         config = yaml.safe_load(text)
         if config["trainer"]["logger"] is False:
             raise ValueError(
                 f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv."
             )
-        write(path, text)
+        if path.exists() and (key := changed(yaml.safe_load(path.read_text(encoding="utf-8")), config)):
+            raise ValueError(
+                f"{shown(self.out)} holds a comparison in which {arm.label} has another configuration: {key} differs "
+                f"from {shown(path)}. Name another folder with --out, or remove this one."
+            )
+        if not path.exists():
+            write(path, text)
         self.configs[path] = config
         return Path(path)
 

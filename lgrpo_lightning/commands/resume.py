@@ -52,8 +52,8 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
     if not isinstance(written, Mapping):
         _say(f"{shown(folder / CONFIG)} holds no configuration: what this run changes cannot be told.")
         return
-    before = dict(_flat(written))
-    now = dict(_flat(yaml.safe_load(configuration)))
+    before = dict(flat(written))
+    now = dict(flat(yaml.safe_load(configuration)))
     changed = {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})
@@ -75,14 +75,14 @@ def _note(key: str) -> str:
     return "   (the checkpoint's stays in force)" if key.startswith(KEPT) else ""
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf."""
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+            yield from flat(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
         for i, item in enumerate(value):
-            yield from _flat(item, f"{key}[{i}]")
+            yield from flat(item, f"{key}[{i}]")
     else:
         yield key, value
 

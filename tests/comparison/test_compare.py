@@ -97,6 +97,17 @@ def test_a_kill_repeats_nothing(tmp_path: Path) -> None:
     assert len(pandas.read_csv(cut / "runs.csv")) == 6
 
 
+def test_a_signal_lets_the_runs_save_their_state(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lgrpo_lightning.cli", *words(tmp_path / "c", "--jobs=2", steps=2000)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    until(lambda: len(begun(tmp_path / "c")) == 2)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "The same command goes on" in said
+    assert len(list((tmp_path / "c").glob("runs/*/*/checkpoints/last.ckpt"))) == 2
+
+
 def begun(out: Path) -> list[Path]:
     """Runs in the middle."""
     return [p for p in out.glob("runs/*/*/metrics.csv") if len(p.read_text().splitlines()) > 3]
