@@ -98,6 +98,21 @@ MODEL = {
         did="`model.policy.extra_eos_tokens: [<|im_end|>]`, which the tokenizer does not know",
         config={"model.policy.extra_eos_tokens": ["<|im_end|>"]},
     ),
+    "no token to suppress": BadInput(
+        says=("policy.suppress_tokens has '<|image|>'", "no token of the tokenizer"),
+        did="`model.policy.suppress_tokens: [<|image|>]`, which the tokenizer does not know",
+        config={"model.policy.suppress_tokens": ["<|image|>"]},
+    ),
+    "nothing left to draw": BadInput(
+        says=("policy.suppress_tokens leaves fewer than two tokens",),
+        did="`model.policy.suppress_tokens: [0, 1, …]`, all of them",
+        config={"model.policy.suppress_tokens": list(range(99))},
+    ),
+    "no such weights": BadInput(
+        says=("weights", "pretrained", "random"),
+        did="`model.policy.weights: new`",
+        config={"model.policy.weights": "new"},
+    ),
     "no such end id": BadInput(
         says=("policy.eos_tokens has 4711", "from 0 to 98"),
         did="`model.policy.eos_tokens: [4711]`",
