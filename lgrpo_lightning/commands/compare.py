@@ -122,6 +122,8 @@ def compare(options: argparse.Namespace, flags: Sequence[str]) -> int:
     failed = made.run(runs)
     if whole := [run for run in runs if run.finished]:
         summarise(whole, measure, options.out)
+    if failed:
+        print(f"Left out, as they failed: {', '.join(run.label for run in failed)}.")
     return 1 if failed else 0
 
 

@@ -61,12 +61,15 @@ def series(table: pandas.DataFrame, metric: str) -> pandas.Series:
     """A metric over rollouts, without what was not measured.
 
     Raises:
-        ValueError: The runs do not log it; the message has what they log.
+        ValueError: The runs do not log it, with what they log; or one has no value of it.
     """
     if metric not in table:
         known = ", ".join(c for c in table.columns if c not in ("step", "epoch", "done", "tokens"))
         raise ValueError(f"--metric {metric}: the runs log no such metric. They log {known}.")
-    return table.set_index("done")[metric].dropna().groupby(level=0).last()
+    found = table.set_index("done")[metric].dropna().groupby(level=0).last()
+    if found.empty:
+        raise ValueError(f"--metric {metric}: a run has no value of it.")
+    return found
 
 
 def smooth(values: pandas.Series) -> pandas.Series:
