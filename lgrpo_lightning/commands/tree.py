@@ -11,7 +11,7 @@ from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.insight.pages import page
 from lgrpo_lightning.insight.recorded_group import RecordedGroup, recorded_group
 from lgrpo_lightning.insight.recorded_run import RecordedRun
-from lgrpo_lightning.insight.tree_text import tree_lines
+from lgrpo_lightning.insight.tree_text import header_lines, step_lines
 from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.trainer.terminal import on_terminal, printable
@@ -52,8 +52,10 @@ def show(group: RecordedGroup, width: int | None) -> None:
         from rich.console import Console
 
         console = Console()
-        for line in tree_lines(group, most=width or max(20, console.width - 60)):
+        for line in header_lines(group):
+            console.print(line)
+        for line in step_lines(group, most=width or max(20, console.width - 60)):
             console.print(line, overflow="ellipsis", no_wrap=True)
         return
-    for line in tree_lines(group, most=width):
+    for line in (*header_lines(group), *step_lines(group, most=width)):
         sys.stdout.write(printable(line.plain) + "\n")

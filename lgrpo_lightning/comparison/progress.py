@@ -66,6 +66,7 @@ class ComparisonProgress:
         """A run's process has ended."""
         self.bars.remove_task(self.going.pop(run.folder))
         self.done += 1
+        self.bars.update(self.all, completed=self.done, left=self._left())
         if status:
             log = run.folder / LOG
             self._say(

@@ -16,21 +16,25 @@ LEGEND = (
 )
 
 
-def tree_lines(group: RecordedGroup, *, most: int | None = None) -> Iterator[Text]:
-    """The lines of a group's tree: shared text once, its numbers behind it.
-
-    Args:
-        most: Characters of a step's text to show; None: all.
-    """
+def header_lines(group: RecordedGroup) -> Iterator[Text]:
+    """Which group it is, and what the numbers of its steps are."""
     name = visible(group.uid, one_line=True)
     yield Text(f"Rollout {group.rollout}, group {group.place + 1} of {group.of} ({name})", "bold")
-    yield Text(f"prompt  {_short(group.prompt, most)}")
+    yield Text(f"prompt  {visible(group.prompt, one_line=True)}")
     flat = "; all rewards are equal: nothing is learnt from it" if group.flat else ""
     yield Text(
         f"{len(group.rewards)} completions, path depth {group.path_depth:.2f}, {group.shared:.0%} of the tokens "
         f"shared ({group.segmenter}){flat}"
     )
     yield Text(LEGEND, PALE)
+
+
+def step_lines(group: RecordedGroup, *, most: int | None = None) -> Iterator[Text]:
+    """The steps of a group's tree: shared text once, its numbers behind it.
+
+    Args:
+        most: Characters of a step's text to show; None: all.
+    """
     for i, root in enumerate(group.roots):
         yield from _lines(root, "", i == len(group.roots) - 1, most)
 
