@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas
 
@@ -43,7 +44,7 @@ class Measure:
 def rollout_rows(run: Run) -> pandas.DataFrame:
     """The rows of a run's metrics, with ``tokens``: how many completion tokens were sampled up to there."""
     table = pandas.read_csv(run.folder / METRICS)
-    table["done"] = table["rollout"].ffill().fillna(0) if "rollout" in table else range(1, len(table) + 1)
+    table["done"] = table["rollout"].add(1).ffill().fillna(0) if "rollout" in table else range(1, len(table) + 1)
     lengths = table.get("completions/mean_length", pandas.Series(math.nan, table.index))
     table["tokens"] = (lengths * completions(run)).cumsum().ffill()
     return table
@@ -112,7 +113,7 @@ def _row(
     }
 
 
-def _levels(runs: Sequence[Run], curves: dict, measure: Measure) -> dict[str, float]:  # type: ignore[type-arg]
+def _levels(runs: Sequence[Run], curves: Mapping[Path, pandas.Series], measure: Measure) -> dict[str, float]:
     """Setting → the value from which a run has reached the level."""
     found: dict[str, float] = {}
     for setting in dict.fromkeys(run.arm.setting for run in runs):
