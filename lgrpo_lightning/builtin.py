@@ -13,21 +13,44 @@ def lgrpo_components() -> Iterable[type]:
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
     from lgrpo_lightning.data.binary_tree import BinaryTreeTask
     from lgrpo_lightning.data.files import PromptFile
-    from lgrpo_lightning.estimators import GRPO, LambdaGRPO
-    from lgrpo_lightning.rewards import BinaryTreeReward, ExactMatch, FormatMatch, RewardFunction
-    from lgrpo_lightning.samplers import TransformersSampler, VLLMSampler
-    from lgrpo_lightning.segmenters import DelimiterSegmenter, TokenPrefixSegmenter
+    from lgrpo_lightning.estimators import GRPO, TEMPO, BlendedGRPO, ImplicitPRM, LambdaGRPO, ProcessGRPO
+    from lgrpo_lightning.rewards import (
+        BinaryTreeReward,
+        ExactMatch,
+        FormatMatch,
+        RewardFunction,
+        StepRewardFunction,
+    )
+    from lgrpo_lightning.samplers import ForkingSampler, TransformersSampler, VLLMSampler
+    from lgrpo_lightning.segmenters import (
+        DelimiterSegmenter,
+        EntropySegmenter,
+        SentenceSegmenter,
+        TagSegmenter,
+        TokenPrefixSegmenter,
+        WindowSegmenter,
+    )
 
     return [
         TransformersSampler,
         VLLMSampler,
+        ForkingSampler,
         TokenPrefixSegmenter,
         DelimiterSegmenter,
+        SentenceSegmenter,
+        TagSegmenter,
+        WindowSegmenter,
+        EntropySegmenter,
         ExactMatch,
         FormatMatch,
         RewardFunction,
+        StepRewardFunction,
         GRPO,
         LambdaGRPO,
+        ProcessGRPO,
+        BlendedGRPO,
+        ImplicitPRM,
+        TEMPO,
         BinaryTreeReward,
         ArithmeticTasks,
         BinaryTreeTask,

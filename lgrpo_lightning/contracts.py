@@ -182,6 +182,9 @@ class RewardModel(ABC):  # noqa: B024 - one of two methods is enough
 class AdvantageEstimator(ABC):
     """The algorithm: says of every token what it is worth and how much it counts."""
 
+    reads: ClassVar[tuple[str, ...]] = ("outcome",)
+    """Which of a reward's ``outcome``, ``steps`` and ``tokens`` it looks at."""
+
     @abstractmethod
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
         """The credit of one group."""

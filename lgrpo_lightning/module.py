@@ -132,7 +132,7 @@ class GRPOModule(RolloutModule):
             trees=tuple(trees),
             rewards=tuple(rewards),
             credits=tuple(credits),
-            trained=trained_groups([r.outcome for r in rewards], drop_equal=self.updates.drop_equal_groups),
+            trained=trained_groups(rewards, drop_equal=self.updates.drop_equal_groups),
         )
 
     def update(self, rollout: RolloutBatch) -> Update:

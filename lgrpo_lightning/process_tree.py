@@ -157,6 +157,40 @@ class ProcessTree:
         """|λ(i, t)|: ``[G, T]`` long, 0 on padding (so ``> 0`` means "not padding", not "trained")."""
         return self.sizes
 
+    def weights(self, power: float = 1.0) -> Tensor:
+        """|λ(i, t)|^-power: ``[G, T]`` fp32, 0 on padding. With 0 every token weighs 1, with 1 every process set.
+
+        >>> ProcessTree.from_sequences([[1, 2], [1], [3]]).weights().tolist()
+        [[0.5, 1.0], [0.5, 0.0], [1.0, 0.0]]
+        """
+        return (self.sizes > 0).float() / self.sizes.clamp(min=1).to(torch.float32).pow(power)
+
+    def set_means(self, values: Tensor) -> Tensor:
+        """The mean of ``values`` ``[G]`` over the process set of every token: ``[G, T]`` fp32, 0 on padding.
+
+        NaN does not count; where there is nothing else the mean is NaN.
+
+        >>> ProcessTree.from_sequences([[1, 2], [1], [3]]).set_means(torch.tensor([1.0, 0.0, 5.0])).tolist()
+        [[0.5, 1.0], [0.5, 0.0], [5.0, 0.0]]
+        """
+        means = torch.stack(
+            [values.float()[list(step.members)].nanmean() for step in self.steps] or [torch.zeros(())]
+        )
+        return torch.where(self.units >= 0, means[self.units.clamp(min=0)], 0.0)
+
+    def at_ends(self, values: Tensor) -> Tensor:
+        """``values`` ``[S]`` of the steps at the last token of each step of each completion: ``[G, T]``, NaN elsewhere.
+
+        >>> tree = ProcessTree.from_steps([["a", "b"], ["a"]], [[0, 0, 1], [0]])
+        >>> tree.at_ends(torch.tensor([1.0, 2.0])).tolist()
+        [[nan, 1.0, 2.0], [1.0, nan, nan]]
+        """
+        out = torch.full(self.sizes.shape, torch.nan)
+        for step, value in zip(self.steps, values.tolist(), strict=True):
+            for member, (_, end) in zip(step.members, step.spans, strict=True):
+                out[member, end - 1] = value
+        return out
+
     @property
     def step_ids(self) -> Tensor:
         """``[G, T]`` long, index into ``steps`` of each token's step, -1 on padding."""

@@ -20,7 +20,7 @@ from lgrpo_lightning.strategies.ranks import data_gathered, shared
 from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.trainer.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.training import Updates, Validation, settings
-from lgrpo_lightning.training.checks import check_credits, check_trees
+from lgrpo_lightning.training.checks import check_credits, check_trees, warn_of_unread
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
 from lgrpo_lightning.training.timing import Clock
@@ -99,6 +99,7 @@ class RolloutModule(PolicyModule):
         stream: Stream,
     ) -> list[Credit]:
         """The credit of every group."""
+        warn_of_unread(self.advantage_estimator, self.reward_model, rewards)
         with self.calling(stream, "advantage_estimator", *_first(groups)):
             credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=self.ranks.sum)
         check_credits(self.advantage_estimator, groups, credits)

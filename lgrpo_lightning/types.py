@@ -124,7 +124,9 @@ class Rewards:
 
     Attributes:
         outcome: ``[G]`` fp32, one reward per completion; NaN = "does not apply".
-        steps: One reward per step of the group's process tree, or None.
+        steps: One reward per step of the group's process tree, in the order of ``ProcessTree.steps``, or None;
+            NaN = "does not apply".
+        tokens: ``[G, T]`` fp32, a reward for every token, or None; NaN = "none here", and so on padding.
         parts: The named summands of ``outcome``, each ``[G]``; logged as ``rewards/<name>/…``.
         metrics: Scalars to log, by name.
         extras: Columns to store with the rollouts, ``G`` values each.
@@ -132,6 +134,7 @@ class Rewards:
 
     outcome: Tensor
     steps: Tensor | None = None
+    tokens: Tensor | None = None
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     extras: Mapping[str, list[Any]] = field(default_factory=dict)

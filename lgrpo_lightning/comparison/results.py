@@ -44,7 +44,9 @@ class Measure:
 def rollout_rows(run: Run) -> pandas.DataFrame:
     """The rows of a run's metrics, with ``tokens``: how many completion tokens were sampled up to there."""
     table = pandas.read_csv(run.folder / METRICS)
-    table["done"] = table["rollout"].add(1).ffill().fillna(0) if "rollout" in table else range(1, len(table) + 1)
+    table["done"] = (
+        table["rollout"].add(1).ffill().fillna(0) if "rollout" in table else range(1, len(table) + 1)
+    )
     lengths = table.get("completions/mean_length", pandas.Series(math.nan, table.index))
     table["tokens"] = (lengths * completions(run)).cumsum().ffill()
     return table

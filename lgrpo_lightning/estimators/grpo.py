@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from lgrpo_lightning.contracts import AdvantageEstimator, Reduce
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
+
+Scale = Literal["group", "batch", "none"]
 
 
 class GRPO(AdvantageEstimator):
@@ -25,6 +28,7 @@ class GRPO(AdvantageEstimator):
         scale: Which standard deviation (with Bessel's correction) divides the advantages: "group" that of the
             group, "batch" that of all rewards of the rollout batch on all ranks, "none" nothing (Dr.GRPO).
         eps: Added to the standard deviation; above 0.
+        power: p of the weights 1/|λ(i,t)|^p: 0 is GRPO, 1 is λ-GRPO; at least 0.
 
     Raises:
         ValueError: An argument is out of range.
@@ -35,13 +39,19 @@ class GRPO(AdvantageEstimator):
     ([[1.0, 1.0], [0.0, 0.0], [-1.0, 0.0]], [[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     """
 
-    def __init__(self, scale: Literal["group", "batch", "none"] = "group", eps: float = 1e-4) -> None:
+    reads: ClassVar[tuple[str, ...]] = ("outcome",)
+
+    def __init__(self, scale: Scale = "group", eps: float = 1e-4, power: float = 0.0) -> None:
+        who = type(self).__name__
         if scale not in ("group", "batch", "none"):
-            raise ValueError(f"scale is {scale!r}; possible are 'group', 'batch' and 'none'.")
+            raise ValueError(f"{who}: scale is {scale!r}; possible are 'group', 'batch' and 'none'.")
         if not eps > 0:
-            raise ValueError(f"eps is {eps!r}; it must be above 0, such as 1e-4.")
-        self.scale = scale
+            raise ValueError(f"{who}: eps is {eps!r}; it must be above 0, such as 1e-4.")
+        if not 0 <= power < math.inf:
+            raise ValueError(f"{who}: power is {power}; it must be a number that is at least 0.")
+        self.scale: Scale = scale
         self.eps = eps
+        self.power = power
 
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
         """The credit of one group; with ``scale="batch"`` as if it were the whole batch."""
@@ -51,20 +61,26 @@ class GRPO(AdvantageEstimator):
         self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
     ) -> list[Credit]:
         """The credit of every group of the batch; collective over the ranks with ``scale="batch"``."""
-        divisor = (
-            batch_deviation([r.outcome for r in rewards], reduce) + self.eps if self.scale == "batch" else 1.0
-        )
-        return [self._credit(r.outcome, tree, divisor) for r, tree in zip(rewards, trees, strict=True)]
+        deviation = batch_deviation([r.outcome for r in rewards], reduce) if self.scale == "batch" else None
+        return [
+            self.credit(self.outcome_advantages(r.outcome, deviation)[:, None], tree)
+            for r, tree in zip(rewards, trees, strict=True)
+        ]
+
+    def outcome_advantages(self, outcome: Tensor, deviation: Tensor | None = None) -> Tensor:
+        """``[G]`` advantages of completions; ``deviation``: that of the batch, for ``scale="batch"``."""
+        scale: Literal["group", "none"] = "group" if self.scale == "group" else "none"
+        advantages = group_advantages(outcome[None], scale=scale, eps=self.eps)[0]
+        return advantages if deviation is None else advantages / (deviation + self.eps)
+
+    def credit(self, advantages: Tensor, tree: ProcessTree) -> Credit:
+        """Credit from advantages that broadcast to ``[G, T]``: 0 on padding, weighted by ``power``."""
+        real = tree.set_sizes() > 0
+        return Credit(advantages=torch.where(real, advantages, 0.0), weights=self.weights(tree))
 
     def weights(self, tree: ProcessTree) -> Tensor:
-        """``[G, T]`` how much each token counts: 1, and 0 on padding. The only thing λ-GRPO changes."""
-        return (tree.set_sizes() > 0).float()
-
-    def _credit(self, outcome: Tensor, tree: ProcessTree, divisor: float | Tensor) -> Credit:
-        scale: Literal["group", "none"] = "group" if self.scale == "group" else "none"
-        advantages = group_advantages(outcome[None], scale=scale, eps=self.eps)[0] / divisor
-        real = tree.set_sizes() > 0
-        return Credit(advantages=torch.where(real, advantages[:, None], 0.0), weights=self.weights(tree))
+        """``[G, T]`` 1/|λ(i, t)|^p, 0 on padding. The only thing λ-GRPO changes."""
+        return tree.weights(self.power)
 
 
 def batch_deviation(outcomes: Sequence[Tensor], reduce: Reduce) -> Tensor:

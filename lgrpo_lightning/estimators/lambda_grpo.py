@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
-import torch
-from torch import Tensor
-
-from lgrpo_lightning.estimators.grpo import GRPO
-from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.estimators.grpo import GRPO, Scale
 
 
 class LambdaGRPO(GRPO):
@@ -27,6 +20,7 @@ class LambdaGRPO(GRPO):
         eps: Added to the standard deviation; above 0.
         power: p, how much of the count is taken back: 1 is the paper's, 0 is GRPO, at least 0.
 
+    >>> from lgrpo_lightning.process_tree import ProcessTree
     >>> tree = ProcessTree.from_sequences([[1, 2], [1], [3]])
     >>> LambdaGRPO().weights(tree).tolist()
     [[0.5, 1.0], [0.5, 0.0], [1.0, 0.0]]
@@ -34,14 +28,5 @@ class LambdaGRPO(GRPO):
     [[0.25, 1.0], [0.25, 0.0], [1.0, 0.0]]
     """
 
-    def __init__(
-        self, scale: Literal["group", "batch", "none"] = "group", eps: float = 1e-4, power: float = 1.0
-    ) -> None:
-        super().__init__(scale=scale, eps=eps)
-        if not 0 <= power < math.inf:
-            raise ValueError(f"LambdaGRPO: power is {power}; it must be a number that is at least 0.")
-        self.power = power
-
-    def weights(self, tree: ProcessTree) -> Tensor:
-        """``[G, T]`` 1/|λ(i, t)|^p, 0 on padding."""
-        return super().weights(tree) / tree.set_sizes().clamp(min=1).to(torch.float32).pow(self.power)
+    def __init__(self, scale: Scale = "group", eps: float = 1e-4, power: float = 1.0) -> None:
+        super().__init__(scale=scale, eps=eps, power=power)

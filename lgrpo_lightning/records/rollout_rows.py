@@ -32,6 +32,8 @@ AFTER = (
     ("path_depth", pa.int64()),
     ("step_rewards", pa.list_(pa.float32())),
     ("text_ends", pa.list_(pa.int64())),
+    ("fork_member", pa.int64()),
+    ("fork_position", pa.int64()),
     ("columns", pa.string()),
     ("extras", pa.string()),
 )
@@ -51,6 +53,7 @@ def rollout_table(rollout: RolloutBatch) -> pa.Table:
       tokens), the number of tokens with |λ| > 1, and the process sets between the group and its leaf.
     - ``step_rewards``: the rewards of the completion's steps in order, null without process rewards.
     - ``text_ends``: the length of the completion's text after each of its tokens, in characters.
+    - ``fork_member, fork_position``: of a fork, whose tokens it has taken over, and how many; else null.
     - ``columns, extras``: what the data row and the reward models hold beside that, each as one JSON
       object, so that all files of a run have one schema.
 
@@ -87,6 +90,8 @@ def _completion(group: Group, member: int) -> dict[str, Any]:
         "token_ids": list(rollout.token_ids),
         "length": len(rollout),
         "text_ends": list(rollout.text_ends),
+        "fork_member": None if rollout.fork is None else rollout.fork.member,
+        "fork_position": None if rollout.fork is None else rollout.fork.position,
         "finish_reason": rollout.finish_reason,
         "weight_version": rollout.weight_version,
     }

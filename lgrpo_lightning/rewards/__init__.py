@@ -5,6 +5,15 @@ from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.exact_match import ExactMatch
 from lgrpo_lightning.rewards.format_match import FormatMatch
 from lgrpo_lightning.rewards.reward_function import RewardFunction
+from lgrpo_lightning.rewards.step_reward_function import StepRewardFunction
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 
-__all__ = ["BinaryTreeReward", "ExactMatch", "FormatMatch", "RewardError", "RewardFunction", "RewardSum"]
+__all__ = [
+    "BinaryTreeReward",
+    "ExactMatch",
+    "FormatMatch",
+    "RewardError",
+    "RewardFunction",
+    "RewardSum",
+    "StepRewardFunction",
+]

@@ -44,13 +44,18 @@ def _checked(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewar
     short = {name: len(v) for name, v in rewards.extras.items() if len(v) != len(group)}
     if short:
         raise RewardError(f"{where}: extras have {len(group)} values, one per completion; got {short}.")
-    steps = rewards.steps
+    steps, tokens = rewards.steps, rewards.tokens
     return replace(
         rewards,
         outcome=_vector(rewards.outcome, len(group), f"{where}: outcome", "one reward per completion"),
         steps=None
         if steps is None
         else _vector(steps, len(tree.steps), f"{where}: steps", "one per process step"),
+        tokens=None
+        if tokens is None
+        else _shaped(
+            tokens, tuple(tree.set_sizes().shape), f"{where}: tokens", "one reward per token, NaN for none"
+        ),
         parts={
             name: _vector(part, len(group), f"{where}: part {name!r}", "one reward per completion")
             for name, part in rewards.parts.items()
@@ -60,12 +65,17 @@ def _checked(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewar
 
 def _vector(value: Tensor, length: int, what: str, meaning: str) -> Tensor:
     """``value`` as fp32 ``[length]`` on the CPU; refused where it has another shape or is infinite."""
+    return _shaped(value, (length,), what, meaning)
+
+
+def _shaped(value: Tensor, shape: tuple[int, ...], what: str, meaning: str) -> Tensor:
+    """The same for any shape."""
     if not isinstance(value, Tensor):
         raise RewardError(
-            f"{what} is a {type(value).__name__}; it must be a tensor of shape [{length}], {meaning}."
+            f"{what} is a {type(value).__name__}; it must be a tensor of shape {list(shape)}, {meaning}."
         )
-    if value.shape != (length,):
-        raise RewardError(f"{what} has shape {list(value.shape)}; it must be [{length}], {meaning}.")
+    if value.shape != shape:
+        raise RewardError(f"{what} has shape {list(value.shape)}; it must be {list(shape)}, {meaning}.")
     value = value.detach().to("cpu", torch.float32)
     if value.isinf().any():
         raise RewardError(

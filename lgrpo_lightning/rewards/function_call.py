@@ -31,6 +31,7 @@ class FunctionCall:
 
     name: str
     groups: tuple[Group, ...]
+    each = "completion"
     extras: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -73,7 +74,7 @@ class FunctionCall:
         except Exception as error:
             raise RewardError(
                 f"Reward function {self.name!r} failed with {type(error).__name__}: {error}{_line(error)}\n"
-                f"It was called with {self._count()} completions; the first prompts: {self._prompts()}"
+                f"It was called with {self._count()} {self.each}s; the first prompts: {self._prompts()}"
             ) from error
 
     def rewards(self, answer: Any) -> list[Rewards]:
@@ -107,7 +108,7 @@ class FunctionCall:
 
     def _numbers(self, answer: Any) -> list[float | None]:
         """The answer as ``N`` numbers or None."""
-        expected = f"it must return a list of {self._count()} numbers (or None), one per completion"
+        expected = f"it must return a list of {self._count()} numbers (or None), one per {self.each}"
         try:
             if isinstance(answer, str | bytes | Mapping | set):  # its characters or keys are no rewards
                 raise TypeError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
@@ -57,6 +57,8 @@ class RewardFunction(RewardModel):
     [-3.0, -1.0]
     """
 
+    passed: ClassVar[tuple[str, ...]] = PASSED
+
     def __init__(
         self,
         function: str | Callable[..., Any],
@@ -83,7 +85,9 @@ class RewardFunction(RewardModel):
         self.timeout = timeout
         self.thread = thread
         self.failures = Failures(on_error, max_errors_in_a_row)
-        self._accepts, self.columns = _accepted(self.function, self._name, self.kwargs)  # type: ignore[misc]
+        self._accepts, self.columns = accepted(  # type: ignore[misc]
+            self.function, self._name, self.kwargs, self.passed
+        )
         self._loop = BackgroundLoop()
         self._progress = Progress()
         self._warned = False
@@ -99,9 +103,10 @@ class RewardFunction(RewardModel):
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
         """Call the function once for all completions and divide its answer into groups."""
-        if not groups:
-            return []
-        call = FunctionCall(name=self.name, groups=tuple(groups))
+        return self.answered(FunctionCall(name=self.name, groups=tuple(groups))) if groups else []
+
+    def answered(self, call: FunctionCall) -> list[Rewards]:
+        """What one call of the function gives, group by group."""
         passed = {**call.arguments(self._progress), **self.kwargs}
         if self._accepts is not None:
             passed = {key: value for key, value in passed.items() if key in self._accepts}
@@ -123,7 +128,7 @@ class RewardFunction(RewardModel):
 
     def _warn_of_nan(self, rewards: Sequence[Rewards]) -> None:
         """Say once that NaN was returned, which is rarely meant."""
-        count = int(rewards[0].metrics[f"rewards/{self.name}/nan"])
+        count = int(rewards[0].metrics.get(f"rewards/{self.name}/nan", 0))
         if count and not self._warned:
             self._warned = True
             rank_zero_warn(
@@ -146,8 +151,8 @@ def _callable_name(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def _accepted(
-    function: Any, name: str, kwargs: Mapping[str, Any]
+def accepted(
+    function: Any, name: str, kwargs: Mapping[str, Any], passed: Sequence[str] = PASSED
 ) -> tuple[frozenset[str] | None, tuple[str, ...]]:
     """(argument names that the function takes, None for all; data columns it requires)."""
     try:
@@ -162,11 +167,11 @@ def _accepted(
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     taken = frozenset(p.name for p in named)
-    wrong = [key for key in kwargs if key in PASSED or not (takes_all or key in taken)]
+    wrong = [key for key in kwargs if key in passed or not (takes_all or key in taken)]
     if wrong:
         raise ValueError(
-            f"Reward function {name!r} cannot be given kwargs {wrong}: it takes {sorted(taken - set(PASSED))}"
-            f"{' and any other' if takes_all else ''}, and {', '.join(PASSED)} are passed already."
+            f"Reward function {name!r} cannot be given kwargs {wrong}: it takes {sorted(taken - set(passed))}"
+            f"{' and any other' if takes_all else ''}, and {', '.join(passed)} are passed already."
         )
-    columns = tuple(p.name for p in named if p.default is p.empty and p.name not in {*PASSED, *kwargs})
+    columns = tuple(p.name for p in named if p.default is p.empty and p.name not in {*passed, *kwargs})
     return (None if takes_all else taken), columns

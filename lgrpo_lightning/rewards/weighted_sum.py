@@ -73,11 +73,14 @@ class RewardSum(RewardModel):
 
     def _summed(self, rewards: list[Rewards]) -> Rewards:
         """The sum over the models for one group."""
-        stepped = [(r.steps, w) for r, w in zip(rewards, self.weights, strict=True) if r.steps is not None]
+        weighted = list(zip(rewards, self.weights, strict=True))
+        stepped = [(r.steps, w) for r, w in weighted if r.steps is not None]
+        tokens = [(r.tokens, w) for r, w in weighted if r.tokens is not None]
         own = [(r.parts or {m.name: r.outcome}).items() for r, m in zip(rewards, self.models, strict=True)]
         return Rewards(
             outcome=_nan_sum([r.outcome for r in rewards], self.weights),
             steps=_nan_sum([s for s, _ in stepped], [w for _, w in stepped]) if stepped else None,
+            tokens=_nan_sum([t for t, _ in tokens], [w for _, w in tokens]) if tokens else None,
             parts=_uniquely_named(pair for items in own for pair in items),
             metrics=_averaged([r.metrics for r in rewards]),
             extras=_uniquely_named(pair for r in rewards for pair in r.extras.items()),
@@ -92,7 +95,7 @@ def _columns(model: RewardModel) -> tuple[str, ...]:
 def _nan_sum(values: list[Tensor], weights: list[float]) -> Tensor:
     """Weighted sum that skips NaN; NaN where there is nothing else."""
     stacked = torch.stack(values)
-    weighted = stacked * torch.tensor(weights)[:, None]
+    weighted = stacked * torch.tensor(weights).view(-1, *[1] * values[0].dim())
     return torch.where(stacked.isnan().all(0), torch.nan, weighted.nansum(0))
 
 

@@ -1,6 +1,7 @@
 """Samplers: draw a group of completions for each prompt."""
 
+from lgrpo_lightning.samplers.forking import ForkingSampler
 from lgrpo_lightning.samplers.transformers import TransformersSampler
 from lgrpo_lightning.samplers.vllm import VLLMSampler
 
-__all__ = ["TransformersSampler", "VLLMSampler"]
+__all__ = ["ForkingSampler", "TransformersSampler", "VLLMSampler"]

@@ -49,6 +49,7 @@ class Decoded:
     token_ids: tuple[int, ...]
     logprobs: Tensor
     stopped: bool
+    entropies: Tensor | None = None
 
 
 class Decoding:
@@ -61,6 +62,7 @@ class Decoding:
         sampling: How to draw.
         vocabulary: The ids that may be drawn; None: all.
         padding: Token ids without text, for stop strings.
+        entropies: Whether to tell the entropy of what each token was drawn from.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class Decoding:
         *,
         vocabulary: Vocabulary | None = None,
         padding: Sequence[int] = (),
+        entropies: bool = False,
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
         self.tokenizer = tokenizer
         self.sampling = sampling
+        self.with_entropies = entropies
         self.device = model.device
         self.stops = Stops.of(tokenizer, sampling.stop, (*eos, *padding))
         takes = inspect.signature(model.forward).parameters
@@ -110,6 +114,7 @@ class Decoding:
         limit = self.sampling.max_new_tokens
         tokens = torch.zeros(rows, limit, dtype=torch.long, device=self.device)
         logprobs = torch.zeros(rows, limit, device=self.device)
+        entropies = torch.zeros(rows, limit, device=self.device) if self.with_entropies else None
         lengths = torch.full((rows,), limit, device=self.device)
         done = torch.zeros(rows, dtype=torch.bool, device=self.device)  # by request
         checked = 0  # first position whose text was not looked through for stop strings
@@ -117,6 +122,8 @@ class Decoding:
             abandon_if_stopping()
             chosen, scores = self._draw(t)
             tokens[self.rows, t], logprobs[self.rows, t] = chosen, scores
+            if entropies is not None:
+                entropies[self.rows, t] = self._entropies()
             self._end(torch.isin(chosen, self.ends), t, lengths, done)
             if t + 1 == limit or (t + 1) % self.every == 0:
                 for position in range(checked, t + 1) if self.sampling.stop else ():
@@ -128,9 +135,14 @@ class Decoding:
                 chosen = self._compacted(running, chosen)
             self._forward(chosen[:, None])
         ids, sizes, stopped = tokens.tolist(), lengths.tolist(), done.tolist()
-        scores_cpu = logprobs.cpu()
+        scores_cpu, spread = logprobs.cpu(), None if entropies is None else entropies.cpu()
         return [
-            Decoded(token_ids=tuple(ids[i][:n]), logprobs=scores_cpu[i, :n].clone(), stopped=stopped[i])
+            Decoded(
+                token_ids=tuple(ids[i][:n]),
+                logprobs=scores_cpu[i, :n].clone(),
+                stopped=stopped[i],
+                entropies=None if spread is None else spread[i, :n].clone(),
+            )
             for i, n in enumerate(sizes)
         ]
 
@@ -218,6 +230,12 @@ class Decoding:
             best = logits.max(-1)
             chosen, scores = best.indices, best.values - logits.logsumexp(-1)
         return chosen[: len(self.keys)], scores[: len(self.keys)]
+
+    def _entropies(self) -> Tensor:
+        """``[R]`` entropy of what the running rows are drawn from, in nats."""
+        logits = truncated_logits(self.logits, self.sampling)[: len(self.keys)]
+        entropies: Tensor = torch.special.entr(logits.softmax(-1)).sum(-1)
+        return entropies
 
     def _compacted(self, running: Tensor, chosen: Tensor) -> Tensor:
         """The tokens ``[R]`` to go on from; finished rows leave the batch once enough of them have gathered."""

@@ -27,14 +27,16 @@ class TransformersSampler(Sampler):
             completions are drawn batch by batch.
         compile: Decode by a compiled graph over a cache of fixed size: on a GPU it spares the host's work, which is
             most of a small model's step; a new number of rows costs a compilation.
+        entropies: Fill ``Rollout.entropies``, which ``EntropySegmenter`` and forks at undecided tokens need: one more
+            pass over the logits of each token.
     """
 
     is_policy = True
 
-    def __init__(self, max_batch_tokens: int = 65536, compile: bool = False) -> None:
+    def __init__(self, max_batch_tokens: int = 65536, compile: bool = False, entropies: bool = False) -> None:
         if max_batch_tokens < 1:
             raise ValueError(f"max_batch_tokens is {max_batch_tokens}; it must be at least 1.")
-        self.max_batch_tokens, self.compile = max_batch_tokens, compile
+        self.max_batch_tokens, self.compile, self.entropies = max_batch_tokens, compile, entropies
 
     def setup(self, source: WeightSource) -> None:
         """Remember where the model is."""
@@ -53,6 +55,7 @@ class TransformersSampler(Sampler):
                 sampling,
                 vocabulary=self.source.vocabulary,
                 padding=self.source.pad_token_ids,
+                entropies=self.entropies,
             )
             for jobs in self._batches(prompts, group_size, sampling.max_new_tokens):
                 used = sorted({p for p, _ in jobs})
@@ -96,4 +99,5 @@ class TransformersSampler(Sampler):
             finish_reason="stop" if drawn.stopped else "length",
             mask=torch.ones(len(drawn.token_ids), dtype=torch.bool),
             weight_version=self.source.version,
+            entropies=drawn.entropies,
         )

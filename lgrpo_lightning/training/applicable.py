@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.strategies.ranks import Ranks
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rewards, RolloutBatch
 
 
 def applicable(rollout: RolloutBatch, ranks: Ranks, device: torch.device | str = "cpu") -> RolloutBatch:
@@ -21,12 +21,25 @@ def applicable(rollout: RolloutBatch, ranks: Ranks, device: torch.device | str =
     Args:
         device: Where ranks add numbers up.
     """
-    judged = sum(int((~rewards.outcome.isnan()).sum()) for rewards in rollout.rewards)
+    judged = sum(int((~told.isnan()).sum()) for rewards in rollout.rewards for told in _told(rewards))
     if int(ranks.sum(torch.tensor(judged, device=device))):
         return rollout
     return replace(rollout, trained=(False,) * len(rollout.groups))
 
 
-def trained_groups(outcomes: Sequence[Tensor], *, drop_equal: bool) -> tuple[bool, ...]:
-    """Which groups take part in the update: all, or those whose rewards are not all equal."""
-    return tuple(not (drop_equal and bool(equal_rewards(o[None]))) for o in outcomes)
+def trained_groups(rewards: Sequence[Rewards], *, drop_equal: bool) -> tuple[bool, ...]:
+    """Which groups take part in the update: all, or those whose rewards are not all equal.
+
+    A group with process rewards takes part if those differ, whatever its outcomes are.
+    """
+    return tuple(not (drop_equal and all(_equal(told) for told in _told(r))) for r in rewards)
+
+
+def _equal(told: Tensor) -> bool:
+    """Whether all that apply are the same."""
+    return bool(equal_rewards(told.flatten()[None]))
+
+
+def _told(rewards: Rewards) -> list[Tensor]:
+    """All that is told of a group."""
+    return [told for told in (rewards.outcome, rewards.steps, rewards.tokens) if told is not None]

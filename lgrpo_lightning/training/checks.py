@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor
 
 from lgrpo_lightning.contracts import AdvantageEstimator, StepSegmenter
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Group
+from lgrpo_lightning.rewards.weighted_sum import RewardSum
+from lgrpo_lightning.types import Credit, Group, Rewards
 
 
 class ContractError(ValueError):
@@ -51,6 +53,20 @@ def check_credits(estimator: AdvantageEstimator, groups: Sequence[Group], credit
                 raise ContractError(
                     f"{where}: {name} has numbers that are not finite; use 0 for 'no credit'."
                 )
+
+
+def warn_of_unread(
+    estimator: AdvantageEstimator, reward_model: RewardSum, rewards: Sequence[Rewards]
+) -> None:
+    """Say once that process rewards are given and not read."""
+    given = {name for name in ("steps", "tokens") for r in rewards if getattr(r, name) is not None}
+    if not given or given & set(estimator.reads):
+        return
+    names = ", ".join(model.name for model in reward_model.models)
+    rank_zero_warn(  # the same words every time, so that they are said once
+        f"The rewards ({names}) give process rewards (Rewards.{', Rewards.'.join(sorted(given))}), but "
+        f"{type(estimator).__name__} does not read them: they change nothing. Take ProcessGRPO or BlendedGRPO."
+    )
 
 
 def _check_shape(value: Any, group: Group, what: str) -> None:

@@ -128,7 +128,11 @@ def _add_rewards(means: Means, rollout: RolloutBatch, success_threshold: float) 
         means.put(
             "groups/all_wrong", float(equal and len(valid) > 0 and bool((valid < success_threshold).all()))
         )
-        means.put("rewards/not_applicable", float(outcome.isnan().sum()), float(len(outcome)))
+        processes = rewards.steps is not None or rewards.tokens is not None
+        unjudged = 0.0 if processes else float(outcome.isnan().sum())
+        means.put("rewards/not_applicable", unjudged, float(len(outcome)))
+        if rewards.steps is not None:
+            means.add("rewards/steps/mean", rewards.steps)
         for name, part in rewards.parts.items():
             means.add(f"rewards/{name}/mean", part)
             means.spread(f"rewards/{name}/std", part)

@@ -1,6 +1,7 @@
 """A segmenter's and an estimator's answers are checked before anything is trained on them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.training.applicable import trained_groups
 from lgrpo_lightning.training.checks import ContractError, check_credits, check_trees
-from lgrpo_lightning.types import Credit
+from lgrpo_lightning.types import Credit, Rewards
 
 GROUPS = [toy_group(["abc", "ab"]), toy_group(["a", ""])]
 
@@ -66,5 +67,8 @@ def test_wrong_trees() -> None:
 
 def test_groups_of_equal_rewards() -> None:
     outcomes = [torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.0])]
-    assert trained_groups(outcomes, drop_equal=True) == (False, True)
-    assert trained_groups(outcomes, drop_equal=False) == (True, True)
+    rewards = [Rewards(outcome=o) for o in outcomes]
+    assert trained_groups(rewards, drop_equal=True) == (False, True)
+    assert trained_groups(rewards, drop_equal=False) == (True, True)
+    rewards = [replace(r, steps=torch.tensor([0.0, 1.0])) for r in rewards]
+    assert trained_groups(rewards, drop_equal=True) == (True, True)

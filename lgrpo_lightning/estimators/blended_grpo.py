@@ -1,0 +1,62 @@
+"""Outcome and process advantages together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.estimators.grpo import Scale, batch_deviation
+from lgrpo_lightning.estimators.process_grpo import ProcessGRPO, Statistics
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Credit, Rewards
+
+
+class BlendedGRPO(ProcessGRPO):
+    r"""The completion's advantage and, times a coefficient, that of the steps still to come.
+
+    .. math:: A_{i,t} = A^\mathrm{outcome}_i + c \, A^\mathrm{process}_{i,t}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
+
+    with ``GRPO``'s advantage of the outcome and ``ProcessGRPO``'s of the step rewards, each normalised by itself.
+
+    Args:
+        coefficient: c, how much process rewards count beside the outcome.
+        scale: Which standard deviation divides each of the two, as in ``GRPO``.
+        eps: Added to the standard deviation; above 0.
+        power: p of the weights 1/|λ(i,t)|^p; at least 0.
+        statistics: What mean and deviation of process rewards are taken over, as in ``ProcessGRPO``.
+
+    >>> import torch
+    >>> tree = ProcessTree.from_steps([["a", "b"], ["a", "c"]], [[0, 0, 1], [0, 1]])
+    >>> rewards = Rewards(outcome=torch.tensor([1.0, 0.0]), steps=torch.tensor([1.0, 1.0, 0.0]))
+    >>> BlendedGRPO(coefficient=2.0, scale="none").estimate(rewards, tree).advantages.tolist()
+    [[1.5, 1.5, 1.0], [-1.5, -2.0, 0.0]]
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("outcome", "steps", "tokens")
+
+    def __init__(
+        self,
+        coefficient: float = 1.0,
+        scale: Scale = "group",
+        eps: float = 1e-4,
+        power: float = 0.0,
+        statistics: Statistics = "completions",
+    ) -> None:
+        super().__init__(scale=scale, eps=eps, power=power, statistics=statistics)
+        self.coefficient = coefficient
+
+    def estimate_batch(
+        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
+    ) -> list[Credit]:
+        """The credit of every group of the batch.
+
+        Raises:
+            ValueError: No reward model gives process rewards.
+        """
+        process = self.process_advantages(rewards, trees, reduce)
+        deviation = batch_deviation([r.outcome for r in rewards], reduce) if self.scale == "batch" else None
+        return [
+            self.credit(self.outcome_advantages(r.outcome, deviation)[:, None] + self.coefficient * p, t)
+            for r, p, t in zip(rewards, process, trees, strict=True)
+        ]

@@ -1,0 +1,43 @@
+"""GRPO written with step rewards: what the theorem says it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.estimators.grpo import GRPO, batch_deviation
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Credit, Rewards
+
+
+class ImplicitPRM(GRPO):
+    r"""Every token is worth its process step: the mean advantage of the completions that share it.
+
+    .. math:: A_{i,t} = \frac{1}{|\lambda(i,t)|} \sum_{j \in \lambda(i,t)}
+        \frac{r_j - \mathrm{mean}(r)}{\mathrm{std} + \epsilon}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
+
+    The right-hand side of the theorem of arXiv:2509.21154: with one update per rollout and the token or constant
+    normaliser its loss and gradient are GRPO's (with p = 0; and λ-GRPO's with p = 1). With several updates and
+    clipping they differ, as members of a set then have one sign of advantage.
+
+    Args:
+        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        eps: Added to the standard deviation; above 0.
+        power: p of the weights 1/|λ(i,t)|^p; at least 0.
+
+    >>> import torch
+    >>> tree = ProcessTree.from_sequences([[1, 2], [1], [3]])
+    >>> rewards = Rewards(outcome=torch.tensor([2.0, 1.0, 0.0]))
+    >>> ImplicitPRM(scale="none").estimate(rewards, tree).advantages.tolist()
+    [[0.5, 1.0], [0.5, 0.0], [-1.0, 0.0]]
+    """
+
+    def estimate_batch(
+        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
+    ) -> list[Credit]:
+        """The credit of every group of the batch."""
+        deviation = batch_deviation([r.outcome for r in rewards], reduce) if self.scale == "batch" else None
+        return [
+            self.credit(tree.set_means(self.outcome_advantages(r.outcome, deviation)), tree)
+            for r, tree in zip(rewards, trees, strict=True)
+        ]

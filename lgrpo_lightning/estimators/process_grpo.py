@@ -1,0 +1,110 @@
+"""GRPO with process supervision: a token is worth the step rewards still to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation
+from lgrpo_lightning.functional.process_rewards import normalised, sums_to_come
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Credit, Rewards
+
+Statistics = Literal["completions", "nodes"]
+
+
+class ProcessGRPO(GRPO):
+    r"""A token's advantage is the sum of the normalised rewards of its own and later steps (arXiv:2402.03300, 4.1.3).
+
+    .. math:: \tilde r_{i,j} = \frac{r_{i,j} - \mathrm{mean}(R)}{\mathrm{std}(R) + \epsilon}, \quad
+        A_{i,t} = \sum_{\mathrm{end}(j) \ge t} \tilde r_{i,j}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
+
+    R are the rewards of all steps of all completions of the group. It reads ``Rewards.steps``, and ``Rewards.tokens``
+    as steps of one token each; the outcome is not read. All equal rewards give exactly 0.
+
+    Args:
+        scale: Which standard deviation divides the rewards: "group" that of R, "batch" that of the whole rollout
+            batch on all ranks, "none" nothing.
+        eps: Added to the standard deviation; above 0.
+        power: p of the weights 1/|λ(i,t)|^p; at least 0.
+        statistics: What mean and deviation are taken over: "completions" counts a step that k completions share k
+            times, as the paper's formula does; "nodes" once.
+
+    >>> tree = ProcessTree.from_steps([["a", "b"], ["a", "c"]], [[0, 0, 1], [0, 1]])
+    >>> rewards = Rewards(outcome=torch.zeros(2), steps=torch.tensor([1.0, 1.0, 0.0]))
+    >>> ProcessGRPO(scale="none").estimate(rewards, tree).advantages.tolist()
+    [[0.5, 0.5, 0.25], [-0.5, -0.75, 0.0]]
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("steps", "tokens")
+
+    def __init__(
+        self,
+        scale: Scale = "group",
+        eps: float = 1e-4,
+        power: float = 0.0,
+        statistics: Statistics = "completions",
+    ) -> None:
+        super().__init__(scale=scale, eps=eps, power=power)
+        if statistics not in ("completions", "nodes"):
+            raise ValueError(
+                f"{type(self).__name__}: statistics is {statistics!r}; possible are 'completions' "
+                "and 'nodes'."
+            )
+        self.statistics: Statistics = statistics
+
+    def estimate_batch(
+        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
+    ) -> list[Credit]:
+        """The credit of every group of the batch.
+
+        Raises:
+            ValueError: No reward model gives process rewards.
+        """
+        return [
+            self.credit(a, t)
+            for a, t in zip(self.process_advantages(rewards, trees, reduce), trees, strict=True)
+        ]
+
+    def process_advantages(
+        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], reduce: Reduce
+    ) -> list[Tensor]:
+        """``[G, T]`` of every group.
+
+        Raises:
+            ValueError: No reward model gives process rewards.
+        """
+        if rewards and all(r.steps is None and r.tokens is None for r in rewards):
+            raise ValueError(
+                f"{type(self).__name__} reads process rewards, but no reward model gives any (Rewards.steps or "
+                "Rewards.tokens). Add one that does, such as StepRewardFunction, or take GRPO or LambdaGRPO."
+            )
+        values = [self._values(r, t) for r, t in zip(rewards, trees, strict=True)]
+        pools = [self._pool(r, v) for r, v in zip(rewards, values, strict=True)]
+        deviation = batch_deviation(pools, reduce) if self.scale == "batch" else None
+        return [sums_to_come(self._normalised(v, p, deviation)) for v, p in zip(values, pools, strict=True)]
+
+    def _values(self, rewards: Rewards, tree: ProcessTree) -> Tensor:
+        """``[K, G, T]``: process rewards where they are given, NaN elsewhere; a layer of steps, one of tokens."""
+        none = torch.full(tree.set_sizes().shape, torch.nan)
+        layers = [none if rewards.steps is None else tree.at_ends(rewards.steps)]
+        if rewards.tokens is not None:
+            layers.append(torch.where(tree.set_sizes() > 0, rewards.tokens, torch.nan))
+        return torch.stack(layers)
+
+    def _pool(self, rewards: Rewards, values: Tensor) -> Tensor:
+        """The numbers that mean and deviation are taken over."""
+        if self.statistics == "nodes" and rewards.steps is not None:
+            return torch.cat([rewards.steps, values[1:].flatten()])
+        return values.flatten()
+
+    def _normalised(self, values: Tensor, pool: Tensor, deviation: Tensor | None) -> Tensor:
+        """``[G, T]``: the layers normalised and added up; NaN where none has a value."""
+        out = normalised(values, pool, scale=self.scale == "group", eps=self.eps)
+        if deviation is not None:
+            out = out / (deviation + self.eps)
+        return torch.where(out.isnan().all(0), torch.nan, out.nansum(0))

@@ -1,0 +1,67 @@
+"""TEMPO: GRPO with a temporal-difference term where completions part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Credit, Rewards
+
+
+class TEMPO(GRPO):
+    r"""The completion's advantage, and at a branching token the change in value (arXiv:2509.18314).
+
+    .. math:: A_{i,t} = \frac{r_i - \mathrm{mean}(r) + c \, (V(s_{t+1}) - V(s_t))}{\mathrm{std} + \epsilon}
+
+    V of a prefix is the mean reward of the group's completions that begin with it, so that the second term is 0
+    where the process set does not change. The abstract, and summaries of the paper, say this much; the paper's own
+    formula, its treatment of the last token and its coefficient could not be read: c = 1 and no term for ending (the
+    value after the last token is that of its process set) are this library's reading.
+
+    Args:
+        coefficient: c, how much the change in value counts.
+        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        eps: Added to the standard deviation; above 0.
+        power: p of the weights 1/|λ(i,t)|^p; at least 0.
+
+    >>> tree = ProcessTree.from_sequences([[1, 2], [1, 3], [4]])
+    >>> rewards = Rewards(outcome=torch.tensor([3.0, 0.0, 0.0]))
+    >>> TEMPO(scale="none").estimate(rewards, tree).advantages.tolist()
+    [[2.5, 3.5], [-0.5, -2.5], [-2.0, 0.0]]
+    """
+
+    def __init__(
+        self, coefficient: float = 1.0, scale: Scale = "group", eps: float = 1e-4, power: float = 0.0
+    ) -> None:
+        super().__init__(scale=scale, eps=eps, power=power)
+        self.coefficient = coefficient
+
+    def estimate_batch(
+        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
+    ) -> list[Credit]:
+        """The credit of every group of the batch."""
+        deviation = batch_deviation([r.outcome for r in rewards], reduce) if self.scale == "batch" else None
+        return [
+            self.credit(
+                self.outcome_advantages(r.outcome, deviation)[:, None]
+                + self._change(r.outcome, tree, deviation),
+                tree,
+            )
+            for r, tree in zip(rewards, trees, strict=True)
+        ]
+
+    def _change(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
+        """``[G, T]`` c · (V after the token - V before it), divided as the advantages are."""
+        after = tree.set_means(outcome)
+        before = torch.cat([outcome.nanmean().expand(len(outcome), 1), after[:, :-1]], dim=1)
+        valid = outcome[~outcome.isnan()]
+        if self.scale == "group":
+            deviation = valid.std() if len(valid) > 1 else outcome.new_zeros(())
+        divisor = 1.0 if deviation is None else deviation + self.eps
+        change = self.coefficient * (after - before) / divisor
+        return torch.where(outcome.isnan()[:, None] | (after == before), 0.0, change).nan_to_num(0.0)

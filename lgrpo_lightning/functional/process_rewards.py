@@ -1,0 +1,28 @@
+"""Normalising process rewards, and what is still to come of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def normalised(values: Tensor, pool: Tensor, *, scale: bool, eps: float) -> Tensor:
+    """``values`` less the mean of ``pool``, divided by its deviation (Bessel); NaN stays, an equal pool gives 0.
+
+    >>> normalised(torch.tensor([0.0, torch.nan, 2.0]), torch.tensor([0.0, 2.0]), scale=False, eps=1e-4).tolist()
+    [-1.0, nan, 1.0]
+    """
+    pool = pool[~pool.isnan()]
+    if len(pool) < 2 or bool((pool == pool[0]).all()):
+        return torch.where(values.isnan(), values, 0.0)
+    centred = values - pool.mean()
+    return centred / (pool.std() + eps) if scale else centred
+
+
+def sums_to_come(values: Tensor) -> Tensor:
+    """The sum of each value and of all later ones in its row; NaN counts 0.
+
+    >>> sums_to_come(torch.tensor([[1.0, torch.nan, 2.0]])).tolist()
+    [[3.0, 2.0, 2.0]]
+    """
+    return values.nan_to_num(0.0).flip(-1).cumsum(-1).flip(-1)

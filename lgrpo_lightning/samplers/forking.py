@@ -1,0 +1,191 @@
+"""A sampler around a sampler: part of a group goes on from the middle of an earlier member."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Literal
+
+import torch
+
+from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
+from lgrpo_lightning.samplers.text import decoded, stripped_tokens
+from lgrpo_lightning.samplers.transformers import TransformersSampler
+from lgrpo_lightning.types import Fork, Group, Prompt, Rollout, Sampling
+
+Cut = Literal["anywhere", "line", "entropy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """A completion to draw: it takes over ``position`` tokens of ``member`` of the group at ``place``.
+
+    Attributes:
+        name: Keys its noise, beside the stream.
+    """
+
+    name: str
+    place: int
+    member: int
+    position: int
+
+
+class ForkingSampler(Sampler):
+    """Draws part of each group freely, and the rest as forks: from a prefix of an earlier member.
+
+    Long completions share hardly anything; forks give their tree a structure, and so the steps that they share several
+    outcomes. What that does to the estimate: members of a group are no longer independent. A fork is a fair sample of
+    what follows its prefix, but the prefix is there twice, so that group means and deviations lean towards the members
+    that were forked, and a group of G has fewer than G independent beginnings. λ-GRPO's weights count the shared prefix
+    once. Critics of tree sampling (DEEP-GRPO, arXiv:2602.14169) find that it dilutes the budget: compare at equal tokens.
+
+    The freely drawn members are those that ``sampler`` draws without forks. Log-probs and entropies of a prefix taken
+    over are the first member's; ``Rollout.fork`` says whose it is and where it ends. Everything is keyed by the stream
+    and the prompt's uid, so that a resumed run forks the same.
+
+    Args:
+        sampler: Who draws. Default ``TransformersSampler()``.
+        share: Share of a group that are forks; above 0 and below 1. At least one member is drawn freely.
+        depth: 1 forks free members only; 2 also those of the first round, and so on.
+        cut: Where a prefix may end: "anywhere" between two tokens, "line" after a line, "entropy" before one of the
+            tenth of a member's tokens with the highest entropy (``TransformersSampler(entropies=True)``).
+        train_prefix: Whether the tokens taken over are trained in the fork, too; else they are masked there.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler | None = None,
+        share: float = 0.5,
+        depth: int = 1,
+        cut: Cut = "anywhere",
+        train_prefix: bool = True,
+    ) -> None:
+        for ok, name, value, what in (
+            (0 < share < 1, "share", share, "above 0 and below 1"),
+            (depth >= 1, "depth", depth, "at least 1"),
+            (cut in ("anywhere", "line", "entropy"), "cut", cut, "'anywhere', 'line' or 'entropy'"),
+        ):
+            if not ok:
+                raise ValueError(f"ForkingSampler: {name} is {value!r}; it must be {what}.")
+        self.sampler = sampler or TransformersSampler()
+        self.share, self.depth, self.cut, self.train_prefix = share, depth, cut, train_prefix
+        self.is_policy = self.sampler.is_policy  # type: ignore[misc]
+
+    def setup(self, source: WeightSource) -> None:
+        """Passed on."""
+        self.source = source
+        self.sampler.setup(source)
+
+    def sync(self, version: int) -> None:
+        """Passed on."""
+        self.sampler.sync(version)
+
+    def release(self) -> None:
+        """Passed on."""
+        self.sampler.release()
+
+    def teardown(self) -> None:
+        """Passed on."""
+        self.sampler.teardown()
+
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+    ) -> list[Group]:
+        """One group per prompt; in training only, as validation measures what the policy does by itself."""
+        forks = min(round(self.share * group_size), group_size - 1) if stream.phase == "train" else 0
+        groups = self.sampler.sample(prompts, group_size - forks, sampling=sampling, stream=stream)
+        members = [list(group.rollouts) for group in groups]
+        for number in range(self.depth if forks else 0):
+            drawn = len(members[0]) - (group_size - forks) if members else 0
+            count = (forks - drawn) // (self.depth - number)
+            branches = [
+                self._branch(f"{prompts[place].uid}/fork/{number}/{k}", place, found, stream)
+                for place, found in enumerate(members)
+                for k in range(count)
+            ]
+            for branch, rollout in zip(
+                branches, self._drawn(prompts, members, branches, sampling, stream), strict=True
+            ):
+                members[branch.place].append(rollout)
+        return [replace(group, rollouts=tuple(found)) for group, found in zip(groups, members, strict=True)]
+
+    def _branch(self, name: str, place: int, members: Sequence[Rollout], stream: Stream) -> Branch:
+        """Whom to fork, and where."""
+        draw = Random(f"{tuple(stream)}/{name}")  # of a text: the same on every machine
+        member = draw.randrange(len(members))
+        position = draw.choice(self._cuts(members[member]))
+        return Branch(name=name, place=place, member=member, position=position)
+
+    def _cuts(self, rollout: Rollout) -> list[int]:
+        """Positions at which a completion may be forked; 0, the whole of it anew, where there is none."""
+        inside = range(1, len(rollout))
+        if self.cut == "line":
+            text, ends = rollout.text, rollout.text_ends
+            return [t for t in inside if text[: ends[t - 1]].endswith("\n") and ends[t - 1] < len(text)] or [
+                0
+            ]
+        if self.cut == "entropy":
+            if rollout.entropies is None:
+                raise ValueError(
+                    "ForkingSampler(cut='entropy') needs Rollout.entropies, which its sampler does not give. Take "
+                    "sampler: {class_path: TransformersSampler, init_args: {entropies: true}}, or another cut."
+                )
+            count = max(1, len(rollout) // 10)
+            return sorted(
+                t for t in rollout.entropies.argsort(descending=True)[:count].tolist() if t > 0
+            ) or [0]
+        return list(inside) or [0]
+
+    def _drawn(
+        self,
+        prompts: Sequence[Prompt],
+        members: Sequence[Sequence[Rollout]],
+        branches: Sequence[Branch],
+        sampling: Sampling,
+        stream: Stream,
+    ) -> list[Rollout]:
+        """The forks: those with as many tokens left are drawn in one call."""
+        found: dict[int, Rollout] = {}
+        for left in sorted({sampling.max_new_tokens - b.position for b in branches}, reverse=True):
+            mine = [i for i, b in enumerate(branches) if sampling.max_new_tokens - b.position == left]
+            asked = [self._prompt(prompts[branches[i].place], members, branches[i]) for i in mine]
+            answers = self.sampler.sample(
+                asked, 1, sampling=replace(sampling, max_new_tokens=left), stream=stream
+            )
+            for i, answer in zip(mine, answers, strict=True):
+                whose = members[branches[i].place][branches[i].member]
+                found[i] = self._joined(whose, answer.rollouts[0], branches[i], sampling)
+        return [found[i] for i in range(len(branches))]
+
+    def _prompt(self, prompt: Prompt, members: Sequence[Sequence[Rollout]], branch: Branch) -> Prompt:
+        """The prompt and the prefix, under a name of its own."""
+        taken = members[branch.place][branch.member].token_ids[: branch.position]
+        return replace(prompt, uid=branch.name, token_ids=(*prompt.token_ids, *taken))
+
+    def _joined(self, first: Rollout, rest: Rollout, branch: Branch, sampling: Sampling) -> Rollout:
+        """The prefix of ``first`` and what was drawn after it, as one completion."""
+        at = branch.position
+        ids = (*first.token_ids[:at], *rest.token_ids)
+        ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
+        text, text_ends = decoded(
+            self.source.tokenizer, ids, stripped_tokens(self.source.tokenizer, ends, sampling)
+        )
+        entropies = None
+        if first.entropies is not None and rest.entropies is not None:
+            entropies = torch.cat([first.entropies[:at], rest.entropies])
+        taken = first.mask[:at] if self.train_prefix else torch.zeros(at, dtype=torch.bool)
+        return Rollout(
+            token_ids=ids,
+            logprobs=torch.cat([first.logprobs[:at], rest.logprobs]),
+            text=text,
+            text_ends=text_ends,
+            finish_reason=rest.finish_reason,
+            mask=torch.cat([taken, rest.mask]),
+            weight_version=rest.weight_version,
+            entropies=entropies,
+            fork=Fork(member=branch.member, position=at) if at else None,
+        )

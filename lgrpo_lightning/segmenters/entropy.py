@@ -1,0 +1,68 @@
+"""Steps begin where the policy was undecided."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+
+from lgrpo_lightning.contracts import StepSegmenter
+from lgrpo_lightning.process_tree import ProcessTree, Trie
+from lgrpo_lightning.types import Group
+
+
+class EntropySegmenter(StepSegmenter):
+    """Cuts completions before tokens that were drawn with a high entropy; steps of equal tokens are one process step.
+
+    λ(i,t) are the completions whose tokens agree to the end of token t's step, up to the next undecided token: where
+    completions part at a decided token, they share less than over exact tokens. What counts as high is told for each
+    group, over its distinct tokens.
+
+    It needs ``Rollout.entropies``: ``TransformersSampler`` fills them with ``entropies: true``; vLLM gives none.
+
+    Args:
+        quantile: Share of a group's distinct tokens that begin no step; from 0 to 1.
+
+    Raises:
+        ValueError: ``quantile`` is out of range, or completions have no entropies.
+    """
+
+    def __init__(self, quantile: float = 0.8) -> None:
+        if not 0 <= quantile <= 1:
+            raise ValueError(f"EntropySegmenter: quantile is {quantile}; it must be from 0 to 1.")
+        self.quantile = quantile
+
+    def segment(self, group: Group) -> ProcessTree:
+        """The tree of steps between undecided tokens."""
+        starts = undecided(group, self.quantile)
+        keys, steps = [], []
+        for row, ids in zip(starts, group.sequences, strict=True):
+            begins = [t for t in range(len(ids)) if t == 0 or row[t]]
+            bounds = [*begins, len(ids)]
+            keys.append([tuple(ids[a:b]) for a, b in pairwise(bounds)])
+            steps.append([n for n, a in enumerate(begins) for _ in range(a, bounds[n + 1])])
+        return ProcessTree.from_steps(keys, steps)
+
+
+def undecided(group: Group, quantile: float) -> list[list[bool]]:
+    """For every token whether its entropy is above the quantile of the group's distinct tokens.
+
+    A prefix that several share has one entropy, the mean of theirs, so that rounding does not part them.
+
+    Raises:
+        ValueError: A completion has no entropies.
+    """
+    if any(rollout.entropies is None for rollout in group.rollouts):
+        raise ValueError(
+            "Steps at high-entropy tokens need Rollout.entropies, which this sampler does not give. Take "
+            "model.sampler: {class_path: TransformersSampler, init_args: {entropies: true}}; vLLM gives none."
+        )
+    trie = Trie.from_sequences(group.sequences)
+    total, count = torch.zeros(len(trie)), trie.members().float()
+    for row, rollout in zip(trie.node_ids, group.rollouts, strict=True):
+        entropies = rollout.entropies
+        assert entropies is not None
+        total.index_add_(0, row[: len(rollout)], entropies.float())
+    mean = total / count.clamp(min=1)
+    high = mean > (mean.quantile(quantile) if len(mean) else 0.0)
+    return [high[row[: len(r)]].tolist() for row, r in zip(trie.node_ids, group.rollouts, strict=True)]
