@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.estimators.grpo import GRPO, batch_deviation
 from lgrpo_lightning.process_tree import ProcessTree
@@ -25,7 +28,6 @@ class ImplicitPRM(GRPO):
         eps: Added to the standard deviation; above 0.
         power: p of the weights 1/|λ(i,t)|^p; at least 0.
 
-    >>> import torch
     >>> tree = ProcessTree.from_sequences([[1, 2], [1], [3]])
     >>> rewards = Rewards(outcome=torch.tensor([2.0, 1.0, 0.0]))
     >>> ImplicitPRM(scale="none").estimate(rewards, tree).advantages.tolist()
@@ -38,6 +40,12 @@ class ImplicitPRM(GRPO):
         """The credit of every group of the batch."""
         deviation = batch_deviation([r.outcome for r in rewards], reduce) if self.scale == "batch" else None
         return [
-            self.credit(tree.set_means(self.outcome_advantages(r.outcome, deviation)), tree)
+            self.credit(self._means(r.outcome, tree, deviation), tree)
             for r, tree in zip(rewards, trees, strict=True)
         ]
+
+    def _means(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
+        """``[G, T]`` the mean over the members of a set whose reward applies; 0 for the others."""
+        invalid = outcome.isnan()
+        valid = torch.where(invalid, torch.nan, self.outcome_advantages(outcome, deviation))
+        return torch.where(invalid[:, None], 0.0, tree.set_means(valid))

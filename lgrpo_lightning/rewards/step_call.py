@@ -49,10 +49,7 @@ class StepCall(FunctionCall):
         """The function's answer, group by group; the outcome does not apply."""
         values = [math.nan if v is None else v for v in self._numbers(answer)]
         metrics = {name: sum(v) / len(v) for name, v in self.metrics.items()}
-        given = [v for v in values if not math.isnan(v)]
         metrics[f"rewards/{self.name}/errors"] = 0.0
-        if given:
-            metrics[f"rewards/{self.name}/steps"] = sum(given) / len(given)
         out, start = [], 0
         for group, tree in zip(self.groups, self.trees, strict=True):
             steps = torch.tensor(values[start : start + len(tree.steps)], dtype=torch.float32)

@@ -38,7 +38,8 @@ class ForkingSampler(Sampler):
     outcomes. What that does to the estimate: members of a group are no longer independent. A fork is a fair sample of
     what follows its prefix, but the prefix is there twice, so that group means and deviations lean towards the members
     that were forked, and a group of G has fewer than G independent beginnings. λ-GRPO's weights count the shared prefix
-    once. Critics of tree sampling (DEEP-GRPO, arXiv:2602.14169) find that it dilutes the budget: compare at equal tokens.
+    once. Critics of tree sampling (DEEP-GRPO, arXiv:2602.14169) find that it dilutes the budget: compare at equal
+    tokens.
 
     The freely drawn members are those that ``sampler`` draws without forks. Log-probs and entropies of a prefix taken
     over are the first member's; ``Rollout.fork`` says whose it is and where it ends. Everything is keyed by the stream

@@ -132,7 +132,7 @@ def _add_rewards(means: Means, rollout: RolloutBatch, success_threshold: float) 
         unjudged = 0.0 if processes else float(outcome.isnan().sum())
         means.put("rewards/not_applicable", unjudged, float(len(outcome)))
         if rewards.steps is not None:
-            means.add("rewards/steps/mean", rewards.steps)
+            means.add("steps/reward", rewards.steps)
         for name, part in rewards.parts.items():
             means.add(f"rewards/{name}/mean", part)
             means.spread(f"rewards/{name}/std", part)

@@ -153,8 +153,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "class_path": "RewardFunction",
         "init_args": {"function": "tests.rewards.sample_functions.only_completions"},
     }
-    config["model"]["reward_model"] = ["ExactMatch", function]
-    config["model"]["reward_weights"] = [1.0, 0.001]
+    steps = {
+        "class_path": "StepRewardFunction",
+        "init_args": {"function": "tests.rewards.test_step_reward_function.right_line"},
+    }
+    config["model"]["reward_model"] = ["ExactMatch", function, steps]
+    config["model"]["reward_weights"] = [1.0, 0.001, 1.0]
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return fit(
