@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("lgrpo_lightning.commands.serve", "start a vLLM server that VLLMSampler feeds with weights"),
     "tree": ("lgrpo_lightning.commands.tree", "show the process tree of a group of a run"),
     "report": ("lgrpo_lightning.commands.report", "write one HTML page about runs or a comparison"),
+    "new-plugin": ("lgrpo_lightning.commands.new_plugin", "write a package with a component of your own"),
     "plugins": ("lgrpo_lightning.commands.plugins", "list the installed components"),
 }
 """Command → the module whose ``main(argv)`` runs it, and a line of help."""

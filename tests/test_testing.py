@@ -22,11 +22,11 @@ class Scores(RewardModel):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda g: torch.zeros(1), r"outcome has shape \(1,\)"),
-        (lambda g: torch.full((len(g),), torch.inf), "infinite"),
+        (lambda g: torch.zeros(1), r"outcome has shape \[1\]"),
+        (lambda g: torch.full((len(g),), torch.inf), "rewards are finite"),
         (lambda g: torch.arange(float(len(g))), "order of members matters"),
-        (lambda g: Rewards(outcome=torch.zeros(len(g)), steps=torch.zeros(99)), "one value per step"),
-        (lambda g: Rewards(outcome=torch.zeros(len(g)), parts={"a": torch.zeros(1)}), "a has shape"),
+        (lambda g: Rewards(outcome=torch.zeros(len(g)), steps=torch.zeros(99)), "one per process step"),
+        (lambda g: Rewards(outcome=torch.zeros(len(g)), parts={"a": torch.zeros(1)}), "part 'a' has shape"),
     ],
 )
 def test_reward_models(function, message):
@@ -80,7 +80,7 @@ def test_estimators(change, message):
         ({"sizes": lambda s: s * 9}, "at most G members"),
         ({"sizes": lambda s: s.clamp(max=1)}, "member count"),
         ({"units": lambda u: u.clamp(min=0)}, "-1 on padding"),
-        ({"units": lambda u: u[:, :1]}, r"are \[G, T\]"),
+        ({"units": lambda u: u[:, :1]}, r"step_ids of the tree has shape"),
     ],
 )
 def test_segmenters(change, message):

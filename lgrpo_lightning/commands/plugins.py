@@ -2,26 +2,69 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
-from lgrpo_lightning.plugins import registry
+from lgrpo_lightning.plugins import listing
 
 
 def main(argv: Sequence[str]) -> int:
     """Print one line a component: kind, name, package, version, summary."""
-    if len(argv) > 1:
-        print(
-            "usage: lgrpo plugins\n\nList the installed components: kind, name, package, version and a line each."
-        )
-        return 0 if argv[1] in ("-h", "--help") else 2
+    options = parser().parse_args(list(argv)[1:])
+    if options.verbose:
+        return verbose()
     try:
-        found = registry.components().values()
-    except registry.PluginError as error:
-        print(f"lgrpo: {error}", file=sys.stderr)
+        rows = listing.listed()
+    except RuntimeError as error:
+        print(f"lgrpo: {error} `lgrpo plugins --verbose` lists the others.", file=sys.stderr)
         return 1
-    rows = sorted((c.kind, c.name, f"{c.package} {c.version}", c.summary) for c in found)
-    widths = [max(len(r[i]) for r in rows) for i in range(3)]
-    for kind, name, package, summary in rows:
-        print(f"{kind:<{widths[0]}}  {name:<{widths[1]}}  {package:<{widths[2]}}  {summary}")
+    show(rows)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="lgrpo plugins",
+        description="List the installed components: kind, name, package, version and a line each.",
+    )
+    made.add_argument(
+        "-v", "--verbose", action="store_true", help="load every package, show who brings what and what fails"
+    )
+    return made
+
+
+def show(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows in columns."""
+    widths = [max((len(r[i]) for r in rows), default=0) for i in range(3)]
+    for *columns, summary in rows:
+        print("  ".join([*(f"{c:<{w}}" for c, w in zip(columns, widths, strict=False)), summary]).rstrip())
+
+
+def verbose() -> int:
+    """Load the packages one by one; 1 where one of them is broken."""
+    import pluggy
+
+    from lgrpo_lightning.plugins import hookspecs
+    from lgrpo_lightning.plugins.installed import enabled_entry_points, package
+    from lgrpo_lightning.plugins.loading import PluginError, offered
+
+    broken, owners = 0, dict[str, str]()
+    for entry in enabled_entry_points():
+        manager = pluggy.PluginManager(hookspecs.PROJECT)
+        manager.add_hookspecs(hookspecs)
+        print(f"{' '.join(package(entry))}  entry point {entry.name} = {entry.value}")
+        try:
+            found = offered(manager, entry)
+        except PluginError as error:
+            broken += 1
+            print(f"  BROKEN: {error}")
+            continue
+        for component in found:
+            print(f"  {component.kind:<20} {component.name:<24} {component.cls.__module__}")
+            other = owners.setdefault(component.name, component.package)
+            if other != component.package:
+                broken += 1
+                print(f"  CLASH: {other} brings a component of that name, too.")
+    return 1 if broken else 0

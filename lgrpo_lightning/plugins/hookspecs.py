@@ -15,6 +15,8 @@ from collections.abc import Iterable
 import pluggy
 
 PROJECT = "lgrpo_lightning"
+CONTRACT = 1
+"""Version of the contracts. It rises when a component that keeps them today would not do so any more."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

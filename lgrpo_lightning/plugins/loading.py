@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
 
 from lgrpo_lightning.contracts import CONTRACTS, RewardModel
 from lgrpo_lightning.plugins import hookspecs
+from lgrpo_lightning.plugins.installed import DISABLE, package
 
 HOOK = "lgrpo_components"
-DISABLE = "LGRPO_DISABLE_PLUGINS"
-"""Environment variable: names of packages not to load, with commas between them."""
 
 
 class PluginError(RuntimeError):
@@ -44,26 +41,22 @@ class Component:
     summary: str
 
 
-def enabled_entry_points() -> list[EntryPoint]:
-    """The entry points of the group, the built-in one first, without the disabled packages."""
-    skipped = {_canonical(n) for n in os.environ.get(DISABLE, "").split(",")} - {
-        _canonical(hookspecs.PROJECT)
-    }
-    entries = [e for e in entry_points(group=hookspecs.PROJECT) if _canonical(_package(e)[0]) not in skipped]
-    return sorted(entries, key=lambda e: (_package(e)[0] != hookspecs.PROJECT, _package(e)[0], e.name))
-
-
 def offered(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]:
     """The components of one entry point, each checked."""
-    package, version = _package(entry)
-    where = f"Plug-in package {package} {version} (entry point {entry.name!r} = {entry.value!r})"
-    remedy = (
-        f"Update it, uninstall it (pip uninstall {package}), or set {DISABLE}={package} to run without it."
-    )
+    owner, version = package(entry)
+    where = f"Plug-in package {owner} {version} (entry point {entry.name!r} = {entry.value!r})"
+    remedy = f"Update it, uninstall it (pip uninstall {owner}), or set {DISABLE}={owner} to run without it."
     try:
         plugin = entry.load()
     except Exception as error:
         raise PluginError(f"{where} cannot be imported: {type(error).__name__}: {error}. {remedy}") from error
+    made_for = getattr(plugin, "LGRPO_CONTRACT", hookspecs.CONTRACT)
+    if made_for > hookspecs.CONTRACT:
+        raise PluginError(
+            f"{where} was made for version {made_for} of the contracts; this lgrpo_lightning has version "
+            f"{hookspecs.CONTRACT}. Update lgrpo_lightning (pip install -U lgrpo_lightning), take an older {owner}, or "
+            f"set {DISABLE}={owner} to run without it."
+        )
     hook = _hook(manager, plugin, where)
     try:
         classes: Iterable[Any] = list(hook())
@@ -74,7 +67,7 @@ def offered(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]
             name=cls.__name__,
             kind=kind,
             cls=cls,
-            package=package,
+            package=owner,
             version=version,
             summary=(cls.__doc__ or "").strip().split("\n")[0],
         )
@@ -119,13 +112,3 @@ def _kind(cls: Any, where: str) -> str:
     ):
         raise PluginError(f"{where}: {cls.__name__} scores nothing; define score or score_batch.")
     return kinds[0]
-
-
-def _package(entry: EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution of an entry point."""
-    return (entry.dist.name, entry.dist.version) if entry.dist else ("(unknown)", "(unknown)")
-
-
-def _canonical(name: str) -> str:
-    """A distribution's name as package indexes compare it."""
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()

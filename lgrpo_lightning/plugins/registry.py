@@ -14,7 +14,8 @@ from types import MappingProxyType
 import pluggy
 
 from lgrpo_lightning.plugins import hookspecs
-from lgrpo_lightning.plugins.loading import DISABLE, Component, PluginError, enabled_entry_points, offered
+from lgrpo_lightning.plugins.installed import DISABLE, enabled_entry_points
+from lgrpo_lightning.plugins.loading import Component, PluginError, offered
 
 __all__ = [
     "Component",

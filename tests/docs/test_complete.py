@@ -18,7 +18,7 @@ from lgrpo_lightning.contracts import CONTRACTS
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugins import hookspecs
-from lgrpo_lightning.plugins.loading import DISABLE
+from lgrpo_lightning.plugins.installed import DISABLE
 from lgrpo_lightning.plugins.registry import components
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora

@@ -22,7 +22,7 @@ import yaml
 
 from lgrpo_lightning import cli
 from lgrpo_lightning.plugins import registry
-from lgrpo_lightning.plugins.loading import DISABLE
+from lgrpo_lightning.plugins.installed import DISABLE
 from tests.integration.mistakes.case import BadInput
 from tests.integration.mistakes.components import COMPONENTS, PARTS
 from tests.integration.mistakes.data import DATA

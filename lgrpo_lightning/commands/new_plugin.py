@@ -1,0 +1,101 @@
+"""``lgrpo new-plugin KIND NAME``: a package with a component, its tests and an example that runs."""
+
+from __future__ import annotations
+
+import argparse
+import keyword
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.plugins.hookspecs import CONTRACT
+from lgrpo_lightning.run_folder.names import shown
+
+KINDS = {
+    "reward": "A reward",
+    "segmenter": "A step segmenter",
+    "estimator": "An advantage estimator",
+    "sampler": "A sampler",
+    "prompt-source": "A prompt source",
+}
+"""What may be asked for → the beginning of its description."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the package that ``argv`` asks for."""
+    options = parser().parse_args(list(argv)[1:])
+    try:
+        folder = write(options.kind, options.name, options.out)
+    except Exception as error:
+        return report(error)
+    where = shown(folder)
+    print(f"Wrote {where}. Install it, test it, run it:")
+    print(f'  pip install -e "{where}[test]"\n  pytest {where}\n  lgrpo fit --config {where}/example.yaml')
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="lgrpo new-plugin", description=__doc__)
+    made.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    made.add_argument(
+        "name", metavar="NAME", help="such as brevity: the package lgrpo-brevity, the class Brevity"
+    )
+    made.add_argument(
+        "--out", type=Path, default=Path(), help="folder to put the package's folder in; default here"
+    )
+    return made
+
+
+def write(kind: str, name: str, out: Path) -> Path:
+    """Write the package; its folder.
+
+    Raises:
+        ValueError: The name makes no module or class, or the folder is there already.
+    """
+    short = re.sub(r"[-\s]+", "_", name.strip().removeprefix("lgrpo-")).lower()
+    cls = "".join(part.capitalize() for part in short.split("_"))
+    if not short.isidentifier() or keyword.iskeyword(cls):
+        raise ValueError(
+            f"NAME is {name!r}; it must be letters, digits and hyphens, such as brevity or step-length."
+        )
+    package, module = f"lgrpo-{short.replace('_', '-')}", f"lgrpo_{short}"
+    folder = out / package
+    if folder.exists():
+        raise ValueError(
+            f"{shown(folder)} is there already, and nothing is overwritten. Take another NAME or --out."
+        )
+    values = {
+        "kind": kind,
+        "what": KINDS[kind],
+        "package": package,
+        "module": module,
+        "short": short,
+        "cls": cls,
+    }
+    for template, path in (
+        ("pyproject.toml", "pyproject.toml"),
+        ("README.md", "README.md"),
+        ("example.yaml", "example.yaml"),
+        ("init.py", f"src/{module}/__init__.py"),
+        ("test.py", f"tests/test_{short}.py"),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(rendered(f"{template}.jinja", values), encoding="utf-8")
+    return folder
+
+
+def rendered(template: str, values: dict[str, str]) -> str:
+    """A template of ``plugins/templates``, filled in."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lgrpo_lightning.plugins", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return environment.get_template(template).render(contract=CONTRACT, **values)

@@ -1,0 +1,124 @@
+"""``lgrpo new-plugin``: what it writes installs, passes its tests and trains; ``lgrpo plugins`` lists it at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lgrpo_lightning import cli
+from lgrpo_lightning.commands.new_plugin import KINDS
+from tests.docs.markdown import ROOT
+
+NAMES = {kind: f"my-{kind}" for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of every kind, written."""
+    out = tmp_path_factory.mktemp("written")
+    for kind, name in NAMES.items():
+        assert cli.main(["new-plugin", kind, name, f"--out={out}"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def site(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of them, installed."""
+    site = tmp_path_factory.mktemp("site")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "-q", "--target", str(site)]
+    packages = [str(path) for path in written.iterdir()]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *packages], check=True)
+    return site
+
+
+def run(site: Path, cwd: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(site), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | env,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_its_tests_pass_at_once(written: Path, site: Path) -> None:
+    done = run(site, written, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{3 * len(KINDS)} passed" in done.stdout
+
+
+FITS = """
+import sys
+from pathlib import Path
+from lgrpo_lightning import cli
+for example in sorted(Path(".").glob("*/example.yaml")):
+    words = example.read_text().splitlines()[0].removeprefix("# lgrpo ").split()
+    assert cli.main([*words, f"--trainer.default_root_dir=runs/{example.parent.name}", "--trainer.max_steps=1"]) == 0
+    print("TRAINED", example.parent.name)
+"""
+
+
+def test_its_example_trains(written: Path, site: Path) -> None:
+    done = run(site, written, "-c", FITS)
+    assert done.stdout.count("TRAINED") == len(KINDS), done.stdout + done.stderr
+
+
+def test_it_is_formatted_and_passes_the_linter(written: Path) -> None:
+    ruff = pytest.importorskip("ruff")
+    del ruff
+    for command in (["check", "--line-length=120"], ["format", "--check", "--line-length=120"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--isolated", str(written)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_lgrpo_plugins_lists_them_and_the_second_time_at_once(site: Path, tmp_path: Path) -> None:
+    command = ["-m", "lgrpo_lightning.cli", "plugins"]
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    first = run(site, tmp_path, *command, **cache)
+    began = time.monotonic()
+    second = run(site, tmp_path, *command, **cache)
+    took = time.monotonic() - began
+    assert first.stdout == second.stdout
+    for name in NAMES.values():
+        assert "".join(part.capitalize() for part in name.split("-")) in second.stdout
+    assert took < 2.0, f"{took:.2f} s"  # 0.1 s on a machine that does nothing else
+    module = site / "lgrpo_my_reward" / "__init__.py"
+    module.write_text(module.read_text().replace("1 for an empty", "One for an empty"))
+    assert "One for an empty" in run(site, tmp_path, *command, **cache).stdout
+
+
+def test_verbose_shows_who_brings_what_and_what_fails(site: Path, tmp_path: Path) -> None:
+    module = site / "lgrpo_my_segmenter" / "__init__.py"
+    text = module.read_text()
+    module.write_text(text.replace("LGRPO_CONTRACT = 1", "LGRPO_CONTRACT = 99"))
+    try:
+        command = ["-m", "lgrpo_lightning.cli", "plugins"]
+        cache = {"XDG_CACHE_HOME": str(tmp_path)}
+        done = run(site, tmp_path, *command, **cache)
+        assert done.returncode == 1
+        assert "was made for version 99 of the contracts; this lgrpo_lightning has version 1" in done.stderr
+        said = run(site, tmp_path, *command, "--verbose", **cache)
+        assert said.returncode == 1
+        assert "BROKEN: Plug-in package lgrpo-my-segmenter 0.1.0" in said.stdout
+        assert "MyEstimator" in said.stdout
+        assert "lgrpo_my_estimator" in said.stdout
+    finally:
+        module.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("7up", "it must be letters, digits and hyphens"), ("my-reward", "is there already")]
+)
+def test_refusals(name: str, says: str, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["new-plugin", "reward", name, f"--out={written}"]) == 2
+    assert says in capsys.readouterr().err

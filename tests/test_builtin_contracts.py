@@ -1,0 +1,65 @@
+"""Every built-in component passes the checks that plug-in authors have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lgrpo_lightning.plugins.hookspecs import PROJECT
+from lgrpo_lightning.plugins.registry import components
+from lgrpo_lightning.testing import (
+    check_component,
+    check_estimator,
+    check_prompt_source,
+    check_reward_model,
+    check_sampler,
+    check_segmenter,
+    toy_group,
+)
+from tests.docs.markdown import ROOT
+from tests.segmenters.test_more_segmenters import with_entropies
+
+BUILT_IN = {name: c for name, c in components().items() if c.package == PROJECT}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "RewardFunction": {"function": "tests.rewards.sample_functions.only_completions"},
+    "StepRewardFunction": {"function": "tests.rewards.test_step_reward_function.right_line"},
+    "FormatMatch": {"pattern": r"\d"},
+    "PromptFile": {
+        "path": str(ROOT / "tests" / "golden" / "quickstart_metrics.csv"),
+        "prompt_column": "reward",
+    },
+    "ForkingSampler": {"share": 0.5},
+}
+"""What a component needs to be made; nothing for the others."""
+ELSEWHERE = {"VLLMSampler": "in an environment with vLLM: tests/samplers/vllm"}
+NOT_ALONE = {"RewardFunction", "StepRewardFunction"}  # what they score is up to their function
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_it_pickles_and_comes_back_from_yaml(name: str) -> None:
+    options = OPTIONS.get(name, {})
+    check_component(BUILT_IN[name].cls(**options), options)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_it_keeps_its_contract(name: str) -> None:
+    if name in ELSEWHERE:
+        pytest.skip(ELSEWHERE[name])
+    made = BUILT_IN[name].cls(**OPTIONS.get(name, {}))
+    kind = BUILT_IN[name].kind
+    if kind == "reward_model":
+        columns = {"answer": "2", "target": "LRRL"}
+        check_reward_model(made, toy_group(["2", "LRRL", "so 2", ""], columns=columns))
+    elif name == "EntropySegmenter":
+        check_segmenter(made, with_entropies([[1, 2], [1, 3], [1, 2]], [[0.1, 2.0], [0.1, 1.0], [0.1, 2.0]]))
+    elif kind == "segmenter":
+        check_segmenter(made)
+    elif kind == "advantage_estimator":
+        check_estimator(made)
+    elif kind == "sampler":
+        check_sampler(made)
+    elif name == "PromptFile":
+        assert list(made.rows())
+    else:
+        check_prompt_source(made)
