@@ -69,16 +69,11 @@ def test_its_example_trains(written: Path, site: Path) -> None:
     assert done.stdout.count("TRAINED") == len(KINDS), done.stdout + done.stderr
 
 
-def test_it_is_formatted_and_passes_the_linter(written: Path) -> None:
-    ruff = pytest.importorskip("ruff")
-    del ruff
-    for command in (["check", "--line-length=120"], ["format", "--check", "--line-length=120"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--isolated", str(written)],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout
+def test_it_passes_the_linter(written: Path) -> None:
+    pytest.importorskip("ruff")
+    words = ["-m", "ruff", "check", "--line-length=120", "--isolated", str(written)]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_lgrpo_plugins_lists_them_and_the_second_time_at_once(site: Path, tmp_path: Path) -> None:
