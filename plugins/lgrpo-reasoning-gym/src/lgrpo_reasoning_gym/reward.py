@@ -1,0 +1,79 @@
+"""reasoning-gym's own scorers as a reward."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
+
+
+class ReasoningGymReward(RewardModel):
+    """What the data set's own scorer gives, from 0 to 1.
+
+    Args:
+        extract: Where the answer of a completion stands: a regular expression with a group, whose last match counts;
+            null for the whole completion without white space around it.
+        missing: Reward of a completion in which no answer is found.
+
+    Raises:
+        ValueError: ``extract`` is no regular expression with a group.
+    """
+
+    columns = ("entry",)
+
+    def __init__(self, extract: str | None = r"<answer>(.*?)</answer>", missing: float = 0.0) -> None:
+        self.extract, self.missing = extract, missing
+        try:
+            self._pattern = None if extract is None else re.compile(extract, re.DOTALL)
+        except re.error as error:
+            raise ValueError(f"ReasoningGymReward: extract is {extract!r}, no regular expression: {error}.") from error
+        if self._pattern is not None and not self._pattern.groups:
+            raise ValueError(f"ReasoningGymReward: extract is {extract!r}, which has no group, such as ####(.*).")
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row that no data set of reasoning-gym has made."""
+        self._scorer(row.get("entry"))
+
+    def score(self, group: Group, tree: ProcessTree) -> Rewards:
+        """The rewards; as metrics the shares of completions without an answer and with full reward."""
+        entry = group.prompt.columns["entry"]
+        scorer = self._scorer(entry)
+        found = [self._answer(rollout.text) for rollout in group.rollouts]
+        paid = [self.missing if answer is None else self._scored(scorer, answer, entry) for answer in found]
+        outcome = torch.tensor(paid, dtype=torch.float32)
+        metrics = {
+            f"rewards/{self.name}/no_answer": found.count(None) / len(found),
+            f"rewards/{self.name}/right": sum(p >= 1 for p in paid) / len(found),
+        }
+        return Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics)
+
+    def _answer(self, text: str) -> str | None:
+        if self._pattern is None:
+            return text.strip()
+        found = self._pattern.findall(text)
+        last = found[-1] if found else None
+        return (last if isinstance(last, str) or last is None else last[0] or "").strip() if last is not None else None
+
+    def _scorer(self, entry: Any) -> Any:
+        from reasoning_gym import get_score_answer_fn
+
+        try:
+            return get_score_answer_fn(entry["metadata"]["source_dataset"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(
+                "ReasoningGymReward: the column 'entry' is no task of reasoning-gym; take data from ReasoningGymTasks."
+            ) from error
+
+    @staticmethod
+    def _scored(scorer: Any, answer: str, entry: Mapping[str, Any]) -> float:
+        """What the scorer says; one that fails at an answer gives nothing for it: models write anything."""
+        try:
+            value = float(scorer(answer, entry))
+        except Exception:
+            return 0.0
+        return value if math.isfinite(value) else 0.0
