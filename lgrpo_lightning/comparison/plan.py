@@ -38,7 +38,8 @@ class Arm:
     @property
     def place(self) -> Path:
         """Its folder below that of the runs."""
-        return Path(slug(self.name), *([slug(setting_name(self.setting))] if self.setting else []))
+        parts = [self.name, setting_name(self.setting), setting_name(self.tuned)]
+        return Path(*(slug(part) for part in parts if part))
 
     @property
     def label(self) -> str:

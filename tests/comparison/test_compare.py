@@ -133,7 +133,7 @@ def test_tuning_takes_the_best_of_the_grid_on_seeds_of_its_own(
     assert dict(zip(arms["arm"], arms["tuned"], strict=True)) == dict(best.itertuples(index=False))
     assert "lies at the edge of the grid: widen it" in said
     for arm, tuned in best.itertuples(index=False):
-        config = (tmp_path / "c" / "runs" / arm / "seed-0" / "config.yaml").read_text()
+        config = (tmp_path / "c" / "runs" / arm / tuned / "seed-0" / "config.yaml").read_text()
         assert float(config.split("lr: ")[1].split()[0]) == float(tuned.split("=")[1])
 
 
