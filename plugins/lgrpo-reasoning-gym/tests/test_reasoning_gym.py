@@ -23,12 +23,18 @@ def scored(row, texts, **options):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_data_set(name):
-    """Its rows go through the data module; the right answer gets what the scorer gives, nonsense gets no more than 1."""
+    """Its rows go through the data module; the right answer gets what the scorer gives, nonsense no more than 1."""
     source = ReasoningGymTasks(name, size=2, seed=3)
     row = check_prompt_source(source)[0]
     right = DATASETS[name][0](DATASETS[name][1]()).score_answer(row["answer"], row["entry"])
-    first, other, nothing = scored(row, [f"so <answer>{row['answer']}</answer>", "<answer>\x00 ]](</answer>", "no"])
-    assert first == pytest.approx(float(right)) or row["answer"] is None or row["answer"] != str(row["answer"]).strip()
+    first, other, nothing = scored(
+        row, [f"so <answer>{row['answer']}</answer>", "<answer>\x00 ]](</answer>", "no"]
+    )
+    assert (
+        first == pytest.approx(float(right))
+        or row["answer"] is None
+        or row["answer"] != str(row["answer"]).strip()
+    )
     assert -1 <= other <= 1
     assert nothing == 0
     ReasoningGymReward().check_row(row)
@@ -36,10 +42,16 @@ def test_every_data_set(name):
 
 
 def test_difficulty_seed_and_template():
-    tasks = ReasoningGymTasks("chain_sum", {"min_terms": 2, "max_terms": 2}, size=5, template="{expression}=")
+    options = {"config": {"min_terms": 2, "max_terms": 2}, "size": 5, "template": "{expression}="}
+    tasks = ReasoningGymTasks("chain_sum", **options)
     rows = tasks.rows()
     assert all(len(row["prompt"].replace("-", "+").split("+")) == 2 for row in rows)
-    assert rows == ReasoningGymTasks("chain_sum", {"min_terms": 2, "max_terms": 2}, size=5, template="{expression}=").rows()
+    assert (
+        rows
+        == ReasoningGymTasks(
+            "chain_sum", {"min_terms": 2, "max_terms": 2}, size=5, template="{expression}="
+        ).rows()
+    )
     assert rows != ReasoningGymTasks("chain_sum", {"min_terms": 2, "max_terms": 2}, size=5, seed=1).rows()
 
 
@@ -73,7 +85,10 @@ def test_where_the_answer_stands():
         (lambda: ReasoningGymTasks("chain_sum", {"terms": 3}), "chain_sum refuses its options"),
         (lambda: ReasoningGymTasks("chain_sum", {"min_terms": 0}), "chain_sum refuses its options"),
         (lambda: ReasoningGymTasks("chain_sum", size=0), "size is 0"),
-        (lambda: ReasoningGymTasks("chain_sum", size=1, template="{sum}").rows(), "this task has .*expression"),
+        (
+            lambda: ReasoningGymTasks("chain_sum", size=1, template="{sum}").rows(),
+            "it may name .*expression",
+        ),
         (lambda: ReasoningGymReward("("), "no regular expression"),
         (lambda: ReasoningGymReward("a"), "which has no group"),
         (lambda: ReasoningGymReward().check_row({"entry": {"answer": 1}}), "no task of reasoning-gym"),

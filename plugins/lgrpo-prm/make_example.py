@@ -1,0 +1,11 @@
+"""Writes the tiny process reward model of ``example.yaml``, with random weights: ``runs/tiny_prm``."""
+
+from transformers import LlamaConfig, LlamaForTokenClassification
+
+from lgrpo_lightning.assets.make_arithmetic import build_tokenizer
+
+tokenizer = build_tokenizer()
+size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+config = LlamaConfig(vocab_size=len(tokenizer), num_labels=2, num_key_value_heads=2, **size)
+LlamaForTokenClassification(config).save_pretrained("runs/tiny_prm")
+tokenizer.save_pretrained("runs/tiny_prm")
