@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.samplers import TransformersSampler
+from lgrpo_lightning.samplers import ForkingSampler, TransformersSampler
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
@@ -188,3 +188,21 @@ def test_greedy_equals_the_other_sampler(engine: Engine) -> None:
         for s in (sampler, other)
     ]
     assert pair[0] == pair[1]
+
+
+def test_forks(engine: Engine) -> None:
+    """A part of each group goes on from the middle of a member; log-probs are the policy's, the draws repeat."""
+    sampler, policy = synced(engine)
+    forking = ForkingSampler(sampler, share=0.5)
+    forking.source = policy.source
+    plain = sampler.sample(prompts(), 6, sampling=SAMPLING, stream=stream())
+    groups = forking.sample(prompts(), 6, sampling=SAMPLING, stream=stream())
+    assert [g[:3] for g in sequences(groups)] == [g[:3] for g in sequences(plain)]
+    for group in groups:
+        assert [r.fork is None for r in group.rollouts] == [True] * 3 + [False] * 3
+        for rollout in group.rollouts[3:]:
+            assert rollout.fork is not None
+            source, at = group.rollouts[rollout.fork.member], rollout.fork.position
+            assert rollout.token_ids[:at] == source.token_ids[:at]
+    assert policy.logprob_error(groups, SAMPLING.temperature) < 1e-3
+    assert sequences(forking.sample(prompts(), 6, sampling=SAMPLING, stream=stream())) == sequences(groups)
