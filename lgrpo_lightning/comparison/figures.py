@@ -112,7 +112,12 @@ def _bands(axes: Any, curves: pandas.DataFrame) -> None:
         marks = {"marker": "o", "markersize": 4} if len(own) < 15 else {}
         axes.plot(own["rollout"], own["mean"], color=colour, linewidth=1.8, label=name, **marks)
         axes.fill_between(
-            own["rollout"], own["mean"] - half, own["mean"] + half, color=colour, alpha=0.18, linewidth=0
+            own["rollout"],
+            own["mean"] - half,
+            own["mean"] + half,
+            color=colour,
+            alpha=0.18 if len(names) < 4 else 0.07,
+            linewidth=0,
         )
 
 

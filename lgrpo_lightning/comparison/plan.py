@@ -89,7 +89,7 @@ def arms(configs: Sequence[str], axes: Sequence[Sequence[Choice]]) -> list[Arm]:
         rest = axes
     else:
         first = axes[0] if axes else ()
-        compared = [(c.name, configs[0], (c,)) for c in first] or [(Path(configs[0]).stem, configs[0], ())]
+        compared = [(_named(c), configs[0], (c,)) for c in first] or [(Path(configs[0]).stem, configs[0], ())]
         rest = axes[1:]
     return [
         Arm(name=name, config=config, choices=(*own, *setting), setting=setting)
@@ -109,6 +109,11 @@ def slug(text: str) -> str:
     'LambdaGRPO_power=0.5_n=1'
     """
     return re.sub(r"[^\w.=+-]+", "_", text).strip("_.") or "arm"
+
+
+def _named(choice: Choice) -> str:
+    """What an arm is called: a class by its name, another value behind that of its key."""
+    return choice.name if choice.name[:1].isupper() else setting_name((choice,))
 
 
 def _names(configs: Sequence[str]) -> list[str]:

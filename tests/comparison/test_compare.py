@@ -189,6 +189,6 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(
     broken = "--vary=model.reward_model.init_args.shared=1,4"  # no leaf has five letters
     assert cli.main(words(tmp_path / "c", broken, seeds="0", steps=2)) == 1
     said = capsys.readouterr().out
-    assert "4 seed 0 FAILED (2); see" in said
+    assert "shared=4 seed 0 FAILED (2); see" in said
     assert "more than shared=4 letters" in said
-    assert list(pandas.read_csv(tmp_path / "c" / "table.csv")["arm"].astype(str)) == ["1"]
+    assert list(pandas.read_csv(tmp_path / "c" / "table.csv")["arm"]) == ["shared=1"]
