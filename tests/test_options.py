@@ -16,7 +16,7 @@ from lgrpo_lightning import GRPOModule, ProcessTree, PromptDataModule, RewardMod
 from lgrpo_lightning.commands.run import main
 from lgrpo_lightning.options import listed
 from lgrpo_lightning.policy import Lora, PolicyConfig
-from lgrpo_lightning.rewards import ExactMatch, RewardFunction
+from lgrpo_lightning.rewards import ExactMatch, RewardFunction, StepRewardFunction
 from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
@@ -27,6 +27,7 @@ SEVERAL = r"\b(list|tuple|Sequence|Iterable|set|frozenset|dict|Mapping)\["
 GIVEN: Mapping[type, dict[str, Any]] = {
     ExactMatch: {},
     RewardFunction: {"function": len},
+    StepRewardFunction: {"function": len},
     RewardSum: {"models": [ExactMatch()]},
     GRPOModule: {"reward_model": ExactMatch()},
     Prompt: {"uid": "a", "text": "a", "token_ids": (1,)},

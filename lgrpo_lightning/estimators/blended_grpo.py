@@ -23,7 +23,7 @@ class BlendedGRPO(ProcessGRPO):
         coefficient: c, how much process rewards count beside the outcome.
         scale: Which standard deviation divides each of the two, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
-        power: p of the weights 1/|λ(i,t)|^p; at least 0.
+        lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
         statistics: What mean and deviation of process rewards are taken over, as in ``ProcessGRPO``.
 
     >>> import torch
@@ -40,10 +40,10 @@ class BlendedGRPO(ProcessGRPO):
         coefficient: float = 1.0,
         scale: Scale = "group",
         eps: float = 1e-4,
-        power: float = 0.0,
+        lambda_power: float = 0.0,
         statistics: Statistics = "completions",
     ) -> None:
-        super().__init__(scale=scale, eps=eps, power=power, statistics=statistics)
+        super().__init__(scale=scale, eps=eps, lambda_power=lambda_power, statistics=statistics)
         self.coefficient = coefficient
 
     def estimate_batch(

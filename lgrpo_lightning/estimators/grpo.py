@@ -28,7 +28,6 @@ class GRPO(AdvantageEstimator):
         scale: Which standard deviation (with Bessel's correction) divides the advantages: "group" that of the
             group, "batch" that of all rewards of the rollout batch on all ranks, "none" nothing (Dr.GRPO).
         eps: Added to the standard deviation; above 0.
-        power: p of the weights 1/|λ(i,t)|^p: 0 is GRPO, 1 is λ-GRPO; at least 0.
 
     Raises:
         ValueError: An argument is out of range.
@@ -41,17 +40,17 @@ class GRPO(AdvantageEstimator):
 
     reads: ClassVar[tuple[str, ...]] = ("outcome",)
 
-    def __init__(self, scale: Scale = "group", eps: float = 1e-4, power: float = 0.0) -> None:
+    power = 0.0
+    """p of the weights 1/|λ(i,t)|^p."""
+
+    def __init__(self, scale: Scale = "group", eps: float = 1e-4) -> None:
         who = type(self).__name__
         if scale not in ("group", "batch", "none"):
             raise ValueError(f"{who}: scale is {scale!r}; possible are 'group', 'batch' and 'none'.")
         if not eps > 0:
             raise ValueError(f"{who}: eps is {eps!r}; it must be above 0, such as 1e-4.")
-        if not 0 <= power < math.inf:
-            raise ValueError(f"{who}: power is {power}; it must be a number that is at least 0.")
         self.scale: Scale = scale
         self.eps = eps
-        self.power = power
 
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
         """The credit of one group; with ``scale="batch"`` as if it were the whole batch."""
@@ -81,6 +80,17 @@ class GRPO(AdvantageEstimator):
     def weights(self, tree: ProcessTree) -> Tensor:
         """``[G, T]`` 1/|λ(i, t)|^p, 0 on padding. The only thing λ-GRPO changes."""
         return tree.weights(self.power)
+
+
+def checked_power(owner: str, name: str, power: float) -> float:
+    """A power of λ weights.
+
+    Raises:
+        ValueError: It is no number, or below 0.
+    """
+    if not 0 <= power < math.inf:
+        raise ValueError(f"{owner}: {name} is {power}; it must be a number that is at least 0.")
+    return power
 
 
 def batch_deviation(outcomes: Sequence[Tensor], reduce: Reduce) -> Tensor:

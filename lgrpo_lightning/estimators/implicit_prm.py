@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import GRPO, batch_deviation
+from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation, checked_power
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
 
@@ -26,13 +26,17 @@ class ImplicitPRM(GRPO):
     Args:
         scale: Which standard deviation divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
-        power: p of the weights 1/|λ(i,t)|^p; at least 0.
+        lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 
     >>> tree = ProcessTree.from_sequences([[1, 2], [1], [3]])
     >>> rewards = Rewards(outcome=torch.tensor([2.0, 1.0, 0.0]))
     >>> ImplicitPRM(scale="none").estimate(rewards, tree).advantages.tolist()
     [[0.5, 1.0], [0.5, 0.0], [-1.0, 0.0]]
     """
+
+    def __init__(self, scale: Scale = "group", eps: float = 1e-4, lambda_power: float = 0.0) -> None:
+        super().__init__(scale=scale, eps=eps)
+        self.power = self.lambda_power = checked_power(type(self).__name__, "lambda_power", lambda_power)
 
     def estimate_batch(
         self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lgrpo_lightning.estimators.grpo import GRPO, Scale
+from lgrpo_lightning.estimators.grpo import GRPO, Scale, checked_power
 
 
 class LambdaGRPO(GRPO):
@@ -29,4 +29,5 @@ class LambdaGRPO(GRPO):
     """
 
     def __init__(self, scale: Scale = "group", eps: float = 1e-4, power: float = 1.0) -> None:
-        super().__init__(scale=scale, eps=eps, power=power)
+        super().__init__(scale=scale, eps=eps)
+        self.power = checked_power(type(self).__name__, "power", power)

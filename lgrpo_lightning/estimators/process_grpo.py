@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation
+from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation, checked_power
 from lgrpo_lightning.functional.process_rewards import normalised, sums_to_come
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -30,7 +30,7 @@ class ProcessGRPO(GRPO):
         scale: Which standard deviation divides the rewards: "group" that of R, "batch" that of the whole rollout
             batch on all ranks, "none" nothing.
         eps: Added to the standard deviation; above 0.
-        power: p of the weights 1/|λ(i,t)|^p; at least 0.
+        lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
         statistics: What mean and deviation are taken over: "completions" counts a step that k completions share k
             times, as the paper's formula does; "nodes" once.
 
@@ -46,10 +46,11 @@ class ProcessGRPO(GRPO):
         self,
         scale: Scale = "group",
         eps: float = 1e-4,
-        power: float = 0.0,
+        lambda_power: float = 0.0,
         statistics: Statistics = "completions",
     ) -> None:
-        super().__init__(scale=scale, eps=eps, power=power)
+        super().__init__(scale=scale, eps=eps)
+        self.power = self.lambda_power = checked_power(type(self).__name__, "lambda_power", lambda_power)
         if statistics not in ("completions", "nodes"):
             raise ValueError(
                 f"{type(self).__name__}: statistics is {statistics!r}; possible are 'completions' "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation
+from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation, checked_power
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
 
@@ -27,7 +27,7 @@ class TEMPO(GRPO):
         coefficient: c, how much the change in value counts.
         scale: Which standard deviation divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
-        power: p of the weights 1/|λ(i,t)|^p; at least 0.
+        lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 
     >>> tree = ProcessTree.from_sequences([[1, 2], [1, 3], [4]])
     >>> rewards = Rewards(outcome=torch.tensor([3.0, 0.0, 0.0]))
@@ -36,9 +36,10 @@ class TEMPO(GRPO):
     """
 
     def __init__(
-        self, coefficient: float = 1.0, scale: Scale = "group", eps: float = 1e-4, power: float = 0.0
+        self, coefficient: float = 1.0, scale: Scale = "group", eps: float = 1e-4, lambda_power: float = 0.0
     ) -> None:
-        super().__init__(scale=scale, eps=eps, power=power)
+        super().__init__(scale=scale, eps=eps)
+        self.power = self.lambda_power = checked_power(type(self).__name__, "lambda_power", lambda_power)
         self.coefficient = coefficient
 
     def estimate_batch(

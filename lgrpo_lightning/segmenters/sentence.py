@@ -24,5 +24,5 @@ class SentenceSegmenter(DelimiterSegmenter):
     [(0, 1), (0,), (1,)]
     """
 
-    def __init__(self, normalize: Normalize = "collapse", ignore_case: bool = False) -> None:
+    def __init__(self, normalize: Normalize = "strip", ignore_case: bool = False) -> None:
         super().__init__(SENTENCE, normalize=normalize, ignore_case=ignore_case)

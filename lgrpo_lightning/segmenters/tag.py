@@ -31,7 +31,7 @@ class TagSegmenter(DelimiterSegmenter):
     def __init__(
         self,
         tags: list[str] | None = None,
-        normalize: Normalize = "collapse",
+        normalize: Normalize = "strip",
         ignore_case: bool = False,
     ) -> None:
         self.tags = listed("TagSegmenter: tags", ["think", "step", "answer"] if tags is None else tags)

@@ -41,7 +41,11 @@ def total(*models, weights=None):
 
 
 def test_keeps_the_contract():
-    check_reward_model(RewardSum([Fixed([1.0, 1.0, 1.0, 1.0])]))
+    class Ones(RewardModel):
+        def score(self, group, tree):
+            return torch.ones(len(group))
+
+    check_reward_model(RewardSum([Ones(), Ones()], [1.0, 0.5]))
 
 
 def test_weighted_sum_with_unweighted_parts():

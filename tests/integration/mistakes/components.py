@@ -23,7 +23,7 @@ class Listed(StepSegmenter):
 
 COMPONENTS = {
     "no reward model": BadInput(
-        says=("model.reward_model is not set", "Installed: ExactMatch"),
+        says=("model.reward_model is not set", "Installed: BinaryTreeReward, ExactMatch"),
         did="no `model.reward_model` at all",
         config={"model.reward_model": None},
     ),
@@ -33,7 +33,7 @@ COMPONENTS = {
         config={"model.sampler": "TransformerSampler"},
     ),
     "segmenter": BadInput(
-        says=("run.yaml, line", "model.segmenter", "Installed: DelimiterSegmenter, TokenPrefixSegmenter"),
+        says=("run.yaml, line", "model.segmenter", "Installed: DelimiterSegmenter, EntropySegmenter"),
         did="`model.segmenter: Paragraphs`",
         config={"model.segmenter": "Paragraphs"},
     ),
@@ -48,7 +48,7 @@ COMPONENTS = {
         flags=("--model.advantage_estimator=LamdaGRPO",),
     ),
     "estimator, class_path": BadInput(
-        says=("run.yaml, line", "'PPO'", "Installed: GRPO, LambdaGRPO"),
+        says=("run.yaml, line", "'PPO'", "Installed: BlendedGRPO, GRPO"),
         did="`model.advantage_estimator: {class_path: PPO}`",
         config={"model.advantage_estimator": component("PPO")},
     ),

@@ -89,7 +89,7 @@ MODEL = {
         config={"model.policy.path": "model", **own()},
     ),
     "no such package model": BadInput(
-        says=("policy.path is 'lgrpo:arithmetics'", "lgrpo:arithmetic, lgrpo:smollm2"),
+        says=("policy.path is 'lgrpo:arithmetics'", "lgrpo:arithmetic, lgrpo:toy, lgrpo:smollm2"),
         did="`model.policy.path: lgrpo:arithmetics`",
         config={"model.policy.path": "lgrpo:arithmetics"},
     ),
