@@ -157,13 +157,13 @@ def test_no_groups():
 
 
 def test_from_the_working_directory(tmp_path, monkeypatch):
-    (tmp_path / "rewards_of_mine.py").write_text(
+    (tmp_path / "rewards_beside_me.py").write_text(
         "def one(completions):\n    return [1.0] * len(completions)\n"
     )
     (tmp_path / "broken_rewards.py").write_text("import nowhere_to_be_found\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [p for p in sys.path if p])
-    assert scored("rewards_of_mine.one", toy_group(["a"]))[0].outcome.tolist() == [1.0]
+    assert scored("rewards_beside_me.one", toy_group(["a"]))[0].outcome.tolist() == [1.0]
     with pytest.raises(ValueError, match="importing 'broken_rewards' failed with ModuleNotFoundError"):
         RewardFunction("broken_rewards.one")
 
