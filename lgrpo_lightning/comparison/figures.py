@@ -149,5 +149,10 @@ def _panels(
 
 
 def _legend(figure: Any, axes: Any) -> None:
+    """The names above the picture, as many in a row as fit."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 5), frameon=False)
+    inches = 0.6 + 0.085 * max(map(len, labels))  # of one name at this size
+    fitting = max(1, min(len(labels), int(figure.get_figwidth() / inches)))
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=fitting, frameon=False, fontsize=9, columnspacing=1.2
+    )
