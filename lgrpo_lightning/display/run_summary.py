@@ -12,7 +12,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lgrpo_lightning.records.metric_series import Series, metric_series, validation_metrics
 from lgrpo_lightning.records.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.environment import write_environment
-from lgrpo_lightning.run_folder.names import CONFIG, LAST_CHECKPOINT, METRICS, PLOT, ROLLOUTS, shown
+from lgrpo_lightning.run_folder.names import (
+    CONFIG,
+    ENVIRONMENT,
+    LAST_CHECKPOINT,
+    METRICS,
+    PLOT,
+    ROLLOUTS,
+    shown,
+)
 from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
 
@@ -22,6 +30,7 @@ WHAT = {
     METRICS: "every logged number",
     PLOT: "the picture of the run",
     CONFIG: "the configuration",
+    ENVIRONMENT: "versions and machine",
 }
 
 
@@ -90,6 +99,8 @@ def places(root: Path, *, board: bool) -> list[str]:
     following = []
     if LAST_CHECKPOINT in path and CONFIG in path:
         following.append(f"  lgrpo validate --config {path[CONFIG]} --ckpt_path {path[LAST_CHECKPOINT]}")
+    if ROLLOUTS in path and METRICS in path:
+        following.append(f"  lgrpo report {shlex.quote(shown(root))}")
     if ROLLOUTS in path:
         columns = "[['rollout', 'prompt', 'completion', 'reward', 'advantage']]"
         read = f"import pandas; print(pandas.read_parquet({shown(root / ROLLOUTS)!r}){columns})"

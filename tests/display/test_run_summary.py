@@ -21,16 +21,18 @@ def test_says_what_came_of_it_where_it_is_and_how_to_go_on(
         "  val/accuracy     0.200 -> 0.400",
     ]
     assert summary[3] == "Everything is in run:"
-    assert [line.split()[0] for line in summary[4:9]] == [
+    assert [line.split()[0] for line in summary[4:10]] == [
         "rollouts",
         "checkpoints/last.ckpt",
         "metrics.csv",
         "reward.png",
         "config.yaml",
+        "environment.json",
     ]
-    assert summary[9:] == [
+    assert summary[10:] == [
         "Next:",
         "  lgrpo validate --config run/config.yaml --ckpt_path run/checkpoints/last.ckpt",
+        "  lgrpo report run",
         "  python -c \"import pandas; print(pandas.read_parquet('run/rollouts')"
         "[['rollout', 'prompt', 'completion', 'reward', 'advantage']])\"",
         "  tensorboard --logdir run",
@@ -41,7 +43,7 @@ def test_names_only_what_exists(tmp_path: Path, capsys: pytest.CaptureFixture[st
     fit(tmp_path, logger=False, enable_checkpointing=False)
     out = capsys.readouterr().out
     assert "rollouts" in out
-    for absent in ("metrics.csv", "reward.png", "last.ckpt", "tensorboard", "lgrpo validate"):
+    for absent in ("metrics.csv", "reward.png", "last.ckpt", "tensorboard", "lgrpo validate", "lgrpo report"):
         assert absent not in out
 
 
