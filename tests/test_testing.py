@@ -53,7 +53,7 @@ def test_a_random_reward_passes_unordered():
         (lambda c: Credit(advantages=c.advantages[:, :1], weights=c.weights), "advantages has shape"),
         (lambda c: Credit(advantages=c.advantages + 1, weights=c.weights), "not 0 on padding"),
         (lambda c: Credit(advantages=c.advantages, weights=-c.weights), "negative"),
-        (lambda c: Credit(advantages=c.advantages.double(), weights=c.weights), "not float32"),
+        (lambda c: Credit(advantages=c.advantages.double(), weights=c.weights), "must be float32"),
         (lambda c: Credit(advantages=c.advantages / 0, weights=c.weights), "not finite"),
         (
             lambda c: Credit(
@@ -76,10 +76,10 @@ def test_estimators(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sizes": lambda s: s + 1}, "0 on padding and only there"),
-        ({"sizes": lambda s: s * 9}, "at most G members"),
+        ({"sizes": lambda s: s + 1}, "must be 0 on padding and only there"),
+        ({"sizes": lambda s: s * 9}, "more members than its group"),
         ({"sizes": lambda s: s.clamp(max=1)}, "member count"),
-        ({"units": lambda u: u.clamp(min=0)}, "-1 on padding"),
+        ({"units": lambda u: u.clamp(min=0)}, "must be -1 on padding and only there"),
         ({"units": lambda u: u[:, :1]}, r"step_ids of the tree has shape"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor
 
@@ -28,7 +29,17 @@ def check_trees(segmenter: StepSegmenter, groups: Sequence[Group], trees: Sequen
         where = f"Segmenter {type(segmenter).__name__!r}, prompt {group.prompt.uid!r}"
         if not isinstance(tree, ProcessTree):
             raise ContractError(f"{where}: got a {type(tree).__name__}; segment returns a ProcessTree.")
-        _check_shape(tree.step_ids, group, f"{where}: step_ids of the tree")
+        real = _real(group)
+        for name, value, padding in (("set_sizes", tree.set_sizes(), 0), ("step_ids", tree.step_ids, -1)):
+            _check_shape(value, group, f"{where}: {name} of the tree")
+            if not torch.equal(value > padding, real.to(value.device)):
+                raise ContractError(
+                    f"{where}: {name} of the tree must be {padding} on padding and only there."
+                )
+        if bool((tree.set_sizes() > len(group)).any()):
+            raise ContractError(
+                f"{where}: a process set has more members than its group, which has {len(group)}."
+            )
 
 
 def check_credits(estimator: AdvantageEstimator, groups: Sequence[Group], credits: Sequence[Credit]) -> None:
@@ -53,6 +64,12 @@ def check_credits(estimator: AdvantageEstimator, groups: Sequence[Group], credit
                 raise ContractError(
                     f"{where}: {name} has numbers that are not finite; use 0 for 'no credit'."
                 )
+            if value.dtype != torch.float32:
+                raise ContractError(f"{where}: {name} is {value.dtype}; it must be float32.")
+            if bool((value[~_real(group).to(value.device)] != 0).any()):
+                raise ContractError(f"{where}: {name} is not 0 on padding.")
+        if bool((credit.weights < 0).any()):
+            raise ContractError(f"{where}: a weight is negative; weights say how much a token counts.")
 
 
 def warn_of_unread(
@@ -67,6 +84,12 @@ def warn_of_unread(
         f"The rewards ({names}) give process rewards (Rewards.{', Rewards.'.join(sorted(given))}), but "
         f"{type(estimator).__name__} does not read them: they change nothing. Take ProcessGRPO or BlendedGRPO."
     )
+
+
+def _real(group: Group) -> Tensor:
+    """``[G, T]`` bool: where completions have tokens."""
+    lengths = torch.tensor([len(r) for r in group.rollouts])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 def _check_shape(value: Any, group: Group, what: str) -> None:

@@ -18,11 +18,8 @@ GROUPS = [toy_group(["abc", "ab"]), toy_group(["a", ""])]
 
 
 def credits(change: Callable[[Tensor], Tensor] = lambda x: x) -> list[Credit]:
-    full = torch.ones(2, 3)
-    return [
-        Credit(advantages=change(full), weights=full),
-        Credit(advantages=full[:, :1], weights=full[:, :1]),
-    ]
+    full, second = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]), torch.tensor([[1.0], [0.0]])
+    return [Credit(advantages=change(full), weights=full), Credit(advantages=second, weights=second)]
 
 
 def test_right_answers_pass() -> None:
@@ -38,6 +35,8 @@ def test_right_answers_pass() -> None:
         (lambda x: torch.cat([x, x], 1), r"shape \[2, 6\]"),
         (lambda x: x.tolist(), "advantages is a list; it must be a tensor"),
         (lambda x: x / 0, "advantages has numbers that are not finite"),
+        (lambda x: x + 1, "advantages is not 0 on padding"),
+        (lambda x: x.double(), "advantages is torch.float64; it must be float32"),
     ],
 )
 def test_wrong_credit(change: Callable[[Tensor], Tensor], says: str) -> None:
@@ -61,7 +60,7 @@ def test_no_credit(answer: Sequence[Credit], says: str) -> None:
 def test_wrong_trees() -> None:
     with pytest.raises(ContractError, match=r"'TokenPrefixSegmenter', prompt .* got a list; segment returns"):
         check_trees(TokenPrefixSegmenter(), GROUPS, [[1], [2]])  # type: ignore[list-item]
-    with pytest.raises(ContractError, match=r"step_ids of the tree has shape \[2, 3\]; it must be \[2, 1\]"):
+    with pytest.raises(ContractError, match=r"set_sizes of the tree has shape \[2, 3\]; it must be \[2, 1\]"):
         check_trees(TokenPrefixSegmenter(), GROUPS[1:], [toy_tree(GROUPS[0])])
 
 
