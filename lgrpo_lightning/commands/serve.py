@@ -145,6 +145,7 @@ def server_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]
         longest_sequence=min(longest_sequence(run), context_length(config)),
         cpu=current_platform.is_cpu(),
         lora_rank=lora_rank(policy, config, engine.get("lora", "auto")),
+        top=options.get("entropy_top", 0),
     )
     if options.get("sleep_level") and not current_platform.is_cpu():
         arguments["enable_sleep_mode"] = True

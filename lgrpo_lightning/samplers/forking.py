@@ -50,7 +50,8 @@ class ForkingSampler(Sampler):
         share: Share of a group that are forks; above 0 and below 1. At least one member is drawn freely.
         depth: 1 forks free members only; 2 also those of the first round, and so on.
         cut: Where a prefix may end: "anywhere" between two tokens, "line" after a line, "entropy" before one of the
-            tenth of a member's tokens with the highest entropy (``TransformersSampler(entropies=True)``).
+            tenth of a member's tokens with the highest entropy (``TransformersSampler(entropies=True)`` or
+            ``VLLMSampler(entropy_top=20)``).
         train_prefix: Whether the tokens taken over are trained in the fork, too; else they are masked there.
 
     Raises:
@@ -133,7 +134,8 @@ class ForkingSampler(Sampler):
             if rollout.entropies is None:
                 raise ValueError(
                     "ForkingSampler(cut='entropy') needs Rollout.entropies, which its sampler does not give. Take "
-                    "sampler: {class_path: TransformersSampler, init_args: {entropies: true}}, or another cut."
+                    "sampler: {class_path: TransformersSampler, init_args: {entropies: true}} or {class_path: "
+                    "VLLMSampler, init_args: {entropy_top: 20}}, or another cut."
                 )
             count = max(1, len(rollout) // 10)
             return sorted(

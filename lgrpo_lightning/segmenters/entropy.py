@@ -18,7 +18,8 @@ class EntropySegmenter(StepSegmenter):
     completions part at a decided token, they share less than over exact tokens. What counts as high is told for each
     group, over its distinct tokens.
 
-    It needs ``Rollout.entropies``: ``TransformersSampler`` fills them with ``entropies: true``; vLLM gives none.
+    It needs ``Rollout.entropies``: ``TransformersSampler`` fills them with ``entropies: true``, ``VLLMSampler`` with
+    ``entropy_top: 20``.
 
     Args:
         quantile: Share of a group's distinct tokens that begin no step; from 0 to 1.
@@ -55,7 +56,8 @@ def undecided(group: Group, quantile: float) -> list[list[bool]]:
     if any(rollout.entropies is None for rollout in group.rollouts):
         raise ValueError(
             "Steps at high-entropy tokens need Rollout.entropies, which this sampler does not give. Take "
-            "model.sampler: {class_path: TransformersSampler, init_args: {entropies: true}}; vLLM gives none."
+            "model.sampler: {class_path: TransformersSampler, init_args: {entropies: true}}, or "
+            "{class_path: VLLMSampler, init_args: {entropy_top: 20}}."
         )
     trie = Trie.from_sequences(group.sequences)
     total, count = torch.zeros(len(trie)), trie.members().float()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
+from lgrpo_lightning.samplers.vllm.entropies import entropies_of
 from lgrpo_lightning.samplers.vllm.install import imported_vllm
 from lgrpo_lightning.samplers.vllm.isolation import isolated
 from lgrpo_lightning.samplers.vllm.lora import adapter_rank, write_adapter
@@ -49,6 +50,7 @@ class InProcessEngine(Transport):
         ranks: (rank, world size) of the trainer.
         adapter: The policy's, or None.
         sleeps: Whether the engine will be asked to sleep.
+        top: Most log-probs that requests will ask for beside a token's own; -1 all.
 
     Raises:
         ImportError: vLLM is missing or broken.
@@ -68,6 +70,7 @@ class InProcessEngine(Transport):
         ranks: tuple[int, int],
         adapter: Adapter | None = None,
         sleeps: bool = False,
+        top: int = 0,
     ) -> None:
         self.options = options
         self.ranks = ranks
@@ -87,6 +90,7 @@ class InProcessEngine(Transport):
                 longest_sequence=longest_sequence,
                 cpu=current_platform.is_cpu(),
                 lora_rank=lora_rank,
+                top=top,
             )
             self.cuda = not current_platform.is_cpu()
             self.dtype = arguments["dtype"]
@@ -160,13 +164,21 @@ class InProcessEngine(Transport):
         ]
         with isolated():
             outputs = self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.lora_request)
-        return [[self._completion(o) for o in sorted(x.outputs, key=lambda o: o.index)] for x in outputs]
+        return [
+            [self._completion(o, entropies=bool(r.top)) for o in sorted(x.outputs, key=lambda o: o.index)]
+            for r, x in zip(requests, outputs, strict=True)
+        ]
 
-    def _completion(self, output: Any) -> Completion:
-        count = len(output.token_ids)
-        starts = output.logprobs.start_indices[:count]
-        logprobs = [output.logprobs.logprobs[i] for i in starts]
-        return completion(self.peer, output.token_ids, logprobs, output.finish_reason)
+    def _completion(self, output: Any, *, entropies: bool) -> Completion:
+        count, flat = len(output.token_ids), output.logprobs
+        starts, ends = flat.start_indices[:count], flat.end_indices[:count]
+        logprobs = [flat.logprobs[i] for i in starts]
+        tops = (
+            dict(zip(flat.token_ids[a:b], flat.logprobs[a:b], strict=True))  # the drawn token is there twice
+            for a, b in zip(starts, ends, strict=True)
+        )
+        spread = entropies_of(tops) if entropies else None
+        return completion(self.peer, output.token_ids, logprobs, output.finish_reason, spread)
 
     def sleep(self, level: int) -> None:
         """Free GPU memory; on a CPU there is nothing to free."""

@@ -7,11 +7,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lgrpo_lightning.options import listed, mapped
+from lgrpo_lightning.samplers.vllm.entropies import logprob_limit
 
 CPU_BLOCK = 32
 CPU_CACHE_LIMIT = 4 * 2**30
 OURS = {
-    "model", "tokenizer", "seed", "load_format", "logprobs_mode", "worker_extension_cls", "generation_config",
+    "model", "tokenizer", "seed", "load_format", "logprobs_mode", "max_logprobs", "worker_extension_cls",
+    "generation_config",
     "dtype", "max_model_len", "max_num_seqs", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size",
     "enable_prefix_caching", "tensor_parallel_size", "enforce_eager", "enable_sleep_mode",
     "enable_lora", "max_lora_rank", "max_loras", "max_cpu_loras",
@@ -73,7 +75,14 @@ class EngineOptions:
             )
 
     def arguments(
-        self, config: Any, *, dtype: str, longest_sequence: int, cpu: bool, lora_rank: int | None = None
+        self,
+        config: Any,
+        *,
+        dtype: str,
+        longest_sequence: int,
+        cpu: bool,
+        lora_rank: int | None = None,
+        top: int = 0,
     ) -> dict[str, Any]:
         """Arguments of ``vllm.LLM``, and as flags those of the server.
 
@@ -83,6 +92,7 @@ class EngineOptions:
             longest_sequence: What a null ``max_model_len`` stands for.
             cpu: Whether vLLM runs on the CPU.
             lora_rank: Largest rank of the adapters that the engine will apply; None for none.
+            top: Most log-probs asked for beside a token's own; -1 all.
         """
         length = self.max_model_len or longest_sequence
         dtype = dtype if self.dtype == "auto" else self.dtype
@@ -97,6 +107,7 @@ class EngineOptions:
             "load_format": "dummy",  # the weights come from the policy
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",  # of the distribution really sampled from
+            "max_logprobs": logprob_limit(top),
             "worker_extension_cls": "lgrpo_lightning.samplers.vllm.worker.WeightReceiver",
         }
         if block := self.block_size or (CPU_BLOCK if cpu else None):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
 from lgrpo_lightning.processes.interruption import abandon_if_stopping
+from lgrpo_lightning.samplers.vllm.entropies import entropies_of
 from lgrpo_lightning.samplers.vllm.feed import Feed, described
 from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm.lora import write_adapter
@@ -159,14 +160,13 @@ class Servers(Transport):
         self, server: Server, request: Request, sampling: Sampling, eos: Sequence[int]
     ) -> list[Completion]:
         body = {"prompt": list(request.prompt), "return_token_ids": True, **self.feed.model}
+        if request.top:
+            body["return_tokens_as_token_ids"] = True  # texts of different tokens may be the same
         answer = server.post("/v1/completions", body | sampling_arguments(request, sampling, eos))
         choices = sorted(answer["choices"], key=lambda c: c["index"])
         if len(choices) != request.count:
             raise VLLMError(f"{server.peer} gave {len(choices)} completions in place of {request.count}.")
-        return [
-            completion(server.peer, c["token_ids"], c["logprobs"]["token_logprobs"], c["finish_reason"])
-            for c in choices
-        ]
+        return [_completion(server.peer, choice, entropies=bool(request.top)) for choice in choices]
 
     def sleep(self, level: int) -> None:
         """Free the servers' GPU memory. Called by every rank; the servers do it once."""
@@ -181,3 +181,15 @@ class Servers(Transport):
     def close(self) -> None:
         """Remove the files of the weights. The servers go on."""
         self.feed.close()
+
+
+def _completion(peer: str, choice: Mapping[str, Any], *, entropies: bool) -> Completion:
+    """What a server says of one completion, checked."""
+    logprobs = choice["logprobs"]
+    return completion(
+        peer,
+        choice["token_ids"],
+        logprobs["token_logprobs"],
+        choice["finish_reason"],
+        entropies_of(logprobs["top_logprobs"]) if entropies else None,
+    )

@@ -33,6 +33,8 @@ class Request:
     """Ids that must not be drawn."""
     written_out: bool = False
     """Whether stop strings see special tokens."""
+    top: int = 0
+    """How many of the most probable tokens' log-probs come along for each token; -1: all. For entropies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Completion:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
+    entropies: tuple[float, ...] | None = None
 
 
 class Transport(ABC):
@@ -105,14 +108,18 @@ def sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int])
         "stop_token_ids": list(eos),
         "ignore_eos": True,
         "include_stop_str_in_output": True,
-        "logprobs": 0,  # the sampled token's own
+        "logprobs": request.top,  # beside the sampled token's own
         "logit_bias": dict.fromkeys(request.excluded, NEVER) or None,
         **(WRITTEN_OUT if request.written_out else {}),
     }
 
 
 def completion(
-    peer: str, token_ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None
+    peer: str,
+    token_ids: Sequence[int],
+    logprobs: Sequence[float],
+    finish_reason: str | None,
+    entropies: tuple[float, ...] | None = None,
 ) -> Completion:
     """A checked completion.
 
@@ -130,4 +137,5 @@ def completion(
         token_ids=tuple(token_ids),
         logprobs=tuple(logprobs),
         finish_reason="stop" if finish_reason == "stop" else "length",
+        entropies=entropies,
     )

@@ -22,6 +22,7 @@ import torch
 from lgrpo_lightning.contracts import Stream
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.lora import Lora
+from lgrpo_lightning.samplers.truncation import truncated_logits
 from lgrpo_lightning.samplers.vllm.worker import model_signature
 from lgrpo_lightning.types import Group, Prompt, Sampling
 from tests.models import EXTRA, make_model, tokenizer
@@ -100,6 +101,11 @@ class ChangingPolicy:
         ]
         return max(errors)
 
+    def entropies(self, group: Group, member: int, sampling: Sampling) -> torch.Tensor:
+        """``[T]`` of the distribution that each token of a completion was drawn from."""
+        shares = truncated_logits(self.logits(group, member), sampling).softmax(-1)
+        return torch.special.entr(shares).sum(-1)
+
     def greedy_gap(self, groups: list[Group]) -> float:
         """How far a chosen token's logit was below the best one, at most."""
         gaps = []
@@ -148,7 +154,8 @@ class RealServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = folder / "serve.yaml"
         lora = f", lora: {{rank: {lora_rank}}}" if lora_rank else ""
-        self.config.write_text(f"model:\n  policy: {{path: '{model}'{lora}}}\n  sampler: VLLMSampler\n")
+        sampler = "{class_path: VLLMSampler, init_args: {entropy_top: -1}}"
+        self.config.write_text(f"model:\n  policy: {{path: '{model}'{lora}}}\n  sampler: {sampler}\n")
         self.log = folder / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
 

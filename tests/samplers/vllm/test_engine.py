@@ -10,7 +10,7 @@ from lgrpo_lightning.samplers import ForkingSampler, TransformersSampler
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
-from lgrpo_lightning.types import Sampling
+from lgrpo_lightning.types import Group, Sampling
 from tests.samplers.vllm.engines import (
     SAMPLING,
     TEXTS,
@@ -24,13 +24,19 @@ from tests.samplers.vllm.engines import (
 
 pytestmark = needs_vllm
 SMALL = EngineOptions(max_num_seqs=16)
+TRUNCATED = [
+    Sampling(max_new_tokens=8, top_k=1),
+    Sampling(max_new_tokens=16, top_k=4, temperature=1.3),
+    Sampling(max_new_tokens=16, top_p=0.8),
+    Sampling(max_new_tokens=16, min_p=0.2, temperature=0.8),
+]
 Engine = tuple[VLLMSampler, ChangingPolicy]
 
 
 @pytest.fixture(scope="module", params=["llama_tied", "qwen2_tied"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     policy = ChangingPolicy(request.param, tmp_path_factory.mktemp(request.param))
-    sampler = VLLMSampler(SMALL, check_every=1)
+    sampler = VLLMSampler(SMALL, check_every=1, entropy_top=-1)
     sampler.setup(policy.source)
     yield sampler, policy
     sampler.teardown()
@@ -94,15 +100,7 @@ def test_text_stop_strings_and_ends_of_sequence(engine: Engine) -> None:
     assert reasons == {"stop", "length"}
 
 
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        Sampling(max_new_tokens=8, top_k=1),
-        Sampling(max_new_tokens=16, top_k=4, temperature=1.3),
-        Sampling(max_new_tokens=16, top_p=0.8),
-        Sampling(max_new_tokens=16, min_p=0.2, temperature=0.8),
-    ],
-)
+@pytest.mark.parametrize("sampling", TRUNCATED)
 def test_truncation_is_that_of_the_other_sampler(engine: Engine, sampling: Sampling) -> None:
     from lgrpo_lightning.samplers.vllm.check import policy_logprobs
 
@@ -206,3 +204,25 @@ def test_forks(engine: Engine) -> None:
             assert rollout.token_ids[:at] == source.token_ids[:at]
     assert policy.logprob_error(groups, SAMPLING.temperature) < 1e-3
     assert sequences(forking.sample(prompts(), 6, sampling=SAMPLING, stream=stream())) == sequences(groups)
+
+
+@pytest.mark.parametrize("sampling", [SAMPLING, *TRUNCATED])
+def test_entropies(engine: Engine, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all tokens exact, of a few at most that; the same tokens are drawn either way."""
+    sampler, policy = synced(engine)
+    exact, few, none = (
+        (monkeypatch.setattr(sampler, "entropy_top", top), drawn(sampler, sampling))[1] for top in (-1, 5, 0)
+    )
+    assert sequences(exact) == sequences(few) == sequences(none)
+    for group, other, plain in zip(exact, few, none, strict=True):
+        for member, rollout in enumerate(group.rollouts):
+            expected = policy.entropies(group, member, sampling)
+            torch.testing.assert_close(rollout.entropies, expected, atol=2e-3, rtol=0)
+            less = other.rollouts[member].entropies
+            assert less is not None
+            assert bool((less <= expected + 2e-3).all())
+            assert plain.rollouts[member].entropies is None
+
+
+def drawn(sampler: VLLMSampler, sampling: Sampling) -> list[Group]:
+    return sampler.sample(prompts(), 3, sampling=sampling, stream=stream())

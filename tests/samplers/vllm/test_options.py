@@ -96,6 +96,7 @@ def test_bad_server_options(options: dict[str, Any], message: str) -> None:
         ({"check_every": -1}, "0: never"),
         ({"check_tolerance": 0.0}, "above 0, or null"),
         ({"sleep_level": 3}, "0, 1 or 2"),
+        ({"entropy_top": -2}, "or -1 for all tokens"),
     ],
 )
 def test_bad_sampler_options(options: dict[str, Any], message: str) -> None:

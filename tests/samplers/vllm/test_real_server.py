@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
@@ -45,7 +46,7 @@ def pair(
 
 @contextmanager
 def sampler(policy: ChangingPolicy, server: RealServer, **options: Any) -> Iterator[VLLMSampler]:
-    made = VLLMSampler(server=ServerOptions(urls=[server.url], **options), check_every=1)
+    made = VLLMSampler(server=ServerOptions(urls=[server.url], **options), check_every=1, entropy_top=-1)
     made.setup(policy.source)
     yield made
     made.teardown()
@@ -62,6 +63,8 @@ def test_three_updates(pair: tuple[ChangingPolicy, RealServer]) -> None:
             assert policy.logprob_error(greedy) < 1e-3
             drawn = sample.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
             assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
+            found = drawn[0].rollouts[0].entropies
+            torch.testing.assert_close(found, policy.entropies(drawn[0], 0, SAMPLING), atol=2e-3, rtol=0)
         stopped = sample.sample(prompts(), 4, sampling=stops, stream=stream())
     in_process = VLLMSampler(EngineOptions(max_num_seqs=16))
     in_process.setup(policy.source)

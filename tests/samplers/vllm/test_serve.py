@@ -42,7 +42,8 @@ def test_flags() -> None:
 def test_the_servers_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(
         "model:\n  policy: {path: 'lgrpo:arithmetic'}\n"
-        "  sampler: {class_path: VLLMSampler, init_args: {engine: {max_model_len: 128, dtype: bfloat16}}}\n"
+        "  sampler: {class_path: VLLMSampler, init_args: {entropy_top: 50,"
+        " engine: {max_model_len: 128, dtype: bfloat16}}}\n"
     )
     argv = [
         "serve",
@@ -56,5 +57,6 @@ def test_the_servers_command(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert serve.main(argv) == 0
     shown = capsys.readouterr().out
     for part in ("--max-model-len 128", "--dtype bfloat16", "--host 127.0.0.1", "--api-server-count 2",
-                 "--logprobs-mode processed_logprobs", "RequireKey", "WeightReceiver"):  # fmt: skip
+                 "--logprobs-mode processed_logprobs", "--max-logprobs 50", "RequireKey",
+                 "WeightReceiver"):  # fmt: skip
         assert part in shown
