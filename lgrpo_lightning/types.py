@@ -97,6 +97,11 @@ class Rollout:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def text_between(self, start: int, end: int) -> str:
+        """The text of tokens ``start`` to ``end`` (exclusive)."""
+        ends = (0, *self.text_ends)
+        return self.text[ends[start] : ends[end]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:

@@ -21,12 +21,12 @@ from lgrpo_lightning.comparison.markdown import markdown
 from lgrpo_lightning.comparison.plan import ARMS, RUNS, TUNING, Arm, Run, arms, slug
 from lgrpo_lightning.comparison.pool import run_all
 from lgrpo_lightning.comparison.progress import ComparisonProgress
-from lgrpo_lightning.comparison.results import TREE, Measure, arm_table, curve_table, run_table
+from lgrpo_lightning.comparison.results import TREE, Measure, arm_table, curve_table, recorded, run_table
 from lgrpo_lightning.comparison.tuning import chosen, tuning_table
 from lgrpo_lightning.comparison.variations import Choice, choices, grid, seeds
 from lgrpo_lightning.processes.interruption import Interrupted
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, shown
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.run_folder.whole_files import write_whole
 
 DESCRIPTION = """\
 Runs the same training several times, in processes, and says what the difference makes.
@@ -170,15 +170,16 @@ def tuned(
     if failed := made.run(runs):
         raise ValueError(f"Nothing was compared, as {len(failed)} of the runs to tune on failed; see above.")
     table = tuning_table(runs, measure)
-    write(options.out / "tuning.csv", table.to_csv(index=False))
+    write_whole(options.out / "tuning.csv", table.to_csv(index=False))
     return chosen(runs, table)
 
 
 def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
     """Write tables and pictures, and print the table."""
-    table = run_table(runs, measure)
+    tables = recorded(runs)
+    table = run_table(runs, tables, measure)
     summary = arm_table(table)
-    curves = curve_table(runs, [measure.metric, *(name for name in TREE if name != measure.metric)])
+    curves = curve_table(runs, tables, [measure.metric, *(name for name in TREE if name != measure.metric)])
     text = markdown(summary, measure)
     for name, content in (
         ("table.md", text),
@@ -186,17 +187,11 @@ def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
         ("runs.csv", table.to_csv(index=False)),
         ("curves.csv", curves.round(5).to_csv(index=False)),
     ):
-        write(out / name, content)
+        write_whole(out / name, content)
     pictures = draw_all(curves, summary, measure, out)
     print(f"\n{text}")
     print(f"Everything is in {shown(out)}: table.md, table.csv, runs.csv (one row a run), curves.csv,")
     print(f"  {', '.join(pictures)} (each .png and .svg), and every run in {RUNS}/.")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file, whole."""
-    with whole_file(path) as hidden:
-        hidden.write_text(text, encoding="utf-8")
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -239,7 +234,7 @@ class Comparison:
                 f"from {shown(path)}. Name another folder with --out, or remove this one."
             )
         if not path.exists():
-            write(path, text)
+            write_whole(path, text)
         self.configs[path] = config
         return Path(path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.insight.report import comparison_report, is_comparison, run_report
 from lgrpo_lightning.run_folder.names import shown
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.run_folder.whole_files import write_whole
 
 REPORT = "report.html"
 
@@ -23,8 +23,7 @@ def main(argv: Sequence[str]) -> int:
         if compared and len(options.runs) > 1:
             raise ValueError(f"{shown(compared[0])} is a comparison; a comparison has a report of its own.")
         text = comparison_report(compared[0]) if compared else run_report(options.runs)
-        with whole_file(out) as hidden:
-            hidden.write_text(text, encoding="utf-8")
+        write_whole(out, text)
     except Exception as error:
         return report(error)
     print(f"Wrote {shown(out)}.")

@@ -27,7 +27,7 @@ from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.processes.interruption import PEER_LOST, lost
 from lgrpo_lightning.rewards.import_path import search_working_directory
 from lgrpo_lightning.run_folder.names import CONFIG
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.trainer.component_call import kept_directory
 from lgrpo_lightning.training import settings
 
@@ -78,8 +78,8 @@ class SaveRunConfig(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it before the first step."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            with whole_file(Path(trainer.default_root_dir) / CONFIG) as hidden:
-                hidden.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
+            text = self.parser.dump(self.config, skip_none=False)
+            write_whole(Path(trainer.default_root_dir) / CONFIG, text)
 
 
 class RunCLI(LightningCLI):

@@ -13,7 +13,7 @@ from lgrpo_lightning.insight.recorded_group import RecordedGroup, recorded_group
 from lgrpo_lightning.insight.recorded_run import RecordedRun
 from lgrpo_lightning.insight.tree_text import header_lines, step_lines
 from lgrpo_lightning.run_folder.names import shown
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.trainer.terminal import on_terminal, printable
 
 
@@ -24,8 +24,7 @@ def main(argv: Sequence[str]) -> int:
         group = recorded_group(RecordedRun(options.run), options.rollout, options.prompt)
         if options.html is not None:
             title = f"Process tree of {shown(options.run)}"
-            with whole_file(options.html) as hidden:
-                hidden.write_text(page("tree.html", title=title, group=group), encoding="utf-8")
+            write_whole(options.html, page("tree.html", title=title, group=group))
     except Exception as error:
         return report(error)
     show(group, options.width)

@@ -80,9 +80,19 @@ def smooth(values: pandas.Series) -> pandas.Series:
     return values.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
 
 
-def run_table(runs: Sequence[Run], measure: Measure) -> pandas.DataFrame:
-    """One row a run: arm, setting, seed, what tuning chose, the value, when the level was reached, means, seconds."""
-    tables = {run.folder: rollout_rows(run) for run in runs}
+def recorded(runs: Sequence[Run]) -> dict[Path, pandas.DataFrame]:
+    """A run's folder → its rollouts' metrics."""
+    return {run.folder: rollout_rows(run) for run in runs}
+
+
+def run_table(
+    runs: Sequence[Run], tables: Mapping[Path, pandas.DataFrame], measure: Measure
+) -> pandas.DataFrame:
+    """One row a run: arm, setting, seed, what tuning chose, the value, when the level was reached, means, seconds.
+
+    Args:
+        tables: Those of ``recorded``.
+    """
     curves = {folder: series(table, measure.metric) for folder, table in tables.items()}
     levels = _levels(runs, curves, measure)
     return pandas.DataFrame(
@@ -161,13 +171,15 @@ def arm_table(table: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def curve_table(runs: Sequence[Run], metrics: Sequence[str]) -> pandas.DataFrame:
+def curve_table(
+    runs: Sequence[Run], tables: Mapping[Path, pandas.DataFrame], metrics: Sequence[str]
+) -> pandas.DataFrame:
     """The mean over seeds and its 95 % interval at every rollout: arm, setting, metric, rollout, mean, interval."""
     parts = []
     for arm in dict.fromkeys(run.arm for run in runs):
-        tables = [rollout_rows(run) for run in runs if run.arm == arm]
+        own = [tables[run.folder] for run in runs if run.arm == arm]
         for metric in metrics:
-            curves = [smooth(series(table, metric)) for table in tables if metric in table]
+            curves = [smooth(series(table, metric)) for table in own if metric in table]
             if not curves:
                 continue
             both = pandas.concat(curves, axis=1)

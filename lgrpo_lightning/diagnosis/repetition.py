@@ -15,15 +15,18 @@ class Repetition:
 
     def __init__(self) -> None:
         self._rows: dict[int, set[str]] = {}  # hash of a text: the rows that have it
-        self._count = 0
+        self._count = self._repeated = 0
 
     def add(self, uid: str, text: str) -> None:
         """A row was seen."""
         rows = self._rows.setdefault(hash(text), set())
-        self._count += uid not in rows
+        if uid in rows:
+            return
         rows.add(uid)
+        self._count += 1
+        self._repeated += {1: 0, 2: 2}.get(len(rows), 1)
 
     @property
     def share(self) -> float:
         """Of the rows seen, those whose text another one has."""
-        return sum(len(rows) for rows in self._rows.values() if len(rows) > 1) / max(self._count, 1)
+        return self._repeated / max(self._count, 1)

@@ -11,7 +11,6 @@ from lgrpo_lightning.diagnosis.repetition import Repetition
 from lgrpo_lightning.diagnosis.rules import RULES
 from lgrpo_lightning.diagnosis.tracker import Tracker
 from lgrpo_lightning.diagnosis.window import Facts
-from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.types import RolloutBatch
@@ -81,7 +80,7 @@ class Alarms(RolloutCallback):
         models = getattr(pl_module, "reward_model", None)
         names, weights = getattr(models, "models", []), getattr(models, "weights", [])
         self.tracker.window.facts = Facts(
-            weighs_sets=isinstance(estimator, LambdaGRPO) and estimator.power > 0,
+            weighs_sets=getattr(estimator, "power", 0.0) > 0,
             reward_weights={model.name: weight for model, weight in zip(names, weights, strict=True)},
         )
 

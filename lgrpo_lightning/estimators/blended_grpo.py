@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import Scale, batch_deviation
+from lgrpo_lightning.estimators.grpo import Scale
 from lgrpo_lightning.estimators.process_grpo import ProcessGRPO, Statistics
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -55,7 +55,7 @@ class BlendedGRPO(ProcessGRPO):
             ValueError: No reward model gives process rewards.
         """
         process = self.process_advantages(rewards, trees, reduce)
-        deviation = batch_deviation([r.outcome for r in rewards], reduce) if self.scale == "batch" else None
+        deviation = self.deviation([r.outcome for r in rewards], reduce)
         return [
             self.credit(self.outcome_advantages(r.outcome, deviation)[:, None] + self.coefficient * p, t)
             for r, p, t in zip(rewards, process, trees, strict=True)

@@ -60,11 +60,15 @@ class GRPO(AdvantageEstimator):
         self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
     ) -> list[Credit]:
         """The credit of every group of the batch; collective over the ranks with ``scale="batch"``."""
-        deviation = batch_deviation([r.outcome for r in rewards], reduce) if self.scale == "batch" else None
+        deviation = self.deviation([r.outcome for r in rewards], reduce)
         return [
             self.credit(self.outcome_advantages(r.outcome, deviation)[:, None], tree)
             for r, tree in zip(rewards, trees, strict=True)
         ]
+
+    def deviation(self, values: Sequence[Tensor], reduce: Reduce) -> Tensor | None:
+        """That of all values on all ranks, for ``scale="batch"``; None for other scales."""
+        return batch_deviation(values, reduce) if self.scale == "batch" else None
 
     def outcome_advantages(self, outcome: Tensor, deviation: Tensor | None = None) -> Tensor:
         """``[G]`` advantages of completions; ``deviation``: that of the batch, for ``scale="batch"``."""
@@ -80,6 +84,20 @@ class GRPO(AdvantageEstimator):
     def weights(self, tree: ProcessTree) -> Tensor:
         """``[G, T]`` 1/|λ(i, t)|^p, 0 on padding. The only thing λ-GRPO changes."""
         return tree.weights(self.power)
+
+
+class WeightedGRPO(GRPO):
+    """Base of estimators that take λ weights by ``lambda_power``.
+
+    Args:
+        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        eps: Added to the standard deviation; above 0.
+        lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
+    """
+
+    def __init__(self, scale: Scale = "group", eps: float = 1e-4, lambda_power: float = 0.0) -> None:
+        super().__init__(scale=scale, eps=eps)
+        self.power = self.lambda_power = checked_power(type(self).__name__, "lambda_power", lambda_power)
 
 
 def checked_power(owner: str, name: str, power: float) -> float:

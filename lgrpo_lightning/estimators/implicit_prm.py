@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation, checked_power
+from lgrpo_lightning.estimators.grpo import WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
 
 
-class ImplicitPRM(GRPO):
+class ImplicitPRM(WeightedGRPO):
     r"""Every token is worth its process step: the mean advantage of the completions that share it.
 
     .. math:: A_{i,t} = \frac{1}{|\lambda(i,t)|} \sum_{j \in \lambda(i,t)}
@@ -34,15 +34,11 @@ class ImplicitPRM(GRPO):
     [[0.5, 1.0], [0.5, 0.0], [-1.0, 0.0]]
     """
 
-    def __init__(self, scale: Scale = "group", eps: float = 1e-4, lambda_power: float = 0.0) -> None:
-        super().__init__(scale=scale, eps=eps)
-        self.power = self.lambda_power = checked_power(type(self).__name__, "lambda_power", lambda_power)
-
     def estimate_batch(
         self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
     ) -> list[Credit]:
         """The credit of every group of the batch."""
-        deviation = batch_deviation([r.outcome for r in rewards], reduce) if self.scale == "batch" else None
+        deviation = self.deviation([r.outcome for r in rewards], reduce)
         return [
             self.credit(self._means(r.outcome, tree, deviation), tree)
             for r, tree in zip(rewards, trees, strict=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation, checked_power
+from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.functional.process_rewards import normalised, sums_to_come
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -17,7 +17,7 @@ from lgrpo_lightning.types import Credit, Rewards
 Statistics = Literal["completions", "nodes"]
 
 
-class ProcessGRPO(GRPO):
+class ProcessGRPO(WeightedGRPO):
     r"""A token's advantage is the sum of the normalised rewards of its own and later steps (arXiv:2402.03300, 4.1.3).
 
     .. math:: \tilde r_{i,j} = \frac{r_{i,j} - \mathrm{mean}(R)}{\mathrm{std}(R) + \epsilon}, \quad
@@ -49,8 +49,7 @@ class ProcessGRPO(GRPO):
         lambda_power: float = 0.0,
         statistics: Statistics = "completions",
     ) -> None:
-        super().__init__(scale=scale, eps=eps)
-        self.power = self.lambda_power = checked_power(type(self).__name__, "lambda_power", lambda_power)
+        super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         if statistics not in ("completions", "nodes"):
             raise ValueError(
                 f"{type(self).__name__}: statistics is {statistics!r}; possible are 'completions' "
@@ -86,7 +85,7 @@ class ProcessGRPO(GRPO):
             )
         values = [self._values(r, t) for r, t in zip(rewards, trees, strict=True)]
         pools = [self._pool(r, v) for r, v in zip(rewards, values, strict=True)]
-        deviation = batch_deviation(pools, reduce) if self.scale == "batch" else None
+        deviation = self.deviation(pools, reduce)
         return [sums_to_come(self._normalised(v, p, deviation)) for v, p in zip(values, pools, strict=True)]
 
     def _values(self, rewards: Rewards, tree: ProcessTree) -> Tensor:

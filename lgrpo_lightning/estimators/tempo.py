@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import GRPO, Scale, batch_deviation, checked_power
+from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
 
 
-class TEMPO(GRPO):
+class TEMPO(WeightedGRPO):
     r"""The completion's advantage, and at a branching token the change in value (arXiv:2509.18314).
 
     .. math:: A_{i,t} = \frac{r_i - \mathrm{mean}(r) + c \, (V(s_{t+1}) - V(s_t))}{\mathrm{std} + \epsilon}
@@ -38,15 +38,14 @@ class TEMPO(GRPO):
     def __init__(
         self, coefficient: float = 1.0, scale: Scale = "group", eps: float = 1e-4, lambda_power: float = 0.0
     ) -> None:
-        super().__init__(scale=scale, eps=eps)
-        self.power = self.lambda_power = checked_power(type(self).__name__, "lambda_power", lambda_power)
+        super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         self.coefficient = coefficient
 
     def estimate_batch(
         self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
     ) -> list[Credit]:
         """The credit of every group of the batch."""
-        deviation = batch_deviation([r.outcome for r in rewards], reduce) if self.scale == "batch" else None
+        deviation = self.deviation([r.outcome for r in rewards], reduce)
         return [
             self.credit(
                 self.outcome_advantages(r.outcome, deviation)[:, None]

@@ -74,13 +74,15 @@ def findings(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
 def facts(run: RecordedRun) -> Facts:
     """What rules know of a run beside its metrics."""
     estimator = run.option("model.advantage_estimator") or {"class_path": "LambdaGRPO"}
-    power = (estimator.get("init_args") or {}).get("power", 1.0)
+    options = estimator.get("init_args") or {}
+    lambda_grpo = str(estimator.get("class_path")).endswith("LambdaGRPO")
+    power = options.get("power", 1.0) if lambda_grpo else options.get("lambda_power", 0.0)
     seen = Repetition()
     if run.rollout_numbers:
         for row in run.rollouts(["prompt_uid", "prompt"]).drop_duplicates().itertuples():
             seen.add(str(row.prompt_uid), str(row.prompt))
     return Facts(
-        weighs_sets=str(estimator.get("class_path")).endswith("LambdaGRPO") and power > 0,
+        weighs_sets=power > 0,
         reward_weights=_weights(run),
         repeated=seen.share,
     )

@@ -192,7 +192,7 @@ def nodes(group: Group, tree: ProcessTree, rewards: torch.Tensor) -> tuple[StepN
         first, (start, end) = group.rollouts[step.members[0]], step.spans[0]
         advantage = round(_mean([float(advantages[m]) for m in step.members]), 6) + 0.0  # rounding is no push
         return StepNode(
-            text=first.text[first.text_ends[start - 1] if start else 0 : first.text_ends[end - 1]],
+            text=first.text_between(start, end),
             tokens=end - start,
             set_size=len(step.members),
             reward=_mean([float(rewards[m]) for m in step.members]),

@@ -6,7 +6,7 @@ import math
 import os
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,28 +37,46 @@ class FunctionCall:
 
     def arguments(self, progress: Progress) -> dict[str, Any]:
         """Every keyword argument, by name. A column that a prompt lacks is None there."""
-        from transformers import TrainerState
-
         pairs = [(g.prompt, r) for g in self.groups for r in g.rollouts]
-        columns = dict.fromkeys(c for g in self.groups for c in g.prompt.columns)
-        clash = sorted({"prompts", "completions", "trainer_state", "log_extra", "log_metric"} & set(columns))
-        if clash:
+        return {
+            **self.columns([prompt for prompt, _ in pairs], own=PASSED),
+            "completions": [_completion(prompt, rollout) for prompt, rollout in pairs],
+            "completion_ids": [list(rollout.token_ids) for _, rollout in pairs],
+            **self.told(progress),
+            "log_extra": self.log_extra,
+        }
+
+    def columns(self, prompts: Sequence[Prompt], *, own: Sequence[str]) -> dict[str, list[Any]]:
+        """The prompts and their data columns, one entry for each of ``prompts``.
+
+        Args:
+            own: Names of the other arguments; a column called like one is refused, unless it is ``completion_ids``.
+
+        Raises:
+            RewardError: A column has the name of another argument.
+        """
+        names = dict.fromkeys(c for g in self.groups for c in g.prompt.columns)
+        if clash := sorted((set(own) - {"completion_ids"}) & set(names)):
             raise RewardError(
                 f"Data columns {clash} clash with what reward functions are passed; rename them."
             )
         return {
             **{
-                column: [copied(prompt.columns.get(column)) for prompt, _ in pairs]
-                for column in columns
+                column: [copied(prompt.columns.get(column)) for prompt in prompts]
+                for column in names
                 if column not in ("prompt", "completion", "completion_ids")
             },
-            "prompts": [_prompt(prompt) for prompt, _ in pairs],
-            "completions": [_completion(prompt, rollout) for prompt, rollout in pairs],
-            "completion_ids": [list(rollout.token_ids) for _, rollout in pairs],
+            "prompts": [_prompt(prompt) for prompt in prompts],
+        }
+
+    def told(self, progress: Progress) -> dict[str, Any]:
+        """Where training is, and how to log a number."""
+        from transformers import TrainerState
+
+        return {
             "trainer_state": TrainerState(
                 global_step=progress.global_step, max_steps=progress.max_steps, epoch=progress.epoch
             ),
-            "log_extra": self.log_extra,
             "log_metric": lambda name, value: self.metrics[name].append(float(value)),
         }
 

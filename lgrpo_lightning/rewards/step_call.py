@@ -11,7 +11,7 @@ import torch
 
 from lgrpo_lightning.process_tree import ProcessTree, Step
 from lgrpo_lightning.rewards.function_call import FunctionCall
-from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, copied
+from lgrpo_lightning.types import Group, Progress, Rewards
 
 STEP_ARGUMENTS = ("prompts", "steps", "prefixes", "trainer_state", "log_metric")
 """Keyword arguments of every call; the others are data columns."""
@@ -29,20 +29,12 @@ class StepCall(FunctionCall):
 
     def arguments(self, progress: Progress) -> dict[str, Any]:
         """Every keyword argument, by name, one entry a step. A column that a prompt lacks is None there."""
-        whole = super().arguments(progress)
-        owners = [(group, step) for group, step in self._steps()]
-        columns = dict.fromkeys(c for g in self.groups for c in g.prompt.columns)
+        owners = self._steps()
         return {
-            **{
-                column: [copied(group.prompt.columns.get(column)) for group, _ in owners]
-                for column in columns
-                if column not in ("prompt", *STEP_ARGUMENTS)
-            },
-            "prompts": [_text(group.prompt) for group, _ in owners],
+            **self.columns([group.prompt for group, _ in owners], own=STEP_ARGUMENTS),
             "steps": [step_text(group, step) for group, step in owners],
             "prefixes": [step_prefix(group, step) for group, step in owners],
-            "trainer_state": whole["trainer_state"],
-            "log_metric": whole["log_metric"],
+            **self.told(progress),
         }
 
     def rewards(self, answer: Any) -> list[Rewards]:
@@ -88,16 +80,9 @@ def step_text(group: Group, step: Step) -> str:
     >>> [step_text(group, step) for step in toy_tree(group).steps]
     ['a', 'b', 'c']
     """
-    rollout, (start, end) = group.rollouts[step.members[0]], step.spans[0]
-    return rollout.text[rollout.text_ends[start - 1] if start else 0 : rollout.text_ends[end - 1]]
+    return group.rollouts[step.members[0]].text_between(*step.spans[0])
 
 
 def step_prefix(group: Group, step: Step) -> str:
     """The completion's text before a step, as its first member has it."""
-    rollout, (start, _) = group.rollouts[step.members[0]], step.spans[0]
-    return rollout.text[: rollout.text_ends[start - 1] if start else 0]
-
-
-def _text(prompt: Prompt) -> Any:
-    """A prompt as TRL passes it: its text, or for a chat its messages."""
-    return prompt.text if prompt.messages is None else [copied(dict(m)) for m in prompt.messages]
+    return group.rollouts[step.members[0]].text_between(0, step.spans[0][0])

@@ -11,7 +11,13 @@ from lgrpo_lightning.run_folder.names import (
     set_aside,
     shown,
 )
-from lgrpo_lightning.run_folder.whole_files import DiskFullError, explained_if_full, flush_to_disk, whole_file
+from lgrpo_lightning.run_folder.whole_files import (
+    DiskFullError,
+    explained_if_full,
+    flush_to_disk,
+    whole_file,
+    write_whole,
+)
 
 __all__ = [
     "CHECKPOINTS",
@@ -27,4 +33,5 @@ __all__ = [
     "set_aside",
     "shown",
     "whole_file",
+    "write_whole",
 ]

