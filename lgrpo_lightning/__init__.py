@@ -11,6 +11,7 @@ from lgrpo_lightning.moved import install
 if TYPE_CHECKING:
     from lgrpo_lightning.contracts import (
         AdvantageEstimator,
+        PolicyLoss,
         PromptSource,
         RewardModel,
         Sampler,
@@ -27,6 +28,7 @@ _HOME = {
     "Credit": "types",
     "GRPOModule": "module",
     "Group": "types",
+    "PolicyLoss": "contracts",
     "ProcessTree": "process_tree",
     "Prompt": "types",
     "PromptDataModule": "datamodule",
@@ -45,6 +47,7 @@ __all__ = [
     "Credit",
     "GRPOModule",
     "Group",
+    "PolicyLoss",
     "ProcessTree",
     "Prompt",
     "PromptDataModule",

@@ -1,6 +1,6 @@
 """The contracts of the swappable components.
 
-``Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit``
+``Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit ─PolicyLoss→``
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.functional.losses import Normalizer
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Sampling
+from lgrpo_lightning.types import Credit, Group, LossInput, Progress, Prompt, Rewards, Sampling
+
+Level = Literal["token", "sequence"]
+"""What a policy loss has terms for."""
 
 Reduce = Callable[[Tensor], Tensor]
 """Sum of a tensor over all ranks; the identity in one process."""
@@ -196,6 +200,31 @@ class AdvantageEstimator(ABC):
         return [self.estimate(r, t) for r, t in zip(rewards, trees, strict=True)]
 
 
+class PolicyLoss(ABC):
+    """The loss of every token, from log-probs and credit. It knows no layout, no rank and no other completion."""
+
+    normalizer: Normalizer = "token"
+    """What the sum over tokens is divided by."""
+
+    level: Level = "token"
+    """Whether each token has a term of its own, or all tokens of a completion share one, as with sequence ratios."""
+
+    corrects: ClassVar[bool] = False
+    """Whether ``terms`` applies the importance correction itself; else its terms are multiplied by it."""
+
+    @abstractmethod
+    def terms(self, batch: LossInput) -> Tensor:
+        """``[N, T]``, to be minimised; a row depends on that row alone. What stands off the mask is ignored."""
+
+    def ratio(self, batch: LossInput) -> Tensor:
+        """``[N, T]`` the importance ratio that the terms are made of; π/π_old of each token by default."""
+        return batch.log_ratio.exp()
+
+    def metrics(self, batch: LossInput) -> Mapping[str, Tensor]:
+        """Name → ``[N, T]`` values whose mean over all trained tokens is logged."""
+        return {}
+
+
 class PromptSource(ABC):
     """Where prompts come from: a file, a hub data set, a generator of tasks."""
 
@@ -220,6 +249,7 @@ CONTRACTS: Mapping[str, type] = {
     "segmenter": StepSegmenter,
     "reward_model": RewardModel,
     "advantage_estimator": AdvantageEstimator,
+    "loss": PolicyLoss,
     "prompt_source": PromptSource,
 }
 """Kind of component → its contract."""

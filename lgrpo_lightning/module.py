@@ -7,16 +7,25 @@ from dataclasses import replace
 
 from lightning.pytorch.cli import OptimizerCallable
 
-from lgrpo_lightning.contracts import AdvantageEstimator, RewardModel, Sampler, StepSegmenter, Stream
+from lgrpo_lightning.contracts import (
+    AdvantageEstimator,
+    PolicyLoss,
+    RewardModel,
+    Sampler,
+    StepSegmenter,
+    Stream,
+)
 from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.losses import ClippedSurrogate
 from lgrpo_lightning.options import run_seed
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollout_module import RolloutModule
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
-from lgrpo_lightning.training import Loss, Schedule, Updates, Validation, settings
+from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, settings
 from lgrpo_lightning.training.applicable import applicable, trained_groups
+from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.timing import Clock
@@ -40,7 +49,8 @@ class GRPOModule(RolloutModule):
         reward_weights: One weight per reward model; all 1 by default.
         group_size: Completions per prompt (G).
         sampling: How completions are drawn.
-        loss: Clipping, KL penalty and normaliser.
+        loss: What a token's log-prob and credit cost. Default ``ClippedSurrogate()``.
+        objective: KL penalty, entropy bonus, correction for the sampler.
         updates: Optimizer steps per rollout, gradient clipping, dropped groups.
         optimizer: Any optimizer class. Default AdamW with lr 1e-6 and no weight decay.
         schedule: Learning rate over optimizer steps.
@@ -59,7 +69,8 @@ class GRPOModule(RolloutModule):
         reward_weights: list[float] | None = None,
         group_size: int = 8,
         sampling: Sampling = Sampling(),  # noqa: B008
-        loss: Loss = Loss(),  # noqa: B008
+        loss: PolicyLoss | None = None,
+        objective: Objective = Objective(),  # noqa: B008
         updates: Updates = Updates(),  # noqa: B008
         optimizer: OptimizerCallable = default_optimizer,
         schedule: Schedule = Schedule(),  # noqa: B008
@@ -72,12 +83,14 @@ class GRPOModule(RolloutModule):
             ("sampler", sampler, Sampler),
             ("segmenter", segmenter, StepSegmenter),
             ("advantage_estimator", advantage_estimator, AdvantageEstimator),
+            ("loss", loss, PolicyLoss),
         ):
             if given is not None:
                 settings.check_component(key, given, contract)
         super().__init__(
             policy,
-            with_reference=loss.kl_coef > 0,
+            with_reference=objective.kl_coef > 0,
+            reference_sync=objective.reference_sync,
             optimizer=optimizer,
             schedule=schedule,
             gradient_clip_val=updates.gradient_clip_val,
@@ -90,8 +103,11 @@ class GRPOModule(RolloutModule):
         self.advantage_estimator = advantage_estimator or LambdaGRPO()
         self.group_size = group_size
         self.sampling = sampling
-        self.loss = loss
+        self.loss = loss or ClippedSurrogate()
+        self.objective = objective
+        self.entropy_bonus = EntropyBonus(objective)
         self.updates = updates
+        settings.check_loss(self.loss, self.advantage_estimator)
         self.mini_batches = updates.mini_batches  # what the data module has to divide a rollout into
         self.validation = validation
         self.max_rollouts = max_rollouts
@@ -124,7 +140,7 @@ class GRPOModule(RolloutModule):
     def judged(self, index: int, groups: Sequence[Group], stream: Stream) -> RolloutBatch:
         """Groups with what every stage after sampling says of them."""
         trees = self.segmented(groups, stream)
-        rewards = self.scored(groups, trees, stream)
+        rewards = self.penalised(groups, self.scored(groups, trees, stream), stream)
         credits = self.credited(groups, rewards, trees, stream)
         return RolloutBatch(
             index=index,
@@ -136,15 +152,17 @@ class GRPOModule(RolloutModule):
         )
 
     def update(self, rollout: RolloutBatch) -> Update:
-        """The optimizer steps of one rollout: the clipped surrogate and KL of every token, times its weight."""
+        """The optimizer steps of one rollout: the policy loss of every token, times its weight."""
         return Update(
             policy=self.policy,
             reference=self.reference,
             loss=self.loss,
+            objective=self.objective,
             updates=self.updates,
+            bonus=self.entropy_bonus,
             temperature=self.sampling.temperature,
             max_length=self.sampling.max_new_tokens,
-            importance=None if self.sampling.truncated else self.loss.importance,
+            importance=None if self.sampling.truncated else self.objective.importance,
             corrects=not self.sampler.is_policy,
             from_policy=self.sampler.is_policy and not self.sampling.truncated,
             ranks=self.ranks,

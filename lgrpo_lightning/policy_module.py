@@ -20,6 +20,7 @@ from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference
 from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence
 from lgrpo_lightning.policy.loading import context_length, load_config, load_tokenizer
 from lgrpo_lightning.policy.lora import is_adapter_weight
+from lgrpo_lightning.policy.reference_sync import ReferenceSync, load_reference_state, own, reference_state
 from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.processes.freed_memory import keep_freed_memory
 from lgrpo_lightning.strategies.fsdp2 import register, sharding_of
@@ -44,6 +45,7 @@ class PolicyModule(LightningModule):
     Args:
         policy: What to load.
         with_reference: Whether a frozen reference is needed.
+        reference_sync: How it follows the policy; None: it stays the starting model.
         optimizer: Makes the optimizer of the trainable parameters.
         schedule: Learning rate over optimizer steps.
         gradient_clip_val: Largest norm of the gradient, or None.
@@ -55,6 +57,7 @@ class PolicyModule(LightningModule):
         policy: PolicyConfig,
         *,
         with_reference: bool,
+        reference_sync: ReferenceSync | None = None,
         optimizer: OptimizerCallable,
         schedule: Schedule,
         gradient_clip_val: float | None,
@@ -64,6 +67,7 @@ class PolicyModule(LightningModule):
         self.automatic_optimization = False
         self.policy_config = policy
         self.with_reference = with_reference
+        self.reference_sync = reference_sync
         self.optimizer_factory = optimizer
         self.schedule = schedule
         self.gradient_clip_val = gradient_clip_val
@@ -128,6 +132,8 @@ class PolicyModule(LightningModule):
             self.policy.restrict(self.tokenizer, ends)
             # outside the module tree: never saved, trained or wrapped
             self.__dict__["reference"] = reference_of(self.policy) if self.with_reference else None
+            if self.reference_sync is not None:
+                own(self.reference)  # refused before the first step where it has no weights of its own
         models = [m for m in (self.policy, self.reference) if isinstance(m, Policy)]
         sharding = None if self._trainer is None else sharding_of(self.trainer.strategy)
         for model in models:
@@ -208,6 +214,8 @@ class PolicyModule(LightningModule):
         schedulers: Any = self.lr_schedulers()
         schedulers.step()
         self.guard.check_weights(self.global_step)
+        if self.reference_sync is not None and self.reference_sync.due(self.global_step):
+            self.reference_sync.update(self.reference, self.policy)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the gradient: here it is complete, averaged and unscaled."""
@@ -253,6 +261,8 @@ class PolicyModule(LightningModule):
             "rng": gathered(self.trainer, state.rng_state()),
             "components": state.component_state(self.components),
         }
+        if self.reference_sync is not None:
+            checkpoint["lgrpo"]["reference"] = reference_state(self.reference)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the rollout counter and component state; the generators follow when training starts."""
@@ -261,6 +271,8 @@ class PolicyModule(LightningModule):
         check_weights(checkpoint.get("state_dict", {}), self)
         self.rollout_index = saved["rollout_index"]
         state.load_component_state(self.components, saved["components"])
+        if self.reference_sync is not None and "reference" in saved:
+            load_reference_state(self.reference, saved["reference"])
         if self._trainer is None:
             return
         self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None

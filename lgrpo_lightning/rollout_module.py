@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.contracts import AdvantageEstimator, Sampler, StepSegmenter, Stream
+from lgrpo_lightning.policy.router import check_router
 from lgrpo_lightning.policy_module import PolicyModule
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.processes.stopping import abandonable, abandoning_together
@@ -19,10 +20,13 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.strategies.ranks import data_gathered, shared
 from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.trainer.rollout_callback import call_rollout_callbacks
-from lgrpo_lightning.training import Updates, Validation, settings
+from lgrpo_lightning.training import Objective, Updates, Validation, settings
 from lgrpo_lightning.training.checks import check_credits, check_trees, warn_of_unread
+from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
+from lgrpo_lightning.training.kl_reward import penalised
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
+from lgrpo_lightning.training.scoring import Scoring
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.utilization import utilization_metrics
 from lgrpo_lightning.training.validate_at_ends import ValidateAtEnds
@@ -40,6 +44,8 @@ class RolloutModule(PolicyModule):
     reward_model: RewardSum
     advantage_estimator: AdvantageEstimator
     sampling: Sampling
+    objective: Objective
+    entropy_bonus: EntropyBonus
     updates: Updates
     validation: Validation
     max_rollouts: int
@@ -90,6 +96,20 @@ class RolloutModule(PolicyModule):
         """The rewards of every group."""
         with self.calling(stream, "reward_model", *_first(groups)):
             return list(shared(self.trainer, lambda: self.reward_model.score_batch(groups, trees)))
+
+    def penalised(self, groups: Sequence[Group], rewards: Sequence[Rewards], stream: Stream) -> list[Rewards]:
+        """The rewards of a training rollout, less the KL penalty where it stands there."""
+        if not self.objective.kl_in_reward or stream.phase != "train" or self.reference is None:
+            return list(rewards)
+        scoring = Scoring(policy=self.policy, ranks=self.ranks, temperature=self.sampling.temperature)
+        return penalised(
+            rewards,
+            groups,
+            scoring=scoring,
+            policy=self.policy,
+            reference=self.reference,
+            coefficient=self.objective.kl_coef,
+        )
 
     def credited(
         self,
@@ -216,6 +236,8 @@ class RolloutModule(PolicyModule):
             self.begin_fit()
         self.configure_model()
         self.announce_tokens()
+        if self.objective.router_aux_coef > 0:
+            check_router(self.policy.model)
         with self.calling(self.stream("setup")):
             self.sampler.setup(self.source())
 
@@ -237,6 +259,7 @@ class RolloutModule(PolicyModule):
             "sampler": self.sampler,
             "segmenter": self.segmenter,
             "advantage_estimator": self.advantage_estimator,
+            "entropy_bonus": self.entropy_bonus,
             **{f"reward_model/{i}": model for i, model in enumerate(self.reward_model.models)},
         }
 

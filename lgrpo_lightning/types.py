@@ -247,6 +247,41 @@ class TrainBatch:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossInput:
+    """What a policy loss sees of some completions: ``[N, T]`` everywhere. Padding may hold anything.
+
+    Attributes:
+        logprobs: Of the policy, with gradient.
+        old_logprobs: Of the policy before the rollout's first update.
+        sampler_logprobs: Of what the tokens were drawn from.
+        advantages: What each token is worth.
+        entropies: Of the policy, in nats.
+        mask: bool, the tokens that are trained.
+        ref_logprobs: Of the reference, where there is one.
+        importance: The correction for the sampler, where one applies; a factor on the surrogate.
+    """
+
+    logprobs: Tensor
+    old_logprobs: Tensor
+    sampler_logprobs: Tensor
+    advantages: Tensor
+    entropies: Tensor
+    mask: Tensor
+    ref_logprobs: Tensor | None = None
+    importance: Tensor | None = None
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """``[N, T]`` log π - log π_old; 0 where nothing is trained."""
+        return torch.where(self.mask, self.logprobs - self.old_logprobs, 0.0)
+
+    @property
+    def lengths(self) -> Tensor:
+        """``[N, 1]`` trained tokens of each completion, at least 1."""
+        return self.mask.sum(-1, keepdim=True).clamp(min=1)
+
+
 def copied(value: Any) -> Any:
     """``value`` with containers and arrays of its own; what is neither stays itself.
 

@@ -20,6 +20,7 @@ KINDS = {
     "model.segmenter": "segmenter",
     "model.reward_model": "reward_model",
     "model.advantage_estimator": "advantage_estimator",
+    "model.loss": "loss",
     "data.train": "prompt_source",
     "data.validation": "prompt_source",
     "data.test": "prompt_source",

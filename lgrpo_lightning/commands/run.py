@@ -46,6 +46,7 @@ COMPONENTS = {
     "model.sampler": "TransformersSampler",
     "model.segmenter": "TokenPrefixSegmenter",
     "model.advantage_estimator": "LambdaGRPO",
+    "model.loss": "ClippedSurrogate",
     "model.optimizer": "torch.optim.AdamW",
 }
 """The components a run gets by default; named here so that ``config.yaml`` and ``--help`` show them."""

@@ -17,7 +17,7 @@ def entropy(window: Window, floor: float) -> str | None:
     return (
         f"the entropy is below {floor:g} ({window.now('entropy'):.2g}) while the reward does not rise and "
         f"{wrong:.0%} of the groups are all wrong: the policy has collapsed. Go back to an earlier checkpoint with a "
-        "lower learning rate, a larger loss.clip_high, loss.kl_coef above 0, or a higher sampling.temperature."
+        "lower learning rate, a larger loss.clip_high, objective.kl_coef above 0, or a higher sampling.temperature."
     )
 
 
@@ -27,7 +27,7 @@ def kl(window: Window, limit: float) -> str | None:
         return None
     return (
         f"the KL divergence from the starting model is {window.mean('kl'):.2g} nats per token, above {limit:g}. "
-        "Raise loss.kl_coef or lower the learning rate."
+        "Raise objective.kl_coef or lower the learning rate."
     )
 
 
@@ -64,7 +64,7 @@ def rate(window: Window, share: float) -> str | None:
     return (
         f"the reward fell from {window.best:.2g}, its best over {window.n} rollouts, to {now:.2g} (it began at "
         f"{start:.2g}): the updates are too large. Go back to the checkpoint before, with a lower "
-        "model.optimizer.init_args.lr, loss.kl_coef above 0, or updates.gradient_clip_val."
+        "model.optimizer.init_args.lr, objective.kl_coef above 0, or updates.gradient_clip_val."
     )
 
 

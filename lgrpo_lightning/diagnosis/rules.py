@@ -64,7 +64,7 @@ RULES: tuple[Rule, ...] = (
         title="what was learnt is lost",
         threshold=0.5,
         says=policy_rules.rate,
-        settings=(LR, "model.loss.kl_coef", "model.updates.gradient_clip_val"),
+        settings=(LR, "model.objective.kl_coef", "model.updates.gradient_clip_val"),
     ),
     Rule(
         name="clip_region",
@@ -78,14 +78,14 @@ RULES: tuple[Rule, ...] = (
         title="far from the starting model",
         threshold=1.0,
         says=policy_rules.kl,
-        settings=("model.loss.kl_coef", LR),
+        settings=("model.objective.kl_coef", LR),
     ),
     Rule(
         name="entropy",
         title="the policy has collapsed",
         threshold=0.02,
         says=policy_rules.entropy,
-        settings=(LR, "model.loss.clip_high", "model.loss.kl_coef", "model.sampling.temperature"),
+        settings=(LR, "model.loss.clip_high", "model.objective.kl_coef", "model.sampling.temperature"),
     ),
     Rule(
         name="clipped",

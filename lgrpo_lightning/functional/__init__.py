@@ -3,7 +3,13 @@
 from lgrpo_lightning.functional.advantages import equal_rewards, group_advantages
 from lgrpo_lightning.functional.importance import importance_values, importance_weights
 from lgrpo_lightning.functional.logprobs import chunked_logprobs, token_logprobs
-from lgrpo_lightning.functional.losses import aggregate, clipped_surrogate, default_normalizer, k3_kl
+from lgrpo_lightning.functional.losses import (
+    aggregate,
+    clipped_surrogate,
+    default_normalizer,
+    k3_kl,
+    kl_estimate,
+)
 
 __all__ = [
     "aggregate",
@@ -15,5 +21,6 @@ __all__ = [
     "importance_values",
     "importance_weights",
     "k3_kl",
+    "kl_estimate",
     "token_logprobs",
 ]

@@ -16,18 +16,21 @@ Head = Callable[[Tensor], Tensor]
 """Hidden states ``[n, H]`` → logits ``[n, V]``, scaling and soft-capping included."""
 
 
-def token_logprobs(logits: Tensor, targets: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    logits: Tensor, targets: Tensor, *, temperature: float = 1.0, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
     """(log-prob of each target, entropy of each distribution) at ``temperature``; fp32.
 
     Args:
         logits: ``[n, V]``.
         targets: ``[n]`` long.
+        entropy_gradient: Whether entropies carry gradients, too.
 
     >>> lp, h = token_logprobs(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
     >>> round(lp.item(), 4), round(h.item(), 4)
     (-0.6931, 0.6931)
     """
-    chosen, entropy = _TokenLogprobs.apply(logits, targets, temperature, False)  # type: ignore[no-untyped-call]
+    chosen, entropy = _TokenLogprobs.apply(logits, targets, temperature, False, entropy_gradient)  # type: ignore[no-untyped-call]
     return chosen, entropy
 
 
@@ -40,7 +43,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, temperature: float, consume: bool
+        ctx: Any, logits: Tensor, targets: Tensor, temperature: float, consume: bool, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
         """(log-probs, entropies) ``[n]``."""
         normalizer = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
@@ -53,23 +56,29 @@ class _TokenLogprobs(torch.autograd.Function):
             normalizer[rows] = mass.log() + largest.squeeze(-1)
             entropy[rows] = normalizer[rows] - weights.mul_(x).nan_to_num_(0.0).sum(-1) / mass
         chosen = _at(logits.gather(-1, targets[:, None]).squeeze(-1), temperature) - normalizer
-        ctx.save_for_backward(logits, targets, normalizer)
-        ctx.temperature, ctx.consume = temperature, consume
-        ctx.mark_non_differentiable(entropy)
+        ctx.temperature, ctx.consume, ctx.entropy_gradient = temperature, consume, entropy_gradient
+        ctx.save_for_backward(logits, targets, normalizer, *([entropy] if entropy_gradient else []))
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy)
         return chosen, entropy
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
-        """(1[target] - probability) / temperature, times upstream."""
-        logits, targets, normalizer = ctx.saved_tensors
+    def backward(ctx: Any, upstream: Tensor, spread: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """(1[target] - p) / temperature, times upstream; of entropies -p (log p + entropy) / temperature."""
+        logits, targets, normalizer, *entropy = ctx.saved_tensors
         scaled = (upstream / ctx.temperature)[:, None]
         gradient = logits if ctx.consume else torch.empty_like(logits)
         for rows in _blocks(logits):
-            x = _at(logits[rows], ctx.temperature)
-            here = (x - normalizer[rows, None]).exp_().mul_(-scaled[rows])
+            log_p = _at(logits[rows], ctx.temperature) - normalizer[rows, None]
+            if ctx.entropy_gradient:
+                p = log_p.exp()
+                of_entropy = (p * (log_p + entropy[0][rows, None])).nan_to_num_(0.0)
+                here = p.mul_(-scaled[rows]).sub_(of_entropy.mul_((spread[rows] / ctx.temperature)[:, None]))
+            else:
+                here = log_p.exp_().mul_(-scaled[rows])
             gradient[rows] = here.scatter_add_(-1, targets[rows, None], scaled[rows])
-        return gradient, None, None, None
+        return gradient, None, None, None, None
 
 
 def _at(logits: Tensor, temperature: float) -> Tensor:
@@ -84,7 +93,13 @@ def _blocks(logits: Tensor) -> list[slice]:
 
 
 def chunked_logprobs(
-    hidden: Tensor, targets: Tensor, head: Head, *, temperature: float = 1.0, chunk: int = 1024
+    hidden: Tensor,
+    targets: Tensor,
+    head: Head,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 1024,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """``token_logprobs`` of ``head(hidden)``, ``chunk`` tokens at a time.
 
@@ -94,13 +109,14 @@ def chunked_logprobs(
     Args:
         hidden: ``[n, H]`` hidden states at the positions that predict ``targets``.
         targets: ``[n]`` long.
+        entropy_gradient: Whether entropies carry gradients, too.
 
     Returns:
-        (log-probs ``[n]``, entropies ``[n]`` without gradient), fp32.
+        (log-probs ``[n]``, entropies ``[n]``), fp32.
     """
 
     def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        chosen, entropy = _TokenLogprobs.apply(head(h), t, temperature, True)  # type: ignore[no-untyped-call]
+        chosen, entropy = _TokenLogprobs.apply(head(h), t, temperature, True, entropy_gradient)  # type: ignore[no-untyped-call]
         return chosen, entropy
 
     count = -(-len(hidden) // chunk)

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Normalizer = Literal["token", "sequence", "constant"]
+Normalizer = Literal["token", "sequence", "constant", "completion"]
+KLEstimator = Literal["k1", "k2", "k3"]
 
 
 def clipped_surrogate(
@@ -17,16 +18,18 @@ def clipped_surrogate(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    delta: float | None = None,
 ) -> Tensor:
     r"""The clipped policy-gradient loss of each token (PPO, arXiv:1707.06347; DAPO, arXiv:2503.14476).
 
-    .. math:: -\min(\rho A,\; \mathrm{clip}(\rho, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A),
+    .. math:: -\min(\min(\rho, \delta) A,\; \mathrm{clip}(\rho, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A),
         \quad \rho = e^{\log\pi - \log\pi_{old}}
 
     Args:
         logprobs, old_logprobs: ``[N, T]``.
         advantages: ``[N, T]``.
         clip_low, clip_high: The ratio's distance from 1 below and above.
+        delta: Largest ratio where the advantage is negative (dual clip, arXiv:1912.09729); None: unbounded.
 
     Returns:
         ``[N, T]``.
@@ -36,7 +39,23 @@ def clipped_surrogate(
     """
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return -torch.minimum(ratio * advantages, clipped * advantages)
+    bounded = ratio if delta is None else ratio.clamp(max=delta)
+    return -torch.minimum(bounded * advantages, clipped * advantages)
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLEstimator = "k3") -> Tensor:
+    r"""An estimate of KL(π ‖ π_ref) at each token, sampled from π (Schulman 2020).
+
+    .. math:: k_1 = -d, \quad k_2 = d^2 / 2, \quad k_3 = e^d - d - 1, \quad d = \log\pi_{ref} - \log\pi
+
+    >>> pi, ref = torch.tensor([0.0]), torch.tensor([-1.0])
+    >>> [round(kl_estimate(pi, ref, estimator=k).item(), 4) for k in ("k1", "k2", "k3")]
+    [1.0, 0.5, 0.3679]
+    """
+    d = ref_logprobs - logprobs
+    if estimator == "k1":
+        return -d
+    return d.square() / 2 if estimator == "k2" else d.exp() - d - 1
 
 
 def k3_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -47,8 +66,7 @@ def k3_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     >>> k3_kl(torch.tensor([0.0]), torch.tensor([0.0])).item()
     0.0
     """
-    d = ref_logprobs - logprobs
-    return d.exp() - d - 1
+    return kl_estimate(logprobs, ref_logprobs, estimator="k3")
 
 
 def aggregate(
@@ -68,6 +86,7 @@ def aggregate(
     token      over all tokens (DAPO)                          ``mask.sum()``
     sequence   of each row's mean over its tokens (GRPO)       number of rows
     constant   over all tokens (Dr.GRPO)                       rows x ``length``
+    completion over all tokens (LUSPO)                         number of rows
     ========== =============================================== =============================
 
     Args:
@@ -98,10 +117,10 @@ def default_normalizer(mask: Tensor, *, by: Normalizer, length: int | None = Non
     rows = torch.tensor(len(mask), device=mask.device)
     if by == "token":
         return mask.sum()
-    if by == "sequence":
+    if by in ("sequence", "completion"):
         return rows
     if by == "constant":
         if length is None:
             raise ValueError("by='constant' needs length=, the longest possible completion.")
         return rows * length
-    raise ValueError(f"by is {by!r}; possible are 'token', 'sequence' and 'constant'.")
+    raise ValueError(f"by is {by!r}; possible are 'token', 'sequence', 'constant' and 'completion'.")

@@ -24,4 +24,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def lgrpo_components() -> Iterable[type]:  # type: ignore[empty-body]
-    """Return the component classes of this package: samplers, segmenters, reward models, estimators, prompt sources."""
+    """Return the component classes of this package.
+
+    Samplers, segmenters, reward models, advantage estimators, policy losses, prompt sources.
+    """

@@ -21,6 +21,7 @@ from lgrpo_lightning.policy.head import backbone, head_logits, verify_causal, ve
 from lgrpo_lightning.policy.layout import Layout, Tokens, padded_layout
 from lgrpo_lightning.policy.loading import context_length, load_model
 from lgrpo_lightning.policy.packing import padded_packs, tree_packs
+from lgrpo_lightning.policy.router import router_loss
 from lgrpo_lightning.policy.sharded_weights import Division, unsharded
 from lgrpo_lightning.policy.training_noise import noise_found
 from lgrpo_lightning.policy.tree_layout import tree_layout
@@ -32,6 +33,7 @@ class TokenScores:
 
     logprobs: Tensor
     entropies: Tensor
+    router_loss: Tensor | None = None  # of the pass, where it was asked for
 
 
 class Policy(nn.Module):
@@ -122,14 +124,18 @@ class Policy(nn.Module):
         *,
         temperature: float = 1.0,
         layout: LayoutName | None = None,
+        entropy_gradient: bool = False,
+        with_router_loss: bool = False,
     ) -> TokenScores:
         """Score every token of ``N`` completions after their prompts.
 
         Args:
             layout: Instead of the one chosen.
+            entropy_gradient: Whether the entropies carry gradients, as the log-probs do.
+            with_router_loss: Whether a mixture of experts tells its load-balancing loss, too.
 
         Returns:
-            ``TokenScores`` of shape ``[N, T]``; the log-probs carry gradients, the entropies do not.
+            ``TokenScores`` of shape ``[N, T]``.
 
         Raises:
             ValueError: A completion has an id that is not in the vocabulary.
@@ -139,17 +145,27 @@ class Policy(nn.Module):
             made: Layout = tree_layout(prompts, completions, device=self.device)
         else:
             made = padded_layout(prompts, completions, pad=self.pad, device=self.device)
-        hidden = backbone(self.model)(
-            input_ids=made.input_ids, position_ids=made.position_ids, use_cache=False, **made.model_arguments
-        ).last_hidden_state
+        more = {"output_router_logits": True} if with_router_loss else {}
+        output = backbone(self.model)(
+            input_ids=made.input_ids,
+            position_ids=made.position_ids,
+            use_cache=False,
+            **made.model_arguments,
+            **more,
+        )
+        hidden = output.last_hidden_state
         logprobs, entropies = chunked_logprobs(
             hidden.flatten(0, 1).index_select(0, made.predictors),
             made.targets,
             lambda h: self.vocabulary.masked(head_logits(self.model, h)),
             temperature=temperature,
             chunk=self.logprob_chunk,
+            entropy_gradient=entropy_gradient,
         )
-        return TokenScores(logprobs=made.spread(logprobs), entropies=made.spread(entropies))
+        routed = router_loss(self.model, output, made.attention_mask) if with_router_loss else None
+        return TokenScores(
+            logprobs=made.spread(logprobs), entropies=made.spread(entropies), router_loss=routed
+        )
 
     @property
     def logprob_chunk(self) -> int:
@@ -272,7 +288,7 @@ def check_sampled(sampled: Tensor, scored: Tensor, *, exact: bool, model: str, o
         if not own:
             rank_zero_warn(
                 f"The sampler's log-probs are not the policy's: {what}. Either its weights are others "
-                "(loss.importance corrects for that), or it scores tokens otherwise."
+                "(objective.importance corrects for that), or it scores tokens otherwise."
             )
             return
         raise RuntimeError(

@@ -9,7 +9,7 @@ import torch
 
 from lgrpo_lightning.options import refuse_text
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Group, Message, Prompt, Rollout
+from lgrpo_lightning.types import Group, LossInput, Message, Prompt, Rollout
 
 EOS = 0
 """Token id of the end of sequence in toy groups; it has no text."""
@@ -63,6 +63,35 @@ def _rollout(completion: str | Sequence[int], eos: bool) -> Rollout:
         text_ends=tuple(ends),
         finish_reason="stop" if eos else "length",
         mask=torch.ones(len(ids), dtype=torch.bool),
+    )
+
+
+def toy_loss_input(
+    *,
+    ratios: Sequence[Sequence[float]] | None = None,
+    advantages: Sequence[Sequence[float]],
+    logprobs: Sequence[Sequence[float]] | None = None,
+) -> LossInput:
+    """What a policy loss is given: every token is trained, the sampler is the policy before the update.
+
+    Args:
+        ratios: π/π_old of every token; 1 by default.
+        advantages: Of every token.
+        logprobs: Of every token; -1 by default. They carry gradients.
+
+    >>> toy_loss_input(ratios=[[2.0]], advantages=[[1.0]]).log_ratio.exp().tolist()
+    [[2.0]]
+    """
+    worth = torch.tensor(advantages)
+    now = torch.full_like(worth, -1.0) if logprobs is None else torch.tensor(logprobs)
+    old = now if ratios is None else now - torch.tensor(ratios).log()
+    return LossInput(
+        logprobs=now.clone().requires_grad_(),
+        old_logprobs=old,
+        sampler_logprobs=old,
+        advantages=worth,
+        entropies=torch.ones_like(worth),
+        mask=torch.ones_like(worth, dtype=torch.bool),
     )
 
 

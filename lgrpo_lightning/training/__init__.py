@@ -1,6 +1,7 @@
 """What one run is made of beside its components: options, updates, metrics, state."""
 
 from lgrpo_lightning.strategies.fsdp2 import FSDP2Strategy
-from lgrpo_lightning.training.options import Loss, Schedule, Updates, Validation
+from lgrpo_lightning.training.objective import Objective
+from lgrpo_lightning.training.options import Schedule, Updates, Validation
 
-__all__ = ["FSDP2Strategy", "Loss", "Schedule", "Updates", "Validation"]
+__all__ = ["FSDP2Strategy", "Objective", "Schedule", "Updates", "Validation"]

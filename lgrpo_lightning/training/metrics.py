@@ -167,14 +167,3 @@ def add_weight_lag(means: Means, rollout: RolloutBatch, version: int) -> None:
             "optimizer steps. Does the sampler's sync() take over the weights it is called for, and do its rollouts "
             "carry their weight_version?"
         )
-
-
-def add_clip_metrics(
-    means: Means, ratio: Tensor, advantages: Tensor, mask: Tensor, *, clip_low: float, clip_high: float
-) -> None:
-    """Share of tokens whose gradient is cut, below and above."""
-    low = (ratio < 1 - clip_low) & (advantages < 0)
-    high = (ratio > 1 + clip_high) & (advantages > 0)
-    means.add("clip_ratio/low_mean", low, mask)
-    means.add("clip_ratio/high_mean", high, mask)
-    means.add("clip_ratio/region_mean", low | high, mask)

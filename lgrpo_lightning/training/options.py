@@ -1,53 +1,11 @@
-"""Options of ``GRPOModule`` that belong together: the loss, the updates, the schedule, validation."""
+"""Options of ``GRPOModule`` that belong together: the updates, the schedule, validation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from lgrpo_lightning.functional.importance import ImportanceMode, check_importance
-from lgrpo_lightning.functional.losses import Normalizer
-
 OnNonFinite = Literal["stop", "skip"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loss:
-    """The objective, the same for every advantage estimator.
-
-    Args:
-        clip_low: How far the ratio π/π_old may fall below 1 before a token's gradient is cut.
-        clip_high: How far it may rise above 1; larger than ``clip_low`` leaves more room to explore (DAPO).
-        kl_coef: Weight of the KL penalty (k3) against the frozen reference; 0 loads no reference.
-        normalizer: "token" divides by all tokens of the optimizer step (DAPO), "sequence" averages each
-            completion first (GRPO), "constant" divides by completions x max_new_tokens (Dr.GRPO).
-        importance: Correction of the surrogate for a sampler whose log-probs are not quite the policy's, such as
-            another engine or dtype: the ratio of both per token or per sequence, truncated to the bounds or masked
-            (set to 0) outside them. Not applied to ``TransformersSampler``, which is the policy itself, nor where
-            top_p, top_k or min_p truncate: the ratio would measure that.
-        importance_max: Upper bound of the ratio; null is unbounded.
-        importance_min: Lower bound of the ratio; null is unbounded.
-    """
-
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl_coef: float = 0.0
-    normalizer: Normalizer = "token"
-    importance: ImportanceMode = "sequence_mask"
-    importance_max: float | None = 3.0
-    importance_min: float | None = None
-
-    def __post_init__(self) -> None:
-        check_importance(self.importance, self.importance_max, self.importance_min)
-        if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
-            raise ValueError(
-                f"loss.clip_low is {self.clip_low} and loss.clip_high {self.clip_high}; "
-                "clip_low must be in [0, 1] and clip_high at least 0."
-            )
-        if self.kl_coef < 0:
-            raise ValueError(
-                f"loss.kl_coef is {self.kl_coef}; it must be at least 0 (0: no reference model)."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.functional import (
-    aggregate,
-    clipped_surrogate,
-    default_normalizer,
-    importance_values,
-    importance_weights,
-    k3_kl,
-)
+from lgrpo_lightning.contracts import PolicyLoss
+from lgrpo_lightning.functional import aggregate, default_normalizer
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Policy, Reference
-from lgrpo_lightning.processes.activity import progressed
+from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training.attempt import Attempt, Pass
-from lgrpo_lightning.training.metrics import Means, add_clip_metrics
-from lgrpo_lightning.training.options import Loss, Updates
-from lgrpo_lightning.types import TrainBatch, padded
+from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.metrics import Means
+from lgrpo_lightning.training.objective import Objective
+from lgrpo_lightning.training.options import Updates
+from lgrpo_lightning.training.scoring import Scoring, cut
+from lgrpo_lightning.training.token_loss import TokenLoss
+from lgrpo_lightning.types import LossInput, TrainBatch
 
 
 def _always(attempt: Attempt) -> bool:
@@ -36,7 +34,9 @@ class Update:
 
     Args:
         policy, reference: The trained model; the frozen one of the KL term, or None.
-        loss, updates: Options.
+        loss: The policy loss.
+        objective, updates: Options.
+        bonus: Weight of the entropy bonus.
         temperature: Of the log-probs: that of sampling.
         max_length: Longest possible completion, for the constant normaliser.
         importance: Correction for the sampler; with "none" its ratios are only logged. None where it truncates, and
@@ -52,8 +52,10 @@ class Update:
 
     policy: Policy
     reference: Reference | None
-    loss: Loss
+    loss: PolicyLoss
+    objective: Objective
     updates: Updates
+    bonus: EntropyBonus
     temperature: float
     max_length: int
     ranks: Ranks
@@ -74,28 +76,41 @@ class Update:
         """
         choice = self.policy.choose_layout(batch.prompts, batch.completions)
         first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
-        known = self.importance is not None or self.from_policy
+        comparable = self.importance is not None or self.from_policy
         self.policy.verify(
             first.prompts,
             first.completions,
             temperature=self.temperature,
-            sampled=first.sampler_logprobs.where(first.mask, torch.nan) if known else None,
+            sampled=first.sampler_logprobs.where(first.mask, torch.nan) if comparable else None,
             own=self.from_policy,
         )
         if choice.layout == "tree" and self.policy.no_tree:  # found out just now
             choice = self.policy.choose_layout(batch.prompts, batch.completions)
         means.put("tree/token_ratio", choice.computed, choice.padded)
-        old = self._old_logprobs(batch)
-        ref = None if self.reference is None else self._logprobs(self.reference, batch)
+        known = self._known(batch)
         for _ in range(self.updates.iterations):
             for rows in mini_batches:
                 if self.done():
                     return
-                self._optimizer_step(batch, list(rows), old, ref, means)
+                self._optimizer_step(batch, list(rows), known, means)
 
-    def _optimizer_step(
-        self, batch: TrainBatch, rows: list[int], old: Tensor | None, ref: Tensor | None, means: Means
-    ) -> None:
+    def _known(self, batch: TrainBatch) -> Known:
+        """What is scored before the first update. Log-probs that the first forward pass gives itself are left out."""
+        scoring = Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature)
+        sampler, masks = self.updates.old_logprobs == "sampler", self.objective.top_entropy < 1
+        needed = masks or not (sampler or self.updates.steps_per_rollout == 1)
+        before = scoring.scores(self.policy, batch) if needed else None
+        reference = (
+            scoring.scores(self.reference, batch) if self.reference and self.objective.kl_in_loss else None
+        )
+        own = None if before is None else before.logprobs
+        return Known(
+            old=batch.sampler_logprobs if sampler else own,
+            ref=None if reference is None else reference.logprobs,
+            entropies=before.entropies if before is not None and masks else None,
+        )
+
+    def _optimizer_step(self, batch: TrainBatch, rows: list[int], known: Known, means: Means) -> None:
         part = batch.rows(rows)
         normalizer = self.ranks.sum(
             default_normalizer(part.mask, by=self.loss.normalizer, length=self.max_length).float()
@@ -104,96 +119,107 @@ class Update:
         if normalizer == 0:  # no token to learn from, on any rank
             means.put("updates/nonfinite", 0.0)
             return
-        passes = list(self._passes(batch, rows))
+        kept = self._undecided(batch, rows, known)
+        count = self.ranks.sum(_selected(kept, batch.mask, rows).sum().float()).clamp(min=1)
+        trained = self.ranks.sum(part.mask.sum().float())
+        spread = torch.zeros((), device=part.mask.device)
+        passes = list(
+            Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature).passes(batch, rows)
+        )
         made: list[Pass] = []
         for number, (pack, real) in enumerate(passes):
             micro = batch.rows(pack)
-            before, reference = _cut(old, pack, micro), _cut(ref, pack, micro)
             mask = micro.mask if real else torch.zeros_like(micro.mask)
-            per_token, logprobs = self._token_losses(micro, before, reference, mask, means)
+            given = known.cut(pack, micro)
+            here = cut(kept, pack, micro)
+            scores, per_token = self._token_losses(micro, given, here, mask, means)
             loss = aggregate(per_token, mask, micro.weights, by=self.loss.normalizer, normalizer=normalizer)
+            if self.objective.with_entropy:
+                entropy = aggregate(scores.entropies, mask if here is None else mask & here, normalizer=count)
+                loss, spread = loss - self.bonus.coefficient * entropy, spread + entropy.detach()
+            if scores.router_loss is not None:
+                loss = loss + self._router(scores.router_loss, mask.sum(), trained, means)
             self.backward(loss * self.ranks.world_size, number == len(passes) - 1)
-            values = {"per_token": per_token.detach(), "logprobs": logprobs.detach()}
+            values = {"per_token": per_token.detach(), "logprobs": scores.logprobs.detach()}
             made.append(Pass(rows=tuple(pack) if real else (), loss=loss.detach(), **values))
-        attempt = Attempt(batch=batch, passes=tuple(made), old=old, ref=ref)
+        attempt = Attempt(batch=batch, passes=tuple(made), old=known.old, ref=known.ref)
         allowed = self.allows(attempt)
         means.put("updates/nonfinite", float(not allowed))
         if allowed:
             means.put("loss", attempt.loss * self.ranks.world_size)
             self.step()
+            self._steer(spread, means)
 
     def _token_losses(
-        self, micro: TrainBatch, old: Tensor | None, ref: Tensor | None, mask: Tensor, means: Means
-    ) -> tuple[Tensor, Tensor]:
-        """``[N, T]`` loss of every token (the clipped surrogate, plus KL where there is a reference) and log-prob.
+        self, micro: TrainBatch, known: Known, kept: Tensor | None, mask: Tensor, means: Means
+    ) -> tuple[TokenScores, Tensor]:
+        """(log-probs and entropies, ``[N, T]`` loss of every token).
 
         Args:
+            kept: Tokens that the policy loss trains; None: all.
             mask: Tokens that the metrics count; none of a pass that only keeps the ranks in step.
         """
-        scores = self.policy(micro.prompts, micro.completions, temperature=self.temperature)
-        old = scores.logprobs.detach() if old is None else old
-        clip = {"clip_low": self.loss.clip_low, "clip_high": self.loss.clip_high}
-        per_token = clipped_surrogate(scores.logprobs, old, micro.advantages, **clip)
-        if self.importance is not None:
-            weights = self._importance_weights(micro, old, mask, means, mode=self.importance)
-            per_token = per_token * weights if self.corrects and self.importance != "none" else per_token
-        if ref is not None:
-            kl = k3_kl(scores.logprobs, ref)
-            per_token = per_token + self.loss.kl_coef * kl
-            means.add("kl", kl, mask)
-        means.add("entropy", scores.entropies, mask)
-        add_clip_metrics(means, (scores.logprobs - old).exp(), micro.advantages, mask, **clip)
-        return per_token, scores.logprobs
+        scores = self.policy(
+            micro.prompts,
+            micro.completions,
+            temperature=self.temperature,
+            entropy_gradient=self.objective.with_entropy,
+            with_router_loss=self.objective.router_aux_coef > 0,
+        )
+        given = LossInput(
+            logprobs=scores.logprobs,
+            old_logprobs=scores.logprobs.detach() if known.old is None else known.old,
+            sampler_logprobs=micro.sampler_logprobs,
+            ref_logprobs=known.ref,
+            advantages=micro.advantages,
+            entropies=scores.entropies,
+            mask=micro.mask,
+        )
+        token_loss = TokenLoss(
+            loss=self.loss, objective=self.objective, importance=self.importance, corrects=self.corrects
+        )
+        return scores, token_loss(given, kept=kept, mask=mask, means=means)
 
-    def _importance_weights(
-        self, micro: TrainBatch, old: Tensor, mask: Tensor, means: Means, *, mode: ImportanceMode
-    ) -> Tensor:
-        """``[N, T]`` factor that corrects the surrogate for the sampler; logged under TRL's names."""
-        loss, sampler = self.loss, micro.sampler_logprobs
-        bounds = {"maximum": loss.importance_max, "minimum": loss.importance_min}
-        if mode == "none":  # nothing is corrected: the bare ratio of every token
-            mode, bounds = "token_mask", {"maximum": None, "minimum": None}
-        weights = importance_weights(old, sampler, micro.mask, mode=mode, **bounds)
-        for name, values in importance_values(old, sampler, weights, mask, mode=mode).items():
-            means.add(f"{name}/mean", values)
-            if values.numel():
-                means.extreme(f"{name}/max", values.max(), largest=True)
-                if name.endswith("ratio"):
-                    means.extreme(f"{name}/min", values.min(), largest=False)
-        return weights
+    def _undecided(self, batch: TrainBatch, rows: list[int], known: Known) -> Tensor | None:
+        """``[N, T]`` bool: tokens in the top share of entropy of this optimizer step, on all ranks; None: all."""
+        if known.entropies is None:
+            return None
+        here = known.entropies[_selected(None, batch.mask, rows)]
+        everywhere = torch.cat(self.ranks.gather(here.cpu()))
+        least = everywhere.quantile(1 - self.objective.top_entropy) if len(everywhere) else everywhere.sum()
+        return known.entropies >= least.to(known.entropies.device)
 
-    def _passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:
-        """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
-        packs = self.policy.packs([batch.prompts[i] for i in rows], [batch.completions[i] for i in rows])
-        count = torch.tensor(len(packs), device=batch.mask.device)
-        most = int(self.ranks.max(count))  # before any pass: collective
-        for number in range(most):
-            progressed()
-            yield ([rows[i] for i in packs[number]], True) if number < len(packs) else ([0], False)
+    def _router(self, value: Tensor, tokens: Tensor, trained: Tensor, means: Means) -> Tensor:
+        """A pass's load-balancing loss, by its share of the trained tokens of the optimizer step."""
+        means.put("router_loss", float(value.detach() * tokens), float(tokens))
+        return self.objective.router_aux_coef * value * tokens / trained
 
-    def _old_logprobs(self, batch: TrainBatch) -> Tensor | None:
-        """``[N, T]`` log-probs before the update; None where the first forward pass gives them itself."""
-        if self.updates.old_logprobs == "sampler":
-            return batch.sampler_logprobs
-        return None if self.updates.steps_per_rollout == 1 else self._logprobs(self.policy, batch)
-
-    @torch.no_grad()
-    def _logprobs(self, policy: Policy | Reference, batch: TrainBatch) -> Tensor:
-        """``[N, T]`` log-probs of the whole batch without gradients, in the packing of the update."""
-        rows: dict[int, Tensor] = {}
-        for pack, real in self._passes(batch, list(range(len(batch)))):
-            micro = batch.rows(pack)
-            scores = policy(micro.prompts, micro.completions, temperature=self.temperature)
-            if real:
-                rows.update(zip(pack, scores.logprobs, strict=True))
-        return padded([rows[i] for i in range(len(batch))], batch.mask.shape[1])
+    def _steer(self, spread: Tensor, means: Means) -> None:
+        """Tell the bonus what entropy the optimizer step had."""
+        if self.objective.with_entropy:
+            means.put("entropy_coef", self.bonus.coefficient)
+            self.bonus.saw(float(self.ranks.sum(spread)))
 
 
-def _cut(values: Tensor | None, pack: list[int], micro: TrainBatch) -> Tensor | None:
-    """The rows of a pack, trimmed to its width."""
-    if values is None:
-        return None
-    return values.index_select(0, torch.tensor(pack, device=values.device))[:, : micro.mask.shape[1]]
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """``[N, T]`` what was scored before the first update, where it is needed: log-probs of the policy and of the
+    reference, entropies."""
+
+    old: Tensor | None
+    ref: Tensor | None
+    entropies: Tensor | None = None
+
+    def cut(self, pack: list[int], micro: TrainBatch) -> Known:
+        """The rows of a pack, trimmed to its width; the entropies, which a whole optimizer step needs, left out."""
+        return Known(old=cut(self.old, pack, micro), ref=cut(self.ref, pack, micro))
+
+
+def _selected(kept: Tensor | None, mask: Tensor, rows: list[int]) -> Tensor:
+    """``[N, T]`` bool: the trained tokens of ``rows``, those of ``kept`` where it is given."""
+    taking_part = torch.zeros(len(mask), 1, dtype=torch.bool, device=mask.device)
+    taking_part[rows] = True
+    return mask & taking_part if kept is None else mask & taking_part & kept
 
 
 def mini_batches(trained: Sequence[bool], group_size: int, parts: int) -> list[list[int]]:

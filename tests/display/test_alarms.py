@@ -90,7 +90,7 @@ FAULTS: dict[str, tuple[dict[str, float], int, str]] = {
         15,
         "entropy is below 0.02 .0.004. .*80% of the groups .*loss.clip_high",
     ),
-    "kl": ({"kl": 2.5}, 16, "KL divergence .* is 2.5 nats per token, above 1. Raise loss.kl_coef"),
+    "kl": ({"kl": 2.5}, 16, "KL divergence .* is 2.5 nats per token, above 1. Raise objective.kl_coef"),
     "length": ({"completions/mean_length": 450.0}, 17, "have grown from 100 to 450 tokens without a gain"),
     "clipped": (
         {"completions/clipped_ratio": 0.9},

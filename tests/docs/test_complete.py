@@ -23,7 +23,7 @@ from lgrpo_lightning.plugins.registry import components
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.strategies.fsdp2 import FSDP2Strategy
-from lgrpo_lightning.training import Loss, Schedule, Updates, Validation
+from lgrpo_lightning.training import Objective, Schedule, Updates, Validation
 from lgrpo_lightning.training.settings import ELSEWHERE
 from lgrpo_lightning.types import Sampling
 from tests.docs.markdown import ROOT, code, headings, prose, rows, section
@@ -37,7 +37,7 @@ GROUPS = {
     "model.policy": PolicyConfig,
     "model.policy.lora": Lora,
     "model.sampling": Sampling,
-    "model.loss": Loss,
+    "model.objective": Objective,
     "model.updates": Updates,
     "model.schedule": Schedule,
     "model.validation": Validation,
@@ -165,7 +165,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "run",
         config=path,
         data__validation__init_args__count=None,
-        model__loss__kl_coef=0.01,
+        model__objective__kl_coef=0.01,
         trainer__max_steps=2,
     )
 

@@ -13,7 +13,7 @@ RUN = {
     "trainer__max_steps": 4,
     "model__updates__iterations": 2,
     "model__optimizer__init_args__eps": 1e-5,
-    "model__loss__kl_coef": 0.04,
+    "model__objective__kl_coef": 0.04,
     "data__prompts_per_step": 4,
 }
 

@@ -16,7 +16,7 @@ RUN = {
     "model__updates__iterations": 2,
     "model__optimizer__init_args__eps": 1e-5,
     "model__optimizer__init_args__lr": 1e-3,
-    "model__loss__kl_coef": 0.04,
+    "model__objective__kl_coef": 0.04,
     "model__group_size": 4,
     "data__prompts_per_step": 4,
 }

@@ -82,7 +82,7 @@ def test_what_is_replayed_tells_one_run_from_another(
     for (_, passes), outcome in one.items():
         assert passes in (0, outcome.passes[0])
     assert len({len(c["token_ids"]) for group in recorded().values() for c in group["completions"]}) > 10
-    other = fit(tmp_path, loss={"kl_coef": 0.05})
+    other = fit(tmp_path, objective={"kl_coef": 0.05})
     with pytest.raises(AssertionError):
         check_golden(other)
 

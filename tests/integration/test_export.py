@@ -65,15 +65,19 @@ def test_what_ends_completions_is_exported(tmp_path: Path) -> None:
 def test_lora_run(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     lora = {"model__policy__path": model_folder("llama"), "model__policy__lora__rank": 4} | TRAIN
     every = '[{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 2}}]'
-    whole = fit(tmp_path / "whole", model__loss__kl_coef=0.1, trainer__max_steps=4, **lora)
+    whole = fit(tmp_path / "whole", model__objective__kl_coef=0.1, trainer__max_steps=4, **lora)
     state = checkpoint(whole)["state_dict"]
     assert state
     assert all("lora_" in name for name in state)  # type: ignore[attr-defined]
     assert train_metrics(whole)["kl"].iloc[-1] > 0
     part = fit(
-        tmp_path / "part", model__loss__kl_coef=0.1, trainer__max_steps=2, trainer__callbacks=every, **lora
+        tmp_path / "part",
+        model__objective__kl_coef=0.1,
+        trainer__max_steps=2,
+        trainer__callbacks=every,
+        **lora,
     )
-    fit(part, model__loss__kl_coef=0.1, trainer__max_steps=4, ckpt_path="last", **lora)
+    fit(part, model__objective__kl_coef=0.1, trainer__max_steps=4, ckpt_path="last", **lora)
     for name, tensor in checkpoint(part)["state_dict"].items():  # type: ignore[attr-defined]
         assert torch.equal(tensor, state[name])  # type: ignore[index]
     pd.testing.assert_frame_equal(rollouts(whole), rollouts(part))
@@ -121,7 +125,7 @@ def test_going_on_from_an_adapter(how: str, model_folder: Callable[..., Path], t
     first = fit(tmp_path / "first", model__policy__lora__rank=3, model__policy__lora__alpha=5, **base)
     assert cli.main(["export", str(first), str(tmp_path / "adapter"), "--adapter"]) == 0
     assert cli.main(["export", str(first), str(tmp_path / "merged")]) == 0
-    given = {"model__loss__kl_coef": 0.1} | base
+    given = {"model__objective__kl_coef": 0.1} | base
     if how == "yaml":
         config = yaml.safe_load(CONFIG.read_text())
         config["model"].setdefault("policy", {})["lora"] = {"from": str(tmp_path / "adapter")}

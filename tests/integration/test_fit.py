@@ -99,7 +99,7 @@ def test_micro_batches_change_nothing(run: Path, tmp_path: Path) -> None:
 def test_several_updates_per_rollout_with_a_reference(normalizer: str, tmp_path: Path) -> None:
     root = fit(
         tmp_path,
-        model__loss__kl_coef=0.04,
+        model__objective__kl_coef=0.04,
         model__loss__normalizer=normalizer,
         model__loss__clip_high=0.28,
         model__updates__iterations=2,

@@ -21,7 +21,7 @@ RUN = {
     "trainer__accelerator": "cpu",
     "trainer__limit_val_batches": 1,
     "model__validation__at_start": "false",
-    "model__loss__kl_coef": 0.04,
+    "model__objective__kl_coef": 0.04,
     "model__optimizer__init_args__lr": 1e-3,
     "model__optimizer__init_args__eps": 1e-5,
 }

@@ -9,7 +9,7 @@ from tests.runs import checkpoint, fit, rollouts, train_metrics
 
 OPTIONS = {
     "model__updates__iterations": 3,
-    "model__loss__kl_coef": 0.04,
+    "model__objective__kl_coef": 0.04,
     "model__optimizer__init_args__lr": 2e-3,
     "model__optimizer__init_args__eps": 1e-5,
     "trainer__max_steps": 3,

@@ -71,9 +71,9 @@ def test_suppressed_tokens_are_never_drawn_and_have_no_probability(tmp_path: Pat
 
 
 def test_a_run_with_random_weights_resumes_validates_and_exports(tmp_path: Path) -> None:
-    whole = toy(tmp_path / "whole", "--trainer.max_steps=4", "--model.loss.kl_coef=0.1")
-    cut = toy(tmp_path / "cut", "--trainer.max_steps=2", "--model.loss.kl_coef=0.1")
-    toy(cut, "--trainer.max_steps=4", "--model.loss.kl_coef=0.1", "--ckpt_path=last")
+    whole = toy(tmp_path / "whole", "--trainer.max_steps=4", "--model.objective.kl_coef=0.1")
+    cut = toy(tmp_path / "cut", "--trainer.max_steps=2", "--model.objective.kl_coef=0.1")
+    toy(cut, "--trainer.max_steps=4", "--model.objective.kl_coef=0.1", "--ckpt_path=last")
     for name, tensor in checkpoint(whole)["state_dict"].items():  # type: ignore[attr-defined]
         assert torch.equal(tensor, checkpoint(cut)["state_dict"][name])  # type: ignore[index]
     assert cli.main(["export", str(whole), str(tmp_path / "out")]) == 0

@@ -126,7 +126,7 @@ def test_a_run_says_it_once_and_never_draws_them(tmp_path: Path, capsys: pytest.
     run = fit(
         tmp_path / "run",
         model__policy__path=folder,
-        model__loss__kl_coef=0.1,
+        model__objective__kl_coef=0.1,
         model__sampling__temperature=2.0,
         model__policy__extra_eos_tokens='["z"]',
         trainer__limit_val_batches=0,

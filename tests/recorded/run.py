@@ -19,10 +19,11 @@ from torch import Tensor
 from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling
 from lgrpo_lightning.callbacks import RolloutCallback
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
+from lgrpo_lightning.losses import ClippedSurrogate
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.strategies.fsdp2 import FSDP2Strategy
-from lgrpo_lightning.training import Loss, Updates, Validation
+from lgrpo_lightning.training import Objective, Updates, Validation
 from tests.recorded.components import Digits, RecordedReward, RecordedSampler
 
 STEPS, GROUP_SIZE, PROMPTS = 8, 4, 8
@@ -105,7 +106,8 @@ def module(outcome: Outcome, **options: Any) -> GRPOModule:
         "policy": PolicyConfig(**policy),
         "group_size": GROUP_SIZE,
         "sampling": Sampling(max_new_tokens=32, temperature=3.0),
-        "loss": Loss(**({"kl_coef": 0.04, "importance": "none"} | options.pop("loss", {}))),
+        "loss": ClippedSurrogate(**options.pop("loss", {})),
+        "objective": Objective(**({"kl_coef": 0.04, "importance": "none"} | options.pop("objective", {}))),
         "updates": Updates(iterations=2),
         "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-3, eps=1e-5, weight_decay=0.0),
         "validation": Validation(at_start=False, at_end=False),

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.estimators import GRPO, LambdaGRPO
+from lgrpo_lightning.losses import ClippedSurrogate
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.testing import toy_group
-from lgrpo_lightning.training import Loss, Updates
+from lgrpo_lightning.training import Objective, Updates
+from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
@@ -42,7 +45,8 @@ def run(
     policy: Policy,
     data: TrainBatch,
     *,
-    loss: Loss,
+    loss: PolicyLoss | None = None,
+    objective: Objective | None = None,
     updates: Updates | None = None,
     step: Any = None,
     **more: Any,
@@ -52,7 +56,9 @@ def run(
     Update(
         policy=policy,
         reference=more.get("reference"),
-        loss=loss,
+        loss=loss or ClippedSurrogate(),
+        objective=objective or Objective(),
+        bonus=EntropyBonus(objective or Objective()),
         updates=updates or Updates(),
         temperature=0.8,
         max_length=MAX_LENGTH,
@@ -91,7 +97,8 @@ def test_the_loss_is_that_of_the_definition(
     means = run(
         policy,
         data,
-        loss=Loss(kl_coef=0.1, normalizer=by, clip_high=0.3),
+        loss=ClippedSurrogate(normalizer=by, clip_high=0.3),
+        objective=Objective(kl_coef=0.1),
         updates=Updates(old_logprobs="sampler"),
         reference=reference,
     )
@@ -132,7 +139,7 @@ def test_micro_batches_change_no_gradient(by: Any, budget: int, model_folder: Ca
     whole = policy_of(model_folder("llama"))
     divided = policy_of(model_folder("llama"), micro_batch_tokens=budget)
     data = batch(LambdaGRPO())
-    losses = [run(p, data, loss=Loss(normalizer=by)).values()["loss"] for p in (whole, divided)]
+    losses = [run(p, data, loss=ClippedSurrogate(normalizer=by)).values()["loss"] for p in (whole, divided)]
     assert math.isclose(*losses, rel_tol=1e-5, abs_tol=1e-7)
     for a, b in zip(gradients(whole), gradients(divided), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
@@ -142,7 +149,7 @@ def test_on_policy_lambda_grpo_counts_every_node_once(model_folder: Callable[...
     """The gradient of λ-GRPO is that of each trie node once, with the mean advantage of its members."""
     policy = policy_of(model_folder("llama"))
     data = batch(LambdaGRPO())
-    run(policy, data, loss=Loss())
+    run(policy, data)
     found = gradients(policy)
     policy.zero_grad()
     scores = policy(data.prompts, data.completions, temperature=0.8).logprobs
@@ -176,7 +183,9 @@ def test_iterations_and_mini_batches_count_optimizer_steps(model_folder: Callabl
     means = run(
         policy,
         batch(LambdaGRPO()),
-        loss=Loss(),
+        loss=ClippedSurrogate(),
+        objective=Objective(),
+        bonus=EntropyBonus(Objective()),
         updates=Updates(iterations=3, mini_batches=2),
         step=step,
         mini_batches=[range(4), range(4, 8)],
@@ -188,7 +197,7 @@ def test_iterations_and_mini_batches_count_optimizer_steps(model_folder: Callabl
 def test_nothing_trained_makes_no_step(model_folder: Callable[..., Path]) -> None:
     policy = policy_of(model_folder("llama"))
     steps: list[int] = []
-    means = run(policy, batch(LambdaGRPO()), loss=Loss(), step=lambda: steps.append(1), mini_batches=[[]])
+    means = run(policy, batch(LambdaGRPO()), step=lambda: steps.append(1), mini_batches=[[]])
     assert steps == []
     assert means.values()["updates/skipped"] == 1
 
@@ -200,8 +209,8 @@ def test_untrained_tokens_have_no_gradient(model_folder: Callable[..., Path]) ->
     mask = data.mask.clone()
     mask[1, 1:] = False
     masked = TrainBatch(**{**vars(data), "mask": mask})
-    a = run(policy, masked, loss=Loss()).values()["loss"]
+    a = run(policy, masked).values()["loss"]
     changed = data.advantages.clone()
     changed[1, 1:] = 100.0
-    b = run(policy, TrainBatch(**{**vars(masked), "advantages": changed}), loss=Loss()).values()["loss"]
+    b = run(policy, TrainBatch(**{**vars(masked), "advantages": changed})).values()["loss"]
     assert a == b

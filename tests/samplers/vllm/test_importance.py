@@ -14,7 +14,7 @@ RATIO = "sampling/importance_sampling_ratio"
 
 @pytest.mark.parametrize("importance", ["none", "token_truncate", "sequence_mask"])
 def test_float32(importance: str, tmp_path: Path) -> None:
-    run = fit(tmp_path, config=CONFIG, model__loss__importance=importance)
+    run = fit(tmp_path, config=CONFIG, model__objective__importance=importance)
     table = train_metrics(run)
     assert len(table) == 3
     for end in ("mean", "min", "max"):

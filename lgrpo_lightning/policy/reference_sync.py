@@ -1,0 +1,72 @@
+"""A reference that follows the policy (TR-DPO, arXiv:2404.09656)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.policy.policy import Policy
+from lgrpo_lightning.policy.reference import Reference
+from lgrpo_lightning.policy.sharded_weights import whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSync:
+    """How a reference follows: every ``steps`` optimizer steps, π_ref ← mix · π + (1 - mix) · π_ref."""
+
+    steps: int
+    mix: float
+
+    def due(self, step: int) -> bool:
+        """Whether the reference is updated after so many optimizer steps."""
+        return step > 0 and step % self.steps == 0
+
+    @torch.no_grad()
+    def update(self, reference: Reference | None, policy: Policy) -> None:
+        """Mix the policy's weights in.
+
+        Raises:
+            ValueError: The reference has no weights of its own.
+        """
+        for mine, theirs in zip(own(reference).parameters(), policy.parameters(), strict=True):
+            mine.lerp_(theirs.detach().to(mine.dtype), self.mix)
+
+
+def own(reference: Reference | None) -> Policy:
+    """The reference as a model with weights of its own.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if not isinstance(reference, Policy):
+        raise ValueError(
+            "objective.reference_sync_steps needs a reference with weights of its own; that of a LoRA run is the "
+            "policy without its adapter. Train all weights (policy.lora: null), or leave reference_sync_steps null."
+        )
+    return reference
+
+
+def reference_state(reference: Reference | None) -> dict[str, Tensor]:
+    """The weights of a reference, whole and on the CPU. Collective where they are sharded."""
+    return {name: whole(p.detach()).cpu().clone() for name, p in own(reference).named_parameters()}
+
+
+@torch.no_grad()
+def load_reference_state(reference: Reference | None, state: Mapping[str, Tensor]) -> None:
+    """Put back what ``reference_state`` gave."""
+    for name, parameter in own(reference).named_parameters():
+        parameter.copy_(_like(parameter, state[name]))
+
+
+def _like(parameter: Any, value: Tensor) -> Any:
+    """``value`` sharded as ``parameter`` is."""
+    value = value.to(device=parameter.device, dtype=parameter.dtype)
+    if not hasattr(parameter, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements)

@@ -1,0 +1,55 @@
+"""The KL penalty as a part of the reward, as in PPO for language models (arXiv:2009.01325)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.functional import kl_estimate
+from lgrpo_lightning.policy import Policy, Reference
+from lgrpo_lightning.training.scoring import Scoring
+from lgrpo_lightning.types import Credit, Group, Rewards, TrainBatch
+
+
+def penalised(
+    rewards: Sequence[Rewards],
+    groups: Sequence[Group],
+    *,
+    scoring: Scoring,
+    policy: Policy,
+    reference: Reference,
+    coefficient: float,
+) -> list[Rewards]:
+    r"""Rewards whose outcomes are less by the coefficient times the completion's log π/π_ref. Collective.
+
+    .. math:: r_i - \beta \sum_t \log \frac{\pi(y_{i,t})}{\pi_{ref}(y_{i,t})}
+
+    with the policy before the update, over trained tokens. What does not apply still does not; the parts of a reward
+    stay as they were.
+    """
+    batch = TrainBatch.from_groups(groups, [_none(g) for g in groups], device=policy.device)
+    policy.choose_layout(batch.prompts, batch.completions)
+    now, before = (scoring.scores(who, batch).logprobs for who in (policy, reference))
+    kl = torch.where(batch.mask, kl_estimate(now, before, estimator="k1"), 0.0).cpu()
+    counts = batch.mask.sum(-1).cpu()
+    out, start = [], 0
+    for group, given in zip(groups, rewards, strict=True):
+        end = start + len(group)
+        own, tokens = kl[start:end].sum(-1), int(counts[start:end].sum())
+        metrics = {**given.metrics, "kl": float(own.sum()) / max(tokens, 1)}
+        out.append(replace(given, outcome=_less(given.outcome, coefficient * own), metrics=metrics))
+        start = end
+    return out
+
+
+def _less(outcome: Tensor, penalty: Tensor) -> Tensor:
+    return outcome - penalty.to(outcome)
+
+
+def _none(group: Group) -> Credit:
+    """Credit of the group's shape, for a batch that is only scored."""
+    nothing = torch.zeros(len(group), max((len(r) for r in group.rollouts), default=0))
+    return Credit(advantages=nothing, weights=nothing)

@@ -1,0 +1,59 @@
+"""Log-probs and entropies of a whole batch without gradients, in passes that all ranks make together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.policy import Policy, Reference
+from lgrpo_lightning.policy.policy import TokenScores
+from lgrpo_lightning.processes.activity import progressed
+from lgrpo_lightning.strategies.ranks import Ranks
+from lgrpo_lightning.types import TrainBatch, padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Divides a batch into forward passes.
+
+    Attributes:
+        policy: Says what fits into a pass.
+        ranks: The processes that make as many passes.
+        temperature: Of the log-probs: that of sampling.
+    """
+
+    policy: Policy
+    ranks: Ranks
+    temperature: float
+
+    def passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:
+        """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
+        packs = self.policy.packs([batch.prompts[i] for i in rows], [batch.completions[i] for i in rows])
+        count = torch.tensor(len(packs), device=batch.mask.device)
+        most = int(self.ranks.max(count))  # before any pass: collective
+        for number in range(most):
+            progressed()
+            yield ([rows[i] for i in packs[number]], True) if number < len(packs) else ([0], False)
+
+    @torch.no_grad()
+    def scores(self, policy: Policy | Reference, batch: TrainBatch) -> TokenScores:
+        """``[N, T]`` of the whole batch, in the packing of the update."""
+        rows: dict[int, tuple[Tensor, Tensor]] = {}
+        for pack, real in self.passes(batch, list(range(len(batch)))):
+            micro = batch.rows(pack)
+            found = policy(micro.prompts, micro.completions, temperature=self.temperature)
+            if real:
+                rows.update(zip(pack, zip(found.logprobs, found.entropies, strict=True), strict=True))
+        logprobs, entropies = ([rows[i][part] for i in range(len(batch))] for part in (0, 1))
+        width = batch.mask.shape[1]
+        return TokenScores(logprobs=padded(logprobs, width), entropies=padded(entropies, width))
+
+
+def cut(values: Tensor | None, pack: list[int], micro: TrainBatch) -> Tensor | None:
+    """The rows of a pack, trimmed to its width."""
+    if values is None:
+        return None
+    return values.index_select(0, torch.tensor(pack, device=values.device))[:, : micro.mask.shape[1]]
