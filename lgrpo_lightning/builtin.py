@@ -14,7 +14,7 @@ def lgrpo_components() -> Iterable[type]:
     from lgrpo_lightning.data.binary_tree import BinaryTreeTask
     from lgrpo_lightning.data.files import PromptFile
     from lgrpo_lightning.estimators import GRPO, TEMPO, BlendedGRPO, ImplicitPRM, LambdaGRPO, ProcessGRPO
-    from lgrpo_lightning.losses import CISPO, GMPO, GSPO, LUSPO, SAPO, VESPO, ClippedSurrogate, Reinforce
+    from lgrpo_lightning.losses import losses
     from lgrpo_lightning.rewards import (
         BinaryTreeReward,
         ExactMatch,
@@ -52,14 +52,7 @@ def lgrpo_components() -> Iterable[type]:
         BlendedGRPO,
         ImplicitPRM,
         TEMPO,
-        ClippedSurrogate,
-        GSPO,
-        CISPO,
-        SAPO,
-        GMPO,
-        LUSPO,
-        VESPO,
-        Reinforce,
+        *losses().values(),
         BinaryTreeReward,
         ArithmeticTasks,
         BinaryTreeTask,

@@ -16,7 +16,7 @@ from lgrpo_lightning.contracts import (
     Stream,
 )
 from lgrpo_lightning.estimators import LambdaGRPO
-from lgrpo_lightning.losses import ClippedSurrogate
+from lgrpo_lightning.losses.clipped_surrogate import ClippedSurrogate
 from lgrpo_lightning.options import run_seed
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
