@@ -58,6 +58,7 @@ class Policy(nn.Module):
         self.no_tree: str | None = None  # why trees turned out not to work
         self.compute_device: torch.device | None = None
         self.division: Division | None = None
+        self.generating = False  # whether all weights are gathered
 
     def take_type(self, config: PolicyConfig) -> None:
         """Give the weights the type that ``config``, the same but for that, asks for."""
@@ -228,13 +229,22 @@ class Policy(nn.Module):
 
     @contextmanager
     def generation_model(self) -> Iterator[Any]:
-        """The causal LM in evaluation mode without gradients (and without gradient checkpointing's cache ban)."""
+        """The causal LM in evaluation mode without gradients (and without gradient checkpointing's cache ban).
+
+        Collective where the weights are sharded; inside, it may be entered again by one rank alone.
+        """
+        if self.generating:
+            with torch.no_grad():
+                yield self.model
+            return
         was_training = self.model.training
         self.model.eval()
+        self.generating = True
         try:
             with torch.no_grad(), unsharded(self):
                 yield self.model
         finally:
+            self.generating = False
             self.model.train(was_training)
 
     def touch(self) -> None:

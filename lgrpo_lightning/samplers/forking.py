@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
@@ -98,6 +99,14 @@ class ForkingSampler(Sampler):
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
     ) -> list[Group]:
         """One group per prompt; in training only, as validation measures what the policy does by itself."""
+        with (
+            self.source.generation_model() if self.is_policy else nullcontext()
+        ):  # ranks draw in calls of their own
+            return self._sampled(prompts, group_size, sampling, stream)
+
+    def _sampled(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, stream: Stream
+    ) -> list[Group]:
         forks = min(round(self.share * group_size), group_size - 1) if stream.phase == "train" else 0
         groups = self.sampler.sample(prompts, group_size - forks, sampling=sampling, stream=stream)
         members = [list(group.rollouts) for group in groups]

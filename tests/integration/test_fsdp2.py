@@ -249,3 +249,12 @@ def test_by_class_name_in_a_file(tmp_path: Path) -> None:
     commands([commands_of])
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["strategy"]
     assert saved["init_args"]["reduce_dtype"] == "bfloat16"
+
+
+def test_forks_are_drawn_by_each_rank_in_its_own_calls(tmp_path: Path) -> None:
+    forking = json.dumps({"class_path": "ForkingSampler", "init_args": {"share": 0.5}})
+    options = {"model__sampler": forking, "trainer__max_steps": 3}
+    commands([command("fit", tmp_path / "two", **options)])
+    one("fit", tmp_path / "one", **options)
+    assert largest_difference(weights(tmp_path / "two"), weights(tmp_path / "one")) < 5e-6
+    assert list(rollouts(tmp_path / "two")["completion"]) == list(rollouts(tmp_path / "one")["completion"])
