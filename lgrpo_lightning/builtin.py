@@ -13,7 +13,23 @@ def lgrpo_components() -> Iterable[type]:
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
     from lgrpo_lightning.data.binary_tree import BinaryTreeTask
     from lgrpo_lightning.data.files import PromptFile
-    from lgrpo_lightning.estimators import GRPO, TEMPO, BlendedGRPO, ImplicitPRM, LambdaGRPO, ProcessGRPO
+    from lgrpo_lightning.estimators import (
+        GDPO,
+        GRPO,
+        GTPO,
+        RLOO,
+        TEMPO,
+        BlendedGRPO,
+        EligibilityTraceGRPO,
+        ImplicitPRM,
+        LambdaGRPO,
+        LearnableTokenPreference,
+        MaxRL,
+        PassAtK,
+        ProcessGRPO,
+        ReinforcePlusPlus,
+        TreeAdv,
+    )
     from lgrpo_lightning.rewards import (
         BinaryTreeReward,
         ExactMatch,
@@ -51,6 +67,15 @@ def lgrpo_components() -> Iterable[type]:
         BlendedGRPO,
         ImplicitPRM,
         TEMPO,
+        RLOO,
+        ReinforcePlusPlus,
+        GDPO,
+        PassAtK,
+        MaxRL,
+        TreeAdv,
+        GTPO,
+        LearnableTokenPreference,
+        EligibilityTraceGRPO,
         BinaryTreeReward,
         ArithmeticTasks,
         BinaryTreeTask,
