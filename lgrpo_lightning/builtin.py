@@ -6,55 +6,19 @@ from collections.abc import Iterable
 
 from lgrpo_lightning.plugins.hookspecs import hookimpl
 
+PARTS = ("RewardError", "RewardSum")
+"""What these rooms offer beside components."""
+
 
 @hookimpl
 def lgrpo_components() -> Iterable[type]:
     """The built-in components."""
+    from lgrpo_lightning import estimators, rewards, samplers, segmenters
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
     from lgrpo_lightning.data.binary_tree import BinaryTreeTask
     from lgrpo_lightning.data.files import PromptFile
-    from lgrpo_lightning.estimators import GRPO, TEMPO, BlendedGRPO, ImplicitPRM, LambdaGRPO, ProcessGRPO
     from lgrpo_lightning.losses import losses
-    from lgrpo_lightning.rewards import (
-        BinaryTreeReward,
-        ExactMatch,
-        FormatMatch,
-        RewardFunction,
-        StepRewardFunction,
-    )
-    from lgrpo_lightning.samplers import ForkingSampler, TransformersSampler, VLLMSampler
-    from lgrpo_lightning.segmenters import (
-        DelimiterSegmenter,
-        EntropySegmenter,
-        SentenceSegmenter,
-        TagSegmenter,
-        TokenPrefixSegmenter,
-        WindowSegmenter,
-    )
 
-    return [
-        TransformersSampler,
-        VLLMSampler,
-        ForkingSampler,
-        TokenPrefixSegmenter,
-        DelimiterSegmenter,
-        SentenceSegmenter,
-        TagSegmenter,
-        WindowSegmenter,
-        EntropySegmenter,
-        ExactMatch,
-        FormatMatch,
-        RewardFunction,
-        StepRewardFunction,
-        GRPO,
-        LambdaGRPO,
-        ProcessGRPO,
-        BlendedGRPO,
-        ImplicitPRM,
-        TEMPO,
-        *losses().values(),
-        BinaryTreeReward,
-        ArithmeticTasks,
-        BinaryTreeTask,
-        PromptFile,
-    ]
+    rooms = (samplers, segmenters, rewards, estimators)
+    named = [getattr(room, name) for room in rooms for name in room.__all__ if name not in PARTS]
+    return [*named, *losses().values(), ArithmeticTasks, BinaryTreeTask, PromptFile]

@@ -132,7 +132,8 @@ class Rewards:
         steps: One reward per step of the group's process tree, in the order of ``ProcessTree.steps``, or None;
             NaN = "does not apply".
         tokens: ``[G, T]`` fp32, a reward for every token, or None; NaN = "none here", and so on padding.
-        parts: The named summands of ``outcome``, each ``[G]``; logged as ``rewards/<name>/…``.
+        parts: The named summands of ``outcome``, each ``[G]`` and unweighted; logged as ``rewards/<name>/…``.
+        part_weights: What each part is multiplied by in ``outcome``, by name; 1 where it is not named.
         metrics: Scalars to log, by name.
         extras: Columns to store with the rollouts, ``G`` values each.
     """
@@ -141,6 +142,7 @@ class Rewards:
     steps: Tensor | None = None
     tokens: Tensor | None = None
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    part_weights: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     extras: Mapping[str, list[Any]] = field(default_factory=dict)
 

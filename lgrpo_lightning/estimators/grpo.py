@@ -111,18 +111,28 @@ def checked_power(owner: str, name: str, power: float) -> float:
     return power
 
 
-def batch_deviation(outcomes: Sequence[Tensor], reduce: Reduce) -> Tensor:
-    """Standard deviation (Bessel) of all valid rewards on all ranks: a scalar, 0 for fewer than two.
+def batch_statistics(values: Sequence[Tensor], reduce: Reduce) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (Bessel) of all valid values on all ranks: scalars, 0 for too few.
 
     Two passes (first the mean, then the squared deviations from it), because a sum of squares loses the
-    digits of rewards far from 0. Every rank calls it, also one without groups.
+    digits of values far from 0. Every rank calls it, also one without groups.
+
+    >>> [s.item() for s in batch_statistics([torch.tensor([0.0, float("nan")]), torch.tensor([2.0])], lambda x: x)]
+    [1.0, 1.4142135381698608]
+    """
+    flat = torch.cat([v.double() for v in values]) if values else torch.zeros(0, dtype=torch.double)
+    valid = flat[~flat.isnan()]
+    total, count = reduce(torch.stack([valid.sum(), valid.new_tensor(len(valid))])).unbind()
+    mean = total / count.clamp(min=1)
+    squares = reduce((valid - mean.to(valid)).square().sum()[None])[0]
+    deviation = (squares / (count - 1).clamp(min=1)).sqrt()
+    return mean.float().to(flat.device), deviation.float().to(flat.device)
+
+
+def batch_deviation(outcomes: Sequence[Tensor], reduce: Reduce) -> Tensor:
+    """Standard deviation (Bessel) of all valid rewards on all ranks: a scalar, 0 for fewer than two.
 
     >>> batch_deviation([torch.tensor([0.0, float("nan")]), torch.tensor([2.0])], lambda x: x).item()
     1.4142135381698608
     """
-    rewards = torch.cat([o.double() for o in outcomes]) if outcomes else torch.zeros(0, dtype=torch.double)
-    valid = rewards[~rewards.isnan()]
-    total, count = reduce(torch.stack([valid.sum(), valid.new_tensor(len(valid))])).unbind()
-    mean = total / count.clamp(min=1)
-    squares = reduce((valid - mean.to(valid)).square().sum()[None])[0]
-    return (squares / (count - 1).clamp(min=1)).sqrt().float().to(rewards.device)
+    return batch_statistics(outcomes, reduce)[1]

@@ -76,12 +76,17 @@ class RewardSum(RewardModel):
         weighted = list(zip(rewards, self.weights, strict=True))
         stepped = [(r.steps, w) for r, w in weighted if r.steps is not None]
         tokens = [(r.tokens, w) for r, w in weighted if r.tokens is not None]
-        own = [(r.parts or {m.name: r.outcome}).items() for r, m in zip(rewards, self.models, strict=True)]
+        own = [r.parts or {m.name: r.outcome} for r, m in zip(rewards, self.models, strict=True)]
         return Rewards(
             outcome=_nan_sum([r.outcome for r in rewards], self.weights),
             steps=_nan_sum([s for s, _ in stepped], [w for _, w in stepped]) if stepped else None,
             tokens=_nan_sum([t for t, _ in tokens], [w for _, w in tokens]) if tokens else None,
-            parts=_uniquely_named(pair for items in own for pair in items),
+            parts=_uniquely_named(pair for parts in own for pair in parts.items()),
+            part_weights=_uniquely_named(
+                (name, w * r.part_weights.get(name, 1.0))
+                for parts, (r, w) in zip(own, weighted, strict=True)
+                for name in parts
+            ),
             metrics=_averaged([r.metrics for r in rewards]),
             extras=_uniquely_named(pair for r in rewards for pair in r.extras.items()),
         )

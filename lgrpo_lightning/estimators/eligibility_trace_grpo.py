@@ -1,0 +1,83 @@
+"""GRPO-λ of eligibility traces: credit fades towards the beginning of a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Credit, Rewards
+
+
+class EligibilityTraceGRPO(WeightedGRPO):
+    r"""GRPO-λ, in its token form (arXiv:2510.00194). No relative of this library's λ-GRPO but in name.
+
+    .. math:: A_{i,t} = \hat r_i \, (\gamma \lambda)^{T_i - 1 - t}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
+
+    for t = 0 … T_i - 1 and GRPO's advantage r̂_i; the λ of the first formula is ``trace_decay``, that of the second a
+    process set. The last token gets all of r̂, earlier ones less. The form was found in others' notes and code, and
+    reviews of the paper name the coefficients (γλ)^l, λ = 0.99 and advantages clamped at -0.1; the paper's equations
+    could not be read. γ = 1, that the clamp comes before the trace, and leaving it off by default are this library's.
+    The paper's other weights ("both", which raise early tokens too) are not here.
+
+    Args:
+        trace_decay: λ of the trace, from 0 to 1; 1 (with gamma 1) is GRPO.
+        gamma: Discount γ, from 0 to 1.
+        min_advantage: Advantages r̂ below it are raised to it, such as -0.1; null: none are.
+        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        eps: Added to the standard deviation; above 0.
+        lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    >>> tree = ProcessTree.from_sequences([[1, 2, 3], [1], [4, 5]])
+    >>> rewards = Rewards(outcome=torch.tensor([2.0, 1.0, 0.0]))
+    >>> EligibilityTraceGRPO(trace_decay=0.5, scale="none").estimate(rewards, tree).advantages.tolist()
+    [[0.25, 0.5, 1.0], [0.0, 0.0, 0.0], [-0.5, -1.0, 0.0]]
+    """
+
+    def __init__(
+        self,
+        trace_decay: float = 0.99,
+        gamma: float = 1.0,
+        min_advantage: float | None = None,
+        scale: Scale = "group",
+        eps: float = 1e-4,
+        lambda_power: float = 0.0,
+    ) -> None:
+        super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
+        for name, value in (("trace_decay", trace_decay), ("gamma", gamma)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"EligibilityTraceGRPO: {name} is {value}; it must be from 0 to 1.")
+        if min_advantage is not None and not min_advantage <= 0:
+            raise ValueError(
+                f"EligibilityTraceGRPO: min_advantage is {min_advantage}; it must be at most 0, or null."
+            )
+        self.trace_decay, self.gamma, self.min_advantage = trace_decay, gamma, min_advantage
+
+    def estimate_batch(
+        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
+    ) -> list[Credit]:
+        """The credit of every group of the batch."""
+        deviation = self.deviation([r.outcome for r in rewards], reduce)
+        return [
+            self.credit(
+                self._clamped(self.outcome_advantages(r.outcome, deviation))[:, None] * self._trace(t), t
+            )
+            for r, t in zip(rewards, trees, strict=True)
+        ]
+
+    def _clamped(self, advantages: Tensor) -> Tensor:
+        """``[G]``, none below ``min_advantage``."""
+        return advantages if self.min_advantage is None else advantages.clamp(min=self.min_advantage)
+
+    def _trace(self, tree: ProcessTree) -> Tensor:
+        """``[G, T]`` (γλ)^(tokens still to come); 1 on padding."""
+        real = tree.set_sizes() > 0
+        to_come = real.sum(1, keepdim=True) - 1 - torch.arange(real.shape[1])
+        return torch.tensor(self.gamma * self.trace_decay).pow(to_come.clamp(min=0))
