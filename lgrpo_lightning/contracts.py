@@ -18,7 +18,7 @@ from torch import Tensor
 from lgrpo_lightning.functional.losses import Normalizer
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Group, LossInput, Progress, Prompt, Rewards, Sampling
+from lgrpo_lightning.types import Credit, Group, LossInput, Message, Progress, Prompt, Rewards, Sampling
 
 Level = Literal["token", "sequence"]
 """What a policy loss has terms for."""
@@ -225,6 +225,37 @@ class PolicyLoss(ABC):
         return {}
 
 
+class Environment(ABC):
+    """One episode: what answers the policy's turns. Each completion has one of its own, made by copying this one."""
+
+    seed: int = 0
+    """Set before ``reset``; the same for all completions of a prompt, so that they face the same task."""
+
+    @property
+    def tools(self) -> Sequence[Callable[..., Any]]:
+        """Functions that the chat template shows to the model."""
+        return ()
+
+    def reset(self, columns: Mapping[str, Any]) -> str | None:
+        """Begin anew, from the prompt's data columns; a text is appended to the prompt's last message."""
+        return None
+
+    @abstractmethod
+    def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
+        """What comes back, as messages; None where the episode is over.
+
+        Args:
+            turns: The episode's messages so far, after the prompt; the last one is the assistant's.
+        """
+
+    def reward(self) -> float | Sequence[float] | None:
+        """What the episode is worth: one number, one for each of the assistant's turns, or None: it does not apply."""
+        return None
+
+    def close(self) -> None:  # noqa: B027
+        """The episode is over: release what it holds."""
+
+
 class PromptSource(ABC):
     """Where prompts come from: a file, a hub data set, a generator of tasks."""
 
@@ -250,6 +281,7 @@ CONTRACTS: Mapping[str, type] = {
     "reward_model": RewardModel,
     "advantage_estimator": AdvantageEstimator,
     "loss": PolicyLoss,
+    "environment": Environment,
     "prompt_source": PromptSource,
 }
 """Kind of component → its contract."""

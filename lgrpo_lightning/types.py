@@ -58,6 +58,16 @@ class Fork:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A turn of an episode: tokens ``start`` to ``end`` (exclusive) of the completion, and the messages in them."""
+
+    role: Literal["assistant", "environment"]
+    start: int
+    end: int
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rollout:
     """One sampled completion.
 
@@ -71,6 +81,8 @@ class Rollout:
         weight_version: Number of weight updates the sampler had seen.
         entropies: ``[T]`` entropy of the sampled distribution, where the sampler knows it.
         fork: Where it was branched off another member, or None for a fresh sample.
+        turns: The turns of an episode, in order; empty for a completion of one turn.
+        rewards: What the environment paid: one number, or one for each of the assistant's turns; empty without one.
     """
 
     token_ids: tuple[int, ...]
@@ -82,6 +94,8 @@ class Rollout:
     weight_version: int = 0
     entropies: Tensor | None = None
     fork: Fork | None = None
+    turns: tuple[Turn, ...] = ()
+    rewards: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         refuse_text("Rollout.token_ids", self.token_ids)

@@ -1,0 +1,118 @@
+"""Python functions as tools: their description for the chat template, and calling them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lgrpo_lightning.environments.calls import ToolCall
+
+
+class Toolbox:
+    """Functions by name, as TRL takes them: type-hinted, with a docstring of Google's style, sync or async.
+
+    Args:
+        functions: The tools.
+
+    Raises:
+        ValueError: Two have one name, or one cannot be described.
+
+    >>> def add(a: int, b: int) -> int:
+    ...     \"\"\"Add two numbers.
+    ...
+    ...     Args:
+    ...         a: The first.
+    ...         b: The second.
+    ...     \"\"\"
+    ...     return a + b
+    >>> box = Toolbox([add])
+    >>> box.called(ToolCall(name="add", arguments={"a": 1, "b": 2})), box.schemas[0]["function"]["name"]
+    ('3', 'add')
+    """
+
+    def __init__(self, functions: Sequence[Callable[..., Any]]) -> None:
+        self.functions = {function.__name__: function for function in functions}
+        if len(self.functions) < len(functions):
+            names = [f.__name__ for f in functions]
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise ValueError(f"Two tools are called {twice[0]!r}; each needs a name of its own.")
+        self.schemas = [_schema(function) for function in functions]
+
+    def __bool__(self) -> bool:
+        return bool(self.functions)
+
+    def called(self, call: ToolCall) -> str:
+        """What a tool answers, as text.
+
+        Raises:
+            ToolError: The call cannot be made.
+            Exception: What the tool raises.
+        """
+        if call.problem:
+            raise ToolError(f"The call is malformed: {call.problem}.")
+        if call.name not in self.functions:
+            raise ToolError(f"There is no tool {call.name!r}; there are {', '.join(self.functions) or 'none'}.")
+        function = self.functions[call.name]
+        try:
+            inspect.signature(function).bind(**call.arguments)
+        except TypeError as error:
+            raise ToolError(f"{call.name}: {error}.") from None
+        answer = function(**call.arguments)
+        return as_text(run(answer) if inspect.isawaitable(answer) else answer)
+
+
+class ToolError(ValueError):
+    """A call that cannot be made, for the model to read."""
+
+
+def run(awaitable: Any) -> Any:
+    """What an awaitable gives, on an event loop of its own."""
+    import asyncio
+
+    async def result() -> Any:
+        return await awaitable
+
+    return asyncio.run(result())
+
+
+def as_text(answer: Any) -> str:
+    """What a tool returned, as text: bytes as UTF-8, containers as JSON.
+
+    Raises:
+        ToolError: Bytes that are no text.
+
+    >>> as_text({"a": 1}), as_text(b"ok"), as_text(None)
+    ('{"a": 1}', 'ok', 'None')
+    """
+    if isinstance(answer, bytes | bytearray):
+        try:
+            return bytes(answer).decode()
+        except UnicodeDecodeError as error:
+            raise ToolError(f"The tool returned {len(answer)} bytes that are no text.") from error
+    if isinstance(answer, Mapping | list | tuple):
+        try:
+            return json.dumps(answer, ensure_ascii=False, default=str)
+        except (TypeError, ValueError):
+            return str(answer)
+    text = answer if isinstance(answer, str) else str(answer)
+    return text.encode(errors="replace").decode()  # half of a surrogate pair is no text
+
+
+def _schema(function: Callable[..., Any]) -> dict[str, Any]:
+    """How the chat template describes a tool.
+
+    Raises:
+        ValueError: Type hints or docstring are missing.
+    """
+    from transformers.utils import get_json_schema
+    from transformers.utils.chat_template_utils import DocstringParsingException, TypeHintParsingException
+
+    try:
+        return dict(get_json_schema(function))
+    except (DocstringParsingException, TypeHintParsingException, ValueError) as error:
+        raise ValueError(
+            f"The tool {function.__name__!r} cannot be described to the model: {error}. It needs type hints and a "
+            "docstring with a description and an Args section that names every argument."
+        ) from error
