@@ -13,12 +13,12 @@ PARTS = ("RewardError", "RewardSum")
 @hookimpl
 def lgrpo_components() -> Iterable[type]:
     """The built-in components."""
-    from lgrpo_lightning import estimators, rewards, samplers, segmenters
+    from lgrpo_lightning import environments, estimators, rewards, samplers, segmenters
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
     from lgrpo_lightning.data.binary_tree import BinaryTreeTask
     from lgrpo_lightning.data.files import PromptFile
     from lgrpo_lightning.losses import losses
 
-    rooms = (samplers, segmenters, rewards, estimators)
+    rooms = (samplers, segmenters, rewards, estimators, environments)
     named = [getattr(room, name) for room in rooms for name in room.__all__ if name not in PARTS]
     return [*named, *losses().values(), ArithmeticTasks, BinaryTreeTask, PromptFile]

@@ -83,6 +83,7 @@ class Rollout:
         fork: Where it was branched off another member, or None for a fresh sample.
         turns: The turns of an episode, in order; empty for a completion of one turn.
         rewards: What the environment paid: one number, or one for each of the assistant's turns; empty without one.
+        metrics: Numbers that the sampler has of it; their means over completions are logged.
     """
 
     token_ids: tuple[int, ...]
@@ -96,6 +97,7 @@ class Rollout:
     fork: Fork | None = None
     turns: tuple[Turn, ...] = ()
     rewards: tuple[float, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse_text("Rollout.token_ids", self.token_ids)

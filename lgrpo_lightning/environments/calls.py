@@ -31,7 +31,8 @@ def tool_calls(text: str, format: str) -> list[ToolCall]:
     Args:
         format: A key of ``FORMATS``.
 
-    >>> [(c.name, dict(c.arguments)) for c in tool_calls('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>', "hermes")]
+    >>> found = tool_calls('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>', "hermes")
+    >>> [(call.name, dict(call.arguments)) for call in found]
     [('add', {'a': 1})]
     >>> tool_calls("<tool_call>{add}</tool_call>", "hermes")[0].problem[:12]
     'not JSON: Ex'
@@ -71,7 +72,9 @@ def _json(text: str) -> Iterator[ToolCall]:
 def _pythonic(text: str) -> Iterator[ToolCall]:
     """``[add(a=1, b=2), now()]``: Llama 4, Gemma's ``tool_code``."""
     fenced = re.search(r"```tool_code\s*\n(.*?)```", text, re.DOTALL)
-    body = (fenced[1] if fenced else text).replace("<|python_start|>", "").replace("<|python_end|>", "").strip()
+    body = (
+        (fenced[1] if fenced else text).replace("<|python_start|>", "").replace("<|python_end|>", "").strip()
+    )
     if not fenced and not re.match(r"\[\s*[\w.]+\(", body):
         return
     try:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lgrpo_lightning.environments.calls import ToolCall
@@ -53,7 +52,9 @@ class Toolbox:
         if call.problem:
             raise ToolError(f"The call is malformed: {call.problem}.")
         if call.name not in self.functions:
-            raise ToolError(f"There is no tool {call.name!r}; there are {', '.join(self.functions) or 'none'}.")
+            raise ToolError(
+                f"There is no tool {call.name!r}; there are {', '.join(self.functions) or 'none'}."
+            )
         function = self.functions[call.name]
         try:
             inspect.signature(function).bind(**call.arguments)
@@ -78,24 +79,19 @@ def run(awaitable: Any) -> Any:
 
 
 def as_text(answer: Any) -> str:
-    """What a tool returned, as text: bytes as UTF-8, containers as JSON.
+    """What a tool returned as text: ``str`` of it, as TRL does, and bytes as UTF-8.
 
     Raises:
         ToolError: Bytes that are no text.
 
     >>> as_text({"a": 1}), as_text(b"ok"), as_text(None)
-    ('{"a": 1}', 'ok', 'None')
+    ("{'a': 1}", 'ok', 'None')
     """
     if isinstance(answer, bytes | bytearray):
         try:
             return bytes(answer).decode()
         except UnicodeDecodeError as error:
             raise ToolError(f"The tool returned {len(answer)} bytes that are no text.") from error
-    if isinstance(answer, Mapping | list | tuple):
-        try:
-            return json.dumps(answer, ensure_ascii=False, default=str)
-        except (TypeError, ValueError):
-            return str(answer)
     text = answer if isinstance(answer, str) else str(answer)
     return text.encode(errors="replace").decode()  # half of a surrogate pair is no text
 

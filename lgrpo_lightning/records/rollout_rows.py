@@ -34,6 +34,7 @@ AFTER = (
     ("text_ends", pa.list_(pa.int64())),
     ("fork_member", pa.int64()),
     ("fork_position", pa.int64()),
+    ("turns", pa.string()),
     ("columns", pa.string()),
     ("extras", pa.string()),
 )
@@ -54,6 +55,7 @@ def rollout_table(rollout: RolloutBatch) -> pa.Table:
     - ``step_rewards``: the rewards of the completion's steps in order, null without process rewards.
     - ``text_ends``: the length of the completion's text after each of its tokens, in characters.
     - ``fork_member, fork_position``: of a fork, whose tokens it has taken over, and how many; else null.
+    - ``turns``: of an episode, a JSON list with the role, first and last token and messages of each turn; else null.
     - ``columns, extras``: what the data row and the reward models hold beside that, each as one JSON
       object, so that all files of a run have one schema.
 
@@ -92,6 +94,7 @@ def _completion(group: Group, member: int) -> dict[str, Any]:
         "text_ends": list(rollout.text_ends),
         "fork_member": None if rollout.fork is None else rollout.fork.member,
         "fork_position": None if rollout.fork is None else rollout.fork.position,
+        "turns": as_json([vars(turn) for turn in rollout.turns]) if rollout.turns else None,
         "finish_reason": rollout.finish_reason,
         "weight_version": rollout.weight_version,
     }

@@ -2,6 +2,7 @@
 
 from lgrpo_lightning.rewards.binary_tree import BinaryTreeReward
 from lgrpo_lightning.rewards.checks import RewardError
+from lgrpo_lightning.rewards.environment_reward import EnvironmentReward
 from lgrpo_lightning.rewards.exact_match import ExactMatch
 from lgrpo_lightning.rewards.format_match import FormatMatch
 from lgrpo_lightning.rewards.reward_function import RewardFunction
@@ -10,6 +11,7 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 
 __all__ = [
     "BinaryTreeReward",
+    "EnvironmentReward",
     "ExactMatch",
     "FormatMatch",
     "RewardError",

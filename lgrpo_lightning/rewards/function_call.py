@@ -166,7 +166,9 @@ def _prompt(prompt: Prompt) -> Any:
 
 
 def _completion(prompt: Prompt, rollout: Rollout) -> Any:
-    """A completion as TRL passes it: its text, or for a chat the assistant's one message."""
+    """A completion as TRL passes it: its text, or for a chat the messages of its turns, or the assistant's one."""
+    if prompt.messages is not None and rollout.turns:
+        return [copied(dict(message)) for turn in rollout.turns for message in turn.messages]
     return rollout.text if prompt.messages is None else [{"role": "assistant", "content": rollout.text}]
 
 

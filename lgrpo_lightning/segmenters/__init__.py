@@ -5,6 +5,7 @@ from lgrpo_lightning.segmenters.entropy import EntropySegmenter
 from lgrpo_lightning.segmenters.sentence import SentenceSegmenter
 from lgrpo_lightning.segmenters.tag import TagSegmenter
 from lgrpo_lightning.segmenters.token_prefix import TokenPrefixSegmenter
+from lgrpo_lightning.segmenters.turns import TurnSegmenter
 from lgrpo_lightning.segmenters.window import WindowSegmenter
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "SentenceSegmenter",
     "TagSegmenter",
     "TokenPrefixSegmenter",
+    "TurnSegmenter",
     "WindowSegmenter",
 ]

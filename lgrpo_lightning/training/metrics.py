@@ -148,6 +148,8 @@ def _add_completions(means: Means, rollout: RolloutBatch) -> None:
     means.add("completions/mean_length", lengths)
     means.add("completions/mean_terminated_length", lengths, ~clipped)
     means.add("completions/clipped_ratio", clipped)
+    for name, value in (pair for r in rollouts for pair in r.metrics.items()):
+        means.put(name, value)
     if rollouts:
         means.extreme("completions/min_length", float(lengths.min()), largest=False)
         means.extreme("completions/max_length", float(lengths.max()), largest=True)

@@ -1,0 +1,80 @@
+"""What passes between policy and environment, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lgrpo_lightning.types import Message, Rollout
+
+
+def assistant_message(
+    tokenizer: Any, turn: Rollout, *, prefix: Sequence[int], tools: Sequence[Any]
+) -> Message:
+    """A turn as a message; with its calls where the tokenizer can tell them."""
+    plain = {"role": "assistant", "content": turn.text}
+    if not tools or getattr(tokenizer, "response_template", None) is None:
+        return plain
+    try:
+        found = tokenizer.parse_response(list(turn.token_ids), prefix=list(prefix), tools=list(tools))
+    except Exception:  # malformed: the format's own reading says of what is wrong
+        return plain
+    return {**plain, **({"tool_calls": found["tool_calls"]} if found and found.get("tool_calls") else {})}
+
+
+def checked_answer(found: Any, who: str, longest: int) -> list[Message] | None:
+    """The messages of an environment, each no longer than ``longest`` characters; None at the end of the episode.
+
+    Raises:
+        TypeError: They are no messages.
+    """
+    if found is None:
+        return None
+    if isinstance(found, Mapping):
+        found = [found]
+    if isinstance(found, str | bytes) or not isinstance(found, Sequence) or not found:
+        raise TypeError(
+            f"{who}.respond returned {_short(found)}; it returns a list of messages, or None at the end"
+        )
+    for message in found:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise TypeError(
+                f"{who}.respond returned {_short(message)}, which is no message with role and content"
+            )
+        if not isinstance(message.get("content"), str):
+            raise TypeError(
+                f"{who}.respond returned a message whose content is {_short(message.get('content'))}"
+            )
+    return [{**message, "content": _cut(message["content"], longest)} for message in found]
+
+
+def checked_rewards(found: Any, who: str, turns: int) -> tuple[float, ...]:
+    """What an environment pays: one number, or one for each of ``turns``; NaN where it does not apply.
+
+    Raises:
+        TypeError, ValueError: It is neither.
+    """
+    if found is None:
+        return (math.nan,)
+    values: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
+    numbers = tuple(math.nan if v is None else float(v + 0.0) for v in values)
+    if len(numbers) not in (1, turns):
+        raise ValueError(
+            f"{who}.reward gave {len(numbers)} numbers for {turns} turns; it gives one, or one a turn"
+        )
+    return numbers
+
+
+def _cut(text: str, longest: int) -> str:
+    text = text.encode(errors="replace").decode()
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters, cut off here)"
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return (
+        f"{shown[:80]}… (a {type(value).__name__})"
+        if len(shown) > 80
+        else f"{shown} (a {type(value).__name__})"
+    )

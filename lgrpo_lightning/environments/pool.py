@@ -1,0 +1,73 @@
+"""Environments that wait for an episode."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from lgrpo_lightning.contracts import Environment
+from lgrpo_lightning.environments.episode import Episode
+from lgrpo_lightning.rewards.worker_thread import limited
+from lgrpo_lightning.types import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Hands an environment to each episode: one that another has given back, or a new copy.
+
+    Attributes:
+        prototypes: Name → what its environments are copies of; the name is None where there is one for all prompts.
+        timeout: Seconds that beginning an episode may take.
+    """
+
+    prototypes: Mapping[str | None, Environment]
+    timeout: float
+    idle: dict[str | None, list[Environment]] = field(default_factory=dict)
+
+    def begun(self, prompt: Prompt, count: int, seed: int) -> tuple[list[Episode], str | None]:
+        """(``count`` episodes of a prompt, what their environments say first).
+
+        Raises:
+            ValueError: They say different things, or the prompt names no environment.
+            TimeoutError: One does not answer.
+        """
+        name = self._name(prompt)
+        episodes = [Episode(prompt=prompt, member=m, environment=self._taken(name)) for m in range(count)]
+        said = [self._reset(episode.environment, seed, prompt) for episode in episodes]
+        if other := next((text for text in said if text != said[0]), None):
+            raise ValueError(
+                f"The environment's reset() told completions of prompt {prompt.uid!r} different things: {said[0]!r} "
+                f"and {other!r}. The completions of a group are compared, and need one task: draw it from the data "
+                "columns, or from Environment.seed."
+            )
+        return episodes, said[0] if said else None
+
+    def put_back(self, episodes: Iterable[Episode]) -> None:
+        """The episodes are over; an environment that hangs is left alone."""
+        for episode in episodes:
+            if not episode.lost:
+                episode.environment.close()
+                self.idle.setdefault(self._name(episode.prompt), []).append(episode.environment)
+
+    def _reset(self, environment: Environment, seed: int, prompt: Prompt) -> str | None:
+        environment.seed = seed
+        columns = dict(prompt.copied().columns)
+        found: str | None = limited(lambda: environment.reset(columns), timeout=self.timeout)
+        return found
+
+    def _taken(self, name: str | None) -> Environment:
+        waiting = self.idle.get(name)
+        return waiting.pop() if waiting else copy.deepcopy(self.prototypes[name])
+
+    def _name(self, prompt: Prompt) -> str | None:
+        """Which environment a prompt has."""
+        if None in self.prototypes:
+            return None
+        name = prompt.columns.get("environment")
+        if name not in self.prototypes:
+            there = ", ".join(map(repr, self.prototypes))
+            raise ValueError(
+                f"Prompt {prompt.uid!r} has {name!r} in its column 'environment'; there are {there}."
+            )
+        return str(name)

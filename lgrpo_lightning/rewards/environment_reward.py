@@ -1,0 +1,58 @@
+"""What the environment of an episode pays."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Group, Rewards, Rollout
+
+
+class EnvironmentReward(RewardModel):
+    """Reads the rewards of episodes: one number, or one for each turn, which are also step rewards.
+
+    Of several numbers the outcome is the sum. A turn's reward is that of the process step that the turn ends in, of
+    several turns in one step their sum; steps in which no turn ends have none. NaN where the environment pays nothing,
+    or the episode was dropped.
+    """
+
+    def score(self, group: Group, tree: ProcessTree) -> Rewards:
+        """The rewards of one group.
+
+        Raises:
+            ValueError: The completions are no episodes.
+        """
+        if not any(rollout.rewards for rollout in group.rollouts):
+            raise ValueError(
+                "EnvironmentReward: the completions are no episodes. Draw them with model.sampler: EnvironmentSampler."
+            )
+        outcome = torch.tensor([sum(r.rewards) if r.rewards else math.nan for r in group.rollouts])
+        return Rewards(outcome=outcome, steps=self._steps(group, tree), parts={self.name: outcome})
+
+    def _steps(self, group: Group, tree: ProcessTree) -> torch.Tensor | None:
+        """In the order of ``tree.steps``: the mean over members that end a turn there; None without such rewards."""
+        paid: dict[int, list[float]] = {}
+        for member, rollout in enumerate(group.rollouts):
+            spoken = [turn for turn in rollout.turns if turn.role == "assistant" and turn.end > turn.start]
+            if len(rollout.rewards) != len(spoken) or len(spoken) < 2:
+                continue
+            for number, value in _summed(rollout, [t.end for t in spoken], tree, member).items():
+                paid.setdefault(number, []).append(value)
+        if not paid:
+            return None
+        steps = torch.full((len(tree.steps),), math.nan)
+        for number, values in paid.items():
+            steps[number] = sum(values) / len(values)
+        return steps
+
+
+def _summed(rollout: Rollout, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:
+    """Step → the rewards of the turns that end in it."""
+    found: dict[int, float] = {}
+    for end, value in zip(ends, rollout.rewards, strict=True):
+        number = int(tree.step_ids[member, end - 1])
+        found[number] = found.get(number, 0.0) + value
+    return found

@@ -1,0 +1,257 @@
+"""A sampler around a sampler: the policy takes turns with an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, Literal
+
+from lgrpo_lightning.contracts import Environment, Sampler, Stream, WeightSource
+from lgrpo_lightning.environments.episode import Episode
+from lgrpo_lightning.environments.make import environments
+from lgrpo_lightning.environments.messages import assistant_message, checked_answer, checked_rewards
+from lgrpo_lightning.environments.pool import Pool
+from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.rewards.worker_thread import limited
+from lgrpo_lightning.samplers.noise import row_key
+from lgrpo_lightning.samplers.text import decoded, stripped_tokens
+from lgrpo_lightning.samplers.transformers import TransformersSampler
+from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
+
+OnError = Literal["message", "drop"]
+
+
+class EnvironmentSampler(Sampler):
+    """Draws an assistant's turn, hands it to the environment, appends what comes back, and goes on until the end.
+
+    What the environment says are tokens of the completion that are not trained: mask False, log-prob 0. What was
+    sampled is never tokenised again: the sequence that the policy saw is the one that is trained. An episode ends where
+    the environment says so, and is cut off at ``max_turns``, ``sampling.max_new_tokens`` (of the whole episode, the
+    environment's tokens included) or where a turn is. Each completion has an environment of its own; those of one turn
+    run side by side, on threads.
+
+    Args:
+        environment: What answers: an ``Environment``; or, by TRL's conventions, the import path of a class with
+            ``reset(**columns)``, public methods as tools and perhaps ``get_reward()``; or a mapping of names, among
+            which the data column ``environment`` chooses, to such paths.
+        tools: Import paths of functions that the policy may call: type-hinted, with a docstring of Google's style.
+        sampler: Who draws the turns. Default ``TransformersSampler()``.
+        max_turns: Most turns of the assistant.
+        max_turn_tokens: Most tokens of one turn; null: what is left of the episode.
+        tool_format: How calls are written: "hermes" (also Qwen), "llama3", "mistral", "json" or "pythonic"; "auto"
+            reads it off the chat template. A tokenizer that parses its own responses does so.
+        timeout: Seconds that a call of the environment, or of a tool, may take.
+        on_error: What a call leads to that raises, takes too long or returns no messages: a "message" to the policy,
+            which goes on, or the episode is dropped: nothing of it is trained, and its reward does not apply.
+        max_answer_chars: Longest answer of the environment, in characters; a longer one is cut off, and says so.
+        workers: Most environments that run at a time.
+        chat_template_kwargs: More arguments for the chat template; those of ``data.chat_template_kwargs``.
+
+    Raises:
+        ValueError: An argument is out of range, or there is neither an environment nor a tool.
+    """
+
+    def __init__(
+        self,
+        environment: Environment | str | dict[str, str] | None = None,
+        tools: list[str] | None = None,
+        sampler: Sampler | None = None,
+        max_turns: int = 8,
+        max_turn_tokens: int | None = None,
+        tool_format: str = "auto",
+        timeout: float = 30.0,
+        on_error: OnError = "message",
+        max_answer_chars: int = 20000,
+        workers: int = 8,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        for ok, name, value, what in (
+            (max_turns >= 1, "max_turns", max_turns, "at least 1"),
+            (
+                max_turn_tokens is None or max_turn_tokens >= 1,
+                "max_turn_tokens",
+                max_turn_tokens,
+                "at least 1, or null",
+            ),
+            (timeout > 0, "timeout", timeout, "above 0"),
+            (on_error in ("message", "drop"), "on_error", on_error, "'message' or 'drop'"),
+            (max_answer_chars >= 1, "max_answer_chars", max_answer_chars, "at least 1"),
+            (workers >= 1, "workers", workers, "at least 1"),
+        ):
+            if not ok:
+                raise ValueError(f"EnvironmentSampler: {name} is {value!r}; it must be {what}.")
+        self.environment, self.tools, self.sampler = environment, tools, sampler or TransformersSampler()
+        self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
+        self.tool_format, self.timeout, self.on_error = tool_format, timeout, on_error
+        self.max_answer_chars, self.workers = max_answer_chars, workers
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self.is_policy = self.sampler.is_policy  # type: ignore[misc]
+        self.pool = Pool(prototypes=self._environments(None), timeout=timeout)
+
+    def setup(self, source: WeightSource) -> None:
+        """Passed on; and the environments are made for the policy's chat template."""
+        self.source = source
+        self.sampler.setup(source)
+        self.template = TurnTemplate(
+            tokenizer=source.tokenizer, ends=tuple(source.eos_token_ids), kwargs=self.chat_template_kwargs
+        )
+        format = self.tool_format if self.tool_format != "auto" else None
+        chat_template = getattr(source.tokenizer, "chat_template", None)
+        self.prototypes = environments(
+            self.environment,
+            self.tools,
+            tool_format=format,
+            timeout=self.timeout,
+            chat_template=chat_template,
+        )
+        self._idle = {name: [] for name in self.prototypes}
+
+    def sync(self, version: int) -> None:
+        """Passed on."""
+        self.sampler.sync(version)
+
+    def release(self) -> None:
+        """Passed on."""
+        self.sampler.release()
+
+    def teardown(self) -> None:
+        """Passed on."""
+        self.sampler.teardown()
+
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+    ) -> list[Group]:
+        """One group of episodes per prompt, in order."""
+        with (
+            self.source.generation_model() if self.is_policy else nullcontext()
+        ):  # ranks take turns of their own
+            groups = self._begun(prompts, group_size, stream)
+            episodes = [episode for group in groups for episode in group]
+            self._first_turns(groups, group_size, sampling, stream)
+            for turn in range(1, self.max_turns + 1):
+                self._answers([e for e in episodes if e.open], sampling, last=turn == self.max_turns)
+                if not (running := [e for e in episodes if e.open]):
+                    break
+                self._turns(running, turn, sampling, stream)
+        self._each(episodes, self._rewarded)
+        stripped = stripped_tokens(
+            self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids), sampling
+        )
+        made = [
+            Group(prompt=group[0].prompt, rollouts=tuple(self._rollout(e, stripped) for e in group))
+            for group in groups
+        ]
+        self.pool.put_back(episodes)
+        return made
+
+    # ------------------------------------------------------------------------------------------ turns
+
+    def _begun(self, prompts: Sequence[Prompt], count: int, stream: Stream) -> list[list[Episode]]:
+        """Episodes whose environments are reset, with the prompts that their first turns are drawn after."""
+        groups = []
+        for prompt in prompts:
+            episodes, said = self.pool.begun(prompt, count, row_key(stream, prompt.uid, 0) & 0x7FFFFFFF)
+            shown = self.template.prompt(prompt, said, episodes[0].environment.tools)
+            for episode in episodes:
+                episode.prompt = shown
+            groups.append(episodes)
+        return groups
+
+    def _first_turns(
+        self, groups: Sequence[Sequence[Episode]], count: int, sampling: Sampling, stream: Stream
+    ) -> None:
+        """Drawn group by group, as without an environment."""
+        drawn = self.sampler.sample(
+            [group[0].prompt for group in groups], count, sampling=self._of_a_turn(sampling, 0), stream=stream
+        )
+        for group, found in zip(groups, drawn, strict=True):
+            for episode, rollout in zip(group, found.rollouts, strict=True):
+                self._spoken(episode, rollout, sampling)
+
+    def _turns(self, running: Sequence[Episode], turn: int, sampling: Sampling, stream: Stream) -> None:
+        """A turn of every episode that goes on, drawn together, each under a name of its own."""
+        asked = [
+            replace(
+                e.prompt,
+                uid=f"{e.prompt.uid}/{e.member}/turn/{turn}",
+                token_ids=(*e.prompt.token_ids, *e.ids),
+            )
+            for e in running
+        ]
+        taken = min(len(e.ids) for e in running)
+        drawn = self.sampler.sample(asked, 1, sampling=self._of_a_turn(sampling, taken), stream=stream)
+        for episode, found in zip(running, drawn, strict=True):
+            self._spoken(episode, found.rollouts[0], sampling)
+
+    def _of_a_turn(self, sampling: Sampling, taken: int) -> Sampling:
+        left = sampling.max_new_tokens - taken
+        return replace(sampling, max_new_tokens=min(left, self.max_turn_tokens or left))
+
+    def _spoken(self, episode: Episode, rollout: Rollout, sampling: Sampling) -> None:
+        prefix = [*episode.prompt.token_ids, *episode.ids]
+        message = assistant_message(
+            self.source.tokenizer, rollout, prefix=prefix, tools=episode.environment.tools
+        )
+        episode.spoke(rollout, message, sampling.max_new_tokens)
+
+    def _answers(self, running: Sequence[Episode], sampling: Sampling, *, last: bool) -> None:
+        """What the environments say to the turns just taken."""
+        answers = dict(zip(map(id, running), self._each(running, self._answer), strict=True))
+        for episode in running:
+            messages = answers[id(episode)]
+            if not episode.open:
+                continue
+            if messages is None:
+                episode.end("stop")
+                continue
+            between = self.template.between(
+                messages, episode.ids[-1] if episode.ids else None, chat=episode.prompt.messages is not None
+            )
+            if last or len(episode.ids) + len(between) >= sampling.max_new_tokens:
+                episode.end("length")
+            else:
+                episode.heard(between, messages)
+
+    # ------------------------------------------------------------------------------------------ environments
+
+    def _answer(self, episode: Episode) -> Any:
+        """Messages, or None at the end of the episode."""
+        try:
+            found = limited(
+                lambda: episode.environment.respond(tuple(episode.messages)), timeout=self._patience(episode)
+            )
+            return checked_answer(found, type(episode.environment).__name__, self.max_answer_chars)
+        except Exception as error:
+            episode.lost = isinstance(error, TimeoutError)
+            if self.on_error == "drop":
+                episode.drop()
+                return None
+            text = str({"error": f"{type(error).__name__}: {error}"})[: self.max_answer_chars]
+            return [{"role": "user", "content": text}]
+
+    def _rewarded(self, episode: Episode) -> None:
+        if episode.dropped:
+            return
+        count = sum(turn.role == "assistant" for turn in episode.turns)
+        try:
+            found = limited(episode.environment.reward, timeout=self.timeout)
+            episode.rewards = checked_rewards(found, type(episode.environment).__name__, count)
+        except Exception as error:
+            episode.lost = episode.lost or isinstance(error, TimeoutError)
+            episode.drop()
+
+    def _patience(self, episode: Episode) -> float:
+        """Seconds for an answer: each of several calls of tools has its own limit."""
+        return self.timeout * (1 if not episode.environment.tools else 8) + 1.0
+
+    def _each(self, episodes: Sequence[Episode], call: Callable[[Episode], Any]) -> list[Any]:
+        if not episodes:
+            return []
+        with ThreadPoolExecutor(min(self.workers, len(episodes))) as pool:
+            return list(pool.map(call, episodes))
+
+    def _rollout(self, episode: Episode, stripped: frozenset[int]) -> Rollout:
+        text, ends = decoded(self.source.tokenizer, episode.ids, stripped)
+        return episode.rollout(text, ends)
