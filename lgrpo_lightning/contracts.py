@@ -249,7 +249,7 @@ class Environment(ABC):
         """
 
     def reward(self) -> float | Sequence[float] | None:
-        """What the episode is worth: one number, one for each of the assistant's turns, or None: it does not apply."""
+        """What the episode is worth: one number, one for each turn that was answered, or None: it does not apply."""
         return None
 
     def close(self) -> None:  # noqa: B027

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -39,17 +39,13 @@ class Episode:
     weight_version: int = 0
     rewards: tuple[float, ...] = ()
 
-    def spoke(self, turn: Rollout, message: Message, limit: int) -> None:
-        """The policy took a turn; what goes beyond ``limit`` tokens of the episode is cut off."""
-        count = min(len(turn), limit - len(self.ids))
-        cut = count < len(turn) or turn.finish_reason == "length"
-        self._append(
-            turn.token_ids[:count], turn.logprobs[:count], turn.mask[:count], "assistant", (message,)
-        )
+    def spoke(self, turn: Rollout, message: Message) -> None:
+        """The policy took a turn; one that was cut off is the last."""
+        self._append(turn.token_ids, turn.logprobs, turn.mask, "assistant", (message,))
         if turn.entropies is not None:
-            self.entropies.append(turn.entropies[:count])
+            self.entropies.append(turn.entropies)
         self.weight_version = turn.weight_version
-        if cut:
+        if turn.finish_reason == "length":
             self.end("length")
 
     def heard(self, ids: Sequence[int], messages: Sequence[Message]) -> None:
@@ -106,3 +102,20 @@ class Episode:
         own = dict(getattr(self.environment, "metrics", {}))
         spoken = sum(turn.role == "assistant" for turn in self.turns)
         return {"episodes/turns": float(spoken), "episodes/failed": float(self.dropped), **own}
+
+
+def cut(turn: Rollout, count: int) -> Rollout:
+    """A turn that is cut off after ``count`` tokens, where it has more."""
+    if len(turn) <= count:
+        return turn
+    return replace(
+        turn,
+        token_ids=turn.token_ids[:count],
+        logprobs=turn.logprobs[:count],
+        text=turn.text_between(0, count),
+        text_ends=turn.text_ends[:count],
+        finish_reason="length",
+        mask=turn.mask[:count],
+        entropies=None if turn.entropies is None else turn.entropies[:count],
+        fork=None,
+    )

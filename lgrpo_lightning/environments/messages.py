@@ -52,14 +52,19 @@ def checked_answer(found: Any, who: str, longest: int) -> list[Message] | None:
 def checked_rewards(found: Any, who: str, turns: int) -> tuple[float, ...]:
     """What an environment pays: one number, or one for each of ``turns``; NaN where it does not apply.
 
+    A last turn that was cut off, so that the environment has not seen it, is worth 0.
+
     Raises:
         TypeError, ValueError: It is neither.
     """
     if found is None:
         return (math.nan,)
-    values: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
-    numbers = tuple(math.nan if v is None else float(v + 0.0) for v in values)
-    if len(numbers) not in (1, turns):
+    if not isinstance(found, list | tuple):
+        return (float(found + 0.0),)  # the sum refuses strings
+    numbers = tuple(math.nan if v is None else float(v + 0.0) for v in found)
+    if len(numbers) == turns - 1:
+        numbers = (*numbers, 0.0)
+    if len(numbers) != turns:
         raise ValueError(
             f"{who}.reward gave {len(numbers)} numbers for {turns} turns; it gives one, or one a turn"
         )

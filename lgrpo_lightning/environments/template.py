@@ -64,24 +64,28 @@ class TurnTemplate:
         """
         if not chat:
             return tuple(self._ids("".join(str(m["content"]) for m in messages)))
-        before = [{"role": "user", "content": "x"}, _assistant(messages)]
-        closed = self._rendered(before)
+        for turn in _turns_before(messages):
+            before = [{"role": "user", "content": "Hello."}, turn]
+            closed = self._rendered(before)
+            if MARK in closed:
+                break
         whole = self._rendered([*before, *messages], add_generation_prompt=True)
-        end = self._end_of_turn(closed)
-        if not whole.startswith(closed[: end[0]]):
+        if MARK not in whole:
             raise TemplateError(
-                "The chat template writes an assistant's turn otherwise once another message follows, so that what "
-                "stands between turns is not known. Take another template (policy.tokenizer)."
+                "The chat template does not show an assistant's turn that another message follows, so that what stands "
+                "between turns is not known. Take another template (policy.tokenizer)."
             )
-        return tuple(self._ids(whole[end[1] if last in self.ends else end[0] :]))
+        ends, rest = (text[text.rindex(MARK) + len(MARK) :] for text in (closed, whole))
+        start, end = self._end_of_turn(rest[: common(ends, rest)])
+        ids = self._ids(rest[end if last in self.ends else start :])
+        return tuple(ids[1:] if ids and ids[0] == last else ids)
 
-    def _end_of_turn(self, closed: str) -> tuple[int, int]:
-        """Where the token that ends the last turn begins and ends; the text's end where there is none."""
-        texts = [t for i in self.ends if (t := self.tokenizer.convert_ids_to_tokens(i)) and t in closed]
-        if not texts:
-            return len(closed), len(closed)
-        start, text = max((closed.rindex(t), t) for t in texts)
-        return start, start + len(text)
+    def _end_of_turn(self, text: str) -> tuple[int, int]:
+        """Where the token that ends a turn begins and ends in what closes it; the text's end where there is none."""
+        tokens = [self.tokenizer.convert_ids_to_tokens(i) for i in self.ends]
+        found = [(text.index(token), token) for token in tokens if token and token in text]
+        start, token = min(found, default=(len(text), ""))
+        return start, start + len(token)
 
     def _rendered(self, messages: Sequence[Message], **options: Any) -> str:
         import jinja2
@@ -102,12 +106,31 @@ class TurnTemplate:
         return [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
-def _assistant(messages: Sequence[Message]) -> Message:
-    """A turn before ``messages``; some templates want to see the call that a tool answers."""
+def common(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning.
+
+    >>> common("abc", "abd"), common("ab", "abc")
+    (2, 2)
+    """
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+MARK = "QZ-ANSWER-QZ"
+"""Stands for what the assistant says."""
+
+
+def _turns_before(messages: Sequence[Message]) -> list[Message]:
+    """Turns of the assistant that may stand before ``messages``, the best first.
+
+    Some templates want to see the call that a tool answers; others show none.
+    """
+    plain = {"role": "assistant", "content": MARK}
     if messages[0]["role"] != "tool":
-        return {"role": "assistant", "content": "x"}
-    call = {"type": "function", "function": {"name": messages[0].get("name", "unknown"), "arguments": {}}}
-    return {"role": "assistant", "content": "", "tool_calls": [call]}
+        return [plain]
+    name = str(messages[0].get("name", "unknown"))
+    call = {"type": "function", "function": {"name": name, "arguments": {MARK: MARK}}}
+    return [{"role": "assistant", "content": "", "tool_calls": [call]}, plain]
 
 
 def _appended(messages: Sequence[Message], text: str | None) -> tuple[Message, ...]:

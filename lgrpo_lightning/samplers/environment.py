@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lgrpo_lightning.contracts import Environment, Sampler, Stream, WeightSource
-from lgrpo_lightning.environments.episode import Episode
+from lgrpo_lightning.environments.episode import Episode, cut
 from lgrpo_lightning.environments.make import environments
 from lgrpo_lightning.environments.messages import assistant_message, checked_answer, checked_rewards
 from lgrpo_lightning.environments.pool import Pool
@@ -97,16 +97,17 @@ class EnvironmentSampler(Sampler):
         self.template = TurnTemplate(
             tokenizer=source.tokenizer, ends=tuple(source.eos_token_ids), kwargs=self.chat_template_kwargs
         )
-        format = self.tool_format if self.tool_format != "auto" else None
         chat_template = getattr(source.tokenizer, "chat_template", None)
-        self.prototypes = environments(
+        self.pool = Pool(prototypes=self._environments(chat_template), timeout=self.timeout)
+
+    def _environments(self, chat_template: Any) -> Mapping[str | None, Environment]:
+        return environments(
             self.environment,
             self.tools,
-            tool_format=format,
+            tool_format=None if self.tool_format == "auto" else self.tool_format,
             timeout=self.timeout,
             chat_template=chat_template,
         )
-        self._idle = {name: [] for name in self.prototypes}
 
     def sync(self, version: int) -> None:
         """Passed on."""
@@ -190,11 +191,12 @@ class EnvironmentSampler(Sampler):
         return replace(sampling, max_new_tokens=min(left, self.max_turn_tokens or left))
 
     def _spoken(self, episode: Episode, rollout: Rollout, sampling: Sampling) -> None:
+        rollout = cut(rollout, sampling.max_new_tokens - len(episode.ids))
         prefix = [*episode.prompt.token_ids, *episode.ids]
         message = assistant_message(
             self.source.tokenizer, rollout, prefix=prefix, tools=episode.environment.tools
         )
-        episode.spoke(rollout, message, sampling.max_new_tokens)
+        episode.spoke(rollout, message)
 
     def _answers(self, running: Sequence[Episode], sampling: Sampling, *, last: bool) -> None:
         """What the environments say to the turns just taken."""

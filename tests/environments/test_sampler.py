@@ -1,0 +1,189 @@
+"""Episodes of a real tiny model: what is trained is what was sampled, turn after turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
+from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
+from lgrpo_lightning.types import Group, Sampling
+from tests.environments.partners import Echo, Endless, Faulty
+from tests.models import tokenizer
+from tests.samplers.test_transformers import STREAM, ids, prompts
+
+SAMPLING = Sampling(max_new_tokens=48, stop=("7",))
+
+
+@pytest.fixture(scope="module")
+def policy(model_folder: Callable[[str], Path]) -> Policy:
+    return Policy(PolicyConfig(path=str(model_folder("llama"))))
+
+
+def source(policy: Policy) -> PolicySource:
+    return PolicySource(policy, tokenizer=tokenizer(), eos_token_ids=(1,), version=lambda: 3)
+
+
+def drawn(
+    policy: Policy, environment: Any, *, count: int = 4, asked: Any = None, **options: Any
+) -> list[Group]:
+    sampling = options.pop("sampling", SAMPLING)
+    made = EnvironmentSampler(environment, **options)
+    made.setup(source(policy))
+    return made.sample(asked or prompts(), count, sampling=sampling, stream=STREAM)
+
+
+@pytest.mark.parametrize("layout", ["padded", "tree"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_a_teacher_forced_pass(policy: Policy, layout: Any, temperature: float) -> None:
+    sampling = Sampling(max_new_tokens=48, stop=("7",), temperature=temperature)
+    groups = drawn(policy, Echo(), sampling=sampling)
+    answers = 0
+    for group in groups:
+        scores = policy(
+            [group.prompt.token_ids] * 4, group.sequences, temperature=temperature, layout=layout
+        ).logprobs
+        for row, rollout in zip(scores, group.rollouts, strict=True):
+            own = rollout.mask
+            answers += int((~own).sum())
+            assert float(rollout.logprobs[~own].abs().sum()) == 0
+            torch.testing.assert_close(row[: len(rollout)][own], rollout.logprobs[own], atol=1e-4, rtol=0)
+    assert answers > 20
+
+
+def test_turns_tile_the_completion_and_say_what_it_says(policy: Policy) -> None:
+    seen = 0
+    for group in drawn(policy, Echo(turns=3)):
+        for rollout in group.rollouts:
+            seen += len(rollout.turns)
+            assert [t.start for t in rollout.turns] == [0, *(t.end for t in rollout.turns[:-1])]
+            assert rollout.turns[-1].end == len(rollout) <= 48
+            for turn in rollout.turns:
+                here = rollout.mask[turn.start : turn.end]
+                assert bool((here == (turn.role == "assistant")).all())
+                assert rollout.text_between(turn.start, turn.end) == "".join(
+                    m["content"] for m in turn.messages
+                )
+            spoken = [t for t in rollout.turns if t.role == "assistant"]
+            answered = spoken[:-1] if rollout.finish_reason == "length" else spoken
+            paid = [float(len(t.messages[0]["content"])) for t in answered]
+            assert list(rollout.rewards) == paid + [0.0] * (len(spoken) - len(paid))
+            assert rollout.metrics["episodes/turns"] == len(spoken)
+    assert seen > 60
+
+
+def test_the_first_turns_are_those_of_the_inner_sampler(policy: Policy) -> None:
+    inner = TransformersSampler()
+    inner.setup(source(policy))
+    plain = inner.sample(prompts(), 4, sampling=SAMPLING, stream=STREAM)
+    for group, alone in zip(drawn(policy, Echo()), plain, strict=True):
+        for rollout, first in zip(group.rollouts, alone.rollouts, strict=True):
+            assert rollout.token_ids[: rollout.turns[0].end] == first.token_ids
+
+
+def test_nothing_depends_on_the_batch_or_the_number_of_threads(policy: Policy) -> None:
+    together = drawn(policy, Echo())
+    assert ids(together) == ids(drawn(policy, Echo(), workers=1))
+    assert ids(together) == ids(drawn(policy, Echo(), asked=prompts()[::-1]))[::-1]
+    assert ids(together)[2:3] == ids(drawn(policy, Echo(), asked=prompts()[2:3]))
+    assert [g[:2] for g in ids(together)] == ids(drawn(policy, Echo(), count=2))
+
+
+def test_environments_are_used_again(policy: Policy) -> None:
+    made = EnvironmentSampler(Echo())
+    made.setup(source(policy))
+    first, second = (made.sample(prompts(), 4, sampling=SAMPLING, stream=STREAM) for _ in range(2))
+    assert ids(first) == ids(second)
+    assert sum(map(len, made.pool.idle.values())) == 16
+
+
+def test_what_the_environment_says_first_stands_in_the_prompt(policy: Policy) -> None:
+    group = drawn(policy, Echo(hint="9="), count=2)[0]
+    assert group.prompt.text == "1+1=9="
+    assert group.prompt.token_ids == tuple(tokenizer()("1+1=9=")["input_ids"])
+
+
+def test_it_is_cut_off_where_there_is_no_end(policy: Policy) -> None:
+    for options in ({"max_turns": 2}, {"sampling": Sampling(max_new_tokens=12, stop=("7",))}):
+        for group in drawn(policy, Endless(), **options):
+            for rollout in group.rollouts:
+                assert rollout.finish_reason == "length"
+                assert rollout.turns[-1].role == "assistant"
+                assert sum(t.role == "assistant" for t in rollout.turns) <= 2 or len(rollout) <= 12
+
+
+def test_a_turn_has_a_limit_of_its_own(policy: Policy) -> None:
+    for group in drawn(policy, Endless(), max_turn_tokens=5):
+        for rollout in group.rollouts:
+            assert all(t.end - t.start <= 5 for t in rollout.turns if t.role == "assistant")
+
+
+@pytest.mark.parametrize("how", ["raises", "number", "text", "bytes", "nothing", "huge", "hangs", "reward"])
+@pytest.mark.parametrize("on_error", ["message", "drop"])
+def test_an_environment_that_fails_ends_no_run(policy: Policy, how: str, on_error: Any) -> None:
+    options: dict[str, Any] = {"timeout": 0.3} if how == "hangs" else {}
+    groups = drawn(
+        policy, Faulty(how), asked=prompts()[:2], count=2, on_error=on_error, max_answer_chars=5, **options
+    )
+    rollouts = [r for g in groups for r in g.rollouts]
+    later = [r for r in rollouts if sum(t.role == "assistant" for t in r.turns) > 1]
+    assert later, "nobody came to the second turn"
+    dropped = [r.metrics["episodes/failed"] for r in later]
+    if how == "huge":
+        assert dropped == [0.0] * len(later)
+        assert all("cut off" in t.messages[0]["content"] for r in later for t in r.turns[3:4])
+    elif how == "reward" or on_error == "drop":
+        assert dropped == [1.0] * len(later)
+        assert all(r.rewards[0] != r.rewards[0] and not bool(r.mask.any()) for r in later)
+    else:
+        assert dropped == [0.0] * len(later)
+
+
+def test_an_environment_that_hung_is_not_used_again(policy: Policy) -> None:
+    made = EnvironmentSampler(Faulty("hangs"), timeout=0.2, on_error="drop")
+    made.setup(source(policy))
+    groups = made.sample(prompts()[:1], 2, sampling=SAMPLING, stream=STREAM)
+    failed = sum(r.metrics["episodes/failed"] for g in groups for r in g.rollouts)
+    assert sum(map(len, made.pool.idle.values())) == 2 - failed < 2
+
+
+def test_members_need_one_task(policy: Policy) -> None:
+    class Different(Echo):
+        counter = 0
+
+        def reset(self, columns: Any) -> str:
+            Different.counter += 1
+            return str(Different.counter)
+
+    with pytest.raises(ValueError, match="told completions of prompt '0' different things: '1' and '2'"):
+        drawn(policy, Different())
+
+
+def test_around_a_forking_sampler_is_refused_by_nothing(policy: Policy) -> None:
+    """Forks of first turns: later turns are drawn by themselves."""
+    groups = drawn(policy, Echo(), sampler=ForkingSampler(share=0.5))
+    assert all(len(g) == 4 for g in groups)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "needs an environment, or tools"),
+        ({"environment": Echo(), "max_turns": 0}, "max_turns is 0; it must be at least 1"),
+        ({"environment": Echo(), "tools": ["tests.environments.partners.multiply"]}, "offers its own"),
+        (
+            {"tools": ["tests.environments.partners.multiply"], "tool_format": "xml"},
+            "possible are auto, hermes",
+        ),
+        ({"tools": ["tests.environments.partners.divide"]}, "has no 'divide'"),
+        ({"tools": ["math.sqrt"]}, "cannot be described"),
+        ({"environment": "pathlib.Path"}, "no method reset"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        EnvironmentSampler(**options)
