@@ -42,8 +42,8 @@ def tool_calls(text: str, format: str) -> list[ToolCall]:
 
 def _hermes(text: str) -> Iterator[ToolCall]:
     """``<tool_call>{"name": …, "arguments": {…}}</tool_call>``: Hermes, Qwen."""
-    for inner in re.findall(r"<tool_call>(.*?)(?:</tool_call>|\Z)", text, re.DOTALL):
-        yield from _of_json(inner)
+    for inner, closed in re.findall(r"<tool_call>(.*?)(</tool_call>|\Z)", text, re.DOTALL):
+        yield from _of_json(inner) if closed else [ToolCall(problem="</tool_call> is missing")]
 
 
 def _llama3(text: str) -> Iterator[ToolCall]:

@@ -1,0 +1,193 @@
+"""Tools and environments by TRL's conventions: calls, answers, faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lgrpo_lightning.contracts import Sampler, Stream
+from lgrpo_lightning.environments.calls import FORMATS, tool_calls
+from lgrpo_lightning.environments.tool_environment import ToolEnvironment
+from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
+from lgrpo_lightning.samplers import EnvironmentSampler
+from lgrpo_lightning.samplers.text import decoded
+from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
+from tests.environments import templates
+from tests.environments.partners import Counter, multiply, naughty, slowly
+from tests.environments.responses import RESPONSES
+
+
+@pytest.mark.parametrize("number", range(len(RESPONSES)))
+def test_calls_in_recorded_responses(number: int) -> None:
+    format, text, expected = RESPONSES[number]
+    found = tool_calls(text, format)
+    assert [(c.name, dict(c.arguments)) for c in found if not c.problem] == [
+        e for e in expected if e is not None
+    ]
+    assert [c.problem != "" for c in found] == [e is None for e in expected]
+
+
+def test_there_are_sixty_in_five_formats() -> None:
+    assert len(RESPONSES) >= 60
+    assert {format for format, _, _ in RESPONSES} == set(FORMATS)
+
+
+def test_they_are_those_that_the_tokenizer_of_trl_parses() -> None:
+    utils = pytest.importorskip("trl.chat_template_utils")
+    tokenizer, _ = templates.of("qwen3")
+    tokenizer = utils.add_response_schema(tokenizer)
+    compared = 0
+    for format, text, expected in RESPONSES:
+        if format != "hermes" or None in expected or not expected:
+            continue
+        ids = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        theirs = utils.parse_response(tokenizer, ids, prefix=[]).get("tool_calls") or []
+        calls = [(c["function"]["name"], c["function"]["arguments"]) for c in theirs]
+        assert calls == expected, text
+        compared += 1
+    assert compared > 5
+
+
+def answers(call: str, *functions: Any, **options: Any) -> list[str]:
+    environment = ToolEnvironment(functions, format="hermes", **options)
+    found = environment.respond([{"role": "assistant", "content": f"<tool_call>{call}</tool_call>"}])
+    return [str(m["content"]) for m in found or []]
+
+
+def test_answers_are_what_tools_return() -> None:
+    assert answers('{"name": "multiply", "arguments": {"a": 3, "b": 4}}', multiply) == ["12"]
+    assert answers('{"name": "slowly", "arguments": {"a": 3}}', slowly) == ["3"]
+    assert answers('{"name": "naughty", "arguments": {"how": "none"}}', naughty) == ["None"]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ('{"name": "multiply", "arguments": {"a": 3}}', "missing a required argument: 'b'"),
+        ('{"name": "multiply", "arguments": {"a": 3, "b": 4, "c": 5}}', "unexpected keyword argument 'c'"),
+        ('{"name": "divide", "arguments": {}}', "There is no tool 'divide'; there are multiply, naughty"),
+        ('{"name": "multiply", "arguments": [1, 2]}', "malformed: its arguments are no object"),
+        ('{"name": "multiply"', "malformed: not JSON"),
+        ('{"name": "naughty", "arguments": {"how": "raises"}}', "nothing here"),
+        ('{"name": "naughty", "arguments": {"how": "bytes"}}', "2 bytes that are no text"),
+        ('{"name": "naughty", "arguments": {"how": "hangs"}}', "no answer within 0.3 seconds"),
+    ],
+)
+def test_a_tool_that_fails_is_answered_with_the_error(call: str, said: str) -> None:
+    found = answers(call, multiply, naughty, timeout=0.3)
+    assert len(found) == 1
+    assert said in found[0]
+    assert found[0].startswith("{'error'")
+
+
+class Scripted(Sampler):
+    """Says what it is told to, turn after turn, byte by byte."""
+
+    def __init__(self, turns: Sequence[str]) -> None:
+        self.turns = turns
+
+    def setup(self, source: Any) -> None:
+        self.source, self.asked = source, []
+
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+    ) -> list[Group]:
+        import torch
+
+        self.asked.append([self.source.tokenizer.decode(p.token_ids) for p in prompts])
+        groups = []
+        for prompt in prompts:
+            said = self.turns[len(self.asked) - 1]
+            ids = (
+                *self.source.tokenizer(said, add_special_tokens=False)["input_ids"],
+                self.source.eos_token_ids[0],
+            )
+            text, ends = decoded(self.source.tokenizer, ids)
+            made = Rollout(
+                token_ids=ids, logprobs=torch.full((len(ids),), -1.0), text=text, text_ends=ends,
+                finish_reason="stop", mask=torch.ones(len(ids), dtype=torch.bool),
+            )  # fmt: skip
+            groups.append(Group(prompt=prompt, rollouts=(made,) * group_size))
+        return groups
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Callable[[str], Path]) -> Policy:
+    return Policy(PolicyConfig(path=str(model_folder("llama"))))
+
+
+def episodes(
+    model: Policy, turns: Sequence[str], columns: Mapping[str, Any] | None = None, **options: Any
+) -> tuple[Group, Scripted]:
+    tokenizer = templates.tokenizer()
+    end = tokenizer.eos_token_id
+    inner = Scripted(turns)
+    sampler = EnvironmentSampler(sampler=inner, **options)
+    source = PolicySource.__new__(PolicySource)  # no vocabulary of a model: texts are told, not drawn
+    source.policy, source.tokenizer, source.eos_token_ids = model, tokenizer, (end,)
+    source._version, source.context_length = (lambda: 0), 4096
+    sampler.setup(source)
+    chat = ({"role": "user", "content": "What is 3 times 4?"},)
+    text = tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True)
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    prompt = Prompt(uid="x", text=text, token_ids=ids, messages=chat, columns=dict(columns or {}))
+    group = sampler.sample([prompt], 2, sampling=Sampling(max_new_tokens=2000), stream=Stream(0, "train", 0))[
+        0
+    ]
+    return group, inner
+
+
+def call(name: str, **arguments: Any) -> str:
+    import json
+
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
+
+
+def test_a_function_as_a_tool(model: Policy) -> None:
+    """The conversation is what the template writes of it, and what is trained are the two turns."""
+    tool = "tests.environments.partners.multiply"
+    said = [call("multiply", a=3, b=4), "It is 12."]
+    group, inner = episodes(model, said, tools=[tool])
+    rollout = group.rollouts[0]
+    assert "Multiplies two integers." in group.prompt.text
+    assert [t.role for t in rollout.turns] == ["assistant", "environment", "assistant"]
+    assert rollout.turns[1].messages == ({"role": "tool", "name": "multiply", "content": "12"},)
+    between = "\n<|im_start|>tool\n12<|im_end|>\n<|im_start|>assistant\n"
+    assert inner.asked[1][0] == f"{group.prompt.text}{said[0]}<|im_end|>{between}"
+    assert rollout.finish_reason == "stop"
+    assert rollout.metrics == {
+        "episodes/turns": 2.0, "episodes/failed": 0.0, "tools/calls": 1.0, "tools/failures": 0.0
+    }  # fmt: skip
+    own = [i for i, m in zip(rollout.token_ids, rollout.mask.tolist(), strict=True) if m]
+    assert templates.tokenizer().decode(own) == f"{said[0]}<|im_end|>{said[1]}<|im_end|>"
+
+
+def test_an_environment_by_trls_conventions(model: Policy) -> None:
+    said = [call("increase", by=2) + call("increase", by=3), call("increase", by=1), "Done."]
+    group, _ = episodes(model, said, {"start": 4}, environment="tests.environments.partners.Counter")
+    assert "What is 3 times 4? it is 4" in group.prompt.text
+    for rollout in group.rollouts:
+        assert [m["content"] for t in rollout.turns[1::2] for m in t.messages] == ["6", "9", "10"]
+        assert rollout.rewards == (10.0,)
+
+
+def test_the_data_choose_among_environments(model: Policy) -> None:
+    named = {"counter": "tests.environments.partners.Counter", "other": "tests.environments.partners.Counter"}
+    group, _ = episodes(model, ["Done."], {"environment": "counter"}, environment=named)
+    assert group.rollouts[0].rewards == (0.0,)
+    with pytest.raises(
+        ValueError, match="'nothing' in its column 'environment'; there are 'counter', 'other'"
+    ):
+        episodes(model, ["Done."], {"environment": "nothing"}, environment=named)
+
+
+def test_the_object_lives_as_long_as_the_run() -> None:
+    environment = ToolEnvironment(factory=Counter)
+    first = environment.object
+    environment.reset({"start": 1})
+    environment.reset({"start": 2})
+    assert environment.object is first
+    assert environment.reward() == 2.0
