@@ -17,8 +17,9 @@ def lgrpo_components() -> Iterable[type]:
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
     from lgrpo_lightning.data.binary_tree import BinaryTreeTask
     from lgrpo_lightning.data.files import PromptFile
+    from lgrpo_lightning.data.guessing import GuessingTask
     from lgrpo_lightning.losses import losses
 
     rooms = (samplers, segmenters, rewards, estimators, environments)
     named = [getattr(room, name) for room in rooms for name in room.__all__ if name not in PARTS]
-    return [*named, *losses().values(), ArithmeticTasks, BinaryTreeTask, PromptFile]
+    return [*named, *losses().values(), ArithmeticTasks, BinaryTreeTask, GuessingTask, PromptFile]

@@ -250,6 +250,15 @@ class TrainBatch:
             sampler_logprobs=padded([r.logprobs for r in rollouts], width).to(device),
         )
 
+    @property
+    def trained_ids(self) -> list[list[int]]:
+        """The ids of each completion that are trained: those that were drawn."""
+        masks = self.mask.tolist()
+        return [
+            [i for i, kept in zip(ids, row, strict=False) if kept]
+            for ids, row in zip(self.completions, masks, strict=True)
+        ]
+
     def rows(self, index: list[int]) -> TrainBatch:
         """The rows at ``index``, in that order, trimmed to their longest completion."""
         width = max((len(self.completions[i]) for i in index), default=0)

@@ -48,6 +48,21 @@ class Vocabulary:
             logits = logits.index_fill(-1, torch.tensor(self.holes, device=logits.device), -torch.inf)
         return logits
 
+    def replaced(self, targets: Tensor) -> Tensor:
+        """``targets`` with an id that may be drawn in the place of those that may not.
+
+        What an environment says may have such ids. It is not trained, so that their log-probs do not matter, and a
+        log-prob of -inf would only be in the way.
+
+        >>> Vocabulary(total=4, size=3, holes=(1,)).replaced(torch.tensor([0, 1, 2, 3])).tolist()
+        [0, 0, 2, 0]
+        """
+        if self.complete:
+            return targets
+        excluded = torch.tensor(self.excluded, device=targets.device)
+        drawn = next(i for i in range(self.size) if i not in set(self.holes))
+        return torch.where(torch.isin(targets, excluded), drawn, targets)
+
     def check(self, completions: Sequence[Sequence[int]]) -> None:
         """Refuse completions with ids that may not be drawn: their log-prob would be -inf.
 

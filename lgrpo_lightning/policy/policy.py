@@ -136,12 +136,8 @@ class Policy(nn.Module):
             with_router_loss: Whether a mixture of experts tells its load-balancing loss, too.
 
         Returns:
-            ``TokenScores`` of shape ``[N, T]``.
-
-        Raises:
-            ValueError: A completion has an id that is not in the vocabulary.
+            ``TokenScores`` of shape ``[N, T]``. Those of ids that may not be drawn mean nothing.
         """
-        self.vocabulary.check(completions)
         if (layout or self.layout) == "tree":
             made: Layout = tree_layout(prompts, completions, device=self.device)
         else:
@@ -157,7 +153,7 @@ class Policy(nn.Module):
         hidden = output.last_hidden_state
         logprobs, entropies = chunked_logprobs(
             hidden.flatten(0, 1).index_select(0, made.predictors),
-            made.targets,
+            self.vocabulary.replaced(made.targets),
             lambda h: self.vocabulary.masked(head_logits(self.model, h)),
             temperature=temperature,
             chunk=self.logprob_chunk,

@@ -74,6 +74,7 @@ class Update:
             mini_batches: Rows of each optimizer step; as many of them on every rank.
             means: Receives the metrics.
         """
+        self.policy.vocabulary.check(batch.trained_ids)
         choice = self.policy.choose_layout(batch.prompts, batch.completions)
         first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
         comparable = self.importance is not None or self.from_policy

@@ -41,8 +41,8 @@ def test_they_are_those_that_the_tokenizer_of_trl_parses() -> None:
     tokenizer = utils.add_response_schema(tokenizer)
     compared = 0
     for format, text, expected in RESPONSES:
-        if format != "hermes" or None in expected or not expected:
-            continue
+        if format != "hermes" or None in expected or not expected or '"arguments": "' in text:
+            continue  # TRL leaves JSON within JSON as it is
         ids = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
         theirs = utils.parse_response(tokenizer, ids, prefix=[]).get("tool_calls") or []
         calls = [(c["function"]["name"], c["function"]["arguments"]) for c in theirs]

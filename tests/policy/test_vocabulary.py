@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from lgrpo_lightning.contracts import Stream
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource, reference_of
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.types import Prompt, Sampling
+from lgrpo_lightning.testing import toy_group
+from lgrpo_lightning.types import Credit, Prompt, Sampling, TrainBatch
 from tests.models import VOCABULARY, make_model, tokenizer
 from tests.policy.test_policy import rows
 from tests.runs import fit, rollouts, train_metrics
@@ -118,7 +120,26 @@ def test_completions_with_one_are_refused(tmp_path: Path) -> None:
     policy = Policy(PolicyConfig(path=str(make_model("llama", tmp_path, vocab_size=PADDED))))
     policy.restrict(tokenizer())
     with pytest.raises(ValueError, match=rf"Completion 1 of a batch has the token id {SIZE + 3}"):
-        policy([[3], [3]], [[4, 5], [4, SIZE + 3]])
+        policy.vocabulary.check([[4, 5], [4, SIZE + 3]])
+    scores = policy(
+        [[3], [3]], [[4, 5], [4, SIZE + 3]]
+    ).logprobs  # where it was not drawn, nothing depends on it
+    assert bool(scores.isfinite().all())
+    torch.testing.assert_close(scores[0, 0], scores[1, 0])
+
+
+def test_what_is_trained_may_not_have_one(tmp_path: Path) -> None:
+    policy = Policy(PolicyConfig(path=str(make_model("llama", tmp_path, vocab_size=PADDED))))
+    policy.restrict(tokenizer())
+    group = toy_group([[4, 5], [4, SIZE + 3]])
+    zeros = torch.ones(2, 2)
+    data = TrainBatch.from_groups([group], [Credit(advantages=zeros, weights=zeros)])
+    with pytest.raises(ValueError, match=rf"Completion 1 of a batch has the token id {SIZE + 3}"):
+        policy.vocabulary.check(data.trained_ids)
+    rollout = replace(group.rollouts[1], mask=torch.tensor([True, False]))
+    told = replace(group, rollouts=(group.rollouts[0], rollout))
+    data = TrainBatch.from_groups([told], [Credit(advantages=zeros, weights=zeros)])
+    policy.vocabulary.check(data.trained_ids)
 
 
 def test_a_run_says_it_once_and_never_draws_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
