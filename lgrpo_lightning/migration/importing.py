@@ -73,6 +73,9 @@ def _tell_the_rest(new: Draft) -> None:
     for name, given in new.recipe.given.items():
         if name in new.asked:
             continue
+        if name.startswith("vllm_") and not new.recipe.value("use_vllm"):
+            new.remark("without effect where use_vllm is false.", name)
+            continue
         if name in FIELDS:
             field = FIELDS[name]
             here = f"here {', '.join(field.here)}" if field.here else "no match"

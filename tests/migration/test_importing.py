@@ -112,3 +112,4 @@ def test_what_is_unknown_is_said_with_its_line(made: Any) -> None:
     assert "Did you mean learning_rate?" in text
     assert "repetition_penalty (run.yaml, line 3): no match" in text
     assert "hub_model_id (run.yaml, line 4): not among" in text
+    assert "vllm_mode (run.yaml, line 1): without effect" in made("vllm_mode: server")[1]
