@@ -23,6 +23,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("lgrpo_lightning.commands.serve", "start a vLLM server that VLLMSampler feeds with weights"),
     "tree": ("lgrpo_lightning.commands.tree", "show the process tree of a group of a run"),
     "report": ("lgrpo_lightning.commands.report", "write one HTML page about runs or a comparison"),
+    "import-trl": (
+        "lgrpo_lightning.commands.import_trl",
+        "print TRL's GRPO configuration as one for lgrpo fit",
+    ),
     "new-plugin": ("lgrpo_lightning.commands.new_plugin", "write a package with a component of your own"),
     "plugins": ("lgrpo_lightning.commands.plugins", "list the installed components"),
 }

@@ -1,0 +1,139 @@
+"""Reads a script with a ``GRPOConfig`` and a ``GRPOTrainer``. It is parsed, never run."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from lgrpo_lightning.migration.recipe import Given, Recipe, Reward
+from lgrpo_lightning.migration.script import NotLiteralError, Script, called, keyword
+from lgrpo_lightning.migration.script_data import DataReader
+
+LORA = {
+    "r": "lora_r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "target_modules": "lora_target_modules",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+    "modules_to_save": "lora_modules_to_save",
+}
+PEFT = {"lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0}
+"""peft's own defaults, which are not those of ``trl grpo``."""
+READ = ("model", "reward_funcs", "args", "train_dataset", "eval_dataset", "peft_config")
+"""Arguments of ``GRPOTrainer`` in order, and what is read of them; of the others there is only the name."""
+
+
+def read_python(path: Path) -> Recipe:
+    """What the script asks for.
+
+    Raises:
+        ValueError: It is no Python, or has not one ``GRPOConfig(…)`` or ``GRPOTrainer(…)``.
+    """
+    script = Script(path)
+    config, trainer = (_only(script, name) for name in ("GRPOConfig", "GRPOTrainer"))
+    if config is None and trainer is None:
+        raise ValueError(
+            f"{path}: no call of GRPOConfig or GRPOTrainer. Where the options come from the command line, write them "
+            "as YAML, one a line, as for `trl grpo --config`, and import that."
+        )
+    given, remarks, data = dict[str, Given](), list[str](), DataReader(script)
+    if config is not None:
+        _read_arguments(script, config, given, remarks)
+    if trainer is None:
+        return Recipe(name=str(path), given=given, remarks=tuple(remarks))
+    _read_trainer(script, trainer, given, remarks)
+    if config is None and keyword(trainer, "args", 2) is not None:
+        said = "args is no GRPOConfig(…) of this file; TRL's defaults are taken."
+        remarks.append(f"{script.place(trainer)}: {said}")
+    return Recipe(
+        name=str(path),
+        given=given,
+        rewards=tuple(_rewards(script, keyword(trainer, "reward_funcs", 1))),
+        train=data.read(keyword(trainer, "train_dataset", 3)),
+        evaluation=data.read(keyword(trainer, "eval_dataset", 4)),
+        remarks=(*remarks, *dict.fromkeys(data.remarks)),
+    )
+
+
+def _only(script: Script, name: str) -> ast.Call | None:
+    found = script.calls(name)
+    if len(found) > 1:
+        lines = ", ".join(str(call.lineno) for call in found)
+        raise ValueError(f"{script.path}, lines {lines}: {name} is called {len(found)} times; leave one.")
+    return found[0] if found else None
+
+
+def _read_arguments(script: Script, config: ast.Call, given: dict[str, Given], remarks: list[str]) -> None:
+    """The arguments of ``GRPOConfig``, and what is assigned to attributes of it below."""
+    first = [("output_dir", config.args[0])] if config.args else []
+    pairs = [*first, *((k.arg or "**", k.value) for k in config.keywords)]
+    names = [n for n, nodes in script.assigned.items() if any(node.value is config for node in nodes)]
+    for node in ast.walk(script.tree):
+        if not isinstance(node, ast.Assign) or not isinstance(target := node.targets[0], ast.Attribute):
+            continue
+        if isinstance(target.value, ast.Name) and target.value.id in names:
+            pairs.append((target.attr, node.value))
+    for name, value in pairs:
+        _read(script, name, value, given, remarks)
+
+
+def _read(script: Script, name: str, node: ast.expr, given: dict[str, Given], remarks: list[str]) -> None:
+    """One option; one that is no literal is told."""
+    try:
+        given[name] = Given(value=script.value(node), place=script.place(node))
+    except NotLiteralError as error:
+        remarks.append(
+            f"{name} ({script.place(node)}): {error} is no literal, and TRL's default is taken; set it here."
+        )
+
+
+def _read_trainer(script: Script, trainer: ast.Call, given: dict[str, Given], remarks: list[str]) -> None:
+    """The model, the adapter, and the names of what is not read."""
+    model = keyword(trainer, "model", 0)
+    assigned = script.latest(model.id, trainer.lineno) if isinstance(model, ast.Name) else None
+    made = assigned.value if assigned is not None else model
+    if isinstance(made, ast.Call) and called(made) == "from_pretrained" and made.args:
+        remarks.append(f"{script.place(made)}: of from_pretrained only the name is read.")
+        model = made.args[0]
+    if model is not None:
+        _read(script, "model_name_or_path", model, given, remarks)
+    lora = keyword(trainer, "peft_config")
+    if isinstance(lora, ast.Name) and (line := script.latest(lora.id, trainer.lineno)) is not None:
+        lora = line.value
+    if isinstance(lora, ast.Call) and called(lora) == "LoraConfig":
+        given |= {n: Given(value=v, place=f"{script.place(lora)}, peft's default") for n, v in PEFT.items()}
+        given["use_peft"] = Given(value=True, place=script.place(lora))
+        for argument in lora.keywords:
+            if argument.arg in LORA:
+                _read(script, LORA[argument.arg], argument.value, given, remarks)
+    elif lora is not None:
+        remarks.append(
+            f"peft_config ({script.place(lora)}): no LoraConfig(…) of this file; see model.policy.lora."
+        )
+    for argument in trainer.keywords:
+        if argument.arg not in READ:
+            remarks.append(f"{argument.arg} of GRPOTrainer ({script.place(argument.value)}): not read.")
+
+
+def _rewards(script: Script, node: ast.expr | None) -> list[Reward]:
+    """The reward functions that ``reward_funcs`` names."""
+    if isinstance(node, ast.Name) and node.id not in (script.functions | script.imports):
+        assigned = script.latest(node.id, node.lineno)
+        node = assigned.value if assigned is not None else node
+    items = node.elts if isinstance(node, ast.List | ast.Tuple) else [] if node is None else [node]
+    return [_reward(script, item) for item in items]
+
+
+def _reward(script: Script, node: ast.expr) -> Reward:
+    place, text = script.place(node), ast.unparse(node)
+    if isinstance(node, ast.Name) and node.id in script.imports:
+        return Reward(function=script.imports[node.id])
+    if isinstance(node, ast.Name) and node.id in script.functions:
+        module = f"{script.path.stem}_rewards"
+        said = f"{text} ({script.place(script.functions[text])}): put it into {module}.py; "
+        return Reward(
+            function=f"{module}.{text}", said=f"{said}importing {script.path.name} would start its training."
+        )
+    what = "no reward model of its own here; write one" if isinstance(node, ast.Constant) else "not read"
+    return Reward(function=None, said=f"{text} ({place}): {what}, or name a function.")

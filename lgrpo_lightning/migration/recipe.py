@@ -1,0 +1,80 @@
+"""What a file asks of TRL, whatever it was written in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lgrpo_lightning.migration.training_fields import OLDER, SCRIPT, TRAINING
+from lgrpo_lightning.migration.trl_fields import OWN
+
+FIELDS = OWN | TRAINING | SCRIPT | OLDER
+"""Every option that is known here, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A value and where it was written, such as "run.yaml, line 3"."""
+
+    value: Any
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Where prompts come from, and how they are made of the rows.
+
+    Attributes:
+        path: A file or a hub data set.
+        column: The column with the prompt, or with the user's message where ``chat``.
+    """
+
+    path: str
+    subset: str | None = None
+    split: str | None = None
+    column: str = "prompt"
+    limit: int | None = None
+    chat: bool = False
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """A reward function by its import path; None where it has none, and ``said`` tells why."""
+
+    function: str | None
+    said: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run of TRL.
+
+    Attributes:
+        name: The file.
+        given: The fields that it sets, by name.
+        rewards: Its reward functions, in order.
+        train, evaluation: Its prompts; None where the file does not tell.
+        remarks: What could not be read, and where.
+    """
+
+    name: str
+    given: Mapping[str, Given]
+    rewards: tuple[Reward, ...] = ()
+    train: DataSet | None = None
+    evaluation: DataSet | None = None
+    remarks: tuple[str, ...] = ()
+
+    def value(self, field: str) -> Any:
+        """What the file says, else TRL's default."""
+        return self.given[field].value if field in self.given else FIELDS[field].default
+
+    def place(self, field: str) -> str:
+        """The field and where it was written."""
+        return f"{field} ({self.given[field].place})" if field in self.given else f"{field}, TRL's default"
+
+    def refuse(self, field: str, possible: str) -> ValueError:
+        """The error that the value of a field is not possible."""
+        where = self.given[field].place if field in self.given else self.name
+        return ValueError(f"{where}: {field} is {self.value(field)!r}; TRL takes {possible}.")

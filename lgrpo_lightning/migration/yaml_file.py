@@ -1,0 +1,121 @@
+"""Reads a YAML file for ``trl grpo --config``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lgrpo_lightning.migration.recipe import DataSet, Given, Recipe, Reward
+
+RATE = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+"""A number that YAML takes for text, and TRL's parser for a number: ``1e-6``."""
+OF_TRL = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")
+"""Reward functions that ``trl grpo`` knows by name."""
+
+
+def read_yaml(path: Path) -> Recipe:
+    """What the file asks for.
+
+    Raises:
+        ValueError: It is no YAML, or no mapping.
+    """
+    given = _given(path)
+    values = {name: one.value for name, one in given.items()}
+    train = evaluation = None
+    if values.get("dataset_name"):
+        splits = values.get("dataset_train_split", "train"), values.get("dataset_test_split", "test")
+        name, subset = str(values["dataset_name"]), values.get("dataset_config")
+        train, evaluation = (DataSet(path=name, subset=subset, split=split) for split in splits)
+    remarks = list[str]()
+    if values.get("datasets"):
+        train, evaluation = _mixture(values["datasets"]), None
+        if train is None:
+            remarks.append(
+                f"datasets ({given['datasets'].place}): one set of prompts here; join them in a file."
+            )
+    return Recipe(
+        name=str(path),
+        given=given,
+        rewards=tuple(_rewards(values, given)),
+        train=train,
+        evaluation=evaluation,
+        remarks=tuple(remarks),
+    )
+
+
+def _given(path: Path) -> dict[str, Given]:
+    """The keys with their values and lines."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(
+            f"{path}{line}: not valid YAML: {error.problem}. Check the indentation there and one line above."
+        ) from error
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(
+            f"{path} holds no keys. A file for `trl grpo --config` has one option a line: beta: 0.04"
+        )
+    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    return {
+        str(name): Given(value=_number(value), place=f"{path}, line {lines.get(str(name), 1)}")
+        for name, value in values.items()
+    }
+
+
+def _number(value: Any) -> Any:
+    """``value``; a number that YAML takes for text as a number.
+
+    >>> _number("1e-6"), _number("a")
+    (1e-06, 'a')
+    """
+    return float(value) if isinstance(value, str) and RATE.fullmatch(value) else value
+
+
+def _mixture(sets: Any) -> DataSet | None:
+    """The prompts of ``datasets``, where it is one set."""
+    if not (isinstance(sets, list) and len(sets) == 1 and isinstance(sets[0], dict)):
+        return None
+    only: Mapping[str, Any] = sets[0]
+    files = only.get("data_files")
+    if files is not None and not isinstance(files, str):
+        return None
+    return DataSet(
+        path=str(files or only.get("path")), subset=only.get("name"), split=only.get("split", "train")
+    )
+
+
+def _rewards(values: Mapping[str, Any], given: Mapping[str, Given]) -> list[Reward]:
+    """The reward model, then the functions, in TRL's order."""
+    found = list[Reward]()
+    if values.get("reward_model_name_or_path"):
+        place = given["reward_model_name_or_path"].place
+        found.append(
+            Reward(
+                function=None, said=f"reward_model_name_or_path ({place}): no such component; write a reward."
+            )
+        )
+    names = values.get("reward_funcs") or []
+    for name in [names] if isinstance(names, str) else names:
+        found.append(_reward(str(name), given["reward_funcs"].place))
+    return found
+
+
+def _reward(name: str, place: str) -> Reward:
+    if name in OF_TRL:
+        said = f"{name} ({place}): taken from TRL, which has to be installed."
+        return Reward(function=f"trl.rewards.{name}", said=said)
+    if "." in name:
+        return Reward(function=name)
+    if name == "get_soft_overlong_punishment":
+        said = "it makes a function; name the one that it makes in a module of your own."
+        return Reward(function=None, said=f"{name} ({place}): {said}")
+    raise ValueError(
+        f"{place}: reward_funcs has {name!r}; TRL takes {', '.join(OF_TRL)}, get_soft_overlong_punishment, or an "
+        "import path such as my_rewards.brevity."
+    )

@@ -1,0 +1,49 @@
+"""What is read of a script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+SCRIPT = """
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM
+data = {data}
+model = AutoModelForCausalLM.from_pretrained("m")
+GRPOTrainer(model, [{reward}], train_dataset=data, args=GRPOConfig("out", beta=BETA, **more))
+BETA = 0.5
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "said"),
+    [
+        ('load_dataset("a/b", "main")["train"]', {"path": "a/b", "subset": "main", "split": "train"}, ""),
+        ('load_dataset("a", split="s").select(range(9))', {"path": "a", "split": "s", "limit": 9}, ""),
+        ('load_dataset("a").rename_column("q", "prompt")', {"path": "a", "prompt_column": "q"}, ""),
+        ('load_dataset("a").map(lambda x: {"prompt": x["q"]})', {"path": "a", "prompt_column": "q"}, ""),
+        ('load_dataset("a").map(f)', {"path": "a"}, "line 4: what .map makes of a row cannot be read"),
+        ('load_dataset("a").filter(f)', {"path": "a"}, "line 4: .filter(…) is not repeated here"),
+        ("load_dataset(name())", None, "line 4: what load_dataset loads is no literal"),
+        ("own()", None, "does not tell where its prompts are"),
+    ],
+)
+def test_the_prompts_of_a_script(data: str, options: Any, said: str, made: Any) -> None:
+    config, text = made(SCRIPT.format(data=data, reward="f.g"), "train.py")
+    found = config["data"].get("train")
+    assert options == (found and found["init_args"])
+    assert said in text
+
+
+def test_the_rest_of_a_script(made: Any) -> None:
+    config, text = made(SCRIPT.format(data="d()", reward='"some/model"'), "train.py")
+    assert config["trainer"]["default_root_dir"] == "out"
+    assert config["model"]["policy"]["path"] == "m"
+    assert config["model"]["objective"]["kl_coef"] == 0.5
+    assert "**" in text
+    assert "no reward model of its own here" in text
+    assert "model.reward_model: required" in text
+    _, moved = made("def near(completions): ...\nGRPOTrainer('m', near)\n", "train.py")
+    assert "function: train_rewards.near" in moved
+    assert "put it into train_rewards.py" in moved
