@@ -11,6 +11,7 @@ from lgrpo_lightning.moved import install
 if TYPE_CHECKING:
     from lgrpo_lightning.contracts import (
         AdvantageEstimator,
+        Environment,
         PolicyLoss,
         PromptSource,
         RewardModel,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AdvantageEstimator": "contracts",
     "Credit": "types",
+    "Environment": "contracts",
     "GRPOModule": "module",
     "Group": "types",
     "PolicyLoss": "contracts",
@@ -45,6 +47,7 @@ _HOME = {
 __all__ = [
     "AdvantageEstimator",
     "Credit",
+    "Environment",
     "GRPOModule",
     "Group",
     "PolicyLoss",
