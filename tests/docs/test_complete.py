@@ -190,6 +190,7 @@ def test_every_metric_has_a_row_and_every_row_a_metric(run: Path) -> None:
     missing, stale = matched(metrics(run).columns, documented)
     assert not missing, f"docs/metrics.md has no row for {sorted(missing)}"
     stale -= {"mfu"}  # only on CUDA
+    stale -= {name for name in stale if name.startswith(("episodes/", "tools/"))}  # only with an environment
     assert not stale, f"docs/metrics.md has rows for what is not logged: {sorted(stale)}"
     for row in rows(prose(METRICS)):
         assert len(row) == 4
