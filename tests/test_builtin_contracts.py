@@ -10,6 +10,7 @@ from lgrpo_lightning.plugins.hookspecs import PROJECT
 from lgrpo_lightning.plugins.registry import components
 from lgrpo_lightning.testing import (
     check_component,
+    check_environment,
     check_estimator,
     check_prompt_source,
     check_reward_model,
@@ -30,9 +31,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "prompt_column": "reward",
     },
     "ForkingSampler": {"share": 0.5},
+    "EnvironmentSampler": {"tools": ["tests.environments.partners.multiply"]},
 }
 """What a component needs to be made; nothing for the others."""
-ELSEWHERE = {"VLLMSampler": "in an environment with vLLM: tests/samplers/vllm"}
+ELSEWHERE = {
+    "VLLMSampler": "in an environment with vLLM: tests/samplers/vllm",
+    "EnvironmentSampler": "with environments: tests/environments",
+    "EnvironmentReward": "with environments: tests/environments",
+}
 NOT_ALONE = {"RewardFunction", "StepRewardFunction"}  # what they score is up to their function
 
 
@@ -59,6 +65,8 @@ def test_it_keeps_its_contract(name: str) -> None:
         check_estimator(made)
     elif kind == "sampler":
         check_sampler(made)
+    elif kind == "environment":
+        check_environment(made)
     elif name == "PromptFile":
         assert list(made.rows())
     else:
