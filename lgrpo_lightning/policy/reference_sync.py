@@ -37,15 +37,16 @@ class ReferenceSync:
 
 
 def own(reference: Reference | None) -> Policy:
-    """The reference as a model with weights of its own.
+    """The reference as a model with weights of its own, all of which are trained in the policy.
 
     Raises:
         ValueError: It has none.
     """
-    if not isinstance(reference, Policy):
+    if not isinstance(reference, Policy) or reference.config.lora is not None:
         raise ValueError(
-            "objective.reference_sync_steps needs a reference with weights of its own; that of a LoRA run is the "
-            "policy without its adapter. Train all weights (policy.lora: null), or leave reference_sync_steps null."
+            "objective.reference_sync_steps mixes the policy's weights into those of the reference; a LoRA run trains "
+            "an adapter, and the mean of two adapters is not the adapter of their mean. Train all weights "
+            "(policy.lora: null), or leave reference_sync_steps null."
         )
     return reference
 
