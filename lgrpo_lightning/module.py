@@ -23,7 +23,7 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollout_module import RolloutModule
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
-from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, settings
+from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, fitting_loss, settings
 from lgrpo_lightning.training.applicable import applicable, trained_groups
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.metrics import Means
@@ -107,7 +107,8 @@ class GRPOModule(RolloutModule):
         self.objective = objective
         self.entropy_bonus = EntropyBonus(objective)
         self.updates = updates
-        settings.check_loss(self.loss, self.advantage_estimator)
+        fitting_loss.check_weights(self.loss, self.advantage_estimator)
+        fitting_loss.check_correction(self.loss, objective, self.sampler, sampling)
         self.mini_batches = updates.mini_batches  # what the data module has to divide a rollout into
         self.validation = validation
         self.max_rollouts = max_rollouts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from lgrpo_lightning.plugins.registry import components
 from lgrpo_lightning.testing import (
     check_component,
     check_estimator,
+    check_loss,
     check_prompt_source,
     check_reward_model,
     check_sampler,
@@ -57,9 +59,19 @@ def test_it_keeps_its_contract(name: str) -> None:
         check_segmenter(made)
     elif kind == "advantage_estimator":
         check_estimator(made)
+    elif kind == "loss":
+        check_loss(made)
     elif kind == "sampler":
         check_sampler(made)
     elif name == "PromptFile":
         assert list(made.rows())
     else:
         check_prompt_source(made)
+
+
+@pytest.mark.parametrize("normalizer", ["token", "sequence", "constant", "completion"])
+@pytest.mark.parametrize("options", [{}, {"token": True}])
+def test_losses_keep_it_with_other_options(normalizer: str, options: dict[str, bool]) -> None:
+    for built_in in (c for c in BUILT_IN.values() if c.kind == "loss"):
+        if not options or "token" in inspect.signature(built_in.cls).parameters:
+            check_loss(built_in.cls(normalizer=normalizer, **options))

@@ -21,6 +21,7 @@ from lgrpo_lightning.training.objective import Objective
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.training.scoring import Scoring, cut
 from lgrpo_lightning.training.token_loss import TokenLoss
+from lgrpo_lightning.training.undecided import undecided
 from lgrpo_lightning.types import LossInput, TrainBatch
 
 
@@ -98,12 +99,12 @@ class Update:
         """What is scored before the first update. Log-probs that the first forward pass gives itself are left out."""
         scoring = Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature)
         sampler, masks = self.updates.old_logprobs == "sampler", self.objective.top_entropy < 1
-        needed = masks or not (sampler or self.updates.steps_per_rollout == 1)
-        before = scoring.scores(self.policy, batch) if needed else None
+        rescored = not (sampler or self.updates.steps_per_rollout == 1)
+        before = scoring.scores(self.policy, batch) if masks or rescored else None
         reference = (
             scoring.scores(self.reference, batch) if self.reference and self.objective.kl_in_loss else None
         )
-        own = None if before is None else before.logprobs
+        own = before.logprobs if before is not None and rescored else None
         return Known(
             old=batch.sampler_logprobs if sampler else own,
             ref=None if reference is None else reference.logprobs,
@@ -121,7 +122,7 @@ class Update:
             return
         kept = self._undecided(batch, rows, known)
         count = self.ranks.sum(_selected(kept, batch.mask, rows).sum().float()).clamp(min=1)
-        trained = self.ranks.sum(part.mask.sum().float())
+        trained = self.ranks.sum(part.mask.sum().float()).clamp(min=1)
         spread = torch.zeros((), device=part.mask.device)
         passes = list(
             Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature).passes(batch, rows)
@@ -181,13 +182,11 @@ class Update:
         return scores, token_loss(given, kept=kept, mask=mask, means=means)
 
     def _undecided(self, batch: TrainBatch, rows: list[int], known: Known) -> Tensor | None:
-        """``[N, T]`` bool: tokens in the top share of entropy of this optimizer step, on all ranks; None: all."""
+        """``[N, T]`` bool: tokens that the policy loss of this optimizer step trains; None: all."""
         if known.entropies is None:
             return None
-        here = known.entropies[_selected(None, batch.mask, rows)]
-        everywhere = torch.cat(self.ranks.gather(here.cpu()))
-        least = everywhere.quantile(1 - self.objective.top_entropy) if len(everywhere) else everywhere.sum()
-        return known.entropies >= least.to(known.entropies.device)
+        taking_part = _selected(None, batch.mask, rows)
+        return undecided(known.entropies, taking_part, self.objective.top_entropy, self.ranks)
 
     def _router(self, value: Tensor, tokens: Tensor, trained: Tensor, means: Means) -> Tensor:
         """A pass's load-balancing loss, by its share of the trained tokens of the optimizer step."""
