@@ -120,7 +120,12 @@ class GRPOModule(RolloutModule):
         clock, means = Clock(), Means()
         rollout = self.rollout(prompts, clock)
         self.show_rollout(rollout, means)
-        batch = TrainBatch.from_groups(rollout.groups, rollout.credits, device=self.device)
+        batch = TrainBatch.from_groups(
+            rollout.groups,
+            rollout.credits,
+            device=self.device,
+            mask_truncated=rollout.mask_truncated,
+        )
         with clock.measure("train"):
             parts = mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
             self.update(rollout).run(batch, parts, means)
@@ -149,6 +154,7 @@ class GRPOModule(RolloutModule):
             rewards=tuple(rewards),
             credits=tuple(credits),
             trained=trained_groups(rewards, drop_equal=self.updates.drop_equal_groups),
+            mask_truncated=self.updates.mask_truncated,
         )
 
     def update(self, rollout: RolloutBatch) -> Update:

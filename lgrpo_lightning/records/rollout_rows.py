@@ -47,7 +47,7 @@ def rollout_table(rollout: RolloutBatch) -> pa.Table:
 
     - ``advantage``: the completion's advantage at its first trained token, before weights. GRPO and λ-GRPO
       give every token of a completion the same; another estimator may not. NaN where no token is trained.
-    - ``weight_version, trained``: weight updates the sampler had seen; whether the group takes part in the
+    - ``weight_version, trained``: weight updates the sampler had seen; whether the completion takes part in the
       update.
     - ``set_size_mean, shared_tokens, path_depth``: the mean of |λ| over the completion's tokens (NaN without
       tokens), the number of tokens with |λ| > 1, and the process sets between the group and its leaf.
@@ -73,7 +73,7 @@ def rollout_rows(rollout: RolloutBatch) -> Iterator[dict[str, Any]]:
                 "rollout": rollout.index,
                 "prompt_uid": clean(group.prompt.uid),
                 "prompt": clean(group.prompt.text),
-                "trained": rollout.trained[at],
+                "trained": rollout.takes_part(at, member),
                 "columns": columns,
                 **_completion(group, member),
                 **_rewards(rewards, member),
