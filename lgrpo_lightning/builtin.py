@@ -19,6 +19,8 @@ def lgrpo_components() -> Iterable[type]:
         BinaryTreeReward,
         ExactMatch,
         FormatMatch,
+        KimiLengthReward,
+        OverlongPenalty,
         RewardFunction,
         StepRewardFunction,
     )
@@ -44,6 +46,8 @@ def lgrpo_components() -> Iterable[type]:
         EntropySegmenter,
         ExactMatch,
         FormatMatch,
+        OverlongPenalty,
+        KimiLengthReward,
         RewardFunction,
         StepRewardFunction,
         GRPO,
