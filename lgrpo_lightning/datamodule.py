@@ -167,6 +167,13 @@ class PromptDataModule(LightningDataModule):
         self._train_loader = loader
         return loader
 
+    def further_prompts(self, count: int, without: set[str]) -> list[Prompt]:
+        """At most ``count`` training prompts beside the last batch's, without those of the given uids.
+
+        The same on every rank. The order of the epoch stays as it is.
+        """
+        return [] if self._train_loader is None else self._train_loader.further(count, without)
+
     def state_dict(self) -> dict[str, int]:
         """The place in the training prompts. Lightning forgets its own copy at an epoch's end."""
         return {} if self._train_loader is None else self._train_loader.state_dict()

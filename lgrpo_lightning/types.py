@@ -167,6 +167,7 @@ class RolloutBatch:
         groups, trees, rewards, credits: One entry a group, in order.
         trained: Whether each group takes part in the update (False: dropped because its rewards are equal).
         mask_truncated: Whether completions that were cut off leave the loss.
+        replaced: Groups that were sampled before and gave way to others; none of them is trained.
     """
 
     index: int
@@ -176,6 +177,22 @@ class RolloutBatch:
     credits: tuple[Credit, ...]
     trained: tuple[bool, ...]
     mask_truncated: bool = False
+    replaced: RolloutBatch | None = None
+
+    @property
+    def sampled(self) -> RolloutBatch:
+        """All that was sampled: with the groups that were replaced, behind the others."""
+        if (more := self.replaced) is None:
+            return self
+        return replace(
+            self,
+            groups=self.groups + more.groups,
+            trees=self.trees + more.trees,
+            rewards=self.rewards + more.rewards,
+            credits=self.credits + more.credits,
+            trained=self.trained + more.trained,
+            replaced=None,
+        )
 
     def takes_part(self, at: int, member: int) -> bool:
         """Whether a completion of the group at ``at`` takes part in the update."""

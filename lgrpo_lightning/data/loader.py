@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
+from lgrpo_lightning.data.draw import weighted_order
 from lgrpo_lightning.types import Prompt
+
+FURTHER = 1
+"""Tells the draw of further prompts from others of the same place."""
 
 
 class PromptBatch:
@@ -100,6 +105,22 @@ class PromptLoader:
                 f"{len(self.prompts)}, {self.batch_size} a batch. The run goes on with a new order.",
                 stacklevel=2,
             )
+
+    def further(self, count: int, without: set[str]) -> list[Prompt]:
+        """Prompts beside those of the last batch, the same on every rank and after every resume.
+
+        They are drawn from the whole set (without ``shuffle``: from what an epoch serves), keyed by the seed and the
+        place in the epochs; the epoch's own order stays as it is.
+
+        Args:
+            count: Most of them.
+            without: The uids of those that are left out.
+        """
+        served = self._epoch_length * self.batch_size
+        pool = len(self.prompts) if self.shuffle else min(served, len(self.prompts))
+        order = weighted_order(np.ones(pool), (self.seed, self.epoch, self.position, FURTHER))
+        drawn = (self.prompts[i] for i in order)
+        return list(islice((prompt for prompt in drawn if prompt.uid not in without), count))
 
     @property
     def _epoch_length(self) -> int:

@@ -40,7 +40,7 @@ AFTER = (
 
 
 def rollout_table(rollout: RolloutBatch) -> pa.Table:
-    """One row per completion, group after group.
+    """One row per completion, group after group; those of replaced groups come last.
 
     Columns: ``rollout, prompt_uid, member, prompt, completion, token_ids, length, finish_reason, reward``, a
     ``reward/<name>`` per named part, then
@@ -59,13 +59,14 @@ def rollout_table(rollout: RolloutBatch) -> pa.Table:
 
     A reward that does not apply is NaN.
     """
-    parts = list(dict.fromkeys(name for rewards in rollout.rewards for name in rewards.parts))
+    parts = list(dict.fromkeys(name for rewards in rollout.sampled.rewards for name in rewards.parts))
     schema = pa.schema([*BEFORE, *((clean(f"reward/{name}"), pa.float32()) for name in parts), *AFTER])
     return pa.Table.from_pylist(list(rollout_rows(rollout)), schema=schema)
 
 
 def rollout_rows(rollout: RolloutBatch) -> Iterator[dict[str, Any]]:
     """The rows of ``rollout_table`` as dictionaries; a reward part that a group lacks is left out."""
+    rollout = rollout.sampled
     for at, (group, rewards) in enumerate(zip(rollout.groups, rollout.rewards, strict=True)):
         columns = as_json(group.prompt.columns)
         for member in range(len(group)):
