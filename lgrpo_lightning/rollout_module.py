@@ -26,7 +26,7 @@ from lgrpo_lightning.training.checks import check_credits, check_trees, warn_of_
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.kl_reward import penalised
-from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
+from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag, pass_rates
 from lgrpo_lightning.training.refill import Refill, Scored
 from lgrpo_lightning.training.scoring import Scoring
 from lgrpo_lightning.training.timing import Clock
@@ -203,6 +203,7 @@ class RolloutModule(PolicyModule):
         self.rollout_index += 1
         add_rollout_metrics(means, rollout.sampled, success_threshold=self.validation.success_threshold)
         passes, seconds = self.updates.iterations, clock.seconds["train"]
+        self.note_pass_rates(rollout, means)
         used = utilization_metrics(self.policy, passes=passes, seconds=seconds)
         for name, value in (clock.metrics() | self.step_metrics | used).items():
             means.put(name, value)
@@ -217,6 +218,17 @@ class RolloutModule(PolicyModule):
         }
         self.log_all(values)
         self.stop_after_last()
+
+    def note_pass_rates(self, rollout: RolloutBatch, means: Means) -> None:
+        """Tell the curriculum, where there is one, how often the prompts of a rollout were solved."""
+        trainer: Any = self.trainer
+        if (rates := getattr(trainer.datamodule, "pass_rates", None)) is None:
+            return
+        own = pass_rates(rollout.sampled, success_threshold=self.validation.success_threshold)
+        for theirs in data_gathered(trainer, own):
+            rates.add(theirs)
+        for name, value in rates.metrics().items():
+            means.put(name, value)
 
     def stop_after_last(self) -> None:
         """Have the run end where all its rollouts are done."""

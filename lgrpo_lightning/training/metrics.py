@@ -142,6 +142,15 @@ def _add_rewards(means: Means, rollout: RolloutBatch, success_threshold: float) 
     means.put("groups/sampled_per_trained", len(rollout.trained), sum(rollout.trained))
 
 
+def pass_rates(rollout: RolloutBatch, *, success_threshold: float) -> dict[str, float]:
+    """Uid of each prompt → the share of its completions that are right; NaN where no reward applies to any."""
+    rates = {}
+    for group, rewards in zip(rollout.groups, rollout.rewards, strict=True):
+        valid = rewards.outcome[~rewards.outcome.isnan()]
+        rates[group.prompt.uid] = float((valid >= success_threshold).float().mean())
+    return rates
+
+
 def _add_completions(means: Means, rollout: RolloutBatch) -> None:
     rollouts = [r for g in rollout.groups for r in g.rollouts]
     lengths = torch.tensor([len(r) for r in rollouts])
