@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "RewardFunction": {"function": "tests.rewards.sample_functions.only_completions"},
     "StepRewardFunction": {"function": "tests.rewards.test_step_reward_function.right_line"},
     "FormatMatch": {"pattern": r"\d"},
+    "OverlongPenalty": {"max_length": 8, "buffer": 4},
     "PromptFile": {
         "path": str(ROOT / "tests" / "golden" / "quickstart_metrics.csv"),
         "prompt_column": "reward",

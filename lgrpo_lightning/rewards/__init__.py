@@ -4,6 +4,8 @@ from lgrpo_lightning.rewards.binary_tree import BinaryTreeReward
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.exact_match import ExactMatch
 from lgrpo_lightning.rewards.format_match import FormatMatch
+from lgrpo_lightning.rewards.kimi_length import KimiLengthReward
+from lgrpo_lightning.rewards.overlong_penalty import OverlongPenalty
 from lgrpo_lightning.rewards.reward_function import RewardFunction
 from lgrpo_lightning.rewards.step_reward_function import StepRewardFunction
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
@@ -12,6 +14,8 @@ __all__ = [
     "BinaryTreeReward",
     "ExactMatch",
     "FormatMatch",
+    "KimiLengthReward",
+    "OverlongPenalty",
     "RewardError",
     "RewardFunction",
     "RewardSum",

@@ -90,8 +90,11 @@ def check_component(key: str, given: Any, contract: type) -> None:
     )
 
 
-def check_data(trainer: Any) -> None:
+def check_data(trainer: Any, *, refill: bool = False) -> None:
     """Refuse loaders in place of a data module: a run keeps the place in its prompts, and checks them.
+
+    Args:
+        refill: Whether further prompts will be asked for.
 
     Raises:
         ValueError: With what to give.
@@ -102,6 +105,11 @@ def check_data(trainer: Any) -> None:
         raise ValueError(
             f"The Trainer was given {given}. Use {call}; "
             "rows of your own come from a PromptSource (docs/plugins.md)."
+        )
+    if refill and trainer.state.fn == "fit" and not hasattr(trainer.datamodule, "further_prompts"):
+        raise ValueError(
+            f"updates.refill_rounds asks the data module for further prompts, and {type(trainer.datamodule).__name__} "
+            "has no further_prompts(count, without). Use PromptDataModule, or updates.refill_rounds: 0."
         )
 
 

@@ -88,6 +88,7 @@ class Update:
         if choice.layout == "tree" and self.policy.no_tree:  # found out just now
             choice = self.policy.choose_layout(batch.prompts, batch.completions)
         means.put("tree/token_ratio", choice.computed, choice.padded)
+        _count_masked(batch, mini_batches, means)
         known = self._known(batch)
         for _ in range(self.updates.iterations):
             for rows in mini_batches:
@@ -116,13 +117,13 @@ class Update:
         normalizer = self.ranks.sum(
             default_normalizer(part.mask, by=self.loss.normalizer, length=self.max_length).float()
         )
-        means.put("updates/skipped", float(normalizer == 0))
-        if normalizer == 0:  # no token to learn from, on any rank
+        trained = self.ranks.sum(part.mask.sum().float())
+        means.put("updates/skipped", float(trained == 0))
+        if trained == 0:  # no token to learn from, on any rank
             means.put("updates/nonfinite", 0.0)
             return
         kept = self._undecided(batch, rows, known)
         count = self.ranks.sum(_selected(kept, batch.mask, rows).sum().float()).clamp(min=1)
-        trained = self.ranks.sum(part.mask.sum().float()).clamp(min=1)
         spread = torch.zeros((), device=part.mask.device)
         passes = list(
             Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature).passes(batch, rows)
@@ -212,6 +213,14 @@ class Known:
     def cut(self, pack: list[int], micro: TrainBatch) -> Known:
         """The rows of a pack, trimmed to its width; the entropies, which a whole optimizer step needs, left out."""
         return Known(old=cut(self.old, pack, micro), ref=cut(self.ref, pack, micro))
+
+
+def _count_masked(batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> None:
+    """The share of the completion tokens of trained groups that leave the loss."""
+    rows = [row for part in mini_batches for row in part]
+    tokens = sum(len(batch.completions[row]) for row in rows)
+    if tokens:
+        means.put("updates/masked_tokens", tokens - float(batch.mask[rows].sum()), tokens)
 
 
 def _selected(kept: Tensor | None, mask: Tensor, rows: list[int]) -> Tensor:

@@ -15,6 +15,7 @@ from lgrpo_lightning.callbacks import default_callbacks
 from lgrpo_lightning.cli import COMMANDS
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.contracts import CONTRACTS
+from lgrpo_lightning.data.curriculum import Curriculum
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugins import hookspecs
@@ -44,6 +45,7 @@ GROUPS = {
     "model.validation": Validation,
     "trainer.strategy: fsdp2": FSDP2Strategy,
     "data": PromptDataModule,
+    "data.curriculum": Curriculum,
 }
 
 
@@ -145,11 +147,12 @@ def test_environment_variables() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all that is logged only on demand: KL, a second reward, several validation sets."""
+    """A run with all that is logged only on demand: KL, a second reward, several validation sets, a curriculum."""
     folder = tmp_path_factory.mktemp("documented")
     config = yaml.safe_load(CONFIG.read_text())
     tasks = {"class_path": "ArithmeticTasks", "init_args": {"count": 2, "seed": 1}}
     config["data"]["validation"] = {"easy": tasks, "hard": tasks}
+    config["data"]["curriculum"] = {}
     function = {
         "class_path": "RewardFunction",
         "init_args": {"function": "tests.rewards.sample_functions.only_completions"},
