@@ -27,10 +27,11 @@ from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, f
 from lgrpo_lightning.training.applicable import applicable, trained_groups
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.metrics import Means
+from lgrpo_lightning.training.mini_batches import mini_batches
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.refill import Scored
 from lgrpo_lightning.training.timing import Clock
-from lgrpo_lightning.training.update import Update, mini_batches
+from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Prompt, RolloutBatch, Sampling, TrainBatch
 
 
