@@ -210,7 +210,7 @@ class PolicyLoss(ABC):
     """Whether each token has a term of its own, or all tokens of a completion share one, as with sequence ratios."""
 
     corrects: ClassVar[bool] = False
-    """Whether ``terms`` applies the importance correction itself; else its terms are multiplied by it."""
+    """Whether ``terms`` applies the importance correction, that of tokens, itself; else terms are multiplied by it."""
 
     @abstractmethod
     def terms(self, batch: LossInput) -> Tensor:
@@ -221,7 +221,7 @@ class PolicyLoss(ABC):
         return batch.log_ratio.exp()
 
     def metrics(self, batch: LossInput) -> Mapping[str, Tensor]:
-        """Name → ``[N, T]`` values whose mean over all trained tokens is logged."""
+        """Name → ``[N, T]`` values whose mean over all trained tokens is logged; NaN does not count."""
         return {}
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
 from lgrpo_lightning.contracts import PromptSource, Stream
+from lgrpo_lightning.data.curriculum import Curriculum, PassRates
 from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_columns, check_template_kwargs
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
@@ -46,6 +47,7 @@ class PromptDataModule(LightningDataModule):
         validation_batch_size: Prompts of a validation, test or prediction batch over all devices together.
         shuffle: Draw a new order of the training prompts each epoch.
         seed: Draws the orders; null for the run's seed (``seed_everything``).
+        curriculum: Draw training prompts by their running pass rates; null: each once an epoch.
         system_prompt: First message of every chat that does not bring its own.
         chat: Render prompts with the chat template: all (true), none (false), only lists of messages (null).
         chat_template_kwargs: More arguments of the chat template, such as ``enable_thinking`` or ``tools``.
@@ -66,6 +68,7 @@ class PromptDataModule(LightningDataModule):
         validation_batch_size: int = 64,
         shuffle: bool = True,
         seed: int | None = None,
+        curriculum: Curriculum | None = None,
         system_prompt: str | None = None,
         chat: bool | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
@@ -84,6 +87,10 @@ class PromptDataModule(LightningDataModule):
         ):  # fmt: skip
             if not ok:
                 raise ValueError(f"data.{name} is {value!r}; it must be {what}.")
+        if curriculum is not None and not shuffle:
+            raise ValueError(
+                "data.shuffle is false, but data.curriculum draws the prompts. Set shuffle: true."
+            )
         if chat_template_kwargs is not None:
             mapped("data.chat_template_kwargs", chat_template_kwargs)
         self.sources: dict[str, dict[str, PromptSource]] = {
@@ -93,7 +100,8 @@ class PromptDataModule(LightningDataModule):
             "predict": named_sources("predict", predict),
         }
         self.prompts_per_step, self.validation_batch_size = prompts_per_step, validation_batch_size
-        self.shuffle, self.seed = shuffle, seed
+        self.shuffle, self.seed, self.curriculum = shuffle, seed, curriculum
+        self.pass_rates: PassRates | None = None
         self.system_prompt, self.chat, self.chat_template_kwargs = (
             system_prompt,
             chat,
@@ -102,7 +110,7 @@ class PromptDataModule(LightningDataModule):
         self.max_prompt_length, self.long_prompts = max_prompt_length, long_prompts
         self.prompts: dict[str, dict[str, list[Prompt]]] = {}
         self._train_loader: PromptLoader | None = None
-        self._resumed_state: dict[str, int] = {}
+        self._resumed_state: dict[str, Any] = {}
 
     @property
     def validation_names(self) -> tuple[str, ...]:
@@ -142,6 +150,7 @@ class PromptDataModule(LightningDataModule):
             self.prompts[which] = {name: self._encoded(name, s) for name, s in self.sources[which].items()}
         if stage == "fit":
             self._train_loader, self._resumed_state = None, {}
+            self.pass_rates = self._fresh_pass_rates()
             check_prompts_per_step(
                 self.prompts_per_step,
                 world_size=data_rank(self._trainer).size,
@@ -161,19 +170,30 @@ class PromptDataModule(LightningDataModule):
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed,
             drop_last=True,
             limit=limited(len(prompts) // self.prompts_per_step, trainer.limit_train_batches),
+            weights=None if self.pass_rates is None else self.pass_rates.weights,
         )
         if state := self.state_dict() or self._resumed_state:
             loader.load_state_dict(state)
         self._train_loader = loader
         return loader
 
-    def state_dict(self) -> dict[str, int]:
-        """The place in the training prompts. Lightning forgets its own copy at an epoch's end."""
-        return {} if self._train_loader is None else self._train_loader.state_dict()
+    def further_prompts(self, count: int, without: set[str]) -> list[Prompt]:
+        """At most ``count`` training prompts beside the last batch's, without those of the given uids.
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        The same on every rank. The order of the epoch stays as it is.
+        """
+        return [] if self._train_loader is None else self._train_loader.further(count, without)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training prompts, and their pass rates. Lightning forgets its own copy at an epoch's end."""
+        rates = {} if self.pass_rates is None else self.pass_rates.state_dict()
+        return {} if self._train_loader is None else self._train_loader.state_dict() | rates
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Start the training prompts at a saved place."""
         self._resumed_state = state_dict
+        if self.pass_rates is not None:
+            self.pass_rates.load_state_dict(state_dict)
 
     def val_dataloader(self) -> list[PromptLoader]:
         """One loader per validation set, in the order of ``validation_names``."""
@@ -200,6 +220,12 @@ class PromptDataModule(LightningDataModule):
                 "PromptDataModule needs a trainer: prompts are encoded for the model of a run."
             )
         return self.trainer
+
+    def _fresh_pass_rates(self) -> PassRates | None:
+        """Of the training prompts; None without a curriculum, or where a run trains on the same few batches."""
+        if self.curriculum is None or self._trainer.overfit_batches:
+            return None
+        return PassRates(self.curriculum, [prompt.uid for prompt in self.prompts["train"]["train"]])
 
     def _loaders(self, which: str) -> list[PromptLoader]:
         data = data_rank(self._trainer)

@@ -23,14 +23,16 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollout_module import RolloutModule
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
-from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, settings
+from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, fitting_loss, settings
 from lgrpo_lightning.training.applicable import applicable, trained_groups
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.metrics import Means
+from lgrpo_lightning.training.mini_batches import mini_batches
 from lgrpo_lightning.training.optimizers import default_optimizer
+from lgrpo_lightning.training.refill import Scored
 from lgrpo_lightning.training.timing import Clock
-from lgrpo_lightning.training.update import Update, mini_batches
-from lgrpo_lightning.types import Group, Prompt, RolloutBatch, Sampling, TrainBatch
+from lgrpo_lightning.training.update import Update
+from lgrpo_lightning.types import Prompt, RolloutBatch, Sampling, TrainBatch
 
 
 class GRPOModule(RolloutModule):
@@ -107,7 +109,8 @@ class GRPOModule(RolloutModule):
         self.objective = objective
         self.entropy_bonus = EntropyBonus(objective)
         self.updates = updates
-        settings.check_loss(self.loss, self.advantage_estimator)
+        fitting_loss.check_weights(self.loss, self.advantage_estimator)
+        fitting_loss.check_correction(self.loss, objective, self.sampler, sampling)
         self.mini_batches = updates.mini_batches  # what the data module has to divide a rollout into
         self.validation = validation
         self.max_rollouts = max_rollouts
@@ -120,7 +123,12 @@ class GRPOModule(RolloutModule):
         clock, means = Clock(), Means()
         rollout = self.rollout(prompts, clock)
         self.show_rollout(rollout, means)
-        batch = TrainBatch.from_groups(rollout.groups, rollout.credits, device=self.device)
+        batch = TrainBatch.from_groups(
+            rollout.groups,
+            rollout.credits,
+            device=self.device,
+            mask_truncated=rollout.mask_truncated,
+        )
         with clock.measure("train"):
             parts = mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
             self.update(rollout).run(batch, parts, means)
@@ -129,26 +137,35 @@ class GRPOModule(RolloutModule):
     def rollout(self, prompts: Sequence[Prompt], clock: Clock) -> RolloutBatch:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         stream = self.stream("train", self.rollout_index)
+        with clock.measure("reward"):
+            self.start_rewards(stream)
+        kept, replaced = self.refill(stream, clock)(self.drawn(prompts, stream, clock))
+        with clock.measure("reward"):
+            rollout = self.judged(self.rollout_index, kept, stream)
+            return replace(
+                applicable(rollout, self.ranks, self.device), replaced=replaced.untrained(rollout.index)
+            )
+
+    def drawn(self, prompts: Sequence[Prompt], stream: Stream, clock: Clock) -> Scored:
+        """Groups of completions with their rewards."""
         with clock.measure("sample"):
             self.sync_sampler()
             groups = self.sampled(prompts, self.group_size, self.sampling, stream)
             self.release_sampler()
         with clock.measure("reward"):
-            self.start_rewards(stream)
-            return applicable(self.judged(self.rollout_index, groups, stream), self.ranks, self.device)
+            return self.rewarded(groups, stream)
 
-    def judged(self, index: int, groups: Sequence[Group], stream: Stream) -> RolloutBatch:
-        """Groups with what every stage after sampling says of them."""
-        trees = self.segmented(groups, stream)
-        rewards = self.penalised(groups, self.scored(groups, trees, stream), stream)
-        credits = self.credited(groups, rewards, trees, stream)
+    def judged(self, index: int, scored: Scored, stream: Stream) -> RolloutBatch:
+        """Scored groups with their credit."""
+        credits = self.credited(scored.groups, scored.rewards, scored.trees, stream)
         return RolloutBatch(
             index=index,
-            groups=tuple(groups),
-            trees=tuple(trees),
-            rewards=tuple(rewards),
+            groups=scored.groups,
+            trees=scored.trees,
+            rewards=scored.rewards,
             credits=tuple(credits),
-            trained=trained_groups(rewards, drop_equal=self.updates.drop_equal_groups),
+            trained=trained_groups(scored.rewards, drop_equal=self.updates.drop_equal_groups),
+            mask_truncated=self.updates.mask_truncated,
         )
 
     def update(self, rollout: RolloutBatch) -> Update:
@@ -177,4 +194,5 @@ class GRPOModule(RolloutModule):
     ) -> RolloutBatch:
         """A group of completions for every prompt, with its rewards and credit."""
         groups = self.sampled(prompts, self.group_size, self.sampling, stream := self.stream("predict"))
-        return replace(self.judged(batch_idx, groups, stream), trained=(False,) * len(groups))
+        judged = self.judged(batch_idx, self.rewarded(groups, stream), stream)
+        return replace(judged, trained=(False,) * len(groups))

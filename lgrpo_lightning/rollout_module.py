@@ -17,15 +17,17 @@ from lgrpo_lightning.policy_module import PolicyModule
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.processes.stopping import abandonable, abandoning_together
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
-from lgrpo_lightning.strategies.ranks import data_gathered, shared
+from lgrpo_lightning.strategies.ranks import data_gathered, data_rank, shared
 from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.trainer.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.training import Objective, Updates, Validation, settings
+from lgrpo_lightning.training.applicable import trained_groups
 from lgrpo_lightning.training.checks import check_credits, check_trees, warn_of_unread
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.kl_reward import penalised
-from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag
+from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag, pass_rates
+from lgrpo_lightning.training.refill import Refill, Scored
 from lgrpo_lightning.training.scoring import Scoring
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.utilization import utilization_metrics
@@ -50,6 +52,10 @@ class RolloutModule(PolicyModule):
     validation: Validation
     max_rollouts: int
     seed: int
+
+    def drawn(self, prompts: Sequence[Prompt], stream: Stream, clock: Clock) -> Scored:
+        """Groups of completions with their rewards; ``GRPOModule`` defines it."""
+        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------ the components
 
@@ -109,6 +115,30 @@ class RolloutModule(PolicyModule):
             policy=self.policy,
             reference=self.reference,
             coefficient=self.objective.kl_coef,
+        )
+
+    def rewarded(self, groups: Sequence[Group], stream: Stream) -> Scored:
+        """Groups with their process trees and rewards."""
+        trees = self.segmented(groups, stream)
+        rewards = self.scored(groups, trees, stream)
+        return Scored(
+            groups=tuple(groups),
+            trees=tuple(trees),
+            rewards=tuple(self.penalised(groups, rewards, stream)),
+            equal=tuple(not learns for learns in trained_groups(rewards, drop_equal=True)),
+        )
+
+    def refill(self, stream: Stream, clock: Clock) -> Refill:
+        """Replaces groups of equal rewards, as ``updates.refill_rounds`` says."""
+        trainer: Any = self.trainer
+        data = data_rank(trainer)
+        return Refill(
+            rounds=self.updates.refill_rounds,
+            rank=data.rank,
+            size=data.size,
+            gather=lambda value: data_gathered(trainer, value),
+            further=lambda count, without: trainer.datamodule.further_prompts(count, without),
+            draw=lambda prompts: self.drawn(prompts, stream, clock),
         )
 
     def credited(
@@ -171,14 +201,15 @@ class RolloutModule(PolicyModule):
         """Count a rollout whose update is done, log its metrics, the same on every rank, and stop after the last."""
         self.announce_layout()
         self.rollout_index += 1
-        add_rollout_metrics(means, rollout, success_threshold=self.validation.success_threshold)
+        add_rollout_metrics(means, rollout.sampled, success_threshold=self.validation.success_threshold)
         passes, seconds = self.updates.iterations, clock.seconds["train"]
+        self.note_pass_rates(rollout, means)
         used = utilization_metrics(self.policy, passes=passes, seconds=seconds)
         for name, value in (clock.metrics() | self.step_metrics | used).items():
             means.put(name, value)
         merged = Means.merge(data_gathered(self.trainer, means.settle()))
         tokens = torch.tensor(
-            float(sum(len(r) for g in rollout.groups for r in g.rollouts)), device=self.device
+            float(sum(len(r) for g in rollout.sampled.groups for r in g.rollouts)), device=self.device
         )
         values = merged.values() | {
             "tokens_per_second": float(self.ranks.sum(tokens)) / clock.total,
@@ -187,6 +218,17 @@ class RolloutModule(PolicyModule):
         }
         self.log_all(values)
         self.stop_after_last()
+
+    def note_pass_rates(self, rollout: RolloutBatch, means: Means) -> None:
+        """Tell the curriculum, where there is one, how often the prompts of a rollout were solved."""
+        trainer: Any = self.trainer
+        if (rates := getattr(trainer.datamodule, "pass_rates", None)) is None:
+            return
+        own = pass_rates(rollout.sampled, success_threshold=self.validation.success_threshold)
+        for theirs in data_gathered(trainer, own):
+            rates.add(theirs)
+        for name, value in rates.metrics().items():
+            means.put(name, value)
 
     def stop_after_last(self) -> None:
         """Have the run end where all its rollouts are done."""
@@ -231,7 +273,7 @@ class RolloutModule(PolicyModule):
 
     def setup(self, stage: str) -> None:
         """Connect the sampler with the policy."""
-        settings.check_data(self.trainer)
+        settings.check_data(self.trainer, refill=self.updates.refill_rounds > 0)
         if stage == "fit":
             self.begin_fit()
         self.configure_model()

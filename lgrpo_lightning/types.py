@@ -113,6 +113,11 @@ class Rollout:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def truncated(self) -> bool:
+        """Whether it was cut off."""
+        return self.finish_reason == "length"
+
     def text_between(self, start: int, end: int) -> str:
         """The text of tokens ``start`` to ``end`` (exclusive)."""
         ends = (0, *self.text_ends)
@@ -179,6 +184,8 @@ class RolloutBatch:
         index: Number of the rollout in the run, from 0.
         groups, trees, rewards, credits: One entry a group, in order.
         trained: Whether each group takes part in the update (False: dropped because its rewards are equal).
+        mask_truncated: Whether completions that were cut off leave the loss.
+        replaced: Groups that were sampled before and gave way to others; none of them is trained.
     """
 
     index: int
@@ -187,6 +194,27 @@ class RolloutBatch:
     rewards: tuple[Rewards, ...]
     credits: tuple[Credit, ...]
     trained: tuple[bool, ...]
+    mask_truncated: bool = False
+    replaced: RolloutBatch | None = None
+
+    @property
+    def sampled(self) -> RolloutBatch:
+        """All that was sampled: with the groups that were replaced, behind the others."""
+        if (more := self.replaced) is None:
+            return self
+        return replace(
+            self,
+            groups=self.groups + more.groups,
+            trees=self.trees + more.trees,
+            rewards=self.rewards + more.rewards,
+            credits=self.credits + more.credits,
+            trained=self.trained + more.trained,
+            replaced=None,
+        )
+
+    def takes_part(self, at: int, member: int) -> bool:
+        """Whether a completion of the group at ``at`` takes part in the update."""
+        return self.trained[at] and not (self.mask_truncated and self.groups[at].rollouts[member].truncated)
 
     def to(self, device: Any, **options: Any) -> RolloutBatch:
         """Itself: everything a rollout holds is on the CPU. Lightning asks when it collects predictions."""
@@ -235,10 +263,20 @@ class TrainBatch:
 
     @classmethod
     def from_groups(
-        cls, groups: Sequence[Group], credits: Sequence[Credit], *, device: torch.device | str = "cpu"
+        cls,
+        groups: Sequence[Group],
+        credits: Sequence[Credit],
+        *,
+        device: torch.device | str = "cpu",
+        mask_truncated: bool = False,
     ) -> TrainBatch:
-        """Stack groups and their credit row by row, padded to the longest completion."""
+        """Stack groups and their credit row by row, padded to the longest completion.
+
+        Args:
+            mask_truncated: Train no token of a completion that was cut off.
+        """
         rollouts = [r for g in groups for r in g.rollouts]
+        masks = [r.mask & (not (mask_truncated and r.truncated)) for r in rollouts]
         width = max((len(r) for r in rollouts), default=0)
         return cls(
             prompts=tuple(g.prompt.token_ids for g in groups for _ in g.rollouts),
@@ -246,7 +284,7 @@ class TrainBatch:
             group_ids=torch.tensor([i for i, g in enumerate(groups) for _ in g.rollouts], device=device),
             advantages=padded([row for c in credits for row in c.advantages], width).to(device),
             weights=padded([row for c in credits for row in c.weights], width).to(device),
-            mask=padded([r.mask for r in rollouts], width).to(device),
+            mask=padded(masks, width).to(device),
             sampler_logprobs=padded([r.logprobs for r in rollouts], width).to(device),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from lgrpo_lightning.testing import (
     check_component,
     check_environment,
     check_estimator,
+    check_loss,
     check_prompt_source,
     check_reward_model,
     check_sampler,
@@ -26,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "RewardFunction": {"function": "tests.rewards.sample_functions.only_completions"},
     "StepRewardFunction": {"function": "tests.rewards.test_step_reward_function.right_line"},
     "FormatMatch": {"pattern": r"\d"},
+    "OverlongPenalty": {"max_length": 8, "buffer": 4},
     "PromptFile": {
         "path": str(ROOT / "tests" / "golden" / "quickstart_metrics.csv"),
         "prompt_column": "reward",
@@ -63,6 +66,8 @@ def test_it_keeps_its_contract(name: str) -> None:
         check_segmenter(made)
     elif kind == "advantage_estimator":
         check_estimator(made)
+    elif kind == "loss":
+        check_loss(made)
     elif kind == "sampler":
         check_sampler(made)
     elif kind == "environment":
@@ -71,3 +76,11 @@ def test_it_keeps_its_contract(name: str) -> None:
         assert list(made.rows())
     else:
         check_prompt_source(made)
+
+
+@pytest.mark.parametrize("normalizer", ["token", "sequence", "constant", "completion"])
+@pytest.mark.parametrize("options", [{}, {"token": True}])
+def test_losses_keep_it_with_other_options(normalizer: str, options: dict[str, bool]) -> None:
+    for built_in in (c for c in BUILT_IN.values() if c.kind == "loss"):
+        if not options or "token" in inspect.signature(built_in.cls).parameters:
+            check_loss(built_in.cls(normalizer=normalizer, **options))

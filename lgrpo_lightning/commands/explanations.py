@@ -73,7 +73,8 @@ def explained(message: str, written: Sequence[Entry] = (), keys: Iterable[str] =
     if required := _found(r"arguments are required: (.*)", message):
         return _required(required, written)
     inner = re.findall(r'Parser key "([\w.]+)":\s+(Expected an? .+\. Got value: .*)', message)
-    key, message = inner[-1] if inner else (key, message)
+    nested = message[max(message.rfind("Parser key"), 0) :]  # what is wrong inside of what was wrong
+    key, message = inner[-1] if inner else (key, nested)
     if key and (wanted := _wanted(message)):
         return _wrong_value(key, wanted, message, written)
     where = _place(_of_key(key, written)) if key else ""

@@ -16,6 +16,7 @@ KINDS = {
     "reward": "A reward",
     "segmenter": "A step segmenter",
     "estimator": "An advantage estimator",
+    "loss": "A policy loss",
     "sampler": "A sampler",
     "prompt-source": "A prompt source",
 }

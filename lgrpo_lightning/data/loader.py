@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lgrpo_lightning.data.draw import weighted_order
 from lgrpo_lightning.types import Prompt
+
+BATCH, FURTHER = 0, 1
+"""Tell the draws of one place in the epochs apart: that of a batch, that of prompts beside it."""
 
 
 class PromptBatch:
@@ -44,6 +50,8 @@ class PromptLoader:
         seed: Draws the orders.
         drop_last: Leave an incomplete last batch out.
         limit: Batches of an epoch, where a run is limited to fewer than there are.
+        weights: ``[N]`` how often prompts are drawn, asked before each batch. The prompts of a batch are then drawn
+            without replacement, and an epoch is no pass over all of them; None: it is.
 
     >>> prompts = [Prompt(uid=str(i), text="x", token_ids=(1,)) for i in range(5)]
     >>> [[p.uid for p in batch] for batch in PromptLoader(prompts, 2, rank=1, world_size=2)]
@@ -61,12 +69,13 @@ class PromptLoader:
         seed: int = 0,
         drop_last: bool = False,
         limit: int | None = None,
+        weights: Callable[[], NDArray[np.float64]] | None = None,
     ) -> None:
         self.prompts, self.batch_size = prompts, batch_size
         self.rank, self.world_size = rank, world_size
         self.shuffle, self.seed, self.drop_last, self.limit = shuffle, seed, drop_last, limit
-        self.epoch = 0
-        self.position = 0
+        self.weights = weights
+        self.epoch = self.position = 0
         self._served = False  # whether a batch came out since the epoch began or a state was loaded
 
     def __len__(self) -> int:
@@ -101,6 +110,15 @@ class PromptLoader:
                 stacklevel=2,
             )
 
+    def further(self, count: int, without: set[str]) -> list[Prompt]:
+        """At most ``count`` prompts beside the last batch's, but for those of the uids ``without``.
+
+        Drawn from the whole set by the weights (without ``shuffle``: from what an epoch serves), keyed by the seed and
+        the place in the epochs: the same on every rank and after every resume.
+        """
+        drawn = (self.prompts[i] for i in self._drawn(FURTHER))
+        return list(islice((prompt for prompt in drawn if prompt.uid not in without), count))
+
     @property
     def _epoch_length(self) -> int:
         return len(self) if self.limit is None else min(len(self), self.limit)
@@ -109,9 +127,22 @@ class PromptLoader:
         order = self._order()
         while self.position < len(self):
             start = self.position * self.batch_size
-            mine = order[start : start + self.batch_size][self.rank :: self.world_size]
+            batch = order[start : start + self.batch_size]
+            if self.weights is not None:
+                batch = self._drawn(BATCH)[: self.batch_size]
+            mine = batch[self.rank :: self.world_size]
             self.position, self._served = self.position + 1, True
             yield PromptBatch([self.prompts[i] for i in mine])
+
+    def _drawn(self, what: int) -> list[int]:
+        """Prompts in the order of a draw at this place in the epochs."""
+        pool = (
+            len(self.prompts)
+            if self.shuffle
+            else min(self._epoch_length * self.batch_size, len(self.prompts))
+        )
+        weights = np.ones(pool) if self.weights is None else self.weights()
+        return [int(i) for i in weighted_order(weights, (self.seed, self.epoch, self.position, what))]
 
     def _order(self) -> list[int]:
         if not self.shuffle:

@@ -29,7 +29,7 @@ class GSPO(PolicyLoss):
         clip_range_low, clip_range_high: How far s may be from 1 before a completion's gradient is cut: the paper's are
             a hundredth of those of token ratios.
         token: The token form. λ weights need it: a completion with one ratio has no tokens to weigh.
-        normalizer: What the sum over tokens is divided by; null: "sequence", the paper\'s.
+        normalizer: What the sum over tokens is divided by; null: "sequence", the paper's.
 
     Raises:
         ValueError: An option is out of range.
@@ -47,10 +47,11 @@ class GSPO(PolicyLoss):
         token: bool = False,
         normalizer: Normalizer | None = None,
     ) -> None:
-        self.clip_range_low = checked("GSPO", "clip_range_low", clip_range_low, high=1.0)
-        self.clip_range_high = checked("GSPO", "clip_range_high", clip_range_high)
+        name = type(self).__name__
+        self.clip_range_low = checked(name, "clip_range_low", clip_range_low, high=1.0)
+        self.clip_range_high = checked(name, "clip_range_high", clip_range_high)
         self.token, self.level = token, "token" if token else "sequence"
-        self.normalizer = checked_normalizer("GSPO", normalizer, "sequence")
+        self.normalizer = checked_normalizer(name, normalizer, "sequence")
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""

@@ -14,9 +14,10 @@ class LUSPO(GSPO):
     The term stands at each token, and their sum is divided by the number of completions.
 
     Args:
-        clip_range_low, clip_range_high: How far s may be from 1 before a completion's gradient is cut.
+        clip_range_low, clip_range_high: How far s may be from 1 before a completion's gradient is cut; the defaults
+            are the paper's (section 5.1).
         token: The token form, as in ``GSPO``.
-        normalizer: What the sum over tokens is divided by; null: "completion", the paper\'s.
+        normalizer: What the sum over tokens is divided by; null: "completion", the paper's.
 
     Raises:
         ValueError: An option is out of range.
@@ -24,8 +25,8 @@ class LUSPO(GSPO):
 
     def __init__(
         self,
-        clip_range_low: float = 3e-4,
-        clip_range_high: float = 4e-4,
+        clip_range_low: float = 2e-3,
+        clip_range_high: float = 2.5e-3,
         token: bool = False,
         normalizer: Normalizer | None = None,
     ) -> None:

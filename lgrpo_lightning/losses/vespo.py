@@ -24,12 +24,13 @@ class VESPO(PolicyLoss):
     .. math:: -\mathrm{sg}[\phi(w_i)] \, A \, \log\pi, \quad \phi(w) = e^{\lambda} w^k e^{-\lambda w},
         \quad w_i = \prod_t \rho_{i,t} \, c_{i,t}
 
-    with φ(1) = 1, the importance correction c of the sampler, and a pair (k, λ) for advantages from 0 on and one below.
+    with φ(1) = 1, the importance correction c of each token for the sampler, and a pair (k, λ) for advantages from 0 on
+    and one below.
 
     Args:
         k_pos, rate_pos: k and λ where the advantage is at least 0.
-        k_neg, rate_neg: Where it is below 0.
-        normalizer: What the sum over tokens is divided by; null: "token", that of TRL.
+        k_neg, rate_neg: Where it is below 0. All four defaults are those of the authors.
+        normalizer: What the sum over tokens is divided by; null: "token", that of the authors' code.
 
     Raises:
         ValueError: An option is out of range.
@@ -72,5 +73,6 @@ class VESPO(PolicyLoss):
         return (rate + k * log_ratio - rate * log_ratio.exp()).exp().nan_to_num(0.0, 0.0, 0.0)
 
     def metrics(self, batch: LossInput) -> Mapping[str, Tensor]:
-        """The mean weight."""
-        return {"vespo/phi_seq_mean": self.weights(batch)}
+        """The mean weight over completions."""
+        first = batch.mask & (batch.mask.cumsum(-1) == 1)
+        return {"vespo/phi_seq_mean": torch.where(first, self.weights(batch), torch.nan)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.reference import Reference
-from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.policy.sharded_weights import reshard, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,32 +32,38 @@ class ReferenceSync:
         Raises:
             ValueError: The reference has no weights of its own.
         """
-        for mine, theirs in zip(own(reference).parameters(), policy.parameters(), strict=True):
+        mixed = own(reference)
+        for model in (mixed, policy):
+            reshard(model)
+        for mine, theirs in zip(mixed.parameters(), policy.parameters(), strict=True):
             mine.lerp_(theirs.detach().to(mine.dtype), self.mix)
 
 
 def own(reference: Reference | None) -> Policy:
-    """The reference as a model with weights of its own.
+    """The reference as a model with weights of its own, all of which are trained in the policy.
 
     Raises:
         ValueError: It has none.
     """
-    if not isinstance(reference, Policy):
+    if not isinstance(reference, Policy) or reference.config.lora is not None:
         raise ValueError(
-            "objective.reference_sync_steps needs a reference with weights of its own; that of a LoRA run is the "
-            "policy without its adapter. Train all weights (policy.lora: null), or leave reference_sync_steps null."
+            "objective.reference_sync_steps mixes the policy's weights into those of the reference; a LoRA run trains "
+            "an adapter, and the mean of two adapters is not the adapter of their mean. Train all weights "
+            "(policy.lora: null), or leave reference_sync_steps null."
         )
     return reference
 
 
 def reference_state(reference: Reference | None) -> dict[str, Tensor]:
     """The weights of a reference, whole and on the CPU. Collective where they are sharded."""
-    return {name: whole(p.detach()).cpu().clone() for name, p in own(reference).named_parameters()}
+    reshard(kept := own(reference))
+    return {name: whole(p.detach()).cpu().clone() for name, p in kept.named_parameters()}
 
 
 @torch.no_grad()
 def load_reference_state(reference: Reference | None, state: Mapping[str, Tensor]) -> None:
     """Put back what ``reference_state`` gave."""
+    reshard(own(reference))
     for name, parameter in own(reference).named_parameters():
         parameter.copy_(_like(parameter, state[name]))
 

@@ -44,6 +44,13 @@ def unsharded(policy: Any) -> Iterator[None]:
             module.set_reshard_after_forward(module is not policy, recurse=False)
 
 
+def reshard(policy: Any) -> None:
+    """Give up the gathered weights that a forward pass has left, so that its parameters are the shards; local."""
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a sharded tensor, on every rank: collective. A tensor that is not sharded is itself."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -41,14 +41,14 @@ AFTER = (
 
 
 def rollout_table(rollout: RolloutBatch) -> pa.Table:
-    """One row per completion, group after group.
+    """One row per completion, group after group; those of replaced groups come last.
 
     Columns: ``rollout, prompt_uid, member, prompt, completion, token_ids, length, finish_reason, reward``, a
     ``reward/<name>`` per named part, then
 
     - ``advantage``: the completion's advantage at its first trained token, before weights. GRPO and λ-GRPO
       give every token of a completion the same; another estimator may not. NaN where no token is trained.
-    - ``weight_version, trained``: weight updates the sampler had seen; whether the group takes part in the
+    - ``weight_version, trained``: weight updates the sampler had seen; whether the completion takes part in the
       update.
     - ``set_size_mean, shared_tokens, path_depth``: the mean of |λ| over the completion's tokens (NaN without
       tokens), the number of tokens with |λ| > 1, and the process sets between the group and its leaf.
@@ -61,13 +61,14 @@ def rollout_table(rollout: RolloutBatch) -> pa.Table:
 
     A reward that does not apply is NaN.
     """
-    parts = list(dict.fromkeys(name for rewards in rollout.rewards for name in rewards.parts))
+    parts = list(dict.fromkeys(name for rewards in rollout.sampled.rewards for name in rewards.parts))
     schema = pa.schema([*BEFORE, *((clean(f"reward/{name}"), pa.float32()) for name in parts), *AFTER])
     return pa.Table.from_pylist(list(rollout_rows(rollout)), schema=schema)
 
 
 def rollout_rows(rollout: RolloutBatch) -> Iterator[dict[str, Any]]:
     """The rows of ``rollout_table`` as dictionaries; a reward part that a group lacks is left out."""
+    rollout = rollout.sampled
     for at, (group, rewards) in enumerate(zip(rollout.groups, rollout.rewards, strict=True)):
         columns = as_json(group.prompt.columns)
         for member in range(len(group)):
@@ -75,7 +76,7 @@ def rollout_rows(rollout: RolloutBatch) -> Iterator[dict[str, Any]]:
                 "rollout": rollout.index,
                 "prompt_uid": clean(group.prompt.uid),
                 "prompt": clean(group.prompt.text),
-                "trained": rollout.trained[at],
+                "trained": rollout.takes_part(at, member),
                 "columns": columns,
                 **_completion(group, member),
                 **_rewards(rewards, member),

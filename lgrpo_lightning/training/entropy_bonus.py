@@ -11,7 +11,7 @@ class EntropyBonus:
     """Gives the weight of the next optimizer step from the entropy of the last one (Skywork-OR1, arXiv:2505.22312).
 
     With a target, the weight rises by a step of its own while the entropy is at or below it, and falls while it is
-    above; it is applied only where the last optimizer step was at or below.
+    above; it is applied only where the last optimizer step was at or below, and so not before the first one.
 
     >>> bonus = EntropyBonus(Objective(entropy_target=0.5, entropy_coef_delta=0.01))
     >>> weights = []
@@ -25,7 +25,7 @@ class EntropyBonus:
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
         self.weight = objective.entropy_coef
-        self.low = True  # whether the entropy was at or below the target
+        self.low = False  # whether the entropy was at or below the target; not known yet
 
     @property
     def coefficient(self) -> float:

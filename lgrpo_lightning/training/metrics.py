@@ -106,7 +106,7 @@ def _read(tensors: Sequence[Tensor]) -> list[Any]:
 
 
 def add_rollout_metrics(means: Means, rollout: RolloutBatch, *, success_threshold: float) -> None:
-    """What a rollout shows before any update: rewards, groups, completions, tree."""
+    """What a rollout shows before any update: rewards, groups, completions, tree. Of all groups that it holds."""
     _add_rewards(means, rollout, success_threshold)
     _add_completions(means, rollout)
     for tree in rollout.trees:
@@ -139,6 +139,16 @@ def _add_rewards(means: Means, rollout: RolloutBatch, success_threshold: float) 
         for name, value in rewards.metrics.items():
             means.put(name, value)
     means.add("groups/dropped", torch.tensor([not t for t in rollout.trained]))
+    means.put("groups/sampled_per_trained", len(rollout.trained), sum(rollout.trained))
+
+
+def pass_rates(rollout: RolloutBatch, *, success_threshold: float) -> dict[str, float]:
+    """Uid of each prompt → the share of its completions that are right; NaN where no reward applies to any."""
+    rates = {}
+    for group, rewards in zip(rollout.groups, rollout.rewards, strict=True):
+        valid = rewards.outcome[~rewards.outcome.isnan()]
+        rates[group.prompt.uid] = float((valid >= success_threshold).float().mean())
+    return rates
 
 
 def _add_completions(means: Means, rollout: RolloutBatch) -> None:

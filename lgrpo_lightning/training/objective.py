@@ -34,7 +34,8 @@ class Objective:
         top_entropy: Share of an optimizer step's tokens, those with the highest entropy before the update, that the
             policy loss trains (arXiv:2506.01939); 1 trains all.
         off_policy_kl: Completions with a negative advantage leave the policy loss where log μ/π (of the sampler and
-            the policy, mean over its tokens) is above this (DeepSeek-V3.2); null: none do.
+            the policy, mean over its tokens) is above this (DeepSeek-V3.2); null: none do. With top_p, top_k or
+            min_p, whose log-probs are those of another distribution, π_old stands for μ.
         router_aux_coef: Weight of the load-balancing loss of a mixture-of-experts model.
         importance: Correction of the surrogate for a sampler whose log-probs are not quite the policy's, such as
             another engine or dtype: the ratio of both per token or per sequence, truncated to the bounds or masked

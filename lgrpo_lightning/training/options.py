@@ -17,6 +17,10 @@ class Updates:
         mini_batches: Optimizer steps per pass, each on whole groups.
         gradient_clip_val: Largest norm of the gradient; None leaves it as it is.
         drop_equal_groups: Leave groups whose rewards are all equal out of the update and of the normaliser.
+        refill_rounds: How often at most groups whose rewards are all equal are replaced by groups of further prompts
+            (dynamic sampling of DAPO, arXiv:2503.14476).
+        mask_truncated: Leave completions that were cut off (finish reason "length") out of the loss; they count in
+            rewards and in the statistics of their group (overlong filtering of DAPO, arXiv:2503.14476).
         old_logprobs: π_old of the ratio: "policy" recomputes it with the policy, "sampler" takes the sampler's.
         on_nonfinite: Where the loss or gradient of an optimizer step is not finite: "stop" ends the run before the
             update, "skip" drops that step (neither optimizer nor schedule moves) and goes on.
@@ -26,6 +30,8 @@ class Updates:
     mini_batches: int = 1
     gradient_clip_val: float | None = 1.0
     drop_equal_groups: bool = False
+    refill_rounds: int = 0
+    mask_truncated: bool = False
     old_logprobs: Literal["policy", "sampler"] = "policy"
     on_nonfinite: OnNonFinite = "stop"
 
@@ -33,6 +39,10 @@ class Updates:
         for name in ("iterations", "mini_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"updates.{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.refill_rounds < 0:
+            raise ValueError(
+                f"updates.refill_rounds is {self.refill_rounds}; it must be at least 0 (0: no group is replaced)."
+            )
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise ValueError(
                 f"updates.gradient_clip_val is {self.gradient_clip_val}; it must be above 0, or null."

@@ -10,7 +10,7 @@ from typing import Any, cast
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
-from lgrpo_lightning.contracts import PolicyLoss, RewardModel
+from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.strategies.precision import check_precision
@@ -90,29 +90,11 @@ def check_component(key: str, given: Any, contract: type) -> None:
     )
 
 
-def check_loss(loss: PolicyLoss, estimator: Any) -> None:
-    """Refuse λ weights, which weigh tokens, beside a loss that has one term for a completion.
-
-    Raises:
-        ValueError: With what to do.
-    """
-    power = getattr(estimator, "power", 0.0)
-    if loss.level == "sequence" and power > 0:
-        name, who = type(loss).__name__, type(estimator).__name__
-        token = (
-            f"its token form (model.loss.init_args.token: true), or {name} with "
-            if hasattr(loss, "token")
-            else ""
-        )
-        raise ValueError(
-            f"model.loss is {name}, which has one ratio for all tokens of a completion, and {who} weighs tokens by "
-            f"1/|λ|^{power:g}: such a loss has no tokens to weigh. Take {token}"
-            "an estimator without λ weights (GRPO, or lambda_power: 0), or a token-level loss."
-        )
-
-
-def check_data(trainer: Any) -> None:
+def check_data(trainer: Any, *, refill: bool = False) -> None:
     """Refuse loaders in place of a data module: a run keeps the place in its prompts, and checks them.
+
+    Args:
+        refill: Whether further prompts will be asked for.
 
     Raises:
         ValueError: With what to give.
@@ -123,6 +105,11 @@ def check_data(trainer: Any) -> None:
         raise ValueError(
             f"The Trainer was given {given}. Use {call}; "
             "rows of your own come from a PromptSource (docs/plugins.md)."
+        )
+    if refill and trainer.state.fn == "fit" and not hasattr(trainer.datamodule, "further_prompts"):
+        raise ValueError(
+            f"updates.refill_rounds asks the data module for further prompts, and {type(trainer.datamodule).__name__} "
+            "has no further_prompts(count, without). Use PromptDataModule, or updates.refill_rounds: 0."
         )
 
 

@@ -67,10 +67,14 @@ class TokenLoss:
         return kl
 
     def _on_policy(self, batch: LossInput, mask: Tensor, means: Means) -> Tensor | None:
-        """``[N, T]`` False where a completion with a negative advantage is too far from the policy."""
+        """``[N, T]`` False where a completion with a negative advantage is too far from the policy.
+
+        A sampler that truncates says nothing of how far: there the policy before the update stands for it.
+        """
         if self.objective.off_policy_kl is None:
             return None
-        drift = (batch.sampler_logprobs - batch.logprobs.detach()).nan_to_num(0.0)
+        drawn_from = batch.old_logprobs if self.importance is None else batch.sampler_logprobs
+        drift = (drawn_from - batch.logprobs.detach()).nan_to_num(0.0)
         drift = torch.where(batch.mask, drift, 0.0).sum(-1, keepdim=True) / batch.lengths
         kept = (batch.advantages >= 0) | (drift <= self.objective.off_policy_kl)
         means.add("updates/off_policy_masked", ~kept, mask)

@@ -16,11 +16,14 @@ from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training.attempt import Attempt, Pass
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.known import Known, known_before
 from lgrpo_lightning.training.metrics import Means
+from lgrpo_lightning.training.mini_batches import count_masked, selected
 from lgrpo_lightning.training.objective import Objective
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.training.scoring import Scoring, cut
 from lgrpo_lightning.training.token_loss import TokenLoss
+from lgrpo_lightning.training.undecided import undecided
 from lgrpo_lightning.types import LossInput, TrainBatch
 
 
@@ -88,27 +91,18 @@ class Update:
         if choice.layout == "tree" and self.policy.no_tree:  # found out just now
             choice = self.policy.choose_layout(batch.prompts, batch.completions)
         means.put("tree/token_ratio", choice.computed, choice.padded)
-        known = self._known(batch)
+        count_masked(batch, mini_batches, means)
+        known = self._scored(batch)
         for _ in range(self.updates.iterations):
             for rows in mini_batches:
                 if self.done():
                     return
                 self._optimizer_step(batch, list(rows), known, means)
 
-    def _known(self, batch: TrainBatch) -> Known:
-        """What is scored before the first update. Log-probs that the first forward pass gives itself are left out."""
+    def _scored(self, batch: TrainBatch) -> Known:
         scoring = Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature)
-        sampler, masks = self.updates.old_logprobs == "sampler", self.objective.top_entropy < 1
-        needed = masks or not (sampler or self.updates.steps_per_rollout == 1)
-        before = scoring.scores(self.policy, batch) if needed else None
-        reference = (
-            scoring.scores(self.reference, batch) if self.reference and self.objective.kl_in_loss else None
-        )
-        own = None if before is None else before.logprobs
-        return Known(
-            old=batch.sampler_logprobs if sampler else own,
-            ref=None if reference is None else reference.logprobs,
-            entropies=before.entropies if before is not None and masks else None,
+        return known_before(
+            batch, scoring, reference=self.reference, objective=self.objective, updates=self.updates
         )
 
     def _optimizer_step(self, batch: TrainBatch, rows: list[int], known: Known, means: Means) -> None:
@@ -116,13 +110,13 @@ class Update:
         normalizer = self.ranks.sum(
             default_normalizer(part.mask, by=self.loss.normalizer, length=self.max_length).float()
         )
-        means.put("updates/skipped", float(normalizer == 0))
-        if normalizer == 0:  # no token to learn from, on any rank
+        trained = self.ranks.sum(part.mask.sum().float())
+        means.put("updates/skipped", float(trained == 0))
+        if trained == 0:  # no token to learn from, on any rank
             means.put("updates/nonfinite", 0.0)
             return
         kept = self._undecided(batch, rows, known)
-        count = self.ranks.sum(_selected(kept, batch.mask, rows).sum().float()).clamp(min=1)
-        trained = self.ranks.sum(part.mask.sum().float())
+        count = self.ranks.sum(selected(kept, batch.mask, rows).sum().float()).clamp(min=1)
         spread = torch.zeros((), device=part.mask.device)
         passes = list(
             Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature).passes(batch, rows)
@@ -182,13 +176,11 @@ class Update:
         return scores, token_loss(given, kept=kept, mask=mask, means=means)
 
     def _undecided(self, batch: TrainBatch, rows: list[int], known: Known) -> Tensor | None:
-        """``[N, T]`` bool: tokens in the top share of entropy of this optimizer step, on all ranks; None: all."""
+        """``[N, T]`` bool: tokens that the policy loss of this optimizer step trains; None: all."""
         if known.entropies is None:
             return None
-        here = known.entropies[_selected(None, batch.mask, rows)]
-        everywhere = torch.cat(self.ranks.gather(here.cpu()))
-        least = everywhere.quantile(1 - self.objective.top_entropy) if len(everywhere) else everywhere.sum()
-        return known.entropies >= least.to(known.entropies.device)
+        taking_part = selected(None, batch.mask, rows)
+        return undecided(known.entropies, taking_part, self.objective.top_entropy, self.ranks)
 
     def _router(self, value: Tensor, tokens: Tensor, trained: Tensor, means: Means) -> Tensor:
         """A pass's load-balancing loss, by its share of the trained tokens of the optimizer step."""
@@ -200,42 +192,3 @@ class Update:
         if self.objective.with_entropy:
             means.put("entropy_coef", self.bonus.coefficient)
             self.bonus.saw(float(self.ranks.sum(spread)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """``[N, T]`` what was scored before the first update, where it is needed: log-probs of the policy and of the
-    reference, entropies."""
-
-    old: Tensor | None
-    ref: Tensor | None
-    entropies: Tensor | None = None
-
-    def cut(self, pack: list[int], micro: TrainBatch) -> Known:
-        """The rows of a pack, trimmed to its width; the entropies, which a whole optimizer step needs, left out."""
-        return Known(old=cut(self.old, pack, micro), ref=cut(self.ref, pack, micro))
-
-
-def _selected(kept: Tensor | None, mask: Tensor, rows: list[int]) -> Tensor:
-    """``[N, T]`` bool: the trained tokens of ``rows``, those of ``kept`` where it is given."""
-    taking_part = torch.zeros(len(mask), 1, dtype=torch.bool, device=mask.device)
-    taking_part[rows] = True
-    return mask & taking_part if kept is None else mask & taking_part & kept
-
-
-def mini_batches(trained: Sequence[bool], group_size: int, parts: int) -> list[list[int]]:
-    """Rows of each optimizer step: whole groups in order, without those that are dropped.
-
-    Args:
-        trained: Whether each group takes part.
-        parts: Optimizer steps that the groups are divided into.
-
-    >>> mini_batches([True, False, True, True], group_size=2, parts=2)
-    [[0, 1], [4, 5, 6, 7]]
-    """
-    per_step = len(trained) // parts
-    rows: list[list[int]] = [[] for _ in range(parts)]
-    for group, kept in enumerate(trained):
-        if kept:
-            rows[group // per_step] += range(group * group_size, (group + 1) * group_size)
-    return rows

@@ -125,3 +125,66 @@ def test_a_head_that_needs_its_logits_itself_is_no_silent_error():
     logprobs, _ = chunked_logprobs(hidden, torch.zeros(3, dtype=torch.long), torch.tanh)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         logprobs.sum().backward()
+
+
+def spread(scaled):
+    """Entropy of each row, as plain torch has it: where a probability is 0, p log p is 0."""
+    log_p = scaled.log_softmax(-1)
+    return -torch.where(log_p.isneginf(), 0.0, log_p.exp() * log_p.masked_fill(log_p.isneginf(), 0.0)).sum(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("with_logprobs", [False, True])
+def test_entropy_gradient_is_that_of_log_softmax(temperature, with_logprobs):
+    """Over several blocks of rows, with tokens that have probability 0."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(300, 9000, generator=generator)
+    logits[:, 7] = logits[::2, 11] = -torch.inf
+    targets = torch.randint(12, 9000, (300,), generator=generator)
+    upstream = torch.randn(2, 300, generator=generator)
+    ours, naive = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    logprobs, entropy = token_logprobs(ours, targets, temperature=temperature, entropy_gradient=True)
+    loss = (entropy * upstream[0]).sum() + (logprobs * upstream[1]).sum() * with_logprobs
+    loss.backward()
+    expected = spread(naive / temperature)
+    torch.testing.assert_close(entropy, expected.detach().float(), atol=1e-5, rtol=1e-5)
+    chosen = (naive / temperature).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    ((expected * upstream[0]).sum() + (chosen * upstream[1]).sum() * with_logprobs).backward()
+    assert ours.grad.isfinite().all()
+    assert not ours.grad[:, 7].any()
+    torch.testing.assert_close(ours.grad.double(), naive.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 10, 11, 100])
+def test_chunks_change_no_entropy_gradient(chunk):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(10, 4, generator=generator, requires_grad=True)
+    weight = torch.randn(9, 4, generator=generator, requires_grad=True)
+    never = torch.zeros(9)
+    never[5] = -torch.inf
+    targets = torch.randint(0, 5, (10,), generator=generator)
+    upstream = torch.arange(10.0)
+
+    def head(h):
+        return h @ weight.T + never
+
+    logprobs, entropy = chunked_logprobs(
+        hidden, targets, head, temperature=0.8, chunk=chunk, entropy_gradient=True
+    )
+    loss = (entropy * upstream).sum() + logprobs.square().sum()
+    got = torch.autograd.grad(loss, [hidden, weight])
+    scaled = head(hidden) / 0.8
+    chosen = scaled.log_softmax(-1).gather(1, targets[:, None])
+    naive = (spread(scaled) * upstream).sum() + chosen.square().sum()
+    for a, b in zip(got, torch.autograd.grad(naive, [hidden, weight]), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+
+
+def test_entropy_gradient_by_hand():
+    # p = (1/4, 3/4), H = 0.5623: dH/dz = -p (log p + H)
+    logits = torch.tensor([[0.0, math.log(3.0)]], requires_grad=True)
+    _, entropy = token_logprobs(logits, torch.tensor([0]), entropy_gradient=True)
+    entropy.sum().backward()
+    h = 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
+    expected = [-0.25 * (math.log(0.25) + h), -0.75 * (math.log(0.75) + h)]
+    assert logits.grad[0].tolist() == pytest.approx(expected, abs=1e-6)

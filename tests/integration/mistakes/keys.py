@@ -77,9 +77,29 @@ KEYS = {
         config={"model.reward_model": component("ExactMatch", correct="right")},
     ),
     "not one of the choices": BadInput(
-        says=("run.yaml, line", "'token', 'sequence', 'constant'", "Did you mean 'token'"),
+        says=(
+            "run.yaml, line",
+            "normalizer of ClippedSurrogate",
+            "'sequence', 'constant'",
+            "Did you mean 'token'",
+        ),
         did="`model.loss.normalizer: tokens`",
         config={"model.loss.normalizer": "tokens"},
+    ),
+    "KL penalty where the loss is": BadInput(
+        says=("run.yaml, line", "no option 'kl_coef'", "Did you mean 'model.objective.kl_coef'"),
+        did="`model.loss: {kl_coef: 0.04}`",
+        config={"model.loss": {"kl_coef": 0.04}},
+    ),
+    "KL penalty where the loss is, as a flag": BadInput(
+        says=("command line", "no option 'kl_coef'", "Did you mean 'model.objective.kl_coef'"),
+        did="`--model.loss.kl_coef=0.04`",
+        flags=("--model.loss.kl_coef=0.04",),
+    ),
+    "importance correction where the loss is": BadInput(
+        says=("command line", "GSPO (model.loss)", "Did you mean 'model.objective.importance'"),
+        did="`--model.loss=GSPO --model.loss.importance=none`",
+        flags=("--model.loss=GSPO", "--model.loss.importance=none"),
     ),
     "wrong type of nested options": BadInput(
         says=("run.yaml, line", "model.sampling.temperature is 'warm'", "a number"),

@@ -1,0 +1,44 @@
+"""Which rows, and which of their tokens, an optimizer step is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.training.metrics import Means
+from lgrpo_lightning.types import TrainBatch
+
+
+def count_masked(batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> None:
+    """The share of the completion tokens of trained groups that leave the loss."""
+    rows = [row for part in mini_batches for row in part]
+    tokens = sum(len(batch.completions[row]) for row in rows)
+    if tokens:
+        means.put("updates/masked_tokens", tokens - float(batch.mask[rows].sum()), tokens)
+
+
+def selected(kept: Tensor | None, mask: Tensor, rows: list[int]) -> Tensor:
+    """``[N, T]`` bool: the trained tokens of ``rows``, those of ``kept`` where it is given."""
+    taking_part = torch.zeros(len(mask), 1, dtype=torch.bool, device=mask.device)
+    taking_part[rows] = True
+    return mask & taking_part if kept is None else mask & taking_part & kept
+
+
+def mini_batches(trained: Sequence[bool], group_size: int, parts: int) -> list[list[int]]:
+    """Rows of each optimizer step: whole groups in order, without those that are dropped.
+
+    Args:
+        trained: Whether each group takes part.
+        parts: Optimizer steps that the groups are divided into.
+
+    >>> mini_batches([True, False, True, True], group_size=2, parts=2)
+    [[0, 1], [4, 5, 6, 7]]
+    """
+    per_step = len(trained) // parts
+    rows: list[list[int]] = [[] for _ in range(parts)]
+    for group, kept in enumerate(trained):
+        if kept:
+            rows[group // per_step] += range(group * group_size, (group + 1) * group_size)
+    return rows
