@@ -13,7 +13,15 @@ def lgrpo_components() -> Iterable[type]:
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
     from lgrpo_lightning.data.binary_tree import BinaryTreeTask
     from lgrpo_lightning.data.files import PromptFile
-    from lgrpo_lightning.estimators import GRPO, TEMPO, BlendedGRPO, ImplicitPRM, LambdaGRPO, ProcessGRPO
+    from lgrpo_lightning.estimators import (
+        GRPO,
+        TEMPO,
+        BlendedGRPO,
+        Distillation,
+        ImplicitPRM,
+        LambdaGRPO,
+        ProcessGRPO,
+    )
     from lgrpo_lightning.losses import CISPO, GMPO, GSPO, LUSPO, SAPO, VESPO, ClippedSurrogate, Reinforce
     from lgrpo_lightning.rewards import (
         BinaryTreeReward,
@@ -23,6 +31,7 @@ def lgrpo_components() -> Iterable[type]:
         OverlongPenalty,
         RewardFunction,
         StepRewardFunction,
+        TeacherLogprobs,
     )
     from lgrpo_lightning.samplers import ForkingSampler, TransformersSampler, VLLMSampler
     from lgrpo_lightning.segmenters import (
@@ -50,12 +59,14 @@ def lgrpo_components() -> Iterable[type]:
         KimiLengthReward,
         RewardFunction,
         StepRewardFunction,
+        TeacherLogprobs,
         GRPO,
         LambdaGRPO,
         ProcessGRPO,
         BlendedGRPO,
         ImplicitPRM,
         TEMPO,
+        Distillation,
         ClippedSurrogate,
         GSPO,
         CISPO,
