@@ -161,6 +161,13 @@ class RewardModel(ABC):  # noqa: B024 - one of two methods is enough
     columns: ClassVar[tuple[str, ...]] = ()
     """Data columns it requires; checked before the first step. May be set per instance."""
 
+    def setup(self, source: WeightSource) -> None:  # noqa: B027
+        """Called once before the first rollout, on every rank; ``source`` tells the tokenizer of the policy.
+
+        Raises:
+            ValueError: It does not go with this policy.
+        """
+
     def check_row(self, row: Mapping[str, Any]) -> None:  # noqa: B027
         """Called with every data row before the first step: refuse one that cannot be judged.
 

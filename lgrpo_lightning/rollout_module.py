@@ -282,6 +282,7 @@ class RolloutModule(PolicyModule):
             check_router(self.policy.model)
         with self.calling(self.stream("setup")):
             self.sampler.setup(self.source())
+            self.reward_model.setup(self.source())
 
     def on_train_start(self) -> None:
         """A run that is complete has nothing left to do."""

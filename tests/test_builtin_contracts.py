@@ -21,6 +21,7 @@ from lgrpo_lightning.testing import (
     toy_group,
 )
 from tests.docs.markdown import ROOT
+from tests.rewards.test_teacher_logprobs import known_ids
 from tests.segmenters.test_more_segmenters import with_entropies
 
 BUILT_IN = {name: c for name, c in components().items() if c.package == PROJECT}
@@ -28,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "RewardFunction": {"function": "tests.rewards.sample_functions.only_completions"},
     "StepRewardFunction": {"function": "tests.rewards.test_step_reward_function.right_line"},
     "FormatMatch": {"pattern": r"\d"},
+    "TeacherLogprobs": {"path": "lgrpo:arithmetic"},
     "OverlongPenalty": {"max_length": 8, "buffer": 4},
     "PromptFile": {
         "path": str(ROOT / "tests" / "golden" / "quickstart_metrics.csv"),
@@ -57,7 +59,9 @@ def test_it_keeps_its_contract(name: str) -> None:
         pytest.skip(ELSEWHERE[name])
     made = BUILT_IN[name].cls(**OPTIONS.get(name, {}))
     kind = BUILT_IN[name].kind
-    if kind == "reward_model":
+    if name == "TeacherLogprobs":
+        check_reward_model(made, known_ids())
+    elif kind == "reward_model":
         columns = {"answer": "2", "target": "LRRL"}
         check_reward_model(made, toy_group(["2", "LRRL", "so 2", ""], columns=columns))
     elif name == "EntropySegmenter":

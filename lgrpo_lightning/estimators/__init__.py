@@ -1,6 +1,7 @@
 """Advantage estimators: the algorithms."""
 
 from lgrpo_lightning.estimators.blended_grpo import BlendedGRPO
+from lgrpo_lightning.estimators.distillation import Distillation
 from lgrpo_lightning.estimators.eligibility_trace_grpo import EligibilityTraceGRPO
 from lgrpo_lightning.estimators.gdpo import GDPO
 from lgrpo_lightning.estimators.grpo import GRPO
@@ -23,6 +24,7 @@ __all__ = [
     "RLOO",
     "TEMPO",
     "BlendedGRPO",
+    "Distillation",
     "EligibilityTraceGRPO",
     "ImplicitPRM",
     "LambdaGRPO",

@@ -9,6 +9,7 @@ from lgrpo_lightning.rewards.kimi_length import KimiLengthReward
 from lgrpo_lightning.rewards.overlong_penalty import OverlongPenalty
 from lgrpo_lightning.rewards.reward_function import RewardFunction
 from lgrpo_lightning.rewards.step_reward_function import StepRewardFunction
+from lgrpo_lightning.rewards.teacher_logprobs import TeacherLogprobs
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "RewardFunction",
     "RewardSum",
     "StepRewardFunction",
+    "TeacherLogprobs",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.contracts import RewardModel, WeightSource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.exact_match import ExactMatch
 from lgrpo_lightning.types import Group, Progress, Rewards
@@ -46,6 +46,10 @@ class KimiLengthReward(RewardModel):
         self.reward_model = reward_model or ExactMatch()
         self.coefficient, self.threshold = coefficient, threshold
         self.columns = tuple(self.reward_model.columns)  # type: ignore[misc]
+
+    def setup(self, source: WeightSource) -> None:
+        """Passed on."""
+        self.reward_model.setup(source)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Passed on."""

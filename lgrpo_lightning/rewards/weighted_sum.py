@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.contracts import RewardModel, WeightSource
 from lgrpo_lightning.options import listed
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import checked_rewards
@@ -44,6 +44,12 @@ class RewardSum(RewardModel):
         self.models = list(models)
         self.weights = [1.0] * len(models) if weights is None else [float(w) for w in weights]
         self.columns = tuple(dict.fromkeys(c for m in models for c in _columns(m)))  # type: ignore[misc]
+
+    def setup(self, source: WeightSource) -> None:
+        """Passed on to every model."""
+        for model in self.models:
+            with apart():
+                model.setup(source)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Passed on to every model."""

@@ -281,6 +281,11 @@ def _credits(estimator: AdvantageEstimator, outcomes: list[Tensor], groups: list
     if "steps" in estimator.reads:  # rewards that do not depend on the order of members
         sizes = [torch.tensor([float(len(step.members)) for step in tree.steps]) for tree in trees]
         rewards = [replace(r, steps=s) for r, s in zip(rewards, sizes, strict=True)]
+    elif "tokens" in estimator.reads:
+        counts = [tree.set_sizes().float() for tree in trees]
+        rewards = [
+            replace(r, tokens=torch.where(c > 0, c, torch.nan)) for r, c in zip(rewards, counts, strict=True)
+        ]
     credits = estimator.estimate_batch(rewards, trees, reduce=lambda x: x)
     with _asserted():
         check_credits(estimator, groups, credits)

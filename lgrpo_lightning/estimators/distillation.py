@@ -1,0 +1,78 @@
+"""Token rewards as they are: on-policy distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Credit, Rewards
+
+
+class Distillation(WeightedGRPO):
+    r"""A token is worth its own reward, neither normalised nor summed over later ones; plus the outcome's advantage.
+
+    .. math:: A_{i,t} = r_{i,t} + c \, \frac{r_i - \mathrm{mean}(r)}{\mathrm{std} + \epsilon},
+        \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
+
+    With ``TeacherLogprobs``, whose :math:`r_{i,t}` is log π_teacher - log π of the sampled token, that is on-policy
+    distillation: the policy gradient of the reverse KL at each token alone (GKD, arXiv:2306.13649; discount 0 in
+    Thinking Machines' *On-Policy Distillation*, 2025). It reads ``Rewards.tokens``, NaN counting as 0, and the outcome,
+    whose part is 0 where it does not apply.
+
+    Args:
+        coefficient: c, how much the outcome counts beside the tokens' rewards.
+        scale: Which standard deviation divides the outcome's advantage, as in ``GRPO``.
+        eps: Added to the standard deviation; above 0.
+        lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
+
+    >>> tree = ProcessTree.from_sequences([[1, 2], [3]])
+    >>> tokens = torch.tensor([[-1.0, 0.5], [0.25, torch.nan]])
+    >>> rewards = Rewards(outcome=torch.tensor([1.0, 0.0]), tokens=tokens)
+    >>> Distillation(coefficient=2.0, scale="none").estimate(rewards, tree).advantages.tolist()
+    [[0.0, 1.5], [-0.75, 0.0]]
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("outcome", "tokens")
+
+    def __init__(
+        self,
+        coefficient: float = 1.0,
+        scale: Scale = "group",
+        eps: float = 1e-4,
+        lambda_power: float = 0.0,
+    ) -> None:
+        super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
+        self.coefficient = coefficient
+
+    def estimate_batch(
+        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
+    ) -> list[Credit]:
+        """The credit of every group of the batch.
+
+        Raises:
+            ValueError: No reward model gives token rewards.
+        """
+        if rewards and all(r.tokens is None for r in rewards):
+            raise ValueError(
+                "Distillation reads token rewards, but no reward model gives any (Rewards.tokens). Add one that does, "
+                "such as TeacherLogprobs, or take GRPO or LambdaGRPO."
+            )
+        deviation = self.deviation([r.outcome for r in rewards], reduce)
+        return [
+            self.credit(self._tokens(r, t) + self.coefficient * self._outcome(r, deviation), t)
+            for r, t in zip(rewards, trees, strict=True)
+        ]
+
+    def _tokens(self, rewards: Rewards, tree: ProcessTree) -> Tensor:
+        """``[G, T]``, 0 where there is none."""
+        return torch.zeros(tree.set_sizes().shape) if rewards.tokens is None else rewards.tokens.nan_to_num(0)
+
+    def _outcome(self, rewards: Rewards, deviation: Tensor | None) -> Tensor:
+        """``[G, 1]``."""
+        return self.outcome_advantages(rewards.outcome, deviation)[:, None]

@@ -1,0 +1,78 @@
+"""A frozen model that scores another one's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.policy.config import PolicyConfig
+from lgrpo_lightning.policy.layout import Tokens
+from lgrpo_lightning.policy.loading import load_config, load_tokenizer
+from lgrpo_lightning.policy.policy import Policy
+from lgrpo_lightning.policy.refusals import explained
+
+
+class Teacher:
+    """A causal language model on a device of its own, loaded when it is first asked.
+
+    Args:
+        config: What to load; its ``micro_batch_tokens`` are those of a forward pass.
+        device: Where it runs; "auto": the process's GPU where there is one.
+        ends: Ids that may end a completion though they have no text.
+    """
+
+    def __init__(self, config: PolicyConfig, *, device: str = "auto", ends: Sequence[int] = ()) -> None:
+        self.config, self.device, self.ends = config, device, tuple(ends)
+        self._policy: Policy | None = None
+
+    def check_vocabulary(self, tokenizer: Any, key: str) -> None:
+        """Refuse a teacher that reads token ids otherwise than ``tokenizer``.
+
+        Args:
+            key: The option that names it.
+
+        Raises:
+            ValueError: There is no such model, or a token has another id; with one that differs.
+        """
+        with explained(key, self.config.path, self.config.resolved_path):
+            theirs = load_tokenizer(self.config).get_vocab()
+            ids = int(load_config(self.config).get_text_config().vocab_size)
+        ours = tokenizer.get_vocab()
+        if other := sorted(t for t in {*ours, *theirs} if ours.get(t) != theirs.get(t)):
+            was, now = (v.get(other[0], "none") for v in (ours, theirs))
+            raise ValueError(
+                f"{key} is {self.config.path!r}, whose tokenizer is not the policy's: {len(other)} tokens differ, such "
+                f"as {other[0]!r}, which has id {was} for the policy and {now} for the teacher. Log-probs are compared "
+                "token by token: take a teacher of the policy's family, with the same tokenizer."
+            )
+        if (last := max(ours.values(), default=0)) >= ids:
+            raise ValueError(
+                f"{key} is {self.config.path!r}, which has {ids} token ids and so no embedding for id {last} of its "
+                "own tokenizer. The folder's model and tokenizer are not of one model."
+            )
+
+    @torch.no_grad()
+    def logprobs(
+        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float
+    ) -> list[Tensor]:
+        """``[T]`` fp32 log-probs of each completion's tokens after its prompt, on the CPU."""
+        if not completions:
+            return []
+        policy = self._policy = self._policy or self._loaded()
+        policy.choose_layout(prompts, completions)
+        found: dict[int, Tensor] = {}
+        for pack in policy.packs(prompts, completions):
+            rows = [prompts[i] for i in pack], [completions[i] for i in pack]
+            scores = policy(*rows, temperature=temperature).logprobs.cpu()
+            found |= {i: row[: len(completions[i])] for i, row in zip(pack, scores, strict=True)}
+        return [found[i] for i in range(len(completions))]
+
+    def _loaded(self) -> Policy:
+        tokenizer = load_tokenizer(self.config)
+        policy = Policy(self.config, pad=tokenizer.pad_token_id or 0)
+        policy.restrict(tokenizer, self.ends)
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return policy.to(device).requires_grad_(False).eval()

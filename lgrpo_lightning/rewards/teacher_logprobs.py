@@ -1,0 +1,120 @@
+"""A frozen teacher's judgement of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import RewardModel, WeightSource
+from lgrpo_lightning.options import mapped
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.types import Group, Rewards, padded
+
+if TYPE_CHECKING:
+    from lgrpo_lightning.policy.teacher import Teacher
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class TeacherLogprobs(RewardModel):
+    r"""Rewards every token by how much more probable it is to a teacher: ``Rewards.tokens``.
+
+    .. math:: r_{i,t} = c \, (\log \pi_{teacher}(y_{i,t}) - \log \pi_{sampler}(y_{i,t}))
+
+    Over tokens that the policy draws, its mean is minus the reverse KL, KL(π ‖ π_teacher): ``Distillation``, which
+    reads it as it is, brings the policy to the teacher (GKD, arXiv:2306.13649). The outcome does not apply: other
+    reward models may give it. Tokens that are not the model's own get none. The teacher has a device of its own, one in
+    every process, and is never trained or saved.
+
+    Args:
+        path: Hugging Face name or folder of a causal language model with the policy's tokenizer.
+        coefficient: c.
+        temperature: Divides the teacher's logits; that of sampling, for the KL at that temperature.
+        dtype: Of its weights: "float32", "bfloat16" or "float16".
+        device: Where it runs, such as "cuda:1"; "auto": the process's GPU where there is one.
+        batch_tokens: Most tokens of one forward pass, padding included.
+        model_kwargs: As ``policy.model_kwargs``.
+
+    Raises:
+        ValueError: An option is out of range; in ``setup``: the vocabularies differ.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        coefficient: float = 1.0,
+        temperature: float = 1.0,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        device: str = "auto",
+        batch_tokens: int = 16384,
+        model_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        for ok, name, value, what in (
+            (temperature > 0, "temperature", temperature, "above 0"),
+            (dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}"),
+            (batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1"),
+        ):
+            if not ok:
+                raise ValueError(f"TeacherLogprobs: {name} is {value!r}; it must be {what}.")
+        self.path, self.coefficient, self.temperature = path, coefficient, temperature
+        self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
+        self.model_kwargs = mapped("TeacherLogprobs: model_kwargs", model_kwargs or {})
+        self._teacher: Teacher | None = None
+
+    def setup(self, source: WeightSource) -> None:
+        """Compare the vocabularies; weights are loaded when they are needed.
+
+        Raises:
+            ValueError: They differ, or there is no such model.
+        """
+        self._teacher = self._made(source.eos_token_ids)
+        self._teacher.check_vocabulary(source.tokenizer, "TeacherLogprobs.path")
+
+    def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
+        """The token rewards of every group, scored together."""
+        self._teacher = self._teacher or self._made(())
+        rows = iter(
+            self._teacher.logprobs(
+                [g.prompt.token_ids for g in groups for _ in g.rollouts],
+                [r.token_ids for g in groups for r in g.rollouts],
+                temperature=self.temperature,
+            )
+        )
+        return [self._rewards(group, [next(rows) for _ in group.rollouts]) for group in groups]
+
+    def teardown(self) -> None:
+        """Let go of the teacher."""
+        self._teacher = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_teacher": None}
+
+    def _made(self, ends: Sequence[int]) -> Teacher:
+        from lgrpo_lightning.policy.config import PolicyConfig
+        from lgrpo_lightning.policy.teacher import Teacher
+
+        config = PolicyConfig(
+            path=self.path,
+            dtype=self.dtype,
+            micro_batch_tokens=self.batch_tokens,
+            model_kwargs=self.model_kwargs,
+        )
+        return Teacher(config, device=self.device, ends=ends)
+
+    def _rewards(self, group: Group, logprobs: Sequence[Tensor]) -> Rewards:
+        gaps = [
+            torch.where(rollout.mask, row - rollout.logprobs, torch.nan)
+            for rollout, row in zip(group.rollouts, logprobs, strict=True)
+        ]
+        width = max((len(gap) for gap in gaps), default=0)
+        real = padded([torch.ones(len(gap), dtype=torch.bool) for gap in gaps], width)
+        outcome, divergence = torch.full((len(group),), torch.nan), -torch.cat(gaps).nanmean()
+        return Rewards(
+            outcome=outcome,
+            tokens=torch.where(real, self.coefficient * padded(gaps, width), torch.nan),
+            parts={self.name: outcome},
+            metrics={} if divergence.isnan() else {f"rewards/{self.name}/reverse_kl": float(divergence)},
+        )
