@@ -3,11 +3,18 @@
 import pytest
 import torch
 
-from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.contracts import PolicyLoss, RewardModel
 from lgrpo_lightning.estimators import GRPO
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
-from lgrpo_lightning.testing import check_estimator, check_reward_model, check_segmenter, toy_group, toy_tree
+from lgrpo_lightning.testing import (
+    check_estimator,
+    check_loss,
+    check_reward_model,
+    check_segmenter,
+    toy_group,
+    toy_tree,
+)
 from lgrpo_lightning.types import Credit, Rewards
 
 
@@ -101,3 +108,40 @@ def test_toy_groups():
     assert group.prompt.columns == {"a": 1}
     assert group.prompt.messages == ({"role": "user", "content": "x"},)
     assert toy_tree(group).set_sizes().tolist() == [[1, 1], [0, 0]]
+
+
+class Terms(PolicyLoss):
+    def __init__(self, function, **said):
+        self.function = function
+        vars(self).update(said)
+
+    def terms(self, batch):
+        return self.function(batch)
+
+
+def surrogate(batch):
+    return -batch.log_ratio.exp() * batch.advantages
+
+
+@pytest.mark.parametrize(
+    ("function", "said", "message"),
+    [
+        (lambda b: surrogate(b).mean(1), {}, r"terms are \(2,\), not \(2, 3\)"),
+        (lambda b: surrogate(b) / (b.advantages - b.advantages), {}, "not finite"),
+        (lambda b: surrogate(b) * b.log_ratio.mean(), {}, "another completion changes the terms"),
+        (lambda b: surrogate(b) - b.logprobs.mean(-1, keepdim=True), {}, "padding changes the terms"),
+        (lambda b: surrogate(b) - b.log_ratio, {}, "an advantage of 0 has a gradient"),
+        (lambda b: surrogate(b) * b.log_ratio.sum(-1, keepdim=True), {}, "say level = 'sequence'"),
+        (surrogate, {"normalizer": "mean"}, "normalizer is 'mean'"),
+        (surrogate, {"level": "step"}, "level is 'step'"),
+        (surrogate, {"metrics": lambda b: {"x": b.mask.sum()}}, r"x is \(\), not"),
+    ],
+)
+def test_losses(function, said, message):
+    with pytest.raises(AssertionError, match=message):
+        check_loss(Terms(function, **said))
+
+
+def test_losses_that_are_right():
+    check_loss(Terms(surrogate))
+    check_loss(Terms(lambda b: surrogate(b) * b.log_ratio.sum(-1, keepdim=True), level="sequence"))

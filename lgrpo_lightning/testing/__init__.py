@@ -3,13 +3,13 @@
 from lgrpo_lightning.testing.contracts import (
     check_component,
     check_estimator,
-    check_loss,
     check_prompt_source,
     check_reward_model,
     check_sampler,
     check_segmenter,
 )
 from lgrpo_lightning.testing.environments import check_environment
+from lgrpo_lightning.testing.losses import check_loss
 from lgrpo_lightning.testing.toys import EOS, toy_group, toy_loss_input, toy_tree
 
 __all__ = [

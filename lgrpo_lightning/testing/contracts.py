@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,6 @@ from torch import Tensor
 from lgrpo_lightning.contracts import (
     CONTRACTS,
     AdvantageEstimator,
-    PolicyLoss,
     PromptSource,
     RewardModel,
     Sampler,
@@ -23,9 +22,9 @@ from lgrpo_lightning.contracts import (
 from lgrpo_lightning.data.sources import all_rows
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import checked_rewards
-from lgrpo_lightning.testing.toys import toy_group, toy_loss_input, toy_tree
+from lgrpo_lightning.testing.toys import toy_group, toy_tree
 from lgrpo_lightning.training.checks import check_credits, check_trees
-from lgrpo_lightning.types import Credit, Group, LossInput, Prompt, Rewards, Sampling
+from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Sampling
 
 
 def check_reward_model(
@@ -181,67 +180,6 @@ def check_prompt_source(source: PromptSource) -> Sequence[Mapping[str, Any]]:
         f"{who}: a second call gives other rows"
     )
     return rows
-
-
-def check_loss(loss: PolicyLoss, *, tolerance: float = 1e-5) -> Tensor:
-    """Assert that ``loss`` keeps its contract, and return its terms for two completions.
-
-    Checked are shapes and values, that a completion's terms and gradient are its own, whatever stands beside it, in
-    which order and behind it as padding, and that a worth of 0 costs nothing.
-
-    Args:
-        tolerance: Largest difference that counts as rounding.
-    """
-    name = type(loss).__name__
-    batch = toy_loss_input(
-        ratios=[[1.0, 1.3, 0.6], [0.9, 5.0, 1.0]],
-        advantages=[[1.0, 1.0, 1.0], [-0.5, -0.5, -0.5]],
-        logprobs=[[-1.0, -0.1, -2.0], [-0.5, -3.0, -1.0]],
-    )
-    terms, gradient = _terms(loss, batch)
-    assert terms.shape == batch.mask.shape, (
-        f"{name}: terms are {tuple(terms.shape)}, not {tuple(batch.mask.shape)}"
-    )
-    assert bool(terms.isfinite().all() and gradient.isfinite().all()), (
-        f"{name}: terms or gradient are not finite"
-    )
-    for row in range(2):
-        own = _terms(loss, _loss_rows(batch, [row]))
-        assert _same(own[0], terms[[row]], tolerance), f"{name}: another completion changes the terms"
-        assert _same(own[1], gradient[[row]], tolerance), f"{name}: another completion changes the gradient"
-    wide = _terms(loss, _loss_padded(batch, 2))
-    assert _same(wide[0][:, :3], terms, tolerance), f"{name}: padding changes the terms"
-    assert _same(wide[1][:, :3], gradient, tolerance), f"{name}: padding changes the gradient"
-    nothing = _terms(loss, replace(batch, advantages=torch.zeros_like(batch.advantages)))
-    assert not bool(nothing[1].any()), f"{name}: an advantage of 0 has a gradient"
-    return terms
-
-
-def _terms(loss: PolicyLoss, batch: LossInput) -> tuple[Tensor, Tensor]:
-    """(terms, gradient of their sum over the mask), off the mask 0."""
-    batch = replace(batch, logprobs=batch.logprobs.detach().requires_grad_())
-    terms = torch.where(batch.mask, loss.terms(batch), 0.0)
-    gradient = torch.autograd.grad(terms.sum(), batch.logprobs)[0]
-    return terms.detach(), gradient
-
-
-def _loss_rows(batch: LossInput, rows: list[int]) -> LossInput:
-    return _changed(batch, lambda _, value: value[rows])
-
-
-def _loss_padded(batch: LossInput, count: int) -> LossInput:
-    """With ``count`` more tokens behind, which are not trained and hold anything."""
-    padding = {"mask": False, "logprobs": -7.0, "old_logprobs": 3.0}
-
-    def wider(name: str, value: Tensor) -> Tensor:
-        return torch.nn.functional.pad(value, (0, count), value=padding.get(name, 0.5))
-
-    return _changed(batch, wider)
-
-
-def _changed(batch: LossInput, change: Callable[[str, Tensor], Tensor]) -> LossInput:
-    there = {name: value.detach() for name, value in vars(batch).items() if value is not None}
-    return replace(batch, **{name: change(name, value) for name, value in there.items()})
 
 
 def check_component(component: Any, options: Mapping[str, Any] | None = None) -> None:

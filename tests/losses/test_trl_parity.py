@@ -123,7 +123,7 @@ def test_off_policy_mask(name: str) -> None:
 def test_importance(name: str, mode: Any, bounds: tuple[float | None, float | None]) -> None:
     """VESPO takes the corrections of tokens only; TRL refuses others, and so does a run."""
     if name == "vespo" and mode.startswith("sequence"):
-        pytest.skip("refused by TRL, and by a run: tests/training/test_refusals.py")
+        pytest.skip("refused by TRL, and by a run: tests/training/test_objective.py")
     case = drawn("holes")
     case.sampler[0, 1] = torch.nan
     objective = Objective(importance=mode, importance_max=bounds[0], importance_min=bounds[1], kl_coef=0.04)

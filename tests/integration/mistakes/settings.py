@@ -7,6 +7,31 @@ from unittest import mock
 from tests.integration.mistakes.case import BadInput
 
 SETTINGS = {
+    "λ weights beside a loss of sequences": BadInput(
+        says=("model.loss is GSPO", "LambdaGRPO", "init_args.token: true", "lambda_power: 0"),
+        did="`model.loss: GSPO` with λ weights",
+        config={"model.loss": "GSPO", "model.advantage_estimator": "LambdaGRPO"},
+    ),
+    "reference that follows nothing": BadInput(
+        says=("objective.reference_sync_steps", "objective.kl_coef above 0"),
+        did="`model.objective: {reference_sync_steps: 100}` without a KL penalty",
+        config={"model.objective": {"reference_sync_steps": 100}},
+    ),
+    "KL in the reward": BadInput(
+        says=("objective.kl_place is 'reward'", "objective.kl_estimator: k1"),
+        did="`model.objective: {kl_coef: 0.1, kl_place: reward}`, where k3 makes no sense",
+        config={"model.objective": {"kl_coef": 0.1, "kl_place": "reward"}},
+    ),
+    "no mixture of experts": BadInput(
+        says=("objective.router_aux_coef", "LlamaForCausalLM has no load-balancing loss"),
+        did="`model.objective: {router_aux_coef: 0.01}` of a model without experts",
+        config={"model.objective": {"router_aux_coef": 0.01}},
+    ),
+    "ratio bound": BadInput(
+        says=("CISPO: ratio_max is 0", "above 0"),
+        did="`model.loss: CISPO` with `ratio_max: 0`",
+        config={"model.loss": {"class_path": "CISPO", "init_args": {"ratio_max": 0.0}}},
+    ),
     "group of one": BadInput(
         says=("model.group_size is 1", "at least 2"),
         did="`model.group_size: 1`",

@@ -1,0 +1,94 @@
+"""Checks that a policy loss keeps its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.contracts import Level, PolicyLoss
+from lgrpo_lightning.functional.losses import Normalizer
+from lgrpo_lightning.testing.toys import toy_loss_input
+from lgrpo_lightning.types import LossInput
+
+
+def check_loss(loss: PolicyLoss, *, tolerance: float = 1e-5) -> Tensor:
+    """Assert that ``loss`` keeps its contract, and return its terms for two completions.
+
+    Checked are shapes and values, that a completion's terms and gradient are its own, whatever stands beside it, in
+    which order and behind it as padding, that a worth of 0 costs nothing, and that ``level`` is so.
+
+    Args:
+        tolerance: Largest difference that counts as rounding.
+    """
+    name = type(loss).__name__
+    batch = toy_loss_input(
+        ratios=[[1.0, 1.3, 0.6], [0.9, 5.0, 1.0]],
+        advantages=[[1.0, 1.0, 1.0], [-0.5, -0.5, -0.5]],
+        logprobs=[[-1.0, -0.1, -2.0], [-0.5, -3.0, -1.0]],
+    )
+    shape = tuple(loss.terms(batch).shape)
+    assert shape == tuple(batch.mask.shape), f"{name}: terms are {shape}, not {tuple(batch.mask.shape)}"
+    terms, gradient = _terms(loss, batch)
+    assert bool(terms.isfinite().all() and gradient.isfinite().all()), (
+        f"{name}: terms or gradient are not finite"
+    )
+    for row in range(2):
+        own = _terms(loss, _loss_rows(batch, [row]))
+        assert _near(own[0], terms[[row]], tolerance), f"{name}: another completion changes the terms"
+        assert _near(own[1], gradient[[row]], tolerance), f"{name}: another completion changes the gradient"
+    wide = _terms(loss, _loss_padded(batch, 2))
+    assert _near(wide[0][:, :3], terms, tolerance), f"{name}: padding changes the terms"
+    assert _near(wide[1][:, :3], gradient, tolerance), f"{name}: padding changes the gradient"
+    nothing = _terms(loss, replace(batch, advantages=torch.zeros_like(batch.advantages)))
+    assert not bool(nothing[1].any()), f"{name}: an advantage of 0 has a gradient"
+    _check_said(loss, batch)
+    return terms
+
+
+def _check_said(loss: PolicyLoss, batch: LossInput) -> None:
+    """What a loss says of itself is so: its normaliser, its ratio and metrics, and that tokens stand by themselves."""
+    name, shape = type(loss).__name__, batch.mask.shape
+    assert loss.normalizer in get_args(Normalizer), f"{name}: normalizer is {loss.normalizer!r}"
+    assert loss.level in get_args(Level), f"{name}: level is {loss.level!r}"
+    for what, values in {"ratio": loss.ratio(batch), **loss.metrics(batch)}.items():
+        assert values.shape == shape, f"{name}: {what} is {tuple(values.shape)}, not {tuple(shape)}"
+    if loss.level == "token":
+        first = torch.autograd.grad(loss.terms(batch)[:, 0].sum(), batch.logprobs)[0]
+        assert not bool(first[:, 1:].any()), (
+            f"{name}: level is 'token', but a token's term has a gradient on other tokens; say level = 'sequence'"
+        )
+
+
+def _terms(loss: PolicyLoss, batch: LossInput) -> tuple[Tensor, Tensor]:
+    """(terms, gradient of their sum over the mask), off the mask 0."""
+    batch = replace(batch, logprobs=batch.logprobs.detach().requires_grad_())
+    terms = torch.where(batch.mask, loss.terms(batch), 0.0)
+    gradient = torch.autograd.grad(terms.sum(), batch.logprobs)[0]
+    return terms.detach(), gradient
+
+
+def _loss_rows(batch: LossInput, rows: list[int]) -> LossInput:
+    return _changed(batch, lambda _, value: value[rows])
+
+
+def _loss_padded(batch: LossInput, count: int) -> LossInput:
+    """With ``count`` more tokens behind, which are not trained and hold anything."""
+    padding = {"mask": False, "logprobs": -7.0, "old_logprobs": 3.0}
+
+    def wider(name: str, value: Tensor) -> Tensor:
+        return torch.nn.functional.pad(value, (0, count), value=padding.get(name, 0.5))
+
+    return _changed(batch, wider)
+
+
+def _changed(batch: LossInput, change: Callable[[str, Tensor], Tensor]) -> LossInput:
+    there = {name: value.detach() for name, value in vars(batch).items() if value is not None}
+    return replace(batch, **{name: change(name, value) for name, value in there.items()})
+
+
+def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance)
