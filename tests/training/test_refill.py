@@ -1,9 +1,13 @@
 """Which group stands where after a refill, on any number of ranks."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.training.refill import Refill, Scored
+from lgrpo_lightning.training.settings import check_data
 from lgrpo_lightning.types import Prompt, Rewards
 
 POOL = [f"f{n}" for n in range(20)]
@@ -100,3 +104,12 @@ def test_nothing_further_is_no_error() -> None:
         rounds=5, rank=0, size=1, gather=lambda own: [own], further=lambda n, w: [], draw=lambda p: Scored()
     )(whole)
     assert (kept, len(replaced), replaced.untrained(0)) == (whole, 0, None)
+
+
+def test_a_data_module_without_further_prompts_is_refused() -> None:
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(validation_names=()), state=SimpleNamespace(fn="fit")
+    )
+    check_data(trainer)
+    with pytest.raises(ValueError, match=r"asks the data module for further prompts.*refill_rounds: 0"):
+        check_data(trainer, refill=True)

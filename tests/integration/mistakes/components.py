@@ -48,7 +48,7 @@ COMPONENTS = {
         flags=("--model.advantage_estimator=LamdaGRPO",),
     ),
     "estimator, class_path": BadInput(
-        says=("run.yaml, line", "'PPO'", "Installed: BlendedGRPO, EligibilityTraceGRPO"),
+        says=("run.yaml, line", "'PPO'", "Installed: BlendedGRPO, Distillation"),
         did="`model.advantage_estimator: {class_path: PPO}`",
         config={"model.advantage_estimator": component("PPO")},
     ),
