@@ -149,16 +149,26 @@ def models(layout: LayoutName) -> tuple[Policy, Any, dict[str, torch.Tensor]]:
 
 
 def batch(estimator: AdvantageEstimator) -> TrainBatch:
-    """Two groups with outcomes and a reward for each process step."""
+    """Two groups with outcomes, a reward for each process step, and for who reads them of each token."""
     groups = [toy_group(s, uid=str(n), prompt="\x05\x06") for n, s in enumerate(SEQUENCES)]
     trees = [ProcessTree.from_sequences(s) for s in SEQUENCES]
     rewards = [
-        Rewards(outcome=torch.tensor(o), steps=torch.tensor([0.3 * i % 1.0 for i in range(len(t.steps))]))
+        Rewards(
+            outcome=torch.tensor(o),
+            steps=torch.tensor([0.3 * i % 1.0 for i in range(len(t.steps))]),
+            tokens=token_rewards(t) if estimator.reads == ("outcome", "tokens") else None,
+        )
         for o, t in zip(OUTCOMES, trees, strict=True)
     ]
     credits = estimator.estimate_batch(rewards, trees, reduce=lambda x: x)
     check_credits(estimator, groups, credits)
     return TrainBatch.from_groups(groups, credits)
+
+
+def token_rewards(tree: ProcessTree) -> torch.Tensor:
+    """A number for every token."""
+    sizes = tree.set_sizes().float()
+    return torch.where(sizes > 0, 0.3 * sizes % 1.0 - 0.4, torch.nan)
 
 
 HEAD = """\

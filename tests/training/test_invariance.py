@@ -53,7 +53,9 @@ def rewards(number: int) -> Rewards:
     """Outcomes, and a reward for each process step."""
     tree = ProcessTree.from_sequences(SEQUENCES[number])
     steps = torch.tensor([0.2 * len(step.members) - 0.1 * i for i, step in enumerate(tree.steps)])
-    return Rewards(outcome=torch.tensor(OUTCOMES[number]), steps=steps)
+    sizes = tree.set_sizes().float()
+    tokens = torch.where(sizes > 0, 0.3 * sizes % 1.0 - 0.4, torch.nan)
+    return Rewards(outcome=torch.tensor(OUTCOMES[number]), steps=steps, tokens=tokens)
 
 
 @dataclass
