@@ -83,7 +83,7 @@ def test_options_are_checked(options: dict[str, Any], says: str) -> None:
         (VESPO(), LambdaGRPO(), False),
         (CISPO(), LambdaGRPO(), False),
     ],
-    ids=str,
+    ids=lambda part: type(part).__name__,
 )
 def test_weights_of_tokens_need_losses_of_tokens(loss: Any, estimator: Any, refused: bool) -> None:
     def make() -> GRPOModule:
