@@ -196,6 +196,9 @@ class AdvantageEstimator(ABC):
     reads: ClassVar[tuple[str, ...]] = ("outcome",)
     """Which of a reward's ``outcome``, ``steps`` and ``tokens`` it looks at."""
 
+    takes_penalties: ClassVar[bool] = True
+    """Whether outcomes may be less by a penalty: False where they are compared with a threshold, or not looked at."""
+
     @abstractmethod
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
         """The credit of one group."""

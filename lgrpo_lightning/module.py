@@ -110,6 +110,7 @@ class GRPOModule(RolloutModule):
         self.entropy_bonus = EntropyBonus(objective)
         self.updates = updates
         fitting_loss.check_weights(self.loss, self.advantage_estimator)
+        fitting_loss.check_penalty(objective, self.advantage_estimator)
         fitting_loss.check_correction(self.loss, objective, self.sampler, sampling)
         self.mini_batches = updates.mini_batches  # what the data module has to divide a rollout into
         self.validation = validation
@@ -157,12 +158,13 @@ class GRPOModule(RolloutModule):
 
     def judged(self, index: int, scored: Scored, stream: Stream) -> RolloutBatch:
         """Scored groups with their credit."""
-        credits = self.credited(scored.groups, scored.rewards, scored.trees, stream)
+        worth = self.penalised(scored.groups, scored.rewards, stream)
+        credits = self.credited(scored.groups, worth, scored.trees, stream)
         return RolloutBatch(
             index=index,
             groups=scored.groups,
             trees=scored.trees,
-            rewards=scored.rewards,
+            rewards=tuple(replace(r, metrics=w.metrics) for r, w in zip(scored.rewards, worth, strict=True)),
             credits=tuple(credits),
             trained=trained_groups(scored.rewards, drop_equal=self.updates.drop_equal_groups),
             mask_truncated=self.updates.mask_truncated,

@@ -104,7 +104,7 @@ class RolloutModule(PolicyModule):
             return list(shared(self.trainer, lambda: self.reward_model.score_batch(groups, trees)))
 
     def penalised(self, groups: Sequence[Group], rewards: Sequence[Rewards], stream: Stream) -> list[Rewards]:
-        """The rewards of a training rollout, less the KL penalty where it stands there."""
+        """What credit is given for: the rewards of a training rollout, less the KL penalty where it stands there."""
         if not self.objective.kl_in_reward or stream.phase != "train" or self.reference is None:
             return list(rewards)
         scoring = Scoring(policy=self.policy, ranks=self.ranks, temperature=self.sampling.temperature)
@@ -124,7 +124,7 @@ class RolloutModule(PolicyModule):
         return Scored(
             groups=tuple(groups),
             trees=tuple(trees),
-            rewards=tuple(self.penalised(groups, rewards, stream)),
+            rewards=tuple(rewards),
             equal=tuple(not learns for learns in trained_groups(rewards, drop_equal=True)),
         )
 

@@ -81,6 +81,7 @@ class Rollout:
         weight_version: Number of weight updates the sampler had seen.
         entropies: ``[T]`` entropy of the sampled distribution, where the sampler knows it.
         fork: Where it was branched off another member, or None for a fresh sample.
+        applies: Whether it is worth anything: False for an episode whose environment failed; no reward applies to it.
         turns: The turns of an episode, in order; empty for a completion of one turn.
         rewards: What the environment paid: one number, or one for each of the assistant's turns; empty without one.
         metrics: Numbers that the sampler has of it; their means over completions are logged.
@@ -95,6 +96,7 @@ class Rollout:
     weight_version: int = 0
     entropies: Tensor | None = None
     fork: Fork | None = None
+    applies: bool = True
     turns: tuple[Turn, ...] = ()
     rewards: tuple[float, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)

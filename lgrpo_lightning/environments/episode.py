@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Environment
-from lgrpo_lightning.types import FinishReason, Message, Prompt, Rollout, Turn
+from lgrpo_lightning.types import FinishReason, Fork, Message, Prompt, Rollout, Turn
 
 
 @dataclass(kw_only=True)
@@ -38,6 +38,7 @@ class Episode:
     finish_reason: FinishReason = "length"
     weight_version: int = 0
     rewards: tuple[float, ...] = ()
+    fork: Fork | None = None
 
     def spoke(self, turn: Rollout, message: Message) -> None:
         """The policy took a turn; one that was cut off is the last."""
@@ -45,6 +46,7 @@ class Episode:
         if turn.entropies is not None:
             self.entropies.append(turn.entropies)
         self.weight_version = turn.weight_version
+        self.fork = self.fork or turn.fork  # of the first turn
         if turn.finish_reason == "length":
             self.end("length")
 
@@ -91,6 +93,8 @@ class Episode:
             mask=mask,
             weight_version=self.weight_version,
             entropies=torch.cat(self.entropies) if self.entropies else None,
+            fork=self.fork,
+            applies=not self.dropped,
             turns=tuple(self.turns),
             rewards=self.rewards,
             metrics=self.metrics,
@@ -102,20 +106,3 @@ class Episode:
         own = dict(getattr(self.environment, "metrics", {}))
         spoken = sum(turn.role == "assistant" for turn in self.turns)
         return {"episodes/turns": float(spoken), "episodes/failed": float(self.dropped), **own}
-
-
-def cut(turn: Rollout, count: int) -> Rollout:
-    """A turn that is cut off after ``count`` tokens, where it has more."""
-    if len(turn) <= count:
-        return turn
-    return replace(
-        turn,
-        token_ids=turn.token_ids[:count],
-        logprobs=turn.logprobs[:count],
-        text=turn.text_between(0, count),
-        text_ends=turn.text_ends[:count],
-        finish_reason="length",
-        mask=turn.mask[:count],
-        entropies=None if turn.entropies is None else turn.entropies[:count],
-        fork=None,
-    )

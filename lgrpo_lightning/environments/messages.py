@@ -42,6 +42,8 @@ def checked_answer(found: Any, who: str, longest: int) -> list[Message] | None:
             raise TypeError(
                 f"{who}.respond returned {_short(message)}, which is no message with role and content"
             )
+        if message["role"] == "assistant":
+            raise TypeError(f"{who}.respond returned a message of the role assistant, which is the policy's")
         if not isinstance(message.get("content"), str):
             raise TypeError(
                 f"{who}.respond returned a message whose content is {_short(message.get('content'))}"

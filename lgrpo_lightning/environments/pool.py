@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lgrpo_lightning.contracts import Environment
@@ -43,12 +43,16 @@ class Pool:
             )
         return episodes, said[0] if said else None
 
-    def put_back(self, episodes: Iterable[Episode]) -> None:
-        """The episodes are over; an environment that hangs is left alone."""
-        for episode in episodes:
-            if not episode.lost:
-                episode.environment.close()
-                self.idle.setdefault(self._name(episode.prompt), []).append(episode.environment)
+    def put_back(self, episode: Episode) -> None:
+        """The episode is over; an environment that hangs, or cannot be closed, is left alone."""
+        environment = episode.environment
+        if episode.lost or getattr(environment, "lost", False):
+            return
+        try:
+            limited(environment.close, timeout=self.timeout)
+        except (Exception, SystemExit):
+            return  # the next episode has a new one
+        self.idle.setdefault(self._name(episode.prompt), []).append(environment)
 
     def _reset(self, environment: Environment, seed: int, prompt: Prompt) -> str | None:
         environment.seed = seed

@@ -44,8 +44,10 @@ class TurnTemplate:
             text = prompt.text + str(observation)
             return replace(prompt, text=text, token_ids=(*prompt.token_ids, *self._ids(str(observation))))
         messages = _appended(prompt.messages, observation)
-        text = self._rendered(messages, tools=list(tools) or None, add_generation_prompt=True)
-        if tools and text == self._rendered(messages, add_generation_prompt=True):
+        goes_on = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
+        how = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
+        text = self._rendered(messages, tools=list(tools) or None, **how)
+        if tools and text == self._rendered(messages, **how):
             raise TemplateError(
                 "The chat template does not show tools to the model. Take a model that was trained for tool calls, or "
                 "set policy.tokenizer to one whose template has them."

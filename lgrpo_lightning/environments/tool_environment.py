@@ -35,6 +35,7 @@ class ToolEnvironment(Environment):
         self.object = None if factory is None else factory()
         self.toolbox = Toolbox([*self.functions, *_methods(self.object)])
         self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}
+        self.lost = False  # a call hangs, and may still change the object
 
     def __deepcopy__(self, memo: Any) -> ToolEnvironment:
         return ToolEnvironment(self.functions, self.factory, self.format, self.timeout)
@@ -75,7 +76,8 @@ class ToolEnvironment(Environment):
         self.counts["tools/calls"] += 1
         try:
             content = limited(lambda: self.toolbox.called(call), timeout=self.timeout)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            self.lost |= isinstance(error, TimeoutError)
             self.counts["tools/failures"] += 1
             content = str({"error": str(error) or type(error).__name__})
         return {"role": "tool", "name": call.name or "unknown", "content": content}

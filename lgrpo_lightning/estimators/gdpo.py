@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class GDPO(WeightedGRPO):
     >>> [[round(a, 3) for a in row] for row in GDPO().estimate(rewards, tree).advantages.tolist()]
     [[0.707, 0.707], [-0.707, 0.0]]
     """
+
+    takes_penalties: ClassVar[bool] = False
 
     def __init__(self, eps: float = 1e-4, lambda_power: float = 0.0) -> None:
         super().__init__(scale="group", eps=eps, lambda_power=lambda_power)

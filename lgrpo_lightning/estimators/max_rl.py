@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from lgrpo_lightning.estimators.grpo import WeightedGRPO
@@ -33,6 +35,8 @@ class MaxRL(WeightedGRPO):
     >>> [[round(a, 3) for a in row] for row in found.tolist()]
     [[3.0, 3.0], [-1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]
     """
+
+    takes_penalties: ClassVar[bool] = False
 
     def __init__(self, mean_eps: float = 1e-6, lambda_power: float = 0.0) -> None:
         super().__init__(scale="none", lambda_power=lambda_power)

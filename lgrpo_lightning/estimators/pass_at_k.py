@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from math import comb
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class PassAtK(WeightedGRPO):
     >>> [[round(a, 4) for a in row] for row in found.tolist()]
     [[1.0, 1.0], [-0.3333, 0.0], [-0.3333, 0.0], [-0.3333, 0.0]]
     """
+
+    takes_penalties: ClassVar[bool] = False
 
     def __init__(self, k: int = 4, success_threshold: float = 1.0, lambda_power: float = 0.0) -> None:
         super().__init__(scale="none", lambda_power=lambda_power)

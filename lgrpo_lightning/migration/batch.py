@@ -34,7 +34,7 @@ class Batch:
         return self.mini_batches * self.iterations
 
     def rollouts(self, steps: float) -> int:
-        """The rollouts that so many optimizer steps take."""
+        """The rollouts that so many optimizer steps take; a share of all steps, below 1, is not known here: 1."""
         return max(1, round(steps / self.steps_per_rollout))
 
 

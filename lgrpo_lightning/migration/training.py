@@ -84,6 +84,9 @@ def write_trainer(draft: Draft, made: Batch) -> None:
     draft.carry("data_seed", "data.seed")
     draft.carry("output_dir", "trainer.default_root_dir", draft.value("output_dir") or "trainer_output")
     draft.carry("logging_steps", "trainer.log_every_n_steps", max(1, int(draft.value("logging_steps"))))
+    for field in ("logging_steps", "save_steps"):
+        if 0 < draft.value(field) < 1:
+            draft.remark("a share of all steps there; here it counts rollouts: set it by hand.", field)
     if draft.value("use_cpu"):
         draft.put("trainer.accelerator", "cpu", "use_cpu")
     for field in ("deepspeed", "fsdp"):

@@ -71,7 +71,7 @@ ROWS: tuple[Row, ...] = (
     (R + "enforce_eager", False, "VLLMSampler.engine", "`enforce_eager`"),
     (R + "free_cache_engine", True, "VLLMSampler.sleep_level", "1 or 2"),
     (R + "val_kwargs.n", 1, "model.validation.k", ""),
-    (R + "multi_turn.enable", False, "", "no environments"),
+    (R + "multi_turn.enable", False, "EnvironmentSampler", "a sampler around any other"),
     ("custom_reward_function.path", None, "RewardFunction.function", "an import path"),
     ("reward_model.enable", False, "", "no reward model of its own; a reward may call one"),
     ("trainer.total_epochs", 30, "trainer.max_epochs", ""),

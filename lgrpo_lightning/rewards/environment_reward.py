@@ -29,24 +29,30 @@ class EnvironmentReward(RewardModel):
             raise ValueError(
                 "EnvironmentReward: the completions are no episodes. Draw them with model.sampler: EnvironmentSampler."
             )
-        outcome = torch.tensor([sum(r.rewards) if r.rewards else math.nan for r in group.rollouts])
+        outcome = torch.tensor([_total(r.rewards) for r in group.rollouts])
         return Rewards(outcome=outcome, steps=self._steps(group, tree), parts={self.name: outcome})
 
     def _steps(self, group: Group, tree: ProcessTree) -> torch.Tensor | None:
         """In the order of ``tree.steps``: the mean over members that end a turn there; None without such rewards."""
         paid: dict[int, list[float]] = {}
+        if not any(len(rollout.rewards) > 1 for rollout in group.rollouts):
+            return None
         for member, rollout in enumerate(group.rollouts):
             spoken = [turn for turn in rollout.turns if turn.role == "assistant" and turn.end > turn.start]
-            if len(rollout.rewards) != len(spoken) or len(spoken) < 2:
+            if len(rollout.rewards) != len(spoken):
                 continue
             for number, value in _summed(rollout, [t.end for t in spoken], tree, member).items():
                 paid.setdefault(number, []).append(value)
-        if not paid:
-            return None
         steps = torch.full((len(tree.steps),), math.nan)
         for number, values in paid.items():
             steps[number] = sum(values) / len(values)
         return steps
+
+
+def _total(rewards: tuple[float, ...]) -> float:
+    """The sum of those that apply; NaN where none does."""
+    there = [value for value in rewards if not math.isnan(value)]
+    return sum(there) if there else math.nan
 
 
 def _summed(rollout: Rollout, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:

@@ -99,6 +99,7 @@ class TeacherLogprobs(RewardModel):
         config = PolicyConfig(
             path=self.path,
             dtype=self.dtype,
+            layout="padded",  # trees of a model are verified where it is trained
             micro_batch_tokens=self.batch_tokens,
             model_kwargs=self.model_kwargs,
         )

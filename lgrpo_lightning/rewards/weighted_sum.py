@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,7 +70,8 @@ class RewardSum(RewardModel):
             with apart():
                 answer = model.score_batch([group.copied() for group in groups], trees)
             scored.append(checked_rewards(model, groups, trees, answer))
-        return [self._summed([rewards[i] for rewards in scored]) for i in range(len(groups))]
+        summed = [self._summed([rewards[i] for rewards in scored]) for i in range(len(groups))]
+        return [_applied(rewards, group) for rewards, group in zip(summed, groups, strict=True)]
 
     def teardown(self) -> None:
         """Passed on to every model."""
@@ -96,6 +98,14 @@ class RewardSum(RewardModel):
             metrics=_averaged([r.metrics for r in rewards]),
             extras=_uniquely_named(pair for r in rewards for pair in r.extras.items()),
         )
+
+
+def _applied(rewards: Rewards, group: Group) -> Rewards:
+    """The rewards without an outcome for what is worth nothing."""
+    applies = torch.tensor([rollout.applies for rollout in group.rollouts], dtype=torch.bool)
+    if bool(applies.all()):
+        return rewards
+    return replace(rewards, outcome=torch.where(applies, rewards.outcome, torch.nan))
 
 
 def _columns(model: RewardModel) -> tuple[str, ...]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lgrpo_lightning.contracts import Environment, Sampler, Stream, WeightSource
-from lgrpo_lightning.environments.episode import Episode, cut
+from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.make import environments
 from lgrpo_lightning.environments.messages import assistant_message, checked_answer, checked_rewards
 from lgrpo_lightning.environments.pool import Pool
@@ -52,6 +52,8 @@ class EnvironmentSampler(Sampler):
     Raises:
         ValueError: An argument is out of range, or there is neither an environment nor a tool.
     """
+
+    takes_turns: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class EnvironmentSampler(Sampler):
         with (
             self.source.generation_model() if self.is_policy else nullcontext()
         ):  # ranks take turns of their own
-            groups = self._begun(prompts, group_size, stream)
+            groups = self._begun(prompts, group_size, sampling.max_new_tokens, stream)
             episodes = [episode for group in groups for episode in group]
             self._first_turns(groups, group_size, sampling, stream)
             for turn in range(1, self.max_turns + 1):
@@ -144,12 +146,14 @@ class EnvironmentSampler(Sampler):
             Group(prompt=group[0].prompt, rollouts=tuple(self._rollout(e, stripped) for e in group))
             for group in groups
         ]
-        self.pool.put_back(episodes)
+        self._each(episodes, self.pool.put_back)
         return made
 
     # ------------------------------------------------------------------------------------------ turns
 
-    def _begun(self, prompts: Sequence[Prompt], count: int, stream: Stream) -> list[list[Episode]]:
+    def _begun(
+        self, prompts: Sequence[Prompt], count: int, limit: int, stream: Stream
+    ) -> list[list[Episode]]:
         """Episodes whose environments are reset, with the prompts that their first turns are drawn after."""
         groups = []
         for prompt in prompts:
@@ -157,8 +161,18 @@ class EnvironmentSampler(Sampler):
             shown = self.template.prompt(prompt, said, episodes[0].environment.tools)
             for episode in episodes:
                 episode.prompt = shown
+            self._check_length(shown, prompt, limit)
             groups.append(episodes)
         return groups
+
+    def _check_length(self, shown: Prompt, prompt: Prompt, limit: int) -> None:
+        """Refuse a prompt that its tools, or what the environment says first, have made too long for the model."""
+        if len(shown.token_ids) + limit > self.source.context_length:
+            raise ValueError(
+                f"Prompt {prompt.uid!r} has {len(shown.token_ids)} tokens with its tools and what the environment says "
+                f"first ({len(prompt.token_ids)} without), and sampling.max_new_tokens is {limit}: the model's context "
+                f"has {self.source.context_length}. Lower sampling.max_new_tokens or data.max_prompt_length."
+            )
 
     def _first_turns(
         self, groups: Sequence[Sequence[Episode]], count: int, sampling: Sampling, stream: Stream
@@ -169,7 +183,7 @@ class EnvironmentSampler(Sampler):
         )
         for group, found in zip(groups, drawn, strict=True):
             for episode, rollout in zip(group, found.rollouts, strict=True):
-                self._spoken(episode, rollout, sampling)
+                self._spoken(episode, rollout)
 
     def _turns(self, running: Sequence[Episode], turn: int, sampling: Sampling, stream: Stream) -> None:
         """A turn of every episode that goes on, drawn together, each under a name of its own."""
@@ -181,17 +195,20 @@ class EnvironmentSampler(Sampler):
             )
             for e in running
         ]
-        taken = min(len(e.ids) for e in running)
-        drawn = self.sampler.sample(asked, 1, sampling=self._of_a_turn(sampling, taken), stream=stream)
-        for episode, found in zip(running, drawn, strict=True):
-            self._spoken(episode, found.rollouts[0], sampling)
+        limits = [self._of_a_turn(sampling, len(e.ids)) for e in running]
+        for limit in sorted(
+            set(limits), key=lambda s: -s.max_new_tokens
+        ):  # those with as many tokens left together
+            mine = [i for i, own in enumerate(limits) if own == limit]
+            drawn = self.sampler.sample([asked[i] for i in mine], 1, sampling=limit, stream=stream)
+            for i, found in zip(mine, drawn, strict=True):
+                self._spoken(running[i], found.rollouts[0])
 
     def _of_a_turn(self, sampling: Sampling, taken: int) -> Sampling:
         left = sampling.max_new_tokens - taken
         return replace(sampling, max_new_tokens=min(left, self.max_turn_tokens or left))
 
-    def _spoken(self, episode: Episode, rollout: Rollout, sampling: Sampling) -> None:
-        rollout = cut(rollout, sampling.max_new_tokens - len(episode.ids))
+    def _spoken(self, episode: Episode, rollout: Rollout) -> None:
         prefix = [*episode.prompt.token_ids, *episode.ids]
         message = assistant_message(
             self.source.tokenizer, rollout, prefix=prefix, tools=episode.environment.tools
@@ -225,8 +242,8 @@ class EnvironmentSampler(Sampler):
                 lambda: episode.environment.respond(tuple(episode.messages)), timeout=self._patience(episode)
             )
             return checked_answer(found, type(episode.environment).__name__, self.max_answer_chars)
-        except Exception as error:
-            episode.lost = isinstance(error, TimeoutError)
+        except (Exception, SystemExit) as error:
+            episode.lost |= isinstance(error, TimeoutError)
             if self.on_error == "drop":
                 episode.drop()
                 return None
@@ -240,8 +257,8 @@ class EnvironmentSampler(Sampler):
         try:
             found = limited(episode.environment.reward, timeout=self.timeout)
             episode.rewards = checked_rewards(found, type(episode.environment).__name__, count)
-        except Exception as error:
-            episode.lost = episode.lost or isinstance(error, TimeoutError)
+        except (Exception, SystemExit) as error:
+            episode.lost |= isinstance(error, TimeoutError)
             episode.drop()
 
     def _patience(self, episode: Episode) -> float:

@@ -74,6 +74,11 @@ class ForkingSampler(Sampler):
         ):
             if not ok:
                 raise ValueError(f"ForkingSampler: {name} is {value!r}; it must be {what}.")
+        if getattr(sampler, "takes_turns", False):
+            raise ValueError(
+                "ForkingSampler: a fork goes on from the middle of a completion, and an environment would not know "
+                "what came before. Put it inside: EnvironmentSampler with sampler: ForkingSampler forks first turns."
+            )
         self.sampler = sampler or TransformersSampler()
         self.share, self.depth, self.cut, self.train_prefix = share, depth, cut, train_prefix
         self.is_policy = self.sampler.is_policy  # type: ignore[misc]

@@ -47,4 +47,6 @@ class EntropyBonus:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.weight, self.low = state["weight"], state["low"]
+        if self.objective.entropy_target is not None:  # else the weight is the configuration's
+            self.weight = min(state["weight"], self.objective.entropy_coef_max)
+            self.low = state["low"]

@@ -24,6 +24,19 @@ def check_weights(loss: PolicyLoss, estimator: AdvantageEstimator) -> None:
         )
 
 
+def check_penalty(objective: Objective, estimator: AdvantageEstimator) -> None:
+    """Refuse a KL penalty in the reward beside an estimator that does not look at it, or takes it for something else.
+
+    Raises:
+        ValueError: With what to do.
+    """
+    if objective.kl_in_reward and not ("outcome" in estimator.reads and estimator.takes_penalties):
+        raise ValueError(
+            f"objective.kl_place is 'reward', and {type(estimator).__name__} does not look at completions' outcomes, "
+            "or compares it with a threshold, so that a penalty is lost on it. Set objective.kl_place: loss."
+        )
+
+
 def check_correction(loss: PolicyLoss, objective: Objective, sampler: Sampler, sampling: Sampling) -> None:
     """Refuse the correction of whole completions beside a loss that multiplies those of tokens itself.
 

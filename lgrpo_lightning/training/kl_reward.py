@@ -27,11 +27,11 @@ def penalised(
 
     .. math:: r_i - \beta \sum_t \log \frac{\pi(y_{i,t})}{\pi_{ref}(y_{i,t})}
 
-    with the policy before the update, over trained tokens. What does not apply still does not; the parts of a reward
+    with the policy before the update, over trained tokens, in the layout that the last update took (at first padded
+    rows: trees are verified later). What does not apply still does not; the parts of a reward
     stay as they were.
     """
     batch = TrainBatch.from_groups(groups, [_none(g) for g in groups], device=policy.device)
-    policy.choose_layout(batch.prompts, batch.completions)
     now, before = (scoring.scores(who, batch).logprobs for who in (policy, reference))
     kl = torch.where(batch.mask, kl_estimate(now, before, estimator="k1"), 0.0).cpu()
     counts = batch.mask.sum(-1).cpu()

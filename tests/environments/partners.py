@@ -119,6 +119,8 @@ def naughty(how: str) -> Any:
         raise KeyError("nothing here")
     if how == "hangs":
         time.sleep(60)
+    if how == "leaves":
+        raise SystemExit(3)
     if how == "exits":
         os._exit(3)
     return {"bytes": b"\xff\xfe", "huge": "9" * 10_000_000, "none": None}[how]

@@ -55,7 +55,7 @@ def test_turns_pay_in_the_step_that_they_end_in() -> None:
     paid = {
         step.members + step.spans[0]: v for step, v in zip(tree.steps, rewards.steps.tolist(), strict=True)
     }
-    assert paid[(0, 1, 3, 0, 2)] == 1.0
+    assert paid[(0, 1, 3, 0, 2)] == pytest.approx(2.5 / 3)
     assert math.isnan(paid[(0, 1, 2, 3)])
     assert [paid[(m, 3, 5)] for m in (0, 1, 2)] == [2.0, 4.0, 8.0]
     exact = ProcessTree.from_sequences(group.sequences)

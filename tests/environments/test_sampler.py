@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
+from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.rewards import EnvironmentReward, FormatMatch, RewardSum
 from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
 from lgrpo_lightning.types import Group, Sampling
 from tests.environments.partners import Echo, Endless, Faulty
@@ -148,6 +151,93 @@ def test_an_environment_that_hung_is_not_used_again(policy: Policy) -> None:
     groups = made.sample(prompts()[:1], 2, sampling=SAMPLING, stream=STREAM)
     failed = sum(r.metrics["episodes/failed"] for g in groups for r in g.rollouts)
     assert sum(map(len, made.pool.idle.values())) == 2 - failed < 2
+
+
+class Exits(Echo):
+    """Ends the process, or so it thinks."""
+
+    def respond(self, turns: Any) -> Any:
+        raise SystemExit(3)
+
+    def reward(self) -> Any:
+        return 1.0
+
+
+def test_an_environment_that_exits_does_not_end_the_run(policy: Policy) -> None:
+    for on_error, failed in (("drop", 1.0), ("message", 0.0)):
+        groups = drawn(policy, Exits(), asked=prompts()[:1], count=2, on_error=on_error)
+        open_once = [r for g in groups for r in g.rollouts if r.finish_reason == "stop" or len(r.turns) > 1]
+        assert open_once
+        assert {r.metrics["episodes/failed"] for r in open_once} == {failed}
+
+
+class HangsThenRaises(Echo):
+    """Takes too long for its first answer, and raises at the second."""
+
+    def respond(self, turns: Any) -> Any:
+        self.paid.append(0.0)
+        if len(self.paid) == 1:
+            time.sleep(2)
+        raise RuntimeError("broken")
+
+
+def test_what_hung_once_is_not_used_again(policy: Policy) -> None:
+    made = EnvironmentSampler(HangsThenRaises(), timeout=0.2)
+    made.setup(source(policy))
+    made.sample(prompts()[:1], 2, sampling=SAMPLING, stream=STREAM)
+    answered = [e for found in made.pool.idle.values() for e in found if e.paid]  # type: ignore[attr-defined]
+    assert not answered
+
+
+class CannotClose(Echo):
+    """Cannot be closed."""
+
+    def close(self) -> None:
+        raise RuntimeError("stuck")
+
+
+def test_an_environment_that_cannot_be_closed_is_left_alone(policy: Policy) -> None:
+    made = EnvironmentSampler(CannotClose())
+    made.setup(source(policy))
+    made.sample(prompts()[:1], 2, sampling=SAMPLING, stream=STREAM)
+    assert not any(made.pool.idle.values())
+
+
+class Asked(TransformersSampler):
+    """Remembers how long contexts and completions might have become."""
+
+    longest = 0
+
+    def sample(self, asked: Any, group_size: int, *, sampling: Sampling, stream: Any) -> list[Group]:
+        most = max(len(p.token_ids) for p in asked) + sampling.max_new_tokens
+        self.longest = max(self.longest, most)
+        return super().sample(asked, group_size, sampling=sampling, stream=stream)
+
+
+def test_no_turn_is_drawn_beyond_the_episodes_budget(policy: Policy) -> None:
+    inner = Asked()
+    groups = drawn(policy, Echo(turns=5), sampler=inner)
+    assert any(len(r.turns) > 3 for g in groups for r in g.rollouts)
+    assert inner.longest == max(len(p.token_ids) for p in prompts()) + SAMPLING.max_new_tokens
+
+
+def test_a_prompt_that_grows_beyond_the_context_is_refused(policy: Policy) -> None:
+    with pytest.raises(ValueError, match=r"has 24\d tokens with its tools .* context\n? ?has 256"):
+        drawn(policy, Echo(hint="1" * 240), count=2)
+
+
+def test_no_reward_applies_to_what_was_dropped(policy: Policy) -> None:
+    groups = drawn(policy, Faulty("raises"), asked=prompts()[:2], count=4, on_error="drop")
+    trees = [ProcessTree.from_sequences(g.sequences) for g in groups]
+    rewards = RewardSum([EnvironmentReward(), FormatMatch(".*")]).score_batch(groups, trees)
+    dropped = [[not r.applies for r in g.rollouts] for g in groups]
+    assert any(map(any, dropped))
+    assert [r.outcome.isnan().tolist() for r in rewards] == dropped
+
+
+def test_forks_of_episodes_are_refused() -> None:
+    with pytest.raises(ValueError, match="Put it inside"):
+        ForkingSampler(EnvironmentSampler(Echo()))
 
 
 def test_members_need_one_task(policy: Policy) -> None:

@@ -74,6 +74,7 @@ def test_answers_are_what_tools_return() -> None:
         ('{"name": "naughty", "arguments": {"how": "raises"}}', "nothing here"),
         ('{"name": "naughty", "arguments": {"how": "bytes"}}', "2 bytes that are no text"),
         ('{"name": "naughty", "arguments": {"how": "hangs"}}', "no answer within 0.3 seconds"),
+        ('{"name": "naughty", "arguments": {"how": "leaves"}}', "{'error': '3'}"),
     ],
 )
 def test_a_tool_that_fails_is_answered_with_the_error(call: str, said: str) -> None:
@@ -191,3 +192,18 @@ def test_the_object_lives_as_long_as_the_run() -> None:
     environment.reset({"start": 2})
     assert environment.object is first
     assert environment.reward() == 2.0
+
+
+def test_what_a_call_may_still_change_is_not_used_again(model: Policy) -> None:
+    class Slow(Counter):
+        def wait(self) -> str:
+            """Wait."""
+            import time
+
+            time.sleep(3)
+            return "done"
+
+    environment = ToolEnvironment(factory=Slow, format="hermes", timeout=0.2)
+    environment.reset({})
+    environment.respond([{"role": "assistant", "content": call("wait")}])
+    assert environment.lost

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional.importance import ImportanceMode
+from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training import Objective, Updates
@@ -90,6 +91,7 @@ class StubPolicy:
 
     no_tree = None
     device = torch.device("cpu")
+    vocabulary = Vocabulary(total=1, size=1)  # every id may be drawn
 
     def __init__(self, case: Case, rows: int, *, reference: bool = False) -> None:
         self.case, self.per_pass, self.reference = case, rows, reference

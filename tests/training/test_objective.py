@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lgrpo_lightning import GRPOModule, Sampling
-from lgrpo_lightning.estimators import GRPO, LambdaGRPO, ProcessGRPO
+from lgrpo_lightning.estimators import GDPO, GRPO, LambdaGRPO, MaxRL, PassAtK, ProcessGRPO
 from lgrpo_lightning.losses import CISPO, GMPO, GSPO, LUSPO, VESPO, ClippedSurrogate, Reinforce
 from lgrpo_lightning.policy import Policy, PolicyConfig, reference_of
 from lgrpo_lightning.policy.lora import Lora
@@ -285,3 +285,28 @@ def test_a_sampler_that_truncates_says_nothing_of_how_far() -> None:
     case.sampler = case.old
     plain = updated(case, Reinforce(), Objective(off_policy_kl=0.1), importance="none")
     torch.testing.assert_close(masked[1], plain[1])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "refused"),
+    [
+        (GRPO(), False),
+        (LambdaGRPO(), False),
+        (ProcessGRPO(), True),
+        (PassAtK(), True),
+        (MaxRL(), True),
+        (GDPO(), True),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_a_penalty_in_the_reward_needs_somebody_who_looks_at_it(estimator: Any, refused: bool) -> None:
+    options: dict[str, Any] = {
+        "reward_model": ExactMatch(),
+        "advantage_estimator": estimator,
+        "objective": Objective(kl_coef=0.1, kl_place="reward", kl_estimator="k1"),
+    }
+    if refused:
+        with pytest.raises(ValueError, match="a penalty is lost on it"):
+            GRPOModule(**options)
+    else:
+        GRPOModule(**options)
