@@ -267,6 +267,7 @@ class RolloutModule(PolicyModule):
     def configure_callbacks(self) -> list[Callback]:
         """What every run gets: rollouts on disk, checkpoints, progress, plot, summary."""
         settings.check_trainer(self.trainer)
+        settings.check_gradient_snr(self.trainer, self.updates)
         self.trainer.num_sanity_val_steps = 0  # validation at the start takes its place
         ends = {"at_start": self.validation.at_start, "at_end": self.validation.at_end}
         return [ValidateAtEnds(**ends), *complete_trainer(self.trainer)]

@@ -22,6 +22,8 @@ class Updates:
         mask_truncated: Leave completions that were cut off (finish reason "length") out of the loss; they count in
             rewards and in the statistics of their group (overlong filtering of DAPO, arXiv:2503.14476).
         old_logprobs: π_old of the ratio: "policy" recomputes it with the policy, "sampler" takes the sampler's.
+        gradient_snr: Log how much of each gradient is signal, from the spread over the passes of an optimizer step
+            (``policy.micro_batch_tokens`` divides it); in one process, and with a copy of the gradient.
         on_nonfinite: Where the loss or gradient of an optimizer step is not finite: "stop" ends the run before the
             update, "skip" drops that step (neither optimizer nor schedule moves) and goes on.
     """
@@ -34,6 +36,7 @@ class Updates:
     mask_truncated: bool = False
     old_logprobs: Literal["policy", "sampler"] = "policy"
     on_nonfinite: OnNonFinite = "stop"
+    gradient_snr: bool = False
 
     def __post_init__(self) -> None:
         for name in ("iterations", "mini_batches"):

@@ -189,6 +189,19 @@ def check_trainer(trainer: Any) -> None:
         check_folder(trainer.default_root_dir)
 
 
+def check_gradient_snr(trainer: Any, updates: Updates) -> None:
+    """Refuse the gradient's signal-to-noise ratio over several processes, which average gradients.
+
+    Raises:
+        ValueError: With what to do.
+    """
+    if updates.gradient_snr and trainer.world_size > 1:
+        raise ValueError(
+            f"updates.gradient_snr is for one process, and this run has {trainer.world_size}: gradients are summed "
+            "up before the spread over passes can be told. Set updates.gradient_snr: false, or trainer.devices: 1."
+        )
+
+
 def _strategy_name(strategy: Any) -> str:
     """ "fsdp" or "deepspeed" for those two (also as objects, from Python), else "auto"."""
     name = type(strategy).__name__.lower()

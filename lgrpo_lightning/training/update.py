@@ -16,6 +16,7 @@ from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training.attempt import Attempt, Pass
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.gradient_noise import GradientNoise
 from lgrpo_lightning.training.known import Known, known_before
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.mini_batches import count_masked, selected
@@ -121,6 +122,7 @@ class Update:
         passes = list(
             Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature).passes(batch, rows)
         )
+        noise = GradientNoise(self.policy.parameters()) if self.updates.gradient_snr else None
         made: list[Pass] = []
         for number, (pack, real) in enumerate(passes):
             micro = batch.rows(pack)
@@ -135,8 +137,12 @@ class Update:
             if scores.router_loss is not None:
                 loss = loss + self._router(scores.router_loss, mask.sum(), trained, means)
             self.backward(loss * self.ranks.world_size, number == len(passes) - 1)
+            if noise is not None:
+                noise.saw(float(mask.sum()))
             values = {"per_token": per_token.detach(), "logprobs": scores.logprobs.detach()}
             made.append(Pass(rows=tuple(pack) if real else (), loss=loss.detach(), **values))
+        if noise is not None and noise.ratio == noise.ratio:
+            means.put("gradient_snr", noise.ratio)
         attempt = Attempt(batch=batch, passes=tuple(made), old=known.old, ref=known.ref)
         allowed = self.allows(attempt)
         means.put("updates/nonfinite", float(not allowed))
