@@ -31,7 +31,7 @@ from lgrpo_lightning.callbacks import LastCheckpoint, RolloutCallback, complete_
 from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint as Old
 from lgrpo_lightning.loggers import MetricsCSV
 from lgrpo_lightning.samplers.vllm import VLLMSampler
-from lgrpo_lightning.training import FSDP2Strategy, Loss
+from lgrpo_lightning.training import FSDP2Strategy, Objective
 from lgrpo_lightning.training.fsdp2 import FSDP2Strategy as OldStrategy
 from lgrpo_lightning.run_folder import CHECKPOINTS
 from lgrpo_lightning.processes import process_gone
@@ -55,3 +55,8 @@ def test_a_sampler_written_before_release_was_called_so():
 
     Older().release()
     assert called == ["rest"]
+
+
+def test_what_became_two_things_says_so() -> None:
+    with pytest.raises(ImportError, match="two things now"):
+        from lgrpo_lightning.training import Loss  # noqa: F401

@@ -16,7 +16,7 @@ from lgrpo_lightning import GRPOModule, ProcessTree, PromptDataModule, RewardMod
 from lgrpo_lightning.commands.run import main
 from lgrpo_lightning.options import listed
 from lgrpo_lightning.policy import Lora, PolicyConfig
-from lgrpo_lightning.rewards import ExactMatch, RewardFunction, StepRewardFunction
+from lgrpo_lightning.rewards import ExactMatch, RewardFunction, StepRewardFunction, TeacherLogprobs
 from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
@@ -28,6 +28,7 @@ GIVEN: Mapping[type, dict[str, Any]] = {
     ExactMatch: {},
     RewardFunction: {"function": len},
     StepRewardFunction: {"function": len},
+    TeacherLogprobs: {"path": "lgrpo:arithmetic"},
     RewardSum: {"models": [ExactMatch()]},
     GRPOModule: {"reward_model": ExactMatch()},
     Prompt: {"uid": "a", "text": "a", "token_ids": (1,)},
@@ -43,7 +44,7 @@ GIVEN: Mapping[type, dict[str, Any]] = {
 """What a class needs beside the option that is tried."""
 OPEN = {  # values that only this library makes, and texts that are one value
     "columns", "parts", "metrics", "extras", "rollouts", "groups", "trees", "rewards", "credits", "trained", "prompts",
-    "completions", "text_ends", "validation", "test", "predict", "models", "reward_model",
+    "completions", "text_ends", "turns", "environment", "validation", "test", "predict", "models", "reward_model",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from lgrpo_lightning.environments.make import environments
 from lgrpo_lightning.environments.messages import assistant_message, checked_answer, checked_rewards
 from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.options import mapped
 from lgrpo_lightning.rewards.worker_thread import limited
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
@@ -88,7 +89,9 @@ class EnvironmentSampler(Sampler):
         self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
         self.tool_format, self.timeout, self.on_error = tool_format, timeout, on_error
         self.max_answer_chars, self.workers = max_answer_chars, workers
-        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self.chat_template_kwargs = mapped(
+            "EnvironmentSampler: chat_template_kwargs", chat_template_kwargs or {}
+        )
         self.is_policy = self.sampler.is_policy  # type: ignore[misc]
         self.pool = Pool(prototypes=self._environments(None), timeout=timeout)
 

@@ -123,7 +123,7 @@ def test_two_processes_equal_one(place: str, two_processes: Path, tmp_path: Path
 
 
 def test_kl_in_the_reward_trains_and_validates_without_it(tmp_path: Path) -> None:
-    """The logged reward is less by it, that of the reward model is not; nor is validation's."""
+    """It changes the weights, and no reward that is logged, nor validation's."""
     given = {
         "trainer__max_steps": 2,
         "trainer__val_check_interval": 1,
@@ -139,7 +139,11 @@ def test_kl_in_the_reward_trains_and_validates_without_it(tmp_path: Path) -> Non
     table = train_metrics(run)
     assert table["reward"].iloc[0] == pytest.approx(table["rewards/ExactMatch/mean"].iloc[0], abs=1e-4)
     assert table["kl"].iloc[0] == pytest.approx(0.0, abs=1e-5)  # before the first update
-    assert table["reward"].iloc[1] != pytest.approx(table["rewards/ExactMatch/mean"].iloc[1], abs=1e-3)
+    assert table["reward"].iloc[1] == pytest.approx(table["rewards/ExactMatch/mean"].iloc[1], abs=1e-4)
+    assert table["kl"].iloc[1] != 0
+    free = fit(tmp_path / "free", **given, **rate, **(flags | {"model__objective__kl_coef": 1e-6}))
+    weights = [checkpoint(root)["state_dict"] for root in (run, free)]
+    assert any(not torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))  # type: ignore[attr-defined]
     every = pd.read_csv(run / "metrics.csv")["val/reward"].dropna()
     assert every.between(0, 1).all()
 

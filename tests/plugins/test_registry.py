@@ -165,7 +165,7 @@ def test_the_built_in_package_cannot_be_disabled(monkeypatch):
         (
             "sampler",
             "GRPO",
-            "'GRPO' is an advantage_estimator, not a sampler. Installed: ForkingSampler, TransformersSampler",
+            "'GRPO' is an advantage_estimator, not a sampler. Installed: EnvironmentSampler, ForkingSampler",
         ),
         ("reward_model", "LengthRewards", "its package (pip install ...) and check `lgrpo plugins`"),
     ],

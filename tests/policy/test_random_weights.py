@@ -67,7 +67,7 @@ def test_suppressed_tokens_are_never_drawn_and_have_no_probability(tmp_path: Pat
     with pytest.raises(
         ValueError, match=r"token id 3, which policy.suppress_tokens names: its probability is 0"
     ):
-        policy([(3,)], [(3,)])
+        policy.vocabulary.check([(3,)])
 
 
 def test_a_run_with_random_weights_resumes_validates_and_exports(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Listed(StepSegmenter):
 
 COMPONENTS = {
     "no reward model": BadInput(
-        says=("model.reward_model is not set", "Installed: BinaryTreeReward, ExactMatch"),
+        says=("model.reward_model is not set", "Installed: BinaryTreeReward, EnvironmentReward"),
         did="no `model.reward_model` at all",
         config={"model.reward_model": None},
     ),

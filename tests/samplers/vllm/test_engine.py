@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.samplers import ForkingSampler, TransformersSampler
+from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
 from lgrpo_lightning.types import Group, Sampling
+from tests.environments.partners import Echo
 from tests.samplers.vllm.engines import (
     SAMPLING,
     TEXTS,
@@ -226,3 +227,21 @@ def test_entropies(engine: Engine, sampling: Sampling, monkeypatch: pytest.Monke
 
 def drawn(sampler: VLLMSampler, sampling: Sampling) -> list[Group]:
     return sampler.sample(prompts(), 3, sampling=sampling, stream=stream())
+
+
+def test_turns(engine: Engine) -> None:
+    """Episodes: each turn is drawn from the policy after all that came before, and within the episode's budget."""
+    sampler, policy = synced(engine)
+    taking = EnvironmentSampler(Echo(turns=2), sampler=sampler)
+    taking.setup(policy.source)
+    groups = taking.sample(prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), stream=stream())
+    rollouts = [r for g in groups for r in g.rollouts]
+    assert any(len(r.turns) > 2 for r in rollouts)
+    for group in groups:
+        for member, rollout in enumerate(group.rollouts):
+            expected = policy.logits(group, member).log_softmax(-1)
+            chosen = expected.gather(-1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
+            own = rollout.mask
+            torch.testing.assert_close(chosen[own], rollout.logprobs[own], atol=1e-3, rtol=0)
+    again = taking.sample(prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), stream=stream())
+    assert sequences(again) == sequences(groups)
