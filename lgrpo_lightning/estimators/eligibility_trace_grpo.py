@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Rewards
 
 
 class EligibilityTraceGRPO(WeightedGRPO):
@@ -35,6 +31,7 @@ class EligibilityTraceGRPO(WeightedGRPO):
     Raises:
         ValueError: An argument is out of range.
 
+    >>> from lgrpo_lightning.types import Rewards
     >>> tree = ProcessTree.from_sequences([[1, 2, 3], [1], [4, 5]])
     >>> rewards = Rewards(outcome=torch.tensor([2.0, 1.0, 0.0]))
     >>> EligibilityTraceGRPO(trace_decay=0.5, scale="none").estimate(rewards, tree).advantages.tolist()
@@ -60,17 +57,9 @@ class EligibilityTraceGRPO(WeightedGRPO):
             )
         self.trace_decay, self.gamma, self.min_advantage = trace_decay, gamma, min_advantage
 
-    def estimate_batch(
-        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
-    ) -> list[Credit]:
-        """The credit of every group of the batch."""
-        deviation = self.deviation([r.outcome for r in rewards], reduce)
-        return [
-            self.credit(
-                self._clamped(self.outcome_advantages(r.outcome, deviation))[:, None] * self._trace(t), t
-            )
-            for r, t in zip(rewards, trees, strict=True)
-        ]
+    def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
+        """``[G, T]`` GRPO's, fading towards the beginning."""
+        return self._clamped(self.outcome_advantages(outcome, deviation))[:, None] * self._trace(tree)
 
     def _clamped(self, advantages: Tensor) -> Tensor:
         """``[G]``, none below ``min_advantage``."""

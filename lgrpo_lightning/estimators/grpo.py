@@ -62,9 +62,13 @@ class GRPO(AdvantageEstimator):
         """The credit of every group of the batch; collective over the ranks with ``scale="batch"``."""
         deviation = self.deviation([r.outcome for r in rewards], reduce)
         return [
-            self.credit(self.outcome_advantages(r.outcome, deviation)[:, None], tree)
+            self.credit(self.token_advantages(r.outcome, tree, deviation), tree)
             for r, tree in zip(rewards, trees, strict=True)
         ]
+
+    def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
+        """Advantages that broadcast to ``[G, T]``, of one group; what a variant of GRPO overrides."""
+        return self.outcome_advantages(outcome, deviation)[:, None]
 
     def deviation(self, values: Sequence[Tensor], reduce: Reduce) -> Tensor | None:
         """That of all values on all ranks, for ``scale="batch"``; None for other scales."""

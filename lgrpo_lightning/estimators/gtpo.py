@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Rewards
 
 
 class GTPO(WeightedGRPO):
@@ -37,6 +34,7 @@ class GTPO(WeightedGRPO):
     Raises:
         ValueError: An argument is out of range.
 
+    >>> from lgrpo_lightning.types import Rewards
     >>> tree = ProcessTree.from_sequences([[1, 2], [1, 3], [4]])
     >>> rewards = Rewards(outcome=torch.tensor([2.0, 0.0, 1.0]))
     >>> GTPO(scale="none").estimate(rewards, tree).advantages.tolist()
@@ -57,18 +55,9 @@ class GTPO(WeightedGRPO):
             )
         self.conflict_factor = conflict_factor
 
-    def estimate_batch(
-        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
-    ) -> list[Credit]:
-        """The credit of every group of the batch."""
-        deviation = self.deviation([r.outcome for r in rewards], reduce)
-        return [
-            self.credit(self._corrected(self.outcome_advantages(r.outcome, deviation), t), t)
-            for r, t in zip(rewards, trees, strict=True)
-        ]
-
-    def _corrected(self, advantages: Tensor, tree: ProcessTree) -> Tensor:
+    def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
         """``[G, T]`` δ · a."""
+        advantages = self.outcome_advantages(outcome, deviation)
         both = [tree.set_means(sign.float()) > 0 for sign in (advantages > 0, advantages < 0)]
         spread = advantages[:, None].expand(both[0].shape)
         positive = spread.clamp(min=0.0) * self.conflict_factor

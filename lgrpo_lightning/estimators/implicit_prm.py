@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.estimators.grpo import WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Rewards
 
 
 class ImplicitPRM(WeightedGRPO):
@@ -28,23 +24,14 @@ class ImplicitPRM(WeightedGRPO):
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 
+    >>> from lgrpo_lightning.types import Rewards
     >>> tree = ProcessTree.from_sequences([[1, 2], [1], [3]])
     >>> rewards = Rewards(outcome=torch.tensor([2.0, 1.0, 0.0]))
     >>> ImplicitPRM(scale="none").estimate(rewards, tree).advantages.tolist()
     [[0.5, 1.0], [0.5, 0.0], [-1.0, 0.0]]
     """
 
-    def estimate_batch(
-        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
-    ) -> list[Credit]:
-        """The credit of every group of the batch."""
-        deviation = self.deviation([r.outcome for r in rewards], reduce)
-        return [
-            self.credit(self._means(r.outcome, tree, deviation), tree)
-            for r, tree in zip(rewards, trees, strict=True)
-        ]
-
-    def _means(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
+    def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
         """``[G, T]`` the mean over the members of a set whose reward applies; 0 for the others."""
         invalid = outcome.isnan()
         valid = torch.where(invalid, torch.nan, self.outcome_advantages(outcome, deviation))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Rewards
 
 
 class TEMPO(WeightedGRPO):
@@ -29,6 +25,7 @@ class TEMPO(WeightedGRPO):
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 
+    >>> from lgrpo_lightning.types import Rewards
     >>> tree = ProcessTree.from_sequences([[1, 2], [1, 3], [4]])
     >>> rewards = Rewards(outcome=torch.tensor([3.0, 0.0, 0.0]))
     >>> TEMPO(scale="none").estimate(rewards, tree).advantages.tolist()
@@ -41,19 +38,10 @@ class TEMPO(WeightedGRPO):
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         self.coefficient = coefficient
 
-    def estimate_batch(
-        self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce
-    ) -> list[Credit]:
-        """The credit of every group of the batch."""
-        deviation = self.deviation([r.outcome for r in rewards], reduce)
-        return [
-            self.credit(
-                self.outcome_advantages(r.outcome, deviation)[:, None]
-                + self._change(r.outcome, tree, deviation),
-                tree,
-            )
-            for r, tree in zip(rewards, trees, strict=True)
-        ]
+    def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
+        """``[G, T]`` GRPO's and the change in value."""
+        change = self._change(outcome, tree, deviation)
+        return self.outcome_advantages(outcome, deviation)[:, None] + change
 
     def _change(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
         """``[G, T]`` c · (V after the token - V before it), divided as the advantages are."""

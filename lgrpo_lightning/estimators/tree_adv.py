@@ -55,8 +55,8 @@ class TreeAdv(ImplicitPRM):
             raise ValueError(f"TreeAdv: leaf_power is {leaf_power}; it must be a number that is at least 0.")
         self.leaf_power = leaf_power
 
-    def _means(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
+    def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
         """``[G, T]`` the aggregate over the members of a set whose reward applies; 0 for the others."""
-        means = super()._means(outcome, tree, deviation)
+        means = super().token_advantages(outcome, tree, deviation)
         leaves = tree.set_means((~outcome.isnan()).float()) * tree.set_sizes()
         return means * leaves.clamp(min=1).pow(1 - self.leaf_power)
