@@ -108,6 +108,9 @@ class Sampler(ABC):
     is_policy: ClassVar[bool] = False
     """Whether it runs the policy's own weights and code, so that its log-probs need no importance correction."""
 
+    takes_turns: ClassVar[bool] = False
+    """Whether a completion holds turns of an environment, too."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """A sampler that was written with ``rest``, as ``release`` was called before, keeps working."""
         super().__init_subclass__(**options)

@@ -39,9 +39,6 @@ class Toolbox:
             raise ValueError(f"Two tools are called {twice[0]!r}; each needs a name of its own.")
         self.schemas = [_schema(function) for function in functions]
 
-    def __bool__(self) -> bool:
-        return bool(self.functions)
-
     def called(self, call: ToolCall) -> str:
         """What a tool answers, as text.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from lgrpo_lightning.contracts import Environment, Sampler, Stream, WeightSource
 from lgrpo_lightning.environments.episode import Episode
@@ -16,15 +15,15 @@ from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.options import mapped
 from lgrpo_lightning.rewards.worker_thread import limited
+from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
-from lgrpo_lightning.samplers.transformers import TransformersSampler
 from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
 
 OnError = Literal["message", "drop"]
 
 
-class EnvironmentSampler(Sampler):
+class EnvironmentSampler(SamplerAround):
     """Draws an assistant's turn, hands it to the environment, appends what comes back, and goes on until the end.
 
     What the environment says are tokens of the completion that are not trained: mask False, log-prob 0. What was
@@ -54,7 +53,7 @@ class EnvironmentSampler(Sampler):
         ValueError: An argument is out of range, or there is neither an environment nor a tool.
     """
 
-    takes_turns: ClassVar[bool] = True
+    takes_turns = True
 
     def __init__(
         self,
@@ -85,20 +84,19 @@ class EnvironmentSampler(Sampler):
         ):
             if not ok:
                 raise ValueError(f"EnvironmentSampler: {name} is {value!r}; it must be {what}.")
-        self.environment, self.tools, self.sampler = environment, tools, sampler or TransformersSampler()
+        super().__init__(sampler)
+        self.environment, self.tools = environment, tools
         self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
         self.tool_format, self.timeout, self.on_error = tool_format, timeout, on_error
         self.max_answer_chars, self.workers = max_answer_chars, workers
         self.chat_template_kwargs = mapped(
             "EnvironmentSampler: chat_template_kwargs", chat_template_kwargs or {}
         )
-        self.is_policy = self.sampler.is_policy  # type: ignore[misc]
         self.pool = Pool(prototypes=self._environments(None), timeout=timeout)
 
     def setup(self, source: WeightSource) -> None:
         """Passed on; and the environments are made for the policy's chat template."""
-        self.source = source
-        self.sampler.setup(source)
+        super().setup(source)
         self.template = TurnTemplate(
             tokenizer=source.tokenizer, ends=tuple(source.eos_token_ids), kwargs=self.chat_template_kwargs
         )
@@ -114,25 +112,11 @@ class EnvironmentSampler(Sampler):
             chat_template=chat_template,
         )
 
-    def sync(self, version: int) -> None:
-        """Passed on."""
-        self.sampler.sync(version)
-
-    def release(self) -> None:
-        """Passed on."""
-        self.sampler.release()
-
-    def teardown(self) -> None:
-        """Passed on."""
-        self.sampler.teardown()
-
     def sample(
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
     ) -> list[Group]:
         """One group of episodes per prompt, in order."""
-        with (
-            self.source.generation_model() if self.is_policy else nullcontext()
-        ):  # ranks take turns of their own
+        with self.drawing():
             groups = self._begun(prompts, group_size, sampling.max_new_tokens, stream)
             episodes = [episode for group in groups for episode in group]
             self._first_turns(groups, group_size, sampling, stream)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
 import torch
 
-from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
+from lgrpo_lightning.contracts import Sampler, Stream
+from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
-from lgrpo_lightning.samplers.transformers import TransformersSampler
 from lgrpo_lightning.types import Fork, Group, Prompt, Rollout, Sampling
 
 Cut = Literal["anywhere", "line", "entropy"]
@@ -32,7 +31,7 @@ class Branch:
     position: int
 
 
-class ForkingSampler(Sampler):
+class ForkingSampler(SamplerAround):
     """Draws part of each group freely, and the rest as forks: from a prefix of an earlier member.
 
     Long completions share hardly anything; forks give their tree a structure, and so the steps that they share several
@@ -74,39 +73,19 @@ class ForkingSampler(Sampler):
         ):
             if not ok:
                 raise ValueError(f"ForkingSampler: {name} is {value!r}; it must be {what}.")
-        if getattr(sampler, "takes_turns", False):
+        super().__init__(sampler)
+        if self.sampler.takes_turns:
             raise ValueError(
                 "ForkingSampler: a fork goes on from the middle of a completion, and an environment would not know "
                 "what came before. Put it inside: EnvironmentSampler with sampler: ForkingSampler forks first turns."
             )
-        self.sampler = sampler or TransformersSampler()
         self.share, self.depth, self.cut, self.train_prefix = share, depth, cut, train_prefix
-        self.is_policy = self.sampler.is_policy  # type: ignore[misc]
-
-    def setup(self, source: WeightSource) -> None:
-        """Passed on."""
-        self.source = source
-        self.sampler.setup(source)
-
-    def sync(self, version: int) -> None:
-        """Passed on."""
-        self.sampler.sync(version)
-
-    def release(self) -> None:
-        """Passed on."""
-        self.sampler.release()
-
-    def teardown(self) -> None:
-        """Passed on."""
-        self.sampler.teardown()
 
     def sample(
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
     ) -> list[Group]:
         """One group per prompt; in training only, as validation measures what the policy does by itself."""
-        with (
-            self.source.generation_model() if self.is_policy else nullcontext()
-        ):  # ranks draw in calls of their own
+        with self.drawing():
             return self._sampled(prompts, group_size, sampling, stream)
 
     def _sampled(

@@ -1,0 +1,42 @@
+"""What samplers around another sampler have in common."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from lgrpo_lightning.contracts import Sampler, WeightSource
+from lgrpo_lightning.samplers.transformers import TransformersSampler
+
+
+class SamplerAround(Sampler):
+    """Base of samplers that have another one draw: what concerns its weights is passed on.
+
+    Args:
+        sampler: Who draws; None: ``TransformersSampler()``.
+    """
+
+    def __init__(self, sampler: Sampler | None) -> None:
+        self.sampler = sampler or TransformersSampler()
+        self.is_policy = self.sampler.is_policy  # type: ignore[misc]
+
+    def setup(self, source: WeightSource) -> None:
+        """Passed on."""
+        self.source = source
+        self.sampler.setup(source)
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        """Opened around all calls of one rollout: under FSDP ranks may then draw in calls of their own."""
+        return self.source.generation_model() if self.is_policy else nullcontext()
+
+    def sync(self, version: int) -> None:
+        """Passed on."""
+        self.sampler.sync(version)
+
+    def release(self) -> None:
+        """Passed on."""
+        self.sampler.release()
+
+    def teardown(self) -> None:
+        """Passed on."""
+        self.sampler.teardown()
