@@ -111,6 +111,10 @@ class Sampler(ABC):
     takes_turns: ClassVar[bool] = False
     """Whether a completion holds turns of an environment, too."""
 
+    apart: bool = False
+    """Whether ``sample`` may run on another thread while the policy is trained; ``model.rollouts_ahead`` needs it. It
+    draws from weights of its own then, those of the last ``sync``, and uses neither the policy nor other ranks."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """A sampler that was written with ``rest``, as ``release`` was called before, keeps working."""
         super().__init_subclass__(**options)
@@ -123,6 +127,9 @@ class Sampler(ABC):
 
     def sync(self, version: int) -> None:  # noqa: B027
         """Load the source's weights, which are now at ``version``. Collective; called before each rollout."""
+
+    def ready(self, sampling: Sampling) -> None:  # noqa: B027
+        """Called between ``sync`` and a ``sample`` on another thread: here is done what has to see the policy."""
 
     @abstractmethod
     def sample(

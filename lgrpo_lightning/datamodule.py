@@ -184,6 +184,17 @@ class PromptDataModule(LightningDataModule):
         """
         return [] if self._train_loader is None else self._train_loader.further(count, without)
 
+    def upcoming_prompts(self, count: int) -> list[tuple[int, list[Prompt]]]:
+        """The ``count`` training batches after the last one; fewer where the epochs end.
+
+        Returns:
+            (epochs from this one, prompts of this rank) of each.
+        """
+        trainer, loader = self._trainer, self._train_loader
+        limit = trainer.max_epochs
+        epochs = None if limit is None or limit < 0 else max(0, limit - trainer.current_epoch - 1)
+        return [] if loader is None else loader.upcoming(count, epochs)
+
     def state_dict(self) -> dict[str, Any]:
         """The place in the training prompts, and their pass rates. Lightning forgets its own copy at an epoch's end."""
         rates = {} if self.pass_rates is None else self.pass_rates.state_dict()

@@ -23,7 +23,15 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollout_module import RolloutModule
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
-from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, fitting_loss, settings
+from lgrpo_lightning.training import (
+    Objective,
+    Schedule,
+    Updates,
+    Validation,
+    fitting_ahead,
+    fitting_loss,
+    settings,
+)
 from lgrpo_lightning.training.applicable import applicable, trained_groups
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.metrics import Means
@@ -58,6 +66,8 @@ class GRPOModule(RolloutModule):
         schedule: Learning rate over optimizer steps.
         validation: What is measured on the validation sets.
         max_rollouts: Stop after so many rollout batches; -1 leaves it to the Trainer.
+        rollouts_ahead: Rollouts that are sampled and scored while earlier ones are trained on (k): each is drawn from
+            the weights of exactly k rollouts before. For samplers with an engine of their own.
         seed: Keys the sampling noise; null takes the run's seed (``seed_everything``).
     """
 
@@ -78,6 +88,7 @@ class GRPOModule(RolloutModule):
         schedule: Schedule = Schedule(),  # noqa: B008
         validation: Validation = Validation(),  # noqa: B008
         max_rollouts: int = -1,
+        rollouts_ahead: int = 0,
         seed: int | None = None,
     ) -> None:
         settings.check_options(group_size, sampling, updates)
@@ -114,7 +125,8 @@ class GRPOModule(RolloutModule):
         fitting_loss.check_correction(self.loss, objective, self.sampler, sampling)
         self.mini_batches = updates.mini_batches  # what the data module has to divide a rollout into
         self.validation = validation
-        self.max_rollouts = max_rollouts
+        fitting_ahead.check_options(rollouts_ahead, self.components, sampling, updates)
+        self.max_rollouts, self.rollouts_ahead = max_rollouts, rollouts_ahead
         self.seed = run_seed() if seed is None else seed
 
     # ------------------------------------------------------------------------------------------ the algorithm
@@ -138,9 +150,12 @@ class GRPOModule(RolloutModule):
     def rollout(self, prompts: Sequence[Prompt], clock: Clock) -> RolloutBatch:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         stream = self.stream("train", self.rollout_index)
-        with clock.measure("reward"):
-            self.start_rewards(stream)
-        kept, replaced = self.refill(stream, clock)(self.drawn(prompts, stream, clock))
+        if self.rollouts_ahead:
+            kept, replaced = self.drawn_ahead(prompts, clock), Scored()
+        else:
+            with clock.measure("reward"):
+                self.start_rewards(stream, self.progress)
+            kept, replaced = self.refill(stream, clock)(self.drawn(prompts, stream, clock))
         with clock.measure("reward"):
             rollout = self.judged(self.rollout_index, kept, stream)
             return replace(
@@ -172,6 +187,7 @@ class GRPOModule(RolloutModule):
 
     def update(self, rollout: RolloutBatch) -> Update:
         """The optimizer steps of one rollout: the policy loss of every token, times its weight."""
+        on_policy = self.sampler.is_policy and not self.rollouts_ahead
         return Update(
             policy=self.policy,
             reference=self.reference,
@@ -182,8 +198,8 @@ class GRPOModule(RolloutModule):
             temperature=self.sampling.temperature,
             max_length=self.sampling.max_new_tokens,
             importance=None if self.sampling.truncated else self.objective.importance,
-            corrects=not self.sampler.is_policy,
-            from_policy=self.sampler.is_policy and not self.sampling.truncated,
+            corrects=not on_policy,
+            from_policy=on_policy and not self.sampling.truncated,
             ranks=self.ranks,
             backward=self.backward_pass,
             step=self.step_optimizer,

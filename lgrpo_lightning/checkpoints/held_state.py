@@ -13,7 +13,9 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 WEIGHTS = ("state_dict", "optimizer_states")
-ALIASED = {*WEIGHTS, "hyper_parameters", "datamodule_hyper_parameters"}
+EARLIER = "lgrpo_earlier_weights"
+"""Key of the weights that rollouts in flight were drawn from, oldest first; they never change."""
+ALIASED = {*WEIGHTS, EARLIER, "hyper_parameters", "datamodule_hyper_parameters"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class HeldState:
         if not sharded(trainer):
             return dict(self.checkpoint)
         now = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        return self.checkpoint | {name: now[name] for name in WEIGHTS}
+        return self.checkpoint | {name: now[name] for name in (*WEIGHTS, EARLIER) if name in now}
 
     def whole(self, trainer: Trainer) -> bool:
         """Whether the weights still are those of then, and finite."""
@@ -109,6 +111,11 @@ def _without_weights(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         del strategy.lightning_module_state_dict, strategy.optimizer_state
+
+
+def weights_left_out(trainer: Trainer) -> bool:
+    """Whether a state is being taken without weights, as they are gathered when it is written."""
+    return sharded(trainer) and "lightning_module_state_dict" in vars(trainer.strategy)
 
 
 def sharded(trainer: Trainer) -> bool:

@@ -75,6 +75,7 @@ class PromptLoader:
         self.rank, self.world_size = rank, world_size
         self.shuffle, self.seed, self.drop_last, self.limit = shuffle, seed, drop_last, limit
         self.weights = weights
+        self._shuffled: tuple[int, list[int]] | None = None  # the order of one epoch
         self.epoch = self.position = 0
         self._served = False  # whether a batch came out since the epoch began or a state was loaded
 
@@ -119,12 +120,29 @@ class PromptLoader:
         drawn = (self.prompts[i] for i in self._drawn(FURTHER))
         return list(islice((prompt for prompt in drawn if prompt.uid not in without), count))
 
+    def upcoming(self, count: int, epochs: int | None = None) -> list[tuple[int, list[Prompt]]]:
+        """(epochs from this one, this rank's prompts) of the ``count`` batches after the last one; none is taken.
+
+        Args:
+            epochs: How many there are after this one; fewer batches come back where they end. None: no end.
+        """
+        epoch, position, found = self.epoch, self.position, list[tuple[int, list[Prompt]]]()
+        while len(found) < count:
+            if position >= self._epoch_length:
+                epoch, position = epoch + 1, 0
+                if self._epoch_length == 0 or (epochs is not None and epoch > self.epoch + epochs):
+                    break
+            batch = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+            found.append((epoch - self.epoch, [self.prompts[i] for i in batch[self.rank :: self.world_size]]))
+            position += 1
+        return found
+
     @property
     def _epoch_length(self) -> int:
         return len(self) if self.limit is None else min(len(self), self.limit)
 
     def _batches(self) -> Iterator[PromptBatch]:
-        order = self._order()
+        order = self._order(self.epoch)
         while self.position < len(self):
             start = self.position * self.batch_size
             batch = order[start : start + self.batch_size]
@@ -144,7 +162,10 @@ class PromptLoader:
         weights = np.ones(pool) if self.weights is None else self.weights()
         return [int(i) for i in weighted_order(weights, (self.seed, self.epoch, self.position, what))]
 
-    def _order(self) -> list[int]:
+    def _order(self, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(len(self.prompts)))
-        return [int(i) for i in np.random.default_rng([self.seed, self.epoch]).permutation(len(self.prompts))]
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            drawn = np.random.default_rng([self.seed, epoch]).permutation(len(self.prompts))
+            self._shuffled = epoch, [int(i) for i in drawn]
+        return self._shuffled[1]

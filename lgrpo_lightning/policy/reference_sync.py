@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.reference import Reference
-from lgrpo_lightning.policy.sharded_weights import reshard, whole
+from lgrpo_lightning.policy.sharded_weights import divided_like, reshard, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +64,4 @@ def load_reference_state(reference: Reference | None, state: Mapping[str, Tensor
     """Put back what ``reference_state`` gave."""
     reshard(own(reference))
     for name, parameter in own(reference).named_parameters():
-        parameter.copy_(_like(parameter, state[name]))
-
-
-def _like(parameter: Any, value: Tensor) -> Any:
-    """``value`` sharded as ``parameter`` is."""
-    value = value.to(device=parameter.device, dtype=parameter.dtype)
-    if not hasattr(parameter, "full_tensor"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+        parameter.copy_(divided_like(parameter, state[name]))

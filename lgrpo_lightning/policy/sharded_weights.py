@@ -56,6 +56,33 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def divided_like(parameter: Any, value: Tensor) -> Any:
+    """A whole tensor, with the type and on the device of ``parameter``, divided over ranks as that is."""
+    value = value.to(device=parameter.device, dtype=parameter.dtype)
+    if not hasattr(parameter, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+
+
+def own_part(tensor: Any) -> Tensor:
+    """What this rank has of a tensor; it shares its memory."""
+    part: Tensor = tensor._local_tensor if hasattr(tensor, "full_tensor") else tensor
+    return part
+
+
+def put_together(parameter: Any, part: Tensor) -> Tensor:
+    """The whole of which every rank has a ``part``, divided as ``parameter`` is, on the CPU. Collective."""
+    if not hasattr(parameter, "full_tensor"):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    shape = {"shape": parameter.shape, "stride": parameter.stride()}
+    here = part.to(parameter.device)
+    return whole(DTensor.from_local(here, parameter.device_mesh, parameter.placements, **shape)).cpu()
+
+
 def is_divided(parameter: Any) -> bool:
     """Whether a rank of the tensor group has only a part of it; the last dimension of its mesh is the group's."""
     return parameter.device_mesh.ndim > 1 and bool(parameter.placements[-1].is_shard())

@@ -15,6 +15,7 @@ PEER_LOST = 75
 
 _requested = 0  # the signal that asked for the stop; 0: none
 _lost = ""  # why the run cannot go on: which other process is gone
+_over = False  # the run has ended; what threads beside it still draw is for nobody
 _in_step = False  # other processes compute with this one, token by token
 
 
@@ -63,8 +64,14 @@ def forget_stop() -> None:
 
 def begin() -> None:
     """A new run: nobody asked for a stop, and no process is lost."""
-    global _requested, _lost
-    _requested, _lost = 0, ""
+    global _requested, _lost, _over
+    _requested, _lost, _over = 0, "", False
+
+
+def give_up() -> None:
+    """The run has ended: what is still being drawn beside it is abandoned, until the next one begins."""
+    global _over
+    _over = True
 
 
 def lose(why: str) -> None:
@@ -94,7 +101,7 @@ def abandon_if_stopping() -> None:
     Raises:
         AbandonedError: A stop was asked for, or the run cannot go on. The module takes it from there.
     """
-    if (_requested or _lost) and not _in_step:
+    if (_requested or _lost or _over) and not _in_step:
         raise AbandonedError
 
 

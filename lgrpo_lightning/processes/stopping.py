@@ -18,6 +18,7 @@ from lgrpo_lightning.processes.interruption import (
     stop_signal,
 )
 from lgrpo_lightning.strategies.ranks import ranks, tensor_mesh
+from lgrpo_lightning.trainer.component_call import is_aside
 
 
 def stop_together(trainer: Any) -> None:
@@ -52,7 +53,13 @@ def abandoning_together(trainer: Any) -> Iterator[None]:
 
 @contextmanager
 def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
-    """Draw completions inside: a stop that is asked for meanwhile abandons them, on all ranks."""
+    """Draw completions inside: a stop that is asked for meanwhile abandons them, on all ranks.
+
+    On a thread beside the run they are abandoned likewise; all ranks agree where the run waits for them.
+    """
+    if is_aside():
+        yield
+        return
     what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
     doing(f"sampling {what}")
     with abandoning_together(trainer):

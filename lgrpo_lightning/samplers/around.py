@@ -7,6 +7,7 @@ from typing import Any
 
 from lgrpo_lightning.contracts import Sampler, WeightSource
 from lgrpo_lightning.samplers.transformers import TransformersSampler
+from lgrpo_lightning.types import Sampling
 
 
 class SamplerAround(Sampler):
@@ -19,6 +20,7 @@ class SamplerAround(Sampler):
     def __init__(self, sampler: Sampler | None) -> None:
         self.sampler = sampler or TransformersSampler()
         self.is_policy = self.sampler.is_policy  # type: ignore[misc]
+        self.apart = self.sampler.apart
 
     def setup(self, source: WeightSource) -> None:
         """Passed on."""
@@ -32,6 +34,10 @@ class SamplerAround(Sampler):
     def sync(self, version: int) -> None:
         """Passed on."""
         self.sampler.sync(version)
+
+    def ready(self, sampling: Sampling) -> None:
+        """Passed on."""
+        self.sampler.ready(sampling)
 
     def release(self) -> None:
         """Passed on."""

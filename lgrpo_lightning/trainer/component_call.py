@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
@@ -14,19 +15,39 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lgrpo_lightning.contracts import Stream
 
+_aside = ContextVar("aside", default=False)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Inside, components are called on a thread of their own while the run goes on in another."""
+    token = _aside.set(True)
+    try:
+        yield
+    finally:
+        _aside.reset(token)
+
+
+def is_aside() -> bool:
+    """Whether this thread calls components while the run goes on in another one: it leaves the process as it is."""
+    return _aside.get()
+
 
 @contextmanager
 def component_call(stream: Stream, *key: object) -> Iterator[None]:
     """Call a component inside, ``apart`` from training.
 
     The generators of python, numpy and torch are seeded from the key, so that what it draws is the same in a run that
-    was resumed.
+    was resumed. ``aside`` they are left alone, as training uses them meanwhile.
 
     Args:
         stream: Seed, phase and number of the rollout.
         key: What else its draws depend on: its name, the rank, the prompt.
     """
     with apart():
+        if is_aside():
+            yield
+            return
         text = "\x1f".join(map(str, (*stream, *key)))
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
         random.seed(seed)
@@ -42,8 +63,12 @@ def apart() -> Iterator[None]:
     """Inside there are no gradients and no autocast, and what is changed for the whole process is put back afterwards.
 
     That is the generators of python, numpy and torch, the working directory, and the default type and device of
-    tensors.
+    tensors. ``aside`` it is not: training goes on in it.
     """
+    if is_aside():
+        with torch.no_grad():
+            yield
+        return
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with (
         kept_directory(),

@@ -165,17 +165,20 @@ def _add_completions(means: Means, rollout: RolloutBatch) -> None:
         means.extreme("completions/max_length", float(lengths.max()), largest=True)
 
 
-def add_weight_lag(means: Means, rollout: RolloutBatch, version: int) -> None:
-    """How many optimizer steps older than the policy the weights are that completions come from; said once if any.
+def add_weight_lag(means: Means, rollout: RolloutBatch, version: int, *, meant: int) -> None:
+    """How many optimizer steps older than the policy the weights are that completions come from.
+
+    Said once where they are others than they were meant to come from.
 
     Args:
         version: Optimizer steps the policy has had.
+        meant: Those of the weights that the sampler was to draw from.
     """
-    lag = version - min((r.weight_version for g in rollout.groups for r in g.rollouts), default=version)
-    means.extreme("sampling/weight_lag", float(lag), largest=True)
-    if lag:
+    oldest = min((r.weight_version for g in rollout.groups for r in g.rollouts), default=meant)
+    means.extreme("sampling/weight_lag", float(version - oldest), largest=True)
+    if oldest != meant:
         rank_zero_warn(  # the same words every time, so that they are said once
-            "Completions come from weights that are older than the policy's; sampling/weight_lag says by how many "
-            "optimizer steps. Does the sampler's sync() take over the weights it is called for, and do its rollouts "
-            "carry their weight_version?"
+            "The sampler drew from weights that are older than those it was given; sampling/weight_lag says by how "
+            "many optimizer steps. Does the sampler's sync() take over the weights it is called for, and do its "
+            "rollouts carry their weight_version?"
         )

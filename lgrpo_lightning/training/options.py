@@ -56,6 +56,11 @@ class Updates:
         """Optimizer steps made from one rollout."""
         return self.iterations * self.mini_batches
 
+    @property
+    def steps_are_sure(self) -> bool:
+        """Whether every rollout makes all of its optimizer steps, whatever its rewards."""
+        return not (self.drop_equal_groups or self.mask_truncated or self.on_nonfinite == "skip")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from lgrpo_lightning.checkpoints.held_state import EARLIER
 from tests.runs import lgrpo_arguments, rollouts
 
 TWO = {"trainer__devices": 2}
@@ -133,6 +135,7 @@ def _work(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.environ.update(environment)
+    faulthandler.enable(out)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the server it is forked off has read its own
     sys.argv = ["lgrpo", *arguments]
     from lgrpo_lightning import cli
@@ -216,6 +219,7 @@ def same_run(a: Path, b: Path) -> None:
         "PromptDataModule",
     ):
         same(left[part], right[part], part)
+    same(left.get(EARLIER), right.get(EARLIER), EARLIER)
     pd.testing.assert_frame_equal(rollouts(a), rollouts(b), check_exact=True)
     names = sorted(p.name for p in (a / "rollouts").iterdir())
     assert names == sorted(p.name for p in (b / "rollouts").iterdir())

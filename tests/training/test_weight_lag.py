@@ -23,7 +23,7 @@ class StaleSampler(TransformersSampler):
 
 
 def test_a_sampler_that_does_not_sync(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"older than the policy's; sampling/weight_lag.*sync\(\)"):
+    with pytest.warns(UserWarning, match=r"older than those it was given; sampling/weight_lag.*sync\(\)"):
         run = fit(tmp_path, model__sampler="tests.training.test_weight_lag.StaleSampler")
     assert train_metrics(run)["sampling/weight_lag"].tolist() == [0, 1, 2]
 

@@ -57,6 +57,7 @@ class VLLMSampler(Sampler):
         if sleep_level not in (0, 1, 2):
             raise ValueError(f"sampler.sleep_level is {sleep_level}; it must be 0, 1 or 2.")
         self.engine, self.server = engine, server
+        self.apart = bool(server.urls)
         self.check_every, self.check_tolerance = check_every, check_tolerance
         if entropy_top < -1:
             raise ValueError(
@@ -104,6 +105,11 @@ class VLLMSampler(Sampler):
             transport.push(self.source.stored(self.source.base_weights()), BASE)
             self.has_base = True
         transport.push_adapter(adapter, version)
+
+    def ready(self, sampling: Sampling) -> None:
+        """Compare the probe's log-probs with the policy's, where that is due."""
+        if self.check_due:
+            self._check((), (), sampling)
 
     def sample(
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream

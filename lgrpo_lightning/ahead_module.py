@@ -1,0 +1,191 @@
+"""Rollouts ahead of the update: while one is trained on, the next ones are sampled and scored."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
+from threading import Event
+from typing import Any
+
+from lgrpo_lightning.checkpoints.held_state import EARLIER, weights_left_out
+from lgrpo_lightning.component_module import ComponentModule
+from lgrpo_lightning.policy.kept_weights import KeptWeights
+from lgrpo_lightning.processes.activity import doing
+from lgrpo_lightning.processes.interruption import abandon_if_stopping, give_up
+from lgrpo_lightning.processes.stopping import abandoning_together, stop_together
+from lgrpo_lightning.training.flight import Flight, Plan
+from lgrpo_lightning.training.refill import Scored
+from lgrpo_lightning.training.timing import Clock
+from lgrpo_lightning.types import Group, Progress, Prompt
+
+POLL = 0.2
+"""Seconds between two looks whether a stop was asked for, while the run waits for a rollout."""
+
+
+class AheadModule(ComponentModule):
+    """Draws rollouts ahead, ``rollouts_ahead`` of them (k); none with 0.
+
+    Rollout n is drawn from the weights after update n - 1 - k, neither older nor newer ones, so that a run does not
+    depend on who is faster. The sampler draws one rollout at a time, in order, and each is scored when the one before
+    is: sampling, rewards and updates run side by side. A checkpoint keeps the weights that rollouts in flight were
+    drawn from, oldest first; a resumed run draws these again.
+    """
+
+    rollouts_ahead: int
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._flights: dict[int, Flight] = {}  # by number of their rollout, in order
+        self._latest: Flight | None = None
+        self._earlier: deque[KeptWeights] = deque()  # after the k updates before the last one, oldest first
+        self._now: KeptWeights | None = None  # after the last update
+        self._drawn_from: int | None = None
+
+    @property
+    def drawn_from(self) -> int:
+        """Optimizer steps of the weights that the rollout at hand was to be drawn from."""
+        return self.weight_version if self._drawn_from is None else self._drawn_from
+
+    def drawn_ahead(self, prompts: Sequence[Prompt], clock: Clock) -> Scored:
+        """This rollout, drawn before; and the one that is due takes off. Collective."""
+        index, count = self.rollout_index, self.rollouts_ahead
+        coming = [(0, list(prompts)), *self._coming(count)]
+        started = time.perf_counter()
+        for place, batch in enumerate(coming[:count]):
+            if index + place not in self._flights:
+                self._take_off(index + place, *batch, weights=self._weights_of(index + place))
+        self._await_sampled()
+        self._now = KeptWeights.of(self.policy, self.weight_version)
+        if len(coming) > count:
+            self._take_off(index + count, *coming[count], weights=None)
+        flight = self._flights.pop(index)
+        _check_prompts(flight.plan, prompts)
+        self._await(flight, flight.scored)
+        clock.seconds |= flight.seconds | {"trainer_idle": time.perf_counter() - started}
+        self._drawn_from = flight.plan.version
+        return flight.result()
+
+    def keep_weights(self) -> None:
+        """A rollout is done: its update's weights are not needed any more, those before it are."""
+        if self._now is not None:
+            self._earlier.append(self._now)
+            self._now = None
+        while len(self._earlier) > self.rollouts_ahead:
+            self._earlier.popleft()
+
+    def land_all(self) -> None:
+        """Wait until nothing is in flight: the sampler and the rewards are free. Collective."""
+        for flight in self._flights.values():
+            self._await(flight, flight.scored)
+
+    def abandon_flights(self) -> None:
+        """Nobody waits for what is in flight any more."""
+        if self._flights:
+            give_up()
+        for flight in self._flights.values():
+            flight.join(timeout=POLL)
+        self._flights, self._latest, self._now, self._drawn_from = {}, None, None, None
+
+    # ------------------------------------------------------------------------------------------ one flight
+
+    def _take_off(
+        self, index: int, epoch: int, prompts: list[Prompt], *, weights: KeptWeights | None
+    ) -> None:
+        """Sync the sampler, with these weights or the policy's own, and begin to draw. Collective."""
+        self._await_sampled()
+        version = self.weight_version if weights is None else weights.version
+        with nullcontext() if weights is None else weights.put(self.policy):
+            self.sync_sampler(version)
+            with abandoning_together(self.trainer), self.calling(self.stream("ready", version)):
+                self.sampler.ready(self.sampling)
+        stream = self.stream("train", index)
+        progress = Progress(
+            rollout=index,
+            global_step=version,
+            epoch=self.current_epoch + epoch,
+            max_steps=self.trainer.max_steps,
+            max_rollouts=self.max_rollouts,
+        )
+
+        def score(groups: list[Group]) -> Scored:
+            self.start_rewards(stream, progress)
+            return self.rewarded(groups, stream)
+
+        flight = Flight(
+            Plan(index=index, prompts=tuple(prompts), version=version),
+            sample=lambda asked: self.sampled(asked, self.group_size, self.sampling, stream),
+            score=score,
+            before=self._latest,
+        )
+        flight.start()
+        self._flights[index] = self._latest = flight
+
+    def _await_sampled(self) -> None:
+        """Wait until the sampler has nothing to do, on all ranks."""
+        if self._latest is not None:
+            self._await(self._latest, self._latest.sampled)
+
+    def _await(self, flight: Flight, event: Event) -> None:
+        """Wait for a flight; a stop that is asked for ends it. Collective."""
+        doing(f"waiting for rollout {flight.plan.index}, which is being sampled and scored")
+        with abandoning_together(self.trainer):
+            while not event.wait(POLL):
+                abandon_if_stopping()
+            flight.check()
+        stop_together(self.trainer)
+
+    def _weights_of(self, index: int) -> KeptWeights | None:
+        """What rollout ``index`` of a resumed run was drawn from; None: the weights that the policy has."""
+        if not self._earlier:
+            return None
+        back = self.rollout_index + self.rollouts_ahead - 1 - index
+        return self._earlier[max(0, len(self._earlier) - 1 - back)]
+
+    def _coming(self, count: int) -> list[tuple[int, list[Prompt]]]:
+        """(epochs from now, prompts) of the next batches, as far as it is not sure that the run ends before."""
+        left = [count]
+        if self.max_rollouts > 0:
+            left.append(self.max_rollouts - self.rollout_index - 1)
+        if self.trainer.max_steps > 0 and self.updates.steps_are_sure:
+            steps = self.trainer.max_steps - self.global_step
+            left.append(-(-steps // self.updates.steps_per_rollout) - 1)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        return list(data.upcoming_prompts(max(0, min(left))))
+
+    # ------------------------------------------------------------------------------------------ Lightning
+
+    def begin_fit(self) -> None:
+        """A new run has nothing in flight."""
+        super().begin_fit()
+        if self.trainer.global_step == 0:
+            self._earlier.clear()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the weights that rollouts in flight were drawn from."""
+        super().on_save_checkpoint(checkpoint)
+        if self.rollouts_ahead and not weights_left_out(self.trainer):
+            checkpoint[EARLIER] = [weights.state(self.policy) for weights in self._earlier]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back."""
+        super().on_load_checkpoint(checkpoint)
+        if self.rollouts_ahead:
+            kept = [KeptWeights.read(self.policy, saved) for saved in checkpoint.get(EARLIER, ())]
+            self._earlier = deque(kept[-self.rollouts_ahead :])
+
+
+def _check_prompts(plan: Plan, prompts: Sequence[Prompt]) -> None:
+    """Refuse a data module that gives other prompts than it had announced.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    drawn, given = [p.uid for p in plan.prompts], [p.uid for p in prompts]
+    if drawn != given:
+        raise ValueError(
+            f"Rollout {plan.index} was drawn ahead for the prompts {', '.join(drawn[:3])}, …, as the data module's "
+            f"upcoming_prompts announced, and its batch has {', '.join(given[:3])}, …. upcoming_prompts(count) has to "
+            "give what the next batches will be; or set model.rollouts_ahead: 0."
+        )

@@ -1,0 +1,72 @@
+"""Weights that the policy had before, kept on the CPU, to be put back for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lgrpo_lightning.policy.sharded_weights import divided_like, own_part, put_together, reshard
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptWeights:
+    """The trained weights after some optimizer step: of a sharded policy, this rank's part.
+
+    Attributes:
+        version: Optimizer steps that they have had.
+        tensors: Name of a parameter -> its value, on the CPU. Never changed.
+    """
+
+    version: int
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, policy: nn.Module, version: int) -> KeptWeights:
+        """A copy of the weights as they are."""
+        reshard(policy)
+        tensors = {name: own_part(p).detach().to("cpu", copy=True) for name, p in _trained(policy)}
+        return cls(version=version, tensors=tensors)
+
+    @classmethod
+    def read(cls, policy: nn.Module, state: Mapping[str, Any]) -> KeptWeights:
+        """What ``state`` gave, in any number of processes."""
+        reshard(policy)
+        tensors = {
+            name: own_part(divided_like(p, state["tensors"][name])).to("cpu", copy=True)
+            for name, p in _trained(policy)
+        }
+        return cls(version=int(state["version"]), tensors=tensors)
+
+    def state(self, policy: nn.Module) -> dict[str, Any]:
+        """For a checkpoint: whole tensors. Collective where the policy is sharded."""
+        reshard(policy)
+        return {
+            "version": self.version,
+            "tensors": {name: put_together(p, self.tensors[name]) for name, p in _trained(policy)},
+        }
+
+    @contextmanager
+    def put(self, policy: nn.Module) -> Iterator[None]:
+        """Inside, the policy has these weights."""
+        now = KeptWeights.of(policy, self.version)
+        self._write(policy)
+        try:
+            yield
+        finally:
+            now._write(policy)
+
+    @torch.no_grad()
+    def _write(self, policy: nn.Module) -> None:
+        reshard(policy)
+        for name, parameter in _trained(policy):
+            own_part(parameter).copy_(self.tensors[name])
+
+
+def _trained(policy: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The parameters that are trained, by name."""
+    return ((name, p) for name, p in policy.named_parameters() if p.requires_grad)

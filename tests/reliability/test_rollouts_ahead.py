@@ -1,0 +1,61 @@
+"""Killed or stopped with rollouts in flight, and resumed to the bit."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.processes import RUN, Run, finished, finished_pair, pair, same_run
+
+AHEAD = RUN | {
+    "model__sampler": '{"class_path": "tests.samplers.apart.ApartSampler", "init_args": {"seconds": 0.5}}',
+    "model__group_size": 8,
+    "model__policy__dropout": 0.1,
+}
+SECOND = "rollouts/rollout-000001-rank-000.parquet"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_killed_with_rollouts_in_flight(count: int, tmp_path: Path) -> None:
+    options = AHEAD | {"model__rollouts_ahead": count}
+    run = Run(tmp_path / "run", **options)
+    run.until(SECOND)
+    time.sleep(0.2)
+    run.signalled(signal.SIGKILL)
+    assert run.ended() == -signal.SIGKILL
+    finished(tmp_path / "run", log="2", ckpt_path="last", **options)
+    same_run(finished(tmp_path / "whole", **options), tmp_path / "run")
+
+
+def test_stopped_with_rollouts_in_flight(tmp_path: Path) -> None:
+    """The state held in memory has the weights of the rollouts in flight, too; a stop does not wait for them."""
+    slow = {"class_path": "tests.samplers.apart.ApartSampler", "init_args": {"seconds": 5.0}}
+    options = AHEAD | {"model__rollouts_ahead": 2, "trainer__callbacks": None}
+    run = Run(tmp_path / "run", **options)
+    run.until(SECOND)
+    run.signalled(signal.SIGTERM)
+    assert run.ended(30) == 143
+    assert "SIGTERM ended the run after" in run.said()
+    finished(tmp_path / "run", log="2", ckpt_path="last", **options)
+    same_run(finished(tmp_path / "whole", **options), tmp_path / "run")
+    waiting = Run(tmp_path / "waiting", **options | {"model__sampler": slow})
+    waiting.until("config.yaml")
+    time.sleep(4)
+    asked = time.monotonic()
+    waiting.signalled(signal.SIGTERM)
+    assert waiting.ended(30) == 143, waiting.said()[-3000:]
+    assert time.monotonic() - asked < 10
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes(strategy: str, tmp_path: Path) -> None:
+    options = AHEAD | {"model__rollouts_ahead": 1, "trainer__strategy": strategy}
+    both = pair(tmp_path / "run", **options)
+    both[0].until(SECOND)
+    time.sleep(0.2)
+    for run in both:
+        run.signalled(signal.SIGKILL)
+    assert [run.ended() for run in both] == [-signal.SIGKILL] * 2
+    finished_pair(tmp_path / "run", log="2", ckpt_path="last", **options)
+    same_run(finished_pair(tmp_path / "whole", **options), tmp_path / "run")
