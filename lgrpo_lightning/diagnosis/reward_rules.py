@@ -55,7 +55,7 @@ def drowned(window: Window, share: float) -> str | None:
 
 def reward_time(window: Window, share: float) -> str | None:
     """Rewards take most of the time of slow steps."""
-    step, part = window.mean("time/step"), window.mean("time/reward")
+    step, part = window.mean("time/step"), _waited_for(window, "time/reward")
     if not (window.full and step >= SLOW_REWARD and part >= share * step):
         return None
     return (
@@ -66,10 +66,16 @@ def reward_time(window: Window, share: float) -> str | None:
 
 def sampling_time(window: Window, share: float) -> str | None:
     """Sampling takes nearly all of the time of slow steps."""
-    step, part = window.mean("time/step"), window.mean("time/sample")
+    step, part = window.mean("time/step"), _waited_for(window, "time/sample")
     if not (window.full and step >= SLOW_SAMPLING and part >= share * step):
         return None
     return (
         f"sampling takes {part:.1f} of the {step:.1f} s of a rollout ({part / step:.0%}). Sample with model.sampler: "
         "VLLMSampler, take more prompts_per_step at a time, or a smaller sampling.max_new_tokens."
     )
+
+
+def _waited_for(window: Window, stage: str) -> float:
+    """Seconds of a stage for which the trainer had to wait: with rollouts ahead it runs beside the update."""
+    idle = window.mean("time/trainer_idle")
+    return window.mean(stage) if idle != idle else min(window.mean(stage), idle)

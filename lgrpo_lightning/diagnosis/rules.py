@@ -172,6 +172,7 @@ WATCHED = (
     "time/step",
     "time/sample",
     "time/reward",
+    "time/trainer_idle",
 )
 """The metrics that the rules read, beside those of single rewards."""
 

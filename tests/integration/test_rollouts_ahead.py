@@ -80,7 +80,10 @@ def test_the_weights_are_those_of_exactly_k_rollouts_before(
     drawn = rollouts(run).groupby("rollout")["weight_version"].unique()
     assert [list(v) for v in drawn] == [[max(0, n - count) * steps] for n in range(len(drawn))]
     lag = [min(n, count) * steps for n in range(len(drawn))]
-    assert train_metrics(run)["sampling/weight_lag"].tolist() == lag
+    table = train_metrics(run)
+    assert table["sampling/weight_lag"].tolist() == lag
+    assert (table["time/trainer_idle"] >= 0).all()
+    assert (table["time/sampler_idle"][1:] >= 0).all()
 
 
 @pytest.mark.parametrize("count", [1, 2])

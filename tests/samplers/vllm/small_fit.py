@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling
+from lgrpo_lightning.callbacks import LastCheckpoint
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
@@ -50,16 +51,17 @@ def main(root: str, options: str) -> None:
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-4),
         seed=0,
         max_rollouts=chosen["steps"],
+        rollouts_ahead=chosen.get("ahead", 0),
     )
     data = PromptDataModule(
         train=ArithmeticTasks(count=40), validation=ArithmeticTasks(count=5, seed=1), prompts_per_step=4
     )
     trainer = Trainer(
         accelerator="cpu", devices=chosen["devices"], strategy=chosen["strategy"],
-        max_steps=chosen["steps"], default_root_dir=root, callbacks=[Digest()],
+        max_steps=chosen["steps"], default_root_dir=root, callbacks=[Digest(), LastCheckpoint(every_n_rollouts=1)],
         enable_progress_bar=False, use_distributed_sampler=False, log_every_n_steps=1, max_epochs=-1,
     )  # fmt: skip
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data, ckpt_path=chosen.get("resume"))
 
 
 if __name__ == "__main__":

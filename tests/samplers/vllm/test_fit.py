@@ -122,3 +122,31 @@ def test_a_server_killed_in_the_middle_of_a_run(server: RealServer, tmp_path: Pa
         assert len(table) % 16 == 0
         assert len(table) >= 2 * 16
         assert (root / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(("devices", "strategy", "lora"), [(1, "auto", False), (2, "ddp", True)])
+def test_rollouts_ahead_killed_and_resumed(
+    devices: int, strategy: str, lora: bool, server: RealServer, tmp_path: Path
+) -> None:
+    """Each from the weights of one rollout before; what was in flight is drawn again by the servers, to the bit."""
+    options: dict[str, Any] = {
+        "devices": devices, "strategy": strategy, "steps": 5, "ahead": 1, "server": {"urls": [server.url]},
+    }  # fmt: skip
+    whole = digests(run(tmp_path / "whole", **options))
+    table = rollouts(tmp_path / "whole")
+    assert (table["weight_version"] == (table["rollout"] - 1).clip(lower=0)).all()
+    log = (tmp_path / "log").open("w+")
+    killed = subprocess.Popen(
+        command(tmp_path / "run", **options), env=environment(), stdout=log, start_new_session=True
+    )
+    while "STEP 3" not in (tmp_path / "log").read_text():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    os.killpg(killed.pid, 9)
+    killed.wait()
+    assert digests(run(tmp_path / "run", resume="last", **options)) == whole
+    key = ["rollout", "prompt_uid", "member"]
+    same = [tmp_path / "whole", tmp_path / "run"]
+    left, right = (rollouts(root).sort_values(key, ignore_index=True) for root in same)
+    columns = [*key, "completion", "reward", "advantage", "weight_version"]
+    assert left[columns].equals(right[columns])
