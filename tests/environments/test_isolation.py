@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import time
@@ -140,6 +141,7 @@ def test_a_sampler_without_teardown_leaves_nothing(policy: Policy) -> None:
     sampler, _ = scripted(policy, ["a"], environment=f"{FAULTS}.Where", isolation="process")
     assert len(children() - before) == 1
     del sampler
+    gc.collect()
     until = time.monotonic() + 20
     while any(not process_gone(int(pid)) for pid in children() - before) and time.monotonic() < until:
         time.sleep(0.05)

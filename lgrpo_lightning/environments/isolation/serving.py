@@ -27,13 +27,21 @@ class Request:
 
     Attributes:
         key: Which environment; one that is not there is made, or taken from those that wait, by "open".
-        method: Of ``HeldEnvironment`` or ``HeldTools``; or "open", with the name of a recipe.
+        method: Of ``HeldEnvironment`` or ``HeldTools``; or "open", with the name of a recipe; or "back", where no
+            episode was begun.
         arguments: Of the method.
     """
 
     key: int
     method: str
     arguments: tuple[Any, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """What it is called in messages."""
+        if self.method == "called":
+            return f"the tool {self.arguments[0].name!r}"
+        return "making the environment" if self.method == "open" else self.method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +92,10 @@ class Residents:
             waiting = self.waiting.get(name)
             self.held[request.key] = (name, waiting.pop() if waiting else self.recipes[name].made())
             return Answer()
-        if request.method == "close":
+        if request.method in ("close", "back"):
             name, resident = self.held.pop(request.key)
-            resident.close()
+            if request.method == "close":
+                resident.close()
             self.waiting.setdefault(name, []).append(resident)
             return Answer()
         _, resident = self.held[request.key]

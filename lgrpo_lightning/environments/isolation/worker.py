@@ -76,14 +76,26 @@ class Worker:
         """
         data = packed(request)
         with self._one:
-            if not self.over and process_gone(self.process.pid):
-                self._end("between two calls")
+            self._look()
             if self.over:
                 raise NotAskedError(self.over)
-            answer = self._exchanged(data, limit, request.method)
+            answer = self._exchanged(data, limit, request.what)
         if answer.error:
             raise as_error(answer)
         return answer
+
+    def there(self) -> bool:
+        """Whether the process runs, as far as one can tell."""
+        if self._one.acquire(blocking=False):  # else a call is under way, which will tell
+            try:
+                self._look()
+            finally:
+                self._one.release()
+        return not self.over
+
+    def _look(self) -> None:
+        if not self.over and process_gone(self.process.pid):
+            self._end("between two calls")
 
     def _exchanged(self, data: bytes, limit: float, what: str) -> Answer:
         until = time.monotonic() + limit
@@ -113,7 +125,7 @@ class Worker:
     def _end(self, when: str, why: str = "") -> None:
         """Kill the process and say how it ended."""
         self._kill()
-        self.over = why or f"its process {_how(self.process.returncode)} {when}"
+        self.over = why or f"the process {_how(self.process.returncode)} {when}"
         self.told(self.over)
 
     def leave(self) -> None:

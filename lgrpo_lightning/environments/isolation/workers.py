@@ -38,10 +38,15 @@ class Seat:
         self.metrics = answer.metrics or self.metrics
         return answer.value
 
-    def leave(self, *, limit: float) -> None:
-        """The episode is over: the environment is closed, and waits for another one unless that fails."""
+    def leave(self, *, limit: float, begun: bool = True) -> None:
+        """The episode is over: the environment is closed, and waits for another one unless that fails.
+
+        Args:
+            limit: Seconds.
+            begun: Whether there was an episode; else there is nothing to close.
+        """
         self.worker.held.discard(self.key)
-        self.call("close", limit=limit)
+        self.call("close" if begun else "back", limit=limit)
 
 
 class Workers:
@@ -96,7 +101,7 @@ class Workers:
         """
         for name, environment in names.items():
             try:
-                self.seat(name).leave(limit=START)
+                self.seat(name).leave(limit=START, begun=False)
             except (InProcessError, StateLostError) as error:
                 shown = error if isinstance(error, StateLostError) else f"{type(error).__name__}: {error}"
                 raise ValueError(
@@ -116,7 +121,7 @@ class Workers:
             worker.close(until=until)
 
     def _clear(self) -> None:
-        self.running = [worker for worker in self.running if not worker.over]
+        self.running = [worker for worker in self.running if worker.there()]
 
     def _start(self) -> Worker:
         worker = Worker(self.recipes, self._ended)
