@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lgrpo_lightning.environment import Environment
-from lgrpo_lightning.rewards.worker_thread import limited
+from lgrpo_lightning.worker_thread import limited
 
 
 class StateLostError(RuntimeError):

@@ -11,6 +11,7 @@ from lgrpo_lightning.environments.calls import FORMATS, format_of
 from lgrpo_lightning.environments.isolation.proxies import ProcessEnvironment, ProcessToolEnvironment
 from lgrpo_lightning.environments.isolation.recipe import Recipe, references
 from lgrpo_lightning.environments.isolation.workers import Workers
+from lgrpo_lightning.environments.limits import class_name
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.environments.toolbox import check_described
 from lgrpo_lightning.import_path import imported
@@ -81,13 +82,23 @@ def recipes(
 def in_processes(
     prototypes: Mapping[str | None, Environment], workers: Workers, timeout: float
 ) -> dict[str | None, Environment]:
-    """The same environments, each copy of which lives in one of ``workers``."""
-    return {
+    """The same environments, each copy of which lives in one of ``workers``.
+
+    Raises:
+        ValueError: One cannot be made there; the processes are ended.
+    """
+    placed: dict[str | None, Environment] = {
         name: ProcessToolEnvironment(workers, name, made)
         if isinstance(made, ToolEnvironment)
         else ProcessEnvironment(workers, name, made, timeout)
         for name, made in prototypes.items()
     }
+    try:
+        workers.check({name: class_name(made) for name, made in placed.items()})
+    except BaseException:
+        workers.close()
+        raise
+    return placed
 
 
 def _named(environment: Any) -> Mapping[str | None, str | None]:

@@ -10,8 +10,8 @@ from lgrpo_lightning.environments.calls import ToolCall, tool_calls
 from lgrpo_lightning.environments.limits import StateLostError
 from lgrpo_lightning.environments.toolbox import error_text
 from lgrpo_lightning.environments.tools import Tools
-from lgrpo_lightning.rewards.worker_thread import limited
 from lgrpo_lightning.types import Message
+from lgrpo_lightning.worker_thread import limited
 
 
 class ToolEnvironment(Environment):

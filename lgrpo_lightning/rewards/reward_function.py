@@ -17,8 +17,8 @@ from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.failures import Failures, OnError
 from lgrpo_lightning.rewards.function_call import PASSED, FunctionCall
-from lgrpo_lightning.rewards.worker_thread import limited
 from lgrpo_lightning.types import Group, Progress, Rewards
+from lgrpo_lightning.worker_thread import limited
 
 
 class RewardFunction(RewardModel):

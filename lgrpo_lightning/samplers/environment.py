@@ -17,7 +17,7 @@ from lgrpo_lightning.environments.messages import assistant_message, checked_ans
 from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.toolbox import error_text
-from lgrpo_lightning.options import mapped
+from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
@@ -78,22 +78,17 @@ class EnvironmentSampler(SamplerAround):
         isolation: Isolation = "thread",
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        for ok, name, value, what in (
-            (max_turns >= 1, "max_turns", max_turns, "at least 1"),
-            (
-                max_turn_tokens is None or max_turn_tokens >= 1,
-                "max_turn_tokens",
-                max_turn_tokens,
-                "at least 1, or null",
-            ),
-            (timeout > 0, "timeout", timeout, "above 0"),
-            (on_error in ("message", "drop"), "on_error", on_error, "'message' or 'drop'"),
-            (max_answer_chars >= 1, "max_answer_chars", max_answer_chars, "at least 1"),
-            (workers >= 1, "workers", workers, "at least 1"),
-            (isolation in ("thread", "process"), "isolation", isolation, "'thread' or 'process'"),
-        ):
-            if not ok:
-                raise ValueError(f"EnvironmentSampler: {name} is {value!r}; it must be {what}.")
+        require(
+            "EnvironmentSampler: ",
+            locals(),
+            (max_turns >= 1, "max_turns", "at least 1"),
+            (max_turn_tokens is None or max_turn_tokens >= 1, "max_turn_tokens", "at least 1, or null"),
+            (timeout > 0, "timeout", "above 0"),
+            (on_error in ("message", "drop"), "on_error", "'message' or 'drop'"),
+            (max_answer_chars >= 1, "max_answer_chars", "at least 1"),
+            (workers >= 1, "workers", "at least 1"),
+            (isolation in ("thread", "process"), "isolation", "'thread' or 'process'"),
+        )
         super().__init__(sampler)
         self.environment, self.tools = environment, tools
         self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
@@ -128,13 +123,7 @@ class EnvironmentSampler(SamplerAround):
         if self.isolation == "thread":
             return self.prototypes
         self.processes = Workers(self.recipes, self.workers)
-        placed = in_processes(self.prototypes, self.processes, self.timeout)
-        try:
-            self.processes.check(placed)
-        except BaseException:
-            self._end_processes()
-            raise
-        return placed
+        return in_processes(self.prototypes, self.processes, self.timeout)
 
     def _end_processes(self) -> None:
         if self.processes is not None:

@@ -93,19 +93,22 @@ class Workers:
             raise
         return seat
 
-    def check(self, names: Mapping[str | None, Any]) -> None:
+    def check(self, classes: Mapping[str | None, str]) -> None:
         """Make one of each environment, so that what cannot live in a process is refused early.
+
+        Args:
+            classes: Name of a recipe → what messages call it.
 
         Raises:
             ValueError: One cannot.
         """
-        for name, environment in names.items():
+        for name, shown_name in classes.items():
             try:
                 self.seat(name).leave(limit=START, begun=False)
             except (InProcessError, StateLostError) as error:
                 shown = error if isinstance(error, StateLostError) else f"{type(error).__name__}: {error}"
                 raise ValueError(
-                    f"EnvironmentSampler: {environment.class_name} cannot be made in a process of its own "
+                    f"EnvironmentSampler: {shown_name} cannot be made in a process of its own "
                     f"({shown}). It has to be importable there: put it and its tools in a module beside the script, "
                     "not in the script or notebook itself; or set isolation: thread."
                 ) from error
