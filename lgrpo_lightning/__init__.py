@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AdvantageEstimator": "contracts",
     "Credit": "types",
-    "Environment": "contracts",
+    "Environment": "environment",
     "GRPOModule": "module",
     "Group": "types",
     "PolicyLoss": "contracts",

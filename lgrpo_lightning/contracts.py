@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.environment import Environment as Environment  # its place for everyone
 from lgrpo_lightning.functional.losses import Normalizer
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Group, LossInput, Message, Progress, Prompt, Rewards, Sampling
+from lgrpo_lightning.types import Credit, Group, LossInput, Progress, Prompt, Rewards, Sampling
 
 Level = Literal["token", "sequence"]
 """What a policy loss has terms for."""
@@ -243,37 +244,6 @@ class PolicyLoss(ABC):
     def metrics(self, batch: LossInput) -> Mapping[str, Tensor]:
         """Name → ``[N, T]`` values whose mean over all trained tokens is logged; NaN does not count."""
         return {}
-
-
-class Environment(ABC):
-    """One episode: what answers the policy's turns. Each completion has one of its own, made by copying this one."""
-
-    seed: int = 0
-    """Set before ``reset``; the same for all completions of a prompt, so that they face the same task."""
-
-    @property
-    def tools(self) -> Sequence[Callable[..., Any]]:
-        """Functions that the chat template shows to the model."""
-        return ()
-
-    def reset(self, columns: Mapping[str, Any]) -> str | None:
-        """Begin anew, from the prompt's data columns; a text is appended to the prompt's last message."""
-        return None
-
-    @abstractmethod
-    def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
-        """What comes back, as messages; None where the episode is over.
-
-        Args:
-            turns: The episode's messages so far, after the prompt; the last one is the assistant's.
-        """
-
-    def reward(self) -> float | Sequence[float] | None:
-        """What the episode is worth: one number, one for each turn that was answered, or None: it does not apply."""
-        return None
-
-    def close(self) -> None:  # noqa: B027
-        """The episode is over: release what it holds."""
 
 
 class PromptSource(ABC):

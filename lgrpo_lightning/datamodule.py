@@ -17,7 +17,7 @@ from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_colu
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import all_rows, named_sources
-from lgrpo_lightning.options import mapped
+from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.types import Prompt
@@ -77,16 +77,15 @@ class PromptDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_template_kwargs(chat_template_kwargs or {})
-        for ok, name, value, what in (
-            (prompts_per_step >= 1, "prompts_per_step", prompts_per_step, "at least 1"),
-            (validation_batch_size >= 1, "validation_batch_size", validation_batch_size, "at least 1"),
-            (seed is None or seed >= 0, "seed", seed, "at least 0, or null"),
-            (max_prompt_length is None or max_prompt_length >= 1, "max_prompt_length", max_prompt_length,
-             "at least 1, or null"),
-            (long_prompts in ("error", "drop"), "long_prompts", long_prompts, "'error' or 'drop'"),
-        ):  # fmt: skip
-            if not ok:
-                raise ValueError(f"data.{name} is {value!r}; it must be {what}.")
+        require(
+            "data.",
+            locals(),
+            (prompts_per_step >= 1, "prompts_per_step", "at least 1"),
+            (validation_batch_size >= 1, "validation_batch_size", "at least 1"),
+            (seed is None or seed >= 0, "seed", "at least 0, or null"),
+            (max_prompt_length is None or max_prompt_length >= 1, "max_prompt_length", "at least 1, or null"),
+            (long_prompts in ("error", "drop"), "long_prompts", "'error' or 'drop'"),
+        )
         if curriculum is not None and not shuffle:
             raise ValueError(
                 "data.shuffle is false, but data.curriculum draws the prompts. Set shuffle: true."

@@ -59,6 +59,8 @@ MOVED: Mapping[str, str] = {
     "training.watch": "processes.watch",
     "policy.sharding": "strategies.sharding",
     "policy.tensor_parallel": "strategies.tensor_parallel",
+    "rewards.import_path": "import_path",
+    "rewards.worker_thread": "worker_thread",
     "samplers.vllm_check": "samplers.vllm.check",
     "samplers.vllm_engine": "samplers.vllm.engine",
     "samplers.vllm_feed": "samplers.vllm.feed",

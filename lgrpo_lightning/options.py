@@ -1,4 +1,4 @@
-"""Checks of options that take several values (a string is one value, not a list of its characters); the run's seed."""
+"""Checks of options: ranges, and several values (a string is one value, no list of its characters); the run's seed."""
 
 from __future__ import annotations
 
@@ -54,6 +54,27 @@ def mapped(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{key} is {value!r}, where values by name are meant, such as {{'name': 'value'}}.")
     return dict(value)
+
+
+def require(owner: str, values: Mapping[str, Any], *rows: tuple[bool, str, str]) -> None:
+    """Refuse the first option that is out of range.
+
+    Args:
+        owner: What stands before an option's name in the message.
+        values: The options by name, such as ``locals()`` of a function, or ``vars`` of a data class.
+        rows: (whether it is in range, the option's name, what it must be).
+
+    Raises:
+        ValueError: One is not in range.
+
+    >>> require("sampling.", {"top_k": -1}, (False, "top_k", "at least 0 (0 keeps every token)"))
+    Traceback (most recent call last):
+    ...
+    ValueError: sampling.top_k is -1; it must be at least 0 (0 keeps every token).
+    """
+    for ok, name, what in rows:
+        if not ok:
+            raise ValueError(f"{owner}{name} is {values[name]!r}; it must be {what}.")
 
 
 def refuse_text(key: str, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lgrpo_lightning.options import listed
+from lgrpo_lightning.options import listed, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", listed("sampling.stop", self.stop))
-        for ok, name, what in (
+        require(
+            "sampling.",
+            vars(self),
             (self.temperature >= 0, "temperature", "at least 0 (0 is greedy)"),
             (0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (1 keeps every token)"),
             (self.top_k >= 0, "top_k", "at least 0 (0 keeps every token)"),
@@ -54,9 +56,7 @@ class Sampling:
                 "strip_special_tokens",
                 "'end', 'all' or 'none'",
             ),
-        ):
-            if not ok:
-                raise ValueError(f"sampling.{name} is {getattr(self, name)!r}; it must be {what}.")
+        )
 
     @property
     def greedy(self) -> Sampling:

@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import set_parsing_settings
 
 from lgrpo_lightning.commands.written import Entry
-from lgrpo_lightning.rewards.import_path import names_a_file
+from lgrpo_lightning.import_path import names_a_file
 
 
 def keep_files_from_import(written: Sequence[Entry]) -> None:

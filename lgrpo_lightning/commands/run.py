@@ -22,10 +22,10 @@ from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
 from lgrpo_lightning.commands.written import Entry, entries
 from lgrpo_lightning.datamodule import PromptDataModule
+from lgrpo_lightning.import_path import search_working_directory
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.processes.interruption import PEER_LOST, lost
-from lgrpo_lightning.rewards.import_path import search_working_directory
 from lgrpo_lightning.run_folder.names import CONFIG
 from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.trainer.component_call import kept_directory

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lgrpo_lightning.contracts import PromptSource
+from lgrpo_lightning.options import require
 
 MISTAKES = (-10, -2, -1, 1, 2, 10)
 """What a mistaken step adds to the right partial sum: a slip in the ones or in the tens."""
@@ -45,15 +46,15 @@ class ArithmeticTasks(PromptSource):
         seed: int = 0,
     ) -> None:
         least = terms if min_terms is None else min_terms
-        for ok, name, value, what in (
-            (count >= 1, "count", count, "at least 1"),
-            (terms >= 2, "terms", terms, "at least 2"),
-            (max_term >= 1, "max_term", max_term, "at least 1"),
-            ("{sum}" in template, "template", repr(template), "a text with {sum} in it"),
-            (2 <= least <= terms, "min_terms", min_terms, f"between 2 and terms ({terms}), or null"),
-        ):
-            if not ok:
-                raise ValueError(f"ArithmeticTasks: {name} is {value}; it must be {what}.")
+        require(
+            "ArithmeticTasks: ",
+            locals(),
+            (count >= 1, "count", "at least 1"),
+            (terms >= 2, "terms", "at least 2"),
+            (max_term >= 1, "max_term", "at least 1"),
+            ("{sum}" in template, "template", "a text with {sum} in it"),
+            (2 <= least <= terms, "min_terms", f"between 2 and terms ({terms}), or null"),
+        )
         self.template, self.plus = template, plus
         self.count, self.min_terms, self.terms, self.max_term, self.seed = count, least, terms, max_term, seed
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lgrpo_lightning.options import require
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curriculum:
@@ -35,12 +37,12 @@ class Curriculum:
     decay: float = 0.5
 
     def __post_init__(self) -> None:
-        for ok, name, what in (
+        require(
+            "data.curriculum.",
+            vars(self),
             (0 < self.floor <= 1, "floor", "above 0 and at most 1"),
             (0 <= self.decay < 1, "decay", "at least 0 and below 1"),
-        ):
-            if not ok:
-                raise ValueError(f"data.curriculum.{name} is {getattr(self, name)!r}; it must be {what}.")
+        )
 
 
 class PassRates:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Environment
+from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.types import FinishReason, Fork, Message, Prompt, Rollout, Turn
 
 

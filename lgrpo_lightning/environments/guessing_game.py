@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lgrpo_lightning.contracts import Environment
-from lgrpo_lightning.types import Message
+from lgrpo_lightning.environment import Environment
+
+if TYPE_CHECKING:
+    from lgrpo_lightning.types import Message
 
 
 class GuessingGame(Environment):

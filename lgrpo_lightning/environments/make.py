@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lgrpo_lightning.contracts import Environment
+from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.calls import FORMATS, format_of
+from lgrpo_lightning.environments.isolation.proxies import ProcessEnvironment, ProcessToolEnvironment
+from lgrpo_lightning.environments.isolation.recipe import Recipe, references
+from lgrpo_lightning.environments.isolation.workers import Workers
+from lgrpo_lightning.environments.limits import class_name
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
+from lgrpo_lightning.environments.toolbox import check_described
+from lgrpo_lightning.import_path import imported
 from lgrpo_lightning.options import listed
-from lgrpo_lightning.rewards.import_path import imported
 
 
 def environments(
@@ -18,13 +24,12 @@ def environments(
     *,
     tool_format: str | None,
     timeout: float,
-    chat_template: Any = None,
 ) -> dict[str | None, Environment]:
     """Name → what its episodes' environments are copies of; the name is None where there is one for all prompts.
 
     Args:
         environment, tools: As in ``EnvironmentSampler``.
-        tool_format: How calls are written; None reads it off ``chat_template``.
+        tool_format: How calls are written; None leaves it to ``set_format``.
         timeout: Seconds that a call of a tool may take.
 
     Raises:
@@ -44,10 +49,72 @@ def environments(
         return {None: environment}
     if not environment and not functions:
         raise ValueError("EnvironmentSampler needs an environment, or tools.")
-    named: Mapping[str | None, str | None]
-    named = environment if isinstance(environment, Mapping) else {None: environment}  # type: ignore[assignment]
-    format = tool_format or format_of(chat_template if isinstance(chat_template, str) else None)
-    return {name: _made(path, functions, format, timeout) for name, path in named.items()}
+    format = tool_format or format_of(None)
+    return {name: _made(path, functions, format, timeout) for name, path in _named(environment).items()}
+
+
+def set_format(prototypes: Mapping[str | None, Environment], chat_template: Any) -> None:
+    """Have tools read calls as ``chat_template`` writes them."""
+    for environment in prototypes.values():
+        if isinstance(environment, ToolEnvironment):
+            environment.format = format_of(chat_template if isinstance(chat_template, str) else None)
+
+
+def recipes(
+    environment: Environment | str | Mapping[str, str] | None,
+    tools: Sequence[str],
+    prototypes: Mapping[str | None, Environment],
+) -> dict[str | None, Recipe]:
+    """Name → what a process makes ``prototypes`` from.
+
+    Raises:
+        ValueError: One cannot be pickled.
+    """
+    paths = _named(None if isinstance(environment, Environment) else environment)
+    return {
+        name: Recipe(functions=tuple(tools), factory=paths[name])
+        if isinstance(made, ToolEnvironment)
+        else Recipe(pickled=_pickled(made))
+        for name, made in prototypes.items()
+    }
+
+
+def in_processes(
+    prototypes: Mapping[str | None, Environment], workers: Workers, timeout: float
+) -> dict[str | None, Environment]:
+    """The same environments, each copy of which lives in one of ``workers``.
+
+    Raises:
+        ValueError: One cannot be made there; the processes are ended.
+    """
+    placed: dict[str | None, Environment] = {
+        name: ProcessToolEnvironment(workers, name, made)
+        if isinstance(made, ToolEnvironment)
+        else ProcessEnvironment(workers, name, made, timeout)
+        for name, made in prototypes.items()
+    }
+    try:
+        workers.check({name: class_name(made) for name, made in placed.items()})
+    except BaseException:
+        workers.close()
+        raise
+    return placed
+
+
+def _named(environment: Any) -> Mapping[str | None, str | None]:
+    return environment if isinstance(environment, Mapping) else {None: environment}
+
+
+def _pickled(environment: Environment) -> bytes:
+    try:
+        references(environment.tools)
+        return pickle.dumps(environment)
+    except Exception as error:
+        raise ValueError(
+            f"EnvironmentSampler: {type(environment).__name__} cannot be sent to a process of its own (isolation: "
+            f"process): {type(error).__name__}: {error}. Define its class in a module, and open in reset what cannot "
+            "be pickled (connections, locks, generators); or set isolation: thread."
+        ) from error
 
 
 def _made(path: str | None, functions: list[Any], format: str, timeout: float) -> Environment:
@@ -58,4 +125,6 @@ def _made(path: str | None, functions: list[Any], format: str, timeout: float) -
         raise ValueError(
             f"EnvironmentSampler: {path!r} is no class, and cannot be called to make an environment."
         )
-    return ToolEnvironment(functions, factory, format=format, timeout=timeout)
+    made = ToolEnvironment(functions, factory, format=format, timeout=timeout)
+    check_described(made.tools)
+    return made

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lgrpo_lightning.contracts import Environment
+from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
-from lgrpo_lightning.rewards.worker_thread import limited
+from lgrpo_lightning.environments.limits import bounded
 from lgrpo_lightning.types import Prompt
 
 
@@ -49,7 +49,7 @@ class Pool:
         if episode.lost or getattr(environment, "lost", False):
             return
         try:
-            limited(environment.close, timeout=self.timeout)
+            bounded(environment, environment.close, timeout=self.timeout)
         except (Exception, SystemExit):
             return  # the next episode has a new one
         self.idle.setdefault(self._name(episode.prompt), []).append(environment)
@@ -57,7 +57,7 @@ class Pool:
     def _reset(self, environment: Environment, seed: int, prompt: Prompt) -> str | None:
         environment.seed = seed
         columns = dict(prompt.copied().columns)
-        found: str | None = limited(lambda: environment.reset(columns), timeout=self.timeout)
+        found: str | None = bounded(environment, lambda: environment.reset(columns), timeout=self.timeout)
         return found
 
     def _taken(self, name: str | None) -> Environment:

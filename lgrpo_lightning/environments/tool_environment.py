@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lgrpo_lightning.contracts import Environment
+from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.calls import ToolCall, tool_calls
-from lgrpo_lightning.environments.toolbox import Toolbox, run
-from lgrpo_lightning.rewards.worker_thread import limited
+from lgrpo_lightning.environments.limits import StateLostError
+from lgrpo_lightning.environments.toolbox import error_text
+from lgrpo_lightning.environments.tools import Tools
 from lgrpo_lightning.types import Message
+from lgrpo_lightning.worker_thread import limited
 
 
 class ToolEnvironment(Environment):
     """Answers the tool calls of a turn; a turn without any ends the episode.
 
     Args:
-        functions: Tools that belong to no environment.
-        factory: Makes an object whose public methods are tools; ``reset(**columns)`` begins an episode, and
-            ``get_reward()``, where there is one, tells its worth. Null: there are only ``functions``.
+        functions, factory: As in ``Tools``.
         format: How calls are written: a key of ``calls.FORMATS``.
         timeout: Seconds that a call may take.
     """
@@ -32,8 +31,7 @@ class ToolEnvironment(Environment):
         timeout: float = 30.0,
     ) -> None:
         self.functions, self.factory, self.format, self.timeout = tuple(functions), factory, format, timeout
-        self.object = None if factory is None else factory()
-        self.toolbox = Toolbox([*self.functions, *_methods(self.object)])
+        self.held = Tools(self.functions, factory)
         self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}
         self.lost = False  # a call hangs, and may still change the object
 
@@ -43,7 +41,7 @@ class ToolEnvironment(Environment):
     @property
     def tools(self) -> Sequence[Callable[..., Any]]:
         """The functions and the object's methods."""
-        return tuple(self.toolbox.functions.values())
+        return self.held.functions
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -53,10 +51,7 @@ class ToolEnvironment(Environment):
     def reset(self, columns: Mapping[str, Any]) -> str | None:
         """Begin anew: the object's ``reset`` is given the data columns."""
         self.counts = dict.fromkeys(self.counts, 0.0)
-        if self.object is None:
-            return None
-        found = self.object.reset(**columns)
-        return None if found is None else str(run(found) if inspect.isawaitable(found) else found)
+        return self.held.reset(columns)
 
     def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
         """A message for each call of the last turn; None where it has none."""
@@ -65,37 +60,26 @@ class ToolEnvironment(Environment):
 
     def reward(self) -> float | None:
         """The object's ``get_reward()``."""
-        if not hasattr(self.object, "get_reward"):
-            return None
-        found = self.object.get_reward()  # type: ignore[union-attr]
-        found = run(found) if inspect.isawaitable(found) else found
-        return None if found is None else float(found)
+        return self.held.reward()
+
+    def called(self, call: ToolCall) -> str:
+        """What a tool answers, within ``timeout``."""
+        found: str = limited(lambda: self.held.called(call), timeout=self.timeout)
+        return found
 
     def _answer(self, call: ToolCall) -> Message:
         """What a call gives, or the error, for the model to read."""
         self.counts["tools/calls"] += 1
         try:
-            content = limited(lambda: self.toolbox.called(call), timeout=self.timeout)
+            content = self.called(call)
+        except StateLostError:
+            self.counts["tools/failures"] += 1
+            raise
         except (Exception, SystemExit) as error:
             self.lost |= isinstance(error, TimeoutError)
             self.counts["tools/failures"] += 1
-            content = str({"error": str(error) or type(error).__name__})
+            content = str({"error": error_text(error) or type(error).__name__})
         return {"role": "tool", "name": call.name or "unknown", "content": content}
-
-
-def _methods(owner: Any) -> list[Callable[..., Any]]:
-    """The public methods of an object but ``reset`` and ``get_reward``.
-
-    Raises:
-        ValueError: It has no ``reset``.
-    """
-    if owner is None:
-        return []
-    names = [name for name, _ in inspect.getmembers(type(owner), inspect.isfunction)]
-    if "reset" not in names:
-        raise ValueError(f"The environment {type(owner).__name__} has no method reset(**columns).")
-    own = [n for n in names if not n.startswith("_") and n not in ("reset", "get_reward")]
-    return [getattr(owner, name) for name in own]
 
 
 def _parsed(message: Message) -> list[ToolCall]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lgrpo_lightning.environments.calls import ToolCall
@@ -16,7 +16,7 @@ class Toolbox:
         functions: The tools.
 
     Raises:
-        ValueError: Two have one name, or one cannot be described.
+        ValueError: Two have one name.
 
     >>> def add(a: int, b: int) -> int:
     ...     \"\"\"Add two numbers.
@@ -27,8 +27,8 @@ class Toolbox:
     ...     \"\"\"
     ...     return a + b
     >>> box = Toolbox([add])
-    >>> box.called(ToolCall(name="add", arguments={"a": 1, "b": 2})), box.schemas[0]["function"]["name"]
-    ('3', 'add')
+    >>> box.called(ToolCall(name="add", arguments={"a": 1, "b": 2}))
+    '3'
     """
 
     def __init__(self, functions: Sequence[Callable[..., Any]]) -> None:
@@ -37,7 +37,6 @@ class Toolbox:
             names = [f.__name__ for f in functions]
             twice = sorted({n for n in names if names.count(n) > 1})
             raise ValueError(f"Two tools are called {twice[0]!r}; each needs a name of its own.")
-        self.schemas = [_schema(function) for function in functions]
 
     def called(self, call: ToolCall) -> str:
         """What a tool answers, as text.
@@ -93,8 +92,20 @@ def as_text(answer: Any) -> str:
     return text.encode(errors="replace").decode()  # half of a surrogate pair is no text
 
 
-def _schema(function: Callable[..., Any]) -> dict[str, Any]:
-    """How the chat template describes a tool.
+def error_text(error: BaseException) -> str:
+    """``str`` of an error; of one that raises another then, that one's name.
+
+    >>> error_text(ValueError("too large"))
+    'too large'
+    """
+    try:
+        return str(error)
+    except Exception as second:
+        return f"({type(second).__name__} in its __str__)"
+
+
+def check_described(functions: Iterable[Callable[..., Any]]) -> None:
+    """Refuse tools that the chat template could not show to the model.
 
     Raises:
         ValueError: Type hints or docstring are missing.
@@ -102,10 +113,11 @@ def _schema(function: Callable[..., Any]) -> dict[str, Any]:
     from transformers.utils import get_json_schema
     from transformers.utils.chat_template_utils import DocstringParsingException, TypeHintParsingException
 
-    try:
-        return dict(get_json_schema(function))
-    except (DocstringParsingException, TypeHintParsingException, ValueError) as error:
-        raise ValueError(
-            f"The tool {function.__name__!r} cannot be described to the model: {error}. It needs type hints and a "
-            "docstring with a description and an Args section that names every argument."
-        ) from error
+    for function in functions:
+        try:
+            get_json_schema(function)
+        except (DocstringParsingException, TypeHintParsingException, ValueError) as error:
+            raise ValueError(
+                f"The tool {function.__name__!r} cannot be described to the model: {error}. It needs type hints and a "
+                "docstring with a description and an Args section that names every argument."
+            ) from error

@@ -6,6 +6,7 @@ import math
 from typing import get_args
 
 from lgrpo_lightning.functional.losses import Normalizer
+from lgrpo_lightning.options import require
 
 
 def checked_normalizer(owner: str, normalizer: Normalizer | None, own: Normalizer) -> Normalizer:
@@ -16,9 +17,9 @@ def checked_normalizer(owner: str, normalizer: Normalizer | None, own: Normalize
     """
     if normalizer is None:
         return own
-    if normalizer not in get_args(Normalizer):
-        possible = ", ".join(map(repr, get_args(Normalizer)))
-        raise ValueError(f"{owner}: normalizer is {normalizer!r}; it must be one of {possible}, or null.")
+    possible = ", ".join(map(repr, get_args(Normalizer)))
+    known = normalizer in get_args(Normalizer)
+    require(f"{owner}: ", locals(), (known, "normalizer", f"one of {possible}, or null"))
     return normalizer
 
 
@@ -28,9 +29,8 @@ def checked(owner: str, name: str, value: float, *, low: float = 0.0, high: floa
     Raises:
         ValueError: It is outside of the bounds, or no number.
     """
-    if not low <= value <= high:
-        bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-        raise ValueError(f"{owner}: {name} is {value!r}; it must be {bounds}.")
+    bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+    require(f"{owner}: ", {name: value}, (low <= value <= high, name, bounds))
     return value
 
 
@@ -40,6 +40,5 @@ def positive(owner: str, name: str, value: float) -> float:
     Raises:
         ValueError: It is not above 0.
     """
-    if not value > 0:
-        raise ValueError(f"{owner}: {name} is {value!r}; it must be above 0.")
+    require(f"{owner}: ", {name: value}, (value > 0, name, "above 0"))
     return value

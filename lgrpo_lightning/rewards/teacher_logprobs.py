@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel, WeightSource
-from lgrpo_lightning.options import mapped
+from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Group, Rewards, padded
 
@@ -52,13 +52,13 @@ class TeacherLogprobs(RewardModel):
         batch_tokens: int = 16384,
         model_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        for ok, name, value, what in (
-            (temperature > 0, "temperature", temperature, "above 0"),
-            (dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}"),
-            (batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1"),
-        ):
-            if not ok:
-                raise ValueError(f"TeacherLogprobs: {name} is {value!r}; it must be {what}.")
+        require(
+            "TeacherLogprobs: ",
+            locals(),
+            (temperature > 0, "temperature", "above 0"),
+            (dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}"),
+            (batch_tokens >= 1, "batch_tokens", "at least 1"),
+        )
         self.path, self.coefficient, self.temperature = path, coefficient, temperature
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
         self.model_kwargs = mapped("TeacherLogprobs: model_kwargs", model_kwargs or {})

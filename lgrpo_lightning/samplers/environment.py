@@ -7,20 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal
 
-from lgrpo_lightning.contracts import Environment, Sampler, Stream, WeightSource
+from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
+from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
-from lgrpo_lightning.environments.make import environments
+from lgrpo_lightning.environments.isolation.workers import Workers
+from lgrpo_lightning.environments.limits import StateLostError, bounded, class_name, patience
+from lgrpo_lightning.environments.make import environments, in_processes, recipes, set_format
 from lgrpo_lightning.environments.messages import assistant_message, checked_answer, checked_rewards
 from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
-from lgrpo_lightning.options import mapped
-from lgrpo_lightning.rewards.worker_thread import limited
+from lgrpo_lightning.environments.toolbox import error_text
+from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
 
 OnError = Literal["message", "drop"]
+Isolation = Literal["thread", "process"]
 
 
 class EnvironmentSampler(SamplerAround):
@@ -30,7 +34,7 @@ class EnvironmentSampler(SamplerAround):
     sampled is never tokenised again: the sequence that the policy saw is the one that is trained. An episode ends where
     the environment says so, and is cut off at ``max_turns``, ``sampling.max_new_tokens`` (of the whole episode, the
     environment's tokens included) or where a turn is. Each completion has an environment of its own; those of one turn
-    run side by side, on threads.
+    run side by side, on threads or in processes.
 
     Args:
         environment: What answers: an ``Environment``; or, by TRL's conventions, the import path of a class with
@@ -46,7 +50,11 @@ class EnvironmentSampler(SamplerAround):
         on_error: What a call leads to that raises, takes too long or returns no messages: a "message" to the policy,
             which goes on, or the episode is dropped: nothing of it is trained, and its reward does not apply.
         max_answer_chars: Longest answer of the environment, in characters; a longer one is cut off, and says so.
-        workers: Most environments that run at a time.
+        workers: Most environments that run at a time, and most processes.
+        isolation: Where environments and tools run: on a "thread" of the training process; or in a "process" apart,
+            so that one that crashes does not end the run, and one that hangs is killed. Episodes share processes
+            where they are more than ``workers``, and those of a process that ends are dropped, whatever ``on_error``;
+            tools without an object go on in another.
         chat_template_kwargs: More arguments for the chat template; those of ``data.chat_template_kwargs``.
 
     Raises:
@@ -67,55 +75,72 @@ class EnvironmentSampler(SamplerAround):
         on_error: OnError = "message",
         max_answer_chars: int = 20000,
         workers: int = 8,
+        isolation: Isolation = "thread",
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        for ok, name, value, what in (
-            (max_turns >= 1, "max_turns", max_turns, "at least 1"),
-            (
-                max_turn_tokens is None or max_turn_tokens >= 1,
-                "max_turn_tokens",
-                max_turn_tokens,
-                "at least 1, or null",
-            ),
-            (timeout > 0, "timeout", timeout, "above 0"),
-            (on_error in ("message", "drop"), "on_error", on_error, "'message' or 'drop'"),
-            (max_answer_chars >= 1, "max_answer_chars", max_answer_chars, "at least 1"),
-            (workers >= 1, "workers", workers, "at least 1"),
-        ):
-            if not ok:
-                raise ValueError(f"EnvironmentSampler: {name} is {value!r}; it must be {what}.")
+        require(
+            "EnvironmentSampler: ",
+            locals(),
+            (max_turns >= 1, "max_turns", "at least 1"),
+            (max_turn_tokens is None or max_turn_tokens >= 1, "max_turn_tokens", "at least 1, or null"),
+            (timeout > 0, "timeout", "above 0"),
+            (on_error in ("message", "drop"), "on_error", "'message' or 'drop'"),
+            (max_answer_chars >= 1, "max_answer_chars", "at least 1"),
+            (workers >= 1, "workers", "at least 1"),
+            (isolation in ("thread", "process"), "isolation", "'thread' or 'process'"),
+        )
         super().__init__(sampler)
         self.environment, self.tools = environment, tools
         self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
         self.tool_format, self.timeout, self.on_error = tool_format, timeout, on_error
-        self.max_answer_chars, self.workers = max_answer_chars, workers
+        self.max_answer_chars, self.workers, self.isolation = max_answer_chars, workers, isolation
         self.chat_template_kwargs = mapped(
             "EnvironmentSampler: chat_template_kwargs", chat_template_kwargs or {}
         )
-        self.pool = Pool(prototypes=self._environments(None), timeout=timeout)
+        self.prototypes = environments(
+            environment, tools, tool_format=None if tool_format == "auto" else tool_format, timeout=timeout
+        )
+        self.processes: Workers | None = None
+        self.recipes = recipes(environment, tools or [], self.prototypes) if isolation == "process" else {}
 
     def setup(self, source: WeightSource) -> None:
-        """Passed on; and the environments are made for the policy's chat template."""
+        """Passed on; and the environments are made ready for the policy's chat template.
+
+        Raises:
+            ValueError: An environment cannot be made in a process of its own.
+        """
         super().setup(source)
         self.template = TurnTemplate(
             tokenizer=source.tokenizer, ends=tuple(source.eos_token_ids), kwargs=self.chat_template_kwargs
         )
-        chat_template = getattr(source.tokenizer, "chat_template", None)
-        self.pool = Pool(prototypes=self._environments(chat_template), timeout=self.timeout)
+        if self.tool_format == "auto":
+            set_format(self.prototypes, getattr(source.tokenizer, "chat_template", None))
+        self.pool = Pool(prototypes=self._placed(), timeout=self.timeout)
 
-    def _environments(self, chat_template: Any) -> Mapping[str | None, Environment]:
-        return environments(
-            self.environment,
-            self.tools,
-            tool_format=None if self.tool_format == "auto" else self.tool_format,
-            timeout=self.timeout,
-            chat_template=chat_template,
-        )
+    def _placed(self) -> Mapping[str | None, Environment]:
+        """What environments are copies of, where they are to live."""
+        self._end_processes()
+        if self.isolation == "thread":
+            return self.prototypes
+        self.processes = Workers(self.recipes, self.workers)
+        return in_processes(self.prototypes, self.processes, self.timeout)
+
+    def _end_processes(self) -> None:
+        if self.processes is not None:
+            self.processes.close()
+        self.processes = None
+
+    def teardown(self) -> None:
+        """Passed on; and the environments' processes end."""
+        self._end_processes()
+        super().teardown()
 
     def sample(
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
     ) -> list[Group]:
         """One group of episodes per prompt, in order."""
+        if self.processes is not None:
+            self.processes.prepare(len(prompts) * group_size)
         with self.drawing():
             groups = self._begun(prompts, group_size, sampling.max_new_tokens, stream)
             episodes = [episode for group in groups for episode in group]
@@ -225,16 +250,18 @@ class EnvironmentSampler(SamplerAround):
     def _answer(self, episode: Episode) -> Any:
         """Messages, or None at the end of the episode."""
         try:
-            found = limited(
-                lambda: episode.environment.respond(tuple(episode.messages)), timeout=self._patience(episode)
+            found = bounded(
+                episode.environment,
+                lambda: episode.environment.respond(tuple(episode.messages)),
+                timeout=patience(episode.environment, self.timeout),
             )
-            return checked_answer(found, type(episode.environment).__name__, self.max_answer_chars)
+            return checked_answer(found, class_name(episode.environment), self.max_answer_chars)
         except (Exception, SystemExit) as error:
-            episode.lost |= isinstance(error, TimeoutError)
-            if self.on_error == "drop":
+            episode.lost |= isinstance(error, TimeoutError | StateLostError)
+            if self.on_error == "drop" or isinstance(error, StateLostError):
                 episode.drop()
                 return None
-            text = str({"error": f"{type(error).__name__}: {error}"})[: self.max_answer_chars]
+            text = str({"error": f"{type(error).__name__}: {error_text(error)}"})[: self.max_answer_chars]
             return [{"role": "user", "content": text}]
 
     def _rewarded(self, episode: Episode) -> None:
@@ -242,15 +269,11 @@ class EnvironmentSampler(SamplerAround):
             return
         count = sum(turn.role == "assistant" for turn in episode.turns)
         try:
-            found = limited(episode.environment.reward, timeout=self.timeout)
-            episode.rewards = checked_rewards(found, type(episode.environment).__name__, count)
+            found = bounded(episode.environment, episode.environment.reward, timeout=self.timeout)
+            episode.rewards = checked_rewards(found, class_name(episode.environment), count)
         except (Exception, SystemExit) as error:
-            episode.lost |= isinstance(error, TimeoutError)
+            episode.lost |= isinstance(error, TimeoutError | StateLostError)
             episode.drop()
-
-    def _patience(self, episode: Episode) -> float:
-        """Seconds for an answer: each of several calls of tools has its own limit."""
-        return self.timeout * (1 if not episode.environment.tools else 8) + 1.0
 
     def _each(self, episodes: Sequence[Episode], call: Callable[[Episode], Any]) -> list[Any]:
         if not episodes:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from lgrpo_lightning.contracts import Sampler, Stream
+from lgrpo_lightning.options import require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.types import Fork, Group, Prompt, Rollout, Sampling
@@ -66,13 +67,13 @@ class ForkingSampler(SamplerAround):
         cut: Cut = "anywhere",
         train_prefix: bool = True,
     ) -> None:
-        for ok, name, value, what in (
-            (0 < share < 1, "share", share, "above 0 and below 1"),
-            (depth >= 1, "depth", depth, "at least 1"),
-            (cut in ("anywhere", "line", "entropy"), "cut", cut, "'anywhere', 'line' or 'entropy'"),
-        ):
-            if not ok:
-                raise ValueError(f"ForkingSampler: {name} is {value!r}; it must be {what}.")
+        require(
+            "ForkingSampler: ",
+            locals(),
+            (0 < share < 1, "share", "above 0 and below 1"),
+            (depth >= 1, "depth", "at least 1"),
+            (cut in ("anywhere", "line", "entropy"), "cut", "'anywhere', 'line' or 'entropy'"),
+        )
         super().__init__(sampler)
         if self.sampler.takes_turns:
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from lgrpo_lightning.functional.importance import ImportanceMode, check_importance
 from lgrpo_lightning.functional.losses import KLEstimator
+from lgrpo_lightning.options import require
 from lgrpo_lightning.policy.reference_sync import ReferenceSync
 
 KLPlace = Literal["loss", "reward"]
@@ -68,7 +69,9 @@ class Objective:
     def __post_init__(self) -> None:
         check_importance(self.importance, self.importance_max, self.importance_min)
         steps, target, far = self.reference_sync_steps, self.entropy_target, self.off_policy_kl
-        for ok, name, what in (
+        require(
+            "objective.",
+            vars(self),
             (self.kl_coef >= 0, "kl_coef", "at least 0 (0: no reference model)"),
             (self.kl_estimator in get_args(KLEstimator), "kl_estimator", "'k1', 'k2' or 'k3'"),
             (self.kl_place in get_args(KLPlace), "kl_place", "'loss' or 'reward'"),
@@ -81,9 +84,7 @@ class Objective:
             (0 < self.top_entropy <= 1, "top_entropy", "above 0 and at most 1"),
             (far is None or far >= 0, "off_policy_kl", "at least 0, or null"),
             (self.router_aux_coef >= 0, "router_aux_coef", "at least 0"),
-        ):
-            if not ok:
-                raise ValueError(f"objective.{name} is {getattr(self, name)!r}; it must be {what}.")
+        )
         if self.kl_coef == 0 and (steps is not None or self.kl_place == "reward" or self.kl_unbiased):
             raise ValueError(
                 "objective.reference_sync_steps, kl_place and kl_unbiased are about the KL penalty; set "

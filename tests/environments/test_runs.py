@@ -63,11 +63,15 @@ def test_killed_and_resumed(whole: Path, tmp_path: Path) -> None:
     same_run(whole, tmp_path)
 
 
+@pytest.mark.parametrize("isolation", ["thread", "process"])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes(strategy: str, whole: Path, tmp_path: Path) -> None:
-    """Ranks take as many turns as their own episodes have."""
+def test_two_processes(strategy: str, isolation: str, whole: Path, tmp_path: Path) -> None:
+    """Ranks take as many turns as their own episodes have, with environments on threads or in processes of theirs."""
+    sampler = json.loads(str(GAME["model__sampler"]))
+    sampler["init_args"]["isolation"] = isolation
+    options = {**GAME, "model__sampler": json.dumps(sampler)}
     command = lgrpo_arguments(
-        "fit", tmp_path, **GAME, trainer__accelerator="cpu", trainer__devices=2, trainer__strategy=strategy
+        "fit", tmp_path, **options, trainer__accelerator="cpu", trainer__devices=2, trainer__strategy=strategy
     )
     commands([command])
     here, there = rollouts(tmp_path), rollouts(whole)

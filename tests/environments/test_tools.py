@@ -91,7 +91,8 @@ class Scripted(Sampler):
         self.turns = turns
 
     def setup(self, source: Any) -> None:
-        self.source, self.asked = source, []
+        self.source = source
+        self.asked: list[list[str]] = []
 
     def sample(
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
@@ -120,25 +121,34 @@ def model(model_folder: Callable[[str], Path]) -> Policy:
     return Policy(PolicyConfig(path=str(model_folder("llama"))))
 
 
-def episodes(
-    model: Policy, turns: Sequence[str], columns: Mapping[str, Any] | None = None, **options: Any
-) -> tuple[Group, Scripted]:
+def scripted(model: Policy, turns: Sequence[str], **options: Any) -> tuple[EnvironmentSampler, Scripted]:
+    """A sampler whose policy says ``turns``."""
     tokenizer = templates.tokenizer()
-    end = tokenizer.eos_token_id
     inner = Scripted(turns)
     sampler = EnvironmentSampler(sampler=inner, **options)
     source = PolicySource.__new__(PolicySource)  # no vocabulary of a model: texts are told, not drawn
-    source.policy, source.tokenizer, source.eos_token_ids = model, tokenizer, (end,)
+    source.policy, source.tokenizer, source.eos_token_ids = model, tokenizer, (tokenizer.eos_token_id,)
     source._version, source.context_length = (lambda: 0), 4096
     sampler.setup(source)
+    return sampler, inner
+
+
+def asked(columns: Mapping[str, Any] | None = None, uid: str = "x") -> Prompt:
+    tokenizer = templates.tokenizer()
     chat = ({"role": "user", "content": "What is 3 times 4?"},)
     text = tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True)
     ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    prompt = Prompt(uid="x", text=text, token_ids=ids, messages=chat, columns=dict(columns or {}))
-    group = sampler.sample([prompt], 2, sampling=Sampling(max_new_tokens=2000), stream=Stream(0, "train", 0))[
-        0
-    ]
-    return group, inner
+    return Prompt(uid=uid, text=text, token_ids=ids, messages=chat, columns=dict(columns or {}))
+
+
+def episodes(
+    model: Policy, turns: Sequence[str], columns: Mapping[str, Any] | None = None, **options: Any
+) -> tuple[Group, Scripted]:
+    sampler, inner = scripted(model, turns, **options)
+    sampling = Sampling(max_new_tokens=2000)
+    groups = sampler.sample([asked(columns)], 2, sampling=sampling, stream=Stream(0, "train", 0))
+    sampler.teardown()
+    return groups[0], inner
 
 
 def call(name: str, **arguments: Any) -> str:
@@ -187,10 +197,10 @@ def test_the_data_choose_among_environments(model: Policy) -> None:
 
 def test_the_object_lives_as_long_as_the_run() -> None:
     environment = ToolEnvironment(factory=Counter)
-    first = environment.object
+    first = environment.held.object
     environment.reset({"start": 1})
     environment.reset({"start": 2})
-    assert environment.object is first
+    assert environment.held.object is first
     assert environment.reward() == 2.0
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from lgrpo_lightning.options import listed, mapped
+from lgrpo_lightning.options import listed, mapped, require
 from lgrpo_lightning.samplers.vllm.entropies import logprob_limit
 
 CPU_BLOCK = 32
@@ -57,16 +57,16 @@ class EngineOptions:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for ok, name, what in (
+        require(
+            "sampler.engine.",
+            vars(self),
             (self.max_model_len is None or self.max_model_len >= 2, "max_model_len", "at least 2, or null"),
             (self.max_num_seqs >= 1, "max_num_seqs", "at least 1"),
             (0 < self.gpu_memory_utilization <= 1, "gpu_memory_utilization", "above 0 and at most 1"),
             (self.kv_cache_gb is None or self.kv_cache_gb > 0, "kv_cache_gb", "above 0, or null"),
             (self.block_size is None or self.block_size >= 1, "block_size", "at least 1, or null"),
             (self.tensor_parallel_size >= 1, "tensor_parallel_size", "at least 1"),
-        ):
-            if not ok:
-                raise ValueError(f"sampler.engine.{name} is {getattr(self, name)!r}; it must be {what}.")
+        )
         mapped("sampler.engine.extra", self.extra)
         if taken := sorted(OURS & set(self.extra)):
             raise ValueError(

@@ -1,0 +1,161 @@
+"""Environments as the training process sees them when they live in processes of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.environments.calls import ToolCall
+from lgrpo_lightning.environments.isolation.worker import NotAskedError
+from lgrpo_lightning.environments.isolation.workers import Seat, Workers
+from lgrpo_lightning.environments.limits import StateLostError, class_name, patience
+from lgrpo_lightning.environments.tool_environment import ToolEnvironment
+from lgrpo_lightning.types import Message
+
+TRIES = 3
+"""How often a function is called whose process is found to have ended before the call."""
+
+
+class ProcessEnvironment(Environment):
+    """Passes its calls on to an ``Environment`` in a process, from ``reset`` to ``close``.
+
+    Args:
+        workers: The processes.
+        name: Of the recipe.
+        prototype: The environment that was configured; it is not used but for what it is called, and its tools.
+        timeout: Seconds that a call may take.
+    """
+
+    keeps_time = True
+
+    def __init__(self, workers: Workers, name: str | None, prototype: Environment, timeout: float) -> None:
+        self.workers, self.name, self.prototype, self.timeout = workers, name, prototype, timeout
+        self.class_name = class_name(prototype)
+        self.seat: Seat | None = None
+        self._tools: Sequence[Callable[..., Any]] = ()
+
+    def __deepcopy__(self, memo: Any) -> ProcessEnvironment:
+        return ProcessEnvironment(self.workers, self.name, self.prototype, self.timeout)
+
+    @property
+    def tools(self) -> Sequence[Callable[..., Any]]:
+        """As the environment tells them once it is reset; to be shown, not called."""
+        return self._tools
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What the environment counted when it was called last."""
+        return {} if self.seat is None else self.seat.metrics
+
+    def reset(self, columns: Mapping[str, Any]) -> str | None:
+        """Take a seat in a process, and begin there."""
+        self.seat = self.workers.seat(self.name)
+        said, tools = self._call("reset", self.seed, columns, limit=self.timeout)
+        self._tools = tuple(reference.described() for reference in tools)
+        return said  # type: ignore[no-any-return]
+
+    def respond(self, turns: Sequence[Message]) -> Any:
+        """What the environment answers."""
+        return self._call("respond", tuple(turns), limit=patience(self, self.timeout))
+
+    def reward(self) -> Any:
+        """What the environment pays."""
+        return self._call("reward", limit=self.timeout)
+
+    def close(self) -> None:
+        """Leave the seat."""
+        seat, self.seat = self.seat, None
+        if seat is not None:
+            seat.leave(limit=self.timeout)
+
+    def _call(self, method: str, *arguments: Any, limit: float) -> Any:
+        assert self.seat is not None, "reset comes first"
+        return self.seat.call(method, *arguments, limit=limit)
+
+
+class ProcessToolEnvironment(ToolEnvironment):
+    """Reads the calls of a turn here, and has them made in a process.
+
+    Functions without an object remember nothing: where a call ends their process they go on in another. An object is
+    lost with its process.
+
+    Args:
+        workers: The processes.
+        name: Of the recipe.
+        prototype: The tools that were configured; they are described to the model from here, and not called.
+    """
+
+    keeps_time = True
+
+    def __init__(self, workers: Workers, name: str | None, prototype: ToolEnvironment) -> None:
+        self.workers, self.name, self.prototype = workers, name, prototype
+        self.held, self.format, self.timeout = prototype.held, prototype.format, prototype.timeout
+        self.class_name = class_name(prototype)
+        self.remembers = prototype.held.object is not None
+        self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}
+        self.lost = False
+        self.seat: Seat | None = None
+        self._until = 0.0
+
+    def __deepcopy__(self, memo: Any) -> ProcessToolEnvironment:
+        return ProcessToolEnvironment(self.workers, self.name, self.prototype)
+
+    def reset(self, columns: Mapping[str, Any]) -> str | None:
+        """Begin anew; functions take a seat when they are called."""
+        self.counts = dict.fromkeys(self.counts, 0.0)
+        self.seat = None
+        if not self.remembers:
+            return None
+        self.seat = self.workers.seat(self.name)
+        said: str | None = self.seat.call("reset", self.seed, columns, limit=self.timeout)[0]
+        return said
+
+    def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
+        """A message for each call of the last turn; None where it has none."""
+        self._until = time.monotonic() + patience(self, self.timeout)
+        return super().respond(turns)
+
+    def called(self, call: ToolCall) -> str:
+        """What a tool answers, within ``timeout``.
+
+        Raises:
+            StateLostError: The object is gone, with its process.
+            RuntimeError: The process ended over a function.
+        """
+        limit = min(self.timeout, self._until - time.monotonic())
+        if limit <= 0:
+            raise RuntimeError(
+                f"no time left: the calls of a turn have {patience(self, self.timeout):g} seconds"
+            )
+        if self.remembers:
+            assert self.seat is not None, "reset comes first"
+            return str(self.seat.call("called", call, limit=limit))
+        return self._of_function(call, limit)
+
+    def _of_function(self, call: ToolCall, limit: float) -> str:
+        for attempt in range(TRIES):
+            try:
+                self.seat = self.seat or self.workers.seat(self.name)
+                return str(self.seat.call("called", call, limit=limit))
+            except StateLostError as error:
+                self.seat = None
+                if (
+                    not isinstance(error, NotAskedError) or attempt == TRIES - 1
+                ):  # else another's call ended the process
+                    raise RuntimeError(str(error)) from error
+        raise AssertionError("unreachable")
+
+    def reward(self) -> float | None:
+        """The object's ``get_reward()``."""
+        if self.seat is None or not hasattr(self.held.object, "get_reward"):
+            return None
+        found: float | None = self.seat.call("reward", limit=self.timeout)
+        return found
+
+    def close(self) -> None:
+        """Leave the seat."""
+        seat, self.seat = self.seat, None
+        if seat is not None:
+            seat.leave(limit=self.timeout)

@@ -1,0 +1,106 @@
+"""What a process makes its environments from."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.environments.tools import Tools
+from lgrpo_lightning.import_path import imported
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """An environment that can be sent: pickled, or by import paths.
+
+    Attributes:
+        pickled: An ``Environment``; None: there are tools.
+        functions: Import paths of functions that are tools.
+        factory: Import path of what makes an object whose methods are tools; None: there is no object.
+    """
+
+    pickled: bytes | None = None
+    functions: tuple[str, ...] = ()
+    factory: str | None = None
+
+    def made(self) -> HeldEnvironment | HeldTools:
+        """A new one, in the process where it is to live."""
+        if self.pickled is not None:
+            return HeldEnvironment(pickle.loads(self.pickled))
+        factory = None if self.factory is None else imported(self.factory)
+        return HeldTools(Tools([imported(path) for path in self.functions], factory))
+
+
+class HeldEnvironment:
+    """An ``Environment`` in its process: what may be asked of it."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.respond, self.reward, self.close = environment.respond, environment.reward, environment.close
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What it counts."""
+        return dict(getattr(self.environment, "metrics", {}))
+
+    def reset(self, seed: int, columns: Mapping[str, Any]) -> tuple[str | None, list[ToolReference]]:
+        """(What it says first, its tools)."""
+        self.environment.seed = seed
+        said = self.environment.reset(columns)
+        return said, references(self.environment.tools)
+
+
+class HeldTools:
+    """Tools in their process: what may be asked of them."""
+
+    metrics: Mapping[str, float] = {}
+
+    def __init__(self, tools: Tools) -> None:
+        self.tools, self.called, self.reward = tools, tools.called, tools.reward
+
+    def reset(self, seed: int, columns: Mapping[str, Any]) -> tuple[str | None, list[ToolReference]]:
+        """(What their object says first, no tools: they are known)."""
+        return self.tools.reset(columns), []
+
+    def close(self) -> None:
+        """Nothing: an object of TRL's conventions has no end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolReference:
+    """A tool as another process can show it to the model: its function, by name."""
+
+    function: Callable[..., Any]
+    method: bool
+
+    def described(self) -> Callable[..., Any]:
+        """A function, or method of nothing, with the tool's name, signature and docstring; not to be called."""
+        from types import MethodType
+
+        return MethodType(self.function, object()) if self.method else self.function
+
+
+def references(tools: Sequence[Callable[..., Any]]) -> list[ToolReference]:
+    """The tools of an environment as references.
+
+    Raises:
+        TypeError: One cannot be found by its name in another process.
+    """
+    found = []
+    for tool in tools:
+        owner = getattr(tool, "__self__", None)
+        method = owner is not None and not isinstance(owner, type) and hasattr(tool, "__func__")
+        function = tool.__func__ if method else tool  # type: ignore[attr-defined]
+        try:
+            pickle.dumps(function)
+        except Exception as error:
+            name = getattr(tool, "__name__", repr(tool))
+            raise TypeError(
+                f"the tool {name!r} cannot be described to another process ({error}): define it as a function of a "
+                "module, or as a method of a class there"
+            ) from error
+        found.append(ToolReference(function=function, method=method))
+    return found

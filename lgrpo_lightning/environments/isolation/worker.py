@@ -1,0 +1,183 @@
+"""The training process's end of one process of environments."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from lgrpo_lightning.environments.isolation.frames import packed, received, send
+from lgrpo_lightning.environments.isolation.serving import Answer, Request
+from lgrpo_lightning.environments.limits import StateLostError
+from lgrpo_lightning.processes import process_gone
+
+MAIN = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from lgrpo_lightning.environments.isolation.serving import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
+)
+
+
+class NotAskedError(StateLostError):
+    """The process was gone before the call was made."""
+
+
+class InProcessError(Exception):
+    """What an environment raised in its process; a subclass has the name of the original."""
+
+
+class Worker:
+    """A fresh interpreter, not a fork: safe beside torch's threads, and no script is run again.
+
+    It leads a process group of its own, so that Ctrl-C does not reach it and what its tools start ends with it. Calls
+    are made one at a time. One that takes too long ends the process.
+
+    Args:
+        recipes: What it makes environments from, packed.
+        told: Called once with what happened if the process ends otherwise than by ``close``.
+    """
+
+    def __init__(self, recipes: bytes, told: Callable[[str], None]) -> None:
+        self.told = told
+        self.held: set[int] = set()  # environments of episodes
+        self.over = ""  # how it ended
+        self.owner = os.getpid()
+        self._one = threading.Lock()
+        self.connection, theirs = socket.socketpair()
+        reads, writes = os.pipe()
+        self.life = os.fdopen(writes, "wb", buffering=0)  # the process ends when it is closed
+        try:
+            self.process = _started(theirs.fileno(), reads)
+        except BaseException:
+            self.connection.close()
+            self.life.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(reads)
+        self._first = recipes  # sent with the first request: the interpreter starts meanwhile
+
+    def ask(self, request: Request, *, limit: float) -> Answer:
+        """What a call gives.
+
+        Args:
+            limit: Seconds, from when the calls before it are done.
+
+        Raises:
+            NotAskedError: The process had ended before.
+            StateLostError: It ended in the call, or was killed because the call took longer than ``limit``.
+            InProcessError: What the call raised.
+        """
+        data = packed(request)
+        with self._one:
+            self._look()
+            if self.over:
+                raise NotAskedError(self.over)
+            answer = self._exchanged(data, limit, request.what)
+        if answer.error:
+            raise as_error(answer)
+        return answer
+
+    def there(self) -> bool:
+        """Whether the process runs, as far as one can tell."""
+        if self._one.acquire(blocking=False):  # else a call is under way, which will tell
+            try:
+                self._look()
+            finally:
+                self._one.release()
+        return not self.over
+
+    def _look(self) -> None:
+        if not self.over and process_gone(self.process.pid):
+            self._end("between two calls")
+
+    def _exchanged(self, data: bytes, limit: float, what: str) -> Answer:
+        until = time.monotonic() + limit
+        try:
+            if self._first:
+                send(self.connection, self._first, until=until)
+                self._first = b""
+            send(self.connection, data, until=until)
+            found = received(self.connection, until=until, gone=lambda: process_gone(self.process.pid))
+        except TimeoutError:
+            self._end(f"in {what}", why=f"no answer within {limit:g} seconds (timeout)")
+            raise StateLostError(self.over) from None
+        except (EOFError, OSError):
+            self._end(f"in {what}")
+            raise StateLostError(self.over) from None
+        except BaseException:  # a second Ctrl-C: the answer would be taken for that of the next call
+            self._end(f"in {what}", why="interrupted")
+            raise
+        try:
+            answer: Answer = pickle.loads(found)
+        except Exception as error:
+            return Answer(
+                error="TypeError", text=f"the answer cannot be read in the training process: {error}"
+            )
+        return answer
+
+    def _end(self, when: str, why: str = "") -> None:
+        """Kill the process and say how it ended."""
+        self._kill()
+        self.over = why or f"the process {_how(self.process.returncode)} {when}"
+        self.told(self.over)
+
+    def leave(self) -> None:
+        """Let the process end by itself; ``close`` sees to it."""
+        if self.owner == os.getpid() and not self.over:
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self, *, until: float) -> None:
+        """End the process, and that by force when it is ``until``, by ``time.monotonic()``."""
+        if self.over or self.owner != os.getpid():
+            return
+        self.over = "the run is over"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, until - time.monotonic()))
+        self._kill()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        self.connection.close()
+        self.life.close()
+
+
+def as_error(answer: Answer) -> InProcessError:
+    """An error with the name and the text of the one in the process, and its traceback as a note."""
+    error: InProcessError = type(answer.error, (InProcessError,), {})(answer.text)
+    if answer.trace:
+        error.add_note(f"In the environment's process:\n{answer.trace}")
+    return error
+
+
+def _started(calls: int, life: int) -> subprocess.Popen[bytes]:
+    """A new process that finds the modules this one finds."""
+    import json
+
+    return subprocess.Popen(
+        [sys.executable, "-P", "-X", "faulthandler", "-c", MAIN, json.dumps(sys.path), str(calls), str(life)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(calls, life),
+        start_new_session=True,
+    )
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return "was lost"
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"

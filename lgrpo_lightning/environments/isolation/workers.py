@@ -1,0 +1,141 @@
+"""The processes in which the environments of a run live."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+from lgrpo_lightning.environments.isolation.frames import packed
+from lgrpo_lightning.environments.isolation.recipe import Recipe
+from lgrpo_lightning.environments.isolation.serving import Request
+from lgrpo_lightning.environments.isolation.worker import InProcessError, Worker
+from lgrpo_lightning.environments.limits import StateLostError
+
+START = 120.0
+"""Seconds that a new process, and the modules of its environments, may take."""
+GRACE = 2.0
+"""Seconds that processes have to end by themselves."""
+
+
+class Seat:
+    """An environment in one of the processes, for an episode.
+
+    Attributes:
+        metrics: What it counted when it was called last.
+    """
+
+    def __init__(self, worker: Worker, key: int) -> None:
+        self.worker, self.key = worker, key
+        self.metrics: Mapping[str, float] = {}
+
+    def call(self, method: str, *arguments: Any, limit: float) -> Any:
+        """What a method gives in ``limit`` seconds; errors as of ``Worker.ask``."""
+        answer = self.worker.ask(Request(key=self.key, method=method, arguments=arguments), limit=limit)
+        self.metrics = answer.metrics or self.metrics
+        return answer.value
+
+    def leave(self, *, limit: float, begun: bool = True) -> None:
+        """The episode is over: the environment is closed, and waits for another one unless that fails.
+
+        Args:
+            limit: Seconds.
+            begun: Whether there was an episode; else there is nothing to close.
+        """
+        self.worker.held.discard(self.key)
+        self.call("close" if begun else "back", limit=limit)
+
+
+class Workers:
+    """Up to ``most`` processes; each episode lives in the one that has fewest. They are started when needed.
+
+    One that ends is replaced by the next episode that is seated. What lived there is lost.
+
+    Args:
+        recipes: Name → what its environments are made from.
+        most: Most processes.
+    """
+
+    def __init__(self, recipes: Mapping[str | None, Recipe], most: int) -> None:
+        self.recipes, self.most = packed(dict(recipes)), most
+        self.running: list[Worker] = []
+        self._lock, self._keys, self._told = threading.Lock(), count(), False
+
+    def prepare(self, episodes: int) -> None:
+        """Start what ``episodes`` need, side by side."""
+        with self._lock:
+            self._clear()
+            for _ in range(min(self.most, episodes) - len(self.running)):
+                self._start()
+
+    def seat(self, name: str | None) -> Seat:
+        """An environment for an episode, where fewest are.
+
+        Raises:
+            InProcessError: It cannot be made.
+            StateLostError: The process ended over it.
+        """
+        with self._lock:
+            self._clear()
+            worker = min(self.running, key=lambda w: len(w.held), default=None)
+            if worker is None or (worker.held and len(self.running) < self.most):
+                worker = self._start()
+            key = next(self._keys)
+            worker.held.add(key)
+        seat = Seat(worker, key)
+        try:
+            seat.call("open", name, limit=START)
+        except InProcessError:
+            worker.held.discard(key)
+            raise
+        return seat
+
+    def check(self, classes: Mapping[str | None, str]) -> None:
+        """Make one of each environment, so that what cannot live in a process is refused early.
+
+        Args:
+            classes: Name of a recipe → what messages call it.
+
+        Raises:
+            ValueError: One cannot.
+        """
+        for name, shown_name in classes.items():
+            try:
+                self.seat(name).leave(limit=START, begun=False)
+            except (InProcessError, StateLostError) as error:
+                shown = error if isinstance(error, StateLostError) else f"{type(error).__name__}: {error}"
+                raise ValueError(
+                    f"EnvironmentSampler: {shown_name} cannot be made in a process of its own "
+                    f"({shown}). It has to be importable there: put it and its tools in a module beside the script, "
+                    "not in the script or notebook itself; or set isolation: thread."
+                ) from error
+
+    def close(self) -> None:
+        """End all processes."""
+        with self._lock:
+            running, self.running = self.running, []
+        for worker in running:
+            worker.leave()
+        until = time.monotonic() + GRACE
+        for worker in running:
+            worker.close(until=until)
+
+    def _clear(self) -> None:
+        self.running = [worker for worker in self.running if worker.there()]
+
+    def _start(self) -> Worker:
+        worker = Worker(self.recipes, self._ended)
+        self.running.append(worker)
+        return worker
+
+    def _ended(self, how: str) -> None:
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"EnvironmentSampler: a process of environments is replaced: {how}. Episodes whose environments lived "
+                "there are dropped (episodes/failed). Later ones are not told.",
+                stacklevel=2,
+            )

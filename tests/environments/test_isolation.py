@@ -1,0 +1,192 @@
+"""Environments in processes: the same episodes as on threads, and nothing is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lgrpo_lightning.environments import GuessingGame
+from lgrpo_lightning.policy import Policy, PolicyConfig
+from lgrpo_lightning.processes import process_gone
+from lgrpo_lightning.samplers import EnvironmentSampler
+from lgrpo_lightning.types import Group, Sampling
+from tests.environments import faults
+from tests.environments.partners import Echo, Faulty
+from tests.environments.test_sampler import SAMPLING, source
+from tests.environments.test_tools import Scripted, asked, call, scripted
+from tests.samplers.test_transformers import STREAM, prompts
+
+PARTNERS, FAULTS = "tests.environments.partners", "tests.environments.faults"
+
+
+@pytest.fixture(scope="module")
+def policy(model_folder: Callable[[str], Path]) -> Policy:
+    return Policy(PolicyConfig(path=str(model_folder("llama"))))
+
+
+def shown(groups: list[Group]) -> list[Any]:
+    """Everything that a rollout has, comparable."""
+    return [
+        (
+            g.prompt.text, g.prompt.token_ids, r.token_ids, r.logprobs.tolist(), r.mask.tolist(), r.text,
+            r.text_ends, r.finish_reason, r.applies, r.turns, repr(r.rewards), r.metrics,
+        )
+        for g in groups
+        for r in g.rollouts
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [Echo(hint="9="), GuessingGame(), Faulty("raises"), Faulty("number"), Faulty("huge"), Faulty("reward")],
+    ids=lambda e: f"{type(e).__name__} {getattr(e, 'how', '')}",
+)
+def test_episodes_are_those_of_threads(policy: Policy, environment: Any) -> None:
+    found = []
+    for options in ({}, {"isolation": "process", "workers": 3}):
+        sampler = EnvironmentSampler(environment, **options)  # type: ignore[arg-type]
+        sampler.setup(source(policy))
+        for _ in range(2):
+            found.append(shown(sampler.sample(prompts(), 3, sampling=SAMPLING, stream=STREAM)))
+        sampler.teardown()
+    assert len(found[0]) == 12
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tools": [f"{PARTNERS}.multiply"]}, [call("multiply", a=3, b=4), call("multiply", a=3), "12"]),
+        ({"tools": [f"{PARTNERS}.slowly"]}, [call("slowly", a=3) + call("no"), call("slowly", a="x"), "12"]),
+        ({"tools": [f"{PARTNERS}.naughty"]}, [call("naughty", how=h) for h in ("raises", "bytes", "leaves")]),
+        ({"tools": [f"{FAULTS}.faulty"]}, [call("faulty", how=h) for h in ("huge", "unspeakable", "raises")]),
+        (
+            {"environment": f"{PARTNERS}.Counter", "tools": [f"{PARTNERS}.multiply"]},
+            [call("increase", by=2) + call("increase", by="x"), call("multiply", a=1, b=2), "Done."],
+        ),
+        ({"environment": {"a": f"{PARTNERS}.Counter", "b": f"{FAULTS}.Adder"}}, ["1", "2", "3"]),
+        ({"environment": faults.Adder(first=3)}, ["1", "2", "3"]),
+    ],
+)
+def test_conversations_with_tools_are_those_of_threads(policy: Policy, options: Any, said: Any) -> None:
+    found = []
+    for isolation in ("thread", "process"):
+        sampler, inner = scripted(policy, [*said, "Done."], isolation=isolation, workers=2, **options)
+        asking = [asked({"environment": "b", "many": n}, uid=str(n)) for n in range(2)]
+        sampling = Sampling(max_new_tokens=2000)
+        groups = sampler.sample(asking, 2, sampling=sampling, stream=STREAM)
+        found.append((shown(groups), inner.asked))
+        sampler.teardown()
+    assert found[0] == found[1]
+    assert "function" in found[0][1][0][0]  # the tools are shown
+
+
+def test_environments_share_processes_only_where_there_are_more(policy: Policy) -> None:
+    where = {}
+    for count in (2, 6):
+        sampler, _ = scripted(
+            policy, ["a", "b"], environment=f"{FAULTS}.Where", isolation="process", workers=3
+        )
+        for _ in range(3):
+            inner = sampler.sampler
+            assert isinstance(inner, Scripted)
+            inner.asked = []
+            group = sampler.sample([asked()], count, sampling=Sampling(max_new_tokens=2000), stream=STREAM)[0]
+            told = [r.turns[1].messages[0]["content"].split() for r in group.rollouts]
+            where.setdefault(count, []).append([pid for pid, _ in told])
+        assert all(torch == "False" for _, torch in told)  # nothing imported it
+        sampler.teardown()
+    assert all(len(set(pids)) == 2 for pids in where[2])
+    assert all(sorted(map(pids.count, set(pids))) == [2, 2, 2] for pids in where[6])
+    assert len({pid for pids in where[6] for pid in pids}) == 3  # they are used again
+    assert all(process_gone(int(pid)) for found in where.values() for pids in found for pid in pids)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def children() -> set[str]:
+    """Processes of this one."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+            found |= set((task / "children").read_text().split())
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts what /proc shows")
+def test_nothing_is_left_after_many_episodes(policy: Policy) -> None:
+    before = children()
+    opened = []
+    for _ in range(3):
+        said = [call("faulty", how="exits"), call("faulty", how="raises"), "Done."]
+        sampler, inner = scripted(policy, said, tools=[f"{FAULTS}.faulty"], isolation="process", workers=2)
+        for _ in range(4):
+            inner.asked = []
+            sampler.sample([asked()], 6, sampling=Sampling(max_new_tokens=2000), stream=STREAM)
+            assert len(children() - before) <= 2
+        sampler.teardown()
+        assert children() <= before
+        opened.append(descriptors())
+    assert opened[0] == opened[-1]
+
+
+def test_a_sampler_without_teardown_leaves_nothing(policy: Policy) -> None:
+    before = children()
+    sampler, _ = scripted(policy, ["a"], environment=f"{FAULTS}.Where", isolation="process")
+    assert len(children() - before) == 1
+    del sampler
+    gc.collect()
+    until = time.monotonic() + 20
+    while any(not process_gone(int(pid)) for pid in children() - before) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert all(process_gone(int(pid)) for pid in children() - before)
+
+
+def test_it_is_made_in_no_process_before_setup() -> None:
+    sampler = EnvironmentSampler(Echo(), isolation="process")
+    assert sampler.processes is None
+    assert pickle.loads(pickle.dumps(sampler)).isolation == "process"
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (faults.HasALock(), "HasALock cannot be sent to a process .*isolation: thread"),
+        (type("Hidden", (Echo,), {})(), "Hidden cannot be sent to a process .*Define its class in a module"),
+        (faults.NotThere(), "NotThere cannot be made in a process of its own .OSError: no such device"),
+    ],
+)
+def test_what_cannot_live_in_a_process_is_refused_early(
+    policy: Policy, environment: Any, message: str
+) -> None:
+    before = children()
+    with pytest.raises(ValueError, match=message):
+        EnvironmentSampler(environment, isolation="process").setup(source(policy))
+    assert children() <= before
+
+
+def test_a_class_of_the_script_is_refused(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    import __main__
+
+    class Mine(Echo):
+        pass
+
+    Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
+    monkeypatch.setattr(__main__, "Mine", Mine, raising=False)
+    with pytest.raises(ValueError, match=r"Mine cannot be made .*put it and its tools in a module"):
+        EnvironmentSampler(Mine(), isolation="process").setup(source(policy))
+
+
+def test_an_unknown_isolation_is_refused() -> None:
+    with pytest.raises(ValueError, match="isolation is 'fork'; it must be 'thread' or 'process'"):
+        EnvironmentSampler(Echo(), isolation="fork")  # type: ignore[arg-type]
