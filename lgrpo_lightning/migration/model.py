@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lgrpo_lightning.migration.agents import write_environments
 from lgrpo_lightning.migration.draft import Draft
 
 LORA = {
@@ -92,12 +93,16 @@ def _write_lora(draft: Draft) -> None:
 
 
 def write_sampler(draft: Draft) -> None:
-    """The keys ``model.sampler``."""
+    """The keys ``model.sampler``: who draws, within the environments where there are any."""
+    key = "model.sampler"
+    if draft.recipe.tools or draft.recipe.environments:
+        write_environments(draft, key)
+        key = f"{key}.init_args.sampler"
     if not draft.value("use_vllm"):
-        _write_transformers(draft)
+        _write_transformers(draft, key)
         return
-    draft.put("model.sampler.class_path", "VLLMSampler", "use_vllm")
-    mode, options = draft.value("vllm_mode"), "model.sampler.init_args"
+    draft.put(f"{key}.class_path", "VLLMSampler", "use_vllm")
+    mode, options = draft.value("vllm_mode"), f"{key}.init_args"
     if mode not in ("colocate", "server"):
         raise draft.recipe.refuse("vllm_mode", "colocate or server")
     if mode == "server":
@@ -125,10 +130,10 @@ def _write_server(draft: Draft, key: str) -> None:
     draft.remark("start the server by `lgrpo serve --config THIS_FILE`, not by trl or vllm.", "vllm_mode")
 
 
-def _write_transformers(draft: Draft) -> None:
+def _write_transformers(draft: Draft, key: str) -> None:
     cache = draft.value("cache_implementation")
     if cache == "static":
-        draft.put("model.sampler.class_path", "TransformersSampler")
-        draft.put("model.sampler.init_args.compile", True, "cache_implementation: static")
+        draft.put(f"{key}.class_path", "TransformersSampler")
+        draft.put(f"{key}.init_args.compile", True, "cache_implementation: static")
     elif cache is not None:
         draft.remark("TransformersSampler has its own cache.", "cache_implementation")

@@ -65,11 +65,18 @@ def write_rewards(draft: Draft) -> None:
     for reward in rewards:
         if reward.said:
             draft.remark(reward.said)
-    kept = [i for i, reward in enumerate(rewards) if reward.function is not None]
-    found = [{"class_path": "RewardFunction", "init_args": {"function": rewards[i].function}} for i in kept]
+    kept = [i for i, reward in enumerate(rewards) if reward.path is not None]
+    found: list[Any] = [
+        {"class_path": "RewardFunction", "init_args": {"function": rewards[i].path}} for i in kept
+    ]
+    if draft.recipe.environments:
+        found.append("EnvironmentReward")
+        kept = [*kept, len(rewards)]
+        weights = None if weights is None else [*weights, 1.0]
     if not found:
         draft.remark("model.reward_model: required; name one, such as ExactMatch.")
     else:
-        draft.put("model.reward_model", found, "reward_funcs")
+        said = "reward_funcs" + ("; get_reward of the environment" if draft.recipe.environments else "")
+        draft.put("model.reward_model", found, said)
     if weights is not None:
         draft.carry("reward_weights", "model.reward_weights", [weights[i] for i in kept])

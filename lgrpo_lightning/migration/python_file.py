@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from lgrpo_lightning.migration.recipe import Given, Recipe, Reward
+from lgrpo_lightning.migration.recipe import Given, Recipe
 from lgrpo_lightning.migration.script import NotLiteralError, Script, called, keyword
 from lgrpo_lightning.migration.script_data import DataReader
+from lgrpo_lightning.migration.script_parts import environments, listed
 
 LORA = {
     "r": "lora_r",
@@ -20,8 +21,11 @@ LORA = {
 }
 PEFT = {"lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0}
 """peft's own defaults, which are not those of ``trl grpo``."""
-READ = ("model", "reward_funcs", "args", "train_dataset", "eval_dataset", "peft_config")
-"""Arguments of ``GRPOTrainer`` in order, and what is read of them; of the others there is only the name."""
+READ = (
+    *("model", "reward_funcs", "args", "train_dataset", "eval_dataset", "peft_config"),
+    *("tools", "environment_factory"),
+)
+"""Arguments of ``GRPOTrainer`` that are read; of the others there is only the name."""
 
 
 def read_python(path: Path) -> Recipe:
@@ -49,7 +53,9 @@ def read_python(path: Path) -> Recipe:
     return Recipe(
         name=str(path),
         given=given,
-        rewards=tuple(_rewards(script, keyword(trainer, "reward_funcs", 1))),
+        rewards=listed(script, keyword(trainer, "reward_funcs", 1), "rewards"),
+        tools=listed(script, keyword(trainer, "tools"), "tools"),
+        environments=environments(script, keyword(trainer, "environment_factory")),
         train=data.read(keyword(trainer, "train_dataset", 3)),
         evaluation=data.read(keyword(trainer, "eval_dataset", 4)),
         remarks=(*remarks, *dict.fromkeys(data.remarks)),
@@ -114,26 +120,3 @@ def _read_trainer(script: Script, trainer: ast.Call, given: dict[str, Given], re
     for argument in trainer.keywords:
         if argument.arg not in READ:
             remarks.append(f"{argument.arg} of GRPOTrainer ({script.place(argument.value)}): not read.")
-
-
-def _rewards(script: Script, node: ast.expr | None) -> list[Reward]:
-    """The reward functions that ``reward_funcs`` names."""
-    if isinstance(node, ast.Name) and node.id not in (script.functions | script.imports):
-        assigned = script.latest(node.id, node.lineno)
-        node = assigned.value if assigned is not None else node
-    items = node.elts if isinstance(node, ast.List | ast.Tuple) else [] if node is None else [node]
-    return [_reward(script, item) for item in items]
-
-
-def _reward(script: Script, node: ast.expr) -> Reward:
-    place, text = script.place(node), ast.unparse(node)
-    if isinstance(node, ast.Name) and node.id in script.imports:
-        return Reward(function=script.imports[node.id])
-    if isinstance(node, ast.Name) and node.id in script.functions:
-        module = f"{script.path.stem}_rewards"
-        said = f"{text} ({script.place(script.functions[text])}): put it into {module}.py; "
-        return Reward(
-            function=f"{module}.{text}", said=f"{said}importing {script.path.name} would start its training."
-        )
-    what = "no reward model of its own here; write one" if isinstance(node, ast.Constant) else "not read"
-    return Reward(function=None, said=f"{text} ({place}): {what}, or name a function.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lgrpo_lightning.migration.training_fields import OLDER, SCRIPT, TRAINING
@@ -40,10 +40,10 @@ class DataSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reward:
-    """A reward function by its import path; None where it has none, and ``said`` tells why."""
+class Imported:
+    """A function or class by its import path; None where it has none, and ``said`` tells why."""
 
-    function: str | None
+    path: str | None
     said: str = ""
 
 
@@ -55,20 +55,24 @@ class Recipe:
         name: The file.
         given: The fields that it sets, by name.
         rewards: Its reward functions, in order.
+        tools: Functions that the model may call.
+        environments: What makes its environments, by the names in the data column ``environment``; "" for all rows.
         train, evaluation: Its prompts; None where the file does not tell.
         remarks: What could not be read, and where.
     """
 
     name: str
     given: Mapping[str, Given]
-    rewards: tuple[Reward, ...] = ()
+    rewards: tuple[Imported, ...] = ()
+    tools: tuple[Imported, ...] = ()
+    environments: Mapping[str, Imported] = field(default_factory=dict)
     train: DataSet | None = None
     evaluation: DataSet | None = None
     remarks: tuple[str, ...] = ()
 
-    def value(self, field: str) -> Any:
+    def value(self, name: str) -> Any:
         """What the file says, else TRL's default."""
-        return self.given[field].value if field in self.given else FIELDS[field].default
+        return self.given[name].value if name in self.given else FIELDS[name].default
 
     def place(self, field: str) -> str:
         """The field and where it was written."""

@@ -29,6 +29,7 @@ class Script:
             raise ValueError(f"{path}{line}: not Python: {error}") from error
         self.assigned: dict[str, list[ast.Assign]] = {}
         self.functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
+        self.classes: dict[str, ast.ClassDef] = {}
         self.imports: dict[str, str] = {}
         for node in ast.walk(self.tree):
             self._note(node)
@@ -38,6 +39,8 @@ class Script:
             self.assigned.setdefault(node.targets[0].id, []).append(node)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             self.functions[node.name] = node
+        elif isinstance(node, ast.ClassDef):
+            self.classes[node.name] = node
         elif isinstance(node, ast.ImportFrom) and not node.level:
             self.imports |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
 

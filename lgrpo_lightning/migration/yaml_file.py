@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lightning.migration.recipe import DataSet, Given, Recipe, Reward
+from lgrpo_lightning.migration.recipe import DataSet, Given, Imported, Recipe
 
 RATE = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 """A number that YAML takes for text, and TRL's parser for a number: ``1e-6``."""
@@ -90,14 +90,14 @@ def _mixture(sets: Any) -> DataSet | None:
     )
 
 
-def _rewards(values: Mapping[str, Any], given: Mapping[str, Given]) -> list[Reward]:
+def _rewards(values: Mapping[str, Any], given: Mapping[str, Given]) -> list[Imported]:
     """The reward model, then the functions, in TRL's order."""
-    found = list[Reward]()
+    found = list[Imported]()
     if values.get("reward_model_name_or_path"):
         place = given["reward_model_name_or_path"].place
         found.append(
-            Reward(
-                function=None, said=f"reward_model_name_or_path ({place}): no such component; write a reward."
+            Imported(
+                path=None, said=f"reward_model_name_or_path ({place}): no such component; write a reward."
             )
         )
     names = values.get("reward_funcs") or []
@@ -106,15 +106,15 @@ def _rewards(values: Mapping[str, Any], given: Mapping[str, Given]) -> list[Rewa
     return found
 
 
-def _reward(name: str, place: str) -> Reward:
+def _reward(name: str, place: str) -> Imported:
     if name in OF_TRL:
         said = f"{name} ({place}): taken from TRL, which has to be installed."
-        return Reward(function=f"trl.rewards.{name}", said=said)
+        return Imported(path=f"trl.rewards.{name}", said=said)
     if "." in name:
-        return Reward(function=name)
+        return Imported(path=name)
     if name == "get_soft_overlong_punishment":
         said = "it makes a function; name the one that it makes in a module of your own."
-        return Reward(function=None, said=f"{name} ({place}): {said}")
+        return Imported(path=None, said=f"{name} ({place}): {said}")
     raise ValueError(
         f"{place}: reward_funcs has {name!r}; TRL takes {', '.join(OF_TRL)}, get_soft_overlong_punishment, or an "
         "import path such as my_rewards.brevity."

@@ -47,3 +47,46 @@ def test_the_rest_of_a_script(made: Any) -> None:
     _, moved = made("def near(completions): ...\nGRPOTrainer('m', near)\n", "train.py")
     assert "function: train_rewards.near" in moved
     assert "put it into train_rewards.py" in moved
+
+
+AGENTS = """
+from mytools import multiply
+from trl import GRPOConfig, GRPOTrainer
+def add(a: int, b: int) -> int: ...
+class Counter: ...
+TOOLS = [multiply, add, lambda x: x]
+GRPOTrainer("m", near, args=GRPOConfig("out", reward_weights=[2.0], {config}), tools=TOOLS,
+            environment_factory={factory})
+def near(completions): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "environment"),
+    [
+        ("Counter", "train_environments.Counter"),
+        ('{"a": Counter, "b": multiply}', {"a": "train_environments.Counter", "b": "mytools.multiply"}),
+    ],
+)
+def test_tools_and_environments(factory: str, environment: Any, made: Any) -> None:
+    config, text = made(AGENTS.format(factory=factory, config="max_tool_calling_iterations=4"), "train.py")
+    sampler = config["model"]["sampler"]
+    assert sampler["class_path"] == "EnvironmentSampler"
+    assert sampler["init_args"] == {
+        "tools": ["mytools.multiply", "train_tools.add"],
+        "environment": environment,
+        "max_turns": 5,
+    }
+    assert config["model"]["reward_model"][1] == "EnvironmentReward"
+    assert config["model"]["reward_weights"] == [2.0, 1.0]
+    assert "put it into train_environments.py" in text
+    assert "put it into train_tools.py" in text
+    assert "lambda x: x (train.py, line 6): not read" in text
+
+
+def test_environments_around_vllm(made: Any) -> None:
+    script = AGENTS.format(factory="Counter", config="use_vllm=True, vllm_mode='colocate'")
+    config, _ = made(script, "train.py")
+    options = config["model"]["sampler"]["init_args"]
+    assert options["sampler"]["class_path"] == "VLLMSampler"
+    assert options["max_turns"] == 100
