@@ -45,7 +45,8 @@ by a test. Other draws, another order of prompts and mini-batches of whole group
 The estimator is `GRPO`; `--model.advantage_estimator=LambdaGRPO` is what changes to λ-GRPO.
 
 A script's reward functions are named by import path: one that the script imports by that, one that it defines as
-`<script>_rewards.<name>`, for it has to be moved to a module of its own.
+`<script>_rewards.<name>`, for it has to be moved to a module of its own. `tools` and `environment_factory` become an
+`EnvironmentSampler` likewise ([environments](environments.md)), and an environment's `get_reward` an `EnvironmentReward`.
 
 The tables are of TRL {version} and made from `lgrpo_lightning/migration`.
 
