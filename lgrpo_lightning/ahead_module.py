@@ -22,6 +22,8 @@ from lgrpo_lightning.types import Group, Progress, Prompt
 
 POLL = 0.2
 """Seconds between two looks whether a stop was asked for, while the run waits for a rollout."""
+PATIENCE = 5.0
+"""Seconds that flights have to end once nobody waits for them."""
 
 
 class AheadModule(ComponentModule):
@@ -81,11 +83,13 @@ class AheadModule(ComponentModule):
             self._await(flight, flight.scored)
 
     def abandon_flights(self) -> None:
-        """Nobody waits for what is in flight any more."""
+        """Nobody waits for what is in flight any more: samplers notice, rewards are given a few seconds."""
         if self._flights:
             give_up()
-        for flight in self._flights.values():
-            flight.join(timeout=POLL)
+            until = time.monotonic() + PATIENCE
+            for flight in self._flights.values():
+                flight.join(timeout=max(0.0, until - time.monotonic()))
+            give_up(False)
         self._flights, self._latest, self._now, self._drawn_from = {}, None, None, None
 
     # ------------------------------------------------------------------------------------------ one flight

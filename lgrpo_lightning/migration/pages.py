@@ -46,7 +46,7 @@ The estimator is `GRPO`; `--model.advantage_estimator=LambdaGRPO` is what change
 
 A script's reward functions are named by import path: one that the script imports by that, one that it defines as
 `<script>_rewards.<name>`, for it has to be moved to a module of its own. `tools` and `environment_factory` become an
-`EnvironmentSampler` likewise ([environments](environments.md)), and an environment's `get_reward` an `EnvironmentReward`.
+`EnvironmentSampler` likewise ([environments](environments.md)), an environment's `get_reward` an `EnvironmentReward`.
 
 The tables are of TRL {version} and made from `lgrpo_lightning/migration`.
 

@@ -68,10 +68,10 @@ def begin() -> None:
     _requested, _lost, _over = 0, "", False
 
 
-def give_up() -> None:
-    """The run has ended: what is still being drawn beside it is abandoned, until the next one begins."""
+def give_up(over: bool = True) -> None:
+    """The run has ended: what is still being drawn beside it is abandoned; False: another one begins."""
     global _over
-    _over = True
+    _over = over
 
 
 def lose(why: str) -> None:

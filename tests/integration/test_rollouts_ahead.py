@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -147,6 +148,38 @@ def test_over_epochs_and_up_to_the_last(tmp_path: Path) -> None:
     trainer.fit_loop.max_epochs = 3  # goes on where it was
     trainer.fit(module, datamodule=data)
     assert [seen[:2] for seen in reward.seen[6:]] == [(6, 4), (7, 5), (8, 6)]
+
+
+def test_what_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
+    """Where it is not sure that a rollout is the last one, the next ones are drawn, and given up at the end."""
+    from lightning.pytorch import Trainer
+
+    from lgrpo_lightning import GRPOModule, PromptDataModule
+    from lgrpo_lightning.data.arithmetic import ArithmeticTasks
+    from lgrpo_lightning.policy import PolicyConfig
+    from lgrpo_lightning.training import Updates
+
+    reward, tasks = Slow(0.0), ArithmeticTasks(count=20)
+    module = GRPOModule(
+        reward,
+        PolicyConfig(path="lgrpo:arithmetic"),
+        ApartSampler(0.5),
+        group_size=2,
+        rollouts_ahead=1,
+        sampling=Sampling(max_new_tokens=16),
+        updates=Updates(mask_truncated=True),
+    )
+    data = PromptDataModule(train=tasks, validation=tasks, prompts_per_step=2)
+    trainer = Trainer(max_steps=2, max_epochs=-1, accelerator="cpu", default_root_dir=tmp_path, logger=False)
+    trainer.fit(module, datamodule=data)
+    first = [seen[0] for seen in reward.seen]
+    assert first[:2] == [0, 1]
+    assert not [t for t in threading.enumerate() if t.name.startswith("rollout ")]
+    trainer.validate(module, datamodule=data)
+    trainer.fit_loop.epoch_loop.max_steps = 3
+    trainer.fit(module, datamodule=data)
+    assert 2 in [seen[0] for seen in reward.seen[len(first) :]]
+    assert module.rollout_index >= 3
 
 
 def test_resumed_with_another_number(tmp_path: Path) -> None:
