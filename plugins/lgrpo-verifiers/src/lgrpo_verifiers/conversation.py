@@ -80,19 +80,28 @@ class Conversation:
 
         Args:
             body: Of the call, as OpenAI's chat completions have it.
+
+        Raises:
+            ValueError: The first call cannot be shown to the policy.
         """
+        if not self.turns:
+            self._opens(body)
+            return None
+        if not self.episode.open:
+            return Answer.full("the episode was cut off")
         try:
-            messages, tools = plain_messages(body["messages"]), body.get("tools") or None
-            if not self.turns:
-                self.prompt = opened(self.rules.template, self.episode.prompt, messages, tools)
-                self.episode.prompt, self.tools, self.said = self.prompt, tools, messages
-                return None
-            if not self.episode.open:
-                return Answer.full("the episode was cut off")
-            return self._goes_on(messages, tools)
+            return self._goes_on(plain_messages(body["messages"]), body.get("tools") or None)
         except (ValueError, KeyError, TypeError) as error:
             self.fail(f"{type(error).__name__}: {error}")
             return Answer.refused(self.why)
+
+    def _opens(self, body: Mapping[str, Any]) -> None:
+        try:
+            messages, tools = plain_messages(body["messages"]), body.get("tools") or None
+            self.prompt = opened(self.rules.template, self.episode.prompt, messages, tools)
+        except ValueError as error:
+            raise ValueError(f"VerifiersSampler: prompt {self.prompt.uid!r}: {error}") from error
+        self.episode.prompt, self.tools, self.said = self.prompt, tools, messages
 
     def _goes_on(self, messages: list[dict[str, Any]], tools: Any) -> Answer | None:
         known = len(self.said)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lgrpo_lightning import Prompt, Rollout, Sampling, Stream
+from lgrpo_lightning import Prompt, Rollout, Sampling
+from lgrpo_lightning.contracts import Stream
 from lgrpo_verifiers.conversation import Conversation
 from lgrpo_verifiers.service import Seat, Service
 from lgrpo_verifiers.table import Call, Table

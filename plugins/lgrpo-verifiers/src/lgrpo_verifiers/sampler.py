@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lgrpo_lightning import Group, Prompt, Rollout, Sampler, Sampling, Stream, WeightSource
+from lgrpo_lightning import Group, Prompt, Rollout, Sampler, Sampling
+from lgrpo_lightning.contracts import Stream, WeightSource
 from lgrpo_lightning.environments.calls import FORMATS, format_of
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.options import mapped

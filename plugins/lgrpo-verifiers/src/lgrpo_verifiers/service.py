@@ -55,11 +55,16 @@ class Service:
         self.config, self.timeout = config, timeout
         self.traces: dict[str, tuple[Seat, Any]] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.waiting: dict[str, asyncio.Future[Answer]] = {}
         self.stack = AsyncExitStack()
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._run, name="verifiers", daemon=True)
         self.thread.start()
-        self.call(self._open())
+        try:
+            self.call(self._open())
+        except BaseException:
+            self.close()
+            raise
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -84,7 +89,7 @@ class Service:
 
         app = web.Application(client_max_size=1024**3)
         app.router.add_post("/v1/chat/completions", self._completions)
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, shutdown_timeout=1.0)
         await runner.setup()
         self.stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -121,6 +126,8 @@ class Service:
         finally:
             for name in mine:
                 self.traces.pop(name, None)
+                if (waits := self.waiting.pop(name, None)) is not None and not waits.done():
+                    waits.set_result(Answer.refused("the episode is over", status=409))
             if self.tasks.get(seat.number) is asyncio.current_task():
                 del self.tasks[seat.number]
             seat.over(found)
@@ -134,6 +141,7 @@ class Service:
         if seat is None or trace is None:
             return web.json_response({"error": {"message": f"no episode has this {SESSION}"}}, status=404)
         body, waiting = await request.json(), self.loop.create_future()
+        self.waiting[trace.id] = waiting
 
         def answer(found: Answer) -> None:
             self.loop.call_soon_threadsafe(lambda: waiting.done() or waiting.set_result(found))
