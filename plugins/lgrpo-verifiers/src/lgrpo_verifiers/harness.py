@@ -50,7 +50,7 @@ class ChatHarness(Harness[ChatHarnessConfig]):
         spec = {name: {"url": url, "timeout": self.config.tool_timeout} for name, url in mcp_urls.items()}
         async with AsyncExitStack() as stack:
             tools, dispatch, servers = await connect_mcp({"mcpServers": spec}, stack)
-            client = await stack.enter_async_context(httpx.AsyncClient(timeout=None, trust_env=False))
+            client = await stack.enter_async_context(httpx.AsyncClient(timeout=None, trust_env=False, verify=False))
             while True:
                 body = {"model": ctx.model, "messages": messages, **({"tools": tools} if tools else {})}
                 answer = await client.post(
