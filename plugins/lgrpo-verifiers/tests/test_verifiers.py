@@ -1,21 +1,18 @@
 """Environments of verifiers with the embedded model: what is trained is what was sampled, whatever drives the turns."""
 
-import os
-import sys
+import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "environments"))
-os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE / "environments"), os.environ.get("PYTHONPATH", "")])
 
 from lgrpo_verifiers import VerifiersPrompts, VerifiersSampler
 from lgrpo_verifiers.conversation import Conversation, Rules
 
 from lgrpo_lightning import Prompt, Sampling
 from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.environments.calls import FORMATS, ToolCall
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
 from lgrpo_lightning.policy.loading import load_tokenizer
@@ -23,14 +20,14 @@ from lgrpo_lightning.rewards import EnvironmentReward
 from lgrpo_lightning.samplers import EnvironmentSampler, TransformersSampler
 from lgrpo_lightning.testing import check_component, check_prompt_source, toy_tree
 
+HERE = Path(__file__).parent
 GUESSING = "lgrpo-verifiers-guessing"
 CONFIG = PolicyConfig(path="lgrpo:arithmetic")
 STREAM = Stream(0, "train", 0)
 SAMPLING = Sampling(max_new_tokens=40, stop=("=", "\n"))
 TEMPLATE = (
-    "{% for t in tools or [] %}[{{ t['function']['name'] }}]{% endfor %}"
-    "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<a>{% endif %}"
+    "{% for t in tools or [] %}\n{% endfor %}"
+    "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'tool' %}\n{% endif %}{% endfor %}"
 )
 
 
@@ -99,19 +96,21 @@ def check_logprobs(policy, groups, temperature=1.0):
 def test_one_turn(policy):
     """The completions are those of the inner sampler alone; rewards and metrics are verifiers'."""
     asked = prompts("vf-sums")
-    groups = drawn(policy, "vf-sums", asked=asked)
+    lines = Sampling(max_new_tokens=40, stop=("\n",))
+    groups = drawn(policy, "vf-sums", asked=asked, sampling=lines)
     inner = TransformersSampler()
     inner.setup(source(policy))
-    assert ids(groups) == ids(inner.sample(asked, 4, sampling=SAMPLING, stream=STREAM))
+    assert ids(groups) == ids(inner.sample(asked, 4, sampling=lines, stream=STREAM))
     assert check_logprobs(policy, groups) == 0
     paid = []
     for group in groups:
         rewards = EnvironmentReward().score(group, toy_tree(group)).outcome.tolist()
         for rollout, reward in zip(group.rollouts, rewards, strict=True):
-            right = float(rollout.text.strip() == group.prompt.columns["task"]["answer"])
-            assert reward == pytest.approx(right + 0.5 / (1 + len(rollout.text)))
+            text = rollout.text.strip()
+            right = float(text.rpartition("=")[2] == group.prompt.columns["task"]["answer"])
+            assert reward == pytest.approx(right + 0.5 / (1 + len(text)))
             assert rollout.metrics["verifiers/right"] == right
-            assert rollout.metrics["verifiers/characters"] == len(rollout.text)
+            assert rollout.metrics["verifiers/characters"] == len(text)
             assert rollout.applies
             assert rollout.weight_version == 3
             paid.append(right)
@@ -154,41 +153,36 @@ def test_it_is_cut_off_where_there_is_no_end(policy):
         assert all(r.applies and r.turns[-1].role == "assistant" and len(r.rewards) == 1 for r in cut)
 
 
-def taught(path_policy, pairs, steps=150):
-    """A policy that has learnt to answer texts with texts."""
-    tokenizer = load_tokenizer(CONFIG)
-    rows = [(tokenizer(a)["input_ids"], [*tokenizer(b)["input_ids"], 1]) for a, b in pairs]
-    optimizer = torch.optim.AdamW(path_policy.parameters(), lr=2e-3)
-    for _ in range(steps):
-        loss = -sum(path_policy([tuple(a)], [b]).logprobs.mean() for a, b in rows)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return path_policy
+def sums(text):
+    """A sum that the policy writes is a call; that is what the embedded model can write."""
+    for a, b in re.findall(r"(\d+)\+(\d+)=", text):
+        yield ToolCall(name="c_add", arguments={"a": int(a), "b": int(b)})
 
 
-def test_tools():
+def test_tools(policy, monkeypatch):
     """A tool that verifiers serves is called with what the policy wrote; its answer is masked."""
-    call = '{"name": "c_add", "arguments": {"a": 1, "b": 2}}'
-    policy = taught(Policy(CONFIG), [("[c_add]<s>Add.\n<u>1+2\n<a>", call), (f"{call}\n<t>3\n<a>", "3")])
+    monkeypatch.setitem(FORMATS, "sums", sums)
     at = source(policy, TEMPLATE)
-    sampler = VerifiersSampler("vf-tools", tool_format="json", max_turns=3)
+    sampler = VerifiersSampler("vf-tools", tool_format="sums", max_turns=3)
     sampler.setup(at)
-    sampling = Sampling(max_new_tokens=150, temperature=0.3)
     asked = prompts("vf-tools", chat=True, tokenizer=at.tokenizer)
-    groups = sampler.sample(asked, 4, sampling=sampling, stream=STREAM)
-    assert ids(groups) == ids(sampler.sample(asked, 4, sampling=sampling, stream=STREAM))
+    groups = sampler.sample(asked, 4, sampling=SAMPLING, stream=STREAM)
+    assert ids(groups) == ids(sampler.sample(asked, 4, sampling=SAMPLING, stream=STREAM))
     sampler.teardown()
-    assert groups[0].prompt.text == "[c_add]<s>Add.\n<u>1+2\n<a>"
-    assert check_logprobs(policy, groups, 0.3) > 0
+    assert groups[0].prompt.text == "\n1+2="
+    assert groups[0].prompt.text != asked[0].text  # with its tools
+    assert check_logprobs(policy, groups) > 0
     calls = [r for r in groups[0].rollouts if len(r.turns) > 1]
     assert calls
     for rollout in calls:
-        assert rollout.turns[0].messages[0]["tool_calls"][0]["function"]["name"] == "c_add"
-        answer = rollout.turns[1].messages[0]
-        assert (answer["role"], answer["content"]) == ("tool", "3")
-        assert rollout.text_between(rollout.turns[1].start, rollout.turns[1].end) == "\n<t>3\n<a>"
-        assert rollout.rewards == (float(sum(t.role == "environment" for t in rollout.turns)),)
+        said, answer = (turn.messages[0] for turn in rollout.turns[:2])
+        called = said["tool_calls"][0]["function"]
+        assert called["name"] == "c_add"
+        total = str(sum(json.loads(called["arguments"]).values()))
+        assert (answer["role"], answer["content"]) == ("tool", total)
+        assert rollout.text_between(rollout.turns[1].start, rollout.turns[1].end) == f"{total}\n"
+        heard = sum(t.role == "environment" for t in rollout.turns)
+        assert rollout.rewards[0] >= heard  # the last call may have been answered when the turns were used up
 
 
 @pytest.mark.parametrize(
@@ -288,7 +282,7 @@ def test_prompts():
     assert [r["prompt"] for r in rows] == [[{"role": "user", "content": f"{n}+{n - 2}="}] for n in (5, 6)]
     assert [r["task_index"] for r in rows] == [1, 2]
     assert rows[0]["task"]["answer"] == "8"
-    assert VerifiersPrompts("vf-tools", chat=False).rows()[0]["prompt"] == "Add.1+2"
+    assert VerifiersPrompts("vf-tools", chat=False).rows()[0]["prompt"] == "1+2="
 
 
 def test_contracts():

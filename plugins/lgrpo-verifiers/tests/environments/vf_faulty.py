@@ -1,4 +1,4 @@
-"""Fails in the way that the task names, for members whose first turn has an even length."""
+"""Fails in the way that the task names, for about a third of the members."""
 
 import asyncio
 import sys
@@ -43,7 +43,7 @@ class FaultyEnv(vf.Env[FaultyEnvConfig]):
 
 
 async def go_wrong(how: str, said: str) -> None:
-    if len(said) % 2:
+    if sum(map(ord, said)) % 3:
         return
     if how == "raises":
         raise KeyError("nothing of that name")

@@ -12,7 +12,7 @@ class Sum(vf.TaskData):
 class SumTask(vf.Task[Sum]):
     @vf.reward
     async def right(self, trace: vf.Trace) -> float:
-        return float((trace.last_reply or "").strip() == self.data.answer)
+        return float((trace.last_reply or "").strip().rpartition("=")[2] == self.data.answer)
 
     @vf.reward(weight=0.5)
     async def short(self, trace: vf.Trace) -> float:
