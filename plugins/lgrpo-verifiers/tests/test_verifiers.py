@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from lgrpo_verifiers import VerifiersPrompts, VerifiersSampler
 from lgrpo_verifiers.conversation import Conversation, Rules
 
@@ -26,8 +25,8 @@ CONFIG = PolicyConfig(path="lgrpo:arithmetic")
 STREAM = Stream(0, "train", 0)
 SAMPLING = Sampling(max_new_tokens=40, stop=("=", "\n"))
 TEMPLATE = (
-    "{% for t in tools or [] %}\n{% endfor %}"
-    "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'tool' %}\n{% endif %}{% endfor %}"
+    "{% for t in tools or [] %}{{ '\\n' }}{% endfor %}"
+    "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'tool' %}{{ '\\n' }}{% endif %}{% endfor %}"
 )
 
 
@@ -143,7 +142,9 @@ def test_nothing_depends_on_the_batch(policy):
     assert together[2:3] == ids(drawn(policy, GUESSING, asked=asked[2:3]))
     assert [g[:2] for g in together] == ids(drawn(policy, GUESSING, asked=asked, count=2))
     assert together == ids(drawn(policy, GUESSING, asked=asked, workers=3))
-    assert together == ids(drawn(policy, GUESSING, asked=asked, sampler=TransformersSampler(max_batch_tokens=1)))
+    assert together == ids(
+        drawn(policy, GUESSING, asked=asked, sampler=TransformersSampler(max_batch_tokens=1))
+    )
 
 
 def test_it_is_cut_off_where_there_is_no_end(policy):
@@ -153,23 +154,23 @@ def test_it_is_cut_off_where_there_is_no_end(policy):
         assert all(r.applies and r.turns[-1].role == "assistant" and len(r.rewards) == 1 for r in cut)
 
 
-def sums(text):
-    """A sum that the policy writes is a call; that is what the embedded model can write."""
-    for a, b in re.findall(r"(\d+)\+(\d+)=", text):
-        yield ToolCall(name="c_add", arguments={"a": int(a), "b": int(b)})
+def numbers(text):
+    """A number that the policy writes is a call; that is what the embedded model can write."""
+    for found in re.findall(r"\d+", text):
+        yield ToolCall(name="c_add", arguments={"a": int(found), "b": 1})
 
 
 def test_tools(policy, monkeypatch):
     """A tool that verifiers serves is called with what the policy wrote; its answer is masked."""
-    monkeypatch.setitem(FORMATS, "sums", sums)
+    monkeypatch.setitem(FORMATS, "numbers", numbers)
     at = source(policy, TEMPLATE)
-    sampler = VerifiersSampler("vf-tools", tool_format="sums", max_turns=3)
+    sampler = VerifiersSampler("vf-tools", tool_format="numbers", max_turns=3)
     sampler.setup(at)
     asked = prompts("vf-tools", chat=True, tokenizer=at.tokenizer)
     groups = sampler.sample(asked, 4, sampling=SAMPLING, stream=STREAM)
     assert ids(groups) == ids(sampler.sample(asked, 4, sampling=SAMPLING, stream=STREAM))
     sampler.teardown()
-    assert groups[0].prompt.text == "\n1+2="
+    assert groups[0].prompt.text == "\n1+2+4="
     assert groups[0].prompt.text != asked[0].text  # with its tools
     assert check_logprobs(policy, groups) > 0
     calls = [r for r in groups[0].rollouts if len(r.turns) > 1]
@@ -213,7 +214,11 @@ def test_an_environment_that_fails_ends_no_run(policy, how, says):
         assert all(value != value for value in rollout.rewards)
     if how not in ("blocks", "never asks"):
         fine = drawn(policy, "vf-faulty", {"taskset": {"how": "fine"}}, count=6)
-        pairs = [(a, b) for x, y in zip(groups, fine, strict=True) for a, b in zip(x.rollouts, y.rollouts, strict=True)]
+        pairs = [
+            (a, b)
+            for x, y in zip(groups, fine, strict=True)
+            for a, b in zip(x.rollouts, y.rollouts, strict=True)
+        ]
         assert any(a.applies for a, _ in pairs)
         assert all(a.token_ids == b.token_ids and a.rewards == b.rewards for a, b in pairs if a.applies)
     again = sampler.sample(prompts("vf-faulty", args), 1, sampling=SAMPLING, stream=Stream(0, "train", 1))
@@ -244,7 +249,10 @@ def conversation(policy):
     ("change", "says"),
     [
         (lambda said: [{"role": "user", "content": "A summary."}], "message 0 is not what was said"),
-        (lambda said: [*said[:1], {"role": "assistant", "content": "4"}, said[0]], "message 1 is not what was said"),
+        (
+            lambda said: [*said[:1], {"role": "assistant", "content": "4"}, said[0]],
+            "message 1 is not what was said",
+        ),
         (lambda said: said, "nothing is new"),
         (lambda said: [*said, {"role": "assistant", "content": "4"}], "that the policy did not take"),
         (lambda said: [*said, {"role": "user", "content": [{"type": "image_url"}]}], "holds image_url"),
@@ -260,8 +268,8 @@ def test_a_history_that_is_written_anew_is_refused(policy, change, says):
 
 def test_a_stream_says_the_same(policy):
     """verifiers' own reader of a streamed answer gives the message of the whole one."""
-    from verifiers.v1.dialects import ChatDialect
     from lgrpo_verifiers.wire import completion, with_calls
+    from verifiers.v1.dialects import ChatDialect
 
     message = with_calls(
         {"role": "assistant", "content": '{"name": "f", "arguments": {"a": 1}}'}, format="json", name="x"
@@ -282,7 +290,7 @@ def test_prompts():
     assert [r["prompt"] for r in rows] == [[{"role": "user", "content": f"{n}+{n - 2}="}] for n in (5, 6)]
     assert [r["task_index"] for r in rows] == [1, 2]
     assert rows[0]["task"]["answer"] == "8"
-    assert VerifiersPrompts("vf-tools", chat=False).rows()[0]["prompt"] == "1+2="
+    assert VerifiersPrompts("vf-tools", chat=False).rows()[0]["prompt"] == "1+2+4="
 
 
 def test_contracts():
@@ -304,10 +312,13 @@ def test_the_example(tmp_path):
     [
         (lambda: VerifiersSampler("vf-nowhere"), "environment is 'vf-nowhere'.* not found"),
         (lambda: VerifiersSampler("json"), "verifiers refuses them"),
-        (lambda: VerifiersSampler("vf-sums", {"taskset": {"last": 1}}), "taskset.last|last"),
+        (lambda: VerifiersSampler("vf-sums", {"taskset": {"last": 1}}), "last"),
         (lambda: VerifiersSampler("vf-sums", {"harness": {"id": "null"}}), "a harness belongs to a seat"),
         (lambda: VerifiersSampler("vf-sums", timeout=0), "timeout is 0; it must be above 0"),
-        (lambda: VerifiersSampler("vf-sums", tool_format="xml"), "tool_format is 'xml'; it must be one of auto, hermes"),
+        (
+            lambda: VerifiersSampler("vf-sums", tool_format="xml"),
+            "tool_format is 'xml'; it must be one of auto",
+        ),
         (
             lambda: VerifiersSampler("vf-sums", sampler=EnvironmentSampler(tools=["os.getcwd"])),
             "takes turns with an environment of its own",
@@ -324,7 +335,7 @@ def test_a_prompt_that_is_no_task(policy):
     asked = prompts("vf-sums")
     sampler = VerifiersSampler("vf-sums", {"taskset": {"first": 7}})
     sampler.setup(source(policy))
-    with pytest.raises(ValueError, match="the prompt is task 0 with the key .* Give VerifiersPrompts and"):
+    with pytest.raises(ValueError, match=r"the prompt is task 0 with the key .* Give VerifiersPrompts and"):
         sampler.sample(asked[:1], 1, sampling=SAMPLING, stream=STREAM)
     plain = Prompt(uid="a", text="1", token_ids=(20,))
     with pytest.raises(ValueError, match="Take data from VerifiersPrompts"):

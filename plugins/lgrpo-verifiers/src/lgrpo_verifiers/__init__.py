@@ -8,7 +8,11 @@ from lgrpo_verifiers.sampler import VerifiersSampler
 
 LGRPO_CONTRACT = 1
 
-__all__ = ["ChatHarness", "VerifiersPrompts", "VerifiersSampler"]  # noqa: F822 - the first one is made when asked for
+__all__ = [
+    "ChatHarness",
+    "VerifiersPrompts",
+    "VerifiersSampler",
+]  # the first one is made when it is asked for
 
 
 @hookimpl

@@ -168,7 +168,9 @@ def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]
     """
     if prompt.messages is None:
         if tools:
-            raise ValueError("there are tools, and the prompt is plain text: leave VerifiersPrompts.chat at true")
+            raise ValueError(
+                "there are tools, and the prompt is plain text: leave VerifiersPrompts.chat at true"
+            )
         return _plain(template.tokenizer, prompt, "".join(m["content"] for m in messages))
     shown = replace(prompt, messages=tuple(messages))
     if tools:
@@ -197,9 +199,10 @@ def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 def rewritten(said: Sequence[Any], messages: Sequence[Any], tools: bool) -> str:
     """Why a call does not go on from the one before."""
-    at = next((n for n, (a, b) in enumerate(zip(said, messages, strict=False)) if a != b), min(len(said), len(messages)))
+    pairs = enumerate(zip(said, messages, strict=False))
+    at = next((n for n, (a, b) in pairs if a != b), min(len(said), len(messages)))
     what = "its tools are others" if tools else f"message {at} is not what was said before, or nothing is new"
     return (
-        f"the harness has written the conversation anew ({what}). A completion is one sequence of tokens, in which every "
-        "turn follows the one before; a harness that summarises, forks or edits its history cannot be trained so"
+        f"the harness has written the conversation anew ({what}). A completion is one sequence of tokens, in which "
+        "every turn follows the one before; a harness that summarises, forks or edits its history cannot be trained so"
     )

@@ -50,7 +50,10 @@ class ChatHarness(Harness[ChatHarnessConfig]):
         spec = {name: {"url": url, "timeout": self.config.tool_timeout} for name, url in mcp_urls.items()}
         async with AsyncExitStack() as stack:
             tools, dispatch, servers = await connect_mcp({"mcpServers": spec}, stack)
-            client = await stack.enter_async_context(httpx.AsyncClient(timeout=None, trust_env=False, verify=False))
+            # of this machine, without a proxy or certificates
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(timeout=None, trust_env=False, verify=False)
+            )
             while True:
                 body = {"model": ctx.model, "messages": messages, **({"tools": tools} if tools else {})}
                 answer = await client.post(
@@ -92,10 +95,10 @@ async def _called(call: dict[str, Any], dispatch: dict[str, Any], servers: dict[
     try:
         arguments = json.loads(call["function"]["arguments"] or "{}")
         known = name in dispatch
-        content = await call_mcp(servers, dispatch, name, arguments) if known else f"error: unknown tool {name!r}"
+        content = (
+            await call_mcp(servers, dispatch, name, arguments) if known else f"error: unknown tool {name!r}"
+        )
     except json.JSONDecodeError as error:
         content = f"error: invalid JSON in tool arguments ({error}); resend the call with valid JSON"
     message = {"role": "tool", "tool_call_id": call["id"], "name": name, "content": content}
     return dict(bound_tool_message(message))
-
-

@@ -47,6 +47,7 @@ class Play:
             ValueError: Members of a group begin differently, or several agents ask the policy.
         """
         rest = list(range(len(self.seats)))[::-1]
+        service = self.owner.service()
         try:
             while rest or self.live:
                 service = self.owner.service()
@@ -55,10 +56,10 @@ class Play:
                 calls, late = self.table.gathered(self.owner.timeout)
                 self._give_up(service, late)
                 self._draw([call for call in calls if call.seat in self.live and self._takes(call)])
-                self.live -= set(self.ended)
+                self.live.difference_update(tuple(self.ended))
         finally:
-            if self.live:
-                self._give_up(self.owner.service(), sorted(self.live))
+            if self.live:  # the run stops
+                service.give_up(sorted(self.live))
         for number, (_, conversation) in enumerate(self.seats):
             worth(conversation, self.ended.get(number), self.agents.get(number))
 
@@ -131,7 +132,9 @@ class Play:
 
     def _draw(self, calls: Sequence[Call]) -> None:
         """Draw a turn for each call: first ones group by group, as without an environment, the others alone."""
-        begun = sorted({self.seats[c.seat][0] for c in calls if not self.seats[c.seat][1].turns} - set(self.first))
+        begun = sorted(
+            {self.seats[c.seat][0] for c in calls if not self.seats[c.seat][1].turns} - set(self.first)
+        )
         if begun:
             limit = self.groups[begun[0]][0].left()
             drawn = self._sampled([self.shown[g] for g in begun], len(self.groups[begun[0]]), limit)

@@ -65,7 +65,12 @@ class VerifiersSampler(SamplerAround):
         for ok, name, value, what in (
             (max_turns >= 1, "max_turns", max_turns, "at least 1"),
             (turn_tokens, "max_turn_tokens", max_turn_tokens, "at least 1, or null"),
-            (tool_format in ("auto", *FORMATS), "tool_format", tool_format, f"one of auto, {', '.join(FORMATS)}"),
+            (
+                tool_format in ("auto", *FORMATS),
+                "tool_format",
+                tool_format,
+                f"one of auto, {', '.join(FORMATS)}",
+            ),
             (timeout > 0, "timeout", timeout, "above 0"),
             (workers >= 1, "workers", workers, "at least 1"),
         ):
@@ -81,7 +86,9 @@ class VerifiersSampler(SamplerAround):
         self.environment_args = mapped("VerifiersSampler: environment_args", environment_args or {})
         self.max_turns, self.max_turn_tokens, self.tool_format = max_turns, max_turn_tokens, tool_format
         self.timeout, self.workers = timeout, workers
-        self.chat_template_kwargs = mapped("VerifiersSampler: chat_template_kwargs", chat_template_kwargs or {})
+        self.chat_template_kwargs = mapped(
+            "VerifiersSampler: chat_template_kwargs", chat_template_kwargs or {}
+        )
         environment_config("VerifiersSampler", environment, self.environment_args)
         self._service: Service | None = None
         self._tasks: Tasks | None = None
@@ -107,9 +114,7 @@ class VerifiersSampler(SamplerAround):
         """
         rules = self._rules(sampling)
         tasks = [self._task(prompt) for prompt in prompts]
-        groups = [
-            [Conversation(rules=rules, prompt=p, member=m) for m in range(group_size)] for p in prompts
-        ]
+        groups = [[Conversation(rules=rules, prompt=p, member=m) for m in range(group_size)] for p in prompts]
         play = Play(groups=groups, tasks=tasks, owner=self, sampling=sampling, stream=stream)
         with self.drawing():
             play.run()

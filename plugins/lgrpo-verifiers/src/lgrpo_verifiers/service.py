@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from lgrpo_verifiers.table import Call, Gone, Table
+from lgrpo_verifiers.table import Call, GoneError, Table
 from lgrpo_verifiers.wire import Answer
 
 SESSION = "X-Session-ID"
@@ -95,7 +95,9 @@ class Service:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         port = runner.addresses[0][1]
-        self.client = vf.EvalClientConfig(base_url=f"http://127.0.0.1:{port}/v1", api_key_var="LGRPO_VERIFIERS_KEY")
+        self.client = vf.EvalClientConfig(
+            base_url=f"http://127.0.0.1:{port}/v1", api_key_var="LGRPO_VERIFIERS_KEY"
+        )
         self.env = vf.load_environment(self.config)
         await self.stack.enter_async_context(self.env.serving())
 
@@ -150,7 +152,7 @@ class Service:
             who = (str(getattr(trace.agent, "name", None) or "agent"), trace.id)
             seat.table.calls(Call(seat=seat.number, agent=who, body=body, answer=answer))
             found = await waiting
-        except (Gone, ValueError) as error:
+        except (GoneError, ValueError) as error:
             found = Answer.refused(str(error) or "the episode was given up", status=409)
         if found.status == 200 and body.get("stream"):
             return web.Response(body=found.events, content_type="text/event-stream")

@@ -28,7 +28,7 @@ class Call:
     answer: Callable[[Answer], None]
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The episode was given up."""
 
 
@@ -52,14 +52,16 @@ class Table:
         """An episode waits for the policy.
 
         Raises:
-            Gone: It was given up.
+            GoneError: It was given up.
             ValueError: It waits already.
         """
         with self._changed:
             if call.seat in self._calls:
-                raise ValueError("the policy is asked twice at a time within one episode; a completion is one sequence")
+                raise ValueError(
+                    "the policy is asked twice at a time within one episode; a completion is one sequence"
+                )
             if call.seat not in self._working:
-                raise Gone
+                raise GoneError
             self._working.discard(call.seat)
             self._calls[call.seat] = call
             self._changed.notify_all()

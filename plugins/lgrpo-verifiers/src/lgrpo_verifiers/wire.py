@@ -28,7 +28,9 @@ class Answer:
     @classmethod
     def refused(cls, why: str, *, code: str = "invalid_request", status: int = 400) -> Answer:
         """An error, for the harness."""
-        return cls(status=status, body={"error": {"message": why, "type": "invalid_request_error", "code": code}})
+        return cls(
+            status=status, body={"error": {"message": why, "type": "invalid_request_error", "code": code}}
+        )
 
     @classmethod
     def full(cls, why: str) -> Answer:
@@ -66,7 +68,14 @@ def completion(
     reason = "length" if cut else "tool_calls" if message.get("tool_calls") else "stop"
     usage = {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
     choice = {"index": 0, "message": dict(message), "finish_reason": reason, "logprobs": None}
-    body = {"id": name, "object": "chat.completion", "created": 0, "model": model, "choices": [choice], "usage": usage}
+    body = {
+        "id": name,
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
+        "choices": [choice],
+        "usage": usage,
+    }
     return Answer(status=200, body=body)
 
 

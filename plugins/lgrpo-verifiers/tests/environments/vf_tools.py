@@ -22,7 +22,7 @@ class AddingTask(vf.Task[vf.TaskData]):
 
 class Adding(vf.Taskset[AddingTask, vf.TasksetConfig]):
     def load(self):
-        yield AddingTask(vf.TaskData(prompt="1+2="), self.config.task)
+        yield AddingTask(vf.TaskData(prompt="1+2+4="), self.config.task)
 
     @classmethod
     def toolsets(cls, config):
