@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -191,16 +192,16 @@ def test_tools(policy, monkeypatch):
     [
         ("raises", "nothing of that name"),
         ("reward", "nothing of that name"),
-        ("hangs", r"no call and no end within 3 seconds \(timeout\)"),
+        ("hangs", r"no call and no end within 6 seconds \(timeout\)"),
         ("exits", "SystemExit: 3"),
-        ("blocks", r"no call and no end within 3 seconds \(timeout\)"),
+        ("blocks", r"no call and no end within 6 seconds \(timeout\)"),
         ("never asks", "ran no agent"),
     ],
 )
 def test_an_environment_that_fails_ends_no_run(policy, how, says):
     """Its episodes are dropped; the others are what they are without it, but where it blocks the loop of all."""
     args = {"taskset": {"how": how}}
-    sampler = VerifiersSampler("vf-faulty", args, timeout=3.0)
+    sampler = VerifiersSampler("vf-faulty", args, timeout=6.0 if how in ("hangs", "blocks") else 120.0)
     sampler.setup(source(policy))
     asked = prompts("vf-faulty", args)
     with pytest.warns(UserWarning, match=says):
@@ -221,7 +222,8 @@ def test_an_environment_that_fails_ends_no_run(policy, how, says):
         ]
         assert any(a.applies for a, _ in pairs)
         assert all(a.token_ids == b.token_ids and a.rewards == b.rewards for a, b in pairs if a.applies)
-    again = sampler.sample(prompts("vf-faulty", args), 1, sampling=SAMPLING, stream=Stream(0, "train", 1))
+    sampler.timeout = 2.0
+    again = sampler.sample(asked, 1, sampling=SAMPLING, stream=Stream(0, "train", 1))
     assert len(again) == 2  # it still draws
     sampler.teardown()
 
@@ -283,6 +285,16 @@ def test_a_stream_says_the_same(policy):
     assert streamed.message == whole.message
     assert streamed.message.tool_calls[0].arguments == '{"a": 1}'
     assert (streamed.finish_reason, streamed.usage) == (whole.finish_reason, whole.usage)
+
+
+@pytest.mark.skipif(shutil.which("uv") is None, reason="verifiers' own harnesses are installed by uv")
+def test_a_harness_of_verifiers(policy):
+    """``null``, a process that streams, gives what ``ChatHarness`` gives."""
+    asked = prompts("vf-sums", select={"limit": 1})
+    null = {"agent": {"harness": {"id": "null"}}}
+    theirs = drawn(policy, "vf-sums", null, asked=asked, count=2, timeout=300.0)
+    assert ids(theirs) == ids(drawn(policy, "vf-sums", asked=asked, count=2))
+    assert all(r.applies and r.rewards[0] > 0 for r in theirs[0].rollouts)
 
 
 def test_prompts():

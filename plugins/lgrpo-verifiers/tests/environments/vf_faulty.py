@@ -50,6 +50,6 @@ async def go_wrong(how: str, said: str) -> None:
     if how == "hangs":
         await asyncio.sleep(1000)
     if how == "blocks":
-        time.sleep(20)
+        time.sleep(30)
     if how == "exits":
         sys.exit(3)
