@@ -167,7 +167,7 @@ def test_what_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
         group_size=2,
         rollouts_ahead=1,
         sampling=Sampling(max_new_tokens=16),
-        updates=Updates(mask_truncated=True),
+        updates=Updates(on_nonfinite="skip"),
     )
     data = PromptDataModule(train=tasks, validation=tasks, prompts_per_step=2)
     trainer = Trainer(max_steps=2, max_epochs=-1, accelerator="cpu", default_root_dir=tmp_path, logger=False)

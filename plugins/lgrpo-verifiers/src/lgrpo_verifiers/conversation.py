@@ -1,0 +1,208 @@
+"""A conversation that verifiers drives, as the one sequence of tokens that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from lgrpo_lightning import Environment, Prompt, Rollout, Sampling
+from lgrpo_lightning.environments.episode import Episode
+from lgrpo_lightning.environments.messages import assistant_message
+from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.samplers.text import decoded
+from lgrpo_verifiers.wire import Answer, completion, plain_messages, with_calls
+
+
+class Elsewhere(Environment):
+    """Stands for the environment of an episode, which runs in verifiers; keeps the numbers that it counts."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+
+    def respond(self, turns: Sequence[Mapping[str, Any]]) -> None:
+        """Never asked: verifiers answers."""
+        raise NotImplementedError("verifiers answers the turns of this episode.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What is the same for all conversations of a rollout.
+
+    Attributes:
+        template: Renders prompts, and what stands between turns.
+        tool_format: How calls are written.
+        sampling: Of the run; ``max_new_tokens`` is of the whole episode.
+        max_turns: Most turns of the assistant.
+        max_turn_tokens: Most tokens of a turn; None: what is left.
+        model: What verifiers calls the policy.
+    """
+
+    template: TurnTemplate
+    tool_format: str
+    sampling: Sampling
+    max_turns: int
+    max_turn_tokens: int | None
+    model: str
+
+
+@dataclass(kw_only=True)
+class Conversation:
+    """One member of a group, call after call.
+
+    Every call has to go on from the one before: the same messages, the policy's turn as it was given, and something
+    new. What was sampled is kept as token ids; only what stands between turns is tokenised.
+
+    Attributes:
+        rules: Those of the rollout.
+        prompt: Of the group; what the environment really begins with once that is known.
+        member: Number in the group.
+    """
+
+    rules: Rules
+    prompt: Prompt
+    member: int
+    said: list[dict[str, Any]] = field(default_factory=list)
+    tools: Any = None
+    turns: int = 0
+    why: str = ""  # it failed
+
+    def __post_init__(self) -> None:
+        self.told = Elsewhere()
+        self.episode = Episode(prompt=self.prompt, member=self.member, environment=self.told)
+        self.episode.logprobs.append(torch.zeros(0))
+        self.episode.masks.append(torch.zeros(0, dtype=torch.bool))
+
+    def asked(self, body: Mapping[str, Any]) -> Answer | None:
+        """Take in what a call says; the answer where nothing is to be drawn for it, else None.
+
+        Args:
+            body: Of the call, as OpenAI's chat completions have it.
+
+        Raises:
+            ValueError: The first call cannot be shown to the policy.
+        """
+        if not self.turns:
+            self._opens(body)
+            return None
+        if not self.episode.open:
+            return Answer.full("the episode was cut off")
+        try:
+            return self._goes_on(plain_messages(body["messages"]), body.get("tools") or None)
+        except (ValueError, KeyError, TypeError) as error:
+            self.fail(f"{type(error).__name__}: {error}")
+            return Answer.refused(self.why)
+
+    def _opens(self, body: Mapping[str, Any]) -> None:
+        try:
+            messages, tools = plain_messages(body["messages"]), body.get("tools") or None
+            self.prompt = opened(self.rules.template, self.episode.prompt, messages, tools)
+        except ValueError as error:
+            raise ValueError(f"VerifiersSampler: prompt {self.prompt.uid!r}: {error}") from error
+        self.episode.prompt, self.tools, self.said = self.prompt, tools, messages
+
+    def _goes_on(self, messages: list[dict[str, Any]], tools: Any) -> Answer | None:
+        known = len(self.said)
+        if messages[:known] != self.said or len(messages) == known or tools != self.tools:
+            raise ValueError(rewritten(self.said, messages, tools != self.tools))
+        new, last = messages[known:], self.episode.ids[-1] if self.episode.ids else None
+        if any(m["role"] == "assistant" for m in new):
+            raise ValueError("the harness has put in a turn of the assistant that the policy did not take")
+        between = self.rules.template.between(new, last, chat=self.prompt.messages is not None)
+        if self.turns >= self.rules.max_turns or not self.left(len(between)):
+            self.episode.end("length")
+            return Answer.full(f"{self.turns} turns, {len(self.episode.ids)} tokens")
+        self.episode.heard(between, new)
+        self.said = messages
+        return None
+
+    def left(self, more: int = 0) -> int:
+        """How many tokens the next turn may have, after ``more`` others."""
+        left = self.rules.sampling.max_new_tokens - len(self.episode.ids) - more
+        return max(0, min(left, self.rules.max_turn_tokens or left))
+
+    @property
+    def ahead(self) -> Prompt:
+        """What the next turn is drawn after; the first turn after the group's own prompt."""
+        name = f"{self.prompt.uid}/{self.member}/turn/{self.turns}"
+        return replace(self.prompt, uid=name, token_ids=(*self.prompt.token_ids, *self.episode.ids))
+
+    def spoke(self, turn: Rollout) -> Answer:
+        """The policy has taken a turn: what the call is answered with."""
+        prefix, name = self.ahead.token_ids, f"{self.prompt.uid}-{self.member}-{self.turns}"
+        found = assistant_message(
+            self.rules.template.tokenizer, turn, prefix=list(prefix), tools=self.tools or ()
+        )
+        message = with_calls(found, format=self.rules.tool_format, name=name) if self.tools else dict(found)
+        self.said = [*self.said, *plain_messages([message])]
+        self.turns += 1
+        self.episode.spoke(turn, message)
+        return completion(
+            message,
+            model=self.rules.model,
+            name=name,
+            cut=turn.finish_reason == "length",
+            prompt=len(prefix),
+            sampled=len(turn.token_ids),
+        )
+
+    def fail(self, why: str) -> None:
+        """Nothing of the episode is trained; the first reason stays."""
+        self.why = self.why or why
+
+    def rollout(self, stripped: frozenset[int]) -> Rollout:
+        """The completion."""
+        if self.why:
+            self.episode.drop()
+        text, ends = decoded(self.rules.template.tokenizer, self.episode.ids, stripped)
+        return self.episode.rollout(text, ends)
+
+
+def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]], tools: Any) -> Prompt:
+    """``prompt`` as the environment begins: its own tokens where it says what the prompt says.
+
+    Raises:
+        ValueError: The template cannot show it, or there are tools and the prompt is plain text.
+    """
+    if prompt.messages is None:
+        if tools:
+            raise ValueError(
+                "there are tools, and the prompt is plain text: leave VerifiersPrompts.chat at true"
+            )
+        return _plain(template.tokenizer, prompt, "".join(m["content"] for m in messages))
+    shown = replace(prompt, messages=tuple(messages))
+    if tools:
+        return template.prompt(shown, None, tools)
+    if messages == plain_messages(prompt.messages):
+        return prompt
+    text = str(
+        template.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **template.kwargs
+        )
+    )
+    return replace(shown, text=text, token_ids=_ids(template.tokenizer, text))
+
+
+def _plain(tokenizer: Any, prompt: Prompt, text: str) -> Prompt:
+    """A plain prompt with another text, behind the same beginning of sequence."""
+    if text == prompt.text:
+        return prompt
+    begins = len(prompt.token_ids) - len(_ids(tokenizer, prompt.text))
+    return replace(prompt, text=text, token_ids=(*prompt.token_ids[:begins], *_ids(tokenizer, text)))
+
+
+def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def rewritten(said: Sequence[Any], messages: Sequence[Any], tools: bool) -> str:
+    """Why a call does not go on from the one before."""
+    pairs = enumerate(zip(said, messages, strict=False))
+    at = next((n for n, (a, b) in pairs if a != b), min(len(said), len(messages)))
+    what = "its tools are others" if tools else f"message {at} is not what was said before, or nothing is new"
+    return (
+        f"the harness has written the conversation anew ({what}). A completion is one sequence of tokens, in which "
+        "every turn follows the one before; a harness that summarises, forks or edits its history cannot be trained so"
+    )
