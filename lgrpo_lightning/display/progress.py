@@ -127,7 +127,6 @@ def total_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:
         limits.append(float(trainer.max_epochs or 0) * trainer.num_training_batches)
     if trainer.max_steps > 0:
         done = rollouts_done(pl_module)
-        limits.append(
-            trainer.max_steps / max(trainer.global_step / done, 1e-9) if done else trainer.max_steps
-        )
+        if trainer.global_step or not done:
+            limits.append(trainer.max_steps * done / trainer.global_step if done else trainer.max_steps)
     return math.ceil(least) if math.isfinite(least := min(limits)) else math.inf

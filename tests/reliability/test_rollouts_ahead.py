@@ -16,7 +16,7 @@ AHEAD = RUN | {
 SECOND = "rollouts/rollout-000001-rank-000.parquet"
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_with_rollouts_in_flight(count: int, tmp_path: Path) -> None:
     options = AHEAD | {"model__rollouts_ahead": count}
     run = Run(tmp_path / "run", **options)
@@ -48,7 +48,7 @@ def test_stopped_with_rollouts_in_flight(tmp_path: Path) -> None:
     assert time.monotonic() - asked < 10
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_processes(strategy: str, tmp_path: Path) -> None:
     options = AHEAD | {"model__rollouts_ahead": 1, "trainer__strategy": strategy}
     both = pair(tmp_path / "run", **options)
