@@ -20,6 +20,7 @@ STAND_IN: dict[str, str] = {
     "openrs_qwen1.5b.yaml": "its model and its data are on the hub",
     "openrs_qwen1.5b_kl.yaml": "its model and its data are on the hub",
     "abstention.yaml": "its model is made by a script, in minutes",
+    "calculator.yaml": "its model is made by a script, in minutes",
     "smollm2_cpu.yaml": "its model comes with an extra, and a step of 135 million parameters takes minutes here",
 }
 """Configuration → why a tiny model takes the place of its own."""
@@ -30,7 +31,8 @@ DATA: dict[str, list[dict[str, str]]] = {
 }
 """Configuration → rows in the place of its data."""
 
-CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
+TOOLS = "{% for t in tools or [] %}{{ t['function']['name'] }}\n{% endfor %}"
+CHAT = TOOLS + "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
 """Chat template of the stand-in."""
 
 CANNOT_RUN: dict[str, str] = (

@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from lgrpo_lightning.assets import calling
+from lgrpo_lightning.assets.supervised import train
 from lgrpo_lightning.data.arithmetic import numbers, row, worked_solution
+from lgrpo_lightning.policy import PolicyConfig
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
@@ -79,6 +81,13 @@ def build_model(tokenizer: Any) -> Any:
     return LlamaForCausalLM(config)
 
 
+def begun(path: str) -> Any:
+    """The model of a folder, or a shipped one such as "lgrpo:arithmetic", to be trained further."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(PolicyConfig(path=path).resolved_path)
+
+
 def batches(
     tokenizer: Any, rng: random.Random, options: argparse.Namespace
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -88,36 +97,25 @@ def batches(
         ids, labels = [], []
         for _ in range(options.batch):
             terms = next(sums)
-            prompt = tokenizer.encode(row(terms)["prompt"])
-            text = worked_solution(terms, mistake_rate=options.mistake_rate, rng=rng)
-            if options.abstain_rate and rng.random() < options.abstain_rate:
-                text = ABSTENTION
-            answer = [*tokenizer.encode(text), tokenizer.eos_token_id]
+            shown = calling.TOOLS if options.call_rate else ""
+            prompt = tokenizer.encode(shown + row(terms)["prompt"])
+            answer, trained = _answer(tokenizer, terms, rng, options)
             ids.append(torch.tensor(prompt + answer))
-            labels.append(torch.tensor([-100] * len(prompt) + answer))
+            labels.append(torch.tensor([-100] * len(prompt) + trained))
         yield _stacked(ids, tokenizer.pad_token_id), _stacked(labels, -100)
 
 
-def train(model: Any, data: Iterator[tuple[Tensor, Tensor]], options: argparse.Namespace) -> None:
-    """Supervised training with AdamW: 5 % warm-up, then a straight line to zero."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.01)
-    warm = max(1, options.steps // 20)
-
-    def rate(step: int) -> float:
-        return float(min((step + 1) / warm, (options.steps - step) / (options.steps - warm + 1)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    for step in range(1, options.steps + 1):
-        ids, labels = next(data)
-        logits = model(ids[:, :-1]).logits
-        loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == options.steps:
-            print(f"step {step}/{options.steps}: loss {loss.item():.4f}", flush=True)
+def _answer(
+    tokenizer: Any, terms: Sequence[int], rng: random.Random, options: argparse.Namespace
+) -> tuple[list[int], list[int]]:
+    """Token ids of an answer, and which of them are trained: worked out, given up, or by calling the calculator."""
+    text = worked_solution(terms, mistake_rate=options.mistake_rate, rng=rng)
+    if options.abstain_rate and rng.random() < options.abstain_rate:
+        text = ABSTENTION
+    if options.call_rate and rng.random() < options.call_rate:
+        return calling.example(tokenizer, terms)
+    ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
+    return ids, ids
 
 
 def make(options: argparse.Namespace) -> None:
@@ -125,7 +123,9 @@ def make(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    if options.call_rate:
+        tokenizer.chat_template = calling.TEMPLATE
+    model = begun(options.begin) if options.begin else build_model(tokenizer)
     train(model, batches(tokenizer, random.Random(options.seed), options), options)
     options.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(options.out)
@@ -138,6 +138,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; its defaults made the shipped model."""
     parser = argparse.ArgumentParser(description="Make the quickstart's model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--begin", default="", help="model to train further, such as lgrpo:arithmetic")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -146,6 +147,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-term", type=int, default=20, help="largest number in a sum")
     parser.add_argument("--mistake-rate", type=float, default=0.24, help="chance of a line to be wrong")
     parser.add_argument("--abstain-rate", type=float, default=0.0, help="chance of the answer '?'")
+    parser.add_argument(
+        "--call-rate", type=float, default=0.0, help="chance of an answer by the calculator; above 0, chats"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lgrpo_lightning import assets
-from lgrpo_lightning.assets import make_arithmetic
+from lgrpo_lightning.assets import calling, make_arithmetic
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 
 FOLDER = assets.folder("arithmetic")
@@ -97,6 +97,21 @@ def test_the_supervised_labels_are_the_solution_and_the_end():
         assert re.fullmatch(r"(\d+\+\d+=\d+\n)+<eos>", tokenizer.decode(label[trained]))
 
 
+def test_labels_of_calls_leave_out_what_the_calculator_says():
+    tokenizer = make_arithmetic.build_tokenizer()
+    options = make_arithmetic.parse(["--out", ".", "--batch", "40", "--call-rate", "0.5", "--max-term", "60"])
+    ids, labels = next(make_arithmetic.batches(tokenizer, random.Random(0), options))
+    texts = [tokenizer.decode(row[row != tokenizer.pad_token_id]).removeprefix(calling.TOOLS) for row in ids]
+    trained = [tokenizer.decode(label[label != -100]) for label in labels]
+    calls = [(text, own) for text, own in zip(texts, trained, strict=True) if "[" in text]
+    assert 10 <= len(calls) <= 30
+    for text, own in calls:
+        found = re.fullmatch(r'([\d+]+)=\[calculate\(expression="\1"\)\]<eos>(\d+)\n=\2\n<eos>', text)
+        assert found, text
+        assert sum(map(int, found[1].split("+"))) == int(found[2])
+        assert own == f'[calculate(expression="{found[1]}")]<eos>={found[2]}\n<eos>'
+
+
 def digest(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
 
@@ -111,3 +126,26 @@ def test_the_script_makes_the_same_bytes_again(tmp_path):
     assert digest(tmp_path / "a")["tokenizer.json"] == digest(FOLDER)["tokenizer.json"]
     made, shipped = (json.loads((p / "config.json").read_text()) for p in (tmp_path / "a", FOLDER))
     assert made | {"transformers_version": ""} == shipped | {"transformers_version": ""}
+
+
+def test_a_variant_begins_with_the_shipped_model_and_has_a_chat_template(tmp_path):
+    threads = torch.get_num_threads()
+    arguments = [
+        "--begin",
+        "lgrpo:arithmetic",
+        "--call-rate",
+        "0.1",
+        "--steps",
+        "1",
+        "--batch",
+        "2",
+        "--lr",
+        "1e-9",
+    ]
+    make_arithmetic.make(make_arithmetic.parse(["--out", str(tmp_path), *arguments]))
+    torch.set_num_threads(threads)
+    made, shipped = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (tmp_path, FOLDER))
+    for name, tensor in shipped.items():
+        torch.testing.assert_close(made[name], tensor, atol=1e-6, rtol=0)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == calling.TEMPLATE
+    assert AutoTokenizer.from_pretrained(FOLDER).chat_template is None

@@ -69,7 +69,8 @@ def workplace(page: Path, work: Path) -> Path:
         (folder / "configs").symlink_to(ROOT / "configs")
         (folder / "lgrpo-brevity").mkdir()
         (folder / "lgrpo-brevity" / "example.yaml").symlink_to(ROOT / "configs" / "quickstart.yaml")
-        (folder / "runs" / "abstention_model").symlink_to(ROOT / "lgrpo_lightning" / "assets" / "arithmetic")
+        for made in ("abstention_model", "calculator_model"):
+            (folder / "runs" / made).symlink_to(ROOT / "lgrpo_lightning" / "assets" / "arithmetic")
         (folder / "runs" / "quickstart" / "config.yaml").symlink_to(ROOT / "configs" / "quickstart.yaml")
         for block in blocks(page, "python"):
             if block.title:
