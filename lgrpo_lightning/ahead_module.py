@@ -9,21 +9,27 @@ from contextlib import nullcontext
 from threading import Event
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from lgrpo_lightning.checkpoints.held_state import EARLIER, weights_left_out
 from lgrpo_lightning.component_module import ComponentModule
 from lgrpo_lightning.policy.kept_weights import KeptWeights
 from lgrpo_lightning.processes.activity import doing
-from lgrpo_lightning.processes.interruption import abandon_if_stopping, give_up
+from lgrpo_lightning.processes.interruption import abandon_if_stopping
 from lgrpo_lightning.processes.stopping import abandoning_together, stop_together
-from lgrpo_lightning.training.flight import Flight, Plan
+from lgrpo_lightning.trainer.component_call import changed, generators
+from lgrpo_lightning.training.flight import POLL, Flight, Plan
 from lgrpo_lightning.training.refill import Scored
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.types import Group, Progress, Prompt
 
-POLL = 0.2
-"""Seconds between two looks whether a stop was asked for, while the run waits for a rollout."""
 PATIENCE = 5.0
-"""Seconds that flights have to end once nobody waits for them."""
+"""Seconds that rewards have to end once nobody waits for them."""
+DRAWS = (
+    "Something that runs beside the update, a reward or a segmenter, draws from the process's generator of {}, which "
+    "training uses meanwhile: with model.rollouts_ahead the run cannot be repeated or resumed to the bit. Give it a "
+    "generator of its own, such as random.Random(0) or torch.Generator()."
+)
 
 
 class AheadModule(ComponentModule):
@@ -82,14 +88,18 @@ class AheadModule(ComponentModule):
         for flight in self._flights.values():
             self._await(flight, flight.scored)
 
-    def abandon_flights(self) -> None:
-        """Nobody waits for what is in flight any more: samplers notice, rewards are given a few seconds."""
-        if self._flights:
-            give_up()
-            until = time.monotonic() + PATIENCE
-            for flight in self._flights.values():
-                flight.join(timeout=max(0.0, until - time.monotonic()))
-            give_up(False)
+    def cancel_flights(self) -> None:
+        """Nobody waits for what is in flight any more."""
+        for flight in self._flights.values():
+            flight.cancel()
+
+    def end_flights(self) -> None:
+        """Cancel them, wait until the sampler is free, and give rewards that are at work a few seconds."""
+        self.cancel_flights()
+        until = time.monotonic() + PATIENCE
+        for flight in self._flights.values():
+            flight.sampled.wait()
+            flight.join(timeout=max(0.0, until - time.monotonic()))
         self._flights, self._latest, self._now, self._drawn_from = {}, None, None, None
 
     # ------------------------------------------------------------------------------------------ one flight
@@ -134,10 +144,13 @@ class AheadModule(ComponentModule):
     def _await(self, flight: Flight, event: Event) -> None:
         """Wait for a flight; a stop that is asked for ends it. Collective."""
         doing(f"waiting for rollout {flight.plan.index}, which is being sampled and scored")
+        before = None if event.is_set() else generators()
         with abandoning_together(self.trainer):
             while not event.wait(POLL):
                 abandon_if_stopping()
             flight.check()
+        if before is not None and (moved := changed(before)):
+            rank_zero_warn(DRAWS.format(" and ".join(moved)))
         stop_together(self.trainer)
 
     def _weights_of(self, index: int) -> KeptWeights | None:
@@ -161,7 +174,7 @@ class AheadModule(ComponentModule):
     # ------------------------------------------------------------------------------------------ Lightning
 
     def begin_fit(self) -> None:
-        """A new run has nothing in flight."""
+        """A new run needs no weights of an earlier one."""
         super().begin_fit()
         if self.trainer.global_step == 0:
             self._earlier.clear()
@@ -169,8 +182,10 @@ class AheadModule(ComponentModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the weights that rollouts in flight were drawn from."""
         super().on_save_checkpoint(checkpoint)
-        if self.rollouts_ahead and not weights_left_out(self.trainer):
-            checkpoint[EARLIER] = [weights.state(self.policy) for weights in self._earlier]
+        resumes = "optimizer_states" in checkpoint  # else it is of weights only
+        if self.rollouts_ahead and resumes and not weights_left_out(self.trainer):
+            writes = self.trainer.is_global_zero
+            checkpoint[EARLIER] = [weights.state(self.policy, keep=writes) for weights in self._earlier]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back."""

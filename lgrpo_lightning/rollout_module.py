@@ -15,6 +15,7 @@ from lgrpo_lightning.policy.router import check_router
 from lgrpo_lightning.strategies.ranks import data_gathered
 from lgrpo_lightning.trainer.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.training import Validation, fitting_ahead, settings
+from lgrpo_lightning.training.end_flights import EndFlights
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag, pass_rates
 from lgrpo_lightning.training.timing import Clock
@@ -132,10 +133,11 @@ class RolloutModule(AheadModule):
         settings.check_gradient_snr(self.trainer, self.updates)
         self.trainer.num_sanity_val_steps = 0  # validation at the start takes its place
         ends = {"at_start": self.validation.at_start, "at_end": self.validation.at_end}
-        return [ValidateAtEnds(**ends), *complete_trainer(self.trainer)]
+        return [EndFlights(), ValidateAtEnds(**ends), *complete_trainer(self.trainer)]
 
     def setup(self, stage: str) -> None:
-        """Connect the sampler with the policy."""
+        """Connect the sampler with the policy; what a run that failed has left in flight is over first."""
+        self.end_flights()
         settings.check_data(self.trainer, refill=self.updates.refill_rounds > 0)
         if stage == "fit":
             fitting_ahead.check_run(self.rollouts_ahead, self.trainer)
@@ -155,7 +157,7 @@ class RolloutModule(AheadModule):
 
     def teardown(self, stage: str) -> None:
         """Release what the components hold."""
-        self.abandon_flights()
+        self.end_flights()
         with self.calling(self.stream("teardown")):
             self.sampler.teardown()
             self.reward_model.teardown()

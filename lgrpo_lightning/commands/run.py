@@ -26,6 +26,7 @@ from lgrpo_lightning.import_path import search_working_directory
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.processes.interruption import PEER_LOST, lost
+from lgrpo_lightning.processes.leaving import note_status
 from lgrpo_lightning.run_folder.names import CONFIG
 from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.trainer.component_call import kept_directory
@@ -188,7 +189,8 @@ def main(argv: Sequence[str]) -> int:
         )
     except Exception as error:
         if not lost():
-            return report(error)
+            note_status(status := report(error))
+            return status
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(PEER_LOST)  # at an ordinary exit torch may wait for the process that is gone

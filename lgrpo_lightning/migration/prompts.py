@@ -69,14 +69,14 @@ def write_rewards(draft: Draft) -> None:
     found: list[Any] = [
         {"class_path": "RewardFunction", "init_args": {"function": rewards[i].path}} for i in kept
     ]
-    if draft.recipe.environments:
+    if draft.recipe.environments_pay:
         found.append("EnvironmentReward")
         kept = [*kept, len(rewards)]
         weights = None if weights is None else [*weights, 1.0]
     if not found:
         draft.remark("model.reward_model: required; name one, such as ExactMatch.")
     else:
-        said = "reward_funcs" + ("; get_reward of the environment" if draft.recipe.environments else "")
+        said = "reward_funcs" + ("; get_reward of the environment" if draft.recipe.environments_pay else "")
         draft.put("model.reward_model", found, said)
     if weights is not None:
         draft.carry("reward_weights", "model.reward_weights", [weights[i] for i in kept])

@@ -8,7 +8,7 @@ from pathlib import Path
 from lgrpo_lightning.migration.recipe import Given, Recipe
 from lgrpo_lightning.migration.script import NotLiteralError, Script, called, keyword
 from lgrpo_lightning.migration.script_data import DataReader
-from lgrpo_lightning.migration.script_parts import environments, listed
+from lgrpo_lightning.migration.script_parts import environments, listed, pay, reads_environments
 
 LORA = {
     "r": "lora_r",
@@ -50,12 +50,16 @@ def read_python(path: Path) -> Recipe:
     if config is None and keyword(trainer, "args", 2) is not None:
         said = "args is no GRPOConfig(…) of this file; TRL's defaults are taken."
         remarks.append(f"{script.place(trainer)}: {said}")
+    for name in reads_environments(script):
+        said = "environments are not handed to rewards here; what it reads of them, get_reward of the environment"
+        remarks.append(f"{name} ({script.place(script.functions[name])}): {said} returns.")
     return Recipe(
         name=str(path),
         given=given,
         rewards=listed(script, keyword(trainer, "reward_funcs", 1), "rewards"),
         tools=listed(script, keyword(trainer, "tools"), "tools"),
-        environments=environments(script, keyword(trainer, "environment_factory")),
+        environments=environments(script, made := keyword(trainer, "environment_factory"), remarks),
+        environments_pay=pay(script, made),
         train=data.read(keyword(trainer, "train_dataset", 3)),
         evaluation=data.read(keyword(trainer, "eval_dataset", 4)),
         remarks=(*remarks, *dict.fromkeys(data.remarks)),

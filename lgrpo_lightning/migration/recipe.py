@@ -57,6 +57,7 @@ class Recipe:
         rewards: Its reward functions, in order.
         tools: Functions that the model may call.
         environments: What makes its environments, by the names in the data column ``environment``; "" for all rows.
+        environments_pay: Whether they have rewards of their own.
         train, evaluation: Its prompts; None where the file does not tell.
         remarks: What could not be read, and where.
     """
@@ -66,6 +67,7 @@ class Recipe:
     rewards: tuple[Imported, ...] = ()
     tools: tuple[Imported, ...] = ()
     environments: Mapping[str, Imported] = field(default_factory=dict)
+    environments_pay: bool = False
     train: DataSet | None = None
     evaluation: DataSet | None = None
     remarks: tuple[str, ...] = ()

@@ -20,17 +20,44 @@ def listed(script: Script, node: ast.expr | None, kind: str) -> tuple[Imported, 
     return tuple(_imported(script, item, kind) for item in items)
 
 
-def environments(script: Script, node: ast.expr | None) -> Mapping[str, Imported]:
-    """What makes environments, by name; "" where it is one for all rows."""
+def environments(script: Script, node: ast.expr | None, remarks: list[str]) -> Mapping[str, Imported]:
+    """What makes environments, by name; "" where it is one for all rows. A name that is no literal is told."""
     node = _assigned(script, node)
     if node is None:
         return {}
-    if isinstance(node, ast.Dict):
-        return {
-            str(script.literal(key)): _imported(script, value, "environments")
-            for key, value in zip(node.keys, node.values, strict=True)
-        }
-    return {"": _imported(script, node, "environments")}
+    if not isinstance(node, ast.Dict):
+        return {"": _imported(script, node, "environments")}
+    found = dict[str, Imported]()
+    for key, value in zip(node.keys, node.values, strict=True):
+        if isinstance(name := script.literal(key), str):
+            found[name] = _imported(script, value, "environments")
+        else:
+            shown = "**" if key is None else ast.unparse(key)
+            remarks.append(
+                f"environment_factory ({script.place(value)}): the name {shown} is no literal; add it."
+            )
+    return found
+
+
+def pay(script: Script, node: ast.expr | None) -> bool:
+    """Whether an environment has rewards, as far as the script tells: one that is imported may."""
+    node = _assigned(script, node)
+    made = node.values if isinstance(node, ast.Dict) else [] if node is None else [node]
+    classes = [script.classes.get(n.id) if isinstance(n, ast.Name) else None for n in made]
+    return any(c is None or _defines(c, "get_reward") or c.bases for c in classes)
+
+
+def reads_environments(script: Script) -> list[str]:
+    """Functions of the script that take TRL's ``environments``."""
+    return [
+        name
+        for name, function in script.functions.items()
+        if "environments" in [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
+    ]
+
+
+def _defines(made: ast.ClassDef, method: str) -> bool:
+    return any(isinstance(n, ast.FunctionDef) and n.name == method for n in made.body)
 
 
 def _assigned(script: Script, node: ast.expr | None) -> ast.expr | None:

@@ -36,19 +36,26 @@ class KeptWeights:
     def read(cls, policy: nn.Module, state: Mapping[str, Any]) -> KeptWeights:
         """What ``state`` gave, in any number of processes."""
         reshard(policy)
+        parameters = dict(policy.named_parameters())
         tensors = {
-            name: own_part(divided_like(p, state["tensors"][name])).to("cpu", copy=True)
-            for name, p in _trained(policy)
+            name: own_part(divided_like(parameters[name], tensor)).to("cpu", copy=True)
+            for name, tensor in state["tensors"].items()
         }
         return cls(version=int(state["version"]), tensors=tensors)
 
-    def state(self, policy: nn.Module) -> dict[str, Any]:
-        """For a checkpoint: whole tensors. Collective where the policy is sharded."""
+    def state(self, policy: nn.Module, *, keep: bool = True) -> dict[str, Any]:
+        """For a checkpoint: whole tensors. Collective where the policy is sharded.
+
+        Args:
+            keep: False on ranks that do not write it: they only take part.
+        """
         reshard(policy)
-        return {
-            "version": self.version,
-            "tensors": {name: put_together(p, self.tensors[name]) for name, p in _trained(policy)},
-        }
+        parameters, tensors = dict(policy.named_parameters()), dict[str, Tensor]()
+        for name, part in self.tensors.items():
+            tensor = put_together(parameters[name], part)
+            if keep:
+                tensors[name] = tensor.cpu()
+        return {"version": self.version, "tensors": tensors}
 
     @contextmanager
     def put(self, policy: nn.Module) -> Iterator[None]:
@@ -63,8 +70,9 @@ class KeptWeights:
     @torch.no_grad()
     def _write(self, policy: nn.Module) -> None:
         reshard(policy)
-        for name, parameter in _trained(policy):
-            own_part(parameter).copy_(self.tensors[name])
+        parameters = dict(policy.named_parameters())
+        for name, part in self.tensors.items():
+            own_part(parameters[name]).copy_(part)
 
 
 def _trained(policy: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -73,14 +73,14 @@ def own_part(tensor: Any) -> Tensor:
 
 
 def put_together(parameter: Any, part: Tensor) -> Tensor:
-    """The whole of which every rank has a ``part``, divided as ``parameter`` is, on the CPU. Collective."""
+    """The whole of which every rank has a ``part``, divided as ``parameter`` is. Collective."""
     if not hasattr(parameter, "full_tensor"):
         return part
     from torch.distributed.tensor import DTensor
 
     shape = {"shape": parameter.shape, "stride": parameter.stride()}
     here = part.to(parameter.device)
-    return whole(DTensor.from_local(here, parameter.device_mesh, parameter.placements, **shape)).cpu()
+    return whole(DTensor.from_local(here, parameter.device_mesh, parameter.placements, **shape))
 
 
 def is_divided(parameter: Any) -> bool:

@@ -7,15 +7,24 @@ between the stages of a rollout, where all ranks agree to stop together.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from threading import Event
+from typing import TypeVar
+
+from lgrpo_lightning.processes.leaving import note_status
+
+Result = TypeVar("Result")
 
 PEER_LOST = 75
 """Exit status where another process of the run was lost or kept this one waiting (EX_TEMPFAIL: try again)."""
 
 _requested = 0  # the signal that asked for the stop; 0: none
 _lost = ""  # why the run cannot go on: which other process is gone
-_over = False  # the run has ended; what threads beside it still draw is for nobody
+_cancelled = ContextVar[Event | None](
+    "cancelled", default=None
+)  # of what is drawn on a thread beside the run
 _in_step = False  # other processes compute with this one, token by token
 
 
@@ -32,6 +41,7 @@ class Interrupted(SystemExit):
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
         self.signum = signum
+        note_status(128 + signum)
 
     def __str__(self) -> str:
         return signal.Signals(self.signum).name
@@ -64,14 +74,9 @@ def forget_stop() -> None:
 
 def begin() -> None:
     """A new run: nobody asked for a stop, and no process is lost."""
-    global _requested, _lost, _over
-    _requested, _lost, _over = 0, "", False
-
-
-def give_up(over: bool = True) -> None:
-    """The run has ended: what is still being drawn beside it is abandoned; False: another one begins."""
-    global _over
-    _over = over
+    global _requested, _lost
+    _requested, _lost = 0, ""
+    note_status(0)
 
 
 def lose(why: str) -> None:
@@ -101,8 +106,27 @@ def abandon_if_stopping() -> None:
     Raises:
         AbandonedError: A stop was asked for, or the run cannot go on. The module takes it from there.
     """
-    if (_requested or _lost or _over) and not _in_step:
+    flag = _cancelled.get()
+    if flag is not None and flag.is_set():
         raise AbandonedError
+    if (_requested or _lost) and not _in_step:
+        raise AbandonedError
+
+
+@contextmanager
+def cancellable(flag: Event) -> Iterator[None]:
+    """Inside, on this thread, ``abandon_if_stopping`` looks at ``flag``, too."""
+    token = _cancelled.set(flag)
+    try:
+        yield
+    finally:
+        _cancelled.reset(token)
+
+
+def carried(call: Callable[..., Result]) -> Callable[..., Result]:
+    """``call`` for the threads of a pool, where ``abandon_if_stopping`` looks at what it looks at here."""
+    context = copy_context()
+    return lambda *arguments: context.copy().run(call, *arguments)
 
 
 @contextmanager

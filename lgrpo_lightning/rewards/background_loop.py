@@ -41,12 +41,23 @@ class BackgroundLoop:
         return asyncio.run_coroutine_threadsafe(limited(), self._loop).result()
 
     def close(self) -> None:
-        """Stop the loop and its thread; a later ``result`` starts new ones."""
+        """Cancel what is under way, stop the loop and its thread; a later ``result`` starts new ones."""
         if self._loop is None or self._thread is None:
             return
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(_ended(), self._loop)
         self._thread.join(timeout=5.0)
         self._loop = self._thread = None
+
+
+async def _ended() -> None:
+    """Cancel all tasks, so that nobody waits for them for ever, and stop the loop."""
+    loop = asyncio.get_running_loop()
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=1.0)
+    loop.call_soon(loop.stop)
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

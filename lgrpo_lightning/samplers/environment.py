@@ -18,6 +18,7 @@ from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.toolbox import error_text
 from lgrpo_lightning.options import mapped, require
+from lgrpo_lightning.processes.interruption import abandon_if_stopping, carried
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
@@ -278,8 +279,13 @@ class EnvironmentSampler(SamplerAround):
     def _each(self, episodes: Sequence[Episode], call: Callable[[Episode], Any]) -> list[Any]:
         if not episodes:
             return []
+
+        def asked(episode: Episode) -> Any:
+            abandon_if_stopping()
+            return call(episode)
+
         with ThreadPoolExecutor(min(self.workers, len(episodes))) as pool:
-            return list(pool.map(call, episodes))
+            return list(pool.map(carried(asked), episodes))
 
     def _rollout(self, episode: Episode, stripped: frozenset[int]) -> Rollout:
         text, ends = decoded(self.source.tokenizer, episode.ids, stripped)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,3 +94,18 @@ def kept_directory() -> Iterator[None]:
         yield
     finally:
         os.chdir(here)
+
+
+def generators() -> dict[str, object]:
+    """The state of the process's generators, to be compared."""
+    numpy: Any = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (numpy[1].tobytes(), *numpy[2:]),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+    }
+
+
+def changed(before: dict[str, object]) -> list[str]:
+    """Which of them somebody has drawn from."""
+    return [name for name, state in generators().items() if state != before[name]]

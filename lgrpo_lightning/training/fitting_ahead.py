@@ -32,6 +32,11 @@ def check_options(count: int, components: Mapping[str, Any], sampling: Sampling,
             f"model.rollouts_ahead is {count}, but {_said(sampler)} Use VLLMSampler with server.urls, whose servers "
             f"`lgrpo serve` starts, {NOT_AHEAD}."
         )
+    if getattr(_innermost(sampler), "sleep_level", 0):
+        raise ValueError(
+            f"model.rollouts_ahead is {count}, and sampler.sleep_level frees the servers' memory between rollouts: "
+            f"there is no between. Use sleep_level: 0, {NOT_AHEAD}."
+        )
     if sampling.truncated:
         raise ValueError(
             f"model.rollouts_ahead is {count}, and sampling.top_p, top_k or min_p truncate: completions come from "
@@ -81,6 +86,11 @@ def _said(sampler: Any) -> str:
     if hasattr(sampler, "server"):
         return f"{name} has its engine in this process, which is busy with the update."
     return f"{name} does not say that it can draw while the policy is trained (Sampler.apart)."
+
+
+def _innermost(sampler: Any) -> Any:
+    """Who draws in the end."""
+    return _innermost(sampler.sampler) if hasattr(sampler, "sampler") else sampler
 
 
 def _check_stateless(components: Mapping[str, Any]) -> None:

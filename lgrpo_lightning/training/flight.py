@@ -10,11 +10,15 @@ from typing import TypeVar
 
 import torch
 
+from lgrpo_lightning.processes.interruption import abandon_if_stopping, cancellable
+from lgrpo_lightning.processes.leaving import beside
 from lgrpo_lightning.trainer.component_call import aside
 from lgrpo_lightning.training.refill import Scored
 from lgrpo_lightning.types import Group, Prompt
 
 Result = TypeVar("Result")
+POLL = 0.2
+"""Seconds between two looks whether a stop was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ class Flight(threading.Thread):
         super().__init__(name=f"rollout {plan.index}", daemon=True)
         self.plan, self._sample, self._score = plan, sample, score
         self.sampled, self.scored = threading.Event(), threading.Event()
+        self._cancelled = threading.Event()
         self.seconds: dict[str, float] = {}
         self.sampled_at = 0.0
         self._before = None if before is None else before.scored
@@ -62,17 +67,24 @@ class Flight(threading.Thread):
         if before is not None and before.sampled_at:
             self.seconds["sampler_idle"] = time.perf_counter() - before.sampled_at
 
+        beside(self)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: the sampler notices, a reward that is at work is finished."""
+        self._cancelled.set()
+
     def run(self) -> None:
         """Sample and score."""
         try:
             if self._device is not None:
                 torch.cuda.set_device(self._device)
-            with aside():
+            with aside(), cancellable(self._cancelled):
                 groups = self._timed("sample", lambda: self._sample(self.plan.prompts))
                 self.sampled_at = time.perf_counter()
                 self.sampled.set()
-                if self._before is not None:
-                    self._before.wait()
+                while self._before is not None and not self._before.wait(POLL):
+                    abandon_if_stopping()
+                abandon_if_stopping()
                 self._found = self._timed("reward", lambda: self._score(groups))
         except BaseException as error:  # raised where the run waits for it
             self._error = error

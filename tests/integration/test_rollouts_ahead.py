@@ -209,6 +209,15 @@ REFUSED = {
         "ForkingSampler draws with TransformersSampler draws with the policy's own",
     ),
     "engine": ({"model__sampler": "VLLMSampler"}, "VLLMSampler has its engine in this process"),
+    "sleep": (
+        {
+            "model__sampler": {
+                "class_path": "VLLMSampler",
+                "init_args": {"server": {"urls": ["http://x"]}, "sleep_level": 1},
+            }
+        },
+        "there is no between",
+    ),
     "truncated": ({"model__sampling__top_p": 0.9}, "cannot correct for that"),
     "refill": ({"model__updates__refill_rounds": 1}, "updates.refill_rounds: 0"),
     "curriculum": ({"data__curriculum": "{}"}, "data.curriculum"),
@@ -251,3 +260,85 @@ def test_a_mistake_in_flight_ends_the_run_where_it_is_needed(
     assert "a mistake in a reward" in said.err
     assert "Resume with --ckpt_path last" in said.out + said.err
     assert checkpoint(tmp_path)["lgrpo"]["rollout_index"] >= 1  # type: ignore[index]
+
+
+class Once(Slow):
+    """Fails once, in the second rollout."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.failed = False
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        if self.seen and self.seen[-1][0] == 1 and not self.failed:
+            self.failed = True
+            raise ValueError("an old mistake")
+        return super().score(group, tree)
+
+
+def parts(reward: RewardModel, sampler: ApartSampler, **options: Any) -> tuple[Any, Any]:
+    """A module and its data, in this process."""
+    from lgrpo_lightning import GRPOModule, PromptDataModule
+    from lgrpo_lightning.data.arithmetic import ArithmeticTasks
+    from lgrpo_lightning.policy import PolicyConfig
+
+    module = GRPOModule(
+        reward, PolicyConfig(path="lgrpo:arithmetic"), sampler,
+        group_size=2, sampling=Sampling(max_new_tokens=16), **options,
+    )  # fmt: skip
+    tasks = ArithmeticTasks(count=8)
+    return module, PromptDataModule(train=tasks, test=tasks, validation=tasks, prompts_per_step=2)
+
+
+def trainer(root: Path, **options: Any) -> Any:
+    from lightning.pytorch import Trainer
+
+    return Trainer(accelerator="cpu", default_root_dir=root, logger=False, max_epochs=-1, **options)
+
+
+def test_a_run_that_failed_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    module, data = parts(reward := Once(), ApartSampler(), rollouts_ahead=2)
+    with pytest.raises(ValueError, match="an old mistake"):
+        trainer(tmp_path / "1", max_steps=4).fit(module, datamodule=data)
+    reward.seen.clear()
+    trainer(tmp_path / "2").test(module, datamodule=data)
+    trainer(tmp_path / "2", max_steps=4).fit(module, datamodule=data)
+    assert [seen[0] for seen in reward.seen] == [0, 1, 2, 3]
+    assert not [t for t in threading.enumerate() if t.name.startswith("rollout ")]
+
+
+def test_the_last_validation_does_not_wait_for_rollouts_for_nobody(tmp_path: Path) -> None:
+    class Stops(Slow):
+        def start(self, progress: Progress) -> None:
+            super().start(progress)
+            if progress.rollout == 1:
+                raise ValueError("in a rollout for nobody")
+
+    from lgrpo_lightning.training import Updates
+
+    unsure = Updates(on_nonfinite="skip")
+    module, data = parts(Stops(0.0), ApartSampler(0.5), rollouts_ahead=1, updates=unsure)
+    trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
+    assert module.rollout_index == 1
+
+
+class Draws(Slow):
+    """Draws from the process's generator."""
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        return super().score(group, tree) + random.random()
+
+
+def test_draws_from_the_process_are_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="draws from the process's generator of python"):
+        fit(tmp_path, model__sampler=APART, model__rollouts_ahead=1, model__reward_model=f"{HERE}.Draws")
+
+
+def test_weights_alone_are_saved_without_earlier_ones(tmp_path: Path) -> None:
+    module, data = parts(Slow(0.0), ApartSampler(), rollouts_ahead=1)
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(module, datamodule=data)
+    run.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    run.save_checkpoint(tmp_path / "all.ckpt")
+    names = [torch.load(tmp_path / f, weights_only=True).keys() for f in ("weights.ckpt", "all.ckpt")]
+    assert ["lgrpo_earlier_weights" in found for found in names] == [False, True]

@@ -53,11 +53,12 @@ AGENTS = """
 from mytools import multiply
 from trl import GRPOConfig, GRPOTrainer
 def add(a: int, b: int) -> int: ...
-class Counter: ...
+class Counter:
+    def get_reward(self): ...
 TOOLS = [multiply, add, lambda x: x]
 GRPOTrainer("m", near, args=GRPOConfig("out", reward_weights=[2.0], {config}), tools=TOOLS,
             environment_factory={factory})
-def near(completions): ...
+def near(completions, environments): ...
 """
 
 
@@ -65,7 +66,10 @@ def near(completions): ...
     ("factory", "environment"),
     [
         ("Counter", "train_environments.Counter"),
-        ('{"a": Counter, "b": multiply}', {"a": "train_environments.Counter", "b": "mytools.multiply"}),
+        (
+            '{"a": Counter, "b": multiply, name(): x, **more}',
+            {"a": "train_environments.Counter", "b": "mytools.multiply"},
+        ),
     ],
 )
 def test_tools_and_environments(factory: str, environment: Any, made: Any) -> None:
@@ -79,9 +83,15 @@ def test_tools_and_environments(factory: str, environment: Any, made: Any) -> No
     }
     assert config["model"]["reward_model"][1] == "EnvironmentReward"
     assert config["model"]["reward_weights"] == [2.0, 1.0]
+    assert (
+        ("the name name() is no literal" in text)
+        == ("the name ** is no literal" in text)
+        == isinstance(environment, dict)
+    )
+    assert "environments are not handed to rewards here" in text
     assert "put it into train_environments.py" in text
     assert "put it into train_tools.py" in text
-    assert "lambda x: x (train.py, line 6): not read" in text
+    assert "lambda x: x (train.py, line 7): not read" in text
 
 
 def test_environments_around_vllm(made: Any) -> None:
@@ -90,3 +100,13 @@ def test_environments_around_vllm(made: Any) -> None:
     options = config["model"]["sampler"]["init_args"]
     assert options["sampler"]["class_path"] == "VLLMSampler"
     assert options["max_turns"] == 100
+
+
+def test_an_environment_without_rewards(made: Any) -> None:
+    script = (
+        AGENTS.format(factory="Counter", config="")
+        .replace("get_reward", "step")
+        .replace('("out", reward', '("out", top_k=3, reward')
+    )
+    config, _ = made(script, "train.py")
+    assert len(config["model"]["reward_model"]) == 1

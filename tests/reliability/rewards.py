@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel
+from lgrpo_lightning.types import Progress
 
 
 class Sleeps(RewardModel):
@@ -41,3 +42,21 @@ class Fails(Hangs):
         if int(os.environ.get("LOCAL_RANK", "0")) == self.rank and self.calls >= self.call:
             raise ValueError("a mistake in a reward")
         return torch.tensor([float(i) for i in range(len(group.rollouts))])
+
+
+class Computes(RewardModel):
+    """Is within torch for a minute, from the second rollout on."""
+
+    def __init__(self) -> None:
+        self.rollout = 0
+
+    def start(self, progress: Progress) -> None:
+        self.rollout = progress.rollout
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        if self.rollout:
+            print("computing", flush=True)
+            until, square = time.monotonic() + 60, torch.ones(2000, 2000)
+            while time.monotonic() < until:
+                square = square @ square
+        return torch.arange(float(len(group.rollouts)))

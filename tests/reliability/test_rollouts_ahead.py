@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.processes import RUN, Run, finished, finished_pair, pair, same_run
+from tests.reliability.processes import RUN, Launched, Run, finished, finished_pair, pair, same_run
 
 AHEAD = RUN | {
     "model__sampler": '{"class_path": "tests.samplers.apart.ApartSampler", "init_args": {"seconds": 0.5}}',
@@ -59,3 +59,16 @@ def test_two_processes(strategy: str, tmp_path: Path) -> None:
     assert [run.ended() for run in both] == [-signal.SIGKILL] * 2
     finished_pair(tmp_path / "run", log="2", ckpt_path="last", **options)
     same_run(finished_pair(tmp_path / "whole", **options), tmp_path / "run")
+
+
+def test_the_status_is_the_runs_where_a_reward_is_within_torch(tmp_path: Path) -> None:
+    options = AHEAD | {
+        "model__rollouts_ahead": 1,
+        "model__reward_model": "tests.reliability.rewards.Computes",
+        "model__validation__at_start": "false",
+    }
+    run = Launched(tmp_path / "run", **options)
+    run.until("computing")
+    run.signalled(signal.SIGTERM)
+    assert run.ended(40) == 143, run.said()[-3000:]
+    assert "terminate called" not in run.said()

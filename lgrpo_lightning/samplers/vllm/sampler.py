@@ -14,6 +14,7 @@ from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, p
 from lgrpo_lightning.samplers.vllm.isolation import isolated
 from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.transport import Completion, Request, Transport, prompt_seed
+from lgrpo_lightning.trainer.component_call import is_aside
 from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
 
 PROBE_TOKENS = 16
@@ -130,7 +131,7 @@ class VLLMSampler(Sampler):
         ]
         self._check_lengths(prompts, sampling)
         drawn = self._generate(requests, sampling)
-        if self.check_due:
+        if self.check_due and not is_aside():  # there the policy has moved on
             self._check(requests[:1], drawn[:1], sampling)
         ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
         stripped = stripped_tokens(self.source.tokenizer, ends, sampling)

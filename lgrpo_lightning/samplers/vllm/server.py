@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
-from lgrpo_lightning.processes.interruption import abandon_if_stopping
+from lgrpo_lightning.processes.interruption import abandon_if_stopping, carried
 from lgrpo_lightning.samplers.vllm.entropies import entropies_of
 from lgrpo_lightning.samplers.vllm.feed import Feed, described
 from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError
@@ -152,7 +152,7 @@ class Servers(Transport):
                 return None  # started anew, it does not know the adapter
 
         with ThreadPoolExecutor(min(len(indices), self.options.max_connections)) as pool:
-            answers = dict(zip(indices, pool.map(ask, indices), strict=True))
+            answers = dict(zip(indices, pool.map(carried(ask), indices), strict=True))
         current = {s.url for s in self.servers if self.feed.is_current(s)}
         return {i: a for i, a in answers.items() if a is not None and self._server(i).url in current}
 
