@@ -12,7 +12,6 @@ from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional import aggregate, default_normalizer
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Policy, Reference
-from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training.attempt import Attempt, Pass
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
@@ -22,10 +21,10 @@ from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.mini_batches import count_masked, selected
 from lgrpo_lightning.training.objective import Objective
 from lgrpo_lightning.training.options import Updates
+from lgrpo_lightning.training.scored_pass import ScoredPass
 from lgrpo_lightning.training.scoring import Scoring, cut
-from lgrpo_lightning.training.token_loss import TokenLoss
 from lgrpo_lightning.training.undecided import undecided
-from lgrpo_lightning.types import LossInput, TrainBatch
+from lgrpo_lightning.types import TrainBatch
 
 
 def _always(attempt: Attempt) -> bool:
@@ -122,6 +121,14 @@ class Update:
         passes = list(
             Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature).passes(batch, rows)
         )
+        scored_pass = ScoredPass(
+            policy=self.policy,
+            loss=self.loss,
+            objective=self.objective,
+            temperature=self.temperature,
+            importance=self.importance,
+            corrects=self.corrects,
+        )
         noise = GradientNoise(self.policy.parameters()) if self.updates.gradient_snr else None
         made: list[Pass] = []
         for number, (pack, real) in enumerate(passes):
@@ -129,13 +136,13 @@ class Update:
             mask = micro.mask if real else torch.zeros_like(micro.mask)
             given = known.cut(pack, micro)
             here = cut(kept, pack, micro)
-            scores, per_token = self._token_losses(micro, given, here, mask, means)
+            scores, per_token = scored_pass(micro, given, here, mask, means)
             loss = aggregate(per_token, mask, micro.weights, by=self.loss.normalizer, normalizer=normalizer)
             if self.objective.with_entropy:
                 entropy = aggregate(scores.entropies, mask if here is None else mask & here, normalizer=count)
                 loss, spread = loss - self.bonus.coefficient * entropy, spread + entropy.detach()
             if scores.router_loss is not None:
-                loss = loss + self._router(scores.router_loss, mask.sum(), trained, means)
+                loss = loss + scored_pass.router(scores.router_loss, mask.sum(), trained, means)
             self.backward(loss * self.ranks.world_size, number == len(passes) - 1)
             if noise is not None:
                 noise.saw(float(mask.sum()))
@@ -151,47 +158,12 @@ class Update:
             self.step()
             self._steer(spread, means)
 
-    def _token_losses(
-        self, micro: TrainBatch, known: Known, kept: Tensor | None, mask: Tensor, means: Means
-    ) -> tuple[TokenScores, Tensor]:
-        """(log-probs and entropies, ``[N, T]`` loss of every token).
-
-        Args:
-            kept: Tokens that the policy loss trains; None: all.
-            mask: Tokens that the metrics count; none of a pass that only keeps the ranks in step.
-        """
-        scores = self.policy(
-            micro.prompts,
-            micro.completions,
-            temperature=self.temperature,
-            entropy_gradient=self.objective.with_entropy,
-            with_router_loss=self.objective.router_aux_coef > 0,
-        )
-        given = LossInput(
-            logprobs=scores.logprobs,
-            old_logprobs=scores.logprobs.detach() if known.old is None else known.old,
-            sampler_logprobs=micro.sampler_logprobs,
-            ref_logprobs=known.ref,
-            advantages=micro.advantages,
-            entropies=scores.entropies,
-            mask=micro.mask,
-        )
-        token_loss = TokenLoss(
-            loss=self.loss, objective=self.objective, importance=self.importance, corrects=self.corrects
-        )
-        return scores, token_loss(given, kept=kept, mask=mask, means=means)
-
     def _undecided(self, batch: TrainBatch, rows: list[int], known: Known) -> Tensor | None:
         """``[N, T]`` bool: tokens that the policy loss of this optimizer step trains; None: all."""
         if known.entropies is None:
             return None
         taking_part = selected(None, batch.mask, rows)
         return undecided(known.entropies, taking_part, self.objective.top_entropy, self.ranks)
-
-    def _router(self, value: Tensor, tokens: Tensor, trained: Tensor, means: Means) -> Tensor:
-        """A pass's load-balancing loss, by its share of the trained tokens of the optimizer step."""
-        means.put("router_loss", float(value.detach() * tokens), float(tokens))
-        return self.objective.router_aux_coef * value * tokens / trained
 
     def _steer(self, spread: Tensor, means: Means) -> None:
         """Tell the bonus what entropy the optimizer step had."""
