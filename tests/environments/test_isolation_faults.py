@@ -168,6 +168,7 @@ def test_a_process_killed_between_two_rollouts_is_replaced(policy: Policy) -> No
 
 TRAINER = """
 import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
 from lgrpo_lightning.environments.isolation.recipe import Recipe
 from lgrpo_lightning.environments.isolation.workers import Workers
 from lgrpo_lightning.environments.calls import ToolCall

@@ -84,8 +84,11 @@ def source(path: str) -> Any:
 
 
 def test_another_tokenizer_is_refused_before_anything_is_sampled(
-    model_folder: Callable[..., Path], tmp_path: Path
+    model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # a name is not looked for on the hub
     folder = model_folder("llama")
     TeacherLogprobs(str(folder)).setup(source(str(folder)))
     with pytest.raises(ValueError, match=r"whose tokenizer is not the policy's: \d+ tokens differ, such as"):

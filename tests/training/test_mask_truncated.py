@@ -67,7 +67,7 @@ def test_a_step_of_nothing_but_cut_off_completions_is_skipped(
 
 
 def test_a_run_says_what_was_trained(tmp_path: Path) -> None:
-    root = fit(tmp_path, model__updates__mask_truncated="true", model__sampling__max_new_tokens=20)
+    root = fit(tmp_path, model__updates__mask_truncated="true", model__sampling__max_new_tokens=26)
     table = rollouts(root)
     assert set(table["finish_reason"]) == {"stop", "length"}
     assert (table["trained"] == (table["finish_reason"] == "stop")).all()
