@@ -124,7 +124,10 @@ def test_a_server_killed_in_the_middle_of_a_run(server: RealServer, tmp_path: Pa
         assert (root / "checkpoints" / "last.ckpt").is_file()
 
 
-@pytest.mark.parametrize(("devices", "strategy", "lora"), [(1, "auto", False), (2, "ddp", True)])
+@pytest.mark.parametrize(
+    ("devices", "strategy", "lora"),
+    [pytest.param(1, "auto", False, marks=pytest.mark.slow), (2, "ddp", True)],
+)
 def test_rollouts_ahead_killed_and_resumed(
     devices: int, strategy: str, lora: bool, server: RealServer, tmp_path: Path
 ) -> None:
