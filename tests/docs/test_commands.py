@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from tests.docs.markdown import PAGES, ROOT, Block, blocks
 
@@ -85,8 +86,18 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What became of every block and command; tried once, also where several processes run the tests."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "outcomes.json"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            shared.write_text(json.dumps(tried(tmp_path_factory.mktemp("commands"))))
+    found: dict[str, str] = json.loads(shared.read_text())
+    return found
+
+
+def tried(work: Path) -> dict[str, str]:
     """What became of every block and command, all tried in one process with the plug-ins installed."""
-    work = tmp_path_factory.mktemp("commands")
     installed(work / "site", work)
     tasks: list[dict[str, Any]] = []
     for block in YAML:
