@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
@@ -21,7 +22,7 @@ from lgrpo_lightning.trainer.component_call import changed, generators
 from lgrpo_lightning.training.flight import POLL, Flight, Plan
 from lgrpo_lightning.training.refill import Scored
 from lgrpo_lightning.training.timing import Clock
-from lgrpo_lightning.types import Group, Progress, Prompt
+from lgrpo_lightning.types import Group, Prompt
 
 PATIENCE = 5.0
 """Seconds that rewards have to end once nobody waits for them."""
@@ -115,13 +116,8 @@ class AheadModule(ComponentModule):
             with abandoning_together(self.trainer), self.calling(self.stream("ready", version)):
                 self.sampler.ready(self.sampling)
         stream = self.stream("train", index)
-        progress = Progress(
-            rollout=index,
-            global_step=version,
-            epoch=self.current_epoch + epoch,
-            max_steps=self.trainer.max_steps,
-            max_rollouts=self.max_rollouts,
-        )
+        epoch += self.current_epoch
+        progress = replace(self.progress, rollout=index, global_step=version, epoch=epoch)
 
         def score(groups: list[Group]) -> Scored:
             self.start_rewards(stream, progress)

@@ -28,11 +28,10 @@ def note_status(status: int) -> None:
 
 def beside(thread: threading.Thread) -> None:
     """Wait for a daemon thread before Python ends."""
-    if not _beside:
-        atexit.register(_leave)
     _beside.add(thread)
 
 
+@atexit.register
 def _leave() -> None:
     until = time.monotonic() + PATIENCE
     for thread in list(_beside):

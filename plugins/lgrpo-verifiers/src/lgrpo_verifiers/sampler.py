@@ -10,7 +10,7 @@ from lgrpo_lightning import Group, Prompt, Rollout, Sampler, Sampling
 from lgrpo_lightning.contracts import Stream, WeightSource
 from lgrpo_lightning.environments.calls import FORMATS, format_of
 from lgrpo_lightning.environments.template import TurnTemplate
-from lgrpo_lightning.options import mapped
+from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.text import stripped_tokens
 from lgrpo_verifiers.configuration import Tasks, environment_config
@@ -62,20 +62,15 @@ class VerifiersSampler(SamplerAround):
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         turn_tokens = max_turn_tokens is None or max_turn_tokens >= 1
-        for ok, name, value, what in (
-            (max_turns >= 1, "max_turns", max_turns, "at least 1"),
-            (turn_tokens, "max_turn_tokens", max_turn_tokens, "at least 1, or null"),
-            (
-                tool_format in ("auto", *FORMATS),
-                "tool_format",
-                tool_format,
-                f"one of auto, {', '.join(FORMATS)}",
-            ),
-            (timeout > 0, "timeout", timeout, "above 0"),
-            (workers >= 1, "workers", workers, "at least 1"),
-        ):
-            if not ok:
-                raise ValueError(f"VerifiersSampler: {name} is {value!r}; it must be {what}.")
+        require(
+            "VerifiersSampler: ",
+            locals(),
+            (max_turns >= 1, "max_turns", "at least 1"),
+            (turn_tokens, "max_turn_tokens", "at least 1, or null"),
+            (tool_format in ("auto", *FORMATS), "tool_format", f"one of auto, {', '.join(FORMATS)}"),
+            (timeout > 0, "timeout", "above 0"),
+            (workers >= 1, "workers", "at least 1"),
+        )
         super().__init__(sampler)
         if self.sampler.takes_turns:
             raise ValueError(
