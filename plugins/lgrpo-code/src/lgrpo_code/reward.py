@@ -6,12 +6,15 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lgrpo_code.runner import Limits, Program, Result, run_all
+from lgrpo_code.runner import Limits, Program, Result, check, run_all
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
+
+if TYPE_CHECKING:
+    from lgrpo_lightning.contracts import WeightSource
 
 BLOCK = r"```(?:python|py)?[ \t]*\n(.*?)```"
 """A fenced block of Python; the last one counts."""
@@ -26,7 +29,8 @@ class CodeTests(RewardModel):
 
     Programs are written by the model that is trained, and are run: each in namespaces of its own, without network, with
     a root of its own in which the system's programs are read-only, as an unprivileged user, with limits. Where the
-    kernel refuses any of that, nothing is run and the run stops. See the README for what that does not protect against.
+    machine refuses any of that, nothing is run: the run is refused before its first step. The README says what a
+    program may do and may not, and what that does not protect against.
 
     Args:
         allow_execution: Must be true: programs that a model wrote are run on this machine.
@@ -34,11 +38,11 @@ class CodeTests(RewardModel):
         extract: Regular expression with a group that finds the program; its last match counts.
         partial: Whether passing some tests gives their share; else only passing all gives 1.
         missing: Reward of a completion without a program.
-        seconds: Time of one test.
+        seconds: Time of one test, from the start of the program.
         memory_mb: Address space of each process of a test.
         output_kb: What a test may write out; more ends it.
         disk_mb: What a test may write to files.
-        processes: Processes and threads of a test at a time.
+        processes: Processes and threads of a test at a time, whatever other tests start.
         workers: Tests at a time; 0: as many as the machine has processors.
 
     Raises:
@@ -86,6 +90,10 @@ class CodeTests(RewardModel):
         self.partial, self.missing, self.workers = partial, missing, workers
         self.limits = Limits(**numbers)  # type: ignore[arg-type]
         self.columns = (column,)  # type: ignore[misc]
+
+    def setup(self, source: WeightSource) -> None:
+        """Refuse a machine on which programs cannot be run apart."""
+        check()
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Refuse a row without tests."""

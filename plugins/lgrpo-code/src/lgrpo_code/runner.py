@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
+import re
 import selectors
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -15,11 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
-REFUSED = 97
+UNSHARE = shutil.which("unshare", path=os.defpath + ":/usr/sbin:/sbin")
+"""Of util-linux, which every distribution has."""
+LINUX = (5, 14)
+"""The first that counts processes in each namespace of users, and not all of a user together."""
+SETUP = 60.0
+"""Seconds in which a sandbox has to stand."""
+REMEDY = (
+    "Programs are run in namespaces of their own or not at all. Allow them: sysctl user.max_user_namespaces=10000, "
+    "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0 (those that the system has); "
+    "in Docker --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined. Or take "
+    "another reward."
+)
 
 
 class SandboxError(RuntimeError):
-    """The kernel does not let programs be run apart, so that none is run."""
+    """The machine does not let programs be run apart, so that none is run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,84 +90,128 @@ def run_all(programs: Sequence[Program], limits: Limits, *, workers: int) -> lis
         return list(threads.map(lambda program: run(program, limits), programs))
 
 
-def run(program: Program, limits: Limits) -> Result:
-    """Run one program to its end, or end it.
+def check() -> None:
+    """Try one program.
 
     Raises:
-        SandboxError: The kernel refuses.
+        SandboxError: The machine refuses, with what to change.
     """
-    request = {
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    if sys.platform != "linux" or not found or (int(found[1]), int(found[2])) < LINUX:
+        raise SandboxError(
+            f"lgrpo-code runs programs on Linux {LINUX[0]}.{LINUX[1]} or newer, which counts the processes of each "
+            f"program apart; this is {platform.system()} {platform.release()}. Take another reward."
+        )
+    result = run(Program(code="print(input())", stdin="ready"), Limits())
+    if result.output != "ready\n":
+        raise SandboxError(
+            f"A first program in the sandbox should have written 'ready', and gave {result}. {REMEDY}"
+        )
+
+
+def run(program: Program, limits: Limits) -> Result:
+    """Run one program to its end, or end it; nothing that it has started is left.
+
+    Raises:
+        SandboxError: The machine refuses.
+    """
+    if UNSHARE is None:
+        raise SandboxError("lgrpo-code refuses to run: there is no unshare; install the package util-linux.")
+    superuser = os.geteuid() == 0
+    kinds = ["--mount", "--pid", "--net", "--ipc", "--uts"] + ["--map-root-user"] * (not superuser)
+    with contextlib.ExitStack() as stack:
+        status, theirs = os.pipe()
+        stack.callback(os.close, status)
+        trainer = os.pidfd_open(os.getpid())
+        stack.callback(os.close, trainer)
+        init = [sys.executable, "-I", "-S", str(SANDBOX), str(theirs), str(trainer)]
+        try:
+            process = subprocess.Popen(
+                [UNSHARE, *kinds, "--fork", "--kill-child", *init],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs, trainer),
+                start_new_session=True,
+                env={"PATH": "/usr/bin:/bin"},
+            )
+        finally:
+            os.close(theirs)
+        stack.callback(_end, process)
+        request = _request(program, limits, superuser)
+        with contextlib.suppress(BrokenPipeError):  # it says why on standard error
+            assert process.stdin
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+        output, error, said = _read(process, status, limits)
+    if not said.startswith(b"started\n"):
+        raise SandboxError(
+            f"lgrpo-code refuses to run: {error.strip() or 'the sandbox does not start'}. {REMEDY}"
+        )
+    code = said.split(b"\n")[1]
+    return Result(status=_status(int(code)) if code else None, output=output, error=error)
+
+
+def _request(program: Program, limits: Limits, superuser: bool) -> dict[str, object]:
+    return {
         "code": program.code,
         "stdin": program.stdin,
+        "superuser": superuser,
         "python": os.path.realpath(sys.executable),
         "python_home": os.path.realpath(sys.base_prefix),
-        "cpu_seconds": int(limits.seconds) + 1,
-        "memory_mb": limits.memory_mb,
         "disk_mb": limits.disk_mb,
-        "processes": limits.processes,
+        "limits": {
+            "RLIMIT_CPU": int(limits.seconds) + 1,
+            "RLIMIT_AS": limits.memory_mb << 20,
+            "RLIMIT_FSIZE": limits.disk_mb << 20,
+            "RLIMIT_NPROC": limits.processes,
+            "RLIMIT_NOFILE": 64,
+            "RLIMIT_CORE": 0,
+            "RLIMIT_STACK": 16 << 20,  # of each thread, out of the same address space
+        },
     }
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(SANDBOX)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={"PATH": "/usr/bin:/bin"},
-    )
-    try:
-        assert process.stdin
-        process.stdin.write(json.dumps(request).encode())
-        process.stdin.close()
-        output, error, ended = _read(process, limits)
-    finally:
-        _end(process)
-    status = process.returncode if ended else None
-    said = error.decode("utf-8", "replace")
-    if status == REFUSED and "lgrpo-code refuses to run" in said:
-        raise SandboxError(
-            f"{said.strip()}. Programs are run in namespaces of their own or not at all: allow unprivileged user "
-            "namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns=0; in Docker "
-            "--security-opt seccomp=unconfined), or take another reward."
-        )
-    return Result(status=status, output=output.decode("utf-8", "replace"), error=said)
 
 
-def _read(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, bytes, bool]:
-    """(standard output, standard error, whether it ended by itself)."""
+def _status(code: int) -> int:
+    return code if code >= 0 else 128 - code
+
+
+def _read(process: subprocess.Popen[bytes], status: int, limits: Limits) -> tuple[str, str, bytes]:
+    """(standard output, standard error, what the sandbox said), until all have ended or a limit is met."""
     assert process.stdout
     assert process.stderr
-    until, most = time.monotonic() + limits.seconds, limits.output_kb << 10
-    texts = {process.stdout: bytearray(), process.stderr: bytearray()}
+    until, most, started = time.monotonic() + SETUP, limits.output_kb << 10, False
+    out, err = process.stdout.fileno(), process.stderr.fileno()
+    texts = {out: bytearray(), err: bytearray(), status: bytearray()}
     with selectors.DefaultSelector() as selector:
-        for stream in texts:
-            selector.register(stream, selectors.EVENT_READ)
-        while selector.get_map():
-            left = until - time.monotonic()
-            if left <= 0:
-                return bytes(texts[process.stdout]), bytes(texts[process.stderr]), False
+        for descriptor in texts:
+            selector.register(descriptor, selectors.EVENT_READ)
+        while selector.get_map() and (left := until - time.monotonic()) > 0:
             for key, _ in selector.select(left):
-                stream = key.fileobj
                 chunk = os.read(key.fd, 1 << 16)
+                texts[key.fd] += chunk
                 if not chunk:
-                    selector.unregister(stream)
-                texts[stream] += chunk  # type: ignore[index]
-            if sum(map(len, texts.values())) > most:
-                return bytes(texts[process.stdout])[:most], bytes(texts[process.stderr])[:most], False
-    try:
-        process.wait(max(0.0, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return bytes(texts[process.stdout]), bytes(texts[process.stderr]), False
-    return bytes(texts[process.stdout]), bytes(texts[process.stderr]), True
+                    selector.unregister(key.fd)
+            if texts[status] and not started:
+                until, started = time.monotonic() + limits.seconds, True
+            if len(texts[out]) + len(texts[err]) > most:
+                del texts[status][len(b"started\n") :]
+                break
+    output, error = (bytes(texts[d][:most]).decode("utf-8", "replace") for d in (out, err))
+    return output, error, bytes(texts[status])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it; with the first process of its namespace all of them end."""
-    if process.poll() is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream and not stream.closed:
-            stream.close()
+    """Have the first process of the namespaces leave, with which all in them end; else kill it."""
+    assert process.stdin
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()  # unshare takes the first process with it
+    with process:
+        pass
