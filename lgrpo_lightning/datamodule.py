@@ -13,8 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 
 from lgrpo_lightning.contracts import PromptSource, Stream
 from lgrpo_lightning.data.curriculum import Curriculum, PassRates
-from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_columns, check_template_kwargs
+from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_columns
 from lgrpo_lightning.data.loader import PromptLoader
+from lgrpo_lightning.data.row_columns import check_template_kwargs
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import all_rows, named_sources
 from lgrpo_lightning.options import mapped, require

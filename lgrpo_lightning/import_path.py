@@ -13,8 +13,8 @@ from typing import Any
 
 FILES = frozenset(
     """
-    arrow bin bz2 ckpt csv gguf gz ipynb json jsonl md ndjson parquet pt pth py safetensors sh toml tsv txt xz yaml
-    yml zip zst
+    arrow bin bz2 ckpt csv feather gguf gz ipynb json jsonl md ndjson parquet pq pt pth py safetensors sh toml tsv txt
+    xz yaml yml zip zst
     """.split()  # noqa: SIM905
 )
 """Endings that are a file's, not the name of a class or function."""

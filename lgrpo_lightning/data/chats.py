@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lgrpo_lightning.data.json_text import called, with_arguments
 from lgrpo_lightning.types import Message
 
 
@@ -30,7 +32,7 @@ def _checked(message: Any, where: str) -> Message:
             f"{where} is {message!r}; a message is an object with a role and a "
             'content, such as {"role": "user", "content": "1+1?"}.'
         )
-    plain: dict[str, Any] = without_nulls(message)
+    plain: dict[str, Any] = dict(with_arguments(without_nulls(message), where))
     content = _text(plain.get("content"), where)
     if content is None and not plain.get("tool_calls"):
         raise ValueError(
@@ -67,6 +69,41 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nulls(item) for item in value]
     return value
+
+
+def rendered(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
+    """Messages as the chat template writes them.
+
+    Templates of DeepSeek join arguments of a tool call to other text, or show calls only where the content is null:
+    the first form of the messages counts that shows all calls; else the first that the template takes.
+    """
+    made = [dict(with_arguments(message, f"message {number}")) for number, message in enumerate(messages)]
+    names = called(made)
+    forms = [made]
+    if names:
+        as_text = [
+            {**m, "tool_calls": [_as_text(c) for c in m["tool_calls"]]} if m.get("tool_calls") else m
+            for m in made
+        ]
+        forms += [as_text, [m if m.get("content") else m | {"content": None} for m in as_text]]
+    taken, refused = list[str](), list[Exception]()
+    for form in forms:
+        try:
+            taken.append(str(tokenizer.apply_chat_template(form, tokenize=False, **options)))
+        except Exception as error:
+            refused.append(error)
+        else:
+            if all(name in taken[-1] for name in names):
+                return taken[-1]
+    if not taken:
+        raise refused[0]
+    return taken[0]
+
+
+def _as_text(call: Mapping[str, Any]) -> dict[str, Any]:
+    if "function" in call:
+        return {**call, "function": _as_text(call["function"])}
+    return {**call, "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
 
 
 def check_text(row: Mapping[str, Any], where: str) -> None:

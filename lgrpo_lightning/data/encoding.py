@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lgrpo_lightning.data.chats import check_text, checked_messages
+from lgrpo_lightning.data.chats import check_text, checked_messages, rendered
+from lgrpo_lightning.data.json_text import called, messages_in
+from lgrpo_lightning.data.row_columns import refuse_images, template_arguments
 from lgrpo_lightning.types import Message, Prompt
 
 LongPrompts = Literal["error", "drop"]
@@ -59,12 +61,18 @@ class PromptEncoder:
                 f"{where}: there is no 'prompt'; the columns are {', '.join(map(repr, row)) or 'none'}."
             )
         check_text(row, where)
+        refuse_images(row, where)
         prompt = row["prompt"]
-        messages = self._messages(prompt, where)
+        messages, arguments = self._messages(prompt, where), template_arguments(row, where)
         if messages is None:
+            if arguments:
+                raise ValueError(
+                    f"{where}: column 'tools' or 'chat_template_kwargs' is for the chat template, and the prompt is "
+                    "plain text. Set chat: true, or leave the column out."
+                )
             text, ids = prompt, self._plain_ids(prompt)
         else:
-            text = self._rendered(messages, where)
+            text = self._rendered(messages, arguments, where)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         token_ids = tuple(int(i) for i in ids)
         self._check_ids(token_ids, where)
@@ -102,6 +110,8 @@ class PromptEncoder:
 
     def _messages(self, prompt: Any, where: str) -> tuple[Message, ...] | None:
         """The chat of a prompt, or None where it is used as plain text."""
+        if isinstance(prompt, str) and (found := messages_in(prompt, where)) is not None:
+            prompt = found
         if isinstance(prompt, str):
             if not prompt.strip():
                 raise ValueError(f"{where}: the prompt is empty.")
@@ -122,7 +132,7 @@ class PromptEncoder:
             return tuple(messages)
         return ({"role": "system", "content": self.system_prompt}, *messages)
 
-    def _rendered(self, messages: Sequence[Message], where: str) -> str:
+    def _rendered(self, messages: Sequence[Message], arguments: Mapping[str, Any], where: str) -> str:
         import jinja2
 
         model = getattr(self.tokenizer, "name_or_path", "") or "the model"
@@ -132,14 +142,20 @@ class PromptEncoder:
                 "instruction-tuned model, or string prompts with chat left out."
             )
         goes_on = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
+        options = {
+            **self.chat_template_kwargs,
+            **arguments,
+            "add_generation_prompt": not goes_on,
+            "continue_final_message": goes_on,  # the completion goes on with what the assistant began
+        }
         try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(m) for m in messages],
-                tokenize=False,
-                add_generation_prompt=not goes_on,
-                continue_final_message=goes_on,  # the completion goes on with what the assistant began
-                **self.chat_template_kwargs,
-            )
+            text = rendered(self.tokenizer, messages, **options)
+            if "tools" in arguments and text == rendered(
+                self.tokenizer, messages, **{**options, "tools": None}
+            ):
+                raise ValueError("it does not show the tools of column 'tools'")
+            if hidden := next((name for name in called(messages) if name not in text), None):
+                raise ValueError(f"it does not show the call of {hidden!r}")
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             cut = "continue_final_message" in str(error)
             why = (
@@ -149,7 +165,7 @@ class PromptEncoder:
             raise ValueError(
                 f"{where}: the chat template of {model} refuses the messages: {why if cut else error}"
             ) from error
-        return str(text)
+        return text
 
     def _fits(self, prompt: Prompt, origin: str) -> bool:
         if not prompt.token_ids:
@@ -199,27 +215,3 @@ def check_columns(
                 check(row)
             except ValueError as error:
                 raise ValueError(f"{origin}, row {number} (from 0): {error}") from error
-
-
-SETTLED = (
-    "add_generation_prompt",
-    "continue_final_message",
-    "conversation",
-    "return_dict",
-    "return_tensors",
-    "tokenize",
-)
-"""Arguments of ``apply_chat_template`` that are this library's."""
-
-
-def check_template_kwargs(given: Mapping[str, Any]) -> None:
-    """Refuse arguments of the chat template that are settled here.
-
-    Raises:
-        ValueError: Naming them.
-    """
-    if clash := sorted(set(SETTLED) & set(given)):
-        raise ValueError(
-            f"data.chat_template_kwargs has {', '.join(clash)}, which is settled here: a turn of the assistant is "
-            "opened, or gone on with where the last message is the assistant's. Leave it out."
-        )

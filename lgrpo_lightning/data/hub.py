@@ -21,7 +21,7 @@ def dataset_rows(path: str, split: str | None, subset: str | None) -> list[dict[
         what = "a saved data set" if folder.is_dir() else "neither a file nor a folder, so a hub data set"
         raise ModuleNotFoundError(
             f"{path} is {what}, and reading one needs: pip install 'lgrpo_lightning[datasets]'. Otherwise "
-            "give a .jsonl, .parquet or .csv file, or a prompt source such as ArithmeticTasks."
+            "give a .jsonl, .json, .parquet, .arrow or .csv file, or a prompt source such as ArithmeticTasks."
         ) from error
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):

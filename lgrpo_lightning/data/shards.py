@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from glob import glob, has_magic
+from collections.abc import Collection, Sequence
+from glob import escape, glob, has_magic
 from pathlib import Path
 
 SPLITS = (
@@ -23,6 +23,17 @@ SPLITS = (
 """Words in names of files and folders that tell one split from another."""
 
 
+BESIDE = re.compile(
+    r"[._].*|.*\.(md|py|crc|lock)|dataset_infos?\.json|state\.json"
+    r"|(readme|licen[cs]e|notice|citation|authors|changelog|contributing)(\..*)?",
+    re.IGNORECASE,
+)
+"""Names of files that stand beside data and are none."""
+
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+"""What compressed files are called after the name of what they hold."""
+
+
 def suffix(path: Path) -> str:
     """What a file is by its name: ".jsonl", also of "train.jsonl.gz"; ".jsonl.gz" there.
 
@@ -30,47 +41,64 @@ def suffix(path: Path) -> str:
     ('.jsonl', '.jsonl.gz')
     """
     last = path.suffix.lower()
-    return f"{path.with_suffix('').suffix.lower()}{last}" if last == ".gz" else last
+    return f"{path.with_suffix('').suffix.lower()}{last}" if last in PACKED else last
 
 
-def files_of(text: str, readable: Collection[str]) -> list[Path] | None:
+def files_of(text: str, readable: Collection[str], possible: str) -> list[Path] | None:
     """The files of a pattern or of a folder of shards, in order of their names; None where ``text`` is neither.
+
+    Files that stand beside data by their names (``BESIDE``) are passed over, and so are hidden folders.
+
+    Args:
+        text: What was given.
+        readable: Suffixes of files that can be read.
+        possible: The same in words, for errors.
 
     Raises:
         FileNotFoundError: A pattern that matches nothing.
-        ValueError: Files of several kinds, or of several splits.
+        ValueError: Files that cannot be read, of several kinds, or of several splits.
     """
     path = Path(text).expanduser()
-    if path.is_file():
+    if path.is_file() or any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return None
     if path.is_dir():
-        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-            return None
-        found = [p for p in path.rglob("*") if not any(x.startswith(".") for x in p.relative_to(path).parts)]
+        base, found = path, glob(f"{escape(str(path))}/**/*", recursive=True)
     elif has_magic(text):
-        found = [Path(p) for p in glob(str(path), recursive=True)]
+        base, found = glob_root(text), glob(str(path), recursive=True)
         if not found:
             raise FileNotFoundError(f"No file matches {text} (looked in {Path.cwd()}).")
     else:
         return None
-    files = sorted(p for p in found if p.is_file() and suffix(p) in readable)
+    files = sorted(p for p in map(Path, found) if not p.is_dir() and not BESIDE.fullmatch(p.name))
+    if foreign := [str(p.relative_to(base)) for p in files if suffix(p) not in readable]:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise ValueError(
+            f"{text} holds files that cannot be read: {', '.join(foreign[:3])}{more}. Possible are {possible}. "
+            f"Turn them into one of these, or name those to be read, such as {base}/*.jsonl."
+        )
+    if not files and not path.is_dir():
+        raise ValueError(f"What matches {text} is no data; possible are files {possible}.")
+    _check_alike(text, base, files)
+    return files or None
+
+
+def _check_alike(text: str, base: Path, files: Sequence[Path]) -> None:
+    """Refuse files of several kinds or splits, or one under two names."""
     kinds = sorted({suffix(p) for p in files})
     if len(kinds) > 1:
         raise ValueError(
             f"{text} holds files of several kinds ({', '.join(kinds)}), which may be the same rows twice. Name one "
-            f"kind, such as {path if path.is_dir() else path.parent}/*{kinds[0]}."
+            f"kind, such as {base}/*{kinds[0]}."
         )
-    base = path if path.is_dir() else glob_root(text)
-    splits = sorted({_split(p.relative_to(base)) for p in files} - {""}) if len(files) > 1 else []
+    if len({p.resolve() for p in files}) < len(files):
+        raise ValueError(f"{text} holds a file under two names (a link), which would be the same rows twice.")
+    splits = sorted({_split(p.relative_to(base)) for p in files} - {""})
     if splits and len({_split(p.relative_to(base)) for p in files}) > 1:
         others = " beside files of none" if len(splits) == 1 else ""
         raise ValueError(
             f"{text} holds files of several splits ({', '.join(splits)}{others}), which would be one set. Name "
             f"those of one, such as {base}/{splits[-1]}*{kinds[0]}."
         )
-    if not files and has_magic(text):
-        raise ValueError(f"What matches {text} cannot be read; possible are files {', '.join(readable)}.")
-    return files or None
 
 
 def _split(path: Path) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lgrpo_lightning.data.chats import rendered
+from lgrpo_lightning.data.row_columns import template_arguments
 from lgrpo_lightning.types import Message, Prompt
 
 
@@ -27,11 +29,17 @@ class TurnTemplate:
     ends: tuple[int, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    def of(self, prompt: Prompt) -> TurnTemplate:
+        """With the arguments that the row of ``prompt`` has in its column ``chat_template_kwargs``."""
+        own = template_arguments(prompt.columns, f"Prompt {prompt.uid!r}")
+        return replace(self, kwargs={**self.kwargs, **{k: v for k, v in own.items() if k != "tools"}})
+
     def prompt(self, prompt: Prompt, observation: str | None, tools: Sequence[Any]) -> Prompt:
         """``prompt`` with the environment's first words and its tools.
 
         Raises:
-            TemplateError: There are tools, and the prompt is no chat; or the template does not show them.
+            TemplateError: There are tools, and the prompt is no chat, or its row has others; or the template does not
+                show them.
         """
         if not observation and not tools:
             return prompt
@@ -43,11 +51,18 @@ class TurnTemplate:
                 )
             text = prompt.text + str(observation)
             return replace(prompt, text=text, token_ids=(*prompt.token_ids, *self._ids(str(observation))))
+        own = template_arguments(prompt.columns, f"Prompt {prompt.uid!r}").get("tools")
+        if tools and own:
+            raise TemplateError(
+                f"Prompt {prompt.uid!r} has a column 'tools', and the environment offers its own. Leave one of "
+                "them out, or give the column another name."
+            )
         messages = _appended(prompt.messages, observation)
         goes_on = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
         how = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
-        text = self._rendered(messages, tools=list(tools) or None, **how)
-        if tools and text == self._rendered(messages, **how):
+        shown = self.of(prompt)
+        text = shown._rendered(messages, tools=list(tools) or own, **how)
+        if tools and text == shown._rendered(messages, **how):
             raise TemplateError(
                 "The chat template does not show tools to the model. Take a model that was trained for tool calls, or "
                 "set policy.tokenizer to one whose template has them."
@@ -93,11 +108,7 @@ class TurnTemplate:
         import jinja2
 
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [dict(m) for m in messages], tokenize=False, **{**self.kwargs, **options}
-                )
-            )
+            return rendered(self.tokenizer, messages, **{**self.kwargs, **options})
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(str(m["role"]) for m in messages)
             raise TemplateError(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from lgrpo_lightning.data.readers import READERS
 from lgrpo_lightning.migration.draft import Draft
 from lgrpo_lightning.migration.recipe import DataSet
-
-FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 
 
 def write_data(draft: Draft) -> None:
@@ -38,7 +37,7 @@ def write_data(draft: Draft) -> None:
 
 def _write_set(draft: Draft, key: str, found: DataSet) -> None:
     """A prompt source."""
-    file = found.path.endswith(FILES)
+    file = found.path.endswith(tuple(READERS))
     options: dict[str, Any] = {"path": found.path}
     if not file:
         options |= {"subset": found.subset, "split": found.split}
@@ -48,8 +47,6 @@ def _write_set(draft: Draft, key: str, found: DataSet) -> None:
     for name, value in options.items():
         if value is not None:
             draft.put(f"{key}.init_args.{name}", value)
-    if found.path.endswith(".json"):
-        draft.remark(f"{key}: {found.path} is read as JSON lines here; rename it to .jsonl where it is.")
 
 
 def write_rewards(draft: Draft) -> None:

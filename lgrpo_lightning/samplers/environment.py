@@ -238,7 +238,7 @@ class EnvironmentSampler(SamplerAround):
             if messages is None:
                 episode.end("stop")
                 continue
-            between = self.template.between(
+            between = self.template.of(episode.prompt).between(
                 messages, episode.ids[-1] if episode.ids else None, chat=episode.prompt.messages is not None
             )
             if last or len(episode.ids) + len(between) >= sampling.max_new_tokens:

@@ -1,11 +1,17 @@
 import builtins
+import bz2
 import gzip
 import json
+import lzma
 
 import pandas as pd
+import pyarrow
+import pyarrow.feather
 import pytest
 
 from lgrpo_lightning.data.files import PromptFile
+from lgrpo_lightning.data.readers import READERS
+from lgrpo_lightning.data.shards import suffix
 
 ROWS = [{"prompt": "1+1=", "answer": 2}, {"prompt": "Zürich →\n日本", "answer": 3}]
 CHAT = [{"role": "user", "content": "1+1?"}]
@@ -148,7 +154,7 @@ BAD = {
     "extension": (
         "p.txt",
         "1+1=",
-        r"p.txt: cannot read .txt. Possible are .jsonl, .jsonl.gz, .parquet, .csv",
+        r"p.txt: cannot read .txt. Possible are .jsonl, .json, .ndjson, .csv, .tsv, .parquet, ",
     ),
 }
 
@@ -238,7 +244,7 @@ def test_folders_in_folders(tmp_path):
         (("train/0.jsonl", "test/0.jsonl"), ".", r"several splits \(test, train\)"),
         (("more.jsonl", "test.jsonl"), ".", r"several splits \(test beside files of none\)"),
         (("a.jsonl",), "*.parquet", r"No file matches .*\*.parquet"),
-        (("a.md",), "*.md", "cannot be read; possible are files .jsonl"),
+        (("a.md",), "*.md", "is no data; possible are files .jsonl"),
         (("a.jsonl",), "?.jsonl", r"split='train' is for saved and hub data sets"),
     ],
 )
@@ -260,8 +266,138 @@ def test_a_csv_file_with_two_columns_of_one_name(tmp_path):
         PromptFile(write(tmp_path / "p.csv", "prompt,answer,answer\n1+1=,2,3\n")).rows()
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b'{"prompt": "1"}\n' * 99, mtime=0)[:40]])
-def test_a_broken_compressed_file_is_named(tmp_path, content):
-    (tmp_path / "p.jsonl.gz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"p.jsonl.gz is not a whole gzip file"):
-        PromptFile(str(tmp_path / "p.jsonl.gz")).rows()
+PACK = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("packed", PACK)
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_broken_compressed_file_is_named(tmp_path, packed, cut):
+    path = tmp_path / f"p.jsonl{packed}"
+    path.write_bytes(PACK[packed](b'{"prompt": "1"}\n' * 99)[:20] if cut else b"not compressed")
+    with pytest.raises(ValueError, match=rf"p.jsonl{packed} is not a whole (gzip|bzip2|xz|Zstandard) file"):
+        PromptFile(str(path)).rows()
+
+
+def written(path, rows):
+    """``rows`` in a file of any kind that can be read."""
+    frame, kind, packed = pd.DataFrame(rows), suffix(path), path.suffix.lower()
+    table = pyarrow.Table.from_pylist(rows)
+    if kind in (".parquet", ".pq"):
+        frame.to_parquet(path)
+    elif kind == ".feather":
+        pyarrow.feather.write_feather(table, path)
+    elif kind == ".arrow":  # as datasets writes it
+        with pyarrow.ipc.new_stream(path, table.schema) as stream:
+            stream.write_table(table)
+    else:
+        inner = kind.removesuffix(packed) if packed in PACK else kind
+        texts = {".json": json.dumps(rows, indent=1), ".tsv": frame.to_csv(index=False, sep="\t")}
+        texts[".csv"] = frame.to_csv(index=False)
+        content = texts.get(inner, lines(*rows)).encode()
+        path.write_bytes(PACK[packed](content) if packed in PACK else content)
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("how", ["{}", "{}/*"])
+def test_every_kind_of_shard_is_read(tmp_path, kind, how):
+    rows = [{"prompt": f"{i}+1=\n\t'é'", "answer": f"0{i}"} for i in range(4)]
+    for shard in range(2):
+        written(tmp_path / f"train-{shard}{kind.upper() if shard else kind}", rows[2 * shard : 2 * shard + 2])
+    for name in (
+        "README.md",
+        "LICENSE",
+        "licence.txt",
+        "_SUCCESS",
+        "dataset_info.json",
+        ".gitattributes",
+        "load.py",
+    ):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "_logs").mkdir()
+    assert PromptFile(how.format(tmp_path)).rows() == rows
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [".txt", ".zip", ".parquet.gz", ".arrow.zst", ".jsonl.lz4", ".jsonl.part", ".xlsx", ".h5", ".yaml", ""],
+)
+@pytest.mark.parametrize("how", ["{}", "{}/*", "{}/**/*"])
+def test_shards_of_another_kind_are_refused_by_name(tmp_path, kind, how):
+    shards(tmp_path, "a/0.jsonl")
+    (tmp_path / "a" / f"data1{kind}").write_text("x")
+    with pytest.raises(
+        ValueError, match=rf"holds files that cannot be read: (a/)?data1{kind}\. Possible are \.jsonl, "
+    ):
+        PromptFile(how.format(tmp_path / "a" if how == "{}/*" else tmp_path)).rows()
+
+
+def test_links_among_shards(tmp_path):
+    shards(tmp_path, "data/0.jsonl", "far/1.jsonl")
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "far", target_is_directory=True)
+    assert len(PromptFile(str(tmp_path / "data")).rows()) == 4
+    (tmp_path / "data" / "again.jsonl").symlink_to(tmp_path / "data" / "0.jsonl")
+    with pytest.raises(ValueError, match="holds a file under two names"):
+        PromptFile(str(tmp_path / "data")).rows()
+    (tmp_path / "data" / "again.jsonl").unlink()
+    (tmp_path / "data" / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"gone.jsonl"):
+        PromptFile(str(tmp_path / "data")).rows()
+
+
+# ------------------------------------------------------------------------------------------ JSON and CSV as found
+
+
+@pytest.mark.parametrize("name", ["p.json", "p.jsonl"])
+def test_an_array_and_lines_under_either_name(tmp_path, name):
+    for text in (json.dumps(ROWS), "\ufeff\n " + json.dumps(ROWS, indent=2), lines(*ROWS)):
+        assert PromptFile(write(tmp_path / name, text)).rows() == ROWS
+
+
+def test_a_byte_order_mark_on_every_line(tmp_path):
+    path = write(tmp_path / "p.jsonl", "".join("\ufeff" + lines(row) for row in ROWS) + "\ufeff\n")
+    assert PromptFile(path).rows() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '{"prompt": "1"}\n{"prompt": ' + "[" * 5000 + "]" * 5000 + "}",
+            "line 2: JSON that Python does not read",
+        ),
+        ('[{"prompt": "1"},\n {"prompt": }]', "line 2: not valid JSON"),
+        ('{"prompt": "1", "answer": 1' + "0" * 5000 + "}", "line 1: JSON that Python does not read"),
+        (
+            '{\n "prompt": "1"\n}',
+            "line 1: not valid JSON .* one JSON object, .* or the file one array of them",
+        ),
+        ('[{"prompt": "1"}, 3]', r"entry 1 \(from 0\) of the array: a int, where a JSON object"),
+    ],
+)
+def test_json_that_cannot_be_read(tmp_path, text, said):
+    with pytest.raises(ValueError, match=rf"p.jsonl, {said}"):
+        PromptFile(write(tmp_path / "p.jsonl", text)).rows()
+
+
+def test_a_row_that_is_no_utf8_names_its_line(tmp_path):
+    (tmp_path / "p.csv").write_bytes(b"prompt,answer\r\n1+1=,2\r\nZ\xfcrich,3\r\n")
+    with pytest.raises(ValueError, match=r"p.csv, line 3: not UTF-8 \(byte 0xfc at column 2\)"):
+        PromptFile(str(tmp_path / "p.csv")).rows()
+
+
+@pytest.mark.parametrize("types", [True, False])
+def test_csv_as_excel_writes_it(tmp_path, types):
+    """A byte order mark, semicolons, line breaks in cells, and cells of megabytes."""
+    long = "x" * 3_000_000
+    text = f'\ufeffprompt;"answer";note\r\n"1, 2;\r\n3";a;{long}\r\n"say ""so""";b;c\r\n'
+    (tmp_path / "p.csv").write_bytes(text.encode())
+    rows = PromptFile(str(tmp_path / "p.csv"), infer_types=types).rows()
+    assert rows == [
+        {"prompt": "1, 2;\r\n3", "answer": "a", "note": long},
+        {"prompt": 'say "so"', "answer": "b", "note": "c"},
+    ]

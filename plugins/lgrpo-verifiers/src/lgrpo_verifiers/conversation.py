@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning import Environment, Prompt, Rollout, Sampling
+from lgrpo_lightning.data.chats import rendered
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.messages import assistant_message
 from lgrpo_lightning.environments.template import TurnTemplate
@@ -110,7 +111,9 @@ class Conversation:
         new, last = messages[known:], self.episode.ids[-1] if self.episode.ids else None
         if any(m["role"] == "assistant" for m in new):
             raise ValueError("the harness has put in a turn of the assistant that the policy did not take")
-        between = self.rules.template.between(new, last, chat=self.prompt.messages is not None)
+        between = self.rules.template.of(self.prompt).between(
+            new, last, chat=self.prompt.messages is not None
+        )
         if self.turns >= self.rules.max_turns or not self.left(len(between)):
             self.episode.end("length")
             return Answer.full(f"{self.turns} turns, {len(self.episode.ids)} tokens")
@@ -177,11 +180,7 @@ def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]
         return template.prompt(shown, None, tools)
     if messages == plain_messages(prompt.messages):
         return prompt
-    text = str(
-        template.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **template.kwargs
-        )
-    )
+    text = rendered(template.tokenizer, messages, add_generation_prompt=True, **template.of(prompt).kwargs)
     return replace(shown, text=text, token_ids=_ids(template.tokenizer, text))
 
 
