@@ -81,7 +81,7 @@ class PromptFile(PromptSource):
                 )
             self._refuse_dataset_options("file")
             return self._rows_of(path)
-        if suffix(path) in READERS:
+        if suffix(path) in READERS and not path.is_dir():
             raise FileNotFoundError(f"There is no file {self.path} (looked in {Path.cwd()}).")
         from lgrpo_lightning.data.hub import dataset_rows
 
