@@ -88,13 +88,13 @@ def _unpacked(path: Path) -> bytes:
 
             with pyarrow.input_stream(str(path), compression="zstd") as file:
                 return bytes(file.read())
-        opened: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[kind](path)
-        with opened as file:
+        with UNPACK[kind](path) as file:
             return bytes(file.read())
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{path} is not a whole {NAMES[kind]} file: {error}") from error
 
 
+UNPACK: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 NAMES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard"}
 
 
