@@ -51,6 +51,7 @@ class PromptDataModule(LightningDataModule):
         curriculum: Draw training prompts by their running pass rates; null: each once an epoch.
         system_prompt: First message of every chat that does not bring its own.
         chat: Render prompts with the chat template: all (true), none (false), only lists of messages (null).
+        prefill: Completions go on with a last message of the assistant's; false: a prompt that ends with one is refused.
         chat_template_kwargs: More arguments of the chat template, such as ``enable_thinking`` or ``tools``.
         max_prompt_length: Longest prompt, in tokens; null for what completions leave of the model's context.
         long_prompts: What to do with longer prompts: "error", or "drop" to leave them out.
@@ -72,6 +73,7 @@ class PromptDataModule(LightningDataModule):
         curriculum: Curriculum | None = None,
         system_prompt: str | None = None,
         chat: bool | None = None,
+        prefill: bool = False,
         chat_template_kwargs: dict[str, Any] | None = None,
         max_prompt_length: int | None = None,
         long_prompts: LongPrompts = "error",
@@ -102,11 +104,8 @@ class PromptDataModule(LightningDataModule):
         self.prompts_per_step, self.validation_batch_size = prompts_per_step, validation_batch_size
         self.shuffle, self.seed, self.curriculum = shuffle, seed, curriculum
         self.pass_rates: PassRates | None = None
-        self.system_prompt, self.chat, self.chat_template_kwargs = (
-            system_prompt,
-            chat,
-            chat_template_kwargs or {},
-        )
+        self.system_prompt, self.chat, self.prefill = system_prompt, chat, prefill
+        self.chat_template_kwargs = chat_template_kwargs or {}
         self.max_prompt_length, self.long_prompts = max_prompt_length, long_prompts
         self.prompts: dict[str, dict[str, list[Prompt]]] = {}
         self._train_loader: PromptLoader | None = None
@@ -254,6 +253,7 @@ class PromptDataModule(LightningDataModule):
             long_prompts=self.long_prompts,
             chat=self.chat,
             system_prompt=self.system_prompt,
+            prefill=self.prefill,
             chat_template_kwargs=self.chat_template_kwargs,
             vocabulary=getattr(module, "vocabulary_size", None),
         )

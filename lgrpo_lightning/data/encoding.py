@@ -24,6 +24,7 @@ class PromptEncoder:
         long_prompts: What to do with longer ones.
         chat: Render every prompt with the chat template (True), none (False), or message lists only (None).
         system_prompt: First message of every chat that does not bring its own.
+        prefill: Whether a last message of the assistant is what completions go on with; else it is refused.
         chat_template_kwargs: More arguments for the chat template.
         vocabulary: Token ids that the model has embeddings for; None does not check.
     """
@@ -33,6 +34,7 @@ class PromptEncoder:
     long_prompts: LongPrompts = "error"
     chat: bool | None = None
     system_prompt: str | None = None
+    prefill: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: int | None = None
 
@@ -125,6 +127,12 @@ class PromptEncoder:
         messages = checked_messages(prompt, where)
         if self.chat is False:
             raise ValueError(f"{where}: the prompt is a list of messages, but chat is false. Leave chat out.")
+        if messages[-1]["role"] == "assistant" and not self.prefill:
+            raise ValueError(
+                f"{where}: the last message is the assistant's: the model would be given the answer. Take the column with "
+                "the question alone (prompt_column), leave the message out, or set data.prefill: true where "
+                "completions are to go on with it."
+            )
         return self._with_system(messages)
 
     def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lightning.data.arrow import table_rows
+
 
 def dataset_rows(path: str, split: str | None, subset: str | None) -> list[dict[str, Any]]:
     """The rows of a folder written by ``save_to_disk``, or else of a hub data set.
@@ -31,7 +33,7 @@ def dataset_rows(path: str, split: str | None, subset: str | None) -> list[dict[
         data = datasets.load_from_disk(str(folder))
     else:
         data = _hub_dataset(path, subset)
-    return list(_only_split(path, data, split).to_list())
+    return table_rows(_only_split(path, data, split).with_format("arrow")[:])
 
 
 def _hub_dataset(path: str, subset: str | None) -> Any:

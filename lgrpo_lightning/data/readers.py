@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lightning.data.arrow import table_rows
 from lgrpo_lightning.data.shards import PACKED, suffix
 
 Rows = list[dict[str, Any]]
@@ -107,7 +108,7 @@ def read_parquet(path: Path) -> Rows:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
-    return list(table.to_pylist())
+    return table_rows(table)
 
 
 def read_arrow(path: Path) -> Rows:
@@ -117,10 +118,10 @@ def read_arrow(path: Path) -> Rows:
     try:
         with pyarrow.memory_map(str(path)) as file:
             try:
-                return list(pyarrow.ipc.open_file(file).read_all().to_pylist())
+                return table_rows(pyarrow.ipc.open_file(file).read_all())
             except pyarrow.ArrowInvalid:
                 file.seek(0)
-                return list(pyarrow.ipc.open_stream(file).read_all().to_pylist())
+                return table_rows(pyarrow.ipc.open_stream(file).read_all())
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is not a readable Arrow file: {error}") from error
 

@@ -7,6 +7,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 KEYS = ("ground_truth", "answer", "answers", "target", "solution", "final_answer", "value", "label", "text")
 """Keys under which an object holds its answer, the first of them that is there."""
 
@@ -26,6 +28,8 @@ def answers(value: Any) -> tuple[Any, ...]:
 
 
 def _answers(value: Any) -> Iterator[Any]:
+    if str(getattr(value, "dtype", "")).removeprefix("torch.") in ("float16", "float32"):
+        value = np.asarray(value).astype(str).astype(float)  # the number that was written, 0.1, not the nearest binary
     if hasattr(value, "tolist"):  # numpy and torch
         value = value.tolist()
     if value is None or value != value or (isinstance(value, str) and not value.strip()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.answers import answers
 from lgrpo_lightning.rewards.checks import RewardError
-from lgrpo_lightning.rewards.numbers import as_number, last_number
+from lgrpo_lightning.rewards.numbers import LONGEST, as_number, last_number, one_number
 from lgrpo_lightning.rewards.opening import opened_texts
 from lgrpo_lightning.types import Group, Rewards
 
@@ -20,10 +21,11 @@ from lgrpo_lightning.types import Group, Rewards
 class ExactMatch(RewardModel):
     """Compares the answer in a completion with a data column.
 
-    Numbers are compared as exact numbers (``1,000`` = ``1000`` = ``1000.0``), anything else as text with its
-    white space collapsed. A column that holds a worked solution is read like a completion: where ``extract``
-    finds an answer in it, that is the answer. A list holds several answers, any of which is right; of an object
-    it is the entry ``ground_truth``, ``answer`` or the like.
+    Numbers are compared as exact numbers (``1,000`` = ``1000.0``, ``2 1/2`` = ``\\frac{5}{2}``; floats to 12 digits),
+    anything else as text with its white space collapsed, such as ``12:30``. Formulas are lgrpo-math's. A column
+    that holds a worked solution is read like a completion: its answer is what ``extract`` finds, or stands after
+    ``####``. With "last_number" it must state one number. A list holds several answers, any of which is right; of an
+    object it is the entry ``ground_truth``, ``answer`` or the like.
 
     Args:
         column: Data column with the right answer.
@@ -99,9 +101,12 @@ class ExactMatch(RewardModel):
             )
         read = [target for value in found if (target := self._target(value)) is not None]
         if not read:
+            none = all(last_number(str(value)) is None for value in found)
             raise ValueError(
-                f"{self.name}: column {self.column!r} is {row[self.column]!r}, in which there is no number. With "
-                "extract='last_number' there must be one; use 'boxed' or a regular expression for other answers."
+                f"{self.name}: column {self.column!r} is {row[self.column]!r}, "
+                f"{'in which there is no number' if none else 'which is not one number'}. With extract='last_number' it "
+                "must be one, after '####' in a worked solution. Use 'boxed' or a regular expression for answers that "
+                "are compared as text, and MathAnswer of lgrpo-math for formulas."
             )
         return read
 
@@ -110,23 +115,28 @@ class ExactMatch(RewardModel):
         if not isinstance(value, str | bool) or as_number(value) is not None:
             return value
         text = str(value)
+        if self.extract == "last_number":
+            return one_number(boxed(text) or text)
         found = self._find(text)
-        if found is None and self.extract == "last_number":
-            return None
-        return text if found is None else found
+        return (text.rpartition("####")[2].strip() or text) if found is None else found
 
 
 def same_answer(answer: Any, target: Any) -> bool:
     """Equal as numbers where both are numbers, else as text with its white space collapsed.
 
-    >>> same_answer("1,000", 1000), same_answer("x  + 1", "x + 1"), same_answer("2", "two")
+    A float is a number to 12 digits: files and sums do not keep more. An answer may have words beside a number.
+
+    >>> same_answer("1,000", 1000), same_answer("x  + 1", "x + 1"), same_answer("2", "two"), same_answer("2 cm", 2)
+    (True, True, False, True)
+    >>> same_answer("0.3", 0.1 + 0.2), same_answer("true", "True"), same_answer("Paris", "paris")
     (True, True, False)
-    >>> same_answer("true", "True"), same_answer("Paris", "paris")
-    (True, False)
     """
-    numbers = as_number(answer), as_number(target)
-    if None not in numbers:
-        return numbers[0] == numbers[1]
+    number, right = as_number(answer), as_number(target)
+    if number is None and right is not None and len(str(answer)) <= LONGEST:
+        number = as_number(one_number(str(answer)))
+    if number is not None and right is not None:
+        rounded = float in (type(answer), type(target))
+        return abs(number - right) <= abs(right) * Fraction(rounded, 10**12)
     texts = [" ".join(str(value).split()) for value in (answer, target)]
     if texts[1].lower() in ("true", "false"):  # true and false are written in many ways
         texts = [text.lower() for text in texts]

@@ -17,8 +17,8 @@ from lgrpo_lightning.types import Group
 class FormatMatch(RewardModel):
     """Matches completions against a regular expression.
 
-    Where the prompt ends with a tag, as templates do that open ``<think>`` for the model, the tag counts as the
-    beginning of the completion.
+    Where the prompt ends with a tag, as templates do that open ``<think>`` for the model, and the completion closes it,
+    the tag counts as the beginning of the completion. Nothing else of the prompt does, nor what an environment says.
 
     Args:
         pattern: The regular expression; its dot matches newlines too. White space around the completion is

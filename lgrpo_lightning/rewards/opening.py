@@ -1,27 +1,62 @@
-"""Tags that a chat template opens for the model, so that a completion only closes them."""
+"""What of a completion rewards read: the policy's own words, and the tags that its prompt opened and it closes."""
 
 from __future__ import annotations
 
 import re
 
-from lgrpo_lightning.types import Group
+from lgrpo_lightning.types import Group, Prompt, Rollout
 
-OPENED = re.compile(r"<([A-Za-z][\w-]*)>\s*(?:</\1>\s*)?\Z")
-"""A tag at the end, or an empty pair of tags: reasoning that is switched off."""
+TAG = re.compile(r"<(/?)([A-Za-z][\w-]*)>\s*")
+OPENED = re.compile(r"(?:<[A-Za-z][\w-]*>\s*)+\Z")
 
 
 def opened_texts(group: Group) -> list[str]:
-    """Each completion's text, after the tag that its prompt ends with and it only closes.
+    """Each completion's text, after the tags that its prompt leaves open and it closes. No other word of the prompt
+    counts: what the prompt says is not the policy's answer. Nor does what an environment says between its turns.
 
     >>> from lgrpo_lightning.testing import toy_group
-    >>> opened_texts(toy_group(["2</think> 3", "<think>1</think> 2"], prompt="1+2=<think>"))
-    ['<think>2</think> 3', '<think>1</think> 2']
+    >>> opened_texts(toy_group(["2</think> 3", "<think>1</think> 2", "4"], prompt="1+2=<think>"))
+    ['<think>2</think> 3', '<think>1</think> 2', '4']
     """
-    messages, found = group.prompt.messages, OPENED.search(group.prompt.text)
-    begun = found[0] if found else ""
-    if messages and messages[-1]["role"] == "assistant":
-        begun = str(messages[-1]["content"])  # the completion goes on with it
-    tag = begun.split(">")[0].strip()
-    return [
-        r.text if begun and r.text.lstrip().startswith(f"{tag}>") else begun + r.text for r in group.rollouts
-    ]
+    tags = _left_open(_begun(group.prompt))
+    return [_with_tags(tags, _own_text(rollout)) for rollout in group.rollouts]
+
+
+def _begun(prompt: Prompt) -> str:
+    """What the prompt has of the answer: the assistant's last message, or the tags at its end."""
+    if prompt.messages and prompt.messages[-1]["role"] == "assistant":
+        return str(prompt.messages[-1]["content"])
+    found = OPENED.search(prompt.text)
+    return found[0] if found else ""
+
+
+def _own_text(rollout: Rollout) -> str:
+    """A completion's text; of an episode the assistant's turns, a line each."""
+    if not rollout.turns:
+        return rollout.text
+    own = [turn for turn in rollout.turns if turn.role == "assistant"]
+    return "\n".join(rollout.text_between(turn.start, turn.end) for turn in own)
+
+
+def _left_open(text: str) -> list[tuple[str, str]]:
+    """(name, the tag as it is written) of the tags that ``text`` opens and does not close, the outermost first."""
+    opened: list[tuple[str, str]] = []
+    for tag in TAG.finditer(text):
+        if not tag[1]:
+            opened.append((tag[2], tag[0]))
+        elif (names := [name for name, _ in opened]) and tag[2] in names:
+            del opened[len(names) - 1 - names[::-1].index(tag[2]) :]
+    return opened
+
+
+def _with_tags(tags: list[tuple[str, str]], text: str) -> str:
+    """``text`` after those of the open ``tags`` that it closes without opening them itself."""
+    closed, opened = set[str](), list[str]()
+    for tag in TAG.finditer(text):
+        if not tag[1]:
+            opened.append(tag[2])
+        elif tag[2] in opened:
+            opened.remove(tag[2])
+        else:
+            closed.add(tag[2])
+    return "".join(written for name, written in tags if name in closed) + text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import datasets
 import pandas
 import pytest
 
-from lgrpo_lightning import PromptDataModule
+from lgrpo_lightning import PromptDataModule, RewardModel
 from lgrpo_lightning.data.encoding import PromptEncoder
 from lgrpo_lightning.data.files import PromptFile
 from lgrpo_lightning.rewards import ExactMatch, FormatMatch
+from lgrpo_lightning.rewards.opening import opened_texts
 from lgrpo_lightning.testing import toy_group, toy_tree
-from lgrpo_lightning.types import Prompt
+from lgrpo_lightning.types import Prompt, Turn
 from tests.models import tokenizer
 
 CHATML = (
@@ -71,7 +73,7 @@ def test_parts_are_text(template: str, content: Any) -> None:
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_an_answer_that_was_begun_is_gone_on_with(template: str) -> None:
     begun = [*ASKED, {"role": "assistant", "content": "The sum is"}]
-    text = rendered(begun, TEMPLATES[template]).text
+    text = rendered(begun, TEMPLATES[template], prefill=True).text
     assert text.endswith("The sum is")
     opened = rendered(ASKED, TEMPLATES[template]).text
     assert text.startswith(opened.removesuffix("<think>\n")[:-1])
@@ -139,13 +141,80 @@ def test_a_tag_that_the_template_opens() -> None:
     assert score.tolist() == [1.0, 1.0, 0.0]
     group = toy_group(["2</answer>", "<answer>2</answer>"], prompt="1+1=<answer>", columns={"answer": "2"})
     begun = [*ASKED, {"role": "assistant", "content": "<think>Let me"}]
-    for prompt, messages in (("x<think>Let me", begun), ("x<think>\n\n</think>\n\n", ASKED)):
-        rest = " see</think> <answer>2</answer>" if messages is begun else "<answer>2</answer>"
-        other = toy_group([rest], prompt=prompt, messages=messages)
-        matched = FormatMatch(r"<think>.*</think>\s*<answer>.*</answer>").score(other, toy_tree(other))
-        assert matched.tolist() == [1.0]
+    other = toy_group([" see</think> <answer>2</answer>"], prompt="x<think>Let me", messages=begun)
+    matched = FormatMatch(r"<think>.*</think>\s*<answer>.*</answer>").score(other, toy_tree(other))
+    assert matched.tolist() == [1.0]
     match = ExactMatch(extract=r"<answer>(.*?)</answer>")
     assert match.score(group, toy_tree(group)).outcome.tolist() == [1.0, 1.0]
+
+
+SOLVED = "<think>1+1 is 2.</think> <answer>2</answer> \\boxed{2}\n```python\nprint(2)\n```"
+CONFESSIONS = ["I do not know.", "", "I do not know.</answer>", "</think> I do not know."]
+
+
+@pytest.mark.parametrize("begun", [SOLVED, "The answer is 2", "<think>2", "<answer>2", "<answer>2</answer", r"\boxed{2}"])
+@pytest.mark.parametrize(
+    "reward",
+    [
+        ExactMatch(),
+        ExactMatch(extract="boxed"),
+        ExactMatch(extract=r"<answer>(.*?)</answer>"),
+        FormatMatch(r"<answer>2</answer>", match="search"),
+        FormatMatch("<think>.*</think>.*<answer>.*", match="search"),
+        FormatMatch("2", match="search"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("chat", [True, False])
+def test_what_the_prompt_says_earns_nothing(reward: RewardModel, begun: str, chat: bool) -> None:
+    messages = [*ASKED, {"role": "assistant", "content": begun}]
+    group = toy_group(
+        CONFESSIONS, prompt="1+1?" + begun, messages=messages if chat else None, columns={"answer": "2"}
+    )
+    assert reward.score_batch([group], [toy_tree(group)])[0].outcome.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("prompt", ["<think>\n\n</think>\n\n", "<think></think>"])
+def test_reasoning_that_the_template_has_ended_is_not_the_policys(prompt: str) -> None:
+    group = toy_group(["2", "<think>1</think>2"], prompt="1+1?" + prompt, messages=ASKED)
+    assert FormatMatch("<think>.*</think>.*").score(group, toy_tree(group)).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "text"),
+    [
+        ("<think>\n", "a</think>b", "<think>\na</think>b"),
+        ("<think>", "<think>a</think>b", "<think>a</think>b"),
+        ("<think>", "ab", "ab"),
+        ("<r><answer>", "2</answer></r>", "<r><answer>2</answer></r>"),
+        ("<r><answer>", "2</answer>", "<answer>2</answer>"),
+        ("<answer>", "2</think>", "2</think>"),
+        ("write <think> first:", "a</think>b", "a</think>b"),
+    ],
+)
+def test_a_tag_counts_where_the_completion_closes_it(prompt: str, completion: str, text: str) -> None:
+    assert opened_texts(toy_group([completion], prompt=prompt)) == [text]
+
+
+def test_what_an_environment_says_earns_nothing() -> None:
+    (plain,) = toy_group(["17=?42"]).rollouts
+    spans = (("assistant", 0, 4), ("environment", 4, 6))
+    turns = tuple(Turn(role=role, start=a, end=b, messages=()) for role, a, b in spans)  # type: ignore[arg-type]
+    group = replace(toy_group(["x"], columns={"answer": "42"}), rollouts=(replace(plain, turns=turns),))
+    assert opened_texts(group) == ["17=?"]
+    assert ExactMatch().score(group, toy_tree(group)).outcome.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("column", ["messages", "chosen"])
+def test_a_row_with_its_solution_is_refused(column: str, tmp_path: Path) -> None:
+    chat = [*ASKED, {"role": "assistant", "content": SOLVED}]
+    path = tmp_path / "sft.jsonl"
+    path.write_text(json.dumps({column: chat, "answer": "2"}))
+    rows = PromptFile(str(path), prompt_column=column).rows()
+    with pytest.raises(ValueError, match=r"row 0 .*the last message is the assistant's.*data.prefill: true"):
+        encoder().encode(rows, name="t", origin=str(path))
+    (prompt,) = encoder(prefill=True).encode(rows, name="t", origin=str(path))
+    assert prompt.text.endswith(SOLVED)
 
 
 @pytest.mark.parametrize(
@@ -186,4 +255,4 @@ def test_a_template_that_cuts_what_was_begun() -> None:
     template = CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
     begun = [*ASKED, {"role": "assistant", "content": "<think>a</think> b"}]
     with pytest.raises(ValueError, match=r"row 0 .* does not leave the assistant's last message as it is"):
-        rendered(begun, template)
+        rendered(begun, template, prefill=True)

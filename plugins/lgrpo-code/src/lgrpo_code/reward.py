@@ -12,6 +12,7 @@ import torch
 
 from lgrpo_code.runner import Limits, Program, Result, check, run_all
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
+from lgrpo_lightning.rewards.opening import opened_texts
 
 if TYPE_CHECKING:
     from lgrpo_lightning.contracts import WeightSource
@@ -104,8 +105,8 @@ class CodeTests(RewardModel):
         jobs = [
             (g, m, test, code)
             for g, group in enumerate(groups)
-            for m, rollout in enumerate(group.rollouts)
-            if (code := self._program(rollout.text)) is not None
+            for m, text in enumerate(opened_texts(group))
+            if (code := self._program(text)) is not None
             for test in self._tests(group.prompt.columns)
         ]
         nonce = secrets.token_hex(16)

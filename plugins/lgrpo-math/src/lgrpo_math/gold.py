@@ -7,10 +7,12 @@ from decimal import Decimal
 from typing import Any
 
 from lgrpo_lightning.rewards.answers import answers
+from lgrpo_lightning.rewards.numbers import DATE_OR_RATIO, as_number
 
 DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[|\\f?boxed")
 PROSE = re.compile(r"(?:\d|[A-Za-z]{2,})\s+(?!(?:and|or)\b)[A-Za-z]{3,}")
 LABEL = "####"
+MIXED = re.compile(r"[-−]?\d+ \d+/\d+")
 
 
 def gold_texts(value: Any) -> tuple[str, ...]:
@@ -19,7 +21,11 @@ def gold_texts(value: Any) -> tuple[str, ...]:
     A list holds several ways to answer, of which one is enough. Text is read by math-verify as it is where it
     marks its mathematics (``$...$``, ``\\(...\\)``, ``\\boxed{...}``) or is prose. Bare notation is put in
     ``\\boxed{...}``, without which math-verify finds the 2 of ``[1, 2)``, the 4 of ``3 and 4``, and nothing
-    in ``x^2+1``. Where there is a ``####`` (GSM8K), the answer is what follows the last one.
+    in ``x^2+1``. Where there is a ``####`` (GSM8K), the answer is what follows the last one. A mixed number is written
+    as a fraction: math-verify reads ``2 1/2`` as 3/2.
+
+    Raises:
+        ValueError: The value is none of these, or a date, a time or a ratio, which math-verify reads as arithmetic.
 
     >>> gold_texts("[1, 2)"), gold_texts("so 12 apples"), gold_texts(["$x$", 0.00001]), gold_texts(None)
     (('\\\\boxed{[1, 2)}',), ('so 12 apples',), ('$x$', '\\\\boxed{0.00001}'), ())
@@ -35,7 +41,11 @@ def _written(value: Any) -> str:
 
 
 def _as_latex(text: str) -> str:
-    text = text.rpartition(LABEL)[2].strip()
+    text = text.rpartition(LABEL)[2].strip().removeprefix("**").removesuffix("**").strip()
+    if DATE_OR_RATIO.fullmatch(text):
+        raise ValueError(f"{text!r}, a date, a time or a ratio: ExactMatch compares it as text")
+    if MIXED.fullmatch(text) and (number := as_number(text)) is not None:
+        return rf"\boxed{{{number}}}"
     if DELIMITED.search(text) or ("\\" not in text and PROSE.search(text)):
         return text
     return rf"\boxed{{{text}}}"

@@ -13,6 +13,7 @@ import torch
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError
+from lgrpo_lightning.rewards.opening import opened_texts
 from lgrpo_lightning.types import Group, Prompt, Rewards
 from lgrpo_math.gold import gold_texts
 from lgrpo_math.pool import Pool
@@ -121,9 +122,9 @@ class MathAnswer(RewardModel):
         golds = [self._gold(g.prompt) for g in groups]
         self._refuse_unreadable(groups, golds)
         requests = [
-            {"gold": gold, "text": r.text, **self._options}
+            {"gold": gold, "text": text, **self._options}
             for group, gold in zip(groups, golds, strict=True)
-            for r in group.rollouts
+            for text in opened_texts(group)
         ]
         verdicts = iter(self._running().verdicts(requests, self.timeout))
         return [self._rewards([next(verdicts) for _ in group.rollouts]) for group in groups]

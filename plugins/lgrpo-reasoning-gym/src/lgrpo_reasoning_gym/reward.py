@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
+from lgrpo_lightning.rewards.opening import opened_texts
 
 
 class ReasoningGymReward(RewardModel):
@@ -47,7 +48,7 @@ class ReasoningGymReward(RewardModel):
         """The rewards; as metrics the shares of completions without an answer and with full reward."""
         entry = group.prompt.columns["entry"]
         scorer = self._scorer(entry)
-        found = [self._answer(rollout.text) for rollout in group.rollouts]
+        found = [self._answer(text) for text in opened_texts(group)]
         paid = [self.missing if answer is None else self._scored(scorer, answer, entry) for answer in found]
         outcome = torch.tensor(paid, dtype=torch.float32)
         metrics = {
