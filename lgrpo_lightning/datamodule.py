@@ -51,7 +51,7 @@ class PromptDataModule(LightningDataModule):
         curriculum: Draw training prompts by their running pass rates; null: each once an epoch.
         system_prompt: First message of every chat that does not bring its own.
         chat: Render prompts with the chat template: all (true), none (false), only lists of messages (null).
-        prefill: Completions go on with a last message of the assistant's; false: a prompt that ends with one is refused.
+        prefill: Completions go on with an assistant's last message; false: a prompt that ends with one is refused.
         chat_template_kwargs: More arguments of the chat template, such as ``enable_thinking`` or ``tools``.
         max_prompt_length: Longest prompt, in tokens; null for what completions leave of the model's context.
         long_prompts: What to do with longer prompts: "error", or "drop" to leave them out.

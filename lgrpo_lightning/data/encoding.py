@@ -129,9 +129,9 @@ class PromptEncoder:
             raise ValueError(f"{where}: the prompt is a list of messages, but chat is false. Leave chat out.")
         if messages[-1]["role"] == "assistant" and not self.prefill:
             raise ValueError(
-                f"{where}: the last message is the assistant's: the model would be given the answer. Take the column with "
-                "the question alone (prompt_column), leave the message out, or set data.prefill: true where "
-                "completions are to go on with it."
+                f"{where}: the last message is the assistant's: the model would be given the answer. Take the "
+                "column with the question alone (prompt_column), leave the message out, or set data.prefill: true "
+                "where completions are to go on with it."
             )
         return self._with_system(messages)
 

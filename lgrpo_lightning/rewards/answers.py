@@ -29,7 +29,9 @@ def answers(value: Any) -> tuple[Any, ...]:
 
 def _answers(value: Any) -> Iterator[Any]:
     if str(getattr(value, "dtype", "")).removeprefix("torch.") in ("float16", "float32"):
-        value = np.asarray(value).astype(str).astype(float)  # the number that was written, 0.1, not the nearest binary
+        value = (
+            np.asarray(value).astype(str).astype(float)
+        )  # the number that was written, 0.1, not the nearest binary
     if hasattr(value, "tolist"):  # numpy and torch
         value = value.tolist()
     if value is None or value != value or (isinstance(value, str) and not value.strip()):

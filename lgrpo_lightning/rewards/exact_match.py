@@ -104,9 +104,9 @@ class ExactMatch(RewardModel):
             none = all(last_number(str(value)) is None for value in found)
             raise ValueError(
                 f"{self.name}: column {self.column!r} is {row[self.column]!r}, "
-                f"{'in which there is no number' if none else 'which is not one number'}. With extract='last_number' it "
-                "must be one, after '####' in a worked solution. Use 'boxed' or a regular expression for answers that "
-                "are compared as text, and MathAnswer of lgrpo-math for formulas."
+                f"{'in which there is no number' if none else 'which is not one number'}. With extract='last_number' "
+                "it must be one, after '####' in a worked solution. Use 'boxed' or a regular expression for answers "
+                "that are compared as text, and MathAnswer of lgrpo-math for formulas."
             )
         return read
 

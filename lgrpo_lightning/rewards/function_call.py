@@ -18,6 +18,8 @@ from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout, cop
 
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Keyword arguments of every call; the others are data columns."""
+NEVER_PASSED = ("prompt", "completion", "completion_ids")
+"""Data columns that are not passed, as in TRL: the lists of a call have nearly their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +52,14 @@ class FunctionCall:
         """The prompts and their data columns, one entry for each of ``prompts``.
 
         Args:
-            own: Names of the other arguments; a column called like one is refused, unless it is ``completion_ids``.
-
-        Raises:
-            RewardError: A column has the name of another argument.
+            own: Names of the other arguments; a column called like one is not passed.
         """
         names = dict.fromkeys(c for g in self.groups for c in g.prompt.columns)
-        if clash := sorted((set(own) - {"completion_ids"}) & set(names)):
-            raise RewardError(
-                f"Data columns {clash} clash with what reward functions are passed; rename them."
-            )
         return {
             **{
                 column: [copied(prompt.columns.get(column)) for prompt in prompts]
                 for column in names
-                if column not in ("prompt", "completion", "completion_ids")
+                if column not in {*own, *NEVER_PASSED}
             },
             "prompts": [_prompt(prompt) for prompt in prompts],
         }

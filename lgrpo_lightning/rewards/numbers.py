@@ -42,7 +42,9 @@ NUMBER = re.compile(
 
 MARK = r"(?:\\[({)}$%;:,!]|\\\[|\\\]|\\ |\*\*|[$€£¥%°~]|\^\{?\\circ\}?|\\(?:degree|circ|left|right)\b)"
 """What may stand beside a number and says nothing of it: of LaTeX and Markdown, currencies, degrees, percent."""
-SCALES = r"hundred|thousand|million|billion|trillion|dozen|pi|sqrt|ln|log|exp|sin|cos|tan|half|minus|negative|or"
+SCALES = (
+    r"hundred|thousand|million|billion|trillion|dozen|pi|sqrt|ln|log|exp|sin|cos|tan|half|minus|negative|or"
+)
 UNIT = rf"\\(?:text|mathrm|mbox|textbf)\s*\{{(?![^{{}}]*\b(?:{SCALES})\b)[^{{}}\d]*\}}(?:\^\{{?[23]\}}?)?"
 BEFORE, AFTER = re.compile(rf"\A(?:{MARK}|\s)+"), re.compile(rf"(?:{MARK}|{UNIT}|\s)+\.?\Z")
 WRAPPED = re.compile(r"\\(?:text|textbf|mathbf|mathrm|mbox)\s*\{([^{}]*)\}")
@@ -57,8 +59,11 @@ def last_number(text: str) -> str | None:
     >>> last_number(r"so \frac{1}{2}"), last_number("2 1/2 hours"), last_number("at 12:30"), last_number("10^6 grains")
     ('\\frac{1}{2}', '2 1/2', '12:30', '10^6')
     """
-    found = NUMBER.findall(text)
-    return found[-1].strip() if found else None
+    for part in (text[-5 * LONGEST :], text):  # the end is enough where no number is cut by it
+        found = list(NUMBER.finditer(part))
+        if found and (part == text or found[-1].start() > LONGEST):
+            return found[-1][0].strip()
+    return None
 
 
 def as_number(value: Any) -> Fraction | None:
@@ -108,7 +113,8 @@ def one_number(text: str) -> str | None:
 
 
 SYMBOL = r"\s[gshLlJNWVKFC]\b|(?:cm|mm|km|kg|mg|ml|st|nd|rd|th)\b|\s*(?:cm|mm|km|m|ft|in)[23²³]"
-WORDS = re.compile(rf"(?i)(?!.*\b(?:{SCALES})\b)(?:[^\W\d_]{{2,}}(?:/[a-z]+)?|/[a-z]+|[am]|[ .,;:!?'\"’–-]|\n)*\Z", re.DOTALL)
+WORDS = re.compile(r"(?i)[^\W\d_]{2,}(?:/[a-z]+)?|/[a-z]+|\b[am]\b|[\s.,;:!?'\"’–-]")
+SCALE = re.compile(rf"(?i)\b(?:{SCALES})\b")
 
 
 def _is_words(before: str, after: str) -> bool:
@@ -117,14 +123,17 @@ def _is_words(before: str, after: str) -> bool:
     if before[-1:].isalpha() or before[-1:] in tuple(DASH):
         return False
     after = after[unit.end() :] if (unit := re.match(SYMBOL, after)) else after
-    return not (after[:1].isalpha() or after[:1] == "!") and all(WORDS.match(part) for part in (before, after))
+    rest = f"{before} {after}"
+    return not (after[:1].isalpha() or after[:1] == "!" or SCALE.search(rest) or WORDS.sub("", rest))
 
 
 def _value(written: str) -> Fraction | None:
     """The number in one of the forms of ``NUMBER``."""
     text = re.sub(rf"(?<=\d){SEPARATOR}(?=\d{{3}})", "", written)
     text = re.sub(rf"[{VULGAR}]", lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("⁄", "/"), text)
-    text = re.sub(r"\\[cdt]?frac\s*(?:\{\s*([^}\s]+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))", r" \1\2/\3\4", text)
+    text = re.sub(
+        r"\\[cdt]?frac\s*(?:\{\s*([^}\s]+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))", r" \1\2/\3\4", text
+    )
     text = re.sub(rf"[{SUPER}]+", lambda m: "^" + unicodedata.normalize("NFKC", m[0]), text)
     text = re.sub(TIMES + r"(?=10\s*\^|10\s*\*\*)", "*", text).replace("**", "^")
     text = re.sub(rf"[{DASH}]", "-", re.sub(r"[{}~\\$]", "", text)).strip()

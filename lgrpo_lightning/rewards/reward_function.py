@@ -16,7 +16,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.failures import Failures, OnError
-from lgrpo_lightning.rewards.function_call import PASSED, FunctionCall
+from lgrpo_lightning.rewards.function_call import NEVER_PASSED, PASSED, FunctionCall
 from lgrpo_lightning.types import Group, Progress, Rewards
 from lgrpo_lightning.worker_thread import limited
 
@@ -85,7 +85,7 @@ class RewardFunction(RewardModel):
         self.timeout = timeout
         self.thread = thread
         self.failures = Failures(on_error, max_errors_in_a_row)
-        self._accepts, self.columns = accepted(  # type: ignore[misc]
+        self._accepts, self.columns, self._reserved = accepted(  # type: ignore[misc]
             self.function, self._name, self.kwargs, self.passed
         )
         self._loop = BackgroundLoop()
@@ -96,6 +96,18 @@ class RewardFunction(RewardModel):
     def name(self) -> str:
         """The name given, or the function's."""
         return self._name
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row with a column that the function cannot be given.
+
+        Raises:
+            ValueError: The function names an argument that is the library's own, or is never passed.
+        """
+        if clash := sorted(self._reserved & set(row)):
+            raise ValueError(
+                f"reward function {self.name!r} takes {', '.join(clash)}, and the data has a column of that name, "
+                f"which it cannot be given: {', '.join(self.passed)} are the call's own. Rename the column."
+            )
 
     def start(self, progress: Progress) -> None:
         """Keep the place in the run for ``trainer_state``."""
@@ -153,12 +165,12 @@ def _callable_name(function: Any) -> str:
 
 def accepted(
     function: Any, name: str, kwargs: Mapping[str, Any], passed: Sequence[str] = PASSED
-) -> tuple[frozenset[str] | None, tuple[str, ...]]:
-    """(argument names that the function takes, None for all; data columns it requires)."""
+) -> tuple[frozenset[str] | None, tuple[str, ...], frozenset[str]]:
+    """(argument names that the function takes, None for all; data columns it requires; names it has no column for)."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # written in C, without a signature
-        return None, ()
+        return None, (), frozenset()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
     if positional:
         raise ValueError(
@@ -174,4 +186,10 @@ def accepted(
             f"{' and any other' if takes_all else ''}, and {', '.join(passed)} are passed already."
         )
     columns = tuple(p.name for p in named if p.default is p.empty and p.name not in {*passed, *kwargs})
-    return (None if takes_all else taken), columns
+    if never := sorted({*NEVER_PASSED} & {*columns}):
+        raise ValueError(
+            f"Reward function {name!r} takes {', '.join(never)}, which is never passed, whatever the data has: "
+            f"{', '.join(passed)} and the other data columns are. Rename the argument, or give it a default."
+        )
+    reserved = (taken & {*passed, *NEVER_PASSED}) - {"prompt", *kwargs}  # every row has a prompt
+    return (None if takes_all else taken), columns, reserved

@@ -152,7 +152,9 @@ SOLVED = "<think>1+1 is 2.</think> <answer>2</answer> \\boxed{2}\n```python\npri
 CONFESSIONS = ["I do not know.", "", "I do not know.</answer>", "</think> I do not know."]
 
 
-@pytest.mark.parametrize("begun", [SOLVED, "The answer is 2", "<think>2", "<answer>2", "<answer>2</answer", r"\boxed{2}"])
+@pytest.mark.parametrize(
+    "begun", [SOLVED, "The answer is 2", "<think>2", "<answer>2", "<answer>2</answer", r"\boxed{2}"]
+)
 @pytest.mark.parametrize(
     "reward",
     [

@@ -113,12 +113,6 @@ def test_beside_other_rewards_a_failed_one_adds_nothing() -> None:
         assert scored(alone)[0].outcome.isnan().all()
 
 
-def test_columns_that_clash_are_no_error_of_the_function() -> None:
-    group = toy_group(["a"], columns={"prompts": 1})
-    with pytest.raises(RewardError, match="clash"):
-        RewardFunction(short, on_error="none").score_batch([group], [toy_tree(group)])
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -235,8 +235,3 @@ def test_log_extra_of_the_wrong_length():
 
     with pytest.raises(RewardError, match=r"log_extra .*is not 2, one per completion: \{'x': 1\}"):
         scored(short, toy_group(["a", "b"]))
-
-
-def test_columns_that_clash():
-    with pytest.raises(RewardError, match=r"columns \['prompts'\] clash"):
-        scored(f"{HOME}.only_completions", toy_group(["a"], columns={"prompts": 1}))

@@ -18,6 +18,11 @@ PAIRS: list[tuple[object, str, bool]] = [
     ("-3", "the temperature is -3", True),
     ("48 / 2 = 24 clips in May.\n#### 24", r"She sold \boxed{24} clips", True),
     ("48 / 2 = 24 clips in May.\n#### 24", r"She sold \boxed{48} clips", False),
+    ("2 1/2", r"\boxed{2.5}", True),
+    ("2 1/2", r"\boxed{\frac{3}{2}}", False),
+    ("-2 1/2", r"\boxed{-\frac{5}{2}}", True),
+    ("48 / 2 = 24 clips in May.\n#### **24**", "24", True),
+    (0.30000000000000004, "0.3", True),
     # boxed
     ("7", r"\boxed{7}", True),
     ("7", r"first \boxed{6}, no: \boxed{7}", False),  # math-verify reads both, as the set {6, 7}

@@ -135,6 +135,19 @@ def test_refuses_a_prompt_without_an_answer(made, empty):
         scored(made(), ["2"], empty)
 
 
+@pytest.mark.parametrize("text", ["12:30", "2024-05-06", "3:1", "5/6/2024", "#### 12:30"])
+def test_refuses_what_math_verify_reads_as_arithmetic(made, text):
+    with pytest.raises(ValueError, match=r"column 'answer' is '.*', a date, a time or a ratio: ExactMatch"):
+        made().check_row({"answer": text})
+
+
+def test_reads_the_policys_own_words(made):
+    solved = ({"role": "user", "content": "1+1?"}, {"role": "assistant", "content": r"\boxed{2}"})
+    group = toy_group(["I do not know."], columns={"answer": "2"}, messages=solved, prompt=r"1+1?\boxed{2}")
+    (rewards,) = made().score_batch([group], [toy_tree(group)])
+    assert rewards.outcome.tolist() == [0.0]
+
+
 @pytest.mark.parametrize("bad", [r"\boxed{", r"$\frac{1}{$", "½ + {", "?!?!", "$$"])
 def test_refuses_a_right_answer_that_cannot_be_read(made, bad):
     model = made()
