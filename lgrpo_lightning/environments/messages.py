@@ -8,6 +8,8 @@ from typing import Any
 
 from lgrpo_lightning.types import Message, Rollout
 
+LONGEST_ROLE = 100
+
 
 def assistant_message(
     tokenizer: Any, turn: Rollout, *, prefix: Sequence[int], tools: Sequence[Any]
@@ -24,10 +26,13 @@ def assistant_message(
 
 
 def checked_answer(found: Any, who: str, longest: int) -> list[Message] | None:
-    """The messages of an environment, each no longer than ``longest`` characters; None at the end of the episode.
+    """The messages of an environment; None at the end of the episode.
+
+    All of them together have ``longest`` characters: what is longer is cut off, and says so.
 
     Raises:
         TypeError: They are no messages.
+        ValueError: One has too much beside its content.
     """
     if found is None:
         return None
@@ -37,18 +42,41 @@ def checked_answer(found: Any, who: str, longest: int) -> list[Message] | None:
         raise TypeError(
             f"{who}.respond returned {_short(found)}; it returns a list of messages, or None at the end"
         )
+    answer: list[Message] = []
+    left = longest
     for message in found:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise TypeError(
-                f"{who}.respond returned {_short(message)}, which is no message with role and content"
+        if left <= 0:
+            said = f"{answer[-1]['content']}… ({len(found) - len(answer)} more messages, left out here)"
+            answer[-1] = {**answer[-1], "content": said}
+            break
+        beside = _checked(message, who)
+        if beside > left:
+            raise ValueError(
+                f"{who}.respond returned a message with {beside} characters beside role and content; an answer may "
+                f"have {longest} in all (max_answer_chars)"
             )
-        if message["role"] == "assistant":
-            raise TypeError(f"{who}.respond returned a message of the role assistant, which is the policy's")
-        if not isinstance(message.get("content"), str):
-            raise TypeError(
-                f"{who}.respond returned a message whose content is {_short(message.get('content'))}"
-            )
-    return [{**message, "content": _cut(message["content"], longest)} for message in found]
+        answer.append({**message, "content": _cut(message["content"], left - beside)})
+        left -= beside + max(len(message["content"]), 1)
+    return answer
+
+
+def _checked(message: Any, who: str) -> int:
+    """Characters that a message has beside its role and content."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise TypeError(
+            f"{who}.respond returned {_short(message)}, which is no message with role and content"
+        )
+    if message["role"] == "assistant":
+        raise TypeError(f"{who}.respond returned a message of the role assistant, which is the policy's")
+    if len(message["role"]) > LONGEST_ROLE:
+        raise TypeError(
+            f"{who}.respond returned a message whose role has {len(message['role'])} characters; a role has at most "
+            f"{LONGEST_ROLE}"
+        )
+    if not isinstance(message.get("content"), str):
+        raise TypeError(f"{who}.respond returned a message whose content is {_short(message.get('content'))}")
+    beside = {key: value for key, value in message.items() if key not in ("role", "content")}
+    return len(str(beside)) if beside else 0
 
 
 def checked_rewards(found: Any, who: str, turns: int) -> tuple[float, ...]:
@@ -63,14 +91,12 @@ def checked_rewards(found: Any, who: str, turns: int) -> tuple[float, ...]:
         return (math.nan,)
     if not isinstance(found, list | tuple):
         return (float(found + 0.0),)  # the sum refuses strings
-    numbers = tuple(math.nan if v is None else float(v + 0.0) for v in found)
-    if len(numbers) == turns - 1:
-        numbers = (*numbers, 0.0)
-    if len(numbers) != turns:
+    if len(found) not in (turns - 1, turns):
         raise ValueError(
-            f"{who}.reward gave {len(numbers)} numbers for {turns} turns; it gives one, or one a turn"
+            f"{who}.reward gave {len(found)} numbers for {turns} turns; it gives one, or one a turn"
         )
-    return numbers
+    numbers = tuple(math.nan if v is None else float(v + 0.0) for v in found)
+    return (*numbers, 0.0)[:turns]
 
 
 def _cut(text: str, longest: int) -> str:

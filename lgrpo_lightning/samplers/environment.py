@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
 from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
+from lgrpo_lightning.environments.failures import Failures
 from lgrpo_lightning.environments.isolation.workers import Workers
 from lgrpo_lightning.environments.limits import StateLostError, bounded, class_name, patience
 from lgrpo_lightning.environments.make import environments, in_processes, recipes, set_format
@@ -50,7 +51,10 @@ class EnvironmentSampler(SamplerAround):
         timeout: Seconds that a call of the environment, or of a tool, may take.
         on_error: What a call leads to that raises, takes too long or returns no messages: a "message" to the policy,
             which goes on, or the episode is dropped: nothing of it is trained, and its reward does not apply.
-        max_answer_chars: Longest answer of the environment, in characters; a longer one is cut off, and says so.
+        max_errors_in_a_row: So many rollouts in a row in which every answer, or every reward, of the environment fails
+            end the run.
+        max_answer_chars: Longest answer of the environment, all its messages together, in characters; a longer one is
+            cut off, and says so.
         workers: Most environments that run at a time, and most processes.
         isolation: Where environments and tools run: on a "thread" of the training process; or in a "process" apart,
             so that one that crashes does not end the run, and one that hangs is killed. Episodes share processes
@@ -74,6 +78,7 @@ class EnvironmentSampler(SamplerAround):
         tool_format: str = "auto",
         timeout: float = 30.0,
         on_error: OnError = "message",
+        max_errors_in_a_row: int = 10,
         max_answer_chars: int = 20000,
         workers: int = 8,
         isolation: Isolation = "thread",
@@ -86,6 +91,7 @@ class EnvironmentSampler(SamplerAround):
             (max_turn_tokens is None or max_turn_tokens >= 1, "max_turn_tokens", "at least 1, or null"),
             (timeout > 0, "timeout", "above 0"),
             (on_error in ("message", "drop"), "on_error", "'message' or 'drop'"),
+            (max_errors_in_a_row >= 1, "max_errors_in_a_row", "at least 1"),
             (max_answer_chars >= 1, "max_answer_chars", "at least 1"),
             (workers >= 1, "workers", "at least 1"),
             (isolation in ("thread", "process"), "isolation", "'thread' or 'process'"),
@@ -95,6 +101,8 @@ class EnvironmentSampler(SamplerAround):
         self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
         self.tool_format, self.timeout, self.on_error = tool_format, timeout, on_error
         self.max_answer_chars, self.workers, self.isolation = max_answer_chars, workers, isolation
+        self.max_errors_in_a_row = max_errors_in_a_row
+        self.failures = Failures(most=max_errors_in_a_row)
         self.chat_template_kwargs = mapped(
             "EnvironmentSampler: chat_template_kwargs", chat_template_kwargs or {}
         )
@@ -142,6 +150,7 @@ class EnvironmentSampler(SamplerAround):
         """One group of episodes per prompt, in order."""
         if self.processes is not None:
             self.processes.prepare(len(prompts) * group_size)
+        self.failures.begin()
         with self.drawing():
             groups = self._begun(prompts, group_size, sampling.max_new_tokens, stream)
             episodes = [episode for group in groups for episode in group]
@@ -152,6 +161,8 @@ class EnvironmentSampler(SamplerAround):
                     break
                 self._turns(running, turn, sampling, stream)
         self._each(episodes, self._rewarded)
+        if episodes:
+            self.failures.check(class_name(episodes[0].environment))
         stripped = stripped_tokens(
             self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids), sampling
         )
@@ -256,8 +267,11 @@ class EnvironmentSampler(SamplerAround):
                 lambda: episode.environment.respond(tuple(episode.messages)),
                 timeout=patience(episode.environment, self.timeout),
             )
-            return checked_answer(found, class_name(episode.environment), self.max_answer_chars)
+            answer = checked_answer(found, class_name(episode.environment), self.max_answer_chars)
+            self.failures.note("respond", None)
+            return answer
         except (Exception, SystemExit) as error:
+            self.failures.note("respond", error)
             episode.lost |= isinstance(error, TimeoutError | StateLostError)
             if self.on_error == "drop" or isinstance(error, StateLostError):
                 episode.drop()
@@ -272,7 +286,9 @@ class EnvironmentSampler(SamplerAround):
         try:
             found = bounded(episode.environment, episode.environment.reward, timeout=self.timeout)
             episode.rewards = checked_rewards(found, class_name(episode.environment), count)
+            self.failures.note("reward", None)
         except (Exception, SystemExit) as error:
+            self.failures.note("reward", error)
             episode.lost |= isinstance(error, TimeoutError | StateLostError)
             episode.drop()
 

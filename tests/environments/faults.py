@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -185,3 +187,33 @@ class Where(Environment):
     def respond(self, turns: Sequence[Any]) -> Any:
         loaded = "torch" in sys.modules
         return [{"role": "user", "content": f"{os.getpid()} {loaded}"}] if len(turns) < 2 else None
+
+
+class Pickled:
+    """Writes a file where its pickle is read."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (self.path, "w")
+
+
+class SendsPickles(Environment):
+    """Sends an object whose pickle runs code in the process that reads it, as an answer and past its answers."""
+
+    def __init__(self, path: str, how: str) -> None:
+        self.path, self.how = path, how
+
+    def respond(self, turns: Sequence[Any]) -> Any:
+        if self.how == "answer":
+            return [{"role": "user", "content": "on", "more": Pickled(self.path)}]
+        import gc
+
+        (own,) = [s for s in gc.get_objects() if isinstance(s, socket.socket)]
+        data = pickle.dumps(Pickled(self.path))
+        if self.how == "socket":
+            own.sendall(len(data).to_bytes(8, "big") + data)
+        else:
+            own.sendall((1 << 60).to_bytes(8, "big"))
+        return None

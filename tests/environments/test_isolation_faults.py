@@ -17,7 +17,7 @@ import pytest
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.processes import process_gone
 from lgrpo_lightning.types import Rollout, Sampling
-from tests.environments.faults import ANSWERS, ENDS, Wrong
+from tests.environments.faults import ANSWERS, ENDS, SendsPickles, Wrong
 from tests.environments.test_isolation import FAULTS, children, descriptors
 from tests.environments.test_tools import asked, call, scripted
 from tests.samplers.test_transformers import STREAM
@@ -213,3 +213,12 @@ def test_no_process_outlives_the_trainer(end: str) -> None:
         time.sleep(0.05)
     assert all(map(process_gone, pids))
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("how", ["answer", "socket", "length"])
+def test_what_a_process_sends_runs_nothing_in_the_trainer(policy: Policy, how: str, tmp_path: Path) -> None:
+    attack = SendsPickles(str(tmp_path / "ran"), how)
+    rollouts, seconds = played(policy, ["a"] * 3, environment=attack, on_error="drop")
+    assert not (tmp_path / "ran").exists()
+    assert not any(rollout.applies for rollout in rollouts)
+    assert seconds < 15

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from lgrpo_lightning.environments.messages import checked_answer, checked_rewards
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards import EnvironmentReward, FormatMatch, RewardSum
@@ -276,3 +277,79 @@ def test_around_a_forking_sampler_is_refused_by_nothing(policy: Policy) -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         EnvironmentSampler(**options)
+
+
+class AlwaysFails(Echo):
+    """Fails wherever ``where`` says, until it is mended."""
+
+    broken = True
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def respond(self, turns: Any) -> Any:
+        if self.where == "respond" and self.broken:
+            raise ConnectionError("the server is down")
+        return super().respond(turns)
+
+    def reward(self) -> Any:
+        if self.where == "reward" and self.broken:
+            raise ConnectionError("the server is down")
+        return super().reward()
+
+
+@pytest.mark.parametrize("where", ["respond", "reward"])
+@pytest.mark.parametrize("on_error", ["message", "drop"])
+def test_an_environment_that_always_fails_ends_the_run(
+    policy: Policy, where: str, on_error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = EnvironmentSampler(AlwaysFails(where), on_error=on_error, max_errors_in_a_row=3)
+    made.setup(source(policy))
+
+    def sample() -> None:
+        made.sample(prompts()[:1], 4, sampling=SAMPLING, stream=STREAM)
+
+    sample()
+    sample()
+    with monkeypatch.context() as patch:
+        patch.setattr(AlwaysFails, "broken", False)
+        sample()  # one that works begins the count anew
+    sample()
+    sample()
+    with pytest.raises(
+        RuntimeError,
+        match=rf"in 3 rollouts in a row \(max_errors_in_a_row\).*AlwaysFails\.{where} failed.*the server is down",
+    ):
+        sample()
+
+
+def test_the_whole_answer_has_a_limit() -> None:
+    def answer(found: Any) -> Any:
+        return checked_answer(found, "Env", 100)
+
+    def said(content: str, **more: Any) -> dict[str, Any]:
+        return {"role": "tool", "content": content, **more}
+
+    assert answer([said("x" * 100)]) == [said("x" * 100)]
+    two = answer([said("x" * 60), said("y" * 60)])
+    assert [m["content"] for m in two] == ["x" * 60, "y" * 40 + "… (60 characters, cut off here)"]
+    began = time.monotonic()
+    for content in ("", "z"):
+        many = answer([said(content)] * 2_000_000)
+        assert len(many) == 100
+        assert many[-1]["content"] == content + "… (1999900 more messages, left out here)"
+    assert time.monotonic() - began < 1
+    for more in ({"extra": "x" * 101}, {"x" * 101: 1}, {"calls": [{"deep": ["x" * 101]}]}):
+        with pytest.raises(
+            ValueError, match=r"characters beside role and content.*100 in all .max_answer_chars"
+        ):
+            answer([said("", **more)])
+    with pytest.raises(TypeError, match="role has 50000 characters"):
+        answer([{"role": "x" * 50_000, "content": ""}])
+    assert answer([said("x", tool_call_id="call_1")]) == [said("x", tool_call_id="call_1")]
+
+
+def test_a_million_rewards_are_refused_unread() -> None:
+    with pytest.raises(ValueError, match="gave 1000000 numbers for 2 turns"):
+        checked_rewards([None] * 1_000_000, "Env", 2)

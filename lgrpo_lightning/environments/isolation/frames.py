@@ -1,4 +1,7 @@
-"""Pickles over a socket, each behind its length, with a limit of time."""
+"""Messages over a socket, each behind its length, with a limit of time.
+
+The training process sends pickles, which environments may read: they are its own. It reads JSON, which runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-LARGEST = 1 << 28
-"""Most bytes of an answer; 256 MiB."""
+LARGEST = 1 << 24
+"""Most bytes of an answer; 16 MiB."""
 LOOK = 0.25
 """Seconds after which one who waits looks whether the other process is there."""
 
@@ -39,19 +42,26 @@ def send(connection: socket.socket, data: bytes, *, until: float | None = None) 
 
 
 def received(
-    connection: socket.socket, *, until: float | None = None, gone: Callable[[], bool] = lambda: False
+    connection: socket.socket,
+    *,
+    until: float | None = None,
+    gone: Callable[[], bool] = lambda: False,
+    most: int | None = None,
 ) -> bytes:
     """What the other side sends next.
 
     Args:
         until: When to give up, by ``time.monotonic()``; None: never.
         gone: Whether the other process is known to have ended, although its end of the socket is open.
+        most: Most bytes; None: as many as the other side says.
 
     Raises:
         TimeoutError: It is ``until``.
-        EOFError, OSError: The other side is gone.
+        EOFError, OSError: The other side is gone, or says that more than ``most`` are to come.
     """
     length = int.from_bytes(_exactly(connection, 8, until, gone), "big")
+    if most is not None and length > most:
+        raise EOFError
     return bytes(_exactly(connection, length, until, gone))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.calls import ToolCall
+from lgrpo_lightning.environments.isolation.recipe import described
 from lgrpo_lightning.environments.isolation.worker import NotAskedError
 from lgrpo_lightning.environments.isolation.workers import Seat, Workers
 from lgrpo_lightning.environments.limits import StateLostError, class_name, patience
@@ -53,7 +54,7 @@ class ProcessEnvironment(Environment):
         """Take a seat in a process, and begin there."""
         self.seat = self.workers.seat(self.name)
         said, tools = self._call("reset", self.seed, columns, limit=self.timeout)
-        self._tools = tuple(reference.described() for reference in tools)
+        self._tools = tuple(map(described, tools))
         return said  # type: ignore[no-any-return]
 
     def respond(self, turns: Sequence[Message]) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 from lgrpo_lightning.environment import Environment
@@ -46,7 +48,7 @@ class HeldEnvironment:
         """What it counts."""
         return dict(getattr(self.environment, "metrics", {}))
 
-    def reset(self, seed: int, columns: Mapping[str, Any]) -> tuple[str | None, list[ToolReference]]:
+    def reset(self, seed: int, columns: Mapping[str, Any]) -> tuple[str | None, list[dict[str, Any]]]:
         """(What it says first, its tools)."""
         self.environment.seed = seed
         said = self.environment.reset(columns)
@@ -61,7 +63,7 @@ class HeldTools:
     def __init__(self, tools: Tools) -> None:
         self.tools, self.called, self.reward = tools, tools.called, tools.reward
 
-    def reset(self, seed: int, columns: Mapping[str, Any]) -> tuple[str | None, list[ToolReference]]:
+    def reset(self, seed: int, columns: Mapping[str, Any]) -> tuple[str | None, list[dict[str, Any]]]:
         """(What their object says first, no tools: they are known)."""
         return self.tools.reset(columns), []
 
@@ -69,22 +71,8 @@ class HeldTools:
         """Nothing: an object of TRL's conventions has no end."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToolReference:
-    """A tool as another process can show it to the model: its function, by name."""
-
-    function: Callable[..., Any]
-    method: bool
-
-    def described(self) -> Callable[..., Any]:
-        """A function, or method of nothing, with the tool's name, signature and docstring; not to be called."""
-        from types import MethodType
-
-        return MethodType(self.function, object()) if self.method else self.function
-
-
-def references(tools: Sequence[Callable[..., Any]]) -> list[ToolReference]:
-    """The tools of an environment as references.
+def references(tools: Sequence[Callable[..., Any]]) -> list[dict[str, Any]]:
+    """The tools of an environment by their modules and names, as ``described`` reads them.
 
     Raises:
         TypeError: One cannot be found by its name in another process.
@@ -94,13 +82,41 @@ def references(tools: Sequence[Callable[..., Any]]) -> list[ToolReference]:
         owner = getattr(tool, "__self__", None)
         method = owner is not None and not isinstance(owner, type) and hasattr(tool, "__func__")
         function = tool.__func__ if method else tool  # type: ignore[attr-defined]
+        module = str(getattr(function, "__module__", ""))
+        name = str(getattr(function, "__qualname__", ""))
         try:
-            pickle.dumps(function)
-        except Exception as error:
-            name = getattr(tool, "__name__", repr(tool))
+            if _found(module, name) != function:
+                raise LookupError("it is not what has this name")
+        except (LookupError, AttributeError) as error:
+            shown = getattr(tool, "__name__", repr(tool))
             raise TypeError(
-                f"the tool {name!r} cannot be described to another process ({error}): define it as a function of a "
+                f"the tool {shown!r} cannot be described to another process ({error}): define it as a function of a "
                 "module, or as a method of a class there"
             ) from error
-        found.append(ToolReference(function=function, method=method))
+        found.append({"module": module, "name": name, "method": method})
+    return found
+
+
+def described(reference: Mapping[str, Any]) -> Callable[..., Any]:
+    """A function, or method of nothing, with a tool's name, signature and docstring; not to be called.
+
+    It is looked for in modules that are imported already: what a process of environments says imports nothing.
+
+    Raises:
+        TypeError: It is not there.
+    """
+    try:
+        function = _found(str(reference["module"]), str(reference["name"]))
+    except (LookupError, AttributeError) as error:
+        raise TypeError(
+            f"the tool {reference['name']!r} of module {reference['module']!r} cannot be described ({error!r}): import "
+            "its module where the environment's class is defined"
+        ) from error
+    return MethodType(function, object()) if reference["method"] else function
+
+
+def _found(module: str, name: str) -> Any:
+    found: Any = sys.modules[module]
+    for part in name.split("."):
+        found = getattr(found, part)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lgrpo_lightning.environments.isolation.frames import LARGEST, packed, received, send
+from lgrpo_lightning.environments.isolation.frames import LARGEST, received, send
 from lgrpo_lightning.environments.isolation.recipe import HeldEnvironment, HeldTools, Recipe
 from lgrpo_lightning.environments.toolbox import error_text
 
@@ -62,6 +63,39 @@ class Answer:
     trace: str = ""
     metrics: Mapping[str, float] | None = None
 
+    def packed(self) -> bytes:
+        """As JSON; arrays and their numbers as lists and numbers.
+
+        Raises:
+            TypeError, ValueError: JSON does not have it, or it is too long.
+        """
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        data = json.dumps(fields, default=_listed).encode()
+        if len(data) > LARGEST:
+            raise ValueError(f"an answer of {len(data)} bytes; there may be {LARGEST}")
+        return data
+
+    @classmethod
+    def read(cls, data: bytes) -> Answer:
+        """What ``packed`` gave.
+
+        Raises:
+            TypeError, ValueError: It did not.
+        """
+        answer = cls(**json.loads(data))
+        texts = all(isinstance(v, str) for v in (answer.error, answer.text, answer.trace))
+        if not texts or not isinstance(answer.metrics, dict | None):
+            raise TypeError("it has not the form of an answer")
+        return answer
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "tolist"):  # of numpy, torch
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON, as which answers are sent to the training process")
+
 
 class Residents:
     """The environments that live in this process.
@@ -78,13 +112,10 @@ class Residents:
     def answer(self, data: bytes) -> bytes:
         """The answer to a request; whatever an environment does is one, unless the process ends."""
         try:
-            found = packed(self._called(pickle.loads(data)))
-            if len(found) > LARGEST:
-                raise ValueError(f"an answer of {len(found)} bytes; there may be {LARGEST}")
-            return found
+            return self._called(pickle.loads(data)).packed()
         except BaseException as error:
             trace = "".join(traceback.format_exception(error))[-TRACE:]
-            return packed(Answer(error=type(error).__name__, text=error_text(error), trace=trace))
+            return Answer(error=type(error).__name__, text=error_text(error), trace=trace).packed()
 
     def _called(self, request: Request) -> Answer:
         if request.method == "open":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from lgrpo_lightning.environments.isolation.frames import packed, received, send
+from lgrpo_lightning.environments.isolation.frames import LARGEST, packed, received, send
 from lgrpo_lightning.environments.isolation.serving import Answer, Request
 from lgrpo_lightning.environments.limits import StateLostError
 from lgrpo_lightning.processes import process_gone
@@ -104,7 +103,9 @@ class Worker:
                 send(self.connection, self._first, until=until)
                 self._first = b""
             send(self.connection, data, until=until)
-            found = received(self.connection, until=until, gone=lambda: process_gone(self.process.pid))
+            found = received(
+                self.connection, until=until, gone=lambda: process_gone(self.process.pid), most=LARGEST
+            )
         except TimeoutError:
             self._end(f"in {what}", why=f"no answer within {limit:g} seconds (timeout)")
             raise StateLostError(self.over) from None
@@ -115,12 +116,11 @@ class Worker:
             self._end(f"in {what}", why="interrupted")
             raise
         try:
-            answer: Answer = pickle.loads(found)
-        except Exception as error:
+            return Answer.read(found)
+        except (TypeError, ValueError, RecursionError) as error:
             return Answer(
                 error="TypeError", text=f"the answer cannot be read in the training process: {error}"
             )
-        return answer
 
     def _end(self, when: str, why: str = "") -> None:
         """Kill the process and say how it ended."""
