@@ -72,11 +72,12 @@ class ComponentModule(PolicyModule):
         return list(shared(self.trainer, lambda: groups))
 
     def segmented(self, groups: Sequence[Group], stream: Stream) -> list[ProcessTree]:
-        """The process tree of every group."""
+        """The process tree of every group, which knows what is trained."""
+        own = [group.masked(mask_truncated=self.updates.mask_truncated) for group in groups]
         with self.calling(stream, "segmenter", *_first(groups)):
-            trees = [self.segmenter.segment(group.copied()) for group in groups]
+            trees = [self.segmenter.segment(group.copied()) for group in own]
         check_trees(self.segmenter, groups, trees)
-        return trees
+        return [tree.masked(group.mask) for group, tree in zip(own, trees, strict=True)]
 
     def start_rewards(self, stream: Stream, progress: Progress) -> None:
         """Tell the reward models where the run is."""

@@ -3,12 +3,15 @@
 Definitions (arXiv:2509.21154, section 3): the process set of token (i, t) is
 λ(i, t) = { j : y_j[:t+1] = y_i[:t+1] }, the completions that share the prefix up to and including t.
 Process sets are ordered by inclusion; a process step is a maximal run of tokens with one process set.
+
+Where some tokens are not trained, λ(i, t) are those of its members that train the token at that place of the step;
+where nobody trains it, all of them. Steps are what was sampled, whoever trains it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -97,18 +100,22 @@ class ProcessTree:
         units: ``[G, T]`` long, number of the tree node that each token belongs to, -1 on padding.
         num_nodes: Number of distinct nodes.
         leaf_sizes: ``[G]`` number of members equal to each completion, itself included.
+        mask: ``[G, T]`` bool, the tokens that are trained, set by ``masked``; None: all.
 
     >>> tree = ProcessTree.from_sequences([[1, 2, 3], [1, 2, 4], [5]])
     >>> tree.set_sizes().tolist()
     [[2, 2, 1], [2, 2, 1], [1, 0, 0]]
     >>> tree.path_depth().tolist(), tree.num_nodes
     ([1, 1, 0], 5)
+    >>> tree.masked(torch.tensor([[True, True, True], [False, True, True], [True, False, False]])).set_sizes().tolist()
+    [[1, 2, 1], [1, 2, 1], [1, 0, 0]]
     """
 
     sizes: Tensor
     units: Tensor
     num_nodes: int
     leaf_sizes: Tensor
+    mask: Tensor | None = None
 
     @classmethod
     def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> ProcessTree:
@@ -153,42 +160,93 @@ class ProcessTree:
         sizes = _at_nodes(trie.members(), units, padding=0)
         return cls(sizes=sizes, units=units, num_nodes=len(trie), leaf_sizes=_twins(coded))
 
+    def masked(self, mask: Tensor) -> ProcessTree:
+        """The same tree where only the tokens of ``mask``, ``[G, T]`` bool, are trained. A run does this to every tree.
+
+        Raises:
+            ValueError: ``mask`` has another shape.
+        """
+        if mask.shape != self.sizes.shape:
+            raise ValueError(f"mask has shape {list(mask.shape)}; the tree's is {list(self.sizes.shape)}.")
+        return replace(self, mask=None if bool((mask | (self.sizes == 0)).all()) else mask)
+
+    @property
+    def trained(self) -> Tensor:
+        """``[G, T]`` bool: the tokens that are trained; False on padding."""
+        return self.sizes > 0 if self.mask is None else self.mask & (self.sizes > 0)
+
     def set_sizes(self) -> Tensor:
         """|λ(i, t)|: ``[G, T]`` long, 0 on padding (so ``> 0`` means "not padding", not "trained")."""
-        return self.sizes
+        return self.sizes if self.mask is None else self._trained_sizes
+
+    @cached_property
+    def _trained_sizes(self) -> Tensor:
+        counts = self._set_sums(self.trained.long())
+        return torch.where(counts > 0, counts, self.sizes)
 
     def weights(self, power: float = 1.0) -> Tensor:
-        """|λ(i, t)|^-power: ``[G, T]`` fp32, 0 on padding. With 0 every token weighs 1, with 1 every process set.
+        """|λ(i, t)|^-power: ``[G, T]`` fp32, 0 where nothing is trained, and so on padding.
+
+        With 0 every token weighs 1, with 1 every process set.
 
         >>> ProcessTree.from_sequences([[1, 2], [1], [3]]).weights().tolist()
         [[0.5, 1.0], [0.5, 0.0], [1.0, 0.0]]
         """
-        return (self.sizes > 0).float() / self.sizes.clamp(min=1).to(torch.float32).pow(power)
+        return self.trained.float() / self.set_sizes().clamp(min=1).to(torch.float32).pow(power)
 
-    def set_means(self, values: Tensor) -> Tensor:
-        """The mean of ``values`` ``[G]`` over the process set of every token: ``[G, T]`` fp32, 0 on padding.
+    def set_means(self, values: Tensor, *, trained: bool = True) -> Tensor:
+        """The mean of ``values`` ``[G]`` over the process set of every token: ``[G, T]``, 0 on padding.
 
-        NaN does not count; where there is nothing else the mean is NaN.
+        NaN does not count; where there is nothing else the mean is NaN. It is fp64 of fp64 values, else fp32.
+
+        Args:
+            trained: False: over all members of the step, whoever trains the token, as for the value of a prefix.
 
         >>> ProcessTree.from_sequences([[1, 2], [1], [3]]).set_means(torch.tensor([1.0, 0.0, 5.0])).tolist()
         [[0.5, 1.0], [0.5, 0.0], [5.0, 0.0]]
         """
+        doubles, kept = values.double(), torch.float64 if values.dtype == torch.float64 else torch.float32
         means = torch.stack(
-            [values.float()[list(step.members)].nanmean() for step in self.steps] or [torch.zeros(())]
+            [doubles[list(step.members)].nanmean() for step in self.steps] or [doubles.new_zeros(())]
         )
-        return torch.where(self.units >= 0, means[self.units.clamp(min=0)], 0.0)
+        out = torch.where(self.units >= 0, means[self.units.clamp(min=0)], 0.0)
+        if trained and self.mask is not None:
+            own = self._set_sums(self.trained.double())
+            valid = self.trained & ~doubles.isnan()[:, None]
+            total = self._set_sums(torch.where(valid, doubles[:, None], 0.0))
+            out = torch.where(own > 0, total / self._set_sums(valid.double()), out)
+        return out.to(kept)
+
+    def _set_sums(self, values: Tensor) -> Tensor:
+        """``values`` ``[G, T]`` added up over the members of every token's step, place by place from its beginning.
+
+        Of a member whose step is shorter the last token counts.
+        """
+        out = torch.zeros_like(values)
+        for step in self.steps:
+            spans = torch.tensor(step.spans)
+            lengths = spans[:, 1] - spans[:, 0]
+            places = torch.arange(int(lengths.max())).minimum(lengths[:, None] - 1) + spans[:, :1]
+            sums = values[torch.tensor(step.members)[:, None], places].sum(0)
+            for member, (start, end) in zip(step.members, step.spans, strict=True):
+                out[member, start:end] = sums[: end - start]
+        return out
 
     def at_ends(self, values: Tensor) -> Tensor:
-        """``values`` ``[S]`` of the steps at the last token of each step of each completion: ``[G, T]``, NaN elsewhere.
+        """``values`` ``[S]`` of the steps at the last trained token of each step of each completion: ``[G, T]``.
+
+        NaN elsewhere; a completion that trains no token of a step has none for it.
 
         >>> tree = ProcessTree.from_steps([["a", "b"], ["a"]], [[0, 0, 1], [0]])
         >>> tree.at_ends(torch.tensor([1.0, 2.0])).tolist()
         [[nan, 1.0, 2.0], [1.0, nan, nan]]
         """
-        out = torch.full(self.sizes.shape, torch.nan)
+        out, trained = torch.full(self.sizes.shape, torch.nan), self.trained.tolist()
         for step, value in zip(self.steps, values.tolist(), strict=True):
-            for member, (_, end) in zip(step.members, step.spans, strict=True):
-                out[member, end - 1] = value
+            for member, (start, end) in zip(step.members, step.spans, strict=True):
+                last = next((t for t in reversed(range(start, end)) if trained[member][t]), None)
+                if last is not None:
+                    out[member, last] = value
         return out
 
     @property
@@ -218,7 +276,7 @@ class ProcessTree:
         )
 
     def path_depth(self) -> Tensor:
-        """``[G]`` long: process sets strictly between the group and each completion's leaf."""
+        """``[G]`` long: process sets strictly between the group and each completion's leaf, whoever trains them."""
         group = len(self.sizes)
         inner = (self.sizes > self.leaf_sizes[:, None]) & (self.sizes < group)
         first = torch.ones_like(inner)
@@ -226,8 +284,8 @@ class ProcessTree:
         return (inner & first).sum(1)
 
     def intermediate_proportion(self) -> Tensor:
-        """``[G]`` fp32: share of each completion's tokens whose process set has more than one member."""
-        return (self.sizes > 1).sum(1) / (self.sizes > 0).sum(1).clamp(min=1)
+        """``[G]`` fp32: share of each completion's trained tokens whose process set has more than one member."""
+        return (self.trained & (self.set_sizes() > 1)).sum(1) / self.trained.sum(1).clamp(min=1)
 
 
 def _at_nodes(values: Tensor, nodes: Tensor, *, padding: int) -> Tensor:

@@ -77,7 +77,8 @@ class Rollout:
         text: The completion as text, without the tokens that ``Sampling.strip_special_tokens`` strips.
         text_ends: Length of ``text`` after each token, in characters; ``T`` non-decreasing numbers.
         finish_reason: "stop" (end of sequence or a stop string) or "length".
-        mask: ``[T]`` bool; False on tokens that are not the model's own (a tool's output).
+        mask: ``[T]`` bool; False on tokens that are not the model's own (a tool's output). In what a segmenter is
+            given, on all that are not trained.
         weight_version: Number of weight updates the sampler had seen.
         entropies: ``[T]`` entropy of the sampled distribution, where the sampler knows it.
         fork: Where it was branched off another member, or None for a fresh sample.
@@ -120,6 +121,10 @@ class Rollout:
         """Whether it was cut off."""
         return self.finish_reason == "length"
 
+    def trained(self, *, mask_truncated: bool = False) -> Tensor:
+        """``[T]`` bool: the tokens that are trained: its own, and none of one that failed or, if asked, was cut off."""
+        return self.mask & (self.applies and not (mask_truncated and self.truncated))
+
     def text_between(self, start: int, end: int) -> str:
         """The text of tokens ``start`` to ``end`` (exclusive)."""
         ends = (0, *self.text_ends)
@@ -139,6 +144,21 @@ class Group:
     def copied(self) -> Group:
         """The same, with a prompt of its own."""
         return replace(self, prompt=self.prompt.copied())
+
+    def masked(self, *, mask_truncated: bool = False) -> Group:
+        """The same, the mask of each completion being the tokens that are trained."""
+        own = [replace(r, mask=r.trained(mask_truncated=mask_truncated)) for r in self.rollouts]
+        return replace(self, rollouts=tuple(own))
+
+    @property
+    def mask(self) -> Tensor:
+        """``[G, T]`` bool: the masks of the completions, False on padding."""
+        return padded([r.mask for r in self.rollouts], max((len(r) for r in self.rollouts), default=0)).bool()
+
+    @property
+    def applies(self) -> Tensor:
+        """``[G]`` bool: the completions that are worth anything."""
+        return torch.tensor([r.applies for r in self.rollouts], dtype=torch.bool)
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -216,7 +236,8 @@ class RolloutBatch:
 
     def takes_part(self, at: int, member: int) -> bool:
         """Whether a completion of the group at ``at`` takes part in the update."""
-        return self.trained[at] and not (self.mask_truncated and self.groups[at].rollouts[member].truncated)
+        rollout = self.groups[at].rollouts[member]
+        return self.trained[at] and rollout.applies and not (self.mask_truncated and rollout.truncated)
 
     def to(self, device: Any, **options: Any) -> RolloutBatch:
         """Itself: everything a rollout holds is on the CPU. Lightning asks when it collects predictions."""
@@ -278,7 +299,7 @@ class TrainBatch:
             mask_truncated: Train no token of a completion that was cut off.
         """
         rollouts = [r for g in groups for r in g.rollouts]
-        masks = [r.mask & (not (mask_truncated and r.truncated)) for r in rollouts]
+        masks = [r.trained(mask_truncated=mask_truncated) for r in rollouts]
         width = max((len(r) for r in rollouts), default=0)
         return cls(
             prompts=tuple(g.prompt.token_ids for g in groups for _ in g.rollouts),

@@ -71,7 +71,7 @@ class Distillation(WeightedGRPO):
 
     def _tokens(self, rewards: Rewards, tree: ProcessTree) -> Tensor:
         """``[G, T]``, 0 where there is none."""
-        return torch.zeros(tree.set_sizes().shape) if rewards.tokens is None else rewards.tokens.nan_to_num(0)
+        return torch.zeros(tree.trained.shape) if rewards.tokens is None else rewards.tokens.nan_to_num(0)
 
     def _outcome(self, rewards: Rewards, deviation: Tensor | None) -> Tensor:
         """``[G, 1]``."""

@@ -14,10 +14,11 @@ class EligibilityTraceGRPO(WeightedGRPO):
 
     .. math:: A_{i,t} = \hat r_i \, (\gamma \lambda)^{T_i - 1 - t}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
-    for t = 0 … T_i - 1 and GRPO's advantage r̂_i; the λ of the first formula is ``trace_decay``, that of the second a
-    process set. The last token gets all of r̂, earlier ones less. The form was found in others' notes and code, and
-    reviews of the paper name the coefficients (γλ)^l, λ = 0.99 and advantages clamped at -0.1; the paper's equations
-    could not be read. γ = 1, that the clamp comes before the trace, and leaving it off by default are this library's.
+    for the trained tokens t = 0 … T_i - 1 and GRPO's advantage r̂_i; the λ of the first formula is ``trace_decay``, that
+    of the second a process set. The last token gets all of r̂, earlier ones less. The form was found in others' notes
+    and code, and reviews of the paper name the coefficients (γλ)^l, λ = 0.99 and advantages clamped at -0.1; the
+    paper's equations could not be read. γ = 1, that the clamp comes before the trace, and leaving it off by default are
+    this library's.
     The paper's other weights ("both", which raise early tokens too) are not here.
 
     Args:
@@ -66,7 +67,6 @@ class EligibilityTraceGRPO(WeightedGRPO):
         return advantages if self.min_advantage is None else advantages.clamp(min=self.min_advantage)
 
     def _trace(self, tree: ProcessTree) -> Tensor:
-        """``[G, T]`` (γλ)^(tokens still to come); 1 on padding."""
-        real = tree.set_sizes() > 0
-        to_come = real.sum(1, keepdim=True) - 1 - torch.arange(real.shape[1])
-        return torch.tensor(self.gamma * self.trace_decay).pow(to_come.clamp(min=0))
+        """``[G, T]`` (γλ)^(trained tokens still to come)."""
+        to_come = tree.trained.sum(1, keepdim=True) - tree.trained.cumsum(1)
+        return torch.tensor(self.gamma * self.trace_decay).pow(to_come)

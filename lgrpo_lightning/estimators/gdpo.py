@@ -63,7 +63,7 @@ class GDPO(WeightedGRPO):
         """``[G]`` the weighted sum of the normalised parts; NaN where no reward applies."""
         parts = rewards.parts or {"outcome": rewards.outcome}
         weighted = [
-            rewards.part_weights.get(name, 1.0) * group_advantages(part[None], eps=self.eps)[0]
+            rewards.part_weights.get(name, 1.0) * group_advantages(part[None], eps=self.eps)[0].double()
             for name, part in parts.items()
         ]
         return torch.where(rewards.outcome.isnan(), torch.nan, torch.stack(weighted).sum(0))

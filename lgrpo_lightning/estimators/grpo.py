@@ -81,12 +81,13 @@ class GRPO(AdvantageEstimator):
         return advantages if deviation is None else advantages / (deviation + self.eps)
 
     def credit(self, advantages: Tensor, tree: ProcessTree) -> Credit:
-        """Credit from advantages that broadcast to ``[G, T]``: 0 on padding, weighted by ``power``."""
-        real = tree.set_sizes() > 0
-        return Credit(advantages=torch.where(real, advantages, 0.0), weights=self.weights(tree))
+        """Credit from advantages that broadcast to ``[G, T]``: 0 where nothing is trained, weighted by ``power``."""
+        return Credit(
+            advantages=torch.where(tree.trained, advantages, 0.0).float(), weights=self.weights(tree)
+        )
 
     def weights(self, tree: ProcessTree) -> Tensor:
-        """``[G, T]`` 1/|λ(i, t)|^p, 0 on padding. The only thing λ-GRPO changes."""
+        """``[G, T]`` 1/|λ(i, t)|^p, 0 where nothing is trained. The only thing λ-GRPO changes."""
         return tree.weights(self.power)
 
 
@@ -116,13 +117,13 @@ def checked_power(owner: str, name: str, power: float) -> float:
 
 
 def batch_statistics(values: Sequence[Tensor], reduce: Reduce) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (Bessel) of all valid values on all ranks: scalars, 0 for too few.
+    """Mean and standard deviation (Bessel) of all valid values on all ranks: fp64 scalars, 0 for too few.
 
     Two passes (first the mean, then the squared deviations from it), because a sum of squares loses the
     digits of values far from 0. Every rank calls it, also one without groups.
 
     >>> [s.item() for s in batch_statistics([torch.tensor([0.0, float("nan")]), torch.tensor([2.0])], lambda x: x)]
-    [1.0, 1.4142135381698608]
+    [1.0, 1.4142135623730951]
     """
     flat = torch.cat([v.double() for v in values]) if values else torch.zeros(0, dtype=torch.double)
     valid = flat[~flat.isnan()]
@@ -130,13 +131,13 @@ def batch_statistics(values: Sequence[Tensor], reduce: Reduce) -> tuple[Tensor, 
     mean = total / count.clamp(min=1)
     squares = reduce((valid - mean.to(valid)).square().sum()[None])[0]
     deviation = (squares / (count - 1).clamp(min=1)).sqrt()
-    return mean.float().to(flat.device), deviation.float().to(flat.device)
+    return mean.to(flat), deviation.to(flat)
 
 
 def batch_deviation(outcomes: Sequence[Tensor], reduce: Reduce) -> Tensor:
     """Standard deviation (Bessel) of all valid rewards on all ranks: a scalar, 0 for fewer than two.
 
     >>> batch_deviation([torch.tensor([0.0, float("nan")]), torch.tensor([2.0])], lambda x: x).item()
-    1.4142135381698608
+    1.4142135623730951
     """
     return batch_statistics(outcomes, reduce)[1]

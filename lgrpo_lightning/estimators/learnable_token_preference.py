@@ -108,18 +108,19 @@ class LearnableTokenPreference(WeightedGRPO):
 
     def _factors(self, tree: ProcessTree) -> tuple[Tensor, Tensor]:
         """(f, its derivative by Λ), ``[G]`` double."""
-        lengths = (tree.set_sizes() > 0).sum(1)
-        z = group_advantages(lengths[None], eps=self.eps)[0].double()
+        lengths = tree.trained.sum(1)
+        counted = lengths > 0
+        z = group_advantages(torch.where(counted, lengths, torch.nan)[None], eps=self.eps)[0].double()
         log = (1 + self.length_ratio * z).clamp(min=1e-3).log()
         power = (self.preference * log).clamp(max=50.0).exp()  # no overflow
-        factors = len(z) * power.softmax(0)
+        factors = counted.sum() * torch.where(counted, power, -torch.inf).softmax(0).nan_to_num(0.0)
         rise = power * log
-        return factors, factors * (rise - (factors * rise).mean())
+        return factors, factors * (rise - (factors * rise).sum() / counted.sum().clamp(min=1))
 
     def _slope(self, plain: Credit, tree: ProcessTree) -> Tensor:
         """What a group adds to -N · L'(Λ), and its number of tokens."""
         value = (plain.advantages.double() * plain.weights).sum(1)
-        return torch.stack([(self._factors(tree)[1] * value).sum(), (tree.set_sizes() > 0).sum().double()])
+        return torch.stack([(self._factors(tree)[1] * value).sum(), tree.trained.sum().double()])
 
     def _weighted(self, plain: Credit, tree: ProcessTree) -> Credit:
         """The credit with every completion's weights times f."""

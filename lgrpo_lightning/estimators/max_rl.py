@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lgrpo_lightning.estimators.grpo import WeightedGRPO
-from lgrpo_lightning.functional import group_advantages
+from lgrpo_lightning.functional import group_advantages, reaches
 
 
 class MaxRL(WeightedGRPO):
@@ -50,10 +50,10 @@ class MaxRL(WeightedGRPO):
         Raises:
             ValueError: A reward is below 0.
         """
-        if bool((outcome < 0).any()):
+        if bool((~outcome.isnan() & ~reaches(outcome, 0.0)).any()):
             raise ValueError(
                 f"MaxRL divides by the group's mean reward, so that rewards must be at least 0; got "
                 f"{outcome.tolist()}. Shift them, such as 0 and 1 for -1 and 1, or take GRPO or RLOO."
             )
         centred = group_advantages(outcome[None], scale="none")[0]
-        return (centred / (outcome.float().nanmean() + self.mean_eps)).nan_to_num(0.0)
+        return (centred / (outcome.double().nanmean() + self.mean_eps)).nan_to_num(0.0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.estimators.grpo import WeightedGRPO
+from lgrpo_lightning.functional import reaches
 
 
 class PassAtK(WeightedGRPO):
@@ -62,7 +63,7 @@ class PassAtK(WeightedGRPO):
                 "compare it with: all its advantages are 0. Take a k below model.group_size.",
                 stacklevel=2,
             )
-        right, valid = outcome >= self.success_threshold, ~outcome.isnan()
+        right, valid = reaches(outcome, self.success_threshold), ~outcome.isnan()
         plus, minus = self._both(int(valid.sum()), int((valid & ~right).sum()))
         return torch.where(right, plus, torch.where(valid, minus, 0.0)).float()
 

@@ -23,8 +23,8 @@ class ProcessGRPO(WeightedGRPO):
     .. math:: \tilde r_{i,j} = \frac{r_{i,j} - \mathrm{mean}(R)}{\mathrm{std}(R) + \epsilon}, \quad
         A_{i,t} = \sum_{\mathrm{end}(j) \ge t} \tilde r_{i,j}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
-    R are the rewards of all steps of all completions of the group. It reads ``Rewards.steps``, and ``Rewards.tokens``
-    as steps of one token each; the outcome is not read. All equal rewards give exactly 0.
+    R are the rewards of all steps that completions of the group train a token of. It reads ``Rewards.steps``, and
+    ``Rewards.tokens`` as steps of one token each; the outcome is not read. All equal rewards give exactly 0.
 
     Args:
         scale: Which standard deviation divides the rewards: "group" that of R, "batch" that of the whole rollout
@@ -84,22 +84,23 @@ class ProcessGRPO(WeightedGRPO):
                 "Rewards.tokens). Add one that does, such as StepRewardFunction, or take GRPO or LambdaGRPO."
             )
         values = [self._values(r, t) for r, t in zip(rewards, trees, strict=True)]
-        pools = [self._pool(r, v) for r, v in zip(rewards, values, strict=True)]
+        pools = [self._pool(r, t, v) for r, t, v in zip(rewards, trees, values, strict=True)]
         deviation = self.deviation(pools, reduce)
         return [sums_to_come(self._normalised(v, p, deviation)) for v, p in zip(values, pools, strict=True)]
 
     def _values(self, rewards: Rewards, tree: ProcessTree) -> Tensor:
         """``[K, G, T]``: process rewards where they are given, NaN elsewhere; a layer of steps, one of tokens."""
-        none = torch.full(tree.set_sizes().shape, torch.nan)
+        none = torch.full(tree.trained.shape, torch.nan)
         layers = [none if rewards.steps is None else tree.at_ends(rewards.steps)]
         if rewards.tokens is not None:
-            layers.append(torch.where(tree.set_sizes() > 0, rewards.tokens, torch.nan))
+            layers.append(torch.where(tree.trained, rewards.tokens, torch.nan))
         return torch.stack(layers)
 
-    def _pool(self, rewards: Rewards, values: Tensor) -> Tensor:
+    def _pool(self, rewards: Rewards, tree: ProcessTree, values: Tensor) -> Tensor:
         """The numbers that mean and deviation are taken over."""
         if self.statistics == "nodes" and rewards.steps is not None:
-            return torch.cat([rewards.steps, values[1:].flatten()])
+            trained = tree.step_ids[tree.trained].unique()
+            return torch.cat([rewards.steps[trained], values[1:].flatten()])
         return values.flatten()
 
     def _normalised(self, values: Tensor, pool: Tensor, deviation: Tensor | None) -> Tensor:

@@ -36,8 +36,8 @@ class ReinforcePlusPlus(WeightedGRPO):
         baseline: Whether the group's mean is taken off first (REINFORCE++-baseline).
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
-        normalize_over: What mean and deviation count: "tokens", each completion as often as it has tokens, or
-            "completions", once.
+        normalize_over: What mean and deviation count: "tokens", each completion as often as it has trained tokens,
+            or "completions", once.
 
     Raises:
         ValueError: An argument is out of range.
@@ -81,11 +81,11 @@ class ReinforcePlusPlus(WeightedGRPO):
     def _values(self, outcome: Tensor) -> Tensor:
         """``[G]`` what is normalised; NaN where the reward does not apply."""
         if not self.baseline:
-            return outcome.float()
+            return outcome.double()
         return torch.where(outcome.isnan(), torch.nan, group_advantages(outcome[None], scale="none")[0])
 
     def _counted(self, values: Tensor, tree: ProcessTree) -> Tensor:
         """The numbers that mean and deviation are taken over."""
         if self.normalize_over == "completions":
             return values
-        return values.repeat_interleave((tree.set_sizes() > 0).sum(1))
+        return values.repeat_interleave(tree.trained.sum(1))

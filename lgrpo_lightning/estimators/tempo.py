@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
+from lgrpo_lightning.functional import close
 from lgrpo_lightning.process_tree import ProcessTree
 
 
@@ -14,8 +15,8 @@ class TEMPO(WeightedGRPO):
 
     .. math:: A_{i,t} = \frac{r_i - \mathrm{mean}(r) + c \, (V(s_{t+1}) - V(s_t))}{\mathrm{std} + \epsilon}
 
-    V of a prefix is the mean reward of the group's completions that begin with it, so that the second term is 0
-    where the process set does not change. The abstract, and summaries of the paper, say this much; the paper's own
+    V of a prefix is the mean reward of the group's completions that begin with it, whoever trains it, so that the
+    second term is 0 where they stay the same. The abstract, and summaries of the paper, say this much; the paper's own
     formula, its treatment of the last token and its coefficient could not be read: c = 1 and no term for ending (the
     value after the last token is that of its process set) are this library's reading.
 
@@ -45,11 +46,12 @@ class TEMPO(WeightedGRPO):
 
     def _change(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
         """``[G, T]`` c · (V after the token - V before it), divided as the advantages are."""
-        after = tree.set_means(outcome)
+        outcome = outcome.double()
+        after = tree.set_means(outcome, trained=False)
         before = torch.cat([outcome.nanmean().expand(len(outcome), 1), after[:, :-1]], dim=1)
         valid = outcome[~outcome.isnan()]
         if self.scale == "group":
             deviation = valid.std() if len(valid) > 1 else outcome.new_zeros(())
         divisor = 1.0 if deviation is None else deviation + self.eps
         change = self.coefficient * (after - before) / divisor
-        return torch.where(outcome.isnan()[:, None] | (after == before), 0.0, change).nan_to_num(0.0)
+        return torch.where(outcome.isnan()[:, None] | close(after, before), 0.0, change).nan_to_num(0.0)

@@ -1,6 +1,7 @@
 """Pure functions on tensors: advantages, losses, log-probs."""
 
-from lgrpo_lightning.functional.advantages import equal_rewards, group_advantages
+from lgrpo_lightning.functional.advantages import group_advantages
+from lgrpo_lightning.functional.equality import close, equal_rewards, reaches
 from lgrpo_lightning.functional.importance import importance_values, importance_weights
 from lgrpo_lightning.functional.logprobs import chunked_logprobs, token_logprobs
 from lgrpo_lightning.functional.losses import (
@@ -15,6 +16,7 @@ __all__ = [
     "aggregate",
     "chunked_logprobs",
     "clipped_surrogate",
+    "close",
     "default_normalizer",
     "equal_rewards",
     "group_advantages",
@@ -22,5 +24,6 @@ __all__ = [
     "importance_weights",
     "k3_kl",
     "kl_estimate",
+    "reaches",
     "token_logprobs",
 ]

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.functional.equality import equal_rewards
+
 
 def group_advantages(
     rewards: Tensor, *, scale: Literal["group", "none"] = "group", eps: float = 1e-4
@@ -15,8 +17,8 @@ def group_advantages(
 
     .. math:: a_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std}(r) + \epsilon}
 
-    with Bessel's correction in the standard deviation. A group whose rewards are all equal, or that has fewer
-    than two, gives exactly 0. NaN rewards leave mean and deviation and get 0.
+    with Bessel's correction in the standard deviation, in float64. A group whose rewards are all equal, or that has
+    fewer than two, gives exactly 0. NaN rewards leave mean and deviation and get 0.
 
     Args:
         rewards: ``[B, G]``, one row a group; NaN = "does not apply".
@@ -31,33 +33,14 @@ def group_advantages(
     >>> group_advantages(torch.tensor([[0.7, 0.7, 0.7]])).tolist()
     [[0.0, 0.0, 0.0]]
     """
-    centred, valid = _centred(rewards)
-    if scale == "none":
-        return centred
-    if scale != "group":
+    if scale not in ("group", "none"):
         raise ValueError(f"scale is {scale!r}; possible are 'group' and 'none'.")
-    count = valid.sum(-1, keepdim=True)
-    variance = centred.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
-    return centred / (variance.sqrt() + eps)
-
-
-def _centred(rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """(rewards minus their group's mean, which are valid); exactly 0 where invalid or all equal."""
-    rewards = rewards.float()
+    rewards = rewards.double()
     valid = ~rewards.isnan()
-    filled = torch.where(valid, rewards, 0.0)
-    mean = filled.sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
+    filled, count = torch.where(valid, rewards, 0.0), valid.sum(-1, keepdim=True)
     keep = valid & ~equal_rewards(rewards)[..., None]
-    return torch.where(keep, filled - mean, 0.0), valid
-
-
-def equal_rewards(rewards: Tensor) -> Tensor:
-    """``[B]`` bool: the group's valid rewards are all equal, or fewer than two; found by comparison.
-
-    >>> equal_rewards(torch.tensor([[0.7, 0.7, float("nan")], [0.0, 1.0, 1.0]])).tolist()
-    [True, False]
-    """
-    valid = ~rewards.isnan()
-    low = torch.where(valid, rewards, torch.inf).amin(-1)
-    high = torch.where(valid, rewards, -torch.inf).amax(-1)
-    return low >= high
+    centred = torch.where(keep, filled - filled.sum(-1, keepdim=True) / count.clamp(min=1), 0.0)
+    if scale == "none":
+        return centred.float()
+    variance = centred.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
+    return (centred / (variance.sqrt() + eps)).float()

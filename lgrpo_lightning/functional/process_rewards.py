@@ -5,15 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.functional.equality import equal_rewards
+
 
 def normalised(values: Tensor, pool: Tensor, *, scale: bool, eps: float) -> Tensor:
-    """``values`` less the mean of ``pool``, divided by its deviation (Bessel); NaN stays, an equal pool gives 0.
+    """``values`` less the mean of ``pool``, divided by its deviation (Bessel), fp64; NaN stays, an equal pool gives 0.
 
     >>> normalised(torch.tensor([0.0, torch.nan, 2.0]), torch.tensor([0.0, 2.0]), scale=False, eps=1e-4).tolist()
     [-1.0, nan, 1.0]
     """
-    pool = pool[~pool.isnan()]
-    if len(pool) < 2 or bool((pool == pool[0]).all()):
+    pool, values = pool[~pool.isnan()].double(), values.double()
+    if not len(pool) or bool(equal_rewards(pool[None])):
         return torch.where(values.isnan(), values, 0.0)
     centred = values - pool.mean()
     return centred / (pool.std() + eps) if scale else centred

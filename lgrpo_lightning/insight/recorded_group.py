@@ -10,7 +10,7 @@ import pandas
 import torch
 
 from lgrpo_lightning.contracts import StepSegmenter
-from lgrpo_lightning.functional import group_advantages
+from lgrpo_lightning.functional import equal_rewards, group_advantages
 from lgrpo_lightning.insight.recorded_run import RecordedRun
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Group, Prompt, Rollout
@@ -93,8 +93,7 @@ class RecordedGroup:
     @property
     def flat(self) -> bool:
         """Whether all rewards are equal, so that nothing is learnt from it."""
-        valid = [r for r in self.rewards if not math.isnan(r)]
-        return len(set(valid)) < 2
+        return bool(equal_rewards(torch.tensor([self.rewards])))
 
 
 def recorded_group(run: RecordedRun, rollout: int | None = None, place: int = 0) -> RecordedGroup:

@@ -114,12 +114,11 @@ def _rewards(rewards: Rewards, member: int) -> dict[str, Any]:
 def _credit(rollout: RolloutBatch, at: int, member: int) -> dict[str, Any]:
     """What the process tree and the estimator say of one completion."""
     tree, steps = rollout.trees[at], rollout.rewards[at].steps
-    sizes = tree.set_sizes()[member]
-    sizes = sizes[sizes > 0]
-    trained = rollout.groups[at].rollouts[member].mask.nonzero().flatten().tolist()
+    trained = tree.trained[member].nonzero().flatten()
+    sizes = tree.set_sizes()[member][trained]
     taken = tree.step_ids[member].tolist()
     return {
-        "advantage": float(rollout.credits[at].advantages[member, trained[0]]) if trained else math.nan,
+        "advantage": float(rollout.credits[at].advantages[member, trained[0]]) if len(trained) else math.nan,
         "set_size_mean": float(sizes.float().mean()) if len(sizes) else math.nan,
         "shared_tokens": int((sizes > 1).sum()),
         "path_depth": int(tree.path_depth()[member]),

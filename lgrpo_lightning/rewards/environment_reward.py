@@ -38,11 +38,14 @@ class EnvironmentReward(RewardModel):
         if not any(len(rollout.rewards) > 1 for rollout in group.rollouts):
             return None
         for member, rollout in enumerate(group.rollouts):
+            if not rollout.applies:
+                continue
             spoken = [turn for turn in rollout.turns if turn.role == "assistant" and turn.end > turn.start]
             if len(rollout.rewards) != len(spoken):
                 continue
             for number, value in _summed(rollout, [t.end for t in spoken], tree, member).items():
-                paid.setdefault(number, []).append(value)
+                if not math.isnan(value):
+                    paid.setdefault(number, []).append(value)
         steps = torch.full((len(tree.steps),), math.nan)
         for number, values in paid.items():
             steps[number] = sum(values) / len(values)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel, WeightSource
+from lgrpo_lightning.functional import reaches
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.exact_match import ExactMatch
 from lgrpo_lightning.types import Group, Progress, Rewards
@@ -22,7 +23,7 @@ class KimiLengthReward(RewardModel):
         \end{cases}, \qquad \lambda_i = \frac{1}{2} - \frac{|y_i| - \min_j |y_j|}{\max_j |y_j| - \min_j |y_j|}
 
     over the completions of a group, lengths in tokens; no length reward where all are of one length. Where the inner
-    reward does not apply, this does not either.
+    reward does not apply, this does not either; an episode that was dropped is not among the group's lengths.
 
     Args:
         reward_model: Says what is right. Default ``ExactMatch()``.
@@ -73,14 +74,16 @@ class KimiLengthReward(RewardModel):
         parts = given.parts or {self.reward_model.name: given.outcome}
         return replace(
             given,
-            outcome=given.outcome + self.coefficient * length,
+            outcome=(given.outcome.double() + self.coefficient * length).float(),
             parts={**parts, self.name: length},
+            part_weights={**given.part_weights, self.name: self.coefficient},
         )
 
     def _length_reward(self, group: Group, outcome: Tensor) -> Tensor:
         """``[G]`` before the coefficient; NaN where the inner reward does not apply."""
         lengths = torch.tensor([len(r) for r in group.rollouts], dtype=torch.float32)
-        spread = lengths.max() - lengths.min()
-        value = 0.5 - (lengths - lengths.min()) / spread if spread > 0 else torch.zeros_like(lengths)
-        value = torch.where(outcome >= self.threshold, value, value.clamp(max=0.0))
-        return torch.where(outcome.isnan(), torch.nan, value)
+        there = lengths[group.applies] if group.applies.any() else lengths
+        spread = there.max() - there.min()
+        value = 0.5 - (lengths - there.min()) / spread if spread > 0 else torch.zeros_like(lengths)
+        value = torch.where(reaches(outcome, self.threshold), value, value.clamp(max=0.0))
+        return torch.where(outcome.isnan() | ~group.applies, torch.nan, value)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import RewardModel, WeightSource
 from lgrpo_lightning.options import listed
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.rewards.checks import checked_rewards
+from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
 from lgrpo_lightning.trainer.component_call import apart
 from lgrpo_lightning.types import Group, Progress, Rewards
 
@@ -71,7 +71,7 @@ class RewardSum(RewardModel):
                 answer = model.score_batch([group.copied() for group in groups], trees)
             scored.append(checked_rewards(model, groups, trees, answer))
         summed = [self._summed([rewards[i] for rewards in scored]) for i in range(len(groups))]
-        return [_applied(rewards, group) for rewards, group in zip(summed, groups, strict=True)]
+        return [_applied(*told) for told in zip(summed, groups, trees, strict=True)]
 
     def teardown(self) -> None:
         """Passed on to every model."""
@@ -100,12 +100,23 @@ class RewardSum(RewardModel):
         )
 
 
-def _applied(rewards: Rewards, group: Group) -> Rewards:
-    """The rewards without an outcome for what is worth nothing."""
-    applies = torch.tensor([rollout.applies for rollout in group.rollouts], dtype=torch.bool)
+def _applied(rewards: Rewards, group: Group, tree: ProcessTree) -> Rewards:
+    """The rewards without any for completions that are worth nothing, and for steps that only those have."""
+    applies = group.applies
     if bool(applies.all()):
         return rewards
-    return replace(rewards, outcome=torch.where(applies, rewards.outcome, torch.nan))
+
+    def kept(value: Tensor) -> Tensor:
+        return torch.where(applies.view(-1, *[1] * (value.dim() - 1)), value, torch.nan)
+
+    shared = torch.tensor([bool(applies[list(step.members)].any()) for step in tree.steps], dtype=torch.bool)
+    return replace(
+        rewards,
+        outcome=kept(rewards.outcome),
+        steps=None if rewards.steps is None else torch.where(shared, rewards.steps, torch.nan),
+        tokens=None if rewards.tokens is None else kept(rewards.tokens),
+        parts={name: kept(part) for name, part in rewards.parts.items()},
+    )
 
 
 def _columns(model: RewardModel) -> tuple[str, ...]:
@@ -114,10 +125,15 @@ def _columns(model: RewardModel) -> tuple[str, ...]:
 
 
 def _nan_sum(values: list[Tensor], weights: list[float]) -> Tensor:
-    """Weighted sum that skips NaN; NaN where there is nothing else."""
-    stacked = torch.stack(values)
-    weighted = stacked * torch.tensor(weights).view(-1, *[1] * values[0].dim())
-    return torch.where(stacked.isnan().all(0), torch.nan, weighted.nansum(0))
+    """Weighted sum that skips NaN, in fp64 and then fp32; NaN where there is nothing else."""
+    stacked = torch.stack(values).double()
+    weighted = stacked * torch.tensor(weights, dtype=torch.double).view(-1, *[1] * values[0].dim())
+    total = torch.where(stacked.isnan().all(0), torch.nan, weighted.nansum(0)).float()
+    if total.isinf().any():
+        raise RewardError(
+            f"The weighted sum of rewards is {total.tolist()}: too large for fp32. Scale them down."
+        )
+    return total
 
 
 def _averaged(metrics: list[Mapping[str, float]]) -> dict[str, float]:

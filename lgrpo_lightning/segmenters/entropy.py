@@ -16,13 +16,13 @@ class EntropySegmenter(StepSegmenter):
 
     λ(i,t) are the completions whose tokens agree to the end of token t's step, up to the next undecided token: where
     completions part at a decided token, they share less than over exact tokens. What counts as high is told for each
-    group, over its distinct tokens.
+    group, over its distinct tokens that are trained; the others begin no step.
 
     It needs ``Rollout.entropies``: ``TransformersSampler`` fills them with ``entropies: true``, ``VLLMSampler`` with
     ``entropy_top: 20``.
 
     Args:
-        quantile: Share of a group's distinct tokens that begin no step; from 0 to 1.
+        quantile: Share of a group's distinct trained tokens that begin no step; from 0 to 1.
 
     Raises:
         ValueError: ``quantile`` is out of range, or completions have no entropies.
@@ -46,25 +46,26 @@ class EntropySegmenter(StepSegmenter):
 
 
 def undecided(group: Group, quantile: float) -> list[list[bool]]:
-    """For every token whether its entropy is above the quantile of the group's distinct tokens.
+    """For every token whether its entropy is above the quantile of the group's distinct trained tokens.
 
-    A prefix that several share has one entropy, the mean of theirs, so that rounding does not part them.
+    A prefix that several train has one entropy, the mean of theirs, so that rounding does not part them.
 
     Raises:
         ValueError: A completion has no entropies.
     """
-    if any(rollout.entropies is None for rollout in group.rollouts):
+    if any(rollout.entropies is None and rollout.mask.any() for rollout in group.rollouts):
         raise ValueError(
             "Steps at high-entropy tokens need Rollout.entropies, which this sampler does not give. Take "
             "model.sampler: {class_path: TransformersSampler, init_args: {entropies: true}}, or "
             "{class_path: VLLMSampler, init_args: {entropy_top: 20}}."
         )
     trie = Trie.from_sequences(group.sequences)
-    total, count = torch.zeros(len(trie)), trie.members().float()
+    total, count = torch.zeros(len(trie)), torch.zeros(len(trie))
     for row, rollout in zip(trie.node_ids, group.rollouts, strict=True):
-        entropies = rollout.entropies
-        assert entropies is not None
-        total.index_add_(0, row[: len(rollout)], entropies.float())
-    mean = total / count.clamp(min=1)
-    high = mean > (mean.quantile(quantile) if len(mean) else 0.0)
+        if rollout.entropies is not None:
+            own = row[: len(rollout)][rollout.mask]
+            total.index_add_(0, own, rollout.entropies.float()[rollout.mask])
+            count.index_add_(0, own, torch.ones(len(own)))
+    mean = total / count  # NaN where nobody trains
+    high = mean > (mean.nanquantile(quantile) if len(mean) else 0.0)
     return [high[row[: len(r)]].tolist() for row, r in zip(trie.node_ids, group.rollouts, strict=True)]

@@ -101,4 +101,5 @@ def toy_tree(group: Group | Sequence[str] | Sequence[Sequence[int]]) -> ProcessT
     >>> toy_tree(["ab", "ac"]).set_sizes().tolist()
     [[2, 1], [2, 1]]
     """
-    return ProcessTree.from_sequences((group if isinstance(group, Group) else toy_group(group)).sequences)
+    group = group if isinstance(group, Group) else toy_group(group)
+    return ProcessTree.from_sequences(group.sequences).masked(group.masked().mask)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from lgrpo_lightning.functional import reaches
 from lgrpo_lightning.training.options import Validation
 from lgrpo_lightning.types import Group, Rewards
 
@@ -39,7 +40,7 @@ class Evaluation:
             if len(success):
                 self.metrics["pass@k"].update(success.max())
             self.metrics["reward"].update(r.outcome[~r.outcome.isnan()])
-            self.metrics["length"].update(torch.tensor([float(len(x)) for x in group.rollouts]))
+            self.metrics["length"].update(torch.tensor([float(len(x)) for x in group.rollouts if x.applies]))
             if not self.options.greedy:
                 self.metrics["accuracy"].update(success)
 
@@ -52,7 +53,7 @@ class Evaluation:
         return out
 
     def _success(self, outcome: Tensor) -> Tensor:
-        return (outcome[~outcome.isnan()] >= self.options.success_threshold).float()
+        return reaches(outcome[~outcome.isnan()], self.options.success_threshold).float()
 
 
 def evaluation_names(sets: Sequence[str], options: Validation, prefix: str) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def penalised(
 
 
 def _less(outcome: Tensor, penalty: Tensor) -> Tensor:
-    return outcome - penalty.to(outcome)
+    return (outcome.double() - penalty.double()).float()
 
 
 def _none(group: Group) -> Credit:

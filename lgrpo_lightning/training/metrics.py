@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor
 
-from lgrpo_lightning.functional import equal_rewards
+from lgrpo_lightning.functional import equal_rewards, reaches
 from lgrpo_lightning.types import RolloutBatch
 
 
@@ -24,7 +24,6 @@ class Means:
 
     def __init__(self) -> None:
         self.sums: dict[str, tuple[float, float]] = {}
-        self.moments: dict[str, tuple[float, float, float]] = {}
         self.extremes: dict[str, tuple[float, bool]] = {}
         self.pending: list[tuple[str, Tensor]] = []  # sums and counts still on the device
         self.pending_extremes: list[tuple[str, Tensor, bool]] = []
@@ -54,15 +53,6 @@ class Means:
         before = self.sums.get(name, (0.0, 0.0))
         self.sums[name] = (before[0] + total, before[1] + count)
 
-    def spread(self, name: str, values: Tensor) -> None:
-        """Count ``values`` into the standard deviation (Bessel) called ``name``; NaN does not count."""
-        values = values.detach().double()[~values.isnan()]
-        self._add_moments(name, float(values.numel()), float(values.sum()), float(values.square().sum()))
-
-    def _add_moments(self, name: str, count: float, total: float, squares: float) -> None:
-        before = self.moments.get(name, (0.0, 0.0, 0.0))
-        self.moments[name] = (before[0] + count, before[1] + total, before[2] + squares)
-
     def extreme(self, name: str, value: float | Tensor, *, largest: bool) -> None:
         """Keep the largest (or smallest) value called ``name``; a tensor is read when numbers are asked for."""
         if isinstance(value, Tensor):
@@ -79,8 +69,6 @@ class Means:
         for part in parts:
             for name, (total, count) in part.settle().sums.items():
                 out.put(name, total, count)
-            for name, moments in part.moments.items():
-                out._add_moments(name, *moments)
             for name, (value, largest) in part.extremes.items():
                 out.extreme(name, value, largest=largest)
         return out
@@ -89,9 +77,6 @@ class Means:
         """Name → mean; NaN where nothing was counted."""
         self.settle()
         means = {name: total / count if count else math.nan for name, (total, count) in self.sums.items()}
-        for name, (count, total, squares) in self.moments.items():
-            variance = (squares - total**2 / count) / (count - 1) if count > 1 else 0.0
-            means[name] = math.sqrt(max(variance, 0.0))
         return means | {name: value for name, (value, _) in self.extremes.items()}
 
 
@@ -110,8 +95,9 @@ def add_rollout_metrics(means: Means, rollout: RolloutBatch, *, success_threshol
     _add_rewards(means, rollout, success_threshold)
     _add_completions(means, rollout)
     for tree in rollout.trees:
-        means.add("tree/path_depth", tree.path_depth())
-        means.add("tree/intermediate_proportion", tree.intermediate_proportion())
+        some = tree.trained.any(1)
+        means.add("tree/path_depth", tree.path_depth(), some)
+        means.add("tree/intermediate_proportion", tree.intermediate_proportion(), some)
 
 
 def _add_rewards(means: Means, rollout: RolloutBatch, success_threshold: float) -> None:
@@ -119,27 +105,35 @@ def _add_rewards(means: Means, rollout: RolloutBatch, success_threshold: float) 
         outcome = rewards.outcome
         valid = outcome[~outcome.isnan()]
         equal = bool(equal_rewards(outcome[None]))
-        means.add("reward", outcome)
-        means.put("reward_std", float(valid.std()) if len(valid) > 1 else 0.0)
+        _add_mean(means, "reward", outcome)
+        means.put("reward_std", _deviation(outcome))
         means.put("frac_reward_zero_std", float(equal))
-        means.put(
-            "groups/all_right", float(equal and len(valid) > 0 and bool((valid >= success_threshold).all()))
-        )
-        means.put(
-            "groups/all_wrong", float(equal and len(valid) > 0 and bool((valid < success_threshold).all()))
-        )
+        right = reaches(valid, success_threshold)
+        means.put("groups/all_right", float(equal and len(valid) > 0 and bool(right.all())))
+        means.put("groups/all_wrong", float(equal and len(valid) > 0 and not bool(right.any())))
         processes = rewards.steps is not None or rewards.tokens is not None
         unjudged = 0.0 if processes else float(outcome.isnan().sum())
         means.put("rewards/not_applicable", unjudged, float(len(outcome)))
         if rewards.steps is not None:
-            means.add("steps/reward", rewards.steps)
+            _add_mean(means, "steps/reward", rewards.steps)
         for name, part in rewards.parts.items():
-            means.add(f"rewards/{name}/mean", part)
-            means.spread(f"rewards/{name}/std", part)
+            _add_mean(means, f"rewards/{name}/mean", part)
+            means.put(f"rewards/{name}/std", _deviation(part), float(not bool(part.isnan().all())))
         for name, value in rewards.metrics.items():
             means.put(name, value)
     means.add("groups/dropped", torch.tensor([not t for t in rollout.trained]))
     means.put("groups/sampled_per_trained", len(rollout.trained), sum(rollout.trained))
+
+
+def _add_mean(means: Means, name: str, rewards: Tensor) -> None:
+    """Count rewards in fp64; NaN does not count."""
+    means.put(name, float(rewards.double().nansum()), float((~rewards.isnan()).sum()))
+
+
+def _deviation(rewards: Tensor) -> float:
+    """Standard deviation (Bessel) within a group; 0 for fewer than two, and where all are equal."""
+    valid = rewards[~rewards.isnan()].double()
+    return 0.0 if bool(equal_rewards(rewards[None])) else float(valid.std())
 
 
 def pass_rates(rollout: RolloutBatch, *, success_threshold: float) -> dict[str, float]:
@@ -147,19 +141,20 @@ def pass_rates(rollout: RolloutBatch, *, success_threshold: float) -> dict[str, 
     rates = {}
     for group, rewards in zip(rollout.groups, rollout.rewards, strict=True):
         valid = rewards.outcome[~rewards.outcome.isnan()]
-        rates[group.prompt.uid] = float((valid >= success_threshold).float().mean())
+        rates[group.prompt.uid] = float(reaches(valid, success_threshold).float().mean())
     return rates
 
 
 def _add_completions(means: Means, rollout: RolloutBatch) -> None:
     rollouts = [r for g in rollout.groups for r in g.rollouts]
+    for name, value in (pair for r in rollouts for pair in r.metrics.items()):
+        means.put(name, value)
+    rollouts = [r for r in rollouts if r.applies]
     lengths = torch.tensor([len(r) for r in rollouts])
-    clipped = torch.tensor([r.finish_reason == "length" for r in rollouts])
+    clipped = torch.tensor([r.truncated for r in rollouts], dtype=torch.bool)
     means.add("completions/mean_length", lengths)
     means.add("completions/mean_terminated_length", lengths, ~clipped)
     means.add("completions/clipped_ratio", clipped)
-    for name, value in (pair for r in rollouts for pair in r.metrics.items()):
-        means.put(name, value)
     if rollouts:
         means.extreme("completions/min_length", float(lengths.min()), largest=False)
         means.extreme("completions/max_length", float(lengths.max()), largest=True)

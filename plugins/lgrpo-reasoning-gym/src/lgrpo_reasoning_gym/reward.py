@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
+from lgrpo_lightning.functional import reaches
 from lgrpo_lightning.rewards.opening import opened_texts
 
 
@@ -53,7 +54,7 @@ class ReasoningGymReward(RewardModel):
         outcome = torch.tensor(paid, dtype=torch.float32)
         metrics = {
             f"rewards/{self.name}/no_answer": found.count(None) / len(found),
-            f"rewards/{self.name}/right": sum(p >= 1 for p in paid) / len(found),
+            f"rewards/{self.name}/right": int(reaches(outcome, 1.0).sum()) / len(found),
         }
         return Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics)
 
