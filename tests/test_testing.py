@@ -18,6 +18,38 @@ from lgrpo_lightning.testing import (
 from lgrpo_lightning.types import Credit, Rewards
 
 
+class DiscountsAll(GRPO):
+    """Its discounts count every token."""
+
+    def token_advantages(self, outcome, tree, deviation):
+        real = tree.set_sizes() > 0
+        to_come = real.flip(1).cumsum(1).flip(1) - 1
+        return super().token_advantages(outcome, tree, deviation) * 0.5 ** to_come.clamp(min=0)
+
+
+class CountsAll(GRPO):
+    """Its λ counts every member."""
+
+    def weights(self, tree):
+        weights = torch.zeros(tree.sizes.shape)
+        for step in tree.steps:
+            for member, (start, end) in zip(step.members, step.spans, strict=True):
+                weights[member, start:end] = 1 / len(step.members)
+        return weights
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (DiscountsAll(), "advantages change with tokens that are not trained"),
+        (CountsAll(), "weights count members of a process set that do not train"),
+    ],
+)
+def test_estimators_that_ignore_what_is_trained(estimator, message):
+    with pytest.raises(AssertionError, match=message):
+        check_estimator(estimator)
+
+
 class Scores(RewardModel):
     def __init__(self, function):
         self.function = function

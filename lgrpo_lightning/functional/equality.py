@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-RELATIVE = 2.5e-7
-"""Largest difference that is rounding, as a share of the larger number: two units in the last place of fp32."""
+RELATIVE = 1.2e-7
+"""Largest difference that is rounding, as a share of the larger number: one unit in the last place of fp32."""
 
 ABSOLUTE = 1e-8
 """The same beside numbers near 0, as 0.1 + 0.2 - 0.3 in fp32."""

@@ -24,7 +24,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import checked_rewards
 from lgrpo_lightning.testing.toys import toy_group, toy_tree
 from lgrpo_lightning.training.checks import check_credits, check_trees
-from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Sampling
+from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Sampling, padded
 
 
 def check_reward_model(
@@ -89,7 +89,11 @@ def check_segmenter(segmenter: StepSegmenter, group: Group | None = None) -> Pro
 
 
 def check_estimator(estimator: AdvantageEstimator, *, tolerance: float = 1e-5) -> list[Credit]:
-    """Assert that ``estimator`` keeps its contract, and return its credit of two groups."""
+    """Assert that ``estimator`` keeps its contract, and return its credit of two groups.
+
+    Checked are what a run refuses (shapes, values), NaN rewards, that permuting the completions permutes the credit,
+    that small groups are taken, and that tokens which are not trained change nothing.
+    """
     who = type(estimator).__name__
     groups = [toy_group([[1, 2, 3], [1, 2], [1, 2, 3], [0]]), toy_group([[1], [2, 2]])]
     outcomes = [torch.tensor([1.0, 0.0, torch.nan, 0.5]), torch.tensor([0.7, 0.7])]
@@ -108,7 +112,43 @@ def check_estimator(estimator: AdvantageEstimator, *, tolerance: float = 1e-5) -
     for outcome in (torch.tensor([1.0]), torch.tensor([torch.nan])):
         _credits(estimator, [outcome], [toy_group([[1, 2]])])
     _credits(estimator, [torch.tensor([1.0, 0.0, 0.5])], [toy_group([[1, 2], [], [1]])])
+    _check_trained(estimator, tolerance)
     return credits
+
+
+def _check_trained(estimator: AdvantageEstimator, tolerance: float) -> None:
+    """Assert that neither tokens nor members of a process set count that are not trained."""
+    who, outcomes = type(estimator).__name__, [torch.tensor([1.0, 0.0, 0.5])]
+    without, behind = (
+        _credits(estimator, outcomes, [_trained_at(sequences, [[1, 1, 1], [1, 1], [1]])])[0]
+        for sequences in ([[1, 2, 3], [1, 2], [4]], [[1, 2, 3], [1, 2, 9, 9, 9], [4]])
+    )
+    for name, value in vars(without).items():
+        found = torch.where(toy_tree([[1, 2, 3], [1, 2], [4]]).trained, getattr(behind, name)[:, :3], 0.0)
+        assert _same(value, found, tolerance), (
+            f"{who}: {name} change with tokens that are not trained, such as a tool's output; count ProcessTree.trained"
+        )
+    apart, shared = (
+        _credits(estimator, outcomes, [group])[0].weights[group.mask]
+        for group in (
+            _trained_at([[1, 2, 3], other, [6]], [[1, 1, 1], [0, 0, 1], [1]])
+            for other in ([7, 8, 4], [1, 2, 4])
+        )
+    )
+    assert _same(apart, shared, tolerance), (
+        f"{who}: weights count members of a process set that do not train the token; take ProcessTree.weights() or "
+        "set_sizes()"
+    )
+
+
+def _trained_at(sequences: Sequence[Sequence[int]], masks: Sequence[Sequence[int]]) -> Group:
+    """A toy group of which these tokens are trained, and none behind them."""
+    group = toy_group(sequences)
+    rollouts = (
+        replace(r, mask=padded([torch.tensor(m, dtype=torch.bool)], len(r))[0])
+        for r, m in zip(group.rollouts, masks, strict=True)
+    )
+    return replace(group, rollouts=tuple(rollouts))
 
 
 def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Group]:

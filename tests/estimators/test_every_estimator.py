@@ -147,6 +147,19 @@ def test_numbers_are_finite_whatever_the_rewards_are(estimator: Any, scale: floa
         assert (credit.weights >= 0).all()
 
 
+@pytest.mark.parametrize("estimator", [v for v in VARIANTS if not isinstance(v, MaxRL | PassAtK)])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_rewards_far_from_0_are_told_apart_as_well(estimator: Any, seed: int) -> None:
+    batch = Batch(seed)
+    far = [
+        replace(r, outcome=r.outcome - 1234568, parts={n: p - 1234568 for n, p in r.parts.items()})
+        for r in batch.rewards
+    ]
+    near = estimator.estimate_batch(batch.rewards, batch.trees, reduce=lambda x: x)
+    for one, other in zip(near, estimator.estimate_batch(far, batch.trees, reduce=lambda x: x), strict=True):
+        torch.testing.assert_close(one.advantages, other.advantages, atol=1e-5, rtol=1e-5)
+
+
 def test_arguments_of_one_name_have_one_default() -> None:
     """jsonargparse carries an option over where a flag changes the class: it must then mean the same."""
     seen: dict[str, Any] = {}

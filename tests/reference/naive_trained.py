@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ PIECES = ("a", "b", "\n", " ", ". ", "<step>", "</step>")
 
 
 def trained_group(seed: int, scenario: str, *, uid: str = "toy/0") -> Group:
-    """Completions with much in common, of which some tokens are not trained; under "truncated" by ``mask_truncated``."""
+    """Completions with much in common, of which some tokens are not trained; "truncated": by ``mask_truncated``."""
     draw = random.Random(f"{seed}/{scenario}/{uid}")
     texts: list[list[str]] = []
     for _ in range(draw.randint(3, 6)):
@@ -70,7 +71,7 @@ def _changed(rollouts: Sequence[Rollout], i: int, scenario: str, draw: random.Ra
 
 
 def _pairs(cuts: Sequence[int]) -> list[tuple[int, int]]:
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))
 
 
 class Trained:

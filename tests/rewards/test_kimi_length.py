@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from lgrpo_lightning.estimators import GDPO
 from lgrpo_lightning.rewards import ExactMatch, KimiLengthReward, RewardSum
 from lgrpo_lightning.testing import check_reward_model, toy_group, toy_tree
 
@@ -50,6 +52,25 @@ def test_what_does_not_apply_still_does_not():
     inner = ExactMatch(missing=math.nan)
     found = scored(KimiLengthReward(inner), ["2", "none", "3"])
     assert found.outcome.isnan().tolist() == [False, True, False]
+
+
+def test_its_coefficient_is_the_weight_of_its_part():
+    group = toy_group(["2", "so 2", "3", "it must be 3"], columns={"answer": "2"})
+    rewards = RewardSum([KimiLengthReward(coefficient=0.3)], [2.0]).score_batch([group], [toy_tree(group)])[0]
+    assert rewards.part_weights == {"ExactMatch": 2.0, "KimiLengthReward": 0.6}
+    summed = sum(rewards.part_weights[name] * part for name, part in rewards.parts.items())
+    torch.testing.assert_close(rewards.outcome, summed)
+    by_hand = replace(rewards, part_weights={"ExactMatch": 2.0, "KimiLengthReward": 0.6})
+    got, wanted = (GDPO().estimate(r, toy_tree(group)).advantages for r in (rewards, by_hand))
+    assert torch.equal(got, wanted)
+
+
+def test_a_dropped_episode_is_not_among_the_lengths():
+    group = toy_group(["2", "so 2", "2, and so on and on"], columns={"answer": "2"})
+    rollouts = (*group.rollouts[:2], replace(group.rollouts[2], applies=False))
+    found = KimiLengthReward().score_batch([replace(group, rollouts=rollouts)], [toy_tree(group)])[0]
+    assert found.parts["KimiLengthReward"][:2].tolist() == [0.5, -0.5]
+    assert found.outcome[2].isnan()
 
 
 def test_in_a_sum_the_columns_and_parts_are_the_inner_ones():

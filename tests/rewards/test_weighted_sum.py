@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +55,29 @@ def test_weighted_sum_with_unweighted_parts():
     assert got.outcome[2].isnan()
     assert got.parts.keys() == {"Fixed", "Fixed_2"}
     assert got.parts["Fixed_2"][0].item() == 10.0
+
+
+def test_the_sum_is_that_of_exact_weights():
+    got = total(*(Fixed([1.0, 0.0, 1.0]) for _ in range(3)), weights=[0.65, 0.15, 0.2])
+    assert got.outcome.tolist() == [1.0, 0.0, 1.0]
+    large = total(Fixed([3e38, -3e38, 1.0]), Fixed([-3e38, 3e38, 1.0]))
+    assert large.outcome.tolist() == [0.0, 0.0, 2.0]
+    with pytest.raises(RewardError, match="too large for fp32"):
+        total(Fixed([3e38, 0.0, 1.0]), weights=[2.0])
+
+
+def test_a_dropped_episode_is_in_nothing():
+    """Its own steps have no reward; of a step that it shares the others' stays."""
+    dropped = [replace(r, applies=i != 1) for i, r in enumerate(GROUP.rollouts)]
+    group = replace(GROUP, rollouts=tuple(dropped))
+    given = Rewards(
+        outcome=torch.ones(3), steps=torch.ones(4), tokens=torch.ones(3, 2), parts={"a": torch.ones(3)}
+    )
+    assert [step.members for step in TREE.steps] == [(0, 1), (0,), (1,), (2,)]
+    got = RewardSum([Fixed(given)]).score_batch([group], [TREE])[0]
+    assert got.outcome.isnan().tolist() == got.parts["a"].isnan().tolist() == [False, True, False]
+    assert got.tokens.isnan().any(1).tolist() == [False, True, False]
+    assert got.steps.isnan().tolist() == [False, False, True, False]
 
 
 def test_metrics_extras_and_own_parts():

@@ -141,6 +141,25 @@ def test_entropies_are_those_of_what_was_drawn_from(policy: Policy) -> None:
 FORKS = "{class_path: ForkingSampler, init_args: {sampler: TransformersSampler, share: 0.5}}"
 
 
+def test_prefixes_that_are_not_trained_are_in_no_process_set(tmp_path: Path) -> None:
+    """The recorded mean of |λ|, from the recorded tokens: members that share the prefix and train the token."""
+    table = rollouts(
+        fit(tmp_path, model__sampler=FORKS[:-2] + ", train_prefix: false}}", trainer__max_steps=1)
+    )
+    for _, group in table.groupby(["rollout", "prompt_uid"]):
+        ids = [list(row) for row in group["token_ids"]]
+        first = [0 if position != position else int(position) for position in group["fork_position"]]
+        for i, own in enumerate(ids):
+            sizes = [
+                sum(
+                    other[: t + 1] == own[: t + 1] and t >= start
+                    for other, start in zip(ids, first, strict=True)
+                )
+                for t in range(first[i], len(own))
+            ]
+            assert group["set_size_mean"].iloc[i] == pytest.approx(sum(sizes) / len(sizes))
+
+
 def test_a_run_with_forks_resumes_exactly(tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", model__sampler=FORKS)
     cut = fit(tmp_path / "cut", model__sampler=FORKS, trainer__max_steps=1)

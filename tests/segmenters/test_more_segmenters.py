@@ -123,3 +123,30 @@ def test_the_contract_with_entropies() -> None:
 def test_impossible_options(make: object, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_entropies_of_tokens_that_are_not_trained_count_nowhere(seed: int) -> None:
+    """The quantile over the distinct trained prefixes, each with the mean of who trains it, as a loop."""
+    draw = torch.Generator().manual_seed(seed)
+    group = toy_group(random_group(seed))
+    rollouts = [
+        replace(
+            r, entropies=torch.rand(len(r), generator=draw), mask=torch.rand(len(r), generator=draw) < 0.6
+        )
+        for r in group.rollouts
+    ]
+    told: dict[tuple[int, ...], list[float]] = {}
+    for r in rollouts:
+        assert r.entropies is not None
+        for t in range(len(r)):
+            if r.mask[t]:
+                told.setdefault(r.token_ids[: t + 1], []).append(float(r.entropies[t]))
+    means = {prefix: sum(v) / len(v) for prefix, v in told.items()}
+    bound = float(torch.tensor(list(means.values())).quantile(0.5)) if means else 0.0
+    wanted = [[means.get(r.token_ids[: t + 1], -1.0) > bound + 1e-6 for t in range(len(r))] for r in rollouts]
+    at_bound = any(abs(m - bound) < 1e-6 for m in means.values()) and len(means) % 2 == 0
+    found = undecided(replace(group, rollouts=tuple(rollouts)), 0.5)
+    assert at_bound or found == wanted
+    blind = tuple(replace(r, entropies=None, mask=torch.zeros(len(r), dtype=torch.bool)) for r in rollouts)
+    assert not any(map(any, undecided(replace(group, rollouts=blind), 0.5)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgrpo_lightning.estimators import GRPO
+from lgrpo_lightning.estimators import GRPO, ImplicitPRM, LambdaGRPO
 from lgrpo_lightning.losses import ClippedSurrogate
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.testing import toy_group
@@ -64,6 +64,25 @@ def test_a_step_of_nothing_but_cut_off_completions_is_skipped(
     )
     assert means.values()["updates/skipped"] == 0.5
     assert len(steps) == 1
+
+
+def test_the_theorem_holds_without_what_was_cut_off(model_folder: Callable[..., Path]) -> None:
+    """ImplicitPRM is GRPO, in value and gradient, with λ weights and without: sets are of those that are trained."""
+    group = toy_group(SEQUENCES, prompt="!")
+    ended = [replace(r, finish_reason="stop") for r in group.rollouts]
+    ended[CUT_OFF] = group.rollouts[CUT_OFF]
+    group = replace(group, rollouts=tuple(ended))
+    tree = ProcessTree.from_sequences(SEQUENCES).masked(group.masked(mask_truncated=True).mask)
+    rewards = Rewards(outcome=torch.tensor([1.0, 0.0, 0.5, 0.25]))
+    policy = policy_of(model_folder("llama"))
+    for one, other in ((GRPO(), ImplicitPRM()), (LambdaGRPO(), ImplicitPRM(lambda_power=1))):
+        found = []
+        for estimator in (one, other):
+            data = TrainBatch.from_groups([group], [estimator.estimate(rewards, tree)], mask_truncated=True)
+            found.append((run(policy, data).values()["loss"], gradients(policy)))
+        assert math.isclose(found[0][0], found[1][0], rel_tol=1e-5, abs_tol=1e-6)
+        for a, b in zip(found[0][1], found[1][1], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_a_run_says_what_was_trained(tmp_path: Path) -> None:
