@@ -19,8 +19,8 @@ class Updates:
         drop_equal_groups: Leave groups whose rewards are all equal out of the update and of the normaliser.
         refill_rounds: How often at most groups whose rewards are all equal are replaced by groups of further prompts
             (dynamic sampling of DAPO, arXiv:2503.14476).
-        mask_truncated: Leave completions that were cut off (finish reason "length") out of the loss; their
-            outcomes count in rewards and in the statistics of their group (overlong filtering of DAPO, arXiv:2503.14476).
+        mask_truncated: Leave completions that were cut off (finish reason "length") out of the loss; their outcomes
+            count in rewards and in the statistics of their group (overlong filtering of DAPO, arXiv:2503.14476).
         old_logprobs: π_old of the ratio: "policy" recomputes it with the policy, "sampler" takes the sampler's.
         gradient_snr: Log how much of each gradient is signal, from the spread over the passes of an optimizer step
             (``policy.micro_batch_tokens`` divides it); in one process, and with a copy of the gradient.
