@@ -99,7 +99,7 @@ class ProcessGRPO(WeightedGRPO):
     def _pool(self, rewards: Rewards, tree: ProcessTree, values: Tensor) -> Tensor:
         """The numbers that mean and deviation are taken over."""
         if self.statistics == "nodes" and rewards.steps is not None:
-            trained = tree.step_ids[tree.trained].unique()
+            trained = sorted(set(tree.step_ids[tree.trained].tolist()))
             return torch.cat([rewards.steps[trained], values[1:].flatten()])
         return values.flatten()
 
