@@ -228,7 +228,10 @@ class PolicyLoss(ABC):
     """What the sum over tokens is divided by."""
 
     level: Level = "token"
-    """Whether each token has a term of its own, or all tokens of a completion share one, as with sequence ratios."""
+    """Whether each token has a term of its own, or all tokens of a completion share one, as with sequence ratios.
+
+    At "sequence" an update gives ``terms`` the mean over a completion's trained tokens as the advantage of each.
+    """
 
     corrects: ClassVar[bool] = False
     """Whether ``terms`` applies the importance correction, that of tokens, itself; else terms are multiplied by it."""
@@ -240,6 +243,10 @@ class PolicyLoss(ABC):
     def ratio(self, batch: LossInput) -> Tensor:
         """``[N, T]`` the importance ratio that the terms are made of; π/π_old of each token by default."""
         return batch.log_ratio.exp()
+
+    def advantages(self, batch: LossInput) -> Tensor:
+        """``[N, T]`` what tokens are worth to this loss: at the level "sequence" the mean over the completion's."""
+        return batch.mean_advantages if self.level == "sequence" else batch.advantages
 
     def metrics(self, batch: LossInput) -> Mapping[str, Tensor]:
         """Name → ``[N, T]`` values whose mean over all trained tokens is logged; NaN does not count."""

@@ -369,6 +369,12 @@ class LossInput:
         """``[N, 1]`` trained tokens of each completion, at least 1."""
         return self.mask.sum(-1, keepdim=True).clamp(min=1)
 
+    @property
+    def mean_advantages(self) -> Tensor:
+        """``[N, T]`` the mean of each completion's advantages over its trained tokens."""
+        kept = torch.where(self.mask, self.advantages, 0.0).double()  # exact where they are equal
+        return (kept.sum(-1, keepdim=True) / self.lengths).to(self.advantages).expand_as(self.advantages)
+
 
 def copied(value: Any) -> Any:
     """``value`` with containers and arrays of its own; what is neither stays itself.

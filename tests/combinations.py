@@ -181,7 +181,7 @@ padded rows and in trees. "yes" is both layouts; "no" is refused before the firs
 stands for `init_args: {token: true}`.
 
 With `GSPO`, `GMPO` and `LUSPO` all tokens of a completion share one ratio, so that advantages of single tokens, which
-process rewards give, count by their mean over the completion; the token forms tell them apart.
+process rewards give, count by their mean over its trained tokens; the token forms tell them apart.
 """
 
 

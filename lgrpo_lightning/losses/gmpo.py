@@ -21,7 +21,7 @@ class GMPO(PolicyLoss):
         \log\tilde\rho = s \min(s \log\rho,\; \mathrm{clip}(s \log\rho, -\epsilon, \epsilon)),
         \quad s = \mathrm{sign}(A)
 
-    Outliers hardly move such a mean.
+    and the mean A of the advantages of the completion's trained tokens. Outliers hardly move such a mean.
 
     Args:
         log_clip: ε, how far the logarithm of a token's ratio may go before its gradient is cut; the paper's is 0.4.
@@ -44,15 +44,15 @@ class GMPO(PolicyLoss):
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""
-        return -self.ratio(batch) * batch.advantages
+        return -self.ratio(batch) * self.advantages(batch)
 
     def ratio(self, batch: LossInput) -> Tensor:
         """``[N, T]`` the completion's mean ratio at each of its tokens."""
-        sign = torch.where(batch.advantages >= 0, 1.0, -1.0)
+        sign = torch.where(self.advantages(batch) >= 0, 1.0, -1.0)
         towards = sign * batch.log_ratio
         clipped = sign * torch.minimum(towards, towards.clamp(-self.log_clip, self.log_clip))
         return (clipped.sum(-1, keepdim=True) / batch.lengths).exp().expand_as(batch.logprobs)
 
     def metrics(self, batch: LossInput) -> Mapping[str, Tensor]:
         """Shares of tokens whose gradient is cut, below and above."""
-        return clip_metrics(batch.log_ratio, batch.advantages, -self.log_clip, self.log_clip)
+        return clip_metrics(batch.log_ratio, self.advantages(batch), -self.log_clip, self.log_clip)

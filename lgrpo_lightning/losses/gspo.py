@@ -20,6 +20,8 @@ class GSPO(PolicyLoss):
     .. math:: -\min(s_i A,\; \mathrm{clip}(s_i, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A),
         \quad s_i = \Bigl(\prod_t \rho_{i,t}\Bigr)^{1/|y_i|}
 
+    with the mean A of the advantages of the completion's trained tokens.
+
     Its token form (GSPO-token) has the same values, but a gradient for each token by itself, so that tokens of one
     completion may have advantages and weights of their own:
 
@@ -55,9 +57,9 @@ class GSPO(PolicyLoss):
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""
-        ratio = self.ratio(batch)
+        ratio, advantages = self.ratio(batch), self.advantages(batch)
         clipped = ratio.clamp(1 - self.clip_range_low, 1 + self.clip_range_high)
-        return -torch.minimum(ratio * batch.advantages, clipped * batch.advantages)
+        return -torch.minimum(ratio * advantages, clipped * advantages)
 
     def ratio(self, batch: LossInput) -> Tensor:
         """``[N, T]`` the completion's ratio at each of its tokens."""
@@ -70,4 +72,4 @@ class GSPO(PolicyLoss):
     def metrics(self, batch: LossInput) -> Mapping[str, Tensor]:
         """Shares of tokens in completions whose gradient is cut, below and above."""
         low, high = 1 - self.clip_range_low, 1 + self.clip_range_high
-        return clip_metrics(self.ratio(batch), batch.advantages, low, high)
+        return clip_metrics(self.ratio(batch), self.advantages(batch), low, high)

@@ -39,6 +39,7 @@ class TokenLoss:
             kept: ``[N, T]`` bool, the tokens that the policy loss trains; None: all of the batch's.
             mask: Tokens that the metrics count; none of a pass that only keeps the ranks in step.
         """
+        batch = replace(batch, advantages=self.loss.advantages(batch))
         if self.importance is not None:
             weights = self._importance_weights(batch, mask, means, mode=self.importance)
             batch = replace(batch, importance=weights if self._applied else None)

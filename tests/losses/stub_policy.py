@@ -56,8 +56,20 @@ class Case:
         )
 
 
-def drawn(shape: str = "ragged", *, far: float = 0.4, seed: int = 0, rows: int = 12, width: int = 7) -> Case:
-    """Random numbers. ``shape``: "full" rows; "ragged" ones; "holes", where some tokens inside are not trained."""
+def drawn(
+    shape: str = "ragged",
+    *,
+    far: float = 0.4,
+    seed: int = 0,
+    rows: int = 12,
+    width: int = 7,
+    of_tokens: bool = False,
+) -> Case:
+    """Random numbers. ``shape``: "full" rows; "ragged" ones; "holes", where some tokens inside are not trained.
+
+    Args:
+        of_tokens: Whether each token has an advantage of its own.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def noise(scale: float) -> Tensor:
@@ -74,6 +86,8 @@ def drawn(shape: str = "ragged", *, far: float = 0.4, seed: int = 0, rows: int =
     old = logprobs + noise(far)
     advantages = torch.randn(rows, generator=generator)
     advantages[3] = 0.0
+    if of_tokens:
+        advantages = advantages[:, None] + noise(1.0)
     return Case(
         logprobs=logprobs.requires_grad_(),
         entropies=(2 * torch.rand(rows, width, generator=generator)).requires_grad_(),

@@ -16,6 +16,7 @@ from lgrpo_lightning.functional.losses import KLEstimator, Normalizer
 from lgrpo_lightning.losses import CISPO, GMPO, GSPO, LUSPO, SAPO, VESPO, ClippedSurrogate, Reinforce
 from lgrpo_lightning.testing import toy_loss_input
 from lgrpo_lightning.training import Objective
+from lgrpo_lightning.types import LossInput
 from tests.losses.stub_policy import LONGEST, Case, drawn, updated
 from tests.reference import naive_losses as naive
 
@@ -44,9 +45,9 @@ def expected(case: Case, rule: Callable[..., list[Tensor]], by: str, beta: float
     """(loss, gradient of the log-probs) of the definition."""
     now = case.logprobs.detach().double().requires_grad_()
     terms = []
-    for i, a in enumerate(case.advantages.double().tolist()):
+    for i, worth in enumerate(case.worth.double().tolist()):
         at = [t for t in range(case.mask.shape[1]) if case.mask[i, t]]
-        row = rule([now[i, t] for t in at], [case.old[i, t].double() for t in at], a)
+        row = rule([now[i, t] for t in at], [case.old[i, t].double() for t in at], [worth[t] for t in at])
         terms.append(
             [x + beta * naive.kl(now[i, t], case.ref[i, t].double(), k) for x, t in zip(row, at, strict=True)]
         )
@@ -57,9 +58,10 @@ def expected(case: Case, rule: Callable[..., list[Tensor]], by: str, beta: float
 @pytest.mark.parametrize("name", PAPERS)
 @pytest.mark.parametrize("shape", ["ragged", "holes"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_loss_and_gradient(name: str, shape: str, seed: int) -> None:
+@pytest.mark.parametrize("of_tokens", [False, True], ids=["completions", "tokens"])
+def test_loss_and_gradient(name: str, shape: str, seed: int, of_tokens: bool) -> None:
     loss, rule = PAPERS[name]
-    case = drawn(shape, seed=seed)
+    case = drawn(shape, seed=seed, of_tokens=of_tokens)
     value, gradient = expected(case, rule, OWN[name])
     metrics, found, _ = updated(case, loss)
     assert metrics["loss"] == pytest.approx(value, rel=1e-5, abs=1e-6)
@@ -73,7 +75,7 @@ def test_every_normaliser_with_every_loss(by: Any, kind: Any) -> None:
     rules = {ClippedSurrogate: "clipped", GSPO: "gspo", LUSPO: "luspo"}
     name = rules.get(kind, kind.__name__.lower())
     options = {"gspo": RANGES, "luspo": RANGES, "cispo": {"ratio_max": 1.3}, "clipped": {"clip_high": 0.28}}
-    case = drawn("holes")
+    case = drawn("holes", of_tokens=True)
     value, gradient = expected(case, PAPERS[name][1], by)
     metrics, found, _ = updated(case, kind(**options.get(name, {}), normalizer=by))
     assert metrics["loss"] == pytest.approx(value, rel=1e-5, abs=1e-6)
@@ -121,6 +123,35 @@ def test_gspo_token_has_the_values_of_gspo() -> None:
     weights = torch.ones_like(case.worth)
     weights[:, 0] = 0.0  # only the token form lets a token count for less by itself
     assert float(updated(case, GSPO(**RANGES, token=True), weights=weights)[1][:, 0].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("loss", [GSPO(**RANGES), LUSPO(**RANGES), GMPO()], ids=lambda x: type(x).__name__)
+def test_a_completion_counts_by_the_mean_advantage_of_its_tokens(loss: PolicyLoss) -> None:
+    # every ratio is 1.01, so that s is; the mean of 1 and -3 is -1, where a ratio above 1 is not clipped
+    batch = toy_loss_input(ratios=[[1.01, 1.01]], advantages=[[1.0, -3.0]])
+    terms = loss.terms(batch)
+    assert terms[0].tolist() == pytest.approx([1.01, 1.01], abs=1e-6)
+    gradient = torch.autograd.grad(terms.mean(), batch.logprobs)[0]
+    assert gradient[0].tolist() == pytest.approx([0.505, 0.505], abs=1e-6)
+
+
+def test_an_update_gives_any_loss_of_sequences_the_mean() -> None:
+    class Product(PolicyLoss):
+        level = "sequence"
+
+        def terms(self, batch: LossInput) -> Tensor:
+            return -batch.log_ratio.sum(-1, keepdim=True).exp() * batch.advantages
+
+    case = drawn("holes", of_tokens=True)
+    gradient = updated(case, Product())[1]
+    kept = torch.where(case.mask, case.worth, 0.0)
+    case.advantages = kept.sum(-1) / case.mask.sum(-1)
+    torch.testing.assert_close(updated(case, Product())[1], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mean_of_equal_advantages_is_exact() -> None:
+    batch = toy_loss_input(advantages=[[0.1] * 7, [-1.2345678] * 7])
+    assert torch.equal(batch.mean_advantages, batch.advantages)
 
 
 def test_dual_clip_by_hand() -> None:

@@ -1,8 +1,8 @@
 """Policy losses written as the formulas of their papers: loops over scalars of one completion, in double precision.
 
 Each takes the log-probs ``now`` and ``old`` of a completion's tokens, scalars that may carry gradients, and the
-completion's advantage, and gives the term of every token. The objective of the paper is what is maximised; a term is
-its negative. ``sg`` is a stop of the gradient.
+advantage ``worth`` of each token, and gives the term of every token. The objective of the paper is what is maximised; a
+term is its negative. ``sg`` is a stop of the gradient.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 Row = Sequence[Tensor]
+Worth = Sequence[float]
 
 
 def sg(x: Tensor) -> Tensor:
@@ -29,10 +30,12 @@ def clip(x: Tensor, low: float, high: float) -> Tensor:
     return x if inside == float(x.detach()) else sg(x) * 0 + inside
 
 
-def clipped(now: Row, old: Row, a: float, *, low: float, high: float, delta: float | None) -> list[Tensor]:
+def clipped(
+    now: Row, old: Row, worth: Worth, *, low: float, high: float, delta: float | None
+) -> list[Tensor]:
     """PPO (arXiv:1707.06347), eq. 7; dual clip (arXiv:1912.09729), eq. 5: max(min(…), δ A) where A < 0."""
     terms = []
-    for x, y in zip(now, old, strict=True):
+    for x, y, a in zip(now, old, worth, strict=True):
         ratio = (x - y).exp()
         value = smaller(ratio * a, clip(ratio, 1 - low, 1 + high) * a)
         if delta is not None and a < 0 and float(value.detach()) < delta * a:
@@ -49,29 +52,30 @@ def sequence_ratio(now: Row, old: Row) -> Tensor:
     return product ** (1 / len(now))
 
 
-def gspo(now: Row, old: Row, a: float, *, low: float, high: float) -> list[Tensor]:
-    """Eq. 5: the completion's term, at each token, for the mean over tokens to be that term."""
-    s = sequence_ratio(now, old)
+def gspo(now: Row, old: Row, worth: Worth, *, low: float, high: float) -> list[Tensor]:
+    """Eq. 5: the completion's term, at each token, for the mean over tokens to be that term; A is the tokens' mean."""
+    s, a = sequence_ratio(now, old), sum(worth) / len(worth)
     return [-smaller(s * a, clip(s, 1 - low, 1 + high) * a)] * len(now)
 
 
-def gspo_token(now: Row, old: Row, a: float, *, low: float, high: float) -> list[Tensor]:
+def gspo_token(now: Row, old: Row, worth: Worth, *, low: float, high: float) -> list[Tensor]:
     """Eq. 13 and 14: s_{i,t} = sg[s_i] π_t / sg[π_t]."""
     s = sg(sequence_ratio(now, old))
     terms = []
-    for x in now:
+    for x, a in zip(now, worth, strict=True):
         own = s * x.exp() / sg(x.exp())
         terms.append(-smaller(own * a, clip(own, 1 - low, 1 + high) * a))
     return terms
 
 
-def luspo(now: Row, old: Row, a: float, *, low: float, high: float) -> list[Tensor]:
+def luspo(now: Row, old: Row, worth: Worth, *, low: float, high: float) -> list[Tensor]:
     """arXiv:2602.05261: GSPO's term times |y|; its parts stand at the tokens."""
-    return gspo(now, old, a, low=low, high=high)
+    return gspo(now, old, worth, low=low, high=high)
 
 
-def gmpo(now: Row, old: Row, a: float, *, log_clip: float) -> list[Tensor]:
+def gmpo(now: Row, old: Row, worth: Worth, *, log_clip: float) -> list[Tensor]:
     """arXiv:2507.20673, eq. 4: {∏ min[ρ^s, clip(ρ^s, e^-ε, e^ε)]^s}^(1/|y|) A with s = sgn(A)."""
+    a = sum(worth) / len(worth)
     s = math.copysign(1, a)
     product = sg(now[0]) * 0 + 1
     for x, y in zip(now, old, strict=True):
@@ -80,33 +84,39 @@ def gmpo(now: Row, old: Row, a: float, *, log_clip: float) -> list[Tensor]:
     return [-(product ** (1 / len(now))) * a] * len(now)
 
 
-def cispo(now: Row, old: Row, a: float, *, ratio_max: float) -> list[Tensor]:
+def cispo(now: Row, old: Row, worth: Worth, *, ratio_max: float) -> list[Tensor]:
     """MiniMax-M1 (arXiv:2506.13585), eq. 4 and 5, bounded above only."""
     return [
         -min(float((x - y).detach().exp()), ratio_max) * a * x
-        for x, y in ((x, y) for x, y in zip(now, old, strict=True))
+        for x, y, a in zip(now, old, worth, strict=True)
     ]
 
 
-def sapo(now: Row, old: Row, a: float, *, pos: float, neg: float) -> list[Tensor]:
+def sapo(now: Row, old: Row, worth: Worth, *, pos: float, neg: float) -> list[Tensor]:
     """arXiv:2511.20347, eq. 6: f(ρ) = σ(τ (ρ - 1)) 4/τ."""
-    tau = pos if a > 0 else neg
-    return [-4 / tau / (1 + (-tau * ((x - y).exp() - 1)).exp()) * a for x, y in zip(now, old, strict=True)]
+    terms = []
+    for x, y, a in zip(now, old, worth, strict=True):
+        tau = pos if a > 0 else neg
+        terms.append(-4 / tau / (1 + (-tau * ((x - y).exp() - 1)).exp()) * a)
+    return terms
 
 
 def vespo(
-    now: Row, old: Row, a: float, *, pos: tuple[float, float], neg: tuple[float, float]
+    now: Row, old: Row, worth: Worth, *, pos: tuple[float, float], neg: tuple[float, float]
 ) -> list[Tensor]:
     """arXiv:2602.10693: φ(W) A log π with φ(W) = W^k e^{λ(1 - W)} without gradient."""
     w = 1.0
     for x, y in zip(now, old, strict=True):
         w *= math.exp(float((x - y).detach()))
-    k, rate = pos if a >= 0 else neg
-    return [-(w**k) * math.exp(rate * (1 - w)) * a * x for x in now]
+    terms = []
+    for x, a in zip(now, worth, strict=True):
+        k, rate = pos if a >= 0 else neg
+        terms.append(-(w**k) * math.exp(rate * (1 - w)) * a * x)
+    return terms
 
 
-def reinforce(now: Row, old: Row, a: float) -> list[Tensor]:
-    return [-a * x for x in now]
+def reinforce(now: Row, old: Row, worth: Worth) -> list[Tensor]:
+    return [-a * x for x, a in zip(now, worth, strict=True)]
 
 
 def kl(now: Tensor, ref: Tensor, estimator: str) -> Tensor:
