@@ -33,8 +33,8 @@ class PolicyConfig:
         dtype: Type of the weights in memory. Keep "float32" with mixed precision: the master weights.
         attn_implementation: Attention kernel of transformers.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third slower.
-        dropout: Every dropout probability of the model. 0 is right for RL: the ratio π/π_old is then exactly 1
-            on the first update.
+        dropout: Every dropout probability of the model, in the passes that are trained: sampling, old log-probs and
+            references have none. 0 is right for RL: the ratio π/π_old is then exactly 1 on the first update.
         micro_batch_tokens: Most tokens, padding included, that one forward pass holds.
         logprob_chunk_mb: Memory that the logits of one chunk of tokens may take (fp32).
         layout: "tree" computes every distinct token of a prompt and its completions once, "padded" every row in

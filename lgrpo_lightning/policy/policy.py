@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ class Policy(nn.Module):
         entropy_gradient: bool = False,
         with_router_loss: bool = False,
     ) -> TokenScores:
-        """Score every token of ``N`` completions after their prompts.
+        """Score every token of ``N`` completions after their prompts: without gradients, in evaluation mode.
 
         Args:
             layout: Instead of the one chosen.
@@ -138,6 +138,27 @@ class Policy(nn.Module):
         Returns:
             ``TokenScores`` of shape ``[N, T]``. Those of ids that may not be drawn mean nothing.
         """
+        with nullcontext() if torch.is_grad_enabled() else self.evaluation():
+            return self._scores(
+                prompts,
+                completions,
+                temperature=temperature,
+                layout=layout,
+                entropy_gradient=entropy_gradient,
+                with_router_loss=with_router_loss,
+            )
+
+    def _scores(
+        self,
+        prompts: Sequence[Tokens],
+        completions: Sequence[Tokens],
+        *,
+        temperature: float,
+        layout: LayoutName | None = None,
+        entropy_gradient: bool = False,
+        with_router_loss: bool = False,
+    ) -> TokenScores:
+        """The same in whatever mode the model is."""
         if (layout or self.layout) == "tree":
             made: Layout = tree_layout(prompts, completions, device=self.device)
         else:
@@ -209,7 +230,7 @@ class Policy(nn.Module):
                 self._check_tree(tree, padded, tolerance=1e-4 if exact else 0.5)
             if not self.config.dropout and not (self.config.lora and self.config.lora.dropout):
                 model.train()
-                passes = [self(prompts, completions, temperature=temperature).logprobs for _ in range(2)]
+                passes = [self._scores(prompts, completions, temperature=temperature).logprobs for _ in range(2)]
                 check_repeatable(model, *passes, tolerance=1e-4 if exact else 0.5)
         self.verified = True
 
@@ -233,14 +254,21 @@ class Policy(nn.Module):
             with torch.no_grad():
                 yield self.model
             return
-        was_training = self.model.training
-        self.model.eval()
         self.generating = True
         try:
-            with torch.no_grad(), unsharded(self):
+            with torch.no_grad(), self.evaluation(), unsharded(self):
                 yield self.model
         finally:
             self.generating = False
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Evaluation mode, in which nothing is drawn, for a while."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
             self.model.train(was_training)
 
     def touch(self) -> None:
