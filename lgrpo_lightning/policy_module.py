@@ -128,7 +128,13 @@ class PolicyModule(LightningModule):
             self.policy_config = settle_precision(self.trainer, self.policy_config)
         if not hasattr(self, "policy"):
             ends = tuple(self.end_of_sequence)
-            self.policy = Policy(self.policy_config, pad=self.tokenizer.pad_token_id or 0)
+            data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+            self.policy = Policy(
+                self.policy_config,
+                pad=self.tokenizer.pad_token_id or 0,
+                longest=getattr(data, "longest_sequence", None),
+            )
+            self.context_length = self.policy.context_length
             self.policy.restrict(self.tokenizer, ends)
             # outside the module tree: never saved, trained or wrapped
             self.__dict__["reference"] = reference_of(self.policy) if self.with_reference else None

@@ -13,6 +13,7 @@ from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
 from lgrpo_lightning.policy.merging import base_tied, check_merged, check_names, merged_weights, unties
 from lgrpo_lightning.policy.multimodal import copy_processor
 from lgrpo_lightning.policy.policy import Policy
+from lgrpo_lightning.policy.rotary import own_factors
 from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.policy.training_noise import is_noise
 
@@ -68,7 +69,7 @@ def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, 
     model._hf_peft_config_loaded = adapter
     try:
         ends = eos_token_ids(policy.config, tokenizer)
-        with _tied_as(model, not untied), _ending_at(model, ends), _as_published(policy):
+        with _tied_as(model, not untied), _ending_at(model, ends), _as_published(policy), own_factors(model):
             model.save_pretrained(out, state_dict=kept)
     finally:
         model._hf_peft_config_loaded = lora

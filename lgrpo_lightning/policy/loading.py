@@ -16,6 +16,7 @@ from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
 from lgrpo_lightning.policy.multimodal import auto_class, freeze_outside_of_text
 from lgrpo_lightning.policy.refusals import explained
+from lgrpo_lightning.policy.rotary import settle_frequencies
 from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_training_noise
 
 
@@ -46,9 +47,14 @@ def _loading(config: PolicyConfig) -> dict[str, Any]:
     return {"revision": config.revision, "trust_remote_code": False, **config.model_kwargs}
 
 
-def load_model(config: PolicyConfig) -> Any:
-    """The causal LM in training mode, gradient checkpointing as configured."""
+def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
+    """The causal LM in training mode, gradient checkpointing as configured.
+
+    Args:
+        longest: Most tokens of a prompt and its completion, where that is known.
+    """
     hf_config, rest = _config_and_rest(config)
+    own_rope_parameters = settle_frequencies(hf_config, longest)
     routers = without_router_outputs(hf_config)
     arguments = {
         "revision": config.revision,
@@ -67,6 +73,7 @@ def load_model(config: PolicyConfig) -> Any:
             f"policy.path is {config.path!r}, an encoder-decoder model ({type(model).__name__}). A causal language "
             "model is needed: one that continues its prompt."
         )
+    model.own_rope_parameters = own_rope_parameters
     if routers:
         rank_zero_warn(routers)
     set_dropout_modules(model, config.dropout)

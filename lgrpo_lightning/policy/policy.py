@@ -21,6 +21,7 @@ from lgrpo_lightning.policy.head import backbone, head_logits, verify_causal, ve
 from lgrpo_lightning.policy.layout import Layout, Tokens, padded_layout
 from lgrpo_lightning.policy.loading import context_length, load_model
 from lgrpo_lightning.policy.packing import padded_packs, tree_packs
+from lgrpo_lightning.policy.rotary import check_length, longest_alike
 from lgrpo_lightning.policy.router import router_loss
 from lgrpo_lightning.policy.sharded_weights import Division, unsharded
 from lgrpo_lightning.policy.training_noise import noise_found
@@ -44,13 +45,14 @@ class Policy(nn.Module):
     Args:
         config: What to load and how to compute.
         pad: Token id to fill rows with; never attended to.
+        longest: Most tokens of a prompt and its completion, where that is known.
     """
 
-    def __init__(self, config: PolicyConfig, *, pad: int = 0) -> None:
+    def __init__(self, config: PolicyConfig, *, pad: int = 0, longest: int | None = None) -> None:
         super().__init__()
         self.config = config
         self.pad = pad
-        self.model = load_model(config)
+        self.model = load_model(config, longest=longest)
         size = int(self.model.config.get_text_config().vocab_size)
         self.vocabulary = Vocabulary(total=size, size=size)
         self.verified = False
@@ -83,8 +85,9 @@ class Policy(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """Most positions the model was built for."""
-        return context_length(self.model.config)
+        """Most positions the model was built for, and at which it is the same in every pass."""
+        built = context_length(self.model.config)
+        return min(built, longest_alike(self.model.config) or built)
 
     def restrict(self, tokenizer: Any, ends: Sequence[int] = ()) -> None:
         """Give probability 0 to the ids that have no text in ``tokenizer`` and are none of ``ends``, or suppressed.
@@ -159,6 +162,9 @@ class Policy(nn.Module):
         with_router_loss: bool = False,
     ) -> TokenScores:
         """The same in whatever mode the model is."""
+        check_length(
+            self.model.config, max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
+        )
         if (layout or self.layout) == "tree":
             made: Layout = tree_layout(prompts, completions, device=self.device)
         else:
@@ -199,6 +205,7 @@ class Policy(nn.Module):
         temperature: float = 1.0,
         sampled: Tensor | None = None,
         own: bool = True,
+        beside: tuple[Sequence[Tokens], Sequence[Tokens]] | None = None,
     ) -> None:
         """Check once that the log-probs of one group are the model's own, the sampler's, and the same in both layouts.
 
@@ -208,6 +215,8 @@ class Policy(nn.Module):
             sampled: ``[N, T]`` log-probs of the sampler; NaN where none are known.
             own: The sampler draws with these very weights, so that others are an error; else they are warned of, where
                 they are far off.
+            beside: Prompts and completions of the shortest and the longest row of the batch: neither may change the
+                other's log-probs.
 
         Raises:
             RuntimeError: They differ; with both numbers and what to do.
@@ -221,6 +230,8 @@ class Policy(nn.Module):
         with self.generation_model() as model:
             verify_causal(model, ids, tolerance=1e-3 if exact else 0.1)
             verify_head(model, ids, tolerance=1e-4 if exact else 3e-2)
+            if beside is not None:
+                self._check_apart(*beside, temperature=temperature, tolerance=1e-4 if exact else 0.5)
             if sampled is not None or self.layout == "tree":
                 padded = self(prompts, completions, temperature=temperature, layout="padded").logprobs
             if sampled is not None:
@@ -230,9 +241,32 @@ class Policy(nn.Module):
                 self._check_tree(tree, padded, tolerance=1e-4 if exact else 0.5)
             if not self.config.dropout and not (self.config.lora and self.config.lora.dropout):
                 model.train()
-                passes = [self._scores(prompts, completions, temperature=temperature).logprobs for _ in range(2)]
+                passes = [
+                    self._scores(prompts, completions, temperature=temperature).logprobs for _ in range(2)
+                ]
                 check_repeatable(model, *passes, tolerance=1e-4 if exact else 0.5)
         self.verified = True
+
+    def _check_apart(
+        self,
+        prompts: Sequence[Tokens],
+        completions: Sequence[Tokens],
+        *,
+        temperature: float,
+        tolerance: float,
+    ) -> None:
+        """Refuse a model whose log-probs of a row depend on the rows that share its pass."""
+        together = self(prompts, completions, temperature=temperature, layout="padded").logprobs
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            alone = self([prompt], [completion], temperature=temperature, layout="padded").logprobs[0]
+            difference = float((together[i, : len(completion)] - alone).abs().max())
+            if not difference <= tolerance:  # NaN is no agreement
+                raise RuntimeError(
+                    f"{type(self.model).__name__}: log-probs of a row of {len(prompt) + len(completion)} tokens differ "
+                    f"by up to {difference:.3g} (allowed {tolerance:g}) from those that it has in a pass of its own, "
+                    "so that π/π_old depends on which rows share a pass. Take another model, or lower "
+                    "sampling.max_new_tokens and data.max_prompt_length where it comes with long rows."
+                )
 
     def _check_tree(self, tree: Tensor, padded: Tensor, *, tolerance: float) -> None:
         """Refuse trees that differ from padded rows, or do without them where that is allowed."""

@@ -22,10 +22,18 @@ class Teacher:
         config: What to load; its ``micro_batch_tokens`` are those of a forward pass.
         device: Where it runs; "auto": the process's GPU where there is one.
         ends: Ids that may end a completion though they have no text.
+        longest: Most tokens of a prompt and its completion, where that is known.
     """
 
-    def __init__(self, config: PolicyConfig, *, device: str = "auto", ends: Sequence[int] = ()) -> None:
-        self.config, self.device, self.ends = config, device, tuple(ends)
+    def __init__(
+        self,
+        config: PolicyConfig,
+        *,
+        device: str = "auto",
+        ends: Sequence[int] = (),
+        longest: int | None = None,
+    ) -> None:
+        self.config, self.device, self.ends, self.longest = config, device, tuple(ends), longest
         self._policy: Policy | None = None
 
     def check_vocabulary(self, tokenizer: Any, key: str) -> None:
@@ -72,7 +80,7 @@ class Teacher:
 
     def _loaded(self) -> Policy:
         tokenizer = load_tokenizer(self.config)
-        policy = Policy(self.config, pad=tokenizer.pad_token_id or 0)
+        policy = Policy(self.config, pad=tokenizer.pad_token_id or 0, longest=self.longest)
         policy.restrict(tokenizer, self.ends)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         return policy.to(device).requires_grad_(False).eval()

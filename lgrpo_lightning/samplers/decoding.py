@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.head import WIDE, backbone, head_logits, takes_wide_product
+from lgrpo_lightning.policy.rotary import check_length
 from lgrpo_lightning.processes.interruption import abandon_if_stopping
 from lgrpo_lightning.samplers.cache import (
     check_cache,
@@ -94,7 +95,12 @@ class Decoding:
         self.body = backbone(model) if wide else None
 
     def run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
-        """One completion per request, in order. ``prompts`` are token ids, each prefilled once."""
+        """One completion per request, in order. ``prompts`` are token ids, each prefilled once.
+
+        Raises:
+            ValueError: Rows may be so long that they would depend on each other, or the model takes no cache.
+        """
+        check_length(self.model.config, max(map(len, prompts)) + self.sampling.max_new_tokens)
         lengths = by_length(prompts)
         if len(lengths) == 1 or takes_left_padding(self.model, prompts, self._first_logits):
             return self._run(prompts, requests)

@@ -27,6 +27,13 @@ from lgrpo_lightning.training.undecided import undecided
 from lgrpo_lightning.types import TrainBatch
 
 
+def extremes(batch: TrainBatch) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
+    """Prompts and completions of the shortest and the longest row."""
+    order = sorted(range(len(batch)), key=lambda i: len(batch.prompts[i]) + len(batch.completions[i]))
+    at = [order[0], order[-1]]
+    return [batch.prompts[i] for i in at], [batch.completions[i] for i in at]
+
+
 def _always(attempt: Attempt) -> bool:
     return True
 
@@ -87,6 +94,7 @@ class Update:
             temperature=self.temperature,
             sampled=first.sampler_logprobs.where(first.mask, torch.nan) if comparable else None,
             own=self.from_policy,
+            beside=extremes(batch),
         )
         if choice.layout == "tree" and self.policy.no_tree:  # found out just now
             choice = self.policy.choose_layout(batch.prompts, batch.completions)

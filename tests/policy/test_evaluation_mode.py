@@ -40,9 +40,7 @@ class Watched(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         for module in pl_module.policy.modules():
             if isinstance(module, torch.nn.Dropout):
-                module.register_forward_hook(
-                    lambda m, *_: SEEN.append((m.training, torch.is_grad_enabled()))
-                )
+                module.register_forward_hook(lambda m, *_: SEEN.append((m.training, torch.is_grad_enabled())))
 
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
