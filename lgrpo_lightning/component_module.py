@@ -32,7 +32,6 @@ class ComponentModule(PolicyModule):
     reward_model: RewardSum
     advantage_estimator: AdvantageEstimator
     group_size: int
-    sampling: Sampling
     objective: Objective
     entropy_bonus: EntropyBonus
     updates: Updates

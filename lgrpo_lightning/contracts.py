@@ -81,6 +81,10 @@ class WeightSource(Protocol):
         """Most tokens that a prompt of this run's data and its completion have; no more than ``context_length``."""
 
     @property
+    def temperature(self) -> float:
+        """That of sampling: log-probs of completions are those at it."""
+
+    @property
     def version(self) -> int:
         """Number of optimizer steps the weights have had."""
 

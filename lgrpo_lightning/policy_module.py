@@ -34,7 +34,7 @@ from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.guard import StepGuard
 from lgrpo_lightning.training.optimizers import clip, gradient_norm, scheduler
 from lgrpo_lightning.training.options import OnNonFinite
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import RolloutBatch, Sampling
 
 register()
 
@@ -51,6 +51,8 @@ class PolicyModule(LightningModule):
         gradient_clip_val: Largest norm of the gradient, or None.
         on_nonfinite: What to do with an optimizer step whose loss or gradient is not finite.
     """
+
+    sampling: Sampling
 
     def __init__(
         self,
@@ -186,6 +188,7 @@ class PolicyModule(LightningModule):
             eos_token_ids=tuple(self.end_of_sequence),
             version=lambda: self.weight_version,
             longest_sequence=getattr(data, "longest_sequence", None),
+            temperature=self.sampling.temperature,
             precision=self.trainer.precision_plugin.forward_context,
         )
 

@@ -26,6 +26,7 @@ class PolicySource:
         eos_token_ids: Every id that ends a completion.
         version: Gives the number of optimizer steps so far.
         longest_sequence: Most tokens of a prompt and its completion in this run; None where that is not known.
+        temperature: That of sampling.
         precision: A context in which the model computes as it does in training.
     """
 
@@ -37,6 +38,7 @@ class PolicySource:
         eos_token_ids: tuple[int, ...],
         version: Callable[[], int],
         longest_sequence: int | None = None,
+        temperature: float = 1.0,
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         policy.restrict(tokenizer, eos_token_ids)
@@ -45,6 +47,7 @@ class PolicySource:
         self.eos_token_ids = eos_token_ids
         self.context_length = policy.context_length
         self.longest_sequence = min(longest_sequence or self.context_length, self.context_length)
+        self.temperature = temperature
         self._version = version
         self._precision = precision
 

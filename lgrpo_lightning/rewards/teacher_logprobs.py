@@ -32,21 +32,22 @@ class TeacherLogprobs(RewardModel):
     Args:
         path: Hugging Face name or folder of a causal language model with the policy's tokenizer.
         coefficient: c.
-        temperature: Divides the teacher's logits; that of sampling, for the KL at that temperature.
+        temperature: Divides the teacher's logits. Null: that of sampling, which the sampler's log-probs have, too; no
+            other is possible in a run.
         dtype: Of its weights: "float32", "bfloat16" or "float16".
         device: Where it runs, such as "cuda:1"; "auto": the process's GPU where there is one.
         batch_tokens: Most tokens of one forward pass, padding included.
         model_kwargs: As ``policy.model_kwargs``.
 
     Raises:
-        ValueError: An option is out of range; in ``setup``: the vocabularies differ.
+        ValueError: An option is out of range; in ``setup``: the vocabularies or temperatures differ.
     """
 
     def __init__(
         self,
         path: str,
         coefficient: float = 1.0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         device: str = "auto",
         batch_tokens: int = 16384,
@@ -55,7 +56,7 @@ class TeacherLogprobs(RewardModel):
         require(
             "TeacherLogprobs: ",
             locals(),
-            (temperature > 0, "temperature", "above 0"),
+            (temperature is None or temperature > 0, "temperature", "above 0, or null"),
             (dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}"),
             (batch_tokens >= 1, "batch_tokens", "at least 1"),
         )
@@ -63,24 +64,32 @@ class TeacherLogprobs(RewardModel):
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
         self.model_kwargs = mapped("TeacherLogprobs: model_kwargs", model_kwargs or {})
         self._teacher: Teacher | None = None
+        self._sampled_at = 1.0
 
     def setup(self, source: WeightSource) -> None:
-        """Compare the vocabularies; weights are loaded when they are needed.
+        """Compare vocabularies and temperatures; weights are loaded when they are needed.
 
         Raises:
             ValueError: They differ, or there is no such model.
         """
-        self._teacher = self._made(source.eos_token_ids)
+        self._sampled_at = getattr(source, "temperature", 1.0)
+        if self.temperature not in (None, self._sampled_at):
+            raise ValueError(
+                f"TeacherLogprobs.temperature is {self.temperature:g} and sampling.temperature {self._sampled_at:g}: "
+                "the teacher's log-probs would be compared with the sampler's at another temperature, and a teacher "
+                "equal to the policy would reward. Leave it out: it follows sampling.temperature."
+            )
+        self._teacher = self._made(source.eos_token_ids, getattr(source, "longest_sequence", None))
         self._teacher.check_vocabulary(source.tokenizer, "TeacherLogprobs.path")
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
         """The token rewards of every group, scored together."""
-        self._teacher = self._teacher or self._made(())
+        self._teacher = self._teacher or self._made((), None)
         rows = iter(
             self._teacher.logprobs(
                 [g.prompt.token_ids for g in groups for _ in g.rollouts],
                 [r.token_ids for g in groups for r in g.rollouts],
-                temperature=self.temperature,
+                temperature=self.temperature or self._sampled_at,
             )
         )
         return [self._rewards(group, [next(rows) for _ in group.rollouts]) for group in groups]
@@ -92,7 +101,7 @@ class TeacherLogprobs(RewardModel):
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_teacher": None}
 
-    def _made(self, ends: Sequence[int]) -> Teacher:
+    def _made(self, ends: Sequence[int], longest: int | None) -> Teacher:
         from lgrpo_lightning.policy.config import PolicyConfig
         from lgrpo_lightning.policy.teacher import Teacher
 
@@ -103,7 +112,7 @@ class TeacherLogprobs(RewardModel):
             micro_batch_tokens=self.batch_tokens,
             model_kwargs=self.model_kwargs,
         )
-        return Teacher(config, device=self.device, ends=ends)
+        return Teacher(config, device=self.device, ends=ends, longest=longest)
 
     def _rewards(self, group: Group, logprobs: Sequence[Tensor]) -> Rewards:
         gaps = [

@@ -103,6 +103,14 @@ def test_another_tokenizer_is_refused_before_anything_is_sampled(
         TeacherLogprobs(str(small)).setup(source(str(folder)))
 
 
+def test_another_temperature_than_that_of_sampling_is_refused() -> None:
+    at = vars(source("lgrpo:arithmetic")) | {"temperature": 0.7}
+    for right in (None, 0.7):
+        TeacherLogprobs("lgrpo:arithmetic", temperature=right).setup(SimpleNamespace(**at))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"temperature is 1 and sampling.temperature 0.7.*Leave it out"):
+        TeacherLogprobs("lgrpo:arithmetic", temperature=1.0).setup(SimpleNamespace(**at))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -125,18 +133,19 @@ def test_it_is_never_part_of_a_pickle(model_folder: Callable[..., Path]) -> None
 
 def test_in_a_run(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     """Beside an outcome that validation reads; a teacher with another tokenizer ends it before the first rollout."""
-    teacher = {"class_path": "TeacherLogprobs", "init_args": {"path": "lgrpo:arithmetic", "temperature": 0.5}}
+    teacher = {"class_path": "TeacherLogprobs", "init_args": {"path": "lgrpo:arithmetic"}}
     options = {"model__advantage_estimator": "Distillation", "model__advantage_estimator__coefficient": 0}
     root = fit(
         tmp_path / "a",
         model__reward_model=json.dumps([teacher, "ExactMatch"]),
         trainer__max_steps=1,
+        model__sampling__temperature=0.5,
         **options,
     )
     row = train_metrics(root).iloc[0]
-    assert row["rewards/TeacherLogprobs/reverse_kl"] > 0  # the policy itself, at another temperature
+    # the policy itself, at the temperature of sampling
+    assert row["rewards/TeacherLogprobs/reverse_kl"] == pytest.approx(0, abs=1e-5)
     assert row["reward"] == row["rewards/ExactMatch/mean"]
-    assert row["grad_norm"] > 0
     assert not any("teacher" in key for key in checkpoint(root)["state_dict"])  # type: ignore[attr-defined]
     teacher["init_args"] = {"path": str(model_folder("llama"))}
     assert lgrpo("fit", tmp_path / "b", model__reward_model=json.dumps([teacher]), **options) != 0
