@@ -20,13 +20,14 @@ INTRODUCTION = """
 
 Any causal language model of transformers that continues its prompt can be trained. What cannot is refused before the
 first update, with the reason: `policy.verify` compares the log-probs of the first group with the model's own, with
-those of its sampling and, over trees, with padded rows, and the shortest and the longest row together with each alone, so
+those of its sampling and, over trees, with padded rows, and its shortest and longest row together with each alone, so
 that no family is silently wrong.
 
 Two kinds of rotary embedding take their frequencies from the longest row of a pass. With `longrope` (Phi-3, Phi-4,
 Phi-MoE) all rows of a run are rotated alike: by the long factors where a prompt with its completion may exceed
-`original_max_position_embeddings`, as in vLLM, else by the short ones. transformers' own `generate` takes the short ones
-until a row crosses that bound. With `dynamic` NTK rows end at `max_position_embeddings`, up to which frequencies are fixed.
+`original_max_position_embeddings`, as in vLLM, else by the short ones; `generate` of transformers takes the short ones
+until a row crosses that bound. With `dynamic` NTK rows end at `max_position_embeddings`, up to which frequencies are
+fixed.
 
 `python -m tests.architectures` tried every causal architecture, and every model of text with images or sound, with tiny
 random weights in float32: {versions}.
