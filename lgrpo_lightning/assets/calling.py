@@ -11,11 +11,13 @@ TEMPLATE = """\
 {%- for m in messages %}
 {%- if m.role == 'assistant' %}
 {{- m.content }}
-{%- for c in m.tool_calls or [] %}
-{{- '[' + c.function.name + '(' }}
+{%- if m.tool_calls %}[
+{%- for c in m.tool_calls %}
+{{- ', ' if not loop.first }}{{ c.function.name + '(' }}
 {%- for k, v in c.function.arguments.items() %}{{ ', ' if not loop.first }}{{ k }}={{ v | tojson }}{% endfor %}
-{{- ')]' }}
-{%- endfor %}{{ eos_token }}
+{{- ')' }}
+{%- endfor %}]
+{%- endif %}{{ eos_token }}
 {%- elif m.role == 'tool' %}
 {{- m.content + '\\n' }}
 {%- else %}

@@ -2,161 +2,187 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import islice
+
+from lgrpo_lightning.environments import call_bodies as bodies
+from lgrpo_lightning.environments.tool_call import ToolCall
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToolCall:
-    """A call that a turn asks for.
+class Format:
+    """How a model writes its calls.
 
     Attributes:
-        name: Of the tool.
-        arguments: By name.
-        problem: Why it cannot be made; empty where it can.
+        read: The calls in what stands between the marks.
+        opens, closes: Marks of a call, regular expressions.
+        bare: How a turn begins that is a call without marks. It is one where its group ``name`` names a tool, or where
+            another group was found: what only calls have.
+        marked: Whether what stands between marks is always meant as a call; else it has to begin as ``bare`` says.
+        typed: Whether every argument is written as text, so that the tool's schema says what it is.
     """
 
-    name: str = ""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    problem: str = ""
+    read: bodies.Reader
+    opens: str = r"(?!)"
+    closes: str = r"\Z"
+    bare: str = r"(?!)"
+    marked: bool = True
+    typed: bool = False
 
 
-def tool_calls(text: str, format: str) -> list[ToolCall]:
+BARE_JSON = (
+    r'\s*\[?\s*\{\s*(?:"(?:type|id)"\s*:\s*"[^"]*"\s*,\s*)*(?:"function"\s*:\s*\{\s*)?'
+    r'(?:"name"\s*:\s*"(?P<name>[^"]*)"(?P<after>\s*,\s*"(?:arguments|parameters)"\s*:)?'
+    r'|(?P<first>"(?:arguments|parameters)"\s*:\s*\{))'
+)
+BARE_PYTHON = r"\s*\[\s*(?P<name>[A-Za-z_][\w.]*)\(\s*(?P<keyword>\w+\s*=(?!=))?"
+
+FORMATS: dict[str, Format] = {
+    "hermes": Format(opens="<tool_call>", closes="</tool_call>", read=bodies.json_calls),
+    "qwen3_coder": Format(
+        opens="<tool_call>",
+        closes="</tool_call>",
+        read=bodies.pairs(
+            r"\s*<function=([^>\n]+)>",
+            r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>(?=\s*(?:<parameter=|</function>))",
+            r"\s*</function>\s*",
+        ),
+        typed=True,
+    ),
+    "glm": Format(
+        opens="<tool_call>",
+        closes="</tool_call>",
+        read=bodies.pairs(
+            r"\s*([^\s<{]+)",
+            r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>(?=\s*(?:<arg_key>|\Z))",
+            r"\s*",
+        ),
+        typed=True,
+    ),
+    "invoke": Format(
+        opens=r"<(?:\w+:)?(?:function_calls|tool_call)>",
+        closes=r"</(?:\w+:)?(?:function_calls|tool_call)>",
+        read=bodies.pairs(
+            r'\s*<(?:\w+:)?invoke name="([^"]+)">',
+            r'\s*<(?:\w+:)?parameter name="([^"]+)">(.*?)</(?:\w+:)?parameter>(?=\s*<(?:\w+:parameter|parameter|/))',
+            r"\s*</(?:\w+:)?invoke>\s*",
+        ),
+        typed=True,
+    ),
+    "harmony": Format(
+        opens=r"to=functions\.(?=[\w.-]+(?:<\|channel\|>\w+)?\s*(?:<\|constrain\|>)?\w*<\|message\|>)",
+        closes=r"<\|call\|>|\Z",
+        read=bodies.named_json(r"([\w.-]+).*?<\|message\|>(.*)"),
+    ),
+    "gemma4": Format(opens=r"<\|tool_call>", closes=r"<tool_call\|>", read=bodies.gemma_calls),
+    "deepseek": Format(
+        opens="<｜tool▁call▁begin｜>",
+        closes="<｜tool▁call▁end｜>",
+        read=bodies.named_json(
+            r"(?:function<｜tool▁sep｜>)?([^\n<]+)(?:<｜tool▁sep｜>|\n```json\n)(.*?)(?:\n```)?\s*"
+        ),
+    ),
+    "mistral": Format(
+        opens=r"\[TOOL_CALLS\]", closes=r"(?=\[TOOL_CALLS\])|</s>|\Z", read=bodies.mistral_calls
+    ),
+    "llama3": Format(
+        opens=r"<\|python_tag\|>",
+        closes=r"<\|eom_id\|>|<\|eot_id\|>|\Z",
+        bare=BARE_JSON,
+        read=bodies.json_calls,
+    ),
+    "json": Format(
+        opens=r"```(?:json)?[ \t]*\n", closes=r"```|\Z", marked=False, bare=BARE_JSON, read=bodies.json_calls
+    ),
+    "pythonic": Format(
+        opens=r"<\|tool_call_start\|>|<\|python_start\|>|<function_calls>|```tool_code\s*\n",
+        closes=r"<\|tool_call_end\|>|<\|python_end\|>|</function_calls>|\n```|\Z",
+        bare=BARE_PYTHON,
+        read=bodies.python_calls,
+    ),
+}
+"""Name → format."""
+
+REASONING = {
+    "<think>": "</think>",
+    "[THINK]": "[/THINK]",
+    "<|channel>thought": "<channel|>",
+    "<|channel|>analysis<|message|>": "<|end|>",
+    "<seed:think>": "</seed:think>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+}
+"""Where reasoning begins → where it ends; no call is made from it."""
+
+BEGINS = "|".join(map(re.escape, REASONING))
+TRIES = 16
+"""How many closing marks are tried as the end of one call; those before it stand in its arguments."""
+
+
+def tool_calls(text: str, format: str, tools: Collection[str] = ()) -> list[ToolCall]:
     """The calls in ``text``, in order; one that is malformed has a ``problem``.
 
+    Calls are read where the answer stands, not in reasoning. An opening mark there is the beginning of a call.
+
     Args:
+        text: Of a turn, special tokens written out, the one that ends it left out.
         format: A key of ``FORMATS``.
+        tools: Names of the tools.
 
     >>> found = tool_calls('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>', "hermes")
     >>> [(call.name, dict(call.arguments)) for call in found]
     [('add', {'a': 1})]
     >>> tool_calls("<tool_call>{add}</tool_call>", "hermes")[0].problem[:12]
     'not JSON: Ex'
+    >>> tool_calls("<think>I might use <tool_call>.</think> It is 3.", "hermes")
+    []
     """
-    return list(FORMATS[format](text))
+    known = FORMATS[format]
+    at, found = reasoned(text), list[ToolCall]()
+    if _begins_bare(known, text, at, tools):
+        return _read(known, text, at)[0]
+    marks = re.compile(rf"(?P<reasoning>{BEGINS})|{known.opens}")
+    while mark := marks.search(text, at):
+        at = mark.end()
+        if mark["reasoning"]:
+            at = _past(text, at, REASONING[mark["reasoning"]])
+        elif known.marked or _begins_bare(known, text, at, tools):
+            calls, at = _read(known, text, at)
+            found += calls
+    return found
 
 
-def _hermes(text: str) -> Iterator[ToolCall]:
-    """``<tool_call>{"name": …, "arguments": {…}}</tool_call>``: Hermes, Qwen."""
-    for inner, closed in re.findall(r"<tool_call>(.*?)(</tool_call>|\Z)", text, re.DOTALL):
-        yield from _of_json(inner) if closed else [ToolCall(problem="</tool_call> is missing")]
+def reasoned(text: str, start: int = 0) -> int:
+    """Where the reasoning ends that a text begins with, from ``start`` on.
 
-
-def _llama3(text: str) -> Iterator[ToolCall]:
-    """``{"name": …, "parameters": {…}}``, perhaps after ``<|python_tag|>``, several with ; between: Llama 3."""
-    tagged = "<|python_tag|>" in text
-    body = text.partition("<|python_tag|>")[2] if tagged else text
-    body = body.replace("<|eom_id|>", "").replace("<|eot_id|>", "").strip()
-    if tagged or body.startswith("{"):
-        yield from _of_json(body, separator=";")
-
-
-def _mistral(text: str) -> Iterator[ToolCall]:
-    """``[TOOL_CALLS][{"name": …, "arguments": {…}}]``: Mistral."""
-    _, tag, body = text.partition("[TOOL_CALLS]")
-    if tag:
-        yield from _of_json(body.replace("</s>", ""))
-
-
-def _json(text: str) -> Iterator[ToolCall]:
-    """An object with a name and arguments, or a list of them: the whole turn, or what stands in a ``json`` block."""
-    fenced = re.findall(r"```(?:json)?\s*\n(.*?)```", text, re.DOTALL)
-    for body in fenced or ([text] if text.strip()[:1] in ("{", "[") else []):
-        yield from _of_json(body)
-
-
-def _pythonic(text: str) -> Iterator[ToolCall]:
-    """``[add(a=1, b=2), now()]``: Llama 4, Gemma's ``tool_code``."""
-    fenced = re.search(r"```tool_code\s*\n(.*?)```", text, re.DOTALL)
-    body = (
-        (fenced[1] if fenced else text).replace("<|python_start|>", "").replace("<|python_end|>", "").strip()
-    )
-    if not fenced and not re.match(r"\[\s*[\w.]+\(", body):
-        return
-    try:
-        parsed = ast.parse(body, mode="eval").body
-    except SyntaxError as error:
-        yield ToolCall(problem=f"not a call: {error.msg}")
-        return
-    for call in parsed.elts if isinstance(parsed, ast.List) else [parsed]:
-        yield _of_ast(call)
-
-
-FORMATS: Mapping[str, Callable[[str], Iterator[ToolCall]]] = {
-    "hermes": _hermes,
-    "llama3": _llama3,
-    "mistral": _mistral,
-    "json": _json,
-    "pythonic": _pythonic,
-}
-"""Name of a format → what finds its calls."""
-
-MARKS = (
-    ("<tool_call>", "hermes"),
-    ("[TOOL_CALLS]", "mistral"),
-    ("<|python_start|>", "pythonic"),
-    ("tool_code", "pythonic"),
-    ("<|python_tag|>", "llama3"),
-    ("ipython", "llama3"),
-)
-"""What a chat template has → the format that its model writes."""
-
-
-def format_of(chat_template: str | None) -> str:
-    """The format that a chat template shows; "json" where it shows none.
-
-    >>> format_of("… <tool_call> …"), format_of(None)
-    ('hermes', 'json')
+    >>> reasoned("<think>a</think> b"), reasoned("<think>a"), reasoned("a")
+    (16, 8, 0)
     """
-    return next((name for mark, name in MARKS if mark in (chat_template or "")), "json")
+    while begun := re.compile(rf"\s*({BEGINS})").match(text, start):
+        start = _past(text, begun.end(), REASONING[begun[1]])
+    return start
 
 
-def _of_json(text: str, separator: str = "") -> Iterator[ToolCall]:
-    """Calls from JSON: an object, a list of objects, or several one after the other."""
-    decoder, at, text = json.JSONDecoder(), 0, text.strip()
-    if not text:
-        yield ToolCall(problem="there is nothing in it")
-    while at < len(text):
+def _begins_bare(known: Format, text: str, at: int, tools: Collection[str]) -> bool:
+    """Whether a call without marks begins at ``at``."""
+    begun = re.compile(known.bare).match(text, at)
+    found = {} if begun is None else begun.groupdict()
+    return found.pop("name", None) in tools or any(found.values())
+
+
+def _read(known: Format, text: str, start: int) -> tuple[list[ToolCall], int]:
+    """(the calls from ``start`` on, where they end); what cannot be read ends at the first closing mark."""
+    problem, after = "", len(text)
+    for end in islice(re.compile(known.closes).finditer(text, start), TRIES):
         try:
-            found, at = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield ToolCall(problem=f"not JSON: {error}")
-            return
-        for call in found if isinstance(found, list) else [found]:
-            yield _of_mapping(call)
-        rest = text[at:].lstrip(f"{separator}, \n\r\t")
-        at = len(text) - len(rest)
+            return known.read(text[start : end.start()]), end.end()
+        except (ValueError, RecursionError) as error:
+            if not problem:
+                problem, after = str(error), end.end()
+    return [ToolCall(problem=problem or f"{known.closes} is missing")], after
 
 
-def _of_mapping(call: Any) -> ToolCall:
-    """A call from what JSON says of it."""
-    if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
-        call = call["function"]
-    if not isinstance(call, Mapping) or not isinstance(call.get("name"), str):
-        return ToolCall(problem="a call is an object with a name and arguments")
-    arguments = call.get("arguments", call.get("parameters", {}))
-    if isinstance(arguments, str):  # some models write JSON in JSON
-        try:
-            arguments = json.loads(arguments)
-        except json.JSONDecodeError:
-            arguments = None
-    if not isinstance(arguments, Mapping):
-        return ToolCall(name=call["name"], problem="its arguments are no object")
-    return ToolCall(name=call["name"], arguments=dict(arguments))
-
-
-def _of_ast(call: ast.expr) -> ToolCall:
-    """A call from Python's syntax; arguments are literals by name. Nothing is run."""
-    if not isinstance(call, ast.Call):
-        return ToolCall(problem="not a call")
-    name = ast.unparse(call.func)
-    if call.args or any(k.arg is None for k in call.keywords):
-        return ToolCall(name=name, problem="arguments go by name")
-    try:
-        return ToolCall(name=name, arguments={str(k.arg): ast.literal_eval(k.value) for k in call.keywords})
-    except ValueError:
-        return ToolCall(name=name, problem="an argument is no literal")
+def _past(text: str, start: int, mark: str) -> int:
+    end = text.find(mark, start)
+    return len(text) if end < 0 else end + len(mark)

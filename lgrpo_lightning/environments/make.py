@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.environment import Environment
-from lgrpo_lightning.environments.calls import FORMATS, format_of
 from lgrpo_lightning.environments.isolation.proxies import ProcessEnvironment, ProcessToolEnvironment
 from lgrpo_lightning.environments.isolation.recipe import Recipe, references
 from lgrpo_lightning.environments.isolation.workers import Workers
@@ -22,23 +21,17 @@ def environments(
     environment: Environment | str | Mapping[str, str] | None,
     tools: list[str] | None,
     *,
-    tool_format: str | None,
     timeout: float,
 ) -> dict[str | None, Environment]:
     """Name → what its episodes' environments are copies of; the name is None where there is one for all prompts.
 
     Args:
         environment, tools: As in ``EnvironmentSampler``.
-        tool_format: How calls are written; None leaves it to ``set_format``.
         timeout: Seconds that a call of a tool may take.
 
     Raises:
-        ValueError: There is neither, a format is unknown, or something named cannot be imported or used.
+        ValueError: There is neither, or something named cannot be imported or used.
     """
-    if tool_format is not None and tool_format not in FORMATS:
-        raise ValueError(
-            f"EnvironmentSampler: tool_format is {tool_format!r}; possible are auto, {', '.join(FORMATS)}."
-        )
     functions = [imported(path) for path in listed("EnvironmentSampler: tools", tools or [])]
     if isinstance(environment, Environment):
         if functions:
@@ -49,15 +42,7 @@ def environments(
         return {None: environment}
     if not environment and not functions:
         raise ValueError("EnvironmentSampler needs an environment, or tools.")
-    format = tool_format or format_of(None)
-    return {name: _made(path, functions, format, timeout) for name, path in _named(environment).items()}
-
-
-def set_format(prototypes: Mapping[str | None, Environment], chat_template: Any) -> None:
-    """Have tools read calls as ``chat_template`` writes them."""
-    for environment in prototypes.values():
-        if isinstance(environment, ToolEnvironment):
-            environment.format = format_of(chat_template if isinstance(chat_template, str) else None)
+    return {name: _made(path, functions, timeout) for name, path in _named(environment).items()}
 
 
 def recipes(
@@ -117,7 +102,7 @@ def _pickled(environment: Environment) -> bytes:
         ) from error
 
 
-def _made(path: str | None, functions: list[Any], format: str, timeout: float) -> Environment:
+def _made(path: str | None, functions: list[Any], timeout: float) -> Environment:
     factory = None if path is None else imported(path)
     if isinstance(factory, type) and issubclass(factory, Environment):
         return factory()
@@ -125,6 +110,6 @@ def _made(path: str | None, functions: list[Any], format: str, timeout: float) -
         raise ValueError(
             f"EnvironmentSampler: {path!r} is no class, and cannot be called to make an environment."
         )
-    made = ToolEnvironment(functions, factory, format=format, timeout=timeout)
+    made = ToolEnvironment(functions, factory, timeout=timeout)
     check_described(made.tools)
     return made

@@ -6,23 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.types import Message, Rollout
 
 LONGEST_ROLE = 100
 
 
-def assistant_message(
-    tokenizer: Any, turn: Rollout, *, prefix: Sequence[int], tools: Sequence[Any]
-) -> Message:
-    """A turn as a message; with its calls where the tokenizer can tell them."""
+def assistant_message(turn: Rollout, calls: Sequence[ToolCall]) -> Message:
+    """A turn as a message: its whole text, and the calls in it, where there are any."""
     plain = {"role": "assistant", "content": turn.text}
-    if not tools or getattr(tokenizer, "response_template", None) is None:
-        return plain
-    try:
-        found = tokenizer.parse_response(list(turn.token_ids), prefix=list(prefix), tools=list(tools))
-    except Exception:  # malformed: the format's own reading says of what is wrong
-        return plain
-    return {**plain, **({"tool_calls": found["tool_calls"]} if found and found.get("tool_calls") else {})}
+    return {**plain, "tool_calls": [call.message for call in calls]} if calls else plain
 
 
 def checked_answer(found: Any, who: str, longest: int) -> list[Message] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,7 +51,7 @@ class TurnTemplate:
                     "and take a model with a chat template."
                 )
             text = prompt.text + str(observation)
-            return replace(prompt, text=text, token_ids=(*prompt.token_ids, *self._ids(str(observation))))
+            return replace(prompt, text=text, token_ids=(*prompt.token_ids, *self.ids(str(observation))))
         own = template_arguments(prompt.columns, f"Prompt {prompt.uid!r}").get("tools")
         if tools and own:
             raise TemplateError(
@@ -61,13 +62,13 @@ class TurnTemplate:
         goes_on = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
         how = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
         shown = self.of(prompt)
-        text = shown._rendered(messages, tools=list(tools) or own, **how)
-        if tools and text == shown._rendered(messages, **how):
+        text = shown.rendered(messages, tools=list(tools) or own, **how)
+        if tools and text == shown.rendered(messages, **how):
             raise TemplateError(
                 "The chat template does not show tools to the model. Take a model that was trained for tool calls, or "
                 "set policy.tokenizer to one whose template has them."
             )
-        return replace(prompt, messages=messages, text=text, token_ids=tuple(self._ids(text)))
+        return replace(prompt, messages=messages, text=text, token_ids=tuple(self.ids(text)))
 
     def between(self, messages: Sequence[Message], last: int | None, *, chat: bool) -> tuple[int, ...]:
         """Token ids from the end of a sampled turn to the beginning of the next one, with ``messages`` between.
@@ -80,22 +81,27 @@ class TurnTemplate:
             TemplateError: The template writes a turn anew that comes before another.
         """
         if not chat:
-            return tuple(self._ids("".join(str(m["content"]) for m in messages)))
-        for turn in _turns_before(messages):
-            before = [{"role": "user", "content": "Hello."}, turn]
-            closed = self._rendered(before)
-            if MARK in closed:
-                break
-        whole = self._rendered([*before, *messages], add_generation_prompt=True)
-        if MARK not in whole:
-            raise TemplateError(
-                "The chat template does not show an assistant's turn that another message follows, so that what stands "
-                "between turns is not known. Take another template (policy.tokenizer)."
-            )
+            return tuple(self.ids("".join(str(m["content"]) for m in messages)))
+        closed, whole = self._around(messages)
         ends, rest = (text[text.rindex(MARK) + len(MARK) :] for text in (closed, whole))
         start, end = self._end_of_turn(rest[: common(ends, rest)])
-        ids = self._ids(rest[end if last in self.ends else start :])
+        ids = self.ids(rest[end if last in self.ends else start :])
         return tuple(ids[1:] if ids and ids[0] == last else ids)
+
+    def _around(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """A turn with ``MARK`` as the last one, and before ``messages``: of the first kind that the template shows."""
+        refused: list[TemplateError] = []
+        for turn in _turns_before(messages):
+            before = [{"role": "user", "content": "Hello."}, turn]
+            try:
+                closed = self.rendered(before)
+                whole = self.rendered([*before, *messages], add_generation_prompt=True)
+            except TemplateError as error:
+                refused.append(error)
+                continue
+            if MARK in closed and MARK in whole:
+                return closed, whole
+        raise (refused or [TemplateError(HIDDEN)])[0]
 
     def _end_of_turn(self, text: str) -> tuple[int, int]:
         """Where the token that ends a turn begins and ends in what closes it; the text's end where there is none."""
@@ -104,7 +110,12 @@ class TurnTemplate:
         start, token = min(found, default=(len(text), ""))
         return start, start + len(token)
 
-    def _rendered(self, messages: Sequence[Message], **options: Any) -> str:
+    def rendered(self, messages: Sequence[Message], **options: Any) -> str:
+        """What the chat template writes.
+
+        Raises:
+            TemplateError: It refuses the messages.
+        """
         import jinja2
 
         try:
@@ -115,7 +126,13 @@ class TurnTemplate:
                 f"The chat template refuses messages of the roles {roles}: {error}"
             ) from error
 
-    def _ids(self, text: str) -> list[int]:
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones written out."""
+        how = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
+        return str(self.tokenizer.decode(list(ids), **how))
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a text, nothing added."""
         return [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
@@ -132,18 +149,33 @@ def common(one: str, other: str) -> int:
 MARK = "QZ-ANSWER-QZ"
 """Stands for what the assistant says."""
 
+HIDDEN = (
+    "The chat template does not show an assistant's turn that another message follows, so that what stands between "
+    "turns is not known. Take another template (policy.tokenizer)."
+)
+
 
 def _turns_before(messages: Sequence[Message]) -> list[Message]:
     """Turns of the assistant that may stand before ``messages``, the best first.
 
-    Some templates want to see the call that a tool answers; others show none.
+    Some templates want to see the call that a tool answers; others show none. Some take arguments as JSON text.
     """
     plain = {"role": "assistant", "content": MARK}
     if messages[0]["role"] != "tool":
         return [plain]
-    name = str(messages[0].get("name", "unknown"))
-    call = {"type": "function", "function": {"name": name, "arguments": {MARK: MARK}}}
-    return [{"role": "assistant", "content": "", "tool_calls": [call]}, plain]
+    call = {"name": str(messages[0].get("name", "unknown")), "arguments": {MARK: MARK}}
+    return [*calling_messages([call]), plain]
+
+
+def calling_messages(calls: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Messages with tool calls in the forms that chat templates take: arguments as JSON text, content null."""
+    return [
+        {"role": "assistant", "content": content, "tool_calls": [
+            {"id": f"call0000{n}", "type": "function", "function": {
+                **c, "arguments": json.dumps(c["arguments"], ensure_ascii=False) if text else c["arguments"]
+            }} for n, c in enumerate(calls)
+        ]} for text in (False, True) for content in ("", None)
+    ]  # fmt: skip
 
 
 def _appended(messages: Sequence[Message], text: str | None) -> tuple[Message, ...]:

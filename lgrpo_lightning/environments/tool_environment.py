@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.environment import Environment
-from lgrpo_lightning.environments.calls import ToolCall, tool_calls
 from lgrpo_lightning.environments.limits import StateLostError
+from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.environments.toolbox import error_text
 from lgrpo_lightning.environments.tools import Tools
 from lgrpo_lightning.types import Message
@@ -19,7 +19,6 @@ class ToolEnvironment(Environment):
 
     Args:
         functions, factory: As in ``Tools``.
-        format: How calls are written: a key of ``calls.FORMATS``.
         timeout: Seconds that a call may take.
     """
 
@@ -27,16 +26,15 @@ class ToolEnvironment(Environment):
         self,
         functions: Sequence[Callable[..., Any]] = (),
         factory: Callable[[], Any] | None = None,
-        format: str = "json",
         timeout: float = 30.0,
     ) -> None:
-        self.functions, self.factory, self.format, self.timeout = tuple(functions), factory, format, timeout
+        self.functions, self.factory, self.timeout = tuple(functions), factory, timeout
         self.held = Tools(self.functions, factory)
         self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}
         self.lost = False  # a call hangs, and may still change the object
 
     def __deepcopy__(self, memo: Any) -> ToolEnvironment:
-        return ToolEnvironment(self.functions, self.factory, self.format, self.timeout)
+        return ToolEnvironment(self.functions, self.factory, self.timeout)
 
     @property
     def tools(self) -> Sequence[Callable[..., Any]]:
@@ -55,8 +53,8 @@ class ToolEnvironment(Environment):
 
     def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
         """A message for each call of the last turn; None where it has none."""
-        calls = _parsed(turns[-1]) or tool_calls(str(turns[-1]["content"]), self.format)
-        return [self._answer(call) for call in calls] or None
+        calls = turns[-1].get("tool_calls") or ()
+        return [self._answer(ToolCall.of_message(call)) for call in calls] or None
 
     def reward(self) -> float | None:
         """The object's ``get_reward()``."""
@@ -80,9 +78,3 @@ class ToolEnvironment(Environment):
             self.counts["tools/failures"] += 1
             content = str({"error": error_text(error) or type(error).__name__})
         return {"role": "tool", "name": call.name or "unknown", "content": content}
-
-
-def _parsed(message: Message) -> list[ToolCall]:
-    """The calls of a message that a tokenizer has parsed."""
-    functions = [call.get("function", {}) for call in message.get("tool_calls") or ()]
-    return [ToolCall(name=str(f.get("name")), arguments=f.get("arguments") or {}) for f in functions]

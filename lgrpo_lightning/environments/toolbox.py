@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lgrpo_lightning.environments.calls import ToolCall
+from lgrpo_lightning.environments.tool_call import ToolCall
 
 
 class Toolbox:

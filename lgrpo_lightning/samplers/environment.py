@@ -9,14 +9,16 @@ from typing import Any, Literal
 
 from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
 from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.environments.call_reader import CallReader, call_reader, check_format
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.failures import Failures
 from lgrpo_lightning.environments.isolation.workers import Workers
 from lgrpo_lightning.environments.limits import StateLostError, bounded, class_name, patience
-from lgrpo_lightning.environments.make import environments, in_processes, recipes, set_format
+from lgrpo_lightning.environments.make import environments, in_processes, recipes
 from lgrpo_lightning.environments.messages import assistant_message, checked_answer, checked_rewards
 from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.environments.toolbox import error_text
 from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.processes.interruption import abandon_if_stopping, carried
@@ -46,8 +48,9 @@ class EnvironmentSampler(SamplerAround):
         sampler: Who draws the turns. Default ``TransformersSampler()``.
         max_turns: Most turns of the assistant.
         max_turn_tokens: Most tokens of one turn; null: what is left of the episode.
-        tool_format: How calls are written: "hermes" (also Qwen), "llama3", "mistral", "json" or "pythonic"; "auto"
-            reads it off the chat template. A tokenizer that parses its own responses does so.
+        tool_format: How calls are written: "auto" (the format that reads back what the chat template writes),
+            "transformers" (the tokenizer's response template), "vllm:" and the name of a tool parser of vLLM, or one of
+            ``FORMATS``, such as "hermes", "qwen3_coder", "glm", "harmony", "gemma4", "llama3", "json" and "pythonic".
         timeout: Seconds that a call of the environment, or of a tool, may take.
         on_error: What a call leads to that raises, takes too long or returns no messages: a "message" to the policy,
             which goes on, or the episode is dropped: nothing of it is trained, and its reward does not apply.
@@ -106,9 +109,8 @@ class EnvironmentSampler(SamplerAround):
         self.chat_template_kwargs = mapped(
             "EnvironmentSampler: chat_template_kwargs", chat_template_kwargs or {}
         )
-        self.prototypes = environments(
-            environment, tools, tool_format=None if tool_format == "auto" else tool_format, timeout=timeout
-        )
+        check_format(tool_format, "EnvironmentSampler")
+        self.prototypes = environments(environment, tools, timeout=timeout)
         self.processes: Workers | None = None
         self.recipes = recipes(environment, tools or [], self.prototypes) if isolation == "process" else {}
 
@@ -116,15 +118,25 @@ class EnvironmentSampler(SamplerAround):
         """Passed on; and the environments are made ready for the policy's chat template.
 
         Raises:
-            ValueError: An environment cannot be made in a process of its own.
+            ValueError: An environment cannot be made in a process of its own; or the calls of tools that the chat
+                template writes are read as something else.
         """
         super().setup(source)
         self.template = TurnTemplate(
             tokenizer=source.tokenizer, ends=tuple(source.eos_token_ids), kwargs=self.chat_template_kwargs
         )
-        if self.tool_format == "auto":
-            set_format(self.prototypes, getattr(source.tokenizer, "chat_template", None))
+        self.reader = self._reader()
         self.pool = Pool(prototypes=self._placed(), timeout=self.timeout)
+
+    def _reader(self) -> CallReader | None:
+        """What finds the calls of a turn; None where no format does, and the environments may read turns themselves."""
+        try:
+            return call_reader(self.tool_format, self.template)
+        except ValueError as error:
+            tools = any(isinstance(e, ToolEnvironment) and e.tools for e in self.prototypes.values())
+            if tools or self.tool_format != "auto":
+                raise ValueError(f"EnvironmentSampler: {error}") from error
+            return None
 
     def _placed(self) -> Mapping[str | None, Environment]:
         """What environments are copies of, where they are to live."""
@@ -233,11 +245,9 @@ class EnvironmentSampler(SamplerAround):
         return replace(sampling, max_new_tokens=min(left, self.max_turn_tokens or left))
 
     def _spoken(self, episode: Episode, rollout: Rollout) -> None:
-        prefix = [*episode.prompt.token_ids, *episode.ids]
-        message = assistant_message(
-            self.source.tokenizer, rollout, prefix=prefix, tools=episode.environment.tools
-        )
-        episode.spoke(rollout, message)
+        prefix, tools = (*episode.prompt.token_ids, *episode.ids), episode.environment.tools
+        calls = self.reader(rollout.token_ids, prefix, tools) if self.reader and tools else ()
+        episode.spoke(rollout, assistant_message(rollout, calls))
 
     def _answers(self, running: Sequence[Episode], sampling: Sampling, *, last: bool) -> None:
         """What the environments say to the turns just taken."""

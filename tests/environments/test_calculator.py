@@ -9,7 +9,8 @@ import pytest
 from lgrpo_lightning.assets import calling
 from lgrpo_lightning.assets.make_arithmetic import build_tokenizer
 from lgrpo_lightning.environments.calculator import LONGEST, calculate
-from lgrpo_lightning.environments.calls import format_of, tool_calls
+from lgrpo_lightning.environments.call_reader import call_reader
+from lgrpo_lightning.environments.calls import tool_calls
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.types import Prompt
@@ -94,8 +95,9 @@ def test_examples_are_what_a_run_makes_of_the_turns(tokenizer: Any) -> None:
     chat = conversation(terms)
     prompt = Prompt(uid="0", text="", token_ids=(), messages=(chat[0],), columns={})
     assert template.prompt(prompt, None, [calculate]).text == calling.TOOLS + "41+7+30="
-    environment = ToolEnvironment([calculate], format="pythonic")
-    said = environment.respond(chat[1:2])
+    environment = ToolEnvironment([calculate])
+    calls = call_reader("auto", template)(template.ids(chat[1]["content"]), [], [calculate])
+    said = environment.respond([{**chat[1], "tool_calls": [call.message for call in calls]}])
     assert said == chat[2:3]
     between = template.between(said, tokenizer.eos_token_id, chat=True)
     assert tokenizer.decode(between) == calling.called(terms)[1]
@@ -110,4 +112,3 @@ def test_calls_of_a_message_are_written_as_the_model_writes_them(tokenizer: Any)
     function = {"name": found[0].name, "arguments": dict(found[0].arguments)}
     message = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
     assert tokenizer.apply_chat_template([message], tokenize=False) == f"{call}<eos>"
-    assert format_of(calling.TEMPLATE) == "json"  # so that a configuration names pythonic

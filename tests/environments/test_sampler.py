@@ -267,7 +267,7 @@ def test_around_a_forking_sampler_is_refused_by_nothing(policy: Policy) -> None:
         ({"environment": Echo(), "tools": ["tests.environments.partners.multiply"]}, "offers its own"),
         (
             {"tools": ["tests.environments.partners.multiply"], "tool_format": "xml"},
-            "possible are auto, hermes",
+            "possible are auto, transformers .*, hermes",
         ),
         ({"tools": ["tests.environments.partners.divide"]}, "has no 'divide'"),
         ({"tools": ["math.sqrt"]}, "cannot be described"),

@@ -9,51 +9,24 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.contracts import Sampler, Stream
-from lgrpo_lightning.environments.calls import FORMATS, tool_calls
+from lgrpo_lightning.environments.calls import tool_calls
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.samplers import EnvironmentSampler
 from lgrpo_lightning.samplers.text import decoded
-from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
+from lgrpo_lightning.types import Group, Message, Prompt, Rollout, Sampling
 from tests.environments import templates
 from tests.environments.partners import Counter, multiply, naughty, slowly
-from tests.environments.responses import RESPONSES
 
 
-@pytest.mark.parametrize("number", range(len(RESPONSES)))
-def test_calls_in_recorded_responses(number: int) -> None:
-    format, text, expected = RESPONSES[number]
-    found = tool_calls(text, format)
-    assert [(c.name, dict(c.arguments)) for c in found if not c.problem] == [
-        e for e in expected if e is not None
-    ]
-    assert [c.problem != "" for c in found] == [e is None for e in expected]
-
-
-def test_there_are_sixty_in_five_formats() -> None:
-    assert len(RESPONSES) >= 60
-    assert {format for format, _, _ in RESPONSES} == set(FORMATS)
-
-
-def test_they_are_those_that_the_tokenizer_of_trl_parses() -> None:
-    utils = pytest.importorskip("trl.chat_template_utils")
-    tokenizer, _ = templates.of("qwen3")
-    tokenizer = utils.add_response_schema(tokenizer)
-    compared = 0
-    for format, text, expected in RESPONSES:
-        if format != "hermes" or None in expected or not expected or '"arguments": "' in text:
-            continue  # TRL leaves JSON within JSON as it is
-        ids = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
-        theirs = utils.parse_response(tokenizer, ids, prefix=[]).get("tool_calls") or []
-        calls = [(c["function"]["name"], c["function"]["arguments"]) for c in theirs]
-        assert calls == expected, text
-        compared += 1
-    assert compared > 5
+def said(text: str) -> Message:
+    """A turn as the sampler hands it to an environment."""
+    calls = [call.message for call in tool_calls(text, "hermes")]
+    return {"role": "assistant", "content": text, "tool_calls": calls}
 
 
 def answers(call: str, *functions: Any, **options: Any) -> list[str]:
-    environment = ToolEnvironment(functions, format="hermes", **options)
-    found = environment.respond([{"role": "assistant", "content": f"<tool_call>{call}</tool_call>"}])
+    found = ToolEnvironment(functions, **options).respond([said(f"<tool_call>{call}</tool_call>")])
     return [str(m["content"]) for m in found or []]
 
 
@@ -213,7 +186,7 @@ def test_what_a_call_may_still_change_is_not_used_again(model: Policy) -> None:
             time.sleep(3)
             return "done"
 
-    environment = ToolEnvironment(factory=Slow, format="hermes", timeout=0.2)
+    environment = ToolEnvironment(factory=Slow, timeout=0.2)
     environment.reset({})
-    environment.respond([{"role": "assistant", "content": call("wait")}])
+    environment.respond([said(call("wait"))])
     assert environment.lost

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.environment import Environment
-from lgrpo_lightning.environments.calls import ToolCall
 from lgrpo_lightning.environments.isolation.recipe import described
 from lgrpo_lightning.environments.isolation.worker import NotAskedError
 from lgrpo_lightning.environments.isolation.workers import Seat, Workers
 from lgrpo_lightning.environments.limits import StateLostError, class_name, patience
+from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.types import Message
 
@@ -77,7 +77,7 @@ class ProcessEnvironment(Environment):
 
 
 class ProcessToolEnvironment(ToolEnvironment):
-    """Reads the calls of a turn here, and has them made in a process.
+    """Has the calls of a turn made in a process.
 
     Functions without an object remember nothing: where a call ends their process they go on in another. An object is
     lost with its process.
@@ -92,7 +92,7 @@ class ProcessToolEnvironment(ToolEnvironment):
 
     def __init__(self, workers: Workers, name: str | None, prototype: ToolEnvironment) -> None:
         self.workers, self.name, self.prototype = workers, name, prototype
-        self.held, self.format, self.timeout = prototype.held, prototype.format, prototype.timeout
+        self.held, self.timeout = prototype.held, prototype.timeout
         self.class_name = class_name(prototype)
         self.remembers = prototype.held.object is not None
         self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}

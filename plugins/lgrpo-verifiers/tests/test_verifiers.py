@@ -1,7 +1,6 @@
 """Environments of verifiers with the embedded model: what is trained is what was sampled, whatever drives the turns."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from lgrpo_verifiers.conversation import Conversation, Rules
 
 from lgrpo_lightning import Prompt, Sampling
 from lgrpo_lightning.contracts import Stream
-from lgrpo_lightning.environments.calls import FORMATS, ToolCall
+from lgrpo_lightning.environments.calls import FORMATS, Format
+from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
 from lgrpo_lightning.policy.loading import load_tokenizer
@@ -155,15 +155,17 @@ def test_it_is_cut_off_where_there_is_no_end(policy):
         assert all(r.applies and r.turns[-1].role == "assistant" and len(r.rewards) == 1 for r in cut)
 
 
-def numbers(text):
-    """A number that the policy writes is a call; that is what the embedded model can write."""
-    for found in re.findall(r"\d+", text):
-        yield ToolCall(name="c_add", arguments={"a": int(found), "b": 1})
+def number(text):
+    return [ToolCall(name="c_add", arguments={"a": int(text), "b": 1})]
+
+
+NUMBERS = Format(opens=r"(?=\d)", closes=r"(?<=\d)(?!\d)", read=number)
+"""A number that the policy writes is a call; that is what the embedded model can write."""
 
 
 def test_tools(policy, monkeypatch):
     """A tool that verifiers serves is called with what the policy wrote; its answer is masked."""
-    monkeypatch.setitem(FORMATS, "numbers", numbers)
+    monkeypatch.setitem(FORMATS, "numbers", NUMBERS)
     at = source(policy, TEMPLATE)
     sampler = VerifiersSampler("vf-tools", tool_format="numbers", max_turns=3)
     sampler.setup(at)
@@ -273,9 +275,8 @@ def test_a_stream_says_the_same(policy):
     from lgrpo_verifiers.wire import completion, with_calls
     from verifiers.v1.dialects import ChatDialect
 
-    message = with_calls(
-        {"role": "assistant", "content": '{"name": "f", "arguments": {"a": 1}}'}, format="json", name="x"
-    )
+    call = ToolCall(name="f", arguments={"a": 1}).message
+    message = with_calls({"role": "assistant", "content": "f", "tool_calls": [call]}, name="x")
     answer = completion(message, model="policy", name="x", cut=False, prompt=3, sampled=4)
     dialect = ChatDialect()
     parser = dialect.stream_parser()
@@ -329,7 +330,7 @@ def test_the_example(tmp_path):
         (lambda: VerifiersSampler("vf-sums", timeout=0), "timeout is 0; it must be above 0"),
         (
             lambda: VerifiersSampler("vf-sums", tool_format="xml"),
-            "tool_format is 'xml'; it must be one of auto",
+            "tool_format is 'xml'; possible are auto",
         ),
         (
             lambda: VerifiersSampler("vf-sums", sampler=EnvironmentSampler(tools=["os.getcwd"])),

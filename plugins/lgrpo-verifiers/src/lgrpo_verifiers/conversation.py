@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from lgrpo_lightning import Environment, Prompt, Rollout, Sampling
 from lgrpo_lightning.data.chats import rendered
+from lgrpo_lightning.environments.call_reader import CallReader, call_reader
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.messages import assistant_message
 from lgrpo_lightning.environments.template import TurnTemplate
@@ -47,6 +49,15 @@ class Rules:
     max_turns: int
     max_turn_tokens: int | None
     model: str
+
+    @cached_property
+    def reader(self) -> CallReader:
+        """What finds the calls of a turn.
+
+        Raises:
+            ValueError: None reads what the chat template writes.
+        """
+        return call_reader(self.tool_format, self.template)
 
 
 @dataclass(kw_only=True)
@@ -99,6 +110,8 @@ class Conversation:
     def _opens(self, body: Mapping[str, Any]) -> None:
         try:
             messages, tools = plain_messages(body["messages"]), body.get("tools") or None
+            if tools:
+                _ = self.rules.reader  # refused here, before a turn is drawn
             self.prompt = opened(self.rules.template, self.episode.prompt, messages, tools)
         except ValueError as error:
             raise ValueError(f"VerifiersSampler: prompt {self.prompt.uid!r}: {error}") from error
@@ -135,10 +148,8 @@ class Conversation:
     def spoke(self, turn: Rollout) -> Answer:
         """The policy has taken a turn: what the call is answered with."""
         prefix, name = self.ahead.token_ids, f"{self.prompt.uid}-{self.member}-{self.turns}"
-        found = assistant_message(
-            self.rules.template.tokenizer, turn, prefix=list(prefix), tools=self.tools or ()
-        )
-        message = with_calls(found, format=self.rules.tool_format, name=name) if self.tools else dict(found)
+        calls = self.rules.reader(turn.token_ids, prefix, self.tools) if self.tools else ()
+        message = with_calls(assistant_message(turn, calls), name=name)
         self.said = [*self.said, *plain_messages([message])]
         self.turns += 1
         self.episode.spoke(turn, message)

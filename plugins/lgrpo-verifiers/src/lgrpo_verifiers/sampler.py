@@ -8,7 +8,7 @@ from typing import Any
 
 from lgrpo_lightning import Group, Prompt, Rollout, Sampler, Sampling
 from lgrpo_lightning.contracts import Stream, WeightSource
-from lgrpo_lightning.environments.calls import FORMATS, format_of
+from lgrpo_lightning.environments.call_reader import check_format
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
@@ -36,8 +36,8 @@ class VerifiersSampler(SamplerAround):
         sampler: Who draws the turns. Default ``TransformersSampler()``.
         max_turns: Most turns of the policy in an episode.
         max_turn_tokens: Most tokens of one turn; null: what is left of the episode (``sampling.max_new_tokens``).
-        tool_format: How calls are written: "hermes" (also Qwen), "llama3", "mistral", "json" or "pythonic"; "auto"
-            reads it off the chat template.
+        tool_format: How calls are written, as in ``EnvironmentSampler``; "auto" is the format that reads back what the
+            chat template writes.
         timeout: Seconds that an environment may take from one call to the next, its beginning and its rewards included;
             an episode that takes longer is dropped.
         workers: Most episodes that run at a time.
@@ -67,10 +67,10 @@ class VerifiersSampler(SamplerAround):
             locals(),
             (max_turns >= 1, "max_turns", "at least 1"),
             (turn_tokens, "max_turn_tokens", "at least 1, or null"),
-            (tool_format in ("auto", *FORMATS), "tool_format", f"one of auto, {', '.join(FORMATS)}"),
             (timeout > 0, "timeout", "above 0"),
             (workers >= 1, "workers", "at least 1"),
         )
+        check_format(tool_format, "VerifiersSampler")
         super().__init__(sampler)
         if self.sampler.takes_turns:
             raise ValueError(
@@ -120,12 +120,9 @@ class VerifiersSampler(SamplerAround):
         return [self._group(group, play.shown.get(g), stripped) for g, group in enumerate(groups)]
 
     def _rules(self, sampling: Sampling) -> Rules:
-        written = getattr(self.source.tokenizer, "chat_template", None)
         return Rules(
             template=self.template,
-            tool_format=format_of(written if isinstance(written, str) else None)
-            if self.tool_format == "auto"
-            else self.tool_format,
+            tool_format=self.tool_format,
             sampling=sampling,
             max_turns=self.max_turns,
             max_turn_tokens=self.max_turn_tokens,

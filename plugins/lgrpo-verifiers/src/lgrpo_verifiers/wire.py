@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lgrpo_lightning.environments.calls import tool_calls
-
 TOO_LONG = "context_length_exceeded"
 """What an answer's error has as ``code`` where the conversation may not go on: the run ends with what was said."""
 
@@ -79,25 +77,21 @@ def completion(
     return Answer(status=200, body=body)
 
 
-def with_calls(message: Mapping[str, Any], *, format: str, name: str) -> dict[str, Any]:
-    """An assistant's message with the tool calls in its text. The text stays whole; malformed calls are text only.
+def with_calls(message: Mapping[str, Any], *, name: str) -> dict[str, Any]:
+    """An assistant's message as OpenAI has it. The text stays whole; malformed calls are text only.
 
     Args:
-        format: How calls are written, a key of ``lgrpo_lightning.environments.calls.FORMATS``.
         name: What the calls' ids begin with.
     """
-    parsed = [c.get("function") or {} for c in message.get("tool_calls") or ()]
-    found = [(str(f.get("name")), f.get("arguments") or {}) for f in parsed] or [
-        (c.name, c.arguments) for c in tool_calls(str(message["content"]), format) if not c.problem
-    ]
     plain = {"role": "assistant", "content": str(message["content"])}
+    found = [call["function"] for call in message.get("tool_calls") or () if not call.get("problem")]
     calls = [
         {
             "id": f"{name}-{number}",
             "type": "function",
-            "function": {"name": called, "arguments": json.dumps(dict(arguments))},
+            "function": {"name": called["name"], "arguments": json.dumps(called["arguments"])},
         }
-        for number, (called, arguments) in enumerate(found)
+        for number, called in enumerate(found)
     ]
     return {**plain, "tool_calls": calls} if calls else plain
 

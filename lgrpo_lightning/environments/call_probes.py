@@ -1,0 +1,64 @@
+"""How a chat template writes tool calls, tried with known ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from lgrpo_lightning.environments.template import TemplateError, TurnTemplate, calling_messages, common
+from lgrpo_lightning.environments.tool_call import ToolCall
+from lgrpo_lightning.types import Message
+
+PROBES: tuple[tuple[ToolCall, ...], ...] = (
+    (
+        ToolCall(
+            name="probe_weather",
+            arguments={
+                "city": "Zürich, 12", "code": "75001", "days": 3, "share": -0.5, "metric": True,
+                "near": {"names": ["a b", "c"], "lat": 47.4}, "hours": [6, 18],
+            },
+        ),
+    ),
+    (ToolCall(name="probe_now"), ToolCall(name="probe_weather", arguments={"city": "Bern"})),
+)  # fmt: skip
+"""Calls that are written by the template and read again: texts, numbers, nested objects; two, one without arguments."""
+
+TYPES = {
+    "city": "string", "code": "string", "days": "integer", "share": "number", "metric": "boolean",
+    "near": "object", "hours": "array",
+}  # fmt: skip
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": "A probe.", "parameters": parameters}}
+    for name, parameters in (
+        ("probe_now", {"type": "object", "properties": {}}),
+        ("probe_weather", {"type": "object", "properties": {k: {"type": t} for k, t in TYPES.items()}}),
+    )
+]
+
+
+def written(
+    template: TurnTemplate, probes: Sequence[Sequence[ToolCall]] = PROBES
+) -> Iterator[tuple[Sequence[ToolCall], str, str]]:
+    """(calls, prompt, turn) of the probes that the template writes, in the first form of message that it takes."""
+    for calls in probes:
+        messages = calling_messages([{"name": c.name, "arguments": dict(c.arguments)} for c in calls])
+        turns = (_turn(template, message) for message in messages)
+        if found := next((t for t in turns if t and all(c.name in t[1] for c in calls)), None):
+            yield calls, *found
+
+
+def _turn(template: TurnTemplate, message: Message) -> tuple[str, str] | None:
+    """(prompt, turn) as the template writes them; None where it refuses the message."""
+    user = {"role": "user", "content": "Hello."}
+    try:
+        closed = template.rendered([user])
+        asked = template.rendered([user], add_generation_prompt=True)
+        whole = template.rendered([user, message])
+    except TemplateError:
+        return None
+    if whole.startswith(asked):
+        return asked, whole[len(asked) :].rstrip()
+    start = common(closed, whole)  # a turn is begun otherwise than it is written later
+    header = common(asked[start:], whole[start:])
+    start += len(re.sub(r"<[^<>]*\Z", "", whole[start:][:header]))
+    return whole[:start], whole[start:].rstrip()
