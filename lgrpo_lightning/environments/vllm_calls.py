@@ -14,7 +14,7 @@ def vllm_parser(name: str, tokenizer: Any) -> Callable[[str, Sequence[Any]], lis
     """(text of a turn, tools) → calls, as vLLM's server finds them. No engine is needed.
 
     Raises:
-        ValueError: vLLM is not installed, or has no parser of that name.
+        ValueError: vLLM is not installed, or has no parser of that name, or none for this tokenizer.
     """
     try:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -35,4 +35,18 @@ def vllm_parser(name: str, tokenizer: Any) -> Callable[[str, Sequence[Any]], lis
         found = kind(tokenizer, request.tools).extract_tool_calls(text[reasoned(text) :], request)
         return [ToolCall.of(call.function.name, call.function.arguments) for call in found.tool_calls]
 
-    return read
+    try:
+        read("", ())
+    except Exception as error:
+        raise ValueError(
+            f"tool_format: vLLM's tool parser {name!r} does not go with this tokenizer, or not with whole turns: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+    def guarded(text: str, tools: Sequence[Any]) -> list[ToolCall]:
+        try:
+            return read(text, tools)
+        except Exception as error:  # a turn of the policy may be anything
+            return [ToolCall(problem=f"{type(error).__name__}: {error}")]
+
+    return guarded

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -266,6 +268,11 @@ MARKS = (
     "<tool_call>", "</tool_call>", "<tool_call>{", "[TOOL_CALLS]", "<|tool_call>call:a{", "[a(b=", "{", "[", "<think>",
     "<parameter=a>", "<tool_call>\n<function=a>\n<parameter=a>\n", '{"name": "', "```json\n",
 )  # fmt: skip
+
+
+def test_the_docs_have_a_row_for_each_format() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|.*\| this library \|$", page, re.MULTILINE) == [*FORMATS]
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.contracts import Sampler, Stream
+from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.calls import tool_calls
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
@@ -190,3 +191,69 @@ def test_what_a_call_may_still_change_is_not_used_again(model: Policy) -> None:
     environment.reset({})
     environment.respond([said(call("wait"))])
     assert environment.lost
+
+
+@pytest.mark.parametrize(
+    ("turn", "answer"),
+    [
+        ("It is 12.", None),
+        ("", None),
+        ('{"answer": 12}', None),
+        ("[3, 4]", None),
+        ('{"name": "multiply", "arguments": {"a": 3, "b": 4}}', None),  # without the marks of the template
+        (f"<think>{call('multiply', a=3, b=4)}</think>It is 12.", None),
+        ("<think>Perhaps <tool_call>", None),
+        (f"<think>{call('multiply', a=3, b=4)}</think>{call('multiply', a=3, b=4)}", "12"),
+        (f"It is{call('multiply', a=3, b=4)}12.", "12"),
+        (f"<tool_call>{call('multiply', a=3, b=4)}", "malformed: not JSON"),
+        (call("multiply", a=3, b=4).removesuffix("</tool_call>"), "malformed: </tool_call> is missing"),
+        ("I could use <tool_call>, and it is 12.", "malformed: </tool_call> is missing"),
+        ('<tool_call>{"name": "multiply", "argum</tool_call>', "malformed: not JSON"),
+        ("<tool_call></tool_call>", "malformed: there is nothing in it"),
+        (call("divide", a=3, b=4), "There is no tool 'divide'; there are multiply"),
+        (
+            '<tool_call>{"name": "multiply", "arguments": null}</tool_call>',
+            "missing a required argument: 'a'",
+        ),
+    ],
+)
+def test_which_turns_end_an_episode(model: Policy, turn: str, answer: str | None) -> None:
+    """None: this one does; else what the policy reads before it goes on."""
+    group, _ = episodes(model, [turn, "Done."], tools=["tests.environments.partners.multiply"])
+    messages = [m for t in group.rollouts[0].turns for m in t.messages]
+    assert [m["role"] for m in messages] == ["assistant", "tool", "assistant"][: 3 if answer else 1]
+    if answer is not None:
+        assert answer in messages[1]["content"]
+
+
+class Reading(Environment):
+    """An environment with tools whose calls come parsed."""
+
+    tools = (multiply,)
+
+    def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
+        calls = turns[-1].get("tool_calls", ())
+        return [{"role": "tool", "name": "multiply", "content": str(c)} for c in calls] or None
+
+
+def test_an_environment_is_given_the_calls(model: Policy) -> None:
+    said = [f"{call('multiply', a=3, b=4)}<tool_call>?</tool_call>", "Done."]
+    group, _ = episodes(model, said, environment=Reading())
+    message, well, ill = (m for t in group.rollouts[0].turns[:2] for m in t.messages)
+    assert message["content"] == said[0]
+    assert well["content"] == str(
+        {"type": "function", "function": {"name": "multiply", "arguments": {"a": 3, "b": 4}}}
+    )
+    assert "'problem': 'not JSON" in ill["content"]
+
+
+def test_a_format_that_is_not_the_templates_is_refused_before_the_first_turn(model: Policy) -> None:
+    tool = "tests.environments.partners.multiply"
+    with pytest.raises(
+        ValueError, match="EnvironmentSampler: tool_format is 'json', and the chat template writes"
+    ):
+        scripted(model, [], tools=[tool], tool_format="json")
+    with pytest.raises(
+        ValueError, match=r"parser of vLLM, which cannot be imported|vLLM has no tool parser 'none'"
+    ):
+        scripted(model, [], tools=[tool], tool_format="vllm:none")
