@@ -112,11 +112,11 @@ def pairs(head: str, pair: str, tail: str) -> Reader:
     begins, part, ends = (re.compile(pattern, re.DOTALL) for pattern in (head, pair, tail))
 
     def read(text: str) -> list[ToolCall]:
-        calls, at = [], 0
+        calls, at = list[ToolCall](), 0
         while text[at:].strip() or not calls:
             if not (name := begins.match(text, at)):
                 raise ValueError("there is no name, or what follows an argument is not understood")
-            at, values = name.end(), {}
+            at, values = name.end(), dict[str, str]()
             while found := part.match(text, at):
                 values[found[1].strip()], at = found[2], found.end()
             if not (end := ends.match(text, at)):
