@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from lgrpo_lightning.environments.template import TemplateError, TurnTemplate, calling_messages, common
+from lgrpo_lightning.environments.template import TemplateError, TurnTemplate, common
 from lgrpo_lightning.environments.tool_call import ToolCall
-from lgrpo_lightning.types import Message
 
 PROBES: tuple[tuple[ToolCall, ...], ...] = (
     (
@@ -39,17 +38,18 @@ TOOLS = [
 def written(
     template: TurnTemplate, probes: Sequence[Sequence[ToolCall]] = PROBES
 ) -> Iterator[tuple[Sequence[ToolCall], str, str]]:
-    """(calls, prompt, turn) of the probes that the template writes, in the first form of message that it takes."""
+    """(calls, prompt, turn) of the probes that the template writes."""
     for calls in probes:
-        messages = calling_messages([{"name": c.name, "arguments": dict(c.arguments)} for c in calls])
-        turns = (_turn(template, message) for message in messages)
-        if found := next((t for t in turns if t and all(c.name in t[1] for c in calls)), None):
+        found = _turn(template, calls)
+        if found and all(call.name in found[1] for call in calls):
             yield calls, *found
 
 
-def _turn(template: TurnTemplate, message: Message) -> tuple[str, str] | None:
+def _turn(template: TurnTemplate, calls: Sequence[ToolCall]) -> tuple[str, str] | None:
     """(prompt, turn) as the template writes them; None where it refuses the message."""
     user = {"role": "user", "content": "Hello."}
+    named = [{**call.message, "id": f"probe000{n}"} for n, call in enumerate(calls)]
+    message = {"role": "assistant", "content": "", "tool_calls": named}
     try:
         closed = template.rendered([user])
         asked = template.rendered([user], add_generation_prompt=True)

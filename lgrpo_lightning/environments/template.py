@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,26 +81,21 @@ class TurnTemplate:
         """
         if not chat:
             return tuple(self.ids("".join(str(m["content"]) for m in messages)))
-        closed, whole = self._around(messages)
+        for turn in _turns_before(messages):
+            before = [{"role": "user", "content": "Hello."}, turn]
+            closed = self.rendered(before)
+            if MARK in closed:
+                break
+        whole = self.rendered([*before, *messages], add_generation_prompt=True)
+        if MARK not in whole:
+            raise TemplateError(
+                "The chat template does not show an assistant's turn that another message follows, so that what stands "
+                "between turns is not known. Take another template (policy.tokenizer)."
+            )
         ends, rest = (text[text.rindex(MARK) + len(MARK) :] for text in (closed, whole))
         start, end = self._end_of_turn(rest[: common(ends, rest)])
         ids = self.ids(rest[end if last in self.ends else start :])
         return tuple(ids[1:] if ids and ids[0] == last else ids)
-
-    def _around(self, messages: Sequence[Message]) -> tuple[str, str]:
-        """A turn with ``MARK`` as the last one, and before ``messages``: of the first kind that the template shows."""
-        refused: list[TemplateError] = []
-        for turn in _turns_before(messages):
-            before = [{"role": "user", "content": "Hello."}, turn]
-            try:
-                closed = self.rendered(before)
-                whole = self.rendered([*before, *messages], add_generation_prompt=True)
-            except TemplateError as error:
-                refused.append(error)
-                continue
-            if MARK in closed and MARK in whole:
-                return closed, whole
-        raise (refused or [TemplateError(HIDDEN)])[0]
 
     def _end_of_turn(self, text: str) -> tuple[int, int]:
         """Where the token that ends a turn begins and ends in what closes it; the text's end where there is none."""
@@ -149,33 +143,18 @@ def common(one: str, other: str) -> int:
 MARK = "QZ-ANSWER-QZ"
 """Stands for what the assistant says."""
 
-HIDDEN = (
-    "The chat template does not show an assistant's turn that another message follows, so that what stands between "
-    "turns is not known. Take another template (policy.tokenizer)."
-)
-
 
 def _turns_before(messages: Sequence[Message]) -> list[Message]:
     """Turns of the assistant that may stand before ``messages``, the best first.
 
-    Some templates want to see the call that a tool answers; others show none. Some take arguments as JSON text.
+    Some templates want to see the call that a tool answers; others show none.
     """
     plain = {"role": "assistant", "content": MARK}
     if messages[0]["role"] != "tool":
         return [plain]
-    call = {"name": str(messages[0].get("name", "unknown")), "arguments": {MARK: MARK}}
-    return [*calling_messages([call]), plain]
-
-
-def calling_messages(calls: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Messages with tool calls in the forms that chat templates take: arguments as JSON text, content null."""
-    return [
-        {"role": "assistant", "content": content, "tool_calls": [
-            {"id": f"call0000{n}", "type": "function", "function": {
-                **c, "arguments": json.dumps(c["arguments"], ensure_ascii=False) if text else c["arguments"]
-            }} for n, c in enumerate(calls)
-        ]} for text in (False, True) for content in ("", None)
-    ]  # fmt: skip
+    name = str(messages[0].get("name", "unknown"))
+    call = {"type": "function", "function": {"name": name, "arguments": {MARK: MARK}}}
+    return [{"role": "assistant", "content": "", "tool_calls": [call]}, plain]
 
 
 def _appended(messages: Sequence[Message], text: str | None) -> tuple[Message, ...]:

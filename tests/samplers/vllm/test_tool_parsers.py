@@ -142,7 +142,7 @@ TOOLS = [
 def outcome(name: str) -> str:
     """The kinds of calls that a parser reads otherwise than they were written."""
     tokens = " ".join(SYNTAX[name](calls) for calls in KINDS.values())
-    tokens += "<tool_call></tool_call><seed:tool_call></seed:tool_call><|tool_call|>[TOOL_CALLS][ARGS]"
+    tokens += "<tool_call></tool_call><seed:tool_call></seed:tool_call><|tool_call|>[TOOL_CALLS][ARGS]<tool_calls></tool_calls><|python_tag|>"
     find = vllm_parser(name, templates.tokenizer(tokens))
     wrong = []
     for kind, calls in KINDS.items():
@@ -152,3 +152,35 @@ def outcome(name: str) -> str:
     if find("It is 3.", TOOLS):
         wrong.append("none")
     return ", ".join(wrong)
+
+
+OTHERWISE = {
+    "glm45": "marks", "glm47": "marks", "granite4": "marks", "hermes": "marks", "qwen3_json": "marks",
+    "phi4_mini_json": "nested",
+}  # fmt: skip
+"""What vLLM's parsers themselves read wrongly: closing marks within a string, lists within arguments."""
+
+SILENT = ("cohere_command3", "cohere_command4", "hf", "openai")
+"""Names whose parsers read no whole turns."""
+
+
+@pytest.mark.parametrize("name", SYNTAX)
+def test_calls_are_read_as_the_models_write_them(name: str) -> None:
+    assert outcome(name) == OTHERWISE.get(name, "")
+
+
+def test_every_parser_can_be_named() -> None:
+    """Those without a syntax above: a plain answer has no calls, or the name is refused before the first step."""
+    marks = "<tool_calls></tool_calls><tool_call></tool_call><|python_tag|>"
+    tokenizer = templates.tokenizer(marks)
+    for name in sorted(set(manager.list_registered()) - set(SYNTAX)):
+        if name in SILENT:
+            with pytest.raises(ValueError, match=f"vLLM's tool parser '{name}' does not go with"):
+                vllm_parser(name, tokenizer)
+            continue
+        try:
+            find = vllm_parser(name, tokenizer)
+        except ValueError as error:  # its marks are no tokens of this tokenizer
+            assert "could not locate" in str(error), name
+        else:
+            assert find("It is 3.", TOOLS) == [], name
