@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -142,8 +144,11 @@ TOOLS = [
 def outcome(name: str) -> str:
     """The kinds of calls that a parser reads otherwise than they were written."""
     tokens = " ".join(SYNTAX[name](calls) for calls in KINDS.values())
-    tokens += "<tool_call></tool_call><seed:tool_call></seed:tool_call><|tool_call|>[TOOL_CALLS][ARGS]<tool_calls></tool_calls><|python_tag|>"
-    find = vllm_parser(name, templates.tokenizer(tokens))
+    tokens += "<tool_call></tool_call><seed:tool_call></seed:tool_call><tool_calls></tool_calls>"
+    tokens += "<|tool_call|>[TOOL_CALLS][ARGS]<|python_tag|>"
+    tokenizer = templates.tokenizer(tokens)
+    tokenizer.add_tokens(re.findall(r"</[\w:]+>", tokens), special_tokens=True)
+    find = vllm_parser(name, tokenizer)
     wrong = []
     for kind, calls in KINDS.items():
         found = find(SYNTAX[name](calls), TOOLS)
@@ -178,9 +183,5 @@ def test_every_parser_can_be_named() -> None:
             with pytest.raises(ValueError, match=f"vLLM's tool parser '{name}' does not go with"):
                 vllm_parser(name, tokenizer)
             continue
-        try:
-            find = vllm_parser(name, tokenizer)
-        except ValueError as error:  # its marks are no tokens of this tokenizer
-            assert "could not locate" in str(error), name
-        else:
-            assert find("It is 3.", TOOLS) == [], name
+        with contextlib.suppress(ValueError):  # its marks are no tokens of this tokenizer
+            assert vllm_parser(name, tokenizer)("It is 3.", TOOLS) == [], name
