@@ -75,7 +75,8 @@ class Rollout:
         token_ids: The completion, the end-of-sequence token included where it was sampled.
         logprobs: ``[T]`` fp32, of the distribution really sampled from.
         text: The completion as text, without the tokens that ``Sampling.strip_special_tokens`` strips.
-        text_ends: Length of ``text`` after each token, in characters; ``T`` non-decreasing numbers.
+        text_ends: Length of ``text`` after each token, in characters; ``T`` non-decreasing numbers. Of the whole
+            characters, where a token ends inside one.
         finish_reason: "stop" (end of sequence or a stop string) or "length".
         mask: ``[T]`` bool; False on tokens that are not the model's own (a tool's output). In what a segmenter is
             given, on all that are not trained.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.insight.diagnosis import Finding, findings
 from lgrpo_lightning.insight.recorded_run import RecordedRun
+from lgrpo_lightning.records.plain import as_json
 from lgrpo_lightning.run_folder.names import shown
 
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
         report(error)
         return 2
     if options.json:
-        print(json.dumps([as_json(finding) for finding in found]))
+        print(as_json([plain_values(finding) for finding in found]))
     else:
         print(described(run, found))
     return 1 if found else 0
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def as_json(finding: Finding) -> dict[str, Any]:
+def plain_values(finding: Finding) -> dict[str, Any]:
     """A finding as plain values."""
     return {
         "name": finding.rule.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lgrpo_lightning.records.plain import as_json
 from lgrpo_lightning.run_folder.names import set_aside, shown
 from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.strategies.ranks import data_rank
@@ -27,7 +27,7 @@ class PredictionWriter(Callback):
     there already is kept as ``<name>.old-<n>``. Nothing is written under ``fast_dev_run``.
 
     Args:
-        format: "parquet" or "jsonl". In JSON lines ``columns`` and ``extras`` are objects and NaN is null.
+        format: "parquet" or "jsonl". In JSON lines ``columns`` and ``extras`` are objects, and NaN and infinities null.
         path: The file; None is ``<default_root_dir>/predictions.<format>``.
     """
 
@@ -100,6 +100,4 @@ class PredictionWriter(Callback):
 def json_lines(table: Any) -> Iterator[str]:
     """The rows of a ``rollout_table`` as JSON objects, one a line."""
     for row in table.to_pylist():
-        plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-        objects = {name: json.loads(row[name]) for name in ("columns", "extras")}
-        yield json.dumps(plain | objects, ensure_ascii=False)
+        yield as_json(row | {name: json.loads(row[name]) for name in ("columns", "extras")})

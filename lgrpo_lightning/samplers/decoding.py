@@ -23,7 +23,7 @@ from lgrpo_lightning.samplers.cache import (
 )
 from lgrpo_lightning.samplers.left_padding import by_length, takes_left_padding
 from lgrpo_lightning.samplers.noise import gumbel_argmax
-from lgrpo_lightning.samplers.text import WRITTEN_OUT, Stops
+from lgrpo_lightning.samplers.stops import Stops, StopSearch
 from lgrpo_lightning.samplers.truncation import truncated_logits
 from lgrpo_lightning.types import Sampling
 
@@ -123,6 +123,7 @@ class Decoding:
         entropies = torch.zeros(rows, limit, device=self.device) if self.with_entropies else None
         lengths = torch.full((rows,), limit, device=self.device)
         done = torch.zeros(rows, dtype=torch.bool, device=self.device)  # by request
+        self.searches = [StopSearch(self.tokenizer, self.stops) for _ in requests]
         checked = 0  # first position whose text was not looked through for stop strings
         for t in range(limit):
             abandon_if_stopping()
@@ -264,12 +265,6 @@ class Decoding:
             self.mask = self.mask.index_select(0, rows)
 
     def _at_stop_string(self, tokens: Tensor, t: int) -> Tensor:
-        """``[R]`` bool: the text of the row now contains a stop string."""
-        hit = torch.zeros(len(self.rows), dtype=torch.bool, device=self.device)
-        if not self.sampling.stop:
-            return hit
-        reach = max(map(len, self.sampling.stop)) + 4
-        rows = tokens[self.rows, max(0, t + 1 - reach) : t + 1].tolist()
-        tails = [[i for i in row if i not in self.stops.hidden] for row in rows]
-        texts = self.tokenizer.batch_decode(tails, **WRITTEN_OUT)
-        return torch.tensor([any(s in x for s in self.sampling.stop) for x in texts], device=self.device)
+        """``[R]`` bool: with token ``t`` the text of the row contains a stop string; asked for one after another."""
+        at = zip(self.rows.tolist(), tokens[self.rows, t].tolist(), strict=True)
+        return torch.tensor([self.searches[row].append(i) for row, i in at], device=self.device)

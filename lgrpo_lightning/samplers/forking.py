@@ -12,6 +12,7 @@ import torch
 from lgrpo_lightning.contracts import Sampler, Stream
 from lgrpo_lightning.options import require
 from lgrpo_lightning.samplers.around import SamplerAround
+from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.types import Fork, Group, Prompt, Rollout, Sampling
 
@@ -43,8 +44,9 @@ class ForkingSampler(SamplerAround):
     tokens.
 
     The freely drawn members are those that ``sampler`` draws without forks. Log-probs and entropies of a prefix taken
-    over are the first member's; ``Rollout.fork`` says whose it is and where it ends. Everything is keyed by the stream
-    and the prompt's uid, so that a resumed run forks the same.
+    over are the first member's; ``Rollout.fork`` says whose it is and where it ends. A stop string ends a fork also
+    where it begins in the prefix. Everything is keyed by the stream and the prompt's uid, so that a resumed run forks
+    the same.
 
     Args:
         sampler: Who draws. Default ``TransformersSampler()``.
@@ -164,18 +166,17 @@ class ForkingSampler(SamplerAround):
         return replace(prompt, uid=branch.name, token_ids=(*prompt.token_ids, *taken))
 
     def _joined(self, first: Rollout, rest: Rollout, branch: Branch, sampling: Sampling) -> Rollout:
-        """The prefix of ``first`` and what was drawn after it, as one completion."""
-        at = branch.position
-        ids = (*first.token_ids[:at], *rest.token_ids)
+        """The prefix of ``first`` and what was drawn after it, as one completion, up to its first stop string."""
+        at, tokenizer = branch.position, self.source.tokenizer
         ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
-        text, text_ends = decoded(
-            self.source.tokenizer, ids, stripped_tokens(self.source.tokenizer, ends, sampling)
-        )
+        ids = (*first.token_ids[:at], *rest.token_ids)
+        stripped = stripped_tokens(tokenizer, ends, sampling)
+        text, text_ends = decoded(tokenizer, ids, stripped)
         entropies = None
         if first.entropies is not None and rest.entropies is not None:
             entropies = torch.cat([first.entropies[:at], rest.entropies])
         taken = first.mask[:at] if self.train_prefix else torch.zeros(at, dtype=torch.bool)
-        return Rollout(
+        joined = Rollout(
             token_ids=ids,
             logprobs=torch.cat([first.logprobs[:at], rest.logprobs]),
             text=text,
@@ -186,3 +187,4 @@ class ForkingSampler(SamplerAround):
             entropies=entropies,
             fork=Fork(member=branch.member, position=at) if at else None,
         )
+        return Stops.of(tokenizer, sampling.stop, ends).cut(tokenizer, joined, stripped)

@@ -1,14 +1,16 @@
-"""From token ids to text, where in the text each token ends, and which stop strings are tokens."""
+"""From token ids to text, and where in the text each token ends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from lgrpo_lightning.types import Sampling
 
 REPLACEMENT = "�"
+LONGEST = 32
+"""Tokens of white space alone, or without text, that a window may grow by."""
 
 
 def stripped_tokens(tokenizer: Any, ends: Sequence[int], sampling: Sampling) -> frozenset[int]:
@@ -30,36 +32,6 @@ def end_ids(tokenizer: Any, ends: Sequence[int]) -> set[int]:
     return {*ends, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stops:
-    """How stop strings are found, in both samplers: as tokens, or in the text with special tokens written out.
-
-    Attributes:
-        token_ids: Of the stop strings that are a token of their own, such as ``<|im_end|>`` or a tool tag.
-        hidden: Ids without text: end of sequence and padding, unless a stop string names them.
-        written_out: Whether any stop string meets a special token's text, so that these have to be written out.
-    """
-
-    token_ids: tuple[int, ...] = ()
-    hidden: frozenset[int] = frozenset()
-    written_out: bool = False
-
-    @classmethod
-    def of(cls, tokenizer: Any, stop: Sequence[str], ends: Sequence[int]) -> Stops:
-        """Those of ``sampling.stop``; ``ends`` as in ``stripped_tokens``."""
-        if not stop:
-            return cls()
-        added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
-        named = {number for number, text in added.items() if any(text in s for s in stop)}
-        hidden = end_ids(tokenizer, ends) - named
-        parts = {number for number, text in added.items() if any(s in text for s in stop)} - hidden
-        return cls(
-            token_ids=tuple(number for number, text in added.items() if text in stop),
-            hidden=frozenset(hidden),
-            written_out=bool(named | parts),
-        )
-
-
 def plain_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
     """The text of the ids, special tokens written out and nothing put between tokens."""
     text: str = tokenizer.decode(list(token_ids), **WRITTEN_OUT)
@@ -75,7 +47,8 @@ def decoded(
 ) -> tuple[str, tuple[int, ...]]:
     """(text, its length in characters after each token).
 
-    A token that ends inside a character ends where the character before it does; the last one ends the text.
+    A token ends where the whole characters of decoding the tokens up to it end, as far as they stay in the text: inside
+    a character that is where the character before it ends. The last one ends the text.
 
     Args:
         stripped: Ids that give no text, from ``stripped_tokens``; other special tokens are written out. None: the
@@ -85,36 +58,56 @@ def decoded(
         stripped = stripped_tokens(tokenizer, (), Sampling())
     kept = [i for i in token_ids if i not in stripped]
     text = plain_text(tokenizer, kept)
-    ends = iter(_ends(tokenizer, kept, len(text)))
+    ends = iter(_ends(tokenizer, tuple(kept), text))
     spread: list[int] = []
     for i in token_ids:
         spread.append((spread[-1] if spread else 0) if i in stripped else next(ends))
     return text, tuple(spread)
 
 
-def _ends(tokenizer: Any, token_ids: Sequence[int], length: int) -> list[int]:
-    """Where each of the ids ends in their text of ``length`` characters."""
+def _ends(tokenizer: Any, ids: tuple[int, ...], text: str) -> list[int]:
+    """Where each of the ids ends in their text.
+
+    Decoding all ids before each end is quadratic. A window of the last few gives the same where it begins between two
+    characters and goes on as the text does; elsewhere (a clean-up that reaches back) all of them are decoded.
+    """
     ends: list[int] = []
-    start = end = 0  # tokens before `start` are settled; their text has `end` characters
-    for t in range(len(token_ids)):
-        window = token_ids[max(0, start - 1) : t + 1]
-        piece = _piece(tokenizer, tuple(window), has_context=start > 0)
-        if piece.endswith(REPLACEMENT) and len(window) < 8:
-            ends.append(end)
-            continue
-        end = min(end + len(piece), length)
-        ends.append(end)
-        start = t + 1
+    before = start = end = 0  # ids[:start] are text[:end], and ids[before:start] the window's context
+    broken = ""  # what ids[start:] are each by itself
+    for t, newest in enumerate(ids, 1):
+        if text.startswith(REPLACEMENT, end):
+            alone = _known(tokenizer, (newest,))
+            broken += alone
+            if alone and not broken.strip(REPLACEMENT) and text.startswith(broken, end):
+                ends.append(end)  # bytes that become no character
+                continue
+        context, window = _known(tokenizer, ids[before:start]), _known(tokenizer, ids[before:t])
+        goes_on = window.startswith(context)
+        piece = window[len(context) :]
+        if window.endswith(REPLACEMENT):
+            whole = piece.rstrip(REPLACEMENT) if goes_on else ""
+            reached = end + _agreeing(whole, text[end : end + len(whole)])
+        elif goes_on and text.startswith(piece, end):
+            if piece.strip() or t - before > LONGEST:  # white space alone may be stripped where a text begins
+                before = start
+            start = t
+            end, broken = end + len(piece), ""
+            reached = end
+        else:
+            exact = plain_text(tokenizer, ids[:t])
+            reached = _agreeing(exact, text)
+            if reached == len(exact) >= end:
+                before, start, end, broken = start, t, reached, ""
+        ends.append(max(reached, ends[-1] if ends else 0))
     if ends:
-        ends[-1] = length
+        ends[-1] = len(text)
     return ends
 
 
-def _piece(tokenizer: Any, window: tuple[int, ...], *, has_context: bool) -> str:
-    """The text that the window adds after its first token (all of it where that is not context). Remembered."""
-    cache: dict[tuple[tuple[int, ...], bool], str] = tokenizer.__dict__.setdefault("_lgrpo_pieces", {})
-    key = (window, has_context)
-    if key not in cache:
-        before = plain_text(tokenizer, window[:1]) if has_context else ""
-        cache[key] = plain_text(tokenizer, window)[len(before) :]
-    return cache[key]
+def _agreeing(a: str, b: str) -> int:
+    """Number of characters with which both begin."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+_known = lru_cache(maxsize=2**16)(plain_text)
+"""The same, remembered: most windows are a pair of tokens that was there before."""

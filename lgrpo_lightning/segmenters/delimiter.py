@@ -24,9 +24,10 @@ class DelimiterSegmenter(StepSegmenter):
     differ from those over exact tokens: they forgive white space, another tokenisation and the
     end-of-sequence token, and they end at the end of a step instead of at the first differing token.
 
-    A token belongs to the step in which its first character lies; a token without text of its own (such as
-    the end of sequence) to the step of the token before it. A step ends after its delimiter. A step of white
-    space alone, unless ``normalize`` is "none", and a step in which no token begins, join the step before.
+    A token belongs to the step in which its first character lies; a token without text of its own (the end of
+    sequence, a byte that does not complete its character) to the step of the token before it. A step ends after
+    its delimiter. A step of white space alone, unless ``normalize`` is "none", and a step in which no token
+    begins, join the step before.
 
     Args:
         delimiter: Where a step ends: "line" (a newline), "paragraph" (a blank line) or a regular expression,

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from lgrpo_lightning.callbacks import PredictionWriter
+from lgrpo_lightning.records.prediction_writer import json_lines
 from lgrpo_lightning.records.rollout_rows import rollout_table
 from tests.callbacks.stub import StubModule, simple_batch, trainer
 
@@ -38,6 +39,31 @@ def test_nan_is_null_in_json(tmp_path: Path) -> None:
     trainer(tmp_path, PredictionWriter(format="jsonl")).predict(Module(), return_predictions=False)
     first = json.loads((tmp_path / "predictions.jsonl").read_text().splitlines()[0])
     assert first["reward"] is None
+
+
+def test_no_bare_nan_in_lists_and_objects() -> None:
+    """JSON has no NaN and no Infinity."""
+    import pyarrow as pa
+
+    nan, infinite = float("nan"), float("inf")
+    table = pa.table(
+        {
+            "columns": ['{"x": NaN}'],
+            "extras": ["{}"],
+            "logprobs": [[nan, -infinite, 1.0]],
+            "turns": [[{"start": nan, "rewards": [infinite, 2.0]}]],
+            "reward": [infinite],
+        }
+    )
+    (line,) = json_lines(table)
+    assert "NaN" not in line
+    assert json.loads(line) == {
+        "columns": {"x": None},
+        "extras": {},
+        "logprobs": [None, None, 1.0],
+        "turns": [{"start": None, "rewards": [None, 2.0]}],
+        "reward": None,
+    }
 
 
 def test_an_older_file_is_kept(tmp_path: Path) -> None:

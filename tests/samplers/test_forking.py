@@ -170,3 +170,20 @@ def test_a_run_with_forks_resumes_exactly(tmp_path: Path) -> None:
     assert table["token_ids"].map(list).tolist() == rollouts(cut)["token_ids"].map(list).tolist()
     for name, tensor in checkpoint(whole)["state_dict"].items():  # type: ignore[attr-defined]
         assert torch.equal(tensor, checkpoint(cut)["state_dict"][name])  # type: ignore[index]
+
+
+def test_a_stop_string_that_begins_in_the_prefix_ends_the_fork(policy: Policy) -> None:
+    """Whatever two characters follow each other across the cut, as well as elsewhere."""
+    free = drawn(policy, share=0.75)
+    across = [r.text[at - 1 : at + 1] for g in free for r in g.rollouts if r.fork and (at := r.fork.position)]
+    stop = next(s for s in across if len(s) == 2)
+    found = forking(policy, share=0.75).sample(
+        prompts(), 8, sampling=Sampling(max_new_tokens=24, stop=(stop,)), stream=STREAM
+    )
+    ended = [r for g in found for r in g.rollouts if stop in r.text]
+    assert any(r.fork and len(r) == r.fork.position + 1 for r in ended)
+    for rollout in ended:
+        assert rollout.finish_reason == "stop"
+        assert rollout.text.index(stop) + 2 == len(rollout.text) == rollout.text_ends[-1]
+        assert stop not in rollout.text[: rollout.text_ends[-2]]
+        assert len(rollout.logprobs) == len(rollout.mask) == len(rollout)

@@ -11,7 +11,8 @@ from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.rewards import FormatMatch
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.samplers.text import Stops, decoded, stripped_tokens
+from lgrpo_lightning.samplers.stops import Stops
+from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.segmenters import DelimiterSegmenter
 from lgrpo_lightning.types import Group, Prompt, Sampling
 from tests.models import make_model, tokenizer

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 
 from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
-from lgrpo_lightning.samplers.text import Stops, decoded, stripped_tokens
+from lgrpo_lightning.samplers.stops import Stops
+from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, probe_prompt
 from lgrpo_lightning.samplers.vllm.isolation import isolated
 from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
@@ -135,8 +136,9 @@ class VLLMSampler(Sampler):
             self._check(requests[:1], drawn[:1], sampling)
         ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
         stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
+        stops = Stops.of(self.source.tokenizer, sampling.stop, ends)
         return [
-            Group(prompt=prompt, rollouts=tuple(self._rollout(c, stripped) for c in completions))
+            Group(prompt=prompt, rollouts=tuple(self._rollout(c, stops, stripped) for c in completions))
             for prompt, completions in zip(prompts, drawn, strict=True)
         ]
 
@@ -242,10 +244,11 @@ class VLLMSampler(Sampler):
             self.transport.wake()
             self.asleep = False
 
-    def _rollout(self, drawn: Completion, stripped: frozenset[int]) -> Rollout:
+    def _rollout(self, drawn: Completion, stops: Stops, stripped: frozenset[int]) -> Rollout:
+        """With no token after a stop string: the engine sees characters later where they are spelled in bytes."""
         assert self.version is not None
         text, ends = decoded(self.source.tokenizer, drawn.token_ids, stripped)
-        return Rollout(
+        rollout = Rollout(
             token_ids=drawn.token_ids,
             logprobs=torch.tensor(drawn.logprobs),
             text=text,
@@ -255,6 +258,7 @@ class VLLMSampler(Sampler):
             weight_version=self.version,
             entropies=None if drawn.entropies is None else torch.tensor(drawn.entropies),
         )
+        return stops.cut(self.source.tokenizer, rollout, stripped)
 
 
 def trainer_ranks() -> tuple[int, int]:

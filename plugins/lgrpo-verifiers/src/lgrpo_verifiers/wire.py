@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lgrpo_lightning.records.plain import as_json
+
 TOO_LONG = "context_length_exceeded"
 """What an answer's error has as ``code`` where the conversation may not go on: the run ends with what was said."""
 
@@ -89,7 +91,7 @@ def with_calls(message: Mapping[str, Any], *, name: str) -> dict[str, Any]:
         {
             "id": f"{name}-{number}",
             "type": "function",
-            "function": {"name": called["name"], "arguments": json.dumps(called["arguments"])},
+            "function": {"name": called["name"], "arguments": as_json(called["arguments"])},
         }
         for number, called in enumerate(found)
     ]
