@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lgrpo_lightning.contracts import Stream
 from lgrpo_lightning.policy import Policy, PolicyConfig
@@ -20,9 +21,7 @@ from lgrpo_lightning.policy.source import PolicySource
 from lgrpo_lightning.policy.training_noise import set_training_noise
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.types import Prompt, Sampling
-from tests.architectures.__main__ import model_types
 from tests.architectures.tiny import tiny
-from tests.architectures.trial import NOT_TRIED
 from tests.models import far_from_uniform, tokenizer
 from tests.runs import fit, rollouts, train_metrics
 
@@ -111,7 +110,7 @@ def test_rows_of_mixed_length(model_type: str, kind: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("model_type", [m for m in model_types() if m not in NOT_TRIED])
+@pytest.mark.parametrize("model_type", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 def test_rows_of_mixed_length_of_every_family(model_type: str, kind: str, tmp_path: Path) -> None:
     try:
         policy = Policy(PolicyConfig(path=str(write(model_type, kind, tmp_path))))
