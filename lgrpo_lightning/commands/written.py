@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from lgrpo_lightning.migration.whose import owner, remedy
+
 CONFIG_FLAGS = ("--config", "-c")
 
 
@@ -43,7 +45,7 @@ def entries(words: Sequence[str]) -> list[Entry]:
 
     Raises:
         FileNotFoundError: A configuration file is not there.
-        ValueError: It is no YAML, or no mapping; the message has the line.
+        ValueError: It is no YAML or no mapping, and the message has the line; or another library's.
     """
     found: list[Entry] = []
     for flag, value in _flags(words):
@@ -91,6 +93,8 @@ def _of_file(name: str) -> list[Entry]:
             f"{name} {what}. A configuration has the keys trainer, model and data, as in "
             "configs/quickstart.yaml."
         )
+    if library := owner(str(key.value) for key, _ in node.value):
+        raise ValueError(f"{name} is written for {library}, not for `lgrpo`. {remedy(library, name)}")
     return list(_of_node(node, "", name))
 
 

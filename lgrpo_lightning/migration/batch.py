@@ -115,4 +115,5 @@ def write_batch(draft: Draft, made: Batch, processes: int) -> None:
     draft.remarks += made.remarks
     if processes > 1:
         draft.put("trainer.devices", processes, "--processes; prompts_per_step is that of all of them")
-        draft.put("trainer.strategy", "ddp", "or fsdp2")
+        if "trainer.strategy" not in draft.lines:
+            draft.put("trainer.strategy", "ddp", "or fsdp2")

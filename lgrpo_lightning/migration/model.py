@@ -27,9 +27,9 @@ def write_policy(draft: Draft) -> None:
     """The keys ``model.policy``, and ``trainer.precision``, which goes with the type of the weights."""
     path = draft.value("model_name_or_path")
     if path is None:
-        draft.remark(
-            f"model.policy.path: {draft.recipe.name} names no model; here it is the small one for sums."
-        )
+        unread = "model_name_or_path" in draft.recipe.unread
+        said = "that is no literal" if unread else f"{draft.recipe.name} names none"
+        draft.put("model.policy.path", None, f"fill in the model: {said}")
     else:
         draft.put("model.policy.path", path, "model_name_or_path")
     _write_precision(draft, _write_arguments(draft))
@@ -74,6 +74,8 @@ def _write_precision(draft: Draft, dtype: str) -> None:
 
 def _write_lora(draft: Draft) -> None:
     """The keys ``model.policy.lora``."""
+    if "use_peft" in draft.recipe.unread:
+        draft.put("model.policy.lora", "", "fill in the options of peft_config, which is not read")
     if not draft.value("use_peft"):
         return
     for field, name in LORA.items():

@@ -28,7 +28,8 @@ TRL_PAGE = """# From TRL
 
 `lgrpo import-trl FILE` prints the configuration for `lgrpo fit` that does what a file asks TRL's GRPO for. `FILE` is
 the YAML of `trl grpo --config`, or a script with a `GRPOConfig(…)`. A script is parsed and never run: literals are
-read, and what is none is told as a comment.
+read, and what is none is told as a comment. A model or adapter that is none has to be filled in: `lgrpo fit` refuses
+the file before.
 
 ```bash
 lgrpo import-trl grpo.yaml
@@ -45,7 +46,8 @@ by a test. Other draws, another order of prompts and mini-batches of whole group
 The estimator is `GRPO`; `--model.advantage_estimator=LambdaGRPO` is what changes to λ-GRPO.
 
 A script's reward functions are named by import path: one that the script imports by that, one that it defines as
-`<script>_rewards.<name>`, for it has to be moved to a module of its own. `tools` and `environment_factory` become an
+`<script>_rewards.<name>`, for it has to be moved to a module of its own: importing the script would train. Where the
+training stands behind `if __name__ == "__main__":` it is `<script>.<name>`. `tools` and `environment_factory` become an
 `EnvironmentSampler` likewise ([environments](environments.md)), an environment's `get_reward` an `EnvironmentReward`.
 
 The tables are of TRL {version} and made from `lgrpo_lightning/migration`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ class Recipe:
     Attributes:
         name: The file.
         given: The fields that it sets, by name.
+        unread: Fields that it sets to what only running it would tell.
         rewards: Its reward functions, in order.
         tools: Functions that the model may call.
         environments: What makes its environments, by the names in the data column ``environment``; "" for all rows.
@@ -64,6 +65,7 @@ class Recipe:
 
     name: str
     given: Mapping[str, Given]
+    unread: Set[str] = frozenset()
     rewards: tuple[Imported, ...] = ()
     tools: tuple[Imported, ...] = ()
     environments: Mapping[str, Imported] = field(default_factory=dict)
@@ -78,6 +80,8 @@ class Recipe:
 
     def place(self, field: str) -> str:
         """The field and where it was written."""
+        if field in self.unread:
+            return field
         return f"{field} ({self.given[field].place})" if field in self.given else f"{field}, TRL's default"
 
     def refuse(self, field: str, possible: str) -> ValueError:

@@ -79,12 +79,29 @@ class Script:
         except (ValueError, TypeError, SyntaxError) as error:
             raise NotLiteralError(ast.unparse(node)) from error
 
+    @property
+    def trains_on_import(self) -> bool:
+        """Whether importing it calls ``GRPOTrainer``, or a function of its own that may."""
+        starts = {"GRPOTrainer", *self.functions}
+        deferred = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        return any(
+            isinstance(inner, ast.Call) and called(inner) in starts
+            for node in self.tree.body
+            if not isinstance(node, deferred) and not _is_guard(node)
+            for inner in ast.walk(node)
+        )
+
     def literal(self, node: ast.expr | None) -> Any:
         """The value, or None where there is none that can be read."""
         try:
             return None if node is None else self.value(node)
         except NotLiteralError:
             return None
+
+
+def _is_guard(node: ast.stmt) -> bool:
+    """Whether it is ``if __name__ == "__main__":``."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 def called(call: ast.Call) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 
 from lgrpo_lightning.migration.recipe import Imported
@@ -73,7 +74,9 @@ def _imported(script: Script, node: ast.expr, kind: str) -> Imported:
     if isinstance(node, ast.Name) and node.id in script.imports:
         return Imported(path=script.imports[node.id])
     if isinstance(node, ast.Name) and node.id in (own := script.functions | script.classes):
-        module = f"{script.path.stem}_{kind}"
+        if script.path.stem.isidentifier() and not script.trains_on_import:
+            return Imported(path=f"{script.path.stem}.{text}")
+        module = re.sub(r"\W", "_", f"{script.path.stem}_{kind}")
         said = f"{text} ({script.place(own[text])}): put it into {module}.py; "
         return Imported(
             path=f"{module}.{text}", said=f"{said}importing {script.path.name} would start its training."

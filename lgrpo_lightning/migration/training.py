@@ -18,6 +18,10 @@ OPTIMIZERS = {
     "rmsprop": "torch.optim.RMSprop",
     "adagrad": "torch.optim.Adagrad",
 }
+SHARDED = (
+    "fsdp2 shards parameters, gradients and optimizer states, as ZeRO-3 does; of its configuration nothing is read, "
+    "and offloading has no match."
+)
 
 
 def write_length(draft: Draft, made: Batch, rows: int | None) -> None:
@@ -89,9 +93,7 @@ def write_trainer(draft: Draft, made: Batch) -> None:
             draft.remark("a share of all steps there; here it counts rollouts: set it by hand.", field)
     if draft.value("use_cpu"):
         draft.put("trainer.accelerator", "cpu", "use_cpu")
-    for field in ("deepspeed", "fsdp"):
-        if draft.value(field):
-            draft.put("trainer.strategy", "fsdp2", f"{field}: its own options have no match")
+    _write_strategy(draft)
     _write_logger(draft)
     strategy, every = draft.value("save_strategy"), made.rollouts(draft.value("save_steps"))
     if strategy == "steps":
@@ -102,6 +104,18 @@ def write_trainer(draft: Draft, made: Batch) -> None:
         draft.remark(
             "checkpoints are counted in rollouts: RolloutCheckpoint, BestCheckpoint.", "save_strategy"
         )
+
+
+def _write_strategy(draft: Draft) -> None:
+    """``fsdp2`` for whatever shards; what it was configured by is told."""
+    for field in ("deepspeed", "fsdp", "accelerate_config"):
+        value = draft.value(field)
+        if field == "accelerate_config" and not str(value).startswith(("zero", "fsdp")):
+            if value not in (None, "single_gpu", "multi_gpu"):
+                draft.remark("not read; where it shards, trainer.strategy is fsdp2.", field)
+        elif value or field in draft.recipe.unread:
+            draft.put("trainer.strategy", "fsdp2", field)
+            draft.remark(SHARDED, field)
 
 
 def _write_logger(draft: Draft) -> None:

@@ -48,8 +48,8 @@ TRAINING_ROWS: tuple[Row, ...] = (
     ("eval_on_start", False, "model.validation.at_start", "true by default here"),
     ("resume_from_checkpoint", None, "ckpt_path", "checkpoints of TRL do not load here; their weights do, as a model"),
     ("use_cpu", False, "trainer.accelerator", "`cpu`"),
-    ("deepspeed", None, "trainer.strategy", "`fsdp2`"),
-    ("fsdp", None, "trainer.strategy", "`fsdp2`"),
+    ("deepspeed", None, "trainer.strategy", "`fsdp2`, which shards as ZeRO-3 does; of its file nothing is read"),
+    ("fsdp", None, "trainer.strategy", "`fsdp2`, which shards as ZeRO-3 does; of its file nothing is read"),
     ("ddp_timeout", 1800, "RankWatch.timeout_minutes", "seconds there"),
     ("push_to_hub", False, "", "`lgrpo export` writes the folder to upload"),
     ("dataloader_num_workers", 0, "", "prompts are in memory"),
@@ -81,6 +81,8 @@ SCRIPT_ROWS: tuple[Row, ...] = (
     ("dataset_streaming", False, "", "sets are read whole before the first step"),
     ("datasets", None, "PromptFile", "one set: a file, a folder, a pattern or a hub data set"),
     ("reward_funcs", None, "RewardFunction.function", "an import path; TRL's own are in `trl.rewards`"),
+    ("accelerate_config", None, "trainer.strategy", "`fsdp2` for `zero1`, `zero2`, `zero3`, `fsdp1` and `fsdp2`"),
+    ("num_processes", None, "trainer.devices", "said to `lgrpo import-trl` by `--processes N`"),
     ("reward_model_name_or_path", None, "model.reward_model", "no such component here: write one, or a function"),
 )
 

@@ -10,20 +10,28 @@ from typing import Any
 import yaml
 
 from lgrpo_lightning.migration.recipe import DataSet, Given, Imported, Recipe
+from lgrpo_lightning.migration.whose import OURS, owner, remedy
 
 RATE = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 """A number that YAML takes for text, and TRL's parser for a number: ``1e-6``."""
 OF_TRL = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")
 """Reward functions that ``trl grpo`` knows by name."""
 
+OPTIONS = "A file for `trl grpo --config` has one option a line: beta: 0.04"
+
 
 def read_yaml(path: Path) -> Recipe:
     """What the file asks for.
 
     Raises:
-        ValueError: It is no YAML, or no mapping.
+        ValueError: It is no YAML, no mapping, or no file of TRL's.
     """
     given = _given(path)
+    if (library := owner(given)) != "TRL":
+        if set(given) & OURS and library is None:
+            raise ValueError(f"{path} is no file for TRL: its keys are those of `lgrpo fit --config {path}`.")
+        written = f"is written for {library}" if library else "has no option of TRL's GRPO"
+        raise ValueError(f"{path} {written}. {remedy(library, str(path)) if library else OPTIONS}")
     values = {name: one.value for name, one in given.items()}
     train = evaluation = None
     if values.get("dataset_name"):
@@ -58,9 +66,7 @@ def _given(path: Path) -> dict[str, Given]:
             f"{path}{line}: not valid YAML: {error.problem}. Check the indentation there and one line above."
         ) from error
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError(
-            f"{path} holds no keys. A file for `trl grpo --config` has one option a line: beta: 0.04"
-        )
+        raise ValueError(f"{path} holds no keys. {OPTIONS}")
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     return {
         str(name): Given(value=_number(value), place=f"{path}, line {lines.get(str(name), 1)}")

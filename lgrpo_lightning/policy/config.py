@@ -69,6 +69,11 @@ class PolicyConfig:
     model_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.path:  # null passes the parser
+            raise ValueError(
+                f"model.policy.path is {'null' if self.path is None else 'empty'}; it must be the name or folder of a "
+                "model, such as Qwen/Qwen2.5-0.5B-Instruct."
+            )
         for key in ("eos_tokens", "extra_eos_tokens", "suppress_tokens"):
             if (tokens := getattr(self, key)) is not None:
                 listed(f"policy.{key}", tokens, of=(str, int))

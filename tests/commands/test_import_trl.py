@@ -100,6 +100,8 @@ def test_what_it_prints_of_the_example(folder: Path, capsys: pytest.CaptureFixtu
         ("a.toml", "", "a file for TRL ends with .yaml"),
         ("a.yaml", "beta: [", "a.yaml, line 1: not valid YAML"),
         ("a.yaml", "- beta", "a.yaml holds no keys"),
+        ("a.yaml", "model: {}", "a.yaml is no file for TRL: its keys are those of `lgrpo fit"),
+        ("a.yaml", "a: 1", "a.yaml has no option of TRL's GRPO"),
         (
             "a.yaml",
             "beta: 0.1\nloss_type: dapoo",
@@ -133,6 +135,36 @@ def test_refusals(
     said = capsys.readouterr().err
     assert said.startswith("lgrpo: ")
     assert says in said
+
+
+@pytest.mark.parametrize(
+    ("text", "whose", "remedy"),
+    [
+        ("actor_rollout_ref: {rollout: {n: 8}}\ntrainer: {nnodes: 1}", "verl", "docs/from-verl.md"),
+        ("actor: {eps_clip: 0.2}\nrollout: {batch_size: 8}", "OpenRLHF", "docs/from-verl.md"),
+        ("base_model: a\nrl: grpo\nlearning_rate: 1e-6", "axolotl", "docs/from-trl.md"),
+        ("model_name_or_path: a\nfinetuning_type: lora", "LLaMA-Factory", "docs/from-trl.md"),
+        ("model_name_or_path: a\nbeta: 0.1", "TRL", "`lgrpo import-trl a.yaml`"),
+    ],
+)
+def test_files_of_other_libraries_are_known(
+    text: str, whose: str, remedy: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither command makes a default configuration of them."""
+    (folder / "a.yaml").write_text(text)
+    for words in (["fit", "--config=a.yaml"], ["import-trl", "a.yaml"])[: 1 if whose == "TRL" else 2]:
+        assert cli.main(words) == 2
+        said = capsys.readouterr().err
+        assert f"a.yaml is written for {whose}" in said
+        assert remedy in said
+
+
+def test_the_model_has_to_be_filled_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.yaml").write_text("max_steps: 1")
+    assert cli.main(["import-trl", "a.yaml"]) == 0
+    (folder / "run.yaml").write_text(capsys.readouterr().out)
+    assert cli.main(["fit", "--config=run.yaml", "--model.reward_model=ExactMatch"]) == 2
+    assert "model.policy.path is null; it must be the name or folder of a model" in capsys.readouterr().err
 
 
 def test_numbers_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

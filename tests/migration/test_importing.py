@@ -37,6 +37,22 @@ def test_prompts_and_mini_batches(
     assert config["trainer"].get("devices", 1) == processes
 
 
+@pytest.mark.parametrize(
+    ("text", "strategy"),
+    [
+        ("deepspeed: zero3.json", "fsdp2"),
+        ("fsdp: full_shard", "fsdp2"),
+        ("accelerate_config: zero2", "fsdp2"),
+        ("accelerate_config: multi_gpu", "ddp"),
+        ("beta: 0.0", "ddp"),
+    ],
+)
+def test_what_shards_becomes_fsdp2_on_any_number_of_processes(text: str, strategy: str, made: Any) -> None:
+    config, said = made(text, processes=8)
+    assert config["trainer"]["strategy"] == strategy
+    assert ("of its configuration nothing is read" in said) == (strategy == "fsdp2")
+
+
 def test_what_is_not_as_in_trl_is_said(made: Any) -> None:
     few = "per_device_train_batch_size: 4\nsteps_per_generation: 8\nnum_generations: 16"
     assert "TRL makes 8 optimizer steps of a generation batch" in made(few)[1]
@@ -52,7 +68,7 @@ def test_defaults_of_trl_are_written(made: Any) -> None:
     assert config["model"]["sampling"] == {"max_new_tokens": 512}
     assert config["model"]["schedule"] == {"name": "linear"}
     assert config["model"]["advantage_estimator"] == {"class_path": "GRPO"}
-    assert config["model"]["policy"] == {"gradient_checkpointing": True}
+    assert config["model"]["policy"] == {"path": None, "gradient_checkpointing": True}
     assert "max_new_tokens: 512  # max_completion_length: TRL's default" in text
     assert "LambdaGRPO" in text
     assert "objective" not in config["model"]
@@ -80,7 +96,7 @@ def test_the_end_of_a_schedule(made: Any) -> None:
         ("top_k: 20\nmin_p: 0.1", "sampling", {"top_k": 20, "min_p": 0.1, "max_new_tokens": 512}),
         ("generation_kwargs: {stop: x, top_p: 0.5}", "sampling", {"max_new_tokens": 512, "stop": ["x"], "top_p": 0.5}),
         ("dtype: bfloat16\ngradient_checkpointing: false\nmodel_init_kwargs: {a: 1}", "policy",
-         {"gradient_checkpointing": False, "model_kwargs": {"a": 1}}),
+         {"path": None, "gradient_checkpointing": False, "model_kwargs": {"a": 1}}),
         ("use_vllm: true\nvllm_gpu_memory_utilization: 0.5\nvllm_enable_sleep_mode: true", "sampler",
          {"class_path": "VLLMSampler", "init_args": {"engine": {"gpu_memory_utilization": 0.5}, "sleep_level": 2}}),
         ("use_vllm: true\nvllm_mode: server\nvllm_server_base_url: http://a:1/", "sampler",

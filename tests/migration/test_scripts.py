@@ -49,6 +49,26 @@ def test_the_rest_of_a_script(made: Any) -> None:
     assert "put it into train_rewards.py" in moved
 
 
+def test_a_guarded_script_is_imported_from(made: Any) -> None:
+    """Nothing has to move where importing the script does not train."""
+    train = "def near(completions): ...\ndef main():\n    GRPOTrainer('m', near)\n"
+    _, guarded = made(train + "if __name__ == '__main__':\n    main()\n", "train.py")
+    assert "function: train.near}" in guarded
+    assert "would start its training" not in guarded
+    _, bare = made(train + "main()\n", "my-train.py")
+    assert "function: my_train_rewards.near}" in bare
+
+
+def test_what_must_be_filled_in_is_refused_until_it_is(made: Any) -> None:
+    """A model, an adapter or DeepSpeed that is no literal: neither the small model nor ddp takes its place."""
+    text = "GRPOTrainer(name(), 'm.f', peft_config=lora(), args=GRPOConfig('out', deepspeed=DS))"
+    config, said = made(text, "train.py", processes=8)
+    assert config["model"]["policy"]["path"] is None
+    assert config["model"]["policy"]["lora"] == ""
+    assert config["trainer"]["strategy"] == "fsdp2"
+    assert "path: null  # fill in the model" in said
+
+
 AGENTS = """
 from mytools import multiply
 from trl import GRPOConfig, GRPOTrainer
