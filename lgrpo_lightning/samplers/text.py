@@ -75,7 +75,7 @@ def _ends(tokenizer: Any, ids: tuple[int, ...], text: str) -> list[int]:
     before = start = end = 0  # ids[:start] are text[:end], and ids[before:start] the window's context
     broken = ""  # what ids[start:] are each by itself
     for t, newest in enumerate(ids, 1):
-        if text.startswith(REPLACEMENT, end):
+        if in_broken := text.startswith(REPLACEMENT, end):
             alone = _known(tokenizer, (newest,))
             broken += alone
             if alone and not broken.strip(REPLACEMENT) and text.startswith(broken, end):
@@ -84,15 +84,15 @@ def _ends(tokenizer: Any, ids: tuple[int, ...], text: str) -> list[int]:
         context, window = _known(tokenizer, ids[before:start]), _known(tokenizer, ids[before:t])
         goes_on = window.startswith(context)
         piece = window[len(context) :]
-        if window.endswith(REPLACEMENT):
-            whole = piece.rstrip(REPLACEMENT) if goes_on else ""
-            reached = end + _agreeing(whole, text[end : end + len(whole)])
-        elif goes_on and text.startswith(piece, end):
+        if goes_on and not window.endswith(REPLACEMENT) and text.startswith(piece, end):
             if piece.strip() or t - before > LONGEST:  # white space alone may be stripped where a text begins
                 before = start
             start = t
             end, broken = end + len(piece), ""
             reached = end
+        elif window.endswith(REPLACEMENT) or (goes_on and in_broken):
+            whole = piece.rstrip(REPLACEMENT) if goes_on else ""
+            reached = end + _agreeing(whole, text[end : end + len(whole)])
         else:
             exact = plain_text(tokenizer, ids[:t])
             reached = _agreeing(exact, text)
