@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import shlex
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lgrpo_lightning.commands.messages import report
@@ -22,9 +21,8 @@ Further options go to vLLM as they are, after --:   lgrpo serve --config run.yam
 Then train with it:   lgrpo fit --config run.yaml --model.sampler.init_args.server.urls='["http://127.0.0.1:8000"]'
 
 The server starts with random weights; a run gives it the policy's. Its API key is the environment variable
-VLLM_API_KEY, in this command and in the run; away from this machine (--host) it is required.
+VLLM_API_KEY, or one that this command makes and writes to a file of yours, which runs on this machine read.
 """
-KEY = "VLLM_API_KEY"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,12 +39,38 @@ def _serve(argv: Sequence[str]) -> int:
     if "--" in argv:
         own, extra = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
     options = parser().parse_args(own[1:])
-    check_address(options.host, options.port, key=os.environ.get(KEY))
+    check_address(options.host, options.port)
     command = server_command(load_run(options.config), host=options.host, port=options.port) + extra
     print(shlex.join(command), flush=True)
     if not options.dry_run:
-        os.execve(command[0], command, {**os.environ, **ENVIRONMENT})
+        os.execve(
+            command[0], command, {**os.environ, **ENVIRONMENT, **gate_options(options.host, options.port)}
+        )
     return 0
+
+
+def gate_options(host: str, port: int) -> Mapping[str, str]:
+    """What the server lets in: the environment variables of ``Gate``."""
+    from lgrpo_lightning.samplers.vllm.gate import LOOPBACK_ONLY
+    from lgrpo_lightning.samplers.vllm.install import imported_vllm
+    from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback
+
+    imported_vllm()  # before a key is made for nothing
+    return {KEY: server_key(host, port), LOOPBACK_ONLY: str(int(is_loopback(host)))}
+
+
+def server_key(host: str, port: int) -> str:
+    """The key of the variable VLLM_API_KEY, or a new one; says where a run finds it."""
+    from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback, key_file, make_key
+
+    if key := os.environ.get(KEY):
+        return key
+    key, path = make_key(port), key_file(port)
+    print(f"API key: in {path}, for you alone." + (f" It is {key}" if sys.stdout.isatty() else ""))
+    if is_loopback(host):
+        print("Runs on this machine read it there. ", end="")
+    print(f"Elsewhere: export {KEY}=$(cat {path})", flush=True)
+    return key
 
 
 ENVIRONMENT = {
@@ -73,18 +97,12 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def check_address(host: str, port: int, *, key: str | None) -> None:
-    """Refuse an address that is taken, or open to others without a key.
+def check_address(host: str, port: int) -> None:
+    """Refuse an address that is taken.
 
     Raises:
-        ValueError: Others reach it and there is no key.
-        OSError: It is taken.
+        OSError: It is.
     """
-    if not key and not _is_loopback(host):
-        raise ValueError(
-            f"--host {host} lets other machines in, who could replace the weights. Set {KEY} here and in the run, for "
-            f"example {KEY}={secrets.token_urlsafe(12)}, or leave out --host to listen on this machine only."
-        )
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -94,13 +112,6 @@ def check_address(host: str, port: int, *, key: str | None) -> None:
                 f"Port {port} of {host} cannot be used ({error.strerror}). Choose another with --port, or stop what "
                 "listens there."
             ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def load_run(path: str) -> Mapping[str, Any]:
@@ -127,37 +138,47 @@ def server_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]
     """
     from lgrpo_lightning.policy import PolicyConfig
     from lgrpo_lightning.policy.loading import context_length, load_config
-    from lgrpo_lightning.samplers.vllm.install import imported_vllm
     from lgrpo_lightning.samplers.vllm.options import EngineOptions
-
-    imported_vllm()
-    from vllm.platforms import current_platform
 
     model = run["model"]
     policy = PolicyConfig.from_options(model.get("policy") or {})
     sampler = model.get("sampler")
     options = (sampler.get("init_args") or {}) if isinstance(sampler, dict) else {}
     engine = options.get("engine") or {}
-    config = load_config(policy)
+    config, cpu = load_config(policy), _on_cpu()
     arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).arguments(
         config,
         dtype=policy.dtype,
         longest_sequence=min(longest_sequence(run), context_length(config)),
-        cpu=current_platform.is_cpu(),
+        cpu=cpu,
         lora_rank=lora_rank(policy, config, engine.get("lora", "auto")),
         top=options.get("entropy_top", 0),
     )
-    if options.get("sleep_level") and not current_platform.is_cpu():
+    if options.get("sleep_level") and not cpu:
         arguments["enable_sleep_mode"] = True
     start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     return [
         *start,
         *("--model", policy.resolved_path, "--tokenizer", policy.resolved_tokenizer),
         *("--host", host, "--port", str(port)),
-        *("--middleware", "lgrpo_lightning.samplers.vllm.worker.RequireKey"),
+        *("--middleware", "lgrpo_lightning.samplers.vllm.gate.Gate"),
         *(["--revision", policy.revision] if policy.revision else []),
         *(word for name, value in arguments.items() for word in flag(name, value)),
     ]
+
+
+def _on_cpu() -> bool:
+    """Whether vLLM will run on the CPU; without vLLM, which a dry run does not need, whether PyTorch has no GPU."""
+    if find_spec("vllm") is None:
+        import torch
+
+        return not torch.cuda.is_available()
+    from lgrpo_lightning.samplers.vllm.install import imported_vllm
+
+    imported_vllm()
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
 
 
 def lora_rank(policy: PolicyConfig, config: Any, wanted: str) -> int | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from lgrpo_lightning.samplers.vllm.key import find_key
 from lgrpo_lightning.samplers.vllm.options import ServerOptions
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
 
@@ -119,7 +119,7 @@ class Server:
 
     def _call(self, path: str, body: bytes | None, seconds: float) -> Any:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.options.api_key_env):
+        if key := find_key(self.url, self.options.api_key_env):
             headers["Authorization"] = f"Bearer {key}"
         try:
             with urlopen(Request(self.url + path, body, headers), timeout=seconds) as answer:
@@ -142,9 +142,9 @@ class Server:
         text = error.read().decode(errors="replace")[:2000]
         if error.code in (502, 503, 504):
             return ServerLostError(f"{self.peer} answered {path} with {error.code}: {text}")
-        if error.code in (401, 403):
+        if error.code == 401:
             return VLLMError(
-                f"{self.peer} refused the API key ({error.code}). Set the environment variable "
-                f"{self.options.api_key_env} to the key that the server was started with (its VLLM_API_KEY)."
+                f"{self.peer} refused the API key. Set the environment variable {self.options.api_key_env} to the key "
+                "that the server was started with: its VLLM_API_KEY, or the key in the file that `lgrpo serve` named."
             )
         return RefusedError(f"{self.peer} answered {path} with {error.code}: {text}", error.code)

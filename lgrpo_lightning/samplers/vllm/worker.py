@@ -1,9 +1,7 @@
-"""What runs inside vLLM: the worker extension that loads weights, and the server's key check."""
+"""The worker extension that loads weights; it runs inside vLLM."""
 
 from __future__ import annotations
 
-import hmac
-import os
 import uuid
 from collections.abc import Iterable
 from typing import Any
@@ -105,24 +103,3 @@ def model_signature(config: Any) -> dict[str, Any]:
     """What two Hugging Face configurations must share for the weights of one to fit the other."""
     text = config.get_text_config()
     return {name: value for name in SIGNATURE if (value := getattr(text, name, None)) is not None}
-
-
-class RequireKey:
-    """ASGI middleware: every path but /health needs ``Authorization: Bearer <VLLM_API_KEY>``.
-
-    vLLM's own check leaves out /collective_rpc, which can replace the weights.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-        self.key = os.environ.get("VLLM_API_KEY", "")
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and scope["path"] != "/health" and self.key:
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + self.key.encode()):
-                await send({"type": "http.response.start", "status": 401, "headers": []})
-                await send({"type": "http.response.body", "body": b'{"error": "wrong or missing API key"}'})
-                return
-        await self.app(scope, receive, send)

@@ -6,15 +6,37 @@ from pathlib import Path
 import pytest
 
 from lgrpo_lightning.commands import serve
-from tests.samplers.vllm.engines import needs_vllm
+from lgrpo_lightning.samplers.vllm.key import find_key, make_key
 
 
-def test_others_may_not_come_in_without_a_key() -> None:
-    with pytest.raises(ValueError, match=r"--host 0.0.0.0 lets other machines in.*VLLM_API_KEY"):
-        serve.check_address("0.0.0.0", 8000, key=None)
-    serve.check_address("127.0.0.1", 0, key=None)
-    serve.check_address("localhost", 0, key=None)
-    serve.check_address("0.0.0.0", 0, key="secret")
+def test_a_key_is_made_for_this_user_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VLLM_API_KEY", "of-the-user")
+    assert serve.server_key("127.0.0.1", 8123) == "of-the-user"
+    monkeypatch.delenv("VLLM_API_KEY")
+    assert find_key("http://127.0.0.1:8123") is None
+    first, second = (serve.server_key("127.0.0.1", 8123) for _ in range(2))
+    assert len(first) >= 32
+    assert first != second
+    path = tmp_path / ".lgrpo" / "server-8123.key"
+    assert path.read_text() == second == find_key("http://localhost:8123/") == find_key("http://[::1]:8123")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert find_key("http://127.0.0.1:8124") is find_key("http://elsewhere:8123") is None
+    shown = capsys.readouterr().out
+    assert f"export VLLM_API_KEY=$(cat {path})" in shown
+    assert second not in shown  # not on a terminal
+
+
+def test_a_link_in_place_of_the_key_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".lgrpo").mkdir()
+    (other := tmp_path / "other").write_text("kept")
+    (tmp_path / ".lgrpo" / "server-8000.key").symlink_to(other)
+    make_key(8000)
+    assert other.read_text() == "kept"
 
 
 def test_a_taken_port(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -38,7 +60,6 @@ def test_flags() -> None:
     assert serve.flag("hf_overrides", {"a": 1}) == ["--hf-overrides", '{"a": 1}']
 
 
-@needs_vllm
 def test_the_servers_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(
         "model:\n  policy: {path: 'lgrpo:arithmetic'}\n"
@@ -57,6 +78,6 @@ def test_the_servers_command(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert serve.main(argv) == 0
     shown = capsys.readouterr().out
     for part in ("--max-model-len 128", "--dtype bfloat16", "--host 127.0.0.1", "--api-server-count 2",
-                 "--logprobs-mode processed_logprobs", "--max-logprobs 50", "RequireKey",
+                 "--logprobs-mode processed_logprobs", "--max-logprobs 50", "gate.Gate",
                  "WeightReceiver"):  # fmt: skip
         assert part in shown

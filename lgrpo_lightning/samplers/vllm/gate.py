@@ -1,0 +1,101 @@
+"""What a server lets in: requests with its key, from no web page, to the paths and methods that a run uses."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback
+
+OPEN = "/health"
+PATHS = {
+    OPEN, "/version", "/metrics", "/v1/models", "/v1/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
+    "/collective_rpc", "/reset_prefix_cache", "/sleep", "/wake_up",
+}  # fmt: skip
+METHODS = ("lgrpo_describe", "lgrpo_load_folder", "lgrpo_adapted")
+LOOPBACK_ONLY = "LGRPO_LOOPBACK_ONLY"
+
+
+class Gate:
+    """ASGI middleware (``--middleware``) in front of vLLM's server; its options are environment variables.
+
+    vLLM's own check of the key leaves out /collective_rpc, which calls any method of the worker.
+
+    Raises:
+        RuntimeError: There is no key in the variable VLLM_API_KEY.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.key = os.environ.get(KEY, "")
+        self.loopback_only = os.environ.get(LOOPBACK_ONLY) == "1"
+        if not self.key:
+            raise RuntimeError(f"{KEY} is not set. Start the server with `lgrpo serve`, which makes a key.")
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, or answer it with the reason why not."""
+        if scope["type"] == "http":
+            body = await _read_body(receive) if scope["path"] == "/collective_rpc" else None
+            if refusal := self._refusal(scope, body):
+                await _answer(send, *refusal)
+                return
+            await self.app(scope, receive if body is None else _replay(body, receive), send)
+        elif scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        else:  # a run opens no web sockets
+            await send({"type": "websocket.close", "code": 1008})
+
+    def _refusal(self, scope: Any, body: bytes | None) -> tuple[int, str] | None:
+        headers = {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if "origin" in headers:
+            return 403, "requests of web pages are refused"
+        if self.loopback_only and not is_loopback(urlsplit("//" + headers.get("host", "")).hostname or ""):
+            return 421, "the header Host does not name this machine"
+        if scope["path"] == OPEN:
+            return None
+        given = headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {self.key}".encode()):
+            return 401, "wrong or missing API key"
+        if scope["path"] not in PATHS:
+            return 403, f"{scope['path']} is not among the paths that a run uses"
+        if scope["method"] == "POST" and headers.get("content-type", "").split(";")[0] != "application/json":
+            return 415, "the content type is not application/json"
+        if body is not None and (method := _method(body)) not in METHODS:
+            return 403, f"the method {method!r} is not among {', '.join(sorted(METHODS))}"
+        return None
+
+
+def _method(body: bytes) -> Any:
+    try:
+        request = json.loads(body)
+    except ValueError:
+        return None
+    return request.get("method") if isinstance(request, Mapping) else None
+
+
+async def _read_body(receive: Any, limit: int = 2**20) -> bytes:
+    body, more = b"", True
+    while more and len(body) < limit:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body
+
+
+def _replay(body: bytes, receive: Any) -> Any:
+    """``receive`` whose first message is the body that was read."""
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive_again() -> Any:
+        return next(messages, None) or await receive()
+
+    return receive_again
+
+
+async def _answer(send: Any, status: int, reason: str) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"error": reason}).encode()})
