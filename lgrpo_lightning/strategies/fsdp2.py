@@ -23,6 +23,7 @@ from lgrpo_lightning.strategies.sharded_checkpoint import (
     numbered,
     parameter_names,
     pickles_refused,
+    refuse_damaged,
     renumbered,
 )
 
@@ -137,6 +138,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert module is not None
         if is_folder(path):
             return load_folder(path, self.model, self.optimizers, strict=module.strict_loading)
+        refuse_damaged(path)
         with pickles_refused(path):
             checkpoint: dict[str, Any] = torch.load(
                 path, mmap=True, map_location="cpu", weights_only=weights_only

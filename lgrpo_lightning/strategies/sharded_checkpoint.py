@@ -13,8 +13,10 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.load import _METADATA_FILENAME
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.optim import Optimizer
 
+from lgrpo_lightning.strategies.archive import damaged_entry
 from lgrpo_lightning.strategies.sharded_metadata import reader
 
 OPTIMIZER = re.compile(r"optimizer_(\d+)")
@@ -37,6 +39,7 @@ class AnyCheckpointIO(TorchCheckpointIO):
         """
         if is_folder(path):
             return whole_checkpoint(path)
+        refuse_damaged(path)
         cpu: Any = "cpu"  # Lightning's default, a function, does not load subclasses of tensors
         with pickles_refused(path):
             return super().load_checkpoint(path, cpu, weights_only)
@@ -47,18 +50,68 @@ def pickles_refused(path: str | Path) -> Iterator[None]:
     """Read a checkpoint inside: one that could run code is refused, with the option that reads it.
 
     Raises:
-        ValueError: It holds more than tensors, numbers and text.
+        ValueError: It holds more than tensors, numbers and text; a folder is damaged, or lacks a file.
     """
     try:
         yield
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" ({found[1]})" if found else ""
+        raise _pickled(path, error) from error
+    except (CheckpointException, OSError) as error:
+        reason = (
+            next(e for e, _ in error.failures.values()) if isinstance(error, CheckpointException) else error
+        )
+        if isinstance(reason, pickle.UnpicklingError):
+            raise _pickled(path, reason) from error
+        if not Path(path).is_dir():
+            raise
+        there = ", ".join(sorted(p.name for p in Path(path).iterdir()))
         raise ValueError(
-            f"The checkpoint {path} holds Python objects{what} beside tensors, numbers and text. Reading them can "
-            "run code, so it was not read. If you trust who wrote it: --weights_only=false, in Python "
-            "weights_only=False of the Trainer's call."
+            f"The checkpoint {path} cannot be read ({type(reason).__name__}: {reason}). In it: {there}. Every rank "
+            "wrote a file: copy the folder with those of all nodes, or take another checkpoint."
         ) from error
+
+
+def _pickled(path: str | Path, error: Exception) -> ValueError:
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    what = f" ({found[1]})" if found else ""
+    return ValueError(
+        f"The checkpoint {path} holds Python objects{what} beside tensors, numbers and text. Reading them can run "
+        "code, so it was not read. If you trust who wrote it, and it is a file: --weights_only=false, in Python "
+        "weights_only=False of the Trainer's call."
+    )
+
+
+def refuse_damaged(path: str | Path) -> None:
+    """Refuse a file whose bytes do not have the checksums that were written with them.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if "://" not in str(path) and (bad := damaged_entry(Path(path))):
+        raise ValueError(
+            f"The checkpoint {path} is damaged: its bytes are not those that were written ({bad}). Take another one."
+        )
+
+
+def entries_of(folder: str | Path) -> tuple[Any, Mapping[str, Any]]:
+    """The reader of a folder and what its index names: weights and the state of optimizers, nothing else.
+
+    Raises:
+        ValueError: It names something else, or weights that are no tensors.
+    """
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    index = reader(folder)
+    names: Mapping[str, Any] = index.read_metadata().state_dict_metadata
+    for name, kind in names.items():
+        part = name.partition(".")[0]
+        if not (
+            OPTIMIZER.fullmatch(part) or (part == "state_dict" and isinstance(kind, TensorStorageMetadata))
+        ):
+            raise ValueError(
+                f"The checkpoint {folder} holds {name!r}, which no run writes. It was not read: take another one."
+            )
+    return index, names
 
 
 def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[str, Any]:
@@ -70,31 +123,29 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
     Raises:
         ValueError: It is no such folder, or a file in it is missing.
     """
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+    from lgrpo_lightning.strategies.sharded_reading import WholePlanner
 
     folder, found = Path(path), dict[str, Any]()
     if not is_folder(folder):
         raise ValueError(
             f"{folder} is no checkpoint: it has no {_METADATA_FILENAME}, so its writing was cut off."
         )
-    plan: Any = _EmptyStateDictLoadPlanner
-    planner = plan({"state_dict"} if only_weights else None)
-    try:
-        with pickles_refused(folder):
-            index = reader(folder)
-        _load_state_dict(found, storage_reader=index, planner=planner, no_dist=True)
-    except (CheckpointException, OSError) as error:
-        there = ", ".join(sorted(p.name for p in folder.iterdir()))
-        raise ValueError(
-            f"The checkpoint {folder} cannot be read; in it: {there}. Every rank wrote a file: copy the folder with "
-            f"those of all nodes. ({type(error).__name__})"
-        ) from error
-    states = {int(m[1]): found.pop(key) for key in list(found) if (m := OPTIMIZER.fullmatch(key))}
+    planner = WholePlanner({"state_dict"} if only_weights else None)
     with pickles_refused(folder):
-        rest = torch.load(folder / _METADATA_FILENAME, map_location="cpu", weights_only=True)
-    return {**found, "optimizer_states": [states[i] for i in sorted(states)], **rest}
+        index, _ = entries_of(folder)
+        _load_state_dict(found, storage_reader=index, planner=planner, no_dist=True)
+    states = {int(m[1]): found.pop(key) for key in list(found) if (m := OPTIMIZER.fullmatch(key))}
+    return {**found, "optimizer_states": [states[i] for i in sorted(states)], **_rest(folder)}
+
+
+def _rest(folder: Path) -> dict[str, Any]:
+    """All that is neither weights nor optimizer."""
+    refuse_damaged(path := folder / _METADATA_FILENAME)
+    with pickles_refused(folder):
+        rest: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return rest
 
 
 def load_folder(
@@ -118,21 +169,23 @@ def load_folder(
     )
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    from lgrpo_lightning.strategies.sharded_reading import PlainPlanner
+
     with pickles_refused(path):
-        saved = reader(path).read_metadata().state_dict_metadata
-    weights = get_model_state_dict(module)
-    present = {name: tensor for name, tensor in weights.items() if f"state_dict.{name}" in saved}
-    if strict and (missing := sorted(weights.keys() - present.keys())):
-        raise ValueError(f"The checkpoint {path} does not fit the model: it lacks {', '.join(missing[:3])}.")
-    load({"state_dict": present}, checkpoint_id=path)
-    module.load_state_dict(present, strict=False)
-    for i, optimizer in enumerate(optimizers):
-        state = {f"optimizer_{i}": get_optimizer_state_dict(module, optimizer)}
-        load(state, checkpoint_id=path)
-        set_optimizer_state_dict(module, optimizer, state[f"optimizer_{i}"])
-    with pickles_refused(path):
-        rest: dict[str, Any] = torch.load(path / _METADATA_FILENAME, map_location="cpu", weights_only=True)
-    return rest
+        index, saved = entries_of(path)
+        weights = get_model_state_dict(module)
+        present = {name: tensor for name, tensor in weights.items() if f"state_dict.{name}" in saved}
+        if strict and (missing := sorted(weights.keys() - present.keys())):
+            raise ValueError(
+                f"The checkpoint {path} does not fit the model: it lacks {', '.join(missing[:3])}."
+            )
+        load({"state_dict": present}, storage_reader=index, planner=PlainPlanner())
+        module.load_state_dict(present, strict=False)
+        for i, optimizer in enumerate(optimizers):
+            state = {f"optimizer_{i}": get_optimizer_state_dict(module, optimizer)}
+            load(state, storage_reader=index, planner=PlainPlanner())
+            set_optimizer_state_dict(module, optimizer, state[f"optimizer_{i}"])
+    return _rest(path)
 
 
 def parameter_names(module: nn.Module, optimizer: Optimizer) -> list[str]:

@@ -24,16 +24,16 @@ PLAIN = {
 
 
 def reader(folder: str | Path) -> Any:
-    """torch's reader of ``folder``, whose index was looked through.
+    """The reader of ``folder``, whose index was looked through.
 
     Raises:
         UnpicklingError: The index names something else, which could run code.
     """
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from lgrpo_lightning.strategies.sharded_reading import CheckedReader
 
     with (Path(folder) / INDEX).open("rb") as file:
         _IndexAlone(file).load()
-    return FileSystemReader(folder)
+    return CheckedReader(folder)
 
 
 class _IndexAlone(pickle.Unpickler):

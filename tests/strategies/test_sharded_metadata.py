@@ -1,14 +1,17 @@
-"""The index of a sharded checkpoint is a pickle: one that could run code is refused before it is read."""
+"""Reading a sharded checkpoint runs no code of its index or its shards, and a flipped bit is found."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
 from lgrpo_lightning.checkpoints.checkpoint_check import _folder
-from lgrpo_lightning.strategies.sharded_checkpoint import whole_checkpoint
+from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
+from lgrpo_lightning.strategies.sharded_checkpoint import AnyCheckpointIO, load_folder, whole_checkpoint
 from lgrpo_lightning.strategies.sharded_metadata import reader
 
 
@@ -60,3 +63,67 @@ def test_functions_of_known_modules_are_no_classes(name: tuple[str, str], folder
     (folder / ".metadata").write_bytes(words)
     with pytest.raises(pickle.UnpicklingError, match="no part"):
         reader(folder)
+
+
+def _save(state: dict[str, object], folder: Path) -> Path:
+    dcp.save(state, checkpoint_id=folder, no_dist=True)
+    torch.save({}, folder / "meta.pt")
+    return folder
+
+
+def _load_folder(folder: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    load_folder(folder, model, [torch.optim.AdamW(model.parameters())], strict=True)
+
+
+@pytest.mark.parametrize("read", [whole_checkpoint, _load_folder])
+@pytest.mark.parametrize("entry", ["state_dict", "optimizer_0", "other"])
+def test_a_pickle_among_the_shards_is_not_run(
+    read: Callable[[Path], object], entry: str, tmp_path: Path
+) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    state: dict[str, dict[str, object]] = {
+        "state_dict": dict(get_model_state_dict(model)),
+        "optimizer_0": dict(get_optimizer_state_dict(model, optimizer)),
+    }
+    if entry == "optimizer_0":  # in the place of an entry that a run reads
+        state[entry]["param_groups"][0]["lr"] = Hostile(tmp_path / "ran")  # type: ignore[index]
+    else:
+        state.setdefault(entry, {})["more"] = Hostile(tmp_path / "ran")
+    folder = _save(state, tmp_path / "sharded")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="was not read"):
+        read(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("read", [whole_checkpoint, _load_folder])
+def test_a_flipped_bit_in_a_shard_is_found(read: Callable[[Path], object], tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    state = {
+        "state_dict": get_model_state_dict(model),
+        "optimizer_0": get_optimizer_state_dict(model, optimizer),
+    }
+    folder = _save(state, tmp_path / "sharded")
+    read(folder)
+    _flip(folder / "__0_0.distcp", model.weight.detach().numpy().tobytes())
+    with pytest.raises(ValueError, match=r"state_dict\.weight in __0_0\.distcp is damaged"):
+        read(folder)
+
+
+def test_a_flipped_bit_in_a_file_is_found(tmp_path: Path) -> None:
+    weight = torch.randn(64)
+    torch.save({"state_dict": {"weight": weight}}, path := tmp_path / "a.ckpt")
+    assert AtomicCheckpointIO().load_checkpoint(path)["state_dict"]["weight"].equal(weight)
+    _flip(path, weight.numpy().tobytes())
+    for io in (AtomicCheckpointIO(), AnyCheckpointIO()):
+        with pytest.raises(ValueError, match="is damaged"):
+            io.load_checkpoint(path)
+
+
+def _flip(path: Path, found: bytes) -> None:
+    """Flip one bit of ``found`` in the file."""
+    data = bytearray(path.read_bytes())
+    data[data.index(found) + 3] ^= 0x40  # the exponent of the first number
+    path.write_bytes(data)
