@@ -1,19 +1,20 @@
-"""OpenRLHF's most used options (its repository at 3c3be623, August 2026), and where they are here."""
+"""OpenRLHF's most used options (its release 0.11.2 of September 2026), and where they are here."""
 
 from __future__ import annotations
 
 from lgrpo_lightning.migration.field import Row, fields_of
 
-SOURCE = "OpenRLHF at commit 3c3be623 (August 2026), `openrlhf/cli/train_ppo_ray.py`"
+SOURCE = "OpenRLHF 0.11.2 (September 2026), `openrlhf/cli/train_ppo_ray.py`"
 
 # fmt: off
 ROWS: tuple[Row, ...] = (
     ("algo.advantage.estimator", "gae", "model.advantage_estimator",
      "`group_norm` is `GRPO` with `eps: 1.0e-9`, `dr_grpo` is `GRPO` with `scale: none`"),
     ("algo.advantage.no_std_norm", False, "GRPO.scale", "true is `none`"),
-    ("algo.advantage.is_correction_enable", False, "model.objective.importance", "false is `none`"),
-    ("algo.advantage.is_correction_type", "tis", "model.objective.importance",
-     "`tis` is `token_truncate`, `icepop` is `token_mask`"),
+    ("algo.advantage.is_correction_level", "off", "model.objective.importance", "`off` is `none`"),
+    ("algo.advantage.is_correction_mode", "mask", "model.objective.importance",
+     "with level `token`, `mask` is `token_mask` and `clip` is `token_truncate`; level `seq` is `sequence_mask`"),
+    ("algo.advantage.is_correction_gating", "ratio", "", "the ratio only"),
     ("algo.advantage.is_correction_threshold", [0.5, 5.0], "model.objective.importance_min "
      "model.objective.importance_max", ""),
     ("algo.kl.init_coef", 0.01, "model.objective.kl_coef", ""),
@@ -53,7 +54,8 @@ ROWS: tuple[Row, ...] = (
     ("train.num_episodes", 1, "trainer.max_epochs", ""),
     ("train.micro_batch_size", 1, "model.policy.micro_batch_tokens", "in tokens"),
     ("train.max_tokens_per_gpu", 16192, "model.policy.micro_batch_tokens", "always"),
-    ("train.async_enable", False, "", "no rollouts ahead"),
+    ("train.async_enable", False, "model.rollouts_ahead", "with servers; exactly so many rollouts behind, not at most"),
+    ("train.async_queue_size", 1, "model.rollouts_ahead", ""),
     ("train.seed", 42, "seed_everything", ""),
     ("data.prompt_dataset", None, "data.train", ""),
     ("data.prompt_split", "train", "PromptFile.split", ""),

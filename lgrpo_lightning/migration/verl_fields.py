@@ -1,10 +1,10 @@
-"""verl's most used options (its repository at b178a3cd5, January 2026), and where they are here."""
+"""verl's most used options (its release 0.9.1 of September 2026), and where they are here."""
 
 from __future__ import annotations
 
 from lgrpo_lightning.migration.field import Row, fields_of
 
-SOURCE = "verl at commit b178a3cd5 (January 2026), `verl/trainer/config/`"
+SOURCE = "verl 0.9.1 (September 2026), `verl/trainer/config/`"
 A = "actor_rollout_ref.actor."
 R = "actor_rollout_ref.rollout."
 M = "actor_rollout_ref.model."
@@ -72,8 +72,8 @@ ROWS: tuple[Row, ...] = (
     (R + "free_cache_engine", True, "VLLMSampler.sleep_level", "1 or 2"),
     (R + "val_kwargs.n", 1, "model.validation.k", ""),
     (R + "multi_turn.enable", False, "EnvironmentSampler", "a sampler around any other"),
-    ("custom_reward_function.path", None, "RewardFunction.function", "an import path"),
-    ("reward_model.enable", False, "", "no reward model of its own; a reward may call one"),
+    ("reward.custom_reward_function.path", None, "RewardFunction.function", "an import path"),
+    ("reward.reward_model.enable", False, "", "no reward model of its own; a reward may call one"),
     ("trainer.total_epochs", 30, "trainer.max_epochs", ""),
     ("trainer.total_training_steps", None, "model.max_rollouts", "rollouts; `trainer.max_steps` are optimizer steps"),
     ("trainer.save_freq", -1, "RolloutCheckpoint.every_n_rollouts", "`last.ckpt` is always kept"),
