@@ -1,4 +1,4 @@
-"""``lgrpo tree RUN``: the process tree of a group, and what GRPO and λ-GRPO do to each of its steps."""
+"""``lgrpo tree RUN``: the process tree of a group, and what the run, GRPO and λ-GRPO do to each of its steps."""
 
 from __future__ import annotations
 
@@ -39,7 +39,12 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
     add("--rollout", type=int, default=None, help="number of the rollout, from 0; default the last")
-    add("--prompt", type=int, default=0, help="which group of the rollout, from 0; default 0")
+    add(
+        "--prompt",
+        type=int,
+        default=None,
+        help="which group of the rollout, from 0; default the one with the largest updates",
+    )
     add("--html", type=Path, default=None, help="write a self-contained HTML page here, too")
     add("--width", type=int, default=None, help="characters of a step's text to show; default what fits")
     return made

@@ -1,19 +1,24 @@
-"""One group of a recorded rollout, and what GRPO and λ-GRPO make of each step of its process tree."""
+"""One group of a recorded rollout: its steps, and what the run, GRPO and λ-GRPO make of each. Nothing is computed anew
+but the comparison, and nothing that the run's configuration names is imported.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas
 import torch
+from torch import Tensor
 
-from lgrpo_lightning.contracts import StepSegmenter
 from lgrpo_lightning.functional import equal_rewards, group_advantages
 from lgrpo_lightning.insight.recorded_run import RecordedRun
-from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Group, Prompt, Rollout
+from lgrpo_lightning.process_tree import ProcessTree, Step
+from lgrpo_lightning.types import padded
+
+COLUMNS = ("text_ends", "step_ids", "token_advantages", "token_weights", "token_mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +39,11 @@ class StepNode:
     Attributes:
         text: Its text.
         tokens: How many tokens it has, of its first member.
-        set_size: |λ|: completions that share it.
+        set_size: Completions that share it.
         reward: Its reward: the mean of theirs; NaN where none applies.
-        advantage: Its advantage A(λ): the mean of theirs.
-        grpo: What GRPO adds up for each of its tokens: |λ| · A(λ).
-        lambda_grpo: What λ-GRPO does: A(λ), once.
+        own: What the run's estimator adds up for each of its tokens: advantages times weights, over its members.
+        grpo: What GRPO would: the sum of the advantages of the members that train it.
+        lambda_grpo: What λ-GRPO would: their mean.
         endings: The completions that end with it.
         children: The steps that follow.
     """
@@ -47,7 +52,7 @@ class StepNode:
     tokens: int
     set_size: int
     reward: float
-    advantage: float
+    own: float
     grpo: float
     lambda_grpo: float
     endings: tuple[Ending, ...]
@@ -66,7 +71,7 @@ class RecordedGroup:
         rewards: Of the completions.
         roots: The steps without a parent.
         path_depth, shared: Means over the completions: steps between root and leaf, share of tokens with |λ| > 1.
-        segmenter: What divided completions into steps.
+        segmenter, estimator: The run's, by name; "" where its configuration is not there.
     """
 
     rollout: int
@@ -79,15 +84,16 @@ class RecordedGroup:
     path_depth: float
     shared: float
     segmenter: str
+    estimator: str
 
     @property
     def largest(self) -> float:
-        """The largest push of any step, by either estimator."""
+        """The largest push of any step, by any estimator."""
         waiting, found = list(self.roots), 0.0
         while waiting:
             step = waiting.pop()
             waiting.extend(step.children)
-            found = max(found, abs(step.grpo), abs(step.lambda_grpo))
+            found = max(found, abs(step.own), abs(step.grpo), abs(step.lambda_grpo))
         return found
 
     @property
@@ -96,127 +102,125 @@ class RecordedGroup:
         return bool(equal_rewards(torch.tensor([self.rewards])))
 
 
-def recorded_group(run: RecordedRun, rollout: int | None = None, place: int = 0) -> RecordedGroup:
-    """A group of a run, with its process tree by the run's own segmenter.
+def recorded_group(run: RecordedRun, rollout: int | None = None, place: int | None = None) -> RecordedGroup:
+    """A group of a run, with the process tree, the advantages and the weights that were recorded.
 
     Args:
         rollout: Number of the rollout; None: the last one.
-        place: Which of its groups, from 0.
+        place: Which of its groups, from 0; None: the one with the largest updates.
 
     Raises:
         FileNotFoundError: There is no such rollout.
-        ValueError: There is no such group, or the run was recorded without the ends of its tokens.
+        ValueError: There is no such group, or the run was recorded without what is shown here.
     """
     if not run.rollout_numbers:
         raise FileNotFoundError(f"{run.folder} has no rollouts yet.")
     number = run.rollout_numbers[-1] if rollout is None else rollout
     table = run.rollouts(only=number)
-    if "text_ends" not in table:
+    if missing := [name for name in COLUMNS if name not in table]:
         raise ValueError(
-            f"{run.folder} was recorded by an older version, without the column text_ends: where tokens end in the "
-            "text is not known."
+            f"{run.folder} was recorded by an older version, without the columns {', '.join(missing)} of its "
+            "rollouts: its steps are not known."
         )
     uids = list(dict.fromkeys(table["prompt_uid"]))
+    if place is None:
+        place = _largest(table, uids)
     if not 0 <= place < len(uids):
         raise ValueError(
             f"Rollout {number} has {len(uids)} groups, 0 to {len(uids) - 1}; there is no group {place}."
         )
     rows = table[table["prompt_uid"] == uids[place]]
-    group = as_group(rows)
-    segmenter = own_segmenter(run)
-    tree = segmenter.segment(group)
-    rewards = torch.tensor(list(rows["reward"]), dtype=torch.float32)
-    sizes = [s[s > 0] for s in tree.set_sizes()]
+    lengths = rows["length"].clip(lower=1)
     return RecordedGroup(
         rollout=number,
         place=place,
         of=len(uids),
-        prompt=group.prompt.text,
-        uid=group.prompt.uid,
-        rewards=tuple(rewards.tolist()),
-        roots=nodes(group, tree, rewards),
-        path_depth=float(tree.path_depth().float().mean()),
-        shared=float(torch.tensor([float((s > 1).float().mean()) for s in sizes if len(s)]).mean()),
-        segmenter=type(segmenter).__name__,
+        prompt=rows["prompt"].iloc[0],
+        uid=uids[place],
+        rewards=tuple(float(r) for r in rows["reward"]),
+        roots=nodes(rows),
+        path_depth=float(rows["path_depth"].mean()),
+        shared=float((rows["shared_tokens"] / lengths).mean()),
+        segmenter=_name(run.option("model.segmenter.class_path")),
+        estimator=_name(run.option("model.advantage_estimator.class_path")),
     )
 
 
-def as_group(rows: pandas.DataFrame) -> Group:
-    """The group that rows of the rollouts tell of."""
-    rollouts = tuple(
-        Rollout(
-            token_ids=tuple(int(i) for i in row["token_ids"]),
-            logprobs=torch.zeros(len(row["token_ids"])),
-            text=row["completion"],
-            text_ends=tuple(int(i) for i in row["text_ends"]),
-            finish_reason=row["finish_reason"],
-            mask=torch.ones(len(row["token_ids"]), dtype=torch.bool),
-        )
-        for row in rows.to_dict("records")
-    )
-    first = rows.iloc[0]
-    return Group(
-        prompt=Prompt(uid=first["prompt_uid"], text=first["prompt"], token_ids=()), rollouts=rollouts
-    )
+def _largest(table: pandas.DataFrame, uids: Sequence[str]) -> int:
+    """The group whose tokens are moved most; the first among equals."""
+    moved = [
+        sum(abs(a * w) for a, w in zip(row["token_advantages"], row["token_weights"], strict=True))
+        for row in table.to_dict("records")
+    ]
+    sums = pandas.Series(moved).groupby(list(table["prompt_uid"])).sum()
+    return max(range(len(uids)), key=lambda i: (float(sums[uids[i]]), -i))
 
 
-def own_segmenter(run: RecordedRun) -> StepSegmenter:
-    """The segmenter of the run's configuration; exact tokens where that is not known or not installed any more."""
-    from importlib import import_module
-
-    from lgrpo_lightning.segmenters import TokenPrefixSegmenter
-
-    named = run.option("model.segmenter")
-    if not isinstance(named, Mapping):
-        return TokenPrefixSegmenter()
-    module, _, name = str(named.get("class_path")).rpartition(".")
-    try:
-        segmenter: StepSegmenter = getattr(import_module(module), name)(**(named.get("init_args") or {}))
-    except (ImportError, AttributeError, ValueError):
-        return TokenPrefixSegmenter()
-    return segmenter
+def _name(class_path: object) -> str:
+    return class_path.rpartition(".")[2] if isinstance(class_path, str) else ""
 
 
-def nodes(group: Group, tree: ProcessTree, rewards: torch.Tensor) -> tuple[StepNode, ...]:
+def nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
     """The steps of a group's tree, nested; those with the best reward first."""
-    advantages = group_advantages(rewards[None])[0]
+    members = rows.to_dict("records")
+    tree = _tree([[int(i) for i in m["step_ids"]] for m in members])
+    rewards = torch.tensor([float(m["reward"]) for m in members])
+    width = tree.step_ids.shape[1]
+    own, weights, mask = (
+        padded([torch.tensor(list(m[name]), dtype=torch.float32) for m in members], width)
+        for name in ("token_advantages", "token_weights", "token_mask")
+    )
+    advantages = group_advantages(rewards[None])[0][:, None] * mask
     following: dict[int, list[int]] = {}
     for number, step in enumerate(tree.steps):
         following.setdefault(step.parent, []).append(number)
-    ids = tree.step_ids
-    last = [int(ids[m, len(rollout) - 1]) if len(rollout) else -1 for m, rollout in enumerate(group.rollouts)]
+    last = [
+        int(row[len(m["step_ids"]) - 1]) if len(m["step_ids"]) else -1
+        for m, row in zip(members, tree.step_ids, strict=True)
+    ]
 
     def node(number: int) -> StepNode:
         step = tree.steps[number]
-        first, (start, end) = group.rollouts[step.members[0]], step.spans[0]
-        advantage = round(_mean([float(advantages[m]) for m in step.members]), 6) + 0.0  # rounding is no push
+        first, (start, end) = members[step.members[0]], step.spans[0]
+        ends = [0, *first["text_ends"]]
+        grpo = _pushed(step, advantages)
+        training = sum(bool(mask[m, a:b].any()) for m, (a, b) in zip(step.members, step.spans, strict=True))
         return StepNode(
-            text=first.text_between(start, end),
+            text=first["completion"][ends[start] : ends[end]],
             tokens=end - start,
             set_size=len(step.members),
             reward=_mean([float(rewards[m]) for m in step.members]),
-            advantage=advantage,
-            grpo=advantage * len(step.members),
-            lambda_grpo=advantage,
-            endings=_endings(group, rewards, advantages, [m for m in step.members if last[m] == number]),
+            own=_pushed(step, own * weights * mask),
+            grpo=grpo,
+            lambda_grpo=grpo / max(training, 1),
+            endings=tuple(_ending(members[m]) for m in step.members if last[m] == number),
             children=_ordered([node(child) for child in following.get(number, [])]),
         )
 
     return _ordered([node(number) for number in following.get(-1, [])])
 
 
-def _endings(
-    group: Group, rewards: torch.Tensor, advantages: torch.Tensor, members: Sequence[int]
-) -> tuple[Ending, ...]:
-    return tuple(
-        Ending(
-            member=m,
-            reward=float(rewards[m]),
-            advantage=float(advantages[m]),
-            finish_reason=group.rollouts[m].finish_reason,
-            text=group.rollouts[m].text,
-        )
-        for m in members
+def _tree(step_ids: Sequence[Sequence[int]]) -> ProcessTree:
+    """The tree whose steps are numbered so."""
+    keys = [list(dict.fromkeys(row)) for row in step_ids]
+    return ProcessTree.from_steps(
+        keys, [[key.index(i) for i in row] for key, row in zip(keys, step_ids, strict=True)]
+    )
+
+
+def _pushed(step: Step, values: Tensor) -> float:
+    """The sum over the members of a step of the mean of ``values`` ``[G, T]`` over its tokens."""
+    sums = [values[m, start:end].mean() for m, (start, end) in zip(step.members, step.spans, strict=True)]
+    return round(float(torch.stack(sums).sum()), 6) + 0.0  # rounding is no push
+
+
+def _ending(row: Mapping[Hashable, Any]) -> Ending:
+    return Ending(
+        member=int(row["member"]),
+        reward=float(row["reward"]),
+        advantage=float(row["advantage"]),
+        finish_reason=str(row["finish_reason"]),
+        text=str(row["completion"]),
     )
 
 

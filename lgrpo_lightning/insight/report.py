@@ -119,16 +119,13 @@ def summary(run: RecordedRun) -> dict[str, str]:
 
 
 def groups(run: RecordedRun) -> list[RecordedGroup]:
-    """A group of the first and one of the last rollout, if possible with rewards that differ."""
-    found = []
-    for number in dict.fromkeys(run.rollout_numbers[:1] + run.rollout_numbers[-1:]):
-        try:
-            here = [recorded_group(run, number, 0)]
-        except ValueError:  # recorded by an older version
-            return []
-        here += [recorded_group(run, number, place) for place in range(1, min(here[0].of, 8))]
-        found.append(next((group for group in here if not group.flat), here[0]))
-    return found
+    """The group with the largest updates of the first and of the last rollout."""
+    try:
+        return [
+            recorded_group(run, n) for n in dict.fromkeys(run.rollout_numbers[:1] + run.rollout_numbers[-1:])
+        ]
+    except ValueError:  # recorded by an older version
+        return []
 
 
 def samples(run: RecordedRun, count: int = 6) -> list[dict[str, Any]]:

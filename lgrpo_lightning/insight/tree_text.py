@@ -11,8 +11,8 @@ from lgrpo_lightning.insight.visible import shortened, visible
 
 GOOD, BAD, PALE = "green", "red", "dim"
 LEGEND = (
-    "|λ| completions share the step; r is its reward, their mean; GRPO adds up |λ|·A for each of its tokens, "
-    "λ-GRPO A once."
+    "n completions share a step; r is its reward, their mean; then what is added up for each of its tokens, advantage "
+    "times weight: in this run{}, by GRPO, by λ-GRPO."
 )
 
 
@@ -24,9 +24,9 @@ def header_lines(group: RecordedGroup) -> Iterator[Text]:
     flat = "; all rewards are equal: nothing is learnt from it" if group.flat else ""
     yield Text(
         f"{len(group.rewards)} completions, path depth {group.path_depth:.2f}, {group.shared:.0%} of the tokens "
-        f"shared ({group.segmenter}){flat}"
+        f"shared{f' ({group.segmenter})' if group.segmenter else ''}{flat}"
     )
-    yield Text(LEGEND, PALE)
+    yield Text(LEGEND.format(f" ({group.estimator})" if group.estimator else ""), PALE)
 
 
 def step_lines(group: RecordedGroup, *, most: int | None = None) -> Iterator[Text]:
@@ -40,9 +40,10 @@ def step_lines(group: RecordedGroup, *, most: int | None = None) -> Iterator[Tex
 
 
 def _lines(step: StepNode, before: str, last: bool, most: int | None) -> Iterator[Text]:
-    colour = GOOD if step.advantage > 0 else BAD if step.advantage < 0 else ""
+    colour = GOOD if step.own > 0 else BAD if step.own < 0 else ""
     numbers = (
-        f"  |λ|={step.set_size}  r={step.reward:.3g}  GRPO {step.grpo:+.2f}  λ-GRPO {step.lambda_grpo:+.2f}"
+        f"  n={step.set_size}  r={step.reward:.3g}  run {step.own:+.2f}  GRPO {step.grpo:+.2f}  "
+        f"λ-GRPO {step.lambda_grpo:+.2f}"
     )
     yield Text.assemble(
         (before + ("└─ " if last else "├─ "), PALE),

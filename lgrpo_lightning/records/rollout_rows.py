@@ -32,6 +32,10 @@ AFTER = (
     ("path_depth", pa.int64()),
     ("step_rewards", pa.list_(pa.float32())),
     ("text_ends", pa.list_(pa.int64())),
+    ("step_ids", pa.list_(pa.int64())),
+    ("token_advantages", pa.list_(pa.float32())),
+    ("token_weights", pa.list_(pa.float32())),
+    ("token_mask", pa.list_(pa.bool_())),
     ("fork_member", pa.int64()),
     ("fork_position", pa.int64()),
     ("turns", pa.string()),
@@ -54,6 +58,8 @@ def rollout_table(rollout: RolloutBatch) -> pa.Table:
       tokens), the number of tokens with |λ| > 1, and the process sets between the group and its leaf.
     - ``step_rewards``: the rewards of the completion's steps in order, null without process rewards.
     - ``text_ends``: the length of the completion's text after each of its tokens, in characters.
+    - ``step_ids, token_advantages, token_weights, token_mask``: of each token, the number of its step in the group's
+      process tree, its advantage and weight, and whether it is trained.
     - ``fork_member, fork_position``: of a fork, whose tokens it has taken over, and how many; else null.
     - ``turns``: of an episode, a JSON list with the role, first and last token and messages of each turn; else null.
     - ``columns, extras``: what the data row and the reward models hold beside that, each as one JSON
@@ -114,10 +120,14 @@ def _rewards(rewards: Rewards, member: int) -> dict[str, Any]:
 def _credit(rollout: RolloutBatch, at: int, member: int) -> dict[str, Any]:
     """What the process tree and the estimator say of one completion."""
     tree, steps = rollout.trees[at], rollout.rewards[at].steps
-    trained = tree.trained[member].nonzero().flatten()
+    trained, count = tree.trained[member].nonzero().flatten(), len(rollout.groups[at].rollouts[member])
     sizes = tree.set_sizes()[member][trained]
     taken = tree.step_ids[member].tolist()
     return {
+        "step_ids": taken[:count],
+        "token_advantages": rollout.credits[at].advantages[member, :count].tolist(),
+        "token_weights": rollout.credits[at].weights[member, :count].tolist(),
+        "token_mask": tree.trained[member, :count].tolist(),
         "advantage": float(rollout.credits[at].advantages[member, trained[0]]) if len(trained) else math.nan,
         "set_size_mean": float(sizes.float().mean()) if len(sizes) else math.nan,
         "shared_tokens": int((sizes > 1).sum()),
