@@ -9,6 +9,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, TQDMProgressBar
 
+from lgrpo_lightning.callbacks.lock_folder import LockFolder
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
 from lgrpo_lightning.checkpoints.last_checkpoint import LastCheckpoint
 from lgrpo_lightning.checkpoints.rollout_checkpoint import RolloutCheckpoint
@@ -30,6 +31,7 @@ from lgrpo_lightning.trainer.rollout_callback import dry_run
 def default_callbacks() -> list[Callback]:
     """The callbacks of a run, in the order in which they act."""
     return [
+        LockFolder(),
         RankWatch(),
         RewardProgressBar(),
         RolloutWriter(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from lgrpo_lightning.checkpoints.lookup import checkpoint_folder, listed, named_
 from lgrpo_lightning.commands.aliases import install_aliases
 from lgrpo_lightning.commands.explanations import explained
 from lgrpo_lightning.commands.files import keep_files_from_import
+from lgrpo_lightning.commands.lasting_output import lasting_output
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
@@ -106,6 +108,8 @@ class RunCLI(LightningCLI):
         keep_files_from_import(written)
         try:
             super().parse_arguments(parser, args)
+        except SystemExit as done:
+            raise ParserExit(done.code) from done
         except RefusedError as refused:
             command: Any = self._subcommand_parsers.get(args[0], parser)
             keys = [action.dest for action in command._actions if not action.dest.endswith("help")]
@@ -172,8 +176,17 @@ def checkpoint(path: str | None, folder: Path) -> str | None:
         ) from error
 
 
+class ParserExit(SystemExit):
+    """The parser is done: it has shown its help."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` (its first word is the subcommand) and run it."""
+    with lasting_output():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str]) -> int:
     quieten()
     search_working_directory()  # a component of one's own goes by its import path
     try:
@@ -187,6 +200,13 @@ def main(argv: Sequence[str]) -> int:
             auto_configure_optimizers=False,
             trainer_defaults=TRAINER_DEFAULTS,
         )
+    except SystemExit as error:
+        if type(error) is not SystemExit:  # a stop in good order, or the parser's
+            raise
+        traceback.print_exception(error)
+        print(f"lgrpo: Something called sys.exit({error.code!r}) before the run was over.", file=sys.stderr)
+        note_status(status := error.code if isinstance(error.code, int) and error.code else 1)
+        return status
     except Exception as error:
         if not lost():
             note_status(status := report(error))

@@ -48,7 +48,7 @@ def offered(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]
     remedy = f"Update it, uninstall it (pip uninstall {owner}), or set {DISABLE}={owner} to run without it."
     try:
         plugin = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # also what would end lgrpo without a word
         raise PluginError(f"{where} cannot be imported: {type(error).__name__}: {error}. {remedy}") from error
     made_for = getattr(plugin, "LGRPO_CONTRACT", hookspecs.CONTRACT)
     if made_for > hookspecs.CONTRACT:
@@ -60,7 +60,7 @@ def offered(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]
     hook = _hook(manager, plugin, where)
     try:
         classes: Iterable[Any] = list(hook())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"{where}: {HOOK}() failed: {type(error).__name__}: {error}. {remedy}") from error
     return [
         Component(

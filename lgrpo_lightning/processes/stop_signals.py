@@ -1,11 +1,14 @@
-"""SIGTERM, Ctrl-C and SLURM's requeue signal: in the place of Lightning's handling."""
+"""Signals that ask for a stop: in the place of Lightning's handling."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -14,6 +17,11 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from lgrpo_lightning.processes.interruption import begin, forget_stop, request_stop, stop_signal
 from lgrpo_lightning.processes.slurm import requeue
+
+ALSO = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+"""A connection that was lost, Ctrl-\\, and what schedulers send before the time is up: each would end the process."""
+TWICE = 0.3
+"""Seconds within which a second Ctrl-C is taken for the same one."""
 
 
 class StopSignals(_SignalConnector):
@@ -31,7 +39,7 @@ class StopSignals(_SignalConnector):
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
         self._before: dict[int, Any] = {}
-        self._interrupts = 0  # of this process: a stop may also come from another one
+        self._interrupted = -math.inf  # when this process was: a stop may also come from another one
         self.at_end: Callable[[], None] | None = None  # called when the run is over, however it ended
         begin()
 
@@ -49,6 +57,9 @@ class StopSignals(_SignalConnector):
             return
         for signum in {int(signal.SIGTERM), int(signal.SIGINT), self.requeue_signal} - {0}:
             self._before[signum] = signal.signal(signum, self._noted)
+        for signum in map(int, ALSO):
+            if signal.getsignal(signum) == signal.SIG_DFL:  # nohup ignores SIGHUP, and others may use SIGUSR1
+                self._before[signum] = signal.signal(signum, self._noted)
 
     def teardown(self) -> None:
         """Put the handlers back; requeue the job if that was asked for."""
@@ -64,8 +75,10 @@ class StopSignals(_SignalConnector):
     def _noted(self, signum: int, frame: Any) -> None:
         name = signal.Signals(signum).name
         if signum == signal.SIGINT:
-            self._interrupts += 1
-            if self._interrupts > 1:
+            before, self._interrupted = self._interrupted, time.monotonic()
+            if self._interrupted - before < TWICE:
+                return
+            if before > -math.inf:
                 self._stop_at_once()
         if not stop_signal():
             again = "; once more stops at once" if signum == signal.SIGINT else ""
@@ -90,4 +103,5 @@ class StopSignals(_SignalConnector):
 
 def _write(text: str) -> None:
     """To standard error, past Python's buffers, which may be in use when a signal comes."""
-    os.write(2, text.encode())
+    with suppress(OSError):  # the terminal may be gone
+        os.write(2, text.encode())

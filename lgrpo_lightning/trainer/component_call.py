@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -45,7 +45,7 @@ def component_call(stream: Stream, *key: object) -> Iterator[None]:
         stream: Seed, phase and number of the rollout.
         key: What else its draws depend on: its name, the rank, the prompt.
     """
-    with apart():
+    with apart(), exits_refused(key):
         if is_aside():
             yield
             return
@@ -57,6 +57,25 @@ def component_call(stream: Stream, *key: object) -> Iterator[None]:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def exits_refused(key: Sequence[object]) -> Iterator[None]:
+    """Inside, ``sys.exit`` is a mistake like any other: a run that ends early does not end with the status of success.
+
+    Raises:
+        RuntimeError: Something called it. The library's own stop passes.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if type(error) is not SystemExit:
+            raise
+        who = str(key[0]) if key else "a component"
+        raise RuntimeError(
+            f"{who} called sys.exit({'' if error.code is None else repr(error.code)}). To stop a run, set "
+            "trainer.should_stop in a callback; where something is wrong, raise an error that says what."
+        ) from error
 
 
 @contextmanager
@@ -73,6 +92,7 @@ def apart() -> Iterator[None]:
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with (
         kept_directory(),
+        kept_descriptors(),
         isolate_rng(include_cuda=torch.cuda.is_initialized()),  # type: ignore[no-untyped-call]
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
@@ -94,6 +114,19 @@ def kept_directory() -> Iterator[None]:
         yield
     finally:
         os.chdir(here)
+
+
+@contextmanager
+def kept_descriptors() -> Iterator[None]:
+    """Afterwards the standard streams are open: else the next file of the run would get the number of one of them."""
+    try:
+        yield
+    finally:
+        for number in (0, 1, 2):
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def generators() -> dict[str, object]:

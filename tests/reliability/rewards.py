@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -60,3 +62,19 @@ class Computes(RewardModel):
             while time.monotonic() < until:
                 square = square @ square
         return torch.arange(float(len(group.rollouts)))
+
+
+class Exits(RewardModel):
+    """Ends the process, as it thinks, with success."""
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        sys.exit(0)
+
+
+class ClosesOutput(RewardModel):
+    """Closes the standard output of the process."""
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        with suppress(OSError):
+            os.close(1)
+        return torch.tensor([float(i) for i in range(len(group.rollouts))])

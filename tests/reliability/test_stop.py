@@ -54,7 +54,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(tmp_path_factory.mktemp("whole") / "run", **RUN, **SLOW)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "status"),
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+        (signal.SIGHUP, 129),
+        pytest.param(signal.SIGQUIT, 131, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_while_sampling_and_resumed(
     signum: signal.Signals, status: int, whole: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +118,8 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", **RUN, model__reward_model="tests.reliability.rewards.Sleeps")
     run.until("sleeping")
     run.signalled(signal.SIGINT)
+    time.sleep(0.1)
+    run.signalled(signal.SIGINT)  # of a terminal and of what runs in it, say: one wish
     time.sleep(1)
     assert run.status() is None
     run.signalled(signal.SIGINT)
