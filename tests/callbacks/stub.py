@@ -35,7 +35,7 @@ def group(
 
 
 def batch(index: int, groups: list[Group], rewards: list[Rewards], trained: bool = True) -> RolloutBatch:
-    trees = tuple(ProcessTree.from_sequences(g.sequences) for g in groups)
+    trees = tuple(ProcessTree.from_sequences(g.sequences).masked(g.mask) for g in groups)
     credits = []
     for tree, r in zip(trees, rewards, strict=True):
         centred = (r.outcome - r.outcome.nanmean())[:, None] * (tree.set_sizes() > 0)
