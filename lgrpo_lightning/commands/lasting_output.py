@@ -13,7 +13,7 @@ from typing import Any
 def lasting_output() -> Iterator[None]:
     """Inside, what cannot be written to standard output or error any more is dropped."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Lasting(sys.stdout), _Lasting(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _Lasting(sys.stdout), _Lasting(sys.stderr)
     try:
         yield
     finally:

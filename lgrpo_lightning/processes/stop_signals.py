@@ -75,10 +75,10 @@ class StopSignals(_SignalConnector):
     def _noted(self, signum: int, frame: Any) -> None:
         name = signal.Signals(signum).name
         if signum == signal.SIGINT:
-            before, self._interrupted = self._interrupted, time.monotonic()
-            if self._interrupted - before < TWICE:
+            earlier, self._interrupted = self._interrupted, time.monotonic()
+            if self._interrupted - earlier < TWICE:
                 return
-            if before > -math.inf:
+            if earlier > -math.inf:
                 self._stop_at_once()
         if not stop_signal():
             again = "; once more stops at once" if signum == signal.SIGINT else ""

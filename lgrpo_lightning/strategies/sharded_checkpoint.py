@@ -132,7 +132,8 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
         raise ValueError(
             f"{folder} is no checkpoint: it has no {_METADATA_FILENAME}, so its writing was cut off."
         )
-    planner = WholePlanner({"state_dict"} if only_weights else None)
+    plan: Any = WholePlanner
+    planner = plan({"state_dict"} if only_weights else None)
     with pickles_refused(folder):
         index, _ = entries_of(folder)
         _load_state_dict(found, storage_reader=index, planner=planner, no_dist=True)
