@@ -187,6 +187,8 @@ def _no_class(path: str, key: str, written: Sequence[Entry]) -> str:
     """A class named by its import path, such as an optimizer, is not there."""
     entry = _of_value(path, written) or _of_key(key, written)
     module, _, name = path.rpartition(".")
+    if hasattr(sys.modules.get(module), name):
+        return f"{_place(entry)}{key}: {path!r} is no class that can stand there."
     close = difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1)
     meant = f" Did you mean '{module}.{close[0]}'?" if close else ""
     return f"{_place(entry)}{key}: there is no class {path!r}.{meant}"

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from lgrpo_lightning.records.metric_series import validation_metrics
 from lgrpo_lightning.trainer.rollout_callback import rollouts_done
-from lgrpo_lightning.trainer.terminal import on_terminal
+from lgrpo_lightning.trainer.terminal import on_terminal, say
 
 LENGTH = "completions/mean_length"
 
@@ -20,15 +20,25 @@ class RewardProgressBar(RichProgressBar):
     """A bar over the rollouts of the run whose first number is the reward.
 
     Then follow validation's avg@k (or accuracy) where known, loss, KL, entropy, completion length and what else was
-    logged with ``prog_bar=True``. Where standard output is not a terminal there is no bar: one plain line
-    per rollout, and one per validation.
+    logged with ``prog_bar=True``. Above the bar stays one line of every validation and of every
+    ``every_n_rollouts``-th rollout. Where standard output is not a terminal there is no bar: one plain line per
+    rollout, and one per validation.
 
     Args:
         leave: Whether the finished bar stays on the screen.
+        every_n_rollouts: Of which rollouts a line stays above the bar, the first among them; 0 of none.
+
+    Raises:
+        ValueError: ``every_n_rollouts`` is below 0.
     """
 
-    def __init__(self, leave: bool = True) -> None:
+    def __init__(self, leave: bool = True, every_n_rollouts: int = 10) -> None:
         super().__init__(leave=leave)
+        if every_n_rollouts < 0:
+            raise ValueError(
+                f"RewardProgressBar(every_n_rollouts={every_n_rollouts}) must be at least 0 (0 leaves no line)."
+            )
+        self.every_n_rollouts = every_n_rollouts
         self._plain = False
         self._started = time.monotonic()
 
@@ -84,7 +94,8 @@ class RewardProgressBar(RichProgressBar):
             self._update_metrics(trainer, pl_module)
             self.refresh()
         limit = f"/{total:.0f}" if math.isfinite(total) else ""
-        self._line(f"rollout {done}{limit}", trainer, pl_module)
+        if self._plain or (self.every_n_rollouts and (done - 1) % self.every_n_rollouts == 0):
+            self._line(f"rollout {done}{limit}", trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the time."""
@@ -106,12 +117,12 @@ class RewardProgressBar(RichProgressBar):
     def _line(
         self, head: str, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, str] | None = None
     ) -> None:
-        """Print one plain line if that is what standard output gets."""
-        if not (self._plain and super().is_enabled):
+        """Print one line, above the bar where there is one."""
+        if not super().is_enabled:
             return
         shown = self.get_metrics(trainer, pl_module) if metrics is None else metrics
         parts = [head, *(f"{name} {value}" for name, value in shown.items())]
-        print("  ".join([*parts, f"{time.monotonic() - self._started:.1f} s"]), flush=True)
+        say(trainer, "  ".join([*parts, f"{time.monotonic() - self._started:.1f} s"]))
 
 
 def total_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:

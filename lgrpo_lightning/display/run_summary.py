@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lgrpo_lightning.run_folder.names import (
     shown,
 )
 from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
-from lgrpo_lightning.trainer.terminal import say
+from lgrpo_lightning.trainer.terminal import on_terminal, say
 
 WHAT = {
     ROLLOUTS: "every completion with its rewards, advantage and |λ|",
@@ -54,11 +55,12 @@ class RunSummary(Callback):
         """Print the summary, after the progress bar is gone."""
         if stage == "fit" and not dry_run(trainer) and trainer.is_global_zero:
             root = Path(trainer.default_root_dir)
+            width = shutil.get_terminal_size().columns if on_terminal() else None
             board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
             lines = [
                 self._work(trainer, pl_module),
                 *(outcomes(metric_series(root / METRICS)) if writes_metrics(trainer) else []),
-                *places(root, board=board),
+                *places(root, board=board, width=width),
             ]
             say(trainer, "\n".join(lines))
 
@@ -87,8 +89,12 @@ def outcomes(metrics: dict[str, Series]) -> list[str]:
     return lines
 
 
-def places(root: Path, *, board: bool) -> list[str]:
-    """Where everything is, and the commands that resume from here; only what exists."""
+def places(root: Path, *, board: bool, width: int | None = None) -> list[str]:
+    """Where everything is, and the commands that resume from here; only what exists.
+
+    Args:
+        width: Columns of the terminal: a command that is wider goes over several lines, and can be pasted as it is.
+    """
     there = [name for name in WHAT if (root / name).exists()]
     lines = (
         [f"Everything is in {shown(root)}:", *(f"  {name:<22} {WHAT[name]}" for name in there)]
@@ -98,16 +104,24 @@ def places(root: Path, *, board: bool) -> list[str]:
     path = {name: shlex.quote(shown(root / name)) for name in there}
     following = []
     if LAST_CHECKPOINT in path and CONFIG in path:
-        following.append(f"  lgrpo validate --config {path[CONFIG]} --ckpt_path {path[LAST_CHECKPOINT]}")
+        options = (f"--config {path[CONFIG]}", f"--ckpt_path {path[LAST_CHECKPOINT]}")
+        following.append(joined("  lgrpo validate", *options, joint=" ", broken=" \\\n      ", width=width))
     if ROLLOUTS in path and METRICS in path:
         following.append(f"  lgrpo report {shlex.quote(shown(root))}")
     if ROLLOUTS in path:
         columns = "[['rollout', 'prompt', 'completion', 'reward', 'advantage']]"
-        read = f"import pandas; print(pandas.read_parquet({shown(root / ROLLOUTS)!r}){columns})"
-        following.append(f"  python -c {shlex.quote(read) if chr(34) in read else chr(34) + read + chr(34)}")
+        read = ("import pandas; print(", f"pandas.read_parquet({shown(root / ROLLOUTS)!r})", f"{columns})")
+        code = joined(*read, joint="", broken="\n      ", width=width and width - len('  python -c ""'))
+        following.append(f"  python -c {shlex.quote(code) if chr(34) in code else chr(34) + code + chr(34)}")
     if board:
         following.append(f"  tensorboard --logdir {shlex.quote(shown(root))}")
     return [*lines, *(["Next:", *following] if following else [])]
+
+
+def joined(*parts: str, joint: str, broken: str, width: int | None) -> str:
+    """The parts in one line if it is no wider than ``width``, else each in a line of its own."""
+    line = joint.join(parts)
+    return line if width is None or len(line) <= width else broken.join(parts)
 
 
 def duration(seconds: float) -> str:

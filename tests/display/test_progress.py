@@ -56,6 +56,17 @@ def test_on_a_terminal_the_reward_comes_first(tmp_path: Path, monkeypatch: pytes
     assert (bar.progress.tasks[0].completed, bar.progress.tasks[0].total) == (5, 5)
 
 
+def test_on_a_terminal_lines_stay_above_the_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of every validation and of every n-th rollout."""
+    monkeypatch.setattr("lgrpo_lightning.display.progress.on_terminal", lambda: True)
+    fit(tmp_path, RewardProgressBar(every_n_rollouts=2), limit_val_batches=1, val_check_interval=2)
+    out = capsys.readouterr().out
+    assert re.findall(r"^rollout (\d)/5  reward", out, re.M) == ["1", "3", "5"]
+    assert len(re.findall(r"^validation  val/accuracy", out, re.M)) == 2
+
+
 def test_disabled_it_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, enable_progress_bar=False)
     assert "rollout 1/5" not in capsys.readouterr().out
