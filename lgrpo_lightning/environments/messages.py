@@ -18,10 +18,11 @@ def assistant_message(turn: Rollout, calls: Sequence[ToolCall]) -> Message:
     return {**plain, "tool_calls": [call.message for call in calls]} if calls else plain
 
 
-def checked_answer(found: Any, who: str, longest: int) -> list[Message] | None:
+def checked_answer(found: Any, who: str, longest: int, *, calls: int = 0) -> list[Message] | None:
     """The messages of an environment; None at the end of the episode.
 
-    All of them together have ``longest`` characters: what is longer is cut off, and says so.
+    All of them together have ``longest`` characters: what is longer is cut off, and says so. Of the messages beyond,
+    those stay, cut to nothing, that answer the turn's tool calls: the first ``calls`` of the role tool.
 
     Raises:
         TypeError: They are no messages.
@@ -36,20 +37,27 @@ def checked_answer(found: Any, who: str, longest: int) -> list[Message] | None:
             f"{who}.respond returned {_short(found)}; it returns a list of messages, or None at the end"
         )
     answer: list[Message] = []
-    left = longest
+    left, owed = longest, calls
     for message in found:
-        if left <= 0:
-            said = f"{answer[-1]['content']}… ({len(found) - len(answer)} more messages, left out here)"
-            answer[-1] = {**answer[-1], "content": said}
+        if left <= 0 and not owed:
             break
         beside = _checked(message, who)
-        if beside > left:
+        called = owed > 0 and message["role"] == "tool"
+        if left <= 0 and not called:
+            continue
+        if beside > (longest if called else left):
             raise ValueError(
                 f"{who}.respond returned a message with {beside} characters beside role and content; an answer may "
                 f"have {longest} in all (max_answer_chars)"
             )
-        answer.append({**message, "content": _cut(message["content"], left - beside)})
+        answer.append({**message, "content": _cut(message["content"], max(left - beside, 0))})
         left -= beside + max(len(message["content"]), 1)
+        owed -= called
+    if more := len(found) - len(answer):
+        answer[-1] = {
+            **answer[-1],
+            "content": f"{answer[-1]['content']}… ({more} more messages, left out here)",
+        }
     return answer
 
 
@@ -94,7 +102,8 @@ def checked_rewards(found: Any, who: str, turns: int) -> tuple[float, ...]:
 
 def _cut(text: str, longest: int) -> str:
     text = text.encode(errors="replace").decode()
-    return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters, cut off here)"
+    cut = f"{text[:longest]}… ({len(text)} characters, cut off here)"
+    return text if len(text) <= max(longest, len(cut)) else cut
 
 
 def _short(value: Any) -> str:

@@ -277,7 +277,10 @@ class EnvironmentSampler(SamplerAround):
                 lambda: episode.environment.respond(tuple(episode.messages)),
                 timeout=patience(episode.environment, self.timeout),
             )
-            answer = checked_answer(found, class_name(episode.environment), self.max_answer_chars)
+            calls = len(episode.messages[-1].get("tool_calls", ()))
+            answer = checked_answer(
+                found, class_name(episode.environment), self.max_answer_chars, calls=calls
+            )
             self.failures.note("respond", None)
             return answer
         except (Exception, SystemExit) as error:

@@ -325,15 +325,15 @@ def test_an_environment_that_always_fails_ends_the_run(
 
 
 def test_the_whole_answer_has_a_limit() -> None:
-    def answer(found: Any) -> Any:
-        return checked_answer(found, "Env", 100)
+    def answer(found: Any, calls: int = 0) -> Any:
+        return checked_answer(found, "Env", 100, calls=calls)
 
     def said(content: str, **more: Any) -> dict[str, Any]:
         return {"role": "tool", "content": content, **more}
 
     assert answer([said("x" * 100)]) == [said("x" * 100)]
-    two = answer([said("x" * 60), said("y" * 60)])
-    assert [m["content"] for m in two] == ["x" * 60, "y" * 40 + "… (60 characters, cut off here)"]
+    two = answer([said("x" * 60), said("y" * 90)])
+    assert [m["content"] for m in two] == ["x" * 60, "y" * 40 + "… (90 characters, cut off here)"]
     began = time.monotonic()
     for content in ("", "z"):
         many = answer([said(content)] * 2_000_000)
@@ -348,6 +348,24 @@ def test_the_whole_answer_has_a_limit() -> None:
     with pytest.raises(TypeError, match="role has 50000 characters"):
         answer([{"role": "x" * 50_000, "content": ""}])
     assert answer([said("x", tool_call_id="call_1")]) == [said("x", tool_call_id="call_1")]
+
+
+def test_every_tool_call_keeps_its_message() -> None:
+    """However much the first one's answer takes of the limit; other messages are left out."""
+    found = [
+        {"role": "tool", "name": f"tool_{n}", "content": "x" * length}
+        for n, length in enumerate((500, 500, 5, 500))
+    ]
+    user = {"role": "user", "content": "And?"}
+    for length in (500, 82, 70):  # beyond the limit, at it, and with less left than the next one's name takes
+        found[0]["content"] = "x" * length
+        answer = checked_answer([found[0], user, *found[1:]], "Env", 100, calls=3)
+        assert answer is not None
+        tools = [m for m in answer if m["role"] == "tool"]
+        assert [m["name"] for m in tools] == ["tool_0", "tool_1", "tool_2"]
+        assert tools[1]["content"] == "… (500 characters, cut off here)"
+        assert tools[2]["content"].startswith("xxxxx… (")
+        assert (user in answer) == (length == 70)
 
 
 def test_a_million_rewards_are_refused_unread() -> None:
