@@ -22,15 +22,18 @@ PROBES: tuple[tuple[ToolCall, ...], ...] = (
 )  # fmt: skip
 """Calls that are written by the template and read again: texts, numbers, nested objects; two, one without arguments."""
 
-TYPES = {
-    "city": "string", "code": "string", "days": "integer", "share": "number", "metric": "boolean",
-    "near": "object", "hours": "array",
+SCHEMAS: dict[str, dict[str, object]] = {
+    "city": {"type": "string"}, "code": {"type": "string"}, "days": {"type": "integer"}, "share": {"type": "number"},
+    "metric": {"type": "boolean"}, "hours": {"type": "array", "items": {"type": "integer"}},
+    "near": {"type": "object", "properties": {
+        "names": {"type": "array", "items": {"type": "string"}}, "lat": {"type": "number"},
+    }},
 }  # fmt: skip
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "A probe.", "parameters": parameters}}
     for name, parameters in (
         ("probe_now", {"type": "object", "properties": {}}),
-        ("probe_weather", {"type": "object", "properties": {k: {"type": t} for k, t in TYPES.items()}}),
+        ("probe_weather", {"type": "object", "properties": SCHEMAS}),
     )
 ]
 
