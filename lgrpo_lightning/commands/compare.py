@@ -21,7 +21,15 @@ from lgrpo_lightning.comparison.markdown import markdown
 from lgrpo_lightning.comparison.plan import ARMS, RUNS, TUNING, Arm, Run, arms, slug
 from lgrpo_lightning.comparison.pool import run_all
 from lgrpo_lightning.comparison.progress import ComparisonProgress
-from lgrpo_lightning.comparison.results import TREE, Measure, arm_table, curve_table, recorded, run_table
+from lgrpo_lightning.comparison.results import (
+    TREE,
+    Measure,
+    arm_table,
+    curve_table,
+    recorded,
+    run_table,
+    settled,
+)
 from lgrpo_lightning.comparison.tuning import chosen, tuning_table
 from lgrpo_lightning.comparison.variations import Choice, choices, grid, seeds
 from lgrpo_lightning.processes.interruption import Interrupted
@@ -87,7 +95,11 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--out", type=Path, default=Path("runs/compare"), help="folder to write; default runs/compare")
     add("--jobs", type=int, default=0, help="runs at a time; default: one a processor, on other devices one")
     add("--threads", type=int, default=1, help="threads of a run; default 1")
-    add("--metric", default="reward", help="what is measured: a column of metrics.csv; default reward")
+    add(
+        "--metric",
+        default="",
+        help="what is measured: a column of metrics.csv; default val/avg@k where runs log it, else reward",
+    )
     add("--label", default="", help="what tables and pictures call it")
     add("--last", type=int, default=0, help="rollouts whose mean is a run's value; default the last tenth")
     add(
@@ -177,6 +189,7 @@ def tuned(
 def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
     """Write tables and pictures, and print the table."""
     tables = recorded(runs)
+    measure = settled(measure, tables.values())
     table = run_table(runs, tables, measure)
     summary = arm_table(table)
     curves = curve_table(runs, tables, [measure.metric, *(name for name in TREE if name != measure.metric)])

@@ -27,9 +27,12 @@ def draw_all(curves: pandas.DataFrame, arms: pandas.DataFrame, measure: Measure,
     pictures = {
         "curves": draw_curves(curves[curves["metric"] == measure.metric], measure.name),
         "values": draw_values(arms, measure),
+        "differences": draw_differences(arms, measure),
         "trees": draw_trees(curves),
         "time": draw_time(arms),
     }
+    if arms["difference"].isna().all():
+        del pictures["differences"]
     for name, figure in pictures.items():
         save(figure, folder / name)
     return list(pictures)
@@ -64,12 +67,28 @@ def draw_values(arms: pandas.DataFrame, measure: Measure) -> Any:
     for i, (name, colour) in enumerate(zip(names, _colours(names), strict=True)):
         own = arms[arms["arm"] == name].set_index("setting").reindex(settings)
         at = [s + (i - (len(names) - 1) / 2) * width for s in range(len(settings))]
-        half = own["interval"].fillna(0.0)
-        axes.errorbar(at, own["mean"], yerr=half, fmt="o", color=colour, capsize=3, markersize=5, label=name)
+        half, (low, high) = own["interval"].fillna(0.0), bounds(arms["mean"])
+        ends = [half.clip(upper=own["mean"] - low), half.clip(upper=high - own["mean"])]
+        axes.errorbar(at, own["mean"], yerr=ends, fmt="o", color=colour, capsize=3, markersize=5, label=name)
     axes.set_xticks(range(len(settings)), [s.replace(", ", "\n") for s in settings], fontsize=8)
     axes.set_xlim(-0.6, len(settings) - 0.4)
     axes.set_ylabel(measure.name)
     _legend(figure, axes)
+    return figure
+
+
+def draw_differences(arms: pandas.DataFrame, measure: Measure) -> Any:
+    """Each arm's paired difference to the first arm of its setting, with its 95 % interval, and a line at 0."""
+    first, rows = arms["arm"].iloc[0], arms[arms["difference"].notna()]
+    labels = [f"{r.arm}\n{r.setting}" if r.setting else str(r.arm) for r in rows.itertuples()]
+    figure, (axes,) = _panels(1, height=1.6 + 0.5 * len(labels))
+    half = rows["difference_interval"].fillna(0.0)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.errorbar(rows["difference"], range(len(labels)), xerr=half, fmt="o", color=COLOURS[1], capsize=3)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlabel(measure.name)
+    axes.set_title(f"difference to {first}, paired over seeds", fontsize=9, color=GREY)
     return figure
 
 
@@ -111,14 +130,25 @@ def _bands(axes: Any, curves: pandas.DataFrame) -> None:
         half = own["interval"].fillna(0.0)
         marks = {"marker": "o", "markersize": 4} if len(own) < 15 else {}
         axes.plot(own["rollout"], own["mean"], color=colour, linewidth=1.8, label=name, **marks)
+        low, high = bounds(own["mean"])
         axes.fill_between(
             own["rollout"],
-            own["mean"] - half,
-            own["mean"] + half,
+            (own["mean"] - half).clip(low, high),
+            (own["mean"] + half).clip(low, high),
             color=colour,
             alpha=0.18 if len(names) < 4 else 0.07,
             linewidth=0,
         )
+
+
+def bounds(means: pandas.Series) -> tuple[float, float]:
+    """The range that bands stay in: of a share from 0 to 1 where every mean is one, else no limit.
+
+    >>> bounds(pandas.Series([0.0, 0.9])), bounds(pandas.Series([3.0, 200.0])), bounds(pandas.Series([-1.0, 1.0]))
+    ((0.0, 1.0), (0.0, inf), (-inf, inf))
+    """
+    low = 0.0 if (means.dropna() >= 0).all() else -math.inf
+    return low, 1.0 if low == 0 and (means.dropna() <= 1).all() else math.inf
 
 
 def _colours(names: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,31 @@ def markdown(table: pandas.DataFrame, measure: Measure) -> str:
     cells = [_cells(row, measure, str(table["arm"].iloc[0])) for row in table.to_dict("records")]
     names = [name for name in cells[0] if any(row[name] for row in cells)]
     lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in cells)]
-    return "\n".join(map(_line, lines)) + "\n\n" + legend(measure)
+    return "\n".join([*map(_line, lines), "", *verdicts(table, measure), legend(measure)])
+
+
+def verdicts(table: pandas.DataFrame, measure: Measure) -> list[str]:
+    """A sentence an arm: whether it is ahead of the first arm of its setting, or not told apart from it."""
+    first = table["arm"].iloc[0]
+    return [
+        f"{row['arm']}{f' ({setting})' if (setting := row['setting']) else ''}: "
+        f"{verdict(row['difference'], row['difference_interval'], first)} in {measure.name}.\n"
+        for row in table.to_dict("records")
+        if row["arm"] != first
+    ]
+
+
+def verdict(mean: float, half: float, first: str) -> str:
+    """What a paired difference and its 95 % interval say.
+
+    >>> verdict(0.2, 0.1, "GRPO"), verdict(-0.2, 0.3, "GRPO"), verdict(0.1, math.nan, "GRPO")
+    ('ahead of GRPO by 0.200', 'not told apart from GRPO', 'one seed does not tell it apart from GRPO')
+    """
+    if math.isnan(mean) or math.isnan(half):
+        return f"one seed does not tell it apart from {first}"
+    if abs(mean) <= half:
+        return f"not told apart from {first}"
+    return f"{'ahead of' if mean > 0 else 'behind'} {first} by {abs(mean):.3f}"
 
 
 def legend(measure: Measure) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas
@@ -15,6 +15,7 @@ from lgrpo_lightning.run_folder.names import METRICS
 
 TREE = ("tree/path_depth", "tree/intermediate_proportion", "frac_reward_zero_std")
 """The statistics of process trees that every comparison shows."""
+AVERAGE = "val/avg@k"
 TIMES = ("time/sample", "time/reward", "time/train")
 """Seconds of a rollout by what they went into."""
 
@@ -24,13 +25,13 @@ class Measure:
     """What is measured of a run.
 
     Attributes:
-        metric: A column of ``metrics.csv``.
+        metric: A column of ``metrics.csv``; empty: what ``settled`` takes.
         label: What tables and pictures call it; empty: as it is called.
         last: Rollouts at the end of a run whose mean is the run's value; 0: a tenth of them.
         share: How far up the way from the start to the first arm's peak "reached" is, from 0 to 1.
     """
 
-    metric: str = "reward"
+    metric: str = ""
     label: str = ""
     last: int = 0
     share: float = 0.9
@@ -73,6 +74,12 @@ def series(table: pandas.DataFrame, metric: str) -> pandas.Series:
     if found.empty:
         raise ValueError(f"--metric {metric}: a run has no value of it.")
     return found
+
+
+def settled(measure: Measure, tables: Iterable[pandas.DataFrame]) -> Measure:
+    """``measure`` with a metric: validation's avg@k where every run has values of it, else the reward."""
+    validated = all(AVERAGE in table and table[AVERAGE].notna().any() for table in tables)
+    return replace(measure, metric=measure.metric or (AVERAGE if validated else "reward"))
 
 
 def smooth(values: pandas.Series) -> pandas.Series:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import pandas
 
 from lgrpo_lightning.comparison.plan import Arm, Run, setting_name
-from lgrpo_lightning.comparison.results import Measure, recorded, run_table
+from lgrpo_lightning.comparison.results import Measure, recorded, run_table, settled
 from lgrpo_lightning.comparison.variations import Choice
 
 
 def tuning_table(runs: Sequence[Run], measure: Measure) -> pandas.DataFrame:
     """One row an arm and point of the grid: the mean of the measured value over the tuning seeds."""
-    table = run_table(runs, recorded(runs), measure)
+    tables = recorded(runs)
+    table = run_table(runs, tables, settled(measure, tables.values()))
     table["tuned"] = [setting_name(run.extra) for run in runs]
     keys = ["setting", "arm", "tuned"]
     return table.groupby(keys, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()

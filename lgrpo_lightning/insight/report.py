@@ -56,7 +56,7 @@ def comparison_report(folder: Path) -> str:
         legend=" ".join(line for line in lines if not line.startswith("|")).replace("`", "").strip(),
         pictures={
             name: inline((folder / f"{name}.svg").read_text(encoding="utf-8"))
-            for name in ("curves", "values", "trees", "time")
+            for name in ("curves", "values", "differences", "trees", "time")
             if (folder / f"{name}.svg").is_file()
         },
         tuning=_records(folder / "tuning.csv"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def test_two_arms_in_two_settings(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "[8/8] " in said
     assert "| shared=1 | GRPO |" in said
     assert "difference to GRPO" in said
+    assert re.search(r"LambdaGRPO \(shared=1\): (not told apart|ahead of|behind) .*in target rate\.", said)
     runs = pandas.read_csv(tmp_path / "c" / "runs.csv")
     assert len(runs) == 8
     for row in runs.itertuples():  # every value is the mean of the last rollouts of its own run
@@ -50,7 +52,7 @@ def test_two_arms_in_two_settings(tmp_path: Path, capsys: pytest.CaptureFixture[
         wide = there.pivot(index="seed", columns="arm", values="value")
         found = arms[(arms["setting"] == setting) & (arms["arm"] == "LambdaGRPO")].iloc[0]
         assert found["difference"] == pytest.approx((wide["LambdaGRPO"] - wide["GRPO"]).mean())
-    for name in ("curves", "values", "trees", "time"):
+    for name in ("curves", "values", "differences", "trees", "time"):
         assert (tmp_path / "c" / f"{name}.png").stat().st_size > 5000
         assert (tmp_path / "c" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
 

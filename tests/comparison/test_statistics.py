@@ -7,7 +7,9 @@ import pandas
 import pytest
 from scipy import stats
 
-from lgrpo_lightning.comparison.results import arm_table
+from lgrpo_lightning.comparison.figures import draw_values
+from lgrpo_lightning.comparison.markdown import verdict
+from lgrpo_lightning.comparison.results import Measure, arm_table, settled
 from lgrpo_lightning.comparison.statistics import estimate
 
 
@@ -54,3 +56,34 @@ def test_differences_are_paired_over_seeds() -> None:
     assert math.isnan(first["difference"])
     assert (second["difference"], second["difference_interval"]) == (1.0, 0.0)
     assert (second["seeds"], second["reached"], second["rollouts_to_level"]) == (3, 2, 2.0)
+
+
+def test_what_is_measured_by_default() -> None:
+    """Validation's avg@k where every run has it; the reward where one lacks it; what was asked for in any case."""
+    with_it = pandas.DataFrame({"reward": [0.1, 0.2], "val/avg@k": [math.nan, 0.5]})
+    without = pandas.DataFrame({"reward": [0.1], "val/avg@k": [math.nan]})
+    assert settled(Measure(), [with_it, with_it]).metric == "val/avg@k"
+    assert settled(Measure(), [with_it, without]).metric == "reward"
+    assert settled(Measure(metric="kl"), [with_it]).metric == "kl"
+
+
+def test_bands_stay_in_the_range_of_the_metric() -> None:
+    figure = draw_values(
+        pandas.DataFrame({"setting": "", "arm": ["A", "B"], "mean": [0.95, 0.5], "interval": [0.2, 0.1]}),
+        Measure(),
+    )
+    ends = [path.vertices[:, 1] for bars in figure.axes[0].collections for path in bars.get_paths()]
+    assert sorted(numpy.concatenate(ends)) == pytest.approx([0.4, 0.6, 0.75, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "says"),
+    [
+        (0.2, 0.1, "ahead of A by 0.200"),
+        (-0.2, 0.1, "behind A by 0.200"),
+        (0.2, 0.2, "not told apart from A"),
+        (0.2, math.nan, "one seed does not tell it apart from A"),
+    ],
+)
+def test_differences_in_words(mean: float, half: float, says: str) -> None:
+    assert verdict(mean, half, "A") == says
