@@ -163,7 +163,7 @@ class AheadModule(ComponentModule):
             left.append(self.max_rollouts - self.rollout_index - 1)
         if self.trainer.max_steps > 0 and self.updates.steps_are_sure:
             steps = self.trainer.max_steps - self.global_step
-            left.append(-(-steps // self.updates.steps_per_rollout) - 1)
+            left.append(steps // self.updates.steps_per_rollout - 1)
         data: Any = getattr(self.trainer, "datamodule", None)
         return list(data.upcoming_prompts(max(0, min(left))))
 

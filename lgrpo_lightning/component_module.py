@@ -161,9 +161,9 @@ class ComponentModule(PolicyModule):
         """Where the run is."""
         return Progress(
             rollout=self.rollout_index,
-            global_step=self.global_step,
-            epoch=self.current_epoch,
-            max_steps=self.trainer.max_steps,
+            global_step=self.weight_version,
+            epoch=self.current_epoch or self._epoch,
+            max_steps=self.planned_steps or -1,
             max_rollouts=self.max_rollouts,
         )
 

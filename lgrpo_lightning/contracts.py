@@ -191,7 +191,7 @@ class RewardModel(ABC):  # noqa: B024 - one of two methods is enough
         """
 
     def start(self, progress: Progress) -> None:  # noqa: B027
-        """Called before each rollout batch is scored, with the place in the run."""
+        """Called before each rollout batch, validation, test and prediction is scored, with the place in the run."""
 
     def score(self, group: Group, tree: ProcessTree) -> Tensor | Rewards:
         """A ``[G]`` tensor of rewards, or ``Rewards``. NaN means "does not apply", which is not 0."""

@@ -154,8 +154,15 @@ class PromptDataModule(LightningDataModule):
                 self.prompts_per_step,
                 world_size=data_rank(self._trainer).size,
                 mini_batches=getattr(self._trainer.lightning_module, "mini_batches", 1),
-                prompts=len(self.prompts["train"]["train"]),
+                prompts=(count := len(self.prompts["train"]["train"])),
             )
+            rest = count % self.prompts_per_step
+            if rest and not self.shuffle and not self._trainer.overfit_batches:
+                rank_zero_warn(
+                    f"data.shuffle is false, and the last {rest} of {count} training prompts fill no batch of "
+                    f"{self.prompts_per_step} (data.prompts_per_step): they are left out of every epoch. Set shuffle: "
+                    "true, under which every epoch leaves out others, or take another number of prompts."
+                )
 
     def train_dataloader(self) -> PromptLoader:
         """Batches of ``prompts_per_step`` prompts over all ranks; an incomplete last one is left out."""

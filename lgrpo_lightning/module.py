@@ -91,7 +91,7 @@ class GRPOModule(RolloutModule):
         rollouts_ahead: int = 0,
         seed: int | None = None,
     ) -> None:
-        settings.check_options(group_size, sampling, updates)
+        settings.check_options(group_size, sampling, updates, max_rollouts)
         for key, given, contract in (
             ("sampler", sampler, Sampler),
             ("segmenter", segmenter, StepSegmenter),
@@ -203,7 +203,6 @@ class GRPOModule(RolloutModule):
             ranks=self.ranks,
             backward=self.backward_pass,
             step=self.step_optimizer,
-            done=lambda: 0 <= self.trainer.max_steps <= self.global_step,
             allows=lambda attempt: self.allows_step(rollout, attempt),
         )
 

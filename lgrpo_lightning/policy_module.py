@@ -76,7 +76,7 @@ class PolicyModule(LightningModule):
         self.on_nonfinite = on_nonfinite
         self.guard: StepGuard
         self.rollout_index = 0
-        self._loaded_steps = 0
+        self._steps = self._epoch = 0  # that the weights have had, where the Trainer does not know
         self.step_metrics: dict[str, float] = {}
         self._logged: dict[str, float] = {}
         self.reference: Reference | None
@@ -155,7 +155,7 @@ class PolicyModule(LightningModule):
         A Trainer that has fitted before goes on, as its own count of steps does.
         """
         if self.trainer.global_step == 0:
-            self.rollout_index = self._loaded_steps = 0
+            self.rollout_index = self._steps = self._epoch = 0
         self._saved_rng, self._logged, self.step_metrics = None, {}, {}
 
     def announce_tokens(self) -> None:
@@ -176,8 +176,8 @@ class PolicyModule(LightningModule):
 
     @property
     def weight_version(self) -> int:
-        """Optimizer steps that the weights have had: in this run, or when the checkpoint was written."""
-        return self.global_step or self._loaded_steps
+        """Optimizer steps that the weights have had: in this run, in an earlier one, or in that of the checkpoint."""
+        return self.global_step or self._steps
 
     def source(self) -> PolicySource:
         """What a sampler may know of the policy."""
@@ -222,6 +222,7 @@ class PolicyModule(LightningModule):
         optimizer.zero_grad(set_to_none=True)
         schedulers: Any = self.lr_schedulers()
         schedulers.step()
+        self._steps, self._epoch = self.global_step, self.current_epoch
         self.guard.check_weights(self.global_step)
         if self.reference_sync is not None and self.reference_sync.due(self.global_step):
             self.reference_sync.update(self.reference, self.policy)
@@ -276,7 +277,7 @@ class PolicyModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the rollout counter and component state; the generators follow when training starts."""
         saved = checkpoint["lgrpo"]
-        self._loaded_steps = int(checkpoint.get("global_step", 0))
+        self._steps, self._epoch = (int(checkpoint.get(name, 0)) for name in ("global_step", "epoch"))
         check_weights(checkpoint.get("state_dict", {}), self)
         self.rollout_index = saved["rollout_index"]
         state.load_component_state(self.components, saved["components"])

@@ -35,7 +35,7 @@ class RolloutModule(AheadModule):
         """Fresh metrics for every set."""
         self.land_all()
         self.evaluations = {n: Evaluation(self.validation, self.device) for n in self._set_names()}
-        self.sync_sampler()
+        self.begin_evaluation("validation")
 
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Greedy decoding and k samples for every prompt. The noise is the same at every validation."""
@@ -61,8 +61,13 @@ class RolloutModule(AheadModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def on_predict_epoch_start(self) -> None:
-        """The sampler takes over the weights."""
+        """Get ready to sample."""
+        self.begin_evaluation("predict")
+
+    def begin_evaluation(self, phase: str) -> None:
+        """The sampler takes over the weights, and the rewards learn whose completions they will see."""
         self.sync_sampler()
+        self.start_rewards(self.stream(phase), self.progress)
 
     def _set_names(self) -> tuple[str, ...]:
         trainer: Any = self.trainer
@@ -110,9 +115,13 @@ class RolloutModule(AheadModule):
             means.put(name, value)
 
     def stop_after_last(self) -> None:
-        """Have the run end where all its rollouts are done."""
-        if 0 < self.max_rollouts <= self.rollout_index:
-            self.trainer.should_stop = True
+        """Have the run end where all its rollouts are done, or another one could go beyond ``trainer.max_steps``."""
+        left = self.trainer.max_steps - self.global_step
+        too_few = self.trainer.max_steps > 0 and left < self.updates.steps_per_rollout
+        if too_few or 0 < self.max_rollouts <= self.rollout_index:
+            self.trainer.fit_loop.epoch_loop.max_steps = (
+                self.global_step
+            )  # it goes before min_steps and min_epochs
 
     # ------------------------------------------------------------------------------------------ Lightning
 
@@ -123,13 +132,15 @@ class RolloutModule(AheadModule):
 
     @property
     def planned_steps(self) -> int | None:
-        """Optimizer steps of the run where they are known."""
-        limits = [self.trainer.max_steps, self.max_rollouts * self.updates.steps_per_rollout]
+        """Most optimizer steps of the run where they are known: those of whole rollouts."""
+        most, each = self.trainer.max_steps, self.updates.steps_per_rollout
+        limits = [most - most % each if self.updates.steps_are_sure else most, self.max_rollouts * each]
         return min((n for n in limits if n > 0), default=None)
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run gets: rollouts on disk, checkpoints, progress, plot, summary."""
         settings.check_trainer(self.trainer)
+        settings.check_limits(self.trainer, self.updates, self.planned_steps)
         settings.check_gradient_snr(self.trainer, self.updates)
         self.trainer.num_sanity_val_steps = 0  # validation at the start takes its place
         ends = {"at_start": self.validation.at_start, "at_end": self.validation.at_end}

@@ -247,7 +247,15 @@ class RolloutBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run is: rollout batches and optimizer steps done, epoch, and the limits (-1: none)."""
+    """Where the completions are from that are scored.
+
+    Attributes:
+        rollout: Rollouts done, or the number of the one that is scored.
+        global_step: Optimizer steps that the weights have had from which they are sampled.
+        epoch: Epochs done.
+        max_steps: Most optimizer steps of the run, as its limits and whole rollouts allow; -1: not limited by them.
+        max_rollouts: Most rollouts; -1: no limit.
+    """
 
     rollout: int = 0
     global_step: int = 0

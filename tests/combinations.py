@@ -131,7 +131,6 @@ def train(loss: PolicyLoss, estimator: AdvantageEstimator, layout: LayoutName) -
         ranks=Ranks(),
         backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
         step=step,
-        done=lambda: False,
         importance="none",
     ).run(data, [range(len(data))], means)
     assert policy.layout == layout

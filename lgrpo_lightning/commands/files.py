@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import set_parsing_settings
 
 from lgrpo_lightning.commands.written import Entry
+from lgrpo_lightning.commands.yaml_text import loaded
 from lgrpo_lightning.import_path import names_a_file
 
 
@@ -30,7 +31,7 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
         try:
-            inner = yaml.safe_load(value)
+            inner = loaded(value)
         except yaml.YAMLError:
             return
         if not isinstance(inner, str):

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.lookup import checkpoint_folder
+from lgrpo_lightning.commands.yaml_text import loaded
 from lgrpo_lightning.processes.slurm import restarts
 from lgrpo_lightning.run_folder.names import CONFIG, shown
 
@@ -48,12 +48,12 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
     folder = Path(root or ".") if ckpt_path in KEYWORDS else Path(ckpt_path).resolve().parent.parent
     if not (folder / CONFIG).is_file():
         return
-    written = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    written = loaded((folder / CONFIG).read_text(encoding="utf-8"))
     if not isinstance(written, Mapping):
         _say(f"{shown(folder / CONFIG)} holds no configuration: what this run changes cannot be told.")
         return
     before = dict(flat(written))
-    now = dict(flat(yaml.safe_load(configuration)))
+    now = dict(flat(loaded(configuration)))
     changed = {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})

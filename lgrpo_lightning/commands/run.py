@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.checkpoints.lookup import checkpoint_folder, listed, named_checkpoint
 from lgrpo_lightning.commands.aliases import install_aliases
+from lgrpo_lightning.commands.config_file import ConfigFile
 from lgrpo_lightning.commands.explanations import explained
 from lgrpo_lightning.commands.files import keep_files_from_import
 from lgrpo_lightning.commands.lasting_output import lasting_output
@@ -144,6 +145,12 @@ class RunCLI(LightningCLI):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise ValueError(f"The Trainer refuses its options (trainer.*): {error}") from error
+        if (
+            trainer.overfit_batches
+            and not trainer.fast_dev_run
+            and options.get("limit_val_batches") is not None
+        ):
+            trainer.limit_val_batches = options.limit_val_batches  # else Lightning takes overfit_batches
         complete_trainer(trainer)
         return trainer
 
@@ -152,7 +159,7 @@ class RunCLI(LightningCLI):
         kwargs.setdefault("dump_header", ["lgrpo_lightning"])
         kwargs["allow_abbrev"] = False  # half a name is a mistake, not a guess
         parser = ArgumentParser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help="Path to a configuration file (YAML).")
+        parser.add_argument("-c", "--config", action=ConfigFile, help="Path to a configuration file (YAML).")
         return parser
 
 

@@ -95,7 +95,14 @@ def _of_file(name: str) -> list[Entry]:
         )
     if library := owner(str(key.value) for key, _ in node.value):
         raise ValueError(f"{name} is written for {library}, not for `lgrpo`. {remedy(library, name)}")
-    return list(_of_node(node, "", name))
+    found: dict[str, Entry] = {}
+    for entry in _of_node(node, "", name):
+        if (before := found.setdefault(entry.key, entry)) is not entry:
+            raise ValueError(
+                f"{before.place} and {entry.place.removeprefix(f'{name}, ')}: {entry.key} is given twice; a key stands "
+                "once in a file. Put together what belongs together, and delete the other."
+            )
+    return list(found.values())
 
 
 def _of_node(node: yaml.Node, key: str, name: str) -> Iterator[Entry]:

@@ -128,16 +128,15 @@ class RewardProgressBar(RichProgressBar):
 def total_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:
     """How many rollouts the run will have at most, as far as one can tell; infinity if nothing limits it.
 
-    ``max_steps`` counts optimizer steps; how many a rollout takes is read off the run so far (one at the
-    start).
+    ``max_steps`` counts optimizer steps; how many a rollout takes is read off the run so far, at the start its options.
     """
     limits = [math.inf]
     if (most := getattr(pl_module, "max_rollouts", None) or -1) > 0:
         limits.append(most)
     if (trainer.max_epochs or -1) > 0:
         limits.append(float(trainer.max_epochs or 0) * trainer.num_training_batches)
-    if trainer.max_steps > 0:
-        done = rollouts_done(pl_module)
-        if trainer.global_step or not done:
-            limits.append(trainer.max_steps * done / trainer.global_step if done else trainer.max_steps)
+    if (steps := getattr(pl_module, "planned_steps", None)) is not None:
+        made, done = trainer.global_step, rollouts_done(pl_module)
+        if made or not done:
+            limits.append(steps * done / made if done else steps / pl_module.updates.steps_per_rollout)
     return math.ceil(least) if math.isfinite(least := min(limits)) else math.inf

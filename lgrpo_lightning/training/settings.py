@@ -14,6 +14,7 @@ from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.strategies.precision import check_precision
+from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.types import Sampling
 
@@ -37,7 +38,7 @@ UNSUPPORTED = ("fsdp", "deepspeed")
 """Beginnings of the names of strategies that do not work here."""
 
 
-def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None:
+def check_options(group_size: int, sampling: Sampling, updates: Updates, max_rollouts: int) -> None:
     """Refuse options with which GRPO cannot learn.
 
     Raises:
@@ -48,6 +49,8 @@ def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None
             f"model.group_size is {group_size}; it must be at least 2: a completion is compared with the "
             "others of its group."
         )
+    if max_rollouts < -1 or max_rollouts == 0:
+        raise ValueError(f"model.max_rollouts is {max_rollouts}; it must be at least 1, or -1 for no limit.")
     if sampling.temperature == 0:
         raise ValueError(
             "sampling.temperature is 0, so that all completions of a group would be the same; it must be "
@@ -187,6 +190,45 @@ def check_trainer(trainer: Any) -> None:
         )
     if trainer.state.fn == "fit" and not trainer.fast_dev_run and trainer.is_global_zero:
         check_folder(trainer.default_root_dir)
+
+
+def check_limits(trainer: Any, updates: Updates, planned: int | None) -> None:
+    """Refuse limits within which nothing would be trained; say where a run of whole rollouts ends before its limit.
+
+    Args:
+        planned: Most optimizer steps of the run, where they are known.
+
+    Raises:
+        ValueError: Naming the limit and what is possible.
+    """
+    if trainer.state.fn != "fit":
+        return
+    each = updates.steps_per_rollout
+    if trainer.fast_dev_run:  # its number is one of batches
+        trainer.fit_loop.epoch_loop.max_steps = int(trainer.fast_dev_run) * each
+    for name in ("max_steps", "max_epochs", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            raise ValueError(
+                f"trainer.{name} is 0, so that nothing would be trained. Set another, or measure the model with "
+                "lgrpo validate."
+            )
+    steps = f"a rollout makes {each} optimizer steps (model.updates.iterations times mini_batches)"
+    if 0 < trainer.max_steps < each:
+        raise ValueError(
+            f"trainer.max_steps is {trainer.max_steps}, and {steps}: a run consists of whole rollouts. Use at "
+            f"least {each}."
+        )
+    if planned is not None and (trainer.min_steps or 0) > planned:
+        raise ValueError(
+            f"trainer.min_steps is {trainer.min_steps}, but trainer.max_steps or model.max_rollouts end the run after "
+            f"{planned}."
+        )
+    if trainer.max_steps > 0 and trainer.max_steps % each and updates.steps_are_sure:
+        say(
+            trainer,
+            f"trainer.max_steps is {trainer.max_steps}, and {steps}: the run ends with the last whole rollout, "
+            f"after {planned} steps.",
+        )
 
 
 def check_gradient_snr(trainer: Any, updates: Updates) -> None:

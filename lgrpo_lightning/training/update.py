@@ -56,7 +56,6 @@ class Update:
         ranks: The processes that share each optimizer step.
         backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
         step: Called after the last one; makes the optimizer step.
-        done: Whether the run is over before the next optimizer step.
         allows: Asked after the last backward pass whether the step may be made; a refused one leaves no gradient.
     """
 
@@ -71,7 +70,6 @@ class Update:
     ranks: Ranks
     backward: Callable[[Tensor, bool], None]
     step: Callable[[], None]
-    done: Callable[[], bool]
     importance: ImportanceMode | None = None
     corrects: bool = True
     from_policy: bool = False
@@ -103,8 +101,6 @@ class Update:
         known = self._scored(batch)
         for _ in range(self.updates.iterations):
             for rows in mini_batches:
-                if self.done():
-                    return
                 self._optimizer_step(batch, list(rows), known, means)
 
     def _scored(self, batch: TrainBatch) -> Known:

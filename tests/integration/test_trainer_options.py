@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
+from tests.reliability.processes import same
 from tests.runs import CONFIG, checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
 
 
@@ -15,10 +17,71 @@ def test_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
     assert not any(tmp_path.rglob("*.ckpt"))
 
 
-def test_max_steps_counts_optimizer_steps_and_stops_inside_a_rollout(tmp_path: Path) -> None:
-    root = fit(tmp_path, trainer__max_steps=5, model__updates__iterations=2, model__updates__mini_batches=2)
-    assert checkpoint(root)["global_step"] == 5
-    assert list(rollouts(root)["rollout"].unique()) == [0, 1]
+FOUR_STEPS = {"model__updates__iterations": 2, "model__updates__mini_batches": 2}
+"""Of every rollout."""
+
+
+def test_a_run_that_max_steps_ends_inside_a_rollout_is_resumed_to_the_bit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``max_steps`` is an upper limit; a run consists of whole rollouts."""
+    other = {
+        "trainer__val_check_interval": 1,
+        "data__train__init_args__count": 6,
+        "model__policy__dropout": 0.1,
+    }
+    whole = fit(tmp_path / "whole", trainer__max_steps=8, **FOUR_STEPS, **other)
+    parts = fit(tmp_path / "parts", trainer__max_steps=7, **FOUR_STEPS, **other)
+    assert "the run ends with the last whole rollout, after 4 steps" in capsys.readouterr().out
+    assert checkpoint(parts)["global_step"] == 4
+    fit(parts, trainer__max_steps=11, ckpt_path="last", **FOUR_STEPS, **other)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "lgrpo", "global_step", "epoch"):
+        same(checkpoint(whole)[part], checkpoint(parts)[part], part)
+    pd.testing.assert_frame_equal(rollouts(whole), rollouts(parts), check_exact=True)
+    times = [name for name in metrics(whole) if name.startswith("time/") or name == "tokens_per_second"]
+    pd.testing.assert_frame_equal(*(metrics(root).drop(columns=times) for root in (whole, parts)))
+
+
+def test_fast_dev_run_counts_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, trainer__fast_dev_run=2, trainer__enable_progress_bar="true", **FOUR_STEPS)
+    assert [
+        line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("rollout")
+    ] == [
+        "1/2",
+        "2/2",
+    ]
+
+
+NOTHING = [
+    {"trainer__limit_train_batches": 0},
+    {"trainer__limit_train_batches": 0.1},
+    {"trainer__max_steps": 0},
+    {"trainer__max_epochs": 0},
+    {"model__max_rollouts": 0},
+    {"trainer__max_steps": 3, **FOUR_STEPS},
+    {"trainer__min_steps": 10},
+]
+"""Limits within which there is no rollout, or that contradict another one."""
+
+
+@pytest.mark.parametrize("limits", NOTHING, ids=lambda limits: next(iter(limits)))
+def test_limits_that_cannot_be_kept_are_refused(
+    limits: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lgrpo("fit", tmp_path, **{"model__validation__at_start": "false", **limits}) == 2
+    assert next(iter(limits)).partition("__")[2] in capsys.readouterr().err
+    assert not (tmp_path / "rollouts").exists()
+
+
+def test_prompts_that_no_epoch_has_are_said(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    fit(
+        tmp_path,
+        data__shuffle="false",
+        data__prompts_per_step=5,
+        trainer__max_steps=1,
+        trainer__limit_val_batches=0,
+    )
+    assert any("the last 2 of 12 training prompts" in str(warning.message) for warning in recwarn)
 
 
 def test_max_rollouts(tmp_path: Path) -> None:
@@ -44,6 +107,8 @@ def test_overfit_batches_repeats_the_same_prompts(tmp_path: Path) -> None:
 def test_limit_val_batches(tmp_path: Path) -> None:
     none = fit(tmp_path / "a", trainer__limit_val_batches=0)
     assert "val/accuracy" not in metrics(none).columns
+    same_batches = fit(tmp_path / "c", trainer__limit_val_batches=0, trainer__overfit_batches=1)
+    assert "val/accuracy" not in metrics(same_batches).columns
     one = fit(tmp_path / "b", trainer__limit_val_batches=1, data__validation_batch_size=1)
     assert metrics(one)["val/avg@k"].dropna().isin([0.0, 0.5, 1.0]).all()
 

@@ -154,7 +154,6 @@ def updated(
     """
     objective = objective or Objective()
     case.logprobs.grad = case.entropies.grad = None
-    steps: list[int] = []
     means = Means()
     Update(
         policy=StubPolicy(case, per_pass),  # type: ignore[arg-type]
@@ -162,13 +161,12 @@ def updated(
         loss=loss,
         objective=objective,
         bonus=bonus or EntropyBonus(objective),
-        updates=Updates(iterations=2 if off_policy else 1),
+        updates=Updates(mini_batches=2 if off_policy else 1),  # one of them is made
         temperature=1.0,
         max_length=LONGEST,
         ranks=ranks or Ranks(),
         backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-        step=lambda: steps.append(1),
-        done=lambda: bool(steps),
+        step=lambda: None,
         importance=importance,
     ).run(case.batch(weights), [rows or list(range(len(case.lengths)))], means)
     nothing = torch.zeros_like(case.logprobs)

@@ -105,7 +105,6 @@ def our_loss(made: GRPOModule, reference: Any, batch: TrainBatch) -> float:
         ranks=Ranks(),
         backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
         step=lambda: None,
-        done=lambda: False,
     ).run(batch, [range(len(batch))], means)
     return means.values()["loss"]
 

@@ -124,7 +124,6 @@ def updated(
         ranks=ranks,
         backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
         step=lambda: None,
-        done=lambda: False,
         importance="none",
     ).run(data, [range(len(data))], means)
     value = means.values()["loss"] / ranks.world_size

@@ -65,7 +65,6 @@ def run(
         ranks=Ranks(),
         backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
         step=step or (lambda: None),
-        done=lambda: False,
     ).run(data, more.get("mini_batches", [range(len(data))]), means)
     return means
 
