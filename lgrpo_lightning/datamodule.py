@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -19,6 +19,7 @@ from lgrpo_lightning.data.row_columns import check_template_kwargs
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import all_rows, named_sources
 from lgrpo_lightning.options import mapped, require
+from lgrpo_lightning.records.fingerprint import fingerprint
 from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.types import Prompt
@@ -55,6 +56,8 @@ class PromptDataModule(LightningDataModule):
         chat_template_kwargs: More arguments of the chat template, such as ``enable_thinking`` or ``tools``.
         max_prompt_length: Longest prompt, in tokens; null for what completions leave of the model's context.
         long_prompts: What to do with longer prompts: "error", or "drop" to leave them out.
+        on_change: Where a resumed run finds other prompts than the checkpoint was made with: "say" it and go on, or
+            "error" to refuse.
 
     Raises:
         ValueError: An argument is out of range; the message says which and what is possible.
@@ -77,6 +80,7 @@ class PromptDataModule(LightningDataModule):
         chat_template_kwargs: dict[str, Any] | None = None,
         max_prompt_length: int | None = None,
         long_prompts: LongPrompts = "error",
+        on_change: Literal["say", "error"] = "say",
     ) -> None:
         super().__init__()
         check_template_kwargs(chat_template_kwargs or {})
@@ -88,6 +92,7 @@ class PromptDataModule(LightningDataModule):
             (seed is None or seed >= 0, "seed", "at least 0, or null"),
             (max_prompt_length is None or max_prompt_length >= 1, "max_prompt_length", "at least 1, or null"),
             (long_prompts in ("error", "drop"), "long_prompts", "'error' or 'drop'"),
+            (on_change in ("say", "error"), "on_change", "'say' or 'error'"),
         )
         if curriculum is not None and not shuffle:
             raise ValueError(
@@ -107,6 +112,8 @@ class PromptDataModule(LightningDataModule):
         self.system_prompt, self.chat, self.prefill = system_prompt, chat, prefill
         self.chat_template_kwargs = chat_template_kwargs or {}
         self.max_prompt_length, self.long_prompts = max_prompt_length, long_prompts
+        self.on_change = on_change
+        self._fingerprints: dict[str, dict[str, str]] = {}
         self.prompts: dict[str, dict[str, list[Prompt]]] = {}
         self._train_loader: PromptLoader | None = None
         self._resumed_state: dict[str, Any] = {}
@@ -149,6 +156,10 @@ class PromptDataModule(LightningDataModule):
             self.prompts[which] = {name: self._encoded(name, s) for name, s in self.sources[which].items()}
         if stage == "fit":
             self._train_loader, self._resumed_state = None, {}
+            self._fingerprints = {
+                "data.train": fingerprint(self.prompts["train"]["train"]),
+                **{f"data.validation ({n})": fingerprint(p) for n, p in self.prompts["validation"].items()},
+            }
             self.pass_rates = self._fresh_pass_rates()
             check_prompts_per_step(
                 self.prompts_per_step,
@@ -204,13 +215,40 @@ class PromptDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The place in the training prompts, and their pass rates. Lightning forgets its own copy at an epoch's end."""
         rates = {} if self.pass_rates is None else self.pass_rates.state_dict()
-        return {} if self._train_loader is None else self._train_loader.state_dict() | rates
+        loader = self._train_loader
+        return {} if loader is None else loader.state_dict() | rates | {"fingerprints": self._fingerprints}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Start the training prompts at a saved place."""
+        """Start the training prompts at a saved place.
+
+        Raises:
+            ValueError: They are others, and ``on_change`` is "error".
+        """
         self._resumed_state = state_dict
+        self._compare(state_dict.get("fingerprints", {}))
         if self.pass_rates is not None:
             self.pass_rates.load_state_dict(state_dict)
+
+    def _compare(self, before: Mapping[str, Mapping[str, str]]) -> None:
+        """Say, or refuse, prompts that are others than those of a checkpoint."""
+        changed = []
+        for name, now in self._fingerprints.items():
+            if (was := before.get(name, now)) != now:
+                same = was["content"] == now["content"]
+                changed.append(
+                    f"{name} has {'the same prompts in another order' if same else 'other prompts'}"
+                )
+        if not changed:
+            return
+        text = f"{'; '.join(changed)}: other data than the checkpoint was made with."
+        if self.on_change == "error":
+            raise ValueError(
+                f"{text} Give the run its data again, set data.on_change: say, or start without --ckpt_path in another "
+                "trainer.default_root_dir."
+            )
+        rank_zero_warn(
+            f"{text} The run goes on at the checkpoint's place in them (data.on_change: error refuses it)."
+        )
 
     def val_dataloader(self) -> list[PromptLoader]:
         """One loader per validation set, in the order of ``validation_names``."""

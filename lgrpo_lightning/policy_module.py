@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from lgrpo_lightning.checkpoints import state
+from lgrpo_lightning.checkpoints.code import changed_code, code_of
 from lgrpo_lightning.checkpoints.resume import check_weights, other_world_size
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence
@@ -81,6 +82,7 @@ class PolicyModule(LightningModule):
         self._logged: dict[str, float] = {}
         self.reference: Reference | None
         self._saved_rng: list[Any] | None = None
+        self._code: dict[str, str] = {}
         self._layout_announced = ""
         self._tokens_announced = False
         self.strict_loading = policy.lora is None  # an adapter's checkpoint holds no other weights
@@ -157,6 +159,7 @@ class PolicyModule(LightningModule):
         if self.trainer.global_step == 0:
             self.rollout_index = self._steps = self._epoch = 0
         self._saved_rng, self._logged, self.step_metrics = None, {}, {}
+        self._code = code_of(self.components)
 
     def announce_tokens(self) -> None:
         """Say once which tokens end a completion, and which ids are never drawn."""
@@ -270,6 +273,7 @@ class PolicyModule(LightningModule):
             "world_size": self.trainer.world_size,
             "rng": gathered(self.trainer, state.rng_state()),
             "components": state.component_state(self.components),
+            "code": self._code,
         }
         if self.reference_sync is not None:
             checkpoint["lgrpo"]["reference"] = reference_state(self.reference)
@@ -286,8 +290,15 @@ class PolicyModule(LightningModule):
         if self._trainer is None:
             return
         self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
-        if self._saved_rng is None and self.trainer.state.fn == TrainerFn.FITTING:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self._saved_rng is None:
             say(self.trainer, other_world_size(saved["world_size"], self.trainer.world_size))
+        if lines := changed_code(saved.get("code", {}), self._code):
+            say(
+                self.trainer,
+                "\n".join(["Going on with other code than the checkpoint was made with:", *lines]),
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Forget the last rollout's step, so that it is not logged again where none is made."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ class PromptLoader:
             self.epoch, self.position, self._served = self.epoch + 1, 0, False
         return self._batches()
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the next batch comes from, and the sizes that this depends on."""
         return {
             "epoch": self.epoch,
@@ -99,7 +100,7 @@ class PromptLoader:
             "batch_size": self.batch_size,
         }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was saved; with other data or batches, at the start of the next epoch."""
         self.epoch, self.position, self._served = state["epoch"], state["position"], False
         was = (state["prompts"], state["batch_size"])

@@ -1,5 +1,8 @@
 """Going on with another configuration or on another number of processes: what differs is said."""
 
+import json
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,55 @@ def test_what_cannot_work_is_refused(
     said = capsys.readouterr().err
     assert "The checkpoint is of another model" in said
     assert "model.policy.path" in said
+
+
+ROWS = [{"prompt": f"{i}+1=", "answer": i + 1} for i in range(6)]
+OTHERS = {
+    "reversed": (list(reversed(ROWS)), "data.train has the same prompts in another order"),
+    "answers": ([row | {"answer": 7} for row in ROWS], "data.train has other prompts"),
+}
+REWARD = """
+def right(completions, answer, **kwargs):
+    return [{}float(str(a) in c) for c, a in zip(completions, answer)]
+"""
+
+
+def test_other_data_and_code_under_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    rows, reward = tmp_path / "rows.jsonl", tmp_path / "changing_reward.py"
+    options = RUN | {
+        "data__train__init_args__count": None,
+        "data__train": "rows.jsonl",
+        "data__validation__init_args__count": 1,
+        "model__reward_model": '{"class_path": "RewardFunction", "init_args": {"function": "changing_reward.right"}}',
+        "model__validation__k": 0,
+    }
+
+    def went_on(given: list[dict[str, object]], sign: str, status: int = 0, **more: object) -> str:
+        rows.write_text("\n".join(map(json.dumps, given)))
+        reward.write_text(REWARD.format(sign))
+        sys.modules.pop("changing_reward", None)
+        capsys.readouterr()
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            assert lgrpo("fit", tmp_path / "run", **options | more) == status
+        said = capsys.readouterr()
+        return said.out + said.err + "".join(str(w.message) for w in warned)
+
+    went_on(ROWS, "", trainer__max_steps=2)
+    said = went_on(ROWS, "", ckpt_path="last", trainer__max_steps=4)
+    assert "other code" not in said
+    assert "other data" not in said
+    for given, message in OTHERS.values():
+        assert message in went_on(
+            given, "", ckpt_path="last", trainer__max_steps=4, status=2, data__on_change="error"
+        )
+    said = went_on(OTHERS["answers"][0], "-", ckpt_path="last", trainer__max_steps=6)
+    assert "data.train has other prompts" in said
+    assert "  changing_reward.right: the file in which it is written has changed\n" in said
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

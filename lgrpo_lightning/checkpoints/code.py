@@ -1,0 +1,61 @@
+"""The code that a run is made of, so that a resumed one can say what of it has changed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any
+
+from lgrpo_lightning.run_folder.environment import environment
+
+
+def code_of(components: Mapping[str, Any]) -> dict[str, str]:
+    """Name → version of a package, or digest of the file that holds a component or a function of one."""
+    found = dict(environment()["packages"])
+    for component in components.values():
+        for held in _held(component):
+            name = f"{held.__module__}.{held.__qualname__}"
+            try:
+                found[name] = sha256(Path(inspect.getfile(held)).read_bytes()).hexdigest()[:16]
+            except (OSError, TypeError):  # written on a terminal, or compiled
+                continue
+    return found
+
+
+def changed_code(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """A line for each that both have and that differs."""
+    return [
+        f"  {name}: the file in which it is written has changed"
+        if "." in name
+        else f"  {name}: {was[name]} -> {new}"
+        for name, new in sorted(now.items())
+        if was.get(name, new) != new
+    ]
+
+
+def _held(value: Any, depth: int = 4) -> Iterator[Any]:
+    """The classes and functions of ``value`` and of what it holds, but for those of the standard library and torch."""
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _held(item, depth - 1) if depth else ()
+    elif isinstance(value, partial):
+        yield from _held(value.func, depth)
+    elif isinstance(value, FunctionType | MethodType | type):
+        yield value
+    elif hasattr(value, "__dict__") and depth and _is_code(type(value)):
+        yield type(value)
+        yield from _held(list(vars(value).values()), depth - 1)
+
+
+def _is_code(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] not in (
+        "builtins",
+        "torch",
+        "transformers",
+        "lightning",
+        "threading",
+    )
