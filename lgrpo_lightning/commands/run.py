@@ -145,11 +145,7 @@ class RunCLI(LightningCLI):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise ValueError(f"The Trainer refuses its options (trainer.*): {error}") from error
-        if (
-            trainer.overfit_batches
-            and not trainer.fast_dev_run
-            and options.get("limit_val_batches") is not None
-        ):
+        if options.overfit_batches and not options.fast_dev_run and options.limit_val_batches is not None:
             trainer.limit_val_batches = options.limit_val_batches  # else Lightning takes overfit_batches
         complete_trainer(trainer)
         return trainer

@@ -135,8 +135,10 @@ def total_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:
         limits.append(most)
     if (trainer.max_epochs or -1) > 0:
         limits.append(float(trainer.max_epochs or 0) * trainer.num_training_batches)
-    if (steps := getattr(pl_module, "planned_steps", None)) is not None:
-        made, done = trainer.global_step, rollouts_done(pl_module)
-        if made or not done:
-            limits.append(steps * done / made if done else steps / pl_module.updates.steps_per_rollout)
+    module: Any = pl_module
+    steps = getattr(module, "planned_steps", None) or trainer.max_steps
+    done = rollouts_done(pl_module)
+    at_start = getattr(getattr(module, "updates", None), "steps_per_rollout", 1)
+    if steps > 0 and (each := trainer.global_step / done if done else at_start):
+        limits.append(steps / each)
     return math.ceil(least) if math.isfinite(least := min(limits)) else math.inf
