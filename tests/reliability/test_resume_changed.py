@@ -113,7 +113,7 @@ def test_other_data_and_code_under_the_same_names(
 def test_a_checkpoint_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lgrpo("fit", tmp_path, ckpt_path=tmp_path / "x.ckpt", **HALF) == 2
     assert "there is no checkpoint" in capsys.readouterr().err
-    assert lgrpo("fit", tmp_path, ckpt_path="last", **HALF | {"trainer__max_steps": 1}) == 0
+    assert lgrpo("fit", tmp_path, ckpt_path="last", **HALF | {"trainer__max_steps": 2}) == 0
     assert "--ckpt_path last: there is no checkpoint in" in capsys.readouterr().out
 
 
