@@ -172,7 +172,7 @@ def test_what_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
     trainer = Trainer(max_steps=2, max_epochs=-1, accelerator="cpu", default_root_dir=tmp_path, logger=False)
     trainer.fit(module, datamodule=data)
     first = [seen[0] for seen in reward.seen]
-    assert first[:2] == [0, 1]
+    assert first[:3] == [0, 0, 1]  # the validation at the start is told, too
     assert not [t for t in threading.enumerate() if t.name.startswith("rollout ")]
     trainer.validate(module, datamodule=data)
     trainer.fit_loop.epoch_loop.max_steps = 3
