@@ -165,7 +165,7 @@ CONFESSIONS = ["I do not know.", "", "I do not know.</answer>", "</think> I do n
         FormatMatch("<think>.*</think>.*<answer>.*", match="search"),
         FormatMatch("2", match="search"),
     ],
-    ids=str,
+    ids=["number", "boxed", "answer", "own answer", "think and answer", "2"],
 )
 @pytest.mark.parametrize("chat", [True, False])
 def test_what_the_prompt_says_earns_nothing(reward: RewardModel, begun: str, chat: bool) -> None:
