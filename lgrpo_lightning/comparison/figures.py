@@ -80,7 +80,7 @@ def draw_values(arms: pandas.DataFrame, measure: Measure) -> Any:
 def draw_differences(arms: pandas.DataFrame, measure: Measure) -> Any:
     """Each arm's paired difference to the first arm of its setting, with its 95 % interval, and a line at 0."""
     first, rows = arms["arm"].iloc[0], arms[arms["difference"].notna()]
-    labels = [f"{r.arm}\n{r.setting}" if r.setting else str(r.arm) for r in rows.itertuples()]
+    labels = [f"{arm}\n{setting}".strip() for arm, setting in zip(rows["arm"], rows["setting"], strict=True)]
     figure, (axes,) = _panels(1, height=1.6 + 0.5 * len(labels))
     half = rows["difference_interval"].fillna(0.0)
     axes.axvline(0, color=GREY, linewidth=0.8)
