@@ -8,6 +8,10 @@ from torch import Tensor
 
 from lgrpo_lightning.strategies.ranks import Ranks
 
+ROUNDING = 1e-5
+"""Nats that entropies of one token may differ by in passes of other shapes. Completions share tokens, so the bound
+often falls among equal entropies: all of them are taken, or none."""
+
 
 def undecided(entropies: Tensor, taking_part: Tensor, share: float, ranks: Ranks) -> Tensor:
     """``[N, T]`` bool: tokens in the top ``share`` of entropy of an optimizer step, on all ranks. Collective.
@@ -24,4 +28,4 @@ def undecided(entropies: Tensor, taking_part: Tensor, share: float, ranks: Ranks
     everywhere = torch.cat(found[:: len(found) // ranks.world_size])  # of a tensor group one rank
     if not len(everywhere):
         return taking_part
-    return entropies >= float(numpy.quantile(everywhere.double().numpy(), 1 - share))
+    return entropies >= float(numpy.quantile(everywhere.double().numpy(), 1 - share)) - ROUNDING

@@ -69,7 +69,7 @@ def test_a_users_bar_stays(tmp_path: Path, bar: Callback) -> None:
 def test_what_is_switched_off_stays_off(tmp_path: Path) -> None:
     module = fit(tmp_path, enable_progress_bar=False, enable_checkpointing=False, logger=False)
     assert not {RewardProgressBar, LastCheckpoint} & set(kinds(module.trainer))
-    assert {p.name for p in tmp_path.iterdir()} == {"rollouts", "environment.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {".lock", "rollouts", "environment.json"}
 
 
 def test_metrics_csv_comes_beside_other_loggers(tmp_path: Path) -> None:

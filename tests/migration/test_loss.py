@@ -61,6 +61,7 @@ def module(options: dict[str, Any], folder: Path) -> GRPOModule:
     (folder / "trl.yaml").write_text(yaml.safe_dump(options | {"bf16": False, "max_steps": 2}))
     config = yaml.safe_load(imported(folder / "trl.yaml"))
     config["model"]["reward_model"] = "ExactMatch"
+    config["model"]["policy"]["path"] = "lgrpo:arithmetic"
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     flags = [
         "--trainer.accelerator=cpu",

@@ -22,7 +22,7 @@ DATA = {
         config={"data.train": "prompts.jsonl"},
     ),
     "unknown extension": BadInput(
-        says=("prompts.txt", ".jsonl, .jsonl.gz, .parquet, .csv"),
+        says=("prompts.txt", "cannot read .txt", ".jsonl, .json, .ndjson, .csv"),
         did="`data.train: prompts.txt`",
         config={"data.train": "prompts.txt"},
         files={"prompts.txt": "1+1="},
@@ -43,7 +43,7 @@ DATA = {
         says=("prompts.jsonl, line 1", "a list", '{"prompt"'),
         did="line 1 of `prompts.jsonl` is a list",
         config=own(),
-        files={"prompts.jsonl": '["1+1=", 2]\n'},
+        files={"prompts.jsonl": '["1+1=", 2]\n' + ROWS},
     ),
     "not UTF-8": BadInput(
         says=("prompts.jsonl, line 1", "not UTF-8", "column 13"),
@@ -65,10 +65,10 @@ DATA = {
         config={"data.train": "prompts/*.parquet"},
     ),
     "half of a surrogate pair": BadInput(
-        says=("prompts.jsonl, row 6", "'answer'", "surrogate"),
-        did="an answer with half of a surrogate pair (`\\ud800`)",
+        says=("prompts.jsonl, row 6", "'note'", "surrogate"),
+        did="a column with half of a surrogate pair (`\\ud800`)",
         config=own(),
-        files={"prompts.jsonl": ROWS + '{"prompt": "1+1=", "answer": "2 \\ud800"}\n'},
+        files={"prompts.jsonl": ROWS + '{"prompt": "1+1=", "answer": 2, "note": "\\ud800"}\n'},
     ),
     "answer of another type": BadInput(
         says=("prompts.jsonl, row 6", "ExactMatch", "an object with the entries a, b"),
