@@ -40,10 +40,10 @@ DATA = {
         files={"prompts.jsonl": ROWS[:70]},
     ),
     "not an object": BadInput(
-        says=("prompts.jsonl, line 1", "a list", '{"prompt"'),
-        did="line 1 of `prompts.jsonl` is a list",
+        says=("prompts.jsonl, line 7", "a list", '{"prompt"'),
+        did="line 7 of `prompts.jsonl` is a list",
         config=own(),
-        files={"prompts.jsonl": '["1+1=", 2]\n' + ROWS},
+        files={"prompts.jsonl": ROWS + '["1+1=", 2]\n'},
     ),
     "not UTF-8": BadInput(
         says=("prompts.jsonl, line 1", "not UTF-8", "column 13"),
