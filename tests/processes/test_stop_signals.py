@@ -6,14 +6,16 @@ import subprocess
 import sys
 
 SCRIPT = """
-import signal
+import signal, time
 from lightning.pytorch import Trainer
 from lgrpo_lightning.processes.stop_signals import StopSignals
 from lgrpo_lightning.processes.interruption import request_stop, stop_signal
 signals = StopSignals(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
 request_stop({first})
 signals._noted(signal.SIGINT, None)
+signals._noted(signal.SIGINT, None)  # the same Ctrl-C, once more
 print("still here", flush=True)
+time.sleep(0.4)
 signals._noted(signal.SIGINT, None)
 print("never said", flush=True)
 """
