@@ -59,7 +59,7 @@ from pathlib import Path
 from lgrpo_lightning import cli
 for example in sorted(Path(".").glob("*/example.yaml")):
     words = example.read_text().splitlines()[0].removeprefix("# lgrpo ").split()
-    assert cli.main([*words, f"--trainer.default_root_dir=runs/{example.parent.name}", "--trainer.max_steps=1"]) == 0
+    assert cli.main([*words, f"--trainer.default_root_dir=runs/{example.parent.name}", "--trainer.max_steps=2"]) == 0
     print("TRAINED", example.parent.name)
 """
 
