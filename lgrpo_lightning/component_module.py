@@ -66,7 +66,10 @@ class ComponentModule(PolicyModule):
     ) -> list[Group]:
         """Completions. A stop that is asked for abandons them."""
         own = [prompt.copied() for prompt in prompts]
-        with abandonable(self.trainer, stream), self.calling(stream, "sampler", *(p.uid for p in own[:1])):
+        with (
+            abandonable(self.trainer, stream, "sampling"),
+            self.calling(stream, "sampler", *(p.uid for p in own[:1])),
+        ):
             groups = self.sampler.sample(own, count, sampling=sampling, stream=stream)
         return list(shared(self.trainer, lambda: groups))
 
@@ -84,8 +87,11 @@ class ComponentModule(PolicyModule):
             self.reward_model.start(progress)
 
     def scored(self, groups: Sequence[Group], trees: Sequence[ProcessTree], stream: Stream) -> list[Rewards]:
-        """The rewards of every group."""
-        with self.calling(stream, "reward_model", *_first(groups)):
+        """The rewards of every group. A stop that is asked for abandons those that are waited for."""
+        with (
+            abandonable(self.trainer, stream, "scoring"),
+            self.calling(stream, "reward_model", *_first(groups)),
+        ):
             return list(shared(self.trainer, lambda: self.reward_model.score_batch(groups, trees)))
 
     def penalised(self, groups: Sequence[Group], rewards: Sequence[Rewards], stream: Stream) -> list[Rewards]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextvars
-import queue
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 import torch
 
+LOOK = 0.1
+"""Seconds between two looks at whether the waiting is to end."""
 
-def limited(call: Callable[[], Any], *, timeout: float) -> Any:
+
+def limited(call: Callable[[], Any], *, timeout: float, look: Callable[[], None] = lambda: None) -> Any:
     """What ``call`` gives or raises; ``TimeoutError`` after ``timeout`` seconds, and the thread is abandoned.
 
     An abandoned thread goes on until its call returns, and what it returns is dropped; it does not keep the process
@@ -21,7 +25,7 @@ def limited(call: Callable[[], Any], *, timeout: float) -> Any:
     >>> limited(lambda: "done", timeout=5.0)
     'done'
     """
-    answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    future: Future[Any] = Future()
     context, gradients = contextvars.copy_context(), torch.is_grad_enabled()
     device = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
@@ -30,15 +34,24 @@ def limited(call: Callable[[], Any], *, timeout: float) -> Any:
             torch.cuda.set_device(device)
         try:
             with torch.set_grad_enabled(gradients):
-                answers.put((context.run(call), None))
+                future.set_result(context.run(call))
         except BaseException as error:
-            answers.put((None, error))
+            future.set_exception(error)
 
     threading.Thread(target=run, name="reward function", daemon=True).start()
-    try:
-        answer, error = answers.get(timeout=timeout)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {timeout:g} seconds (timeout)") from None
-    if error is not None:
-        raise error
-    return answer
+    return awaited(future, timeout=timeout, look=look)
+
+
+def awaited(future: Future[Any], *, timeout: float, look: Callable[[], None]) -> Any:
+    """What ``future`` gives or raises; ``TimeoutError`` after ``timeout`` seconds.
+
+    Args:
+        look: Called meanwhile; what it raises ends the waiting.
+    """
+    until = time.monotonic() + timeout
+    while not future.done():
+        look()
+        if (left := until - time.monotonic()) <= 0:
+            raise TimeoutError(f"no answer within {timeout:g} seconds (timeout)")
+        wait([future], timeout=min(left, LOOK))
+    return future.result()

@@ -38,7 +38,7 @@ def stop_together(trainer: Any) -> None:
 
 @contextmanager
 def abandoning_together(trainer: Any) -> Iterator[None]:
-    """Inside, every rank abandons sampling (``AbandonedError``) where one does: the run then stops in good order.
+    """Inside, every rank abandons what it does (``AbandonedError``) where one does: the run then stops in good order.
 
     Under tensor parallelism none does, as ranks draw each token together; the stop comes after the last one.
     """
@@ -52,8 +52,8 @@ def abandoning_together(trainer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
-    """Draw completions inside: a stop that is asked for meanwhile abandons them, on all ranks.
+def abandonable(trainer: Any, stream: Stream, verb: str) -> Iterator[None]:
+    """Draw completions inside, or score them: a stop that is asked for meanwhile abandons them, on all ranks.
 
     On a thread beside the run they are abandoned likewise; all ranks agree where the run waits for them.
     """
@@ -61,7 +61,7 @@ def abandonable(trainer: Any, stream: Stream) -> Iterator[None]:
         yield
         return
     what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
-    doing(f"sampling {what}")
+    doing(f"{verb} {what}")
     with abandoning_together(trainer):
         yield
     stop_together(trainer)

@@ -9,6 +9,16 @@ from typing import Any
 
 import torch
 
+from lgrpo_lightning.processes.interruption import AbandonedError, abandon_if_stopping
+from lgrpo_lightning.worker_thread import awaited
+
+GRACE = 2.0
+"""Seconds that a coroutine has to end once it is cancelled."""
+UNENDED = (
+    ", and it goes on all the same: it blocks its event loop (await asyncio.to_thread(...) for what waits without "
+    "await, as time.sleep and requests do), or catches its own cancellation"
+)
+
 
 class BackgroundLoop:
     """Starts with the first awaitable and lives until ``close``, so that clients can keep their connections.
@@ -23,7 +33,14 @@ class BackgroundLoop:
         self._thread: threading.Thread | None = None
 
     def result(self, awaitable: Awaitable[Any], *, timeout: float) -> Any:
-        """What ``awaitable`` gives; ``TimeoutError`` after ``timeout`` seconds, and it is cancelled."""
+        """What ``awaitable`` gives; ``TimeoutError`` after ``timeout`` seconds, and it is cancelled.
+
+        One that does not end then is abandoned with its loop: it may block it. A stop that is asked for ends the
+        waiting, too.
+
+        Raises:
+            AbandonedError: The run is about to stop.
+        """
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
@@ -38,7 +55,17 @@ class BackgroundLoop:
                 said = str(error) or f"no answer within {timeout:g} seconds (timeout)"
                 raise TimeoutError(said) from error
 
-        return asyncio.run_coroutine_threadsafe(limited(), self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(limited(), self._loop)
+        try:
+            return awaited(future, timeout=timeout + GRACE, look=abandon_if_stopping)
+        except AbandonedError:
+            future.cancel()
+            raise
+        except TimeoutError:
+            if future.done():
+                raise
+            self._loop = self._thread = None
+            raise TimeoutError(f"no answer within {timeout:g} seconds (timeout){UNENDED}") from None
 
     def close(self) -> None:
         """Cancel what is under way, stop the loop and its thread; a later ``result`` starts new ones."""
@@ -63,4 +90,11 @@ async def _ended() -> None:
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     """Run the loop without gradients, which each thread switches for itself."""
     with torch.no_grad():
-        loop.run_forever()
+        while True:
+            try:
+                return loop.run_forever()
+            except (
+                SystemExit,
+                KeyboardInterrupt,
+            ):  # of a coroutine: who waits for it is told, the others go on
+                continue

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.options import refuse_text
+from lgrpo_lightning.processes.interruption import AbandonedError
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout, copied
 
@@ -84,6 +85,8 @@ class FunctionCall:
         """What ``call`` gives; an exception in it names the function and shows its first prompts."""
         try:
             return call()
+        except AbandonedError:
+            raise
         except Exception as error:
             raise RewardError(
                 f"Reward function {self.name!r} failed with {type(error).__name__}: {error}{_line(error)}\n"
@@ -170,7 +173,7 @@ def _completion(prompt: Prompt, rollout: Rollout) -> Any:
 def _line(error: Exception) -> str:
     """File and line in which ``error`` was raised, where that is inside the function."""
     frames = traceback.extract_tb(error.__traceback__)
-    ended = isinstance(error, TimeoutError) and str(error).endswith("(timeout)")  # where the waiting ended
+    ended = isinstance(error, TimeoutError) and "(timeout)" in str(error)  # where the waiting ended
     if ended or len(frames) < 3:  # guarded, the call: the function itself was not reached
         return ""
     last = frames[-1]

@@ -13,6 +13,7 @@ from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.import_path import imported
 from lgrpo_lightning.options import mapped
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.processes.interruption import abandon_if_stopping
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.failures import Failures, OnError
@@ -133,7 +134,7 @@ class RewardFunction(RewardModel):
 
     def _called(self, passed: Mapping[str, Any]) -> Any:
         if self.thread:
-            value = limited(lambda: self.function(**passed), timeout=self.timeout)
+            value = limited(lambda: self.function(**passed), timeout=self.timeout, look=abandon_if_stopping)
         else:
             value = self.function(**passed)
         return self._loop.result(value, timeout=self.timeout) if inspect.isawaitable(value) else value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -69,6 +71,12 @@ class Exits(RewardModel):
 
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
         sys.exit(0)
+
+
+async def stops_and_sleeps(completions: list[str]) -> None:
+    """Has the process stopped, and takes ten minutes."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(600)
 
 
 class ClosesOutput(RewardModel):

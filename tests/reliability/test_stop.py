@@ -1,5 +1,6 @@
 """A signal ends a run in good order: soon, with a documented status, and resumed exactly."""
 
+import json
 import os
 import signal
 import threading
@@ -29,6 +30,7 @@ from tests.reliability.processes import (
     pair,
     same_run,
 )
+from tests.runs import lgrpo
 
 SECOND = "rollouts/rollout-000001-rank-000.parquet"
 
@@ -93,6 +95,15 @@ def test_a_stop_does_not_wait_for_sampling_that_takes_minutes(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_stop_does_not_wait_for_an_async_reward(tmp_path: Path) -> None:
+    reward = {
+        "class_path": "RewardFunction",
+        "init_args": {"function": "tests.reliability.rewards.stops_and_sleeps"},
+    }
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        lgrpo("fit", tmp_path, model__reward_model=json.dumps(reward))
+
+
 def test_stopped_while_validating_and_resumed(tmp_path: Path) -> None:
     """The validation that was cut off is made up for."""
     slow = RUN | {

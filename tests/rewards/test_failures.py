@@ -2,17 +2,21 @@
 
 import asyncio
 import contextvars
+import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 
+from lgrpo_lightning.processes.interruption import AbandonedError, begin, request_stop
 from lgrpo_lightning.rewards import RewardError, RewardFunction, RewardSum
+from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.exact_match import ExactMatch
 from lgrpo_lightning.testing import check_reward_model, toy_group, toy_tree
 from lgrpo_lightning.types import Rewards
@@ -38,6 +42,16 @@ async def hangs_async(completions: list[str]) -> None:
     await asyncio.sleep(30)
 
 
+async def blocks(completions: list[str]) -> None:
+    time.sleep(30)
+
+
+async def catches_its_cancellation(completions: list[str]) -> None:
+    for _ in range(30):
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+
+
 def short(completions: list[str]) -> list[float]:
     return [1.0]
 
@@ -54,9 +68,24 @@ FAULTS = {
         r"TimeoutError: no answer within 0.1 seconds .timeout.\n",
     ),
     "hangs_async": (hangs_async, {"timeout": 0.1}, r"TimeoutError: no answer within 0.1 seconds .timeout.\n"),
+    "blocks": (
+        blocks,
+        {"timeout": 0.1},
+        "TimeoutError: .*timeout., and it goes on all the same: it blocks its",
+    ),
+    "catches_its_cancellation": (
+        catches_its_cancellation,
+        {"timeout": 0.1},
+        "TimeoutError: .*its own cancellation",
+    ),
     "short": (short, {}, "returned 1 values"),
     "nothing": (nothing, {}, "returned a NoneType"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lgrpo_lightning.rewards.background_loop.GRACE", 0.2)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -82,6 +111,33 @@ def test_none_makes_the_call_not_applicable_warns_once_and_counts(fault: str) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scored(model)
+
+
+def test_an_exit_in_a_coroutine_reaches_the_caller_and_the_next_call_is_answered() -> None:
+    async def exits(code: int) -> int:
+        await asyncio.gather(*(asyncio.sleep(0) if code else _exit() for _ in range(2)))
+        return code
+
+    async def _exit() -> None:
+        sys.exit(0)
+
+    loop = BackgroundLoop()
+    with pytest.raises(SystemExit):
+        loop.result(exits(0), timeout=5.0)
+    assert loop.result(exits(3), timeout=5.0) == 3
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("function", "options"), [(hangs, {"thread": True}), (hangs_async, {}), (blocks, {})]
+)
+def test_a_stop_that_is_asked_for_ends_the_waiting(function: Any, options: dict[str, Any]) -> None:
+    threading.Timer(0.2, request_stop, [signal.SIGTERM]).start()
+    try:
+        with pytest.raises(AbandonedError):
+            scored(RewardFunction(function, **options))
+    finally:
+        begin()
 
 
 def test_too_many_in_a_row_stop_and_a_success_starts_anew() -> None:
