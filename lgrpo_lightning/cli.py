@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
+from lgrpo_lightning.processes.leaving import leave_soon, note_status
+
 RUN = "lgrpo_lightning.commands.run"
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -45,8 +47,17 @@ Every option of a run has a place in its YAML file and a flag of the same name:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; the exit status. Without ``argv`` it is the process's own, which ends soon afterwards."""
+    if argv is not None:
+        return _run(list(argv))
+    try:
+        note_status(status := _run(sys.argv[1:]))
+        return status
+    finally:
+        leave_soon()
+
+
+def _run(argv: list[str]) -> int:
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())))

@@ -16,6 +16,7 @@ from typing import Any
 
 from lgrpo_lightning.commands import run
 from lgrpo_lightning.comparison.plan import FINISHED, LOG
+from lgrpo_lightning.processes.leaving import leave_soon, note_status
 from lgrpo_lightning.processes.rank_watch import parent_death_signal
 from lgrpo_lightning.run_folder.names import CONFIG, LAST_CHECKPOINT
 
@@ -84,6 +85,7 @@ def _fit(words: list[str], folder: Path, threads: int, forked: bool, environment
 
     torch.set_num_threads(threads)
     sys.argv = ["lgrpo", *words]
-    status = run.main(words)
+    note_status(status := run.main(words))
+    leave_soon()
     sys.stdout.flush()
     sys.exit(status)

@@ -79,6 +79,12 @@ async def stops_and_sleeps(completions: list[str]) -> None:
     await asyncio.sleep(600)
 
 
+async def leaves_a_thread(completions: list[str]) -> list[float]:
+    """Goes on when the run is over."""
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+    return [float(i) for i in range(len(completions))]
+
+
 class ClosesOutput(RewardModel):
     """Closes the standard output of the process."""
 

@@ -94,7 +94,6 @@ def test_a_stop_does_not_wait_for_sampling_that_takes_minutes(tmp_path: Path) ->
     assert "SIGTERM ended the run after 1 whole rollout; the state after 1 is in" in run.said()
 
 
-@pytest.mark.slow
 def test_a_stop_does_not_wait_for_an_async_reward(tmp_path: Path) -> None:
     reward = {
         "class_path": "RewardFunction",
@@ -104,6 +103,7 @@ def test_a_stop_does_not_wait_for_an_async_reward(tmp_path: Path) -> None:
         lgrpo("fit", tmp_path, model__reward_model=json.dumps(reward))
 
 
+@pytest.mark.slow
 def test_stopped_while_validating_and_resumed(tmp_path: Path) -> None:
     """The validation that was cut off is made up for."""
     slow = RUN | {
