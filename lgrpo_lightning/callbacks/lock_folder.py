@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from lgrpo_lightning.run_folder.lock import FolderLock
+from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.whole_files import make_folder
 from lgrpo_lightning.trainer.rollout_callback import dry_run
+from lgrpo_lightning.trainer.terminal import say
 
 
 class LockFolder(Callback):
@@ -24,6 +29,27 @@ class LockFolder(Callback):
         """
         if stage == "fit" and trainer.is_global_zero and not dry_run(trainer):
             self._lock.take(Path(trainer.default_root_dir))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take it again where somebody removed or moved it.
+
+        Raises:
+            ValueError: Another run writes there by now.
+        """
+        if self._lock.lost():
+            root = Path(trainer.default_root_dir)
+            self._lock.release()
+            self._lock.take(root)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):  # its thread would fail, and the run with it
+                    make_folder(Path(logger.log_dir))
+            say(
+                trainer,
+                f"{shown(root)} was removed, moved or emptied (trainer.default_root_dir). The run goes on there: "
+                "what it wrote before is missing, what it writes from now on, checkpoints among it, is not.",
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let it go."""

@@ -23,7 +23,7 @@ class AtomicCheckpointIO(AnyCheckpointIO):
         """Write it.
 
         Raises:
-            DiskFullError: There is no room; an older file of this name is untouched.
+            UnwritableError: With the reason; an older file of this name is untouched.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)

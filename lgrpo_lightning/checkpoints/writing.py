@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from lgrpo_lightning.checkpoints.checkpoint_file import put_in_place
 from lgrpo_lightning.processes.activity import doing
-from lgrpo_lightning.run_folder.whole_files import explained_if_full
+from lgrpo_lightning.run_folder.whole_files import explained_if_unwritable, make_folder
 
 
 def write_checkpoint(
@@ -28,11 +28,12 @@ def write_checkpoint(
         wait: Whether all ranks are here.
 
     Raises:
-        DiskFullError: There is no room.
+        UnwritableError: With the reason; there is no room, say.
     """
     partial = path.with_name(f".{path.name}.part")
     doing(f"writing {path.name}", waits=True, keeps=True)
-    with explained_if_full(path):
+    with explained_if_unwritable(path):
+        make_folder(path.parent)
         trainer.strategy.save_checkpoint(state, str(partial))
     doing(f"waiting for {path.name}", waits=True)
     if wait:

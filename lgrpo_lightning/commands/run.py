@@ -86,6 +86,13 @@ class SaveRunConfig(SaveConfigCallback):
             text = self.parser.dump(self.config, skip_none=False)
             write_whole(Path(trainer.default_root_dir) / CONFIG, text)
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have it beside the checkpoint, where somebody removed it."""
+        if not (Path(trainer.default_root_dir) / CONFIG).exists():
+            self.on_train_start(trainer, pl_module)
+
 
 class RunCLI(LightningCLI):
     """The command line of a run."""

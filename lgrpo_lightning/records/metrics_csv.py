@@ -11,10 +11,10 @@ from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars as 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from lgrpo_lightning.run_folder.names import METRICS, set_aside, shown
-from lgrpo_lightning.run_folder.whole_files import explained_if_full, whole_file
+from lgrpo_lightning.run_folder.whole_files import explained_if_unwritable, make_folder, whole_file
 
 
 class MetricsCSV(Logger):
@@ -86,6 +86,8 @@ class MetricsCSV(Logger):
             "epoch": "" if self._trainer is None else self._trainer.current_epoch,
             **metrics,
         }
+        if self._names is not None and self._header() != self._names:
+            self._begin_anew()
         early, self._early = self._early, None
         now = {name: str(value) for name, value in row.items()}  # NaN equals nothing, its text itself
         if now == early:
@@ -97,7 +99,7 @@ class MetricsCSV(Logger):
         if new := [name for name in row if name not in self._columns]:
             self._rewrite([*self._columns, *new], self._rows())
         with (
-            explained_if_full(self.path),
+            explained_if_unwritable(self.path),
             self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
             csv.DictWriter(file, self._columns, restval="").writerow(row)
@@ -108,13 +110,31 @@ class MetricsCSV(Logger):
 
     def _start(self, first: dict[str, Any]) -> None:
         """Keep the rows of before the run's ``first``, or set all aside with their file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         rows = self._rows()
         resumed = self._trainer is None or self._trainer.ckpt_path is not None
         kept = [row for row in rows if _earlier(row, first)] if resumed else []
         if rows and not kept:
             rank_zero_info(f"The metrics of an older run are kept in {shown(set_aside(self.path))}.")
         self._rewrite(list(kept[0]) if kept else ["step", "epoch"], kept)
+
+    def _header(self) -> list[str] | None:
+        """The names in the file's first line, or None where there is no such file."""
+        try:
+            with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+                return next(csv.reader(file), None)
+        except (OSError, csv.Error):
+            return None
+
+    def _begin_anew(self) -> None:
+        """Somebody removed or replaced the file: what stands there is no file of this run."""
+        kept = f" What stood there is kept as {shown(set_aside(self.path))}." if self.path.exists() else ""
+        rank_zero_warn(
+            f"{shown(self.path)} was removed or replaced while the run goes on: it begins anew.{kept} The rows "
+            "before are missing."
+        )
+        self._rewrite(self._columns, [])
+        self._early = None
 
     def _rows(self) -> list[dict[str, str]]:
         """The complete rows of the file; a last line that a kill cut off is left out."""

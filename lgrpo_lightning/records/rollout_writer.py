@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.run_folder.names import ROLLOUTS, set_aside, shown
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.run_folder.whole_files import make_folder, whole_file
 from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, dry_run, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
@@ -36,7 +36,7 @@ class RolloutWriter(RolloutCallback):
                 kept = set_aside(folder)
                 say(trainer, f"The rollouts of an older run are kept in {shown(kept)}.")
             _prune(folder, rollouts_done(pl_module))
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         trainer.strategy.barrier("RolloutWriter.on_train_start")
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:

@@ -13,7 +13,8 @@ from lgrpo_lightning.run_folder.names import (
 )
 from lgrpo_lightning.run_folder.whole_files import (
     DiskFullError,
-    explained_if_full,
+    UnwritableError,
+    explained_if_unwritable,
     flush_to_disk,
     whole_file,
     write_whole,
@@ -28,7 +29,8 @@ __all__ = [
     "PLOT",
     "ROLLOUTS",
     "DiskFullError",
-    "explained_if_full",
+    "UnwritableError",
+    "explained_if_unwritable",
     "flush_to_disk",
     "set_aside",
     "shown",

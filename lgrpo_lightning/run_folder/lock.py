@@ -8,6 +8,8 @@ import os
 import socket
 from pathlib import Path
 
+from lgrpo_lightning.run_folder.whole_files import make_folder
+
 LOCK = ".lock"
 
 
@@ -28,7 +30,7 @@ class FolderLock:
         """
         if self._handle is not None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,7 +46,16 @@ class FolderLock:
             ) from error
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        self._handle = handle
+        self._handle, self._file = handle, folder / LOCK
+
+    def lost(self) -> bool:
+        """Whether the file that is held is not in the folder any more: somebody removed or moved it."""
+        try:
+            return self._handle is not None and not os.path.samestat(
+                os.fstat(self._handle), self._file.stat()
+            )
+        except OSError:
+            return True
 
     def release(self) -> None:
         """Let another run have it."""

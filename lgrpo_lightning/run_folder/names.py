@@ -32,5 +32,8 @@ def set_aside(path: Path, name: str = "{stem}.old-{n}{suffix}") -> Path:
 
 def shown(path: Path) -> str:
     """``path`` as a person in the current folder would type it."""
-    here, there = Path.cwd().resolve(), path.resolve()
+    try:
+        here, there = Path.cwd().resolve(), path.resolve()
+    except FileNotFoundError:  # the current folder was removed
+        return str(path)
     return str(there.relative_to(here)) if there.is_relative_to(here) else str(there)

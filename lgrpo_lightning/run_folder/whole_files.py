@@ -6,18 +6,35 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lgrpo_lightning.run_folder.names import shown
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
+
+from lgrpo_lightning.run_folder.names import set_aside, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_ROOM = 1 << 20
 """Bytes left on a disk below which a write that failed without a reason is put down to that."""
 
 
-class DiskFullError(OSError):
+class UnwritableError(OSError):
+    """A file of a run cannot be written."""
+
+
+class DiskFullError(UnwritableError):
     """There is no room for a file; what was there before is still there."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of a run; what somebody put in its place, a file or a link to nowhere, is kept beside it."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        with suppress(FileNotFoundError):  # another rank was faster
+            kept = set_aside(folder)
+            rank_zero_warn(
+                f"{shown(folder)} is no folder any more. It is kept as {shown(kept)}, and the folder made anew."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -27,42 +44,53 @@ def whole_file(path: Path) -> Iterator[Path]:
     A ``path`` that is such a hidden name already (``.….part``) is written as it is.
 
     Raises:
-        DiskFullError: There is no room. The unfinished file is removed, an older ``path`` is untouched.
+        UnwritableError: It cannot be written, for want of room (``DiskFullError``), say. The unfinished file is
+            removed, an older ``path`` is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path if path.suffix == ".part" else path.with_name(f".{path.name}.part")
-    with explained_if_full(path):
+    with explained_if_unwritable(path):
+        make_folder(path.parent)
         try:
             yield hidden
             flush_to_disk(hidden)
         except BaseException:
-            hidden.unlink(missing_ok=True)
+            with suppress(OSError):
+                hidden.unlink()
             raise
         os.replace(hidden, path)
-    flush_to_disk(path.parent)
+        flush_to_disk(path.parent)
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file (UTF-8) that is whole or not there.
 
     Raises:
-        DiskFullError: There is no room; an older ``path`` is untouched.
+        UnwritableError: With the reason; an older ``path`` is untouched.
     """
     with whole_file(path) as hidden:
         hidden.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def explained_if_full(path: Path) -> Iterator[None]:
-    """Say which file has no room, how much there is and what to do, where writing fails for want of it.
+def explained_if_unwritable(path: Path) -> Iterator[None]:
+    """Say which file cannot be written, why and what to do.
 
     Raises:
-        DiskFullError: With that.
+        DiskFullError: There is no room; with how much there is.
+        UnwritableError: The system refuses it otherwise.
     """
     try:
         yield
     except BaseException as error:  # torch's CheckpointException is no Exception
-        if isinstance(error, DiskFullError) or not _for_want_of_room(error, path):
+        if isinstance(error, UnwritableError):
+            raise
+        if not _for_want_of_room(error, path):
+            if isinstance(error, OSError) and error.errno is not None:
+                raise UnwritableError(
+                    error.errno,
+                    f"{shown(path)} cannot be written ({error.strerror}). Make it possible, or copy the run's folder "
+                    "and set trainer.default_root_dir; then resume with --ckpt_path last",
+                ) from error
             raise
         free = shutil.disk_usage(_existing(path)).free
         raise DiskFullError(

@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -108,12 +108,15 @@ def apart() -> Iterator[None]:
 
 @contextmanager
 def kept_directory() -> Iterator[None]:
-    """Inside, ``os.chdir`` does what it does; afterwards the process is where it was."""
-    here = os.getcwd()
+    """Inside, ``os.chdir`` does what it does; afterwards the process is where it was, unless somebody removed that."""
+    here = "."
+    with suppress(FileNotFoundError):
+        here = os.getcwd()
     try:
         yield
     finally:
-        os.chdir(here)
+        with suppress(FileNotFoundError):
+            os.chdir(here)
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -83,6 +85,26 @@ async def leaves_a_thread(completions: list[str]) -> list[float]:
     """Goes on when the run is over."""
     asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
     return [float(i) for i in range(len(completions))]
+
+
+class Removes(RewardModel):
+    """Does to the folder of the run what somebody tidying up does, something else in each rollout."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.rollout = Path(folder), 0
+
+    def start(self, progress: Progress) -> None:
+        self.rollout = progress.rollout
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        if self.rollout == 1:
+            (self.folder / "metrics.csv").unlink(missing_ok=True)
+        if self.rollout == 2 and (self.folder / "checkpoints").is_dir():
+            shutil.rmtree(self.folder / "checkpoints")
+            (self.folder / "checkpoints").touch()
+        if self.rollout == 3 and self.folder.exists():
+            self.folder.rename(self.folder.with_name("moved"))
+        return torch.tensor([float(i) for i in range(len(group.rollouts))])
 
 
 class ClosesOutput(RewardModel):
