@@ -7,6 +7,7 @@ from typing import Any
 
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.loading import load_config
+from lgrpo_lightning.policy.refusals import explained
 
 ANSWER = "lgrpo answer 4711"
 """Content of an assistant's message; what a chat template writes behind it closes the turn."""
@@ -86,16 +87,25 @@ def _configured(config: PolicyConfig) -> tuple[str, list[int | None]]:
     """(who says so, ids) of the model's own configuration."""
     from transformers import GenerationConfig
 
-    try:
-        found = GenerationConfig.from_pretrained(config.resolved_path, revision=config.revision).eos_token_id
-    except OSError:  # the file is optional
-        found = None
+    with explained("policy.path", config.path, config.resolved_path):
+        try:
+            found = GenerationConfig.from_pretrained(
+                config.resolved_path, revision=config.revision
+            ).eos_token_id
+        except OSError:  # the file is optional
+            found = None
     origin = "generation config"
     if found is None:
         whole = load_config(config)
         named = (getattr(c, "eos_token_id", None) for c in (whole.get_text_config(), whole))
         origin, found = "model config", next((eos for eos in named if eos is not None), None)
-    return origin, list(found) if isinstance(found, (list, tuple)) else [found]
+    ids = list(found) if isinstance(found, (list, tuple)) else [found]
+    if odd := [i for i in ids if i is not None and type(i) is not int]:
+        raise ValueError(
+            f"policy.path is {config.path!r}, whose {origin} has eos_token_id {odd[0]!r}; it must be the id of a "
+            "token, or a list of ids. Correct the file, or name the tokens with policy.eos_tokens."
+        )
+    return origin, ids
 
 
 def named_token_ids(config: PolicyConfig, tokenizer: Any, key: str, tokens: Sequence[str | int]) -> list[int]:

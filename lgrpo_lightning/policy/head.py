@@ -124,6 +124,11 @@ def verify_causal(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
 def _own_logits(model: Any, input_ids: Tensor) -> Tensor:
     """``[n, V]`` fp32, by the model's own forward."""
     logits: Tensor = model(input_ids=input_ids, use_cache=False).logits[0]
+    if not bool((logits < torch.inf).all()):  # -inf stands for tokens that a model never draws
+        raise RuntimeError(
+            f"{type(model).__name__} gives NaN or infinity for logits, though its weights are finite: numbers "
+            f"overflow in {logits.dtype}. Use policy.dtype: float32 or bfloat16 (trainer.precision: bf16-mixed)."
+        )
     return logits.float()
 
 

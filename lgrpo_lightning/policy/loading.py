@@ -15,7 +15,7 @@ from lgrpo_lightning.policy.attention import tree_capable
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
 from lgrpo_lightning.policy.multimodal import auto_class, freeze_outside_of_text
-from lgrpo_lightning.policy.refusals import explained
+from lgrpo_lightning.policy.refusals import check_weights, explained
 from lgrpo_lightning.policy.rotary import settle_frequencies
 from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_training_noise
 
@@ -64,10 +64,9 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
         **{k: v for k, v in rest.items() if k not in ("revision", "trust_remote_code")},
     }
     with explained("policy.path", config.path, config.resolved_path):
-        if config.weights == "random":
-            model = random_model(hf_config, arguments)
-        else:
-            model = auto_class(hf_config).from_pretrained(config.resolved_path, config=hf_config, **arguments)
+        model, info = loaded(config, hf_config, arguments)
+    if info is not None:
+        check_weights("policy.path", config.path, model, info)
     if model.config.is_encoder_decoder:
         raise ValueError(
             f"policy.path is {config.path!r}, an encoder-decoder model ({type(model).__name__}). A causal language "
@@ -87,6 +86,17 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
+
+
+def loaded(config: PolicyConfig, hf_config: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
+    """The model and what transformers tells of its weights; None of that where they are random."""
+    if config.weights == "random":
+        return random_model(hf_config, arguments), None
+    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    pair: tuple[Any, Any] = auto_class(hf_config).from_pretrained(
+        config.resolved_path, config=hf_config, **{**arguments, **told}
+    )
+    return pair
 
 
 def random_model(hf_config: Any, arguments: dict[str, Any]) -> Any:

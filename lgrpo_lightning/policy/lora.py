@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lgrpo_lightning.options import listed
 from lgrpo_lightning.policy.lora_targets import excluded, targets
+from lgrpo_lightning.policy.refusals import check_weights
 
 ADAPTER = "default"
 NO_TARGETS = "not found in the base model"
@@ -62,7 +63,7 @@ def add_adapter(model: Any, lora: Lora) -> None:
     if find_spec("peft") is None:
         raise ImportError('policy.lora needs peft: pip install "lgrpo_lightning[peft]"')
     if lora.from_adapter:
-        model.load_adapter(lora.from_adapter, adapter_name=ADAPTER, is_trainable=True)
+        _load_adapter(model, lora.from_adapter)
         _train_adapter_alone(model)
         return
     from peft import LoraConfig
@@ -89,6 +90,22 @@ def add_adapter(model: Any, lora: Lora) -> None:
     _train_adapter_alone(model)
 
 
+def _load_adapter(model: Any, path: str) -> None:
+    """Put the adapter at ``path`` into ``model``, all of its weights and no others."""
+    try:
+        info = model.load_adapter(path, adapter_name=ADAPTER, is_trainable=True, ignore_mismatched_sizes=True)
+    except Exception as error:  # of any kind: OSError, SafetensorError, re.error
+        raise _unreadable(path, error) from error
+    check_weights("policy.lora.from", path, model, vars(info), unexpected=info.unexpected_keys)
+
+
+def _unreadable(path: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"policy.lora.from is {path!r}: there is no adapter that can be read ({type(error).__name__}: {error}). Give "
+        "a folder with adapter_config.json and adapter_model.safetensors, such as `lgrpo export --adapter` writes."
+    )
+
+
 def _train_adapter_alone(model: Any) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_adapter_weight(name))
@@ -106,23 +123,24 @@ def settled(lora: Lora) -> Lora:
         raise ImportError('policy.lora needs peft: pip install "lgrpo_lightning[peft]"')
     from peft import PeftConfig
 
-    key = f"policy.lora.from is {lora.from_adapter!r}"
     try:
         config: Any = PeftConfig.from_pretrained(lora.from_adapter)
-    except (OSError, ValueError) as error:
+        if odd := _not_trained_here(config):
+            raise NotImplementedError(odd)
+        modules = config.target_modules
+        read = {
+            "rank": int(config.r),
+            "alpha": int(config.lora_alpha),
+            "targets": sorted(modules) if isinstance(modules, list | set) else modules,
+            "rslora": bool(config.use_rslora),
+        }
+    except NotImplementedError as error:
         raise ValueError(
-            f"{key}: there is no adapter ({error}). Give a folder with adapter_config.json and "
-            "adapter_model.safetensors, such as `lgrpo export --adapter` writes."
-        ) from error
-    if odd := _not_trained_here(config):
-        raise ValueError(f"{key}, an adapter with {odd}, which cannot be trained here: plain LoRA can.")
-    modules = config.target_modules
-    read = {
-        "rank": config.r,
-        "alpha": int(config.lora_alpha),
-        "targets": modules if isinstance(modules, str) else sorted(modules),
-        "rslora": bool(config.use_rslora),
-    }
+            f"policy.lora.from is {lora.from_adapter!r}, an adapter with {error}, which cannot be trained here: "
+            "plain LoRA can."
+        ) from None
+    except Exception as error:  # of any kind: OSError, KeyError, TypeError
+        raise _unreadable(lora.from_adapter, error) from error
     default = Lora()
     for name, value in read.items():
         given = getattr(lora, name)
@@ -131,6 +149,8 @@ def settled(lora: Lora) -> Lora:
             raise ValueError(
                 f"policy.lora.{name} is {given!r}, but the adapter {lora.from_adapter} has {value!r}. Leave it out."
             )
+    if not isinstance(read["targets"], list):  # a regular expression, which peft reads with the adapter
+        del read["targets"]
     return replace(lora, **read)
 
 

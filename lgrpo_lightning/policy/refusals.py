@@ -1,12 +1,13 @@
-"""What transformers and torch refuse to load, in words that name the option behind it."""
+"""What transformers and torch refuse to load, or load in part, in words that name the option behind it."""
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 CODE = "custom code"
 """What transformers says of a folder with code of its own."""
@@ -21,21 +22,58 @@ def explained(key: str, path: str, resolved: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, pickle.UnpicklingError) as error:
+    except (
+        Exception
+    ) as error:  # of any kind: KeyError for an unknown name, SafetensorError, Exception of tokenizers
+        if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+            name = str(error).rpartition("argument")[2].strip()
+            raise ValueError(
+                f"policy.model_kwargs has {name}, which is neither an entry of the config.json of {path!r} nor an "
+                "argument of AutoModelForCausalLM.from_pretrained."
+            ) from error
         raise ValueError(f"{key} is {path!r}: {_reason(resolved, error)}") from error
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        name = str(error).rpartition("argument")[2].strip()
-        raise ValueError(
-            f"policy.model_kwargs has {name}, which is neither an entry of the config.json of {path!r} nor an "
-            "argument of AutoModelForCausalLM.from_pretrained."
-        ) from error
+
+
+def check_weights(key: str, path: str, model: Any, info: Any, *, unexpected: Iterable[str] = ()) -> None:
+    """Refuse weights that were not in the files, which transformers draws at random, and those that are not finite.
+
+    Args:
+        info: ``missing_keys`` and ``mismatched_keys``, as transformers tells them of what it loaded.
+        unexpected: Names in the files that belong to no weight, where that matters.
+
+    Raises:
+        ValueError: With some of the names.
+    """
+    weights = dict(model.named_parameters())
+    for what, names in (
+        ("lacks weights of the model", weights.keys() & set(info["missing_keys"])),
+        (
+            "has weights of another shape than its configuration says",
+            {f"{n} {[*one]} for {[*other]}" for n, one, other in info["mismatched_keys"]},
+        ),
+        ("has weights that the model has no place for", set(unexpected)),
+        ("holds NaN or infinity", {n for n, t in weights.items() if not bool(t.isfinite().all())}),
+    ):
+        if names:
+            raise ValueError(
+                f"{key} is {path!r}, which {what}: {', '.join(sorted(names)[:3])}"
+                f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}. Take files that are whole and belong to "
+                "this model."
+            )
 
 
 def _reason(path: str, error: Exception) -> str:
     """Why a model or tokenizer cannot be loaded from ``path``."""
-    folder, said = Path(path).expanduser(), str(error).strip().partition("\n")[0]
+    folder, lines = (
+        Path(path).expanduser(),
+        [line.strip() for line in str(error).strip().splitlines()] or [""],
+    )
+    said = " ".join(lines[:4]) if lines[0].endswith(":") else lines[0]
+    if not isinstance(error, OSError | ValueError | ImportError):
+        said = (
+            f"{type(error).__name__}: {said.rstrip('.')}. A file is cut or damaged, or holds a name or value that "
+            "transformers does not know."
+        )
     if CODE in str(error):
         return (
             "it comes with Python code of its own, which is not run unasked. If you trust its authors, set "

@@ -114,6 +114,15 @@ def test_outcomes(folders):
         assert math.isnan(found[3])  # no step at all
 
 
+def test_a_head_that_was_never_trained(folders):
+    """A causal language model has no classifier."""
+    prm = HuggingFacePRM(folders["math-shepherd"][0], convention="token-classification", device="cpu")
+    with pytest.raises(
+        ValueError, match=r"lacks 2 weights of MistralForTokenClassification, such as score.bias"
+    ):
+        prm.score_batch([GROUP], [TREE])
+
+
 def test_a_separator_in_a_step_is_no_separator(folders):
     path, *_ = folders["math-shepherd"]
     prm = HuggingFacePRM(path, convention="math-shepherd", device="cpu")

@@ -33,7 +33,7 @@ class HuggingFacePRM(RewardModel):
         trust_remote_code: Whether code that comes with the model may be run.
 
     Raises:
-        ValueError: There is no such convention, outcome or dtype.
+        ValueError: There is no such convention, outcome or dtype; later: the model lacks weights.
     """
 
     def __init__(
@@ -98,7 +98,14 @@ class HuggingFacePRM(RewardModel):
         options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         self._tokenizer = AutoTokenizer.from_pretrained(self.path, **options)
-        model = kind.from_pretrained(self.path, dtype=getattr(torch, self.dtype), **options)
+        model, info = kind.from_pretrained(
+            self.path, dtype=getattr(torch, self.dtype), output_loading_info=True, **options
+        )
+        if missing := sorted(info["missing_keys"] & dict(model.named_parameters()).keys()):
+            raise ValueError(
+                f"HuggingFacePRM: path is {self.path!r}, which lacks {len(missing)} weights of {type(model).__name__}, "
+                f"such as {missing[0]}; they would be random. Take a model that was trained as a process reward model."
+            )
         self._model = model.to(device).eval().requires_grad_(False)
         for token in (self.rules.separator, self.rules.good, self.rules.bad):
             if token:
