@@ -15,7 +15,7 @@ from lgrpo_lightning.strategies.ranks import data_gathered, data_rank, shared
 from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.applicable import trained_groups
-from lgrpo_lightning.training.checks import check_credits, check_trees, warn_of_unread
+from lgrpo_lightning.training.checks import check_credits, check_sampled, check_trees, warn_of_unread
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.kl_reward import penalised
 from lgrpo_lightning.training.refill import Refill, Scored
@@ -71,6 +71,7 @@ class ComponentModule(PolicyModule):
             self.calling(stream, "sampler", *(p.uid for p in own[:1])),
         ):
             groups = self.sampler.sample(own, count, sampling=sampling, stream=stream)
+        check_sampled(self.sampler, groups)
         return list(shared(self.trainer, lambda: groups))
 
     def segmented(self, groups: Sequence[Group], stream: Stream) -> list[ProcessTree]:

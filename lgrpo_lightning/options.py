@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+OWN_METRICS = re.compile(
+    "step|epoch|rollout|loss|reward|reward_std|frac_reward_zero_std|rewards/not_applicable|rewards/[^/]+/(mean|std)|kl|"
+    "grad_norm|gradient_snr|learning_rate|entropy|entropy_coef|router_loss|tokens_per_second|mfu|"
+    "(steps|groups|curriculum|completions|tree|updates|sampling|time|val|test)/.*"
+)
+"""Names of metrics that no component may log under: its numbers would be averaged into the library's."""
 NAMES = {str: "string", int: "integer", float: "number", bytes: "bytes"}
 
 
@@ -54,6 +61,28 @@ def mapped(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{key} is {value!r}, where values by name are meant, such as {{'name': 'value'}}.")
     return dict(value)
+
+
+def check_metrics(owner: str, names: Iterable[Any]) -> None:
+    """Refuse names of metrics that are the library's own, or that a spreadsheet would take for a formula.
+
+    Raises:
+        ValueError: With the name.
+
+    >>> check_metrics("MyReward", ["rewards/MyReward/longest", "kl"])
+    Traceback (most recent call last):
+    ...
+    ValueError: MyReward logs a metric 'kl', a name of the library's own. Call it MyReward/kl, say.
+    """
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable() or not re.match(r"\w", name):
+            raise ValueError(
+                f"{owner} logs a metric {name!r}; a name is printable text that begins with a letter or digit."
+            )
+        if OWN_METRICS.fullmatch(name):
+            raise ValueError(
+                f"{owner} logs a metric {name!r}, a name of the library's own. Call it {owner}/{name}, say."
+            )
 
 
 def require(owner: str, values: Mapping[str, Any], *rows: tuple[bool, str, str]) -> None:

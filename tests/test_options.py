@@ -14,7 +14,7 @@ import torch
 
 from lgrpo_lightning import GRPOModule, ProcessTree, PromptDataModule, RewardModel, callbacks
 from lgrpo_lightning.commands.run import main
-from lgrpo_lightning.options import listed
+from lgrpo_lightning.options import check_metrics, listed
 from lgrpo_lightning.policy import Lora, PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch, RewardFunction, StepRewardFunction, TeacherLogprobs
 from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
@@ -151,3 +151,9 @@ def test_flags(key: str, capfd: pytest.CaptureFixture[str]) -> None:
     said = capfd.readouterr().err
     assert key.removeprefix("sampler.init_args.").removesuffix(".targets") in said
     assert "it must be" in said
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@x", "", "a\nb", "\ta", 3])
+def test_names_of_metrics_are_plain_text(name: object) -> None:
+    with pytest.raises(ValueError, match=r"mine logs a metric .* printable text that begins with a letter"):
+        check_metrics("mine", ["größe/x", name])

@@ -105,4 +105,4 @@ class Episode:
         """Numbers of turns and of failures, and what the environment counts."""
         own = dict(getattr(self.environment, "metrics", {}))
         spoken = sum(turn.role == "assistant" for turn in self.turns)
-        return {"episodes/turns": float(spoken), "episodes/failed": float(self.dropped), **own}
+        return {**own, "episodes/turns": float(spoken), "episodes/failed": float(self.dropped)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.options import check_metrics
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Group, Rewards
 
@@ -44,6 +45,7 @@ def _checked(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewar
     short = {name: len(v) for name, v in rewards.extras.items() if len(v) != len(group)}
     if short:
         raise RewardError(f"{where}: extras have {len(group)} values, one per completion; got {short}.")
+    check_metrics(model.name, rewards.metrics)
     steps, tokens = rewards.steps, rewards.tokens
     return replace(
         rewards,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import traceback
+from asyncio import CancelledError
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout, cop
 
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Keyword arguments of every call; the others are data columns."""
+LARGEST = torch.finfo(torch.float32).max
 NEVER_PASSED = ("prompt", "completion", "completion_ids")
 """Data columns that are not passed, as in TRL: the lists of a call have nearly their names."""
 
@@ -87,7 +89,7 @@ class FunctionCall:
             return call()
         except AbandonedError:
             raise
-        except Exception as error:
+        except (Exception, CancelledError) as error:
             raise RewardError(
                 f"Reward function {self.name!r} failed with {type(error).__name__}: {error}{_line(error)}\n"
                 f"It was called with {self._count()} {self.each}s; the first prompts: {self._prompts()}"
@@ -137,11 +139,18 @@ class FunctionCall:
             raise RewardError(f"Reward function {self.name!r} returned {len(values)} values; {expected}.")
         for i, value in enumerate(values):
             try:
-                values[i] = None if value is None else float(value + 0.0)  # the sum refuses strings
-            except (TypeError, ValueError, RuntimeError) as error:
+                values[i] = number = None if value is None else float(value + 0.0)  # the sum refuses strings
+                if number is not None and abs(number) > LARGEST:
+                    raise OverflowError(number)
+            except Exception as error:  # of whatever an object of theirs raises
+                large = isinstance(error, OverflowError)
+                said = (
+                    f"a number beyond ±{LARGEST:.2g}, or infinity,"
+                    if large
+                    else f"{value!r} (a {type(value).__name__})"
+                )
                 raise RewardError(
-                    f"Reward function {self.name!r} returned {value!r} (a {type(value).__name__}) "
-                    f"for {self._completion(i)}; {expected}."
+                    f"Reward function {self.name!r} returned {said} for {self._completion(i)}; {expected}."
                 ) from error
         return values
 

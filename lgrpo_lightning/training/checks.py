@@ -1,4 +1,4 @@
-"""What segmenters and estimators answer keeps their contract, or the run stops before the update."""
+"""What samplers, segmenters and estimators answer keeps their contract, or the run stops before the update."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor
 
-from lgrpo_lightning.contracts import AdvantageEstimator, StepSegmenter
+from lgrpo_lightning.contracts import AdvantageEstimator, Sampler, StepSegmenter
+from lgrpo_lightning.options import check_metrics
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.types import Credit, Group, Rewards
@@ -17,6 +18,15 @@ from lgrpo_lightning.types import Credit, Group, Rewards
 
 class ContractError(ValueError):
     """A component answered something that its contract does not allow."""
+
+
+def check_sampled(sampler: Sampler, groups: Sequence[Group]) -> None:
+    """Refuse numbers of completions, the sampler's or an environment's, under names of the library's own.
+
+    Raises:
+        ValueError: With the name.
+    """
+    check_metrics(type(sampler).__name__, {name for g in groups for r in g.rollouts for name in r.metrics})
 
 
 def check_trees(segmenter: StepSegmenter, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional import importance_values, importance_weights, kl_estimate
 from lgrpo_lightning.functional.importance import ImportanceMode
+from lgrpo_lightning.options import check_metrics
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.objective import Objective
 from lgrpo_lightning.types import LossInput
@@ -51,7 +52,8 @@ class TokenLoss:
         if batch.ref_logprobs is not None:
             terms = terms + self.objective.kl_coef * self._kl(batch, batch.ref_logprobs, mask, means)
         means.add("entropy", batch.entropies, mask)
-        for name, values in self.loss.metrics(batch).items():
+        check_metrics(type(self.loss).__name__, logged := self.loss.metrics(batch))
+        for name, values in logged.items():
             means.add(name, values, mask)
         return terms
 

@@ -18,6 +18,7 @@ from lgrpo_lightning.contracts import CONTRACTS
 from lgrpo_lightning.data.curriculum import Curriculum
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule
+from lgrpo_lightning.options import OWN_METRICS
 from lgrpo_lightning.plugins import hookspecs
 from lgrpo_lightning.plugins.installed import DISABLE
 from lgrpo_lightning.plugins.registry import components
@@ -202,6 +203,9 @@ def test_every_metric_has_a_row_and_every_row_a_metric(run: Path) -> None:
     assert len(documented) == len(set(documented))
     missing, stale = matched({*metrics(run).columns, *of_losses()}, documented)
     assert not missing, f"docs/metrics.md has no row for {sorted(missing)}"
+    of_components = ("rewards/", "clip_ratio/", "cispo_", "vespo/", "episodes/", "tools/")
+    free = [n for n in documented if not OWN_METRICS.fullmatch(n) and not n.startswith(of_components)]
+    assert not free, f"options.OWN_METRICS lacks {free}"
     stale -= {"mfu", "router_loss", "gradient_snr"}  # only on CUDA; only of mixtures of experts
     stale -= {name for name in stale if name.startswith(("episodes/", "tools/"))}  # only with an environment
     stale -= {"time/trainer_idle", "time/sampler_idle"}  # only with rollouts ahead

@@ -208,7 +208,7 @@ def test_entries_of_config_json(model_folder: Callable[..., Path]) -> None:
     kwargs = {"rms_norm_eps": 0.5, "use_cache": False, "low_cpu_mem_usage": True}
     model = load_model(PolicyConfig(path=str(model_folder("llama")), model_kwargs=kwargs))
     assert model.config.rms_norm_eps == model.model.norm.variance_epsilon == 0.5
-    with pytest.raises(ValueError, match="lacks weights of the model: .*k_proj.bias"):
+    with pytest.raises(ValueError, match=r"lacks weights of the model: .*k_proj.bias"):
         load_model(PolicyConfig(path=str(model_folder("llama")), model_kwargs={"attention_bias": True}))
     with pytest.raises(ValueError, match="model_kwargs has 'rms_norm_epsilon', which is neither an entry"):
         load_model(PolicyConfig(path=str(model_folder("llama")), model_kwargs={"rms_norm_epsilon": 0.5}))

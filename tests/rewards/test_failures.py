@@ -56,6 +56,26 @@ def short(completions: list[str]) -> list[float]:
     return [1.0]
 
 
+def huge(completions: list[str]) -> list[int]:
+    return [10**5000] * len(completions)
+
+
+def infinite(completions: list[str]) -> list[float]:
+    return [float("-inf")] * len(completions)
+
+
+def wide(completions: list[str]) -> list[float]:
+    return [1e39] * len(completions)
+
+
+def cancelled(completions: list[str]) -> None:
+    raise asyncio.CancelledError("by hand")
+
+
+async def cancels_itself(completions: list[str]) -> None:
+    raise asyncio.CancelledError("by hand")
+
+
 def nothing(completions: list[str]) -> None:
     return None
 
@@ -80,6 +100,11 @@ FAULTS = {
     ),
     "short": (short, {}, "returned 1 values"),
     "nothing": (nothing, {}, "returned a NoneType"),
+    "huge": (huge, {}, "returned a number beyond ±3.4e.38, or infinity, for completion 0"),
+    "infinite": (infinite, {}, "returned a number beyond"),
+    "wide": (wide, {}, "returned a number beyond"),
+    "cancelled": (cancelled, {}, "CancelledError: by hand"),
+    "cancels_itself": (cancels_itself, {}, "CancelledError"),
 }
 
 

@@ -125,13 +125,17 @@ def test_columns_start_and_teardown():
         ),
         (Fixed(Rewards(outcome=torch.zeros(3), parts={"x": torch.zeros(1)})), "part 'x' has shape"),
         (Fixed(Rewards(outcome=torch.zeros(3), extras={"e": [1]})), r"extras have 3 values.*got \{'e': 1\}"),
+        (
+            Fixed(Rewards(outcome=torch.zeros(3), metrics={"reward": 1.0})),
+            "Fixed logs a metric 'reward', a name of",
+        ),
         (Fixed(Rewards(outcome=[0.0] * 3)), "outcome is a list; it must be a tensor"),
         (Batched([]), "returned 0 results for 1 groups"),
         (Batched([torch.zeros(3)]), "got Tensor; score_batch returns a list of Rewards"),
     ],
 )
 def test_a_wrong_answer_names_model_and_prompt(model, message):
-    with pytest.raises(RewardError, match=message):
+    with pytest.raises(ValueError, match=message):
         total(model)
 
 

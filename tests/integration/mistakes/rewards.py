@@ -84,7 +84,7 @@ REWARD = {
         rollouts=True,
     ),
     "infinite": BadInput(
-        says=("'infinite'", "prompt 'train/", "finite"),
+        says=("'infinite'", "prompt 'train/", "infinity"),
         did="a function that returns `inf`",
         config=function("infinite"),
         rollouts=True,
