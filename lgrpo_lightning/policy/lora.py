@@ -128,7 +128,7 @@ def settled(lora: Lora) -> Lora:
         if odd := _not_trained_here(config):
             raise NotImplementedError(odd)
         modules = config.target_modules
-        read = {
+        read: dict[str, Any] = {
             "rank": int(config.r),
             "alpha": int(config.lora_alpha),
             "targets": sorted(modules) if isinstance(modules, list | set) else modules,

@@ -179,7 +179,7 @@ def _completion(prompt: Prompt, rollout: Rollout) -> Any:
     return rollout.text if prompt.messages is None else [{"role": "assistant", "content": rollout.text}]
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """File and line in which ``error`` was raised, where that is inside the function."""
     frames = traceback.extract_tb(error.__traceback__)
     ended = isinstance(error, TimeoutError) and "(timeout)" in str(error)  # where the waiting ended

@@ -198,6 +198,19 @@ def of_losses() -> set[str]:
     return {name for cls in kinds for name in cls().metrics(batch)}
 
 
+def test_every_room_is_on_the_map() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms = {
+        p.name + "/" * p.is_dir() for p in (ROOT / "lgrpo_lightning").iterdir() if p.suffix in ("", ".py")
+    }
+    lacking = {room for room in rooms if f"`{room}`" not in text} - {
+        "__init__.py",
+        "py.typed",
+        "__pycache__/",
+    }
+    assert not lacking, f"CONTRIBUTING.md has no row for {sorted(lacking)}"
+
+
 def test_every_metric_has_a_row_and_every_row_a_metric(run: Path) -> None:
     documented = [name for row in rows(prose(METRICS)) if len(row) == 4 for name in code(row[0])]
     assert len(documented) == len(set(documented))
