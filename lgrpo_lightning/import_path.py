@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import sys
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,12 @@ FILES = frozenset(
     """.split()  # noqa: SIM905
 )
 """Endings that are a file's, not the name of a class or function."""
+STANDARD = sys.stdlib_module_names
+"""Python's own modules: nothing of them is a component, and much of it runs or removes whatever it is given."""
+STANDARD_REFUSED = (
+    "of Python's standard library, which a configuration does not name: much of it runs or removes what it is given. "
+    "Name a component (`lgrpo plugins` lists them), or a class or function of your own that calls it."
+)
 
 
 def names_a_file(text: str) -> bool:
@@ -33,9 +41,10 @@ def imported(path: str) -> Any:
     """The object at ``package.module.name`` (or ``package.module:name``), from the working directory too.
 
     Raises:
-        ValueError: Nothing is there; the message says how far the path leads and what is there instead.
+        ValueError: Nothing is there; the message says how far the path leads and what is there instead. Or it is of
+            Python's standard library, by whatever path.
 
-    >>> imported("math.sqrt")(9.0)
+    >>> imported("numpy.sqrt")(9.0).item()
     3.0
     """
     parts = path.replace(":", ".").split(".")
@@ -46,6 +55,8 @@ def imported(path: str) -> Any:
             f"{path!r} names a file. Write an import path, such as '{parts[0]}.function' for a function in "
             f"{parts[0]}.py."
         )
+    if parts[0] in STANDARD:
+        raise ValueError(f"{path!r} is {STANDARD_REFUSED}")
     search_working_directory()
     depth = _modules(parts)
     if not depth:
@@ -63,6 +74,8 @@ def imported(path: str) -> Any:
         if not hasattr(found, name):
             raise ValueError(_absent(path, found, name))
         found = getattr(found, name)
+    if callable(found) and _origin(found) in STANDARD:
+        raise ValueError(f"{path!r} is {STANDARD_REFUSED}")
     return found
 
 
@@ -70,6 +83,14 @@ def search_working_directory() -> None:
     """Let a module in the working directory be imported, after the installed packages."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
+
+
+def _origin(found: Any) -> str:
+    """The package in which what is called is defined."""
+    while isinstance(found, partial):
+        found = found.func
+    named = found if inspect.isroutine(found) or isinstance(found, type) else type(found)
+    return str(getattr(named, "__module__", "")).partition(".")[0]
 
 
 def _modules(parts: list[str]) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from lgrpo_lightning.commands.written import Entry
+from lgrpo_lightning.import_path import STANDARD, STANDARD_REFUSED
 from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.strategies.precision import SUPPORTED
 
@@ -59,6 +60,10 @@ def explained(message: str, written: Sequence[Entry] = (), keys: Iterable[str] =
         keys: The options that exist outside of components.
     """
     key = _found(r'Parser key "([\w.]+)"', message)
+    denied = _found(r"Importing '([\w.]+)' is not allowed", message)
+    if denied and denied.partition(".")[0] in STANDARD:
+        entry = _of_value(denied, written) or (_of_key(key, written) if key else None)
+        return f"{_place(entry)}{key}: {denied!r} is {STANDARD_REFUSED}"
     name = _found(r"Expected a dot import path string: ([\w.]+)", message)
     if key in KINDS and name:
         unknown_component = registry.unknown_component_message(KINDS[key], name)

@@ -30,13 +30,21 @@ def main(argv: Sequence[str]) -> int:
         default="true",
         help="false reads a checkpoint with Python objects in it, which can run code; for those you trust",
     )
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run code that comes with the run's model, where the run did; for models you trust",
+    )
     options = parser.parse_args(list(argv)[1:])
     quieten()
     try:
         check_folders(options.run, options.out)
         path = named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
         only = options.weights_only == "true"
-        loads = export_checkpoint(options.run, path, options.out, adapter=options.adapter, weights_only=only)
+        trusted = options.trust_remote_code
+        loads = export_checkpoint(
+            options.run, path, options.out, adapter=options.adapter, weights_only=only, trusted=trusted
+        )
     except Exception as error:
         return report(error)
     print(f"Wrote {shown(options.out)} from {shown(path)}. Load it with:")
@@ -63,15 +71,27 @@ def check_folders(run: Path, out: Path) -> None:
 
 
 def export_checkpoint(
-    run: Path, checkpoint: Path, out: Path, *, adapter: bool, weights_only: bool = True
+    run: Path, checkpoint: Path, out: Path, *, adapter: bool, weights_only: bool = True, trusted: bool = False
 ) -> str:
-    """Build the run's policy, load the checkpoint into it, write the folder; the class that loads it."""
+    """Build the run's policy, load the checkpoint into it, write the folder; the class that loads it.
+
+    Args:
+        trusted: Run code that comes with the model, where the run did.
+
+    Raises:
+        ValueError: The run did, and this does not.
+    """
     from lgrpo_lightning.policy import Policy
     from lgrpo_lightning.policy.export import export, load_weights
     from lgrpo_lightning.policy.loading import load_tokenizer
     from lgrpo_lightning.policy.multimodal import auto_class
 
     config = run_policy_config(run)
+    if config.trust_remote_code and not trusted:
+        raise ValueError(
+            f"{shown(run / CONFIG)} has code run that comes with the model {config.path}. If you trust its authors, "
+            "pass --trust_remote_code."
+        )
     policy = Policy(config)
     load_weights(policy, checkpoint_weights(checkpoint, weights_only=weights_only))
     export(policy, load_tokenizer(config), out, adapter=adapter)

@@ -18,7 +18,7 @@ from lgrpo_lightning.checkpoints.lookup import checkpoint_folder, listed, named_
 from lgrpo_lightning.commands.aliases import install_aliases
 from lgrpo_lightning.commands.config_file import ConfigFile
 from lgrpo_lightning.commands.explanations import explained
-from lgrpo_lightning.commands.files import keep_files_from_import
+from lgrpo_lightning.commands.imports import limit_imports, refuse_calls
 from lgrpo_lightning.commands.lasting_output import lasting_output
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
@@ -113,7 +113,7 @@ class RunCLI(LightningCLI):
         defaults = [Entry(key=key, value=name, place="") for key, name in COMPONENTS.items()]
         args = install_aliases(args)
         written = defaults + entries(args[1:])
-        keep_files_from_import(written)
+        limit_imports(written)
         try:
             super().parse_arguments(parser, args)
         except SystemExit as done:
@@ -123,6 +123,7 @@ class RunCLI(LightningCLI):
             keys = [action.dest for action in command._actions if not action.dest.endswith("help")]
             raise ValueError(explained(str(refused), written, keys)) from refused
         command_options = self.config[self.config.subcommand]
+        refuse_calls(command_options.as_dict(), written)
         if args[0] == "fit":
             resume_under_slurm(command_options)
         root = command_options.trainer.default_root_dir

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lgrpo_lightning.commands.yaml_text import loaded
 from lgrpo_lightning.migration.whose import owner, remedy
 
 CONFIG_FLAGS = ("--config", "-c")
@@ -79,7 +80,9 @@ def _of_file(name: str) -> list[Entry]:
             f"There is no configuration file {name} (looked in {Path.cwd()}).{missing}{there}"
         )
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loaded(text)  # refuses the tags of a node, such as !!python/object
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(

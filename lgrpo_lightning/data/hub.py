@@ -41,7 +41,7 @@ def _hub_dataset(path: str, subset: str | None) -> Any:
 
     try:
         return datasets.load_dataset(path, subset)
-    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+    except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise FileNotFoundError(
             f"{path} is neither a file, nor a folder, nor a prompt source such as ArithmeticTasks, and as a "
             f"hub data set it cannot be loaded: {error}"

@@ -270,8 +270,8 @@ def test_around_a_forking_sampler_is_refused_by_nothing(policy: Policy) -> None:
             "possible are auto, transformers .*, hermes",
         ),
         ({"tools": ["tests.environments.partners.divide"]}, "has no 'divide'"),
-        ({"tools": ["math.sqrt"]}, "cannot be described"),
-        ({"environment": "pathlib.Path"}, "no method reset"),
+        ({"tools": ["torch.sqrt"]}, "cannot be described"),
+        ({"environment": "pandas.Series"}, "no method reset"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -333,7 +333,9 @@ def test_the_example(tmp_path):
             "tool_format is 'xml'; possible are auto",
         ),
         (
-            lambda: VerifiersSampler("vf-sums", sampler=EnvironmentSampler(tools=["os.getcwd"])),
+            lambda: VerifiersSampler(
+                "vf-sums", sampler=EnvironmentSampler(tools=["lgrpo_lightning.options.run_seed"])
+            ),
             "takes turns with an environment of its own",
         ),
         (lambda: VerifiersPrompts("vf-sums", select={"limit": 0}), "select is {'limit': 0}"),

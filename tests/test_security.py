@@ -1,0 +1,163 @@
+"""``SECURITY.md``: each of its lines has a test; those that are tested nowhere else are here."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lgrpo_lightning import cli
+from lgrpo_lightning.import_path import imported
+from lgrpo_lightning.rewards import RewardFunction
+from lgrpo_lightning.testing import toy_group, toy_tree
+from tests.models import tokenizer
+from tests.runs import lgrpo
+
+ROOT = Path(__file__).parent.parent
+SECURITY = (ROOT / "SECURITY.md").read_text()
+LAMBDA = "lightning.pytorch.callbacks.LambdaCallback"
+
+MODULE = """
+from functools import partial
+from os import system
+from pathlib import Path
+
+def touch(*arguments, **options):
+    Path("ran").write_text("")
+
+class Touch:
+    def __init__(self):
+        touch()
+
+quiet = partial(system, "touch ran")
+"""
+"""Stands for code of one's own, or an installed package."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a module."""
+    (tmp_path / "touching.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def called(path: str) -> dict[str, Any]:
+    return {"class_path": path, "init_args": {"command": "touch ran"} if "system" in path else {}}
+
+
+def reward(**options: Any) -> dict[str, Any]:
+    return {"class_path": "RewardFunction", "init_args": options}
+
+
+STANDARD: Mapping[str, Any] = {
+    "model.optimizer": called("os.system"),
+    "model.sampler": called("subprocess.Popen"),
+    "model.reward_model": reward(function="os.system"),
+    "trainer.callbacks": [{"class_path": LAMBDA, "init_args": {"on_fit_start": called("touching.system")}}],
+}
+FUNCTIONS: Mapping[str, Any] = {
+    "model.optimizer": called("touching.touch"),
+    "model.reward_model": reward(function=called("touching.touch")),
+    "trainer.callbacks": [{"class_path": LAMBDA, "init_args": {"on_fit_start": called("touching.touch")}}],
+}
+OTHER_TYPES: Mapping[str, Any] = {
+    "model.optimizer": called("touching.Touch"),
+    "model.segmenter": called("touching.Touch"),
+    "data.train": called("touching.Touch"),
+    "trainer.strategy": called("touching.Touch"),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        pytest.param(key, value, says, marks=[] if key == "model.optimizer" else [pytest.mark.slow])
+        for values, says in (
+            (STANDARD, "is of Python's standard library"),
+            (FUNCTIONS, "a class_path names a class"),
+            (OTHER_TYPES, ""),
+        )
+        for key, value in values.items()
+    ],
+)
+def test_a_configuration_has_nothing_called_that_does_not_belong_there(
+    key: str, value: Any, says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lgrpo("fit", folder / "run", **{key: json.dumps(value)}) == 2
+    said = capsys.readouterr().err
+    assert says in said, said
+    assert "Traceback" not in said
+    assert not (folder / "ran").exists()
+
+
+def test_values_of_any_type_are_values(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mapping with a ``class_path`` where anything may stand is a mapping."""
+    value = json.dumps({"x": called("touching.Touch")})
+    options = {"model.policy.model_kwargs": value, "data.chat_template_kwargs": value, "model.group_size": 0}
+    assert lgrpo("fit", folder / "run", **options) == 2
+    assert "group_size is 0" in capsys.readouterr().err
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("path", ["os.system", "touching.system", "touching.quiet", "builtins.exec"])
+def test_the_standard_library_is_refused_by_any_path(path: str, folder: Path) -> None:
+    """Rewards, tools and environments by their import paths."""
+    with pytest.raises(ValueError, match="is of Python's standard library"):
+        imported(path)
+    assert callable(imported("touching.touch"))
+
+
+def test_no_tag_of_yaml_calls_anything(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "model:\n  group_size: !!python/object/apply:os.system ['touch ran']\n"
+    (folder / "run.yaml").write_text(text)
+    assert cli.main(["fit", "--config=run.yaml"]) == 2
+    assert "run.yaml, line 2" in capsys.readouterr().err
+    assert not (folder / "ran").exists()
+
+
+def test_code_of_a_received_runs_model_is_not_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``lgrpo export`` builds the model that a run's configuration names, and may let run code of its own."""
+    (folder / "run").mkdir()
+    torch.save({"state_dict": {}}, folder / "last.ckpt")
+    policy = {"path": "model", "model_kwargs": {"trust_remote_code": True}}
+    (folder / "run" / "config.yaml").write_text(yaml.safe_dump({"model": {"policy": policy}}))
+    assert cli.main(["export", "run", "out", "--checkpoint=last.ckpt"]) == 2
+    assert "pass --trust_remote_code" in capsys.readouterr().err
+
+
+def test_a_chat_template_reaches_no_objects() -> None:
+    made = tokenizer()
+    made.chat_template = "{{ messages.__class__.__mro__[-1].__subclasses__() }}"
+    with pytest.raises(Exception, match="is unsafe"):
+        made.apply_chat_template([{"role": "user", "content": "1+1="}], tokenize=False)
+
+
+def test_a_regular_expression_holds_the_interpreter() -> None:
+    """``thread: true`` does not help: what waits for the thread does not run either."""
+    model = RewardFunction(_without_end, thread=True, timeout=0.01)
+    group = toy_group(["a" * 20 + "b"])
+    began = time.monotonic()
+    model.score_batch([group], [toy_tree(group)])
+    assert time.monotonic() - began > 5 * model.timeout
+
+
+def _without_end(completions: list[str], **columns: Any) -> list[float]:
+    return [float(re.match(r"(a+)+$", text) is not None) for text in completions]
+
+
+def test_every_line_has_a_test() -> None:
+    rows = [line for line in SECURITY.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20
+    for row in rows:
+        names = re.findall(r"`([\w/.-]+\.py)::(\w+)`", row)
+        assert names, f"no test is named in {row}"
+        for file, name in names:
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{file} has no {name}"
