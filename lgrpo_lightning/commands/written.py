@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lightning.commands.yaml_text import loaded
 from lgrpo_lightning.migration.whose import owner, remedy
 
 CONFIG_FLAGS = ("--config", "-c")
@@ -80,9 +80,7 @@ def _of_file(name: str) -> list[Entry]:
             f"There is no configuration file {name} (looked in {Path.cwd()}).{missing}{there}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        loaded(text)  # refuses the tags of a node, such as !!python/object
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(
@@ -109,6 +107,9 @@ def _of_file(name: str) -> list[Entry]:
 
 
 def _of_node(node: yaml.Node, key: str, name: str) -> Iterator[Entry]:
+    if not re.fullmatch(r"tag:yaml\.org,2002:\w+", node.tag):
+        place = f"{name}, line {node.start_mark.line + 1}"
+        raise ValueError(f"{place}: {node.tag} would make an object; a configuration holds values alone.")
     if isinstance(node, yaml.MappingNode):
         for key_node, value in node.value:
             inner = _plain(f"{key}.{key_node.value}" if key else str(key_node.value))
