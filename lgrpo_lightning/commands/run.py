@@ -148,7 +148,7 @@ class RunCLI(LightningCLI):
             ValueError: The Trainer cannot be built from its options.
         """
         options = self._get(self.config_init, "trainer")
-        settings.check_machine(options.get("strategy"), options.get("accelerator"), options.get("precision"))
+        settings.check_machine(*map(options.get, ("strategy", "accelerator", "precision", "devices")))
         try:
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import nn
 
 from lgrpo_lightning.contracts import RewardModel
@@ -116,8 +117,8 @@ def check_data(trainer: Any, *, refill: bool = False) -> None:
         )
 
 
-def check_machine(strategy: Any, accelerator: Any, precision: Any) -> None:
-    """Refuse a strategy, accelerator or precision that cannot work, before the Trainer is made.
+def check_machine(strategy: Any, accelerator: Any, precision: Any, devices: Any = 1) -> None:
+    """Refuse a strategy, accelerator, precision or number of devices that cannot work, before the Trainer is made.
 
     Raises:
         ValueError: With what is possible.
@@ -129,9 +130,26 @@ def check_machine(strategy: Any, accelerator: Any, precision: Any) -> None:
             f"trainer.accelerator is {accelerator!r}, but PyTorch finds no GPU on this machine "
             "(torch.cuda.is_available() is False). Use trainer.accelerator: cpu, or auto."
         )
+    check_processes(devices, accelerator, len(os.sched_getaffinity(0)))
     if precision is not None:
         sharded = str(strategy).startswith("fsdp2") or isinstance(strategy, ModelParallelStrategy)
         check_precision(precision, sharded=sharded, gpu=accelerator != "cpu" and _has_gpu("gpu"))
+
+
+def check_processes(devices: Any, accelerator: Any, cores: int) -> None:
+    """Refuse far more processes on a CPU than it has cores, before they start; warn of more.
+
+    Raises:
+        ValueError: With what is possible.
+    """
+    on_cpu = accelerator == "cpu" or (accelerator in (None, "auto") and not _has_gpu("gpu"))
+    if not on_cpu or "LOCAL_RANK" in os.environ or not str(devices).isdecimal():  # else they run already
+        return
+    said = f"trainer.devices is {devices}: so many processes would share the {cores} cores of this CPU"
+    if int(devices) > 4 * cores:
+        raise ValueError(f"{said}. Use at most one a core; more than four are refused.")
+    if int(devices) > cores:
+        rank_zero_warn(f"{said} and wait for each other. At most one a core is of use.")
 
 
 def check_strategy(name: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from lgrpo_lightning.training.settings import check_processes
 from tests.reliability.processes import same
 from tests.runs import CONFIG, checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
 
@@ -154,3 +155,13 @@ def test_several_named_validation_sets(tmp_path: Path) -> None:
     for name in ("accuracy", "avg@k"):
         mean = (row[f"val/easy/{name}"] + row[f"val/hard/{name}"]) / 2
         assert abs(mean - row[f"val/{name}"]) < 1e-6
+
+
+def test_more_processes_than_cores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_processes(2, "cpu", 2)
+    check_processes(99, "gpu", 2)
+    check_processes("auto", "cpu", 2)
+    with pytest.warns(UserWarning, match=r"trainer\.devices is 8: so many processes would share the 2 cores"):
+        check_processes(8, "cpu", 2)
+    assert lgrpo("fit", tmp_path, trainer__devices=9999) == 2
+    assert "lgrpo: trainer.devices is 9999: so many processes would share" in capsys.readouterr().err
