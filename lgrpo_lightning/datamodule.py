@@ -113,7 +113,7 @@ class PromptDataModule(LightningDataModule):
         self.chat_template_kwargs = chat_template_kwargs or {}
         self.max_prompt_length, self.long_prompts = max_prompt_length, long_prompts
         self.on_change = on_change
-        self._fingerprints: dict[str, dict[str, str]] = {}
+        self.fingerprints: dict[str, dict[str, str]] = {}
         self.prompts: dict[str, dict[str, list[Prompt]]] = {}
         self._train_loader: PromptLoader | None = None
         self._resumed_state: dict[str, Any] = {}
@@ -154,12 +154,13 @@ class PromptDataModule(LightningDataModule):
                     "or a prompt source such as ArithmeticTasks."
                 )
             self.prompts[which] = {name: self._encoded(name, s) for name, s in self.sources[which].items()}
+        self.fingerprints = {
+            "data.train" if which == "train" else f"data.{which} ({name})": fingerprint(prompts)
+            for which in STAGES[stage]
+            for name, prompts in self.prompts[which].items()
+        }
         if stage == "fit":
             self._train_loader, self._resumed_state = None, {}
-            self._fingerprints = {
-                "data.train": fingerprint(self.prompts["train"]["train"]),
-                **{f"data.validation ({n})": fingerprint(p) for n, p in self.prompts["validation"].items()},
-            }
             self.pass_rates = self._fresh_pass_rates()
             check_prompts_per_step(
                 self.prompts_per_step,
@@ -216,7 +217,7 @@ class PromptDataModule(LightningDataModule):
         """The place in the training prompts, and their pass rates. Lightning forgets its own copy at an epoch's end."""
         rates = {} if self.pass_rates is None else self.pass_rates.state_dict()
         loader = self._train_loader
-        return {} if loader is None else loader.state_dict() | rates | {"fingerprints": self._fingerprints}
+        return {} if loader is None else loader.state_dict() | rates | {"fingerprints": self.fingerprints}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Start the training prompts at a saved place.
@@ -232,7 +233,7 @@ class PromptDataModule(LightningDataModule):
     def _compare(self, before: Mapping[str, Mapping[str, str]]) -> None:
         """Say, or refuse, prompts that are others than those of a checkpoint."""
         changed = []
-        for name, now in self._fingerprints.items():
+        for name, now in self.fingerprints.items():
             if (was := before.get(name, now)) != now:
                 same = was["content"] == now["content"]
                 changed.append(

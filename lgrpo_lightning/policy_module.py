@@ -31,6 +31,7 @@ from lgrpo_lightning.strategies.sharding import shard
 from lgrpo_lightning.strategies.tensor_parallel import agree_gradients
 from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.training import Schedule
+from lgrpo_lightning.training.alike import check_alike
 from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.guard import StepGuard
 from lgrpo_lightning.training.optimizers import clip, gradient_norm, scheduler
@@ -254,6 +255,9 @@ class PolicyModule(LightningModule):
             keep_freed_memory()
         if isinstance(self.reference, Policy) and self.reference.compute_device is None:
             self.reference.to(self.device)
+        for optimizer in self.trainer.optimizers:
+            options = {"class_path": type(optimizer).__name__, **optimizer.defaults}
+            check_alike(self.trainer, {f"model.optimizer.{name}": str(v) for name, v in options.items()})
         groups = [g for optimizer in self.trainer.optimizers for g in optimizer.param_groups]
         rate = max((float(g.get("initial_lr", g["lr"])) for g in groups), default=0.0)
         trained = [p for p in self.policy.parameters() if p.requires_grad]

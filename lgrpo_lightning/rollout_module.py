@@ -15,6 +15,7 @@ from lgrpo_lightning.policy.router import check_router
 from lgrpo_lightning.strategies.ranks import data_gathered
 from lgrpo_lightning.trainer.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.training import Validation, fitting_ahead, settings
+from lgrpo_lightning.training.alike import check_alike, given
 from lgrpo_lightning.training.end_flights import EndFlights
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag, pass_rates
@@ -150,6 +151,8 @@ class RolloutModule(AheadModule):
         """Connect the sampler with the policy; what a run that failed has left in flight is over first."""
         self.end_flights()
         settings.check_data(self.trainer, refill=self.updates.refill_rounds > 0)
+        if self.trainer.world_size > 1:
+            check_alike(self.trainer, given(self))
         if stage == "fit":
             fitting_ahead.check_run(self.rollouts_ahead, self.trainer)
             self.begin_fit()

@@ -143,8 +143,10 @@ def _work(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     sys.exit(cli.main(arguments))
 
 
-def pair(root: Path, *, log: str = "1", **options: object) -> list[Run]:
-    """Two processes of one run, started one by one as torchrun does."""
+def pair(
+    root: Path, *, log: str = "1", second: Mapping[str, object] | None = None, **options: object
+) -> list[Run]:
+    """Two processes of one run, started one by one as torchrun does; ``second`` are other options of rank 1."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -154,8 +156,7 @@ def pair(root: Path, *, log: str = "1", **options: object) -> list[Run]:
             root,
             log=f"{log}.rank{r}",
             environment=shared | {"LOCAL_RANK": str(r), "RANK": str(r)},
-            **TWO,
-            **options,
+            **TWO | options | ((second or {}) if r else {}),
         )
         for r in range(2)
     ]
