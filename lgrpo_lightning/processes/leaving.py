@@ -84,8 +84,8 @@ def _end_children(until: float) -> None:
 
 def _say(left: list[str]) -> None:
     print(
-        f"lgrpo: Left {PATIENCE:g} seconds after the end: {', '.join(left) or 'a thread'}. The process ends without. "
-        "End what a reward model starts in its teardown(), or start it with daemon=True.",
+        f"lgrpo: Left {PATIENCE:g} seconds after the end: {', '.join(left) or 'a thread'}. It is not waited for any "
+        "longer. End what a reward model starts in its teardown(), or start it with daemon=True.",
         file=sys.stderr,
     )
 
