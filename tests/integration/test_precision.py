@@ -83,7 +83,7 @@ def test_fp16_with_a_scaler(one: dict[str, Any], tmp_path: Path) -> None:
 
 def test_an_overflow_skips_the_step(tmp_path: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
-    outcome = fit(tmp_path, steps=1, trainer={"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]})
+    outcome = fit(tmp_path, steps=2, trainer={"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]})
     before = dict(Policy(PolicyConfig()).named_parameters())
     assert all(torch.equal(p, before[n]) for n, p in outcome.parameters.items())
     assert scaler.get_scale() < 2.0**60
@@ -107,7 +107,7 @@ def test_bf16_weights_leave_everything_else_in_fp32(tmp_path: Path) -> None:
             rotary = next(b for n, b in pl_module.policy.named_buffers() if n.endswith("inv_freq"))
             seen["rotary"] = rotary.dtype
 
-    fit(tmp_path, free=True, steps=1, trainer={"precision": "bf16-true", "callbacks": [Look()]})
+    fit(tmp_path, free=True, steps=2, trainer={"precision": "bf16-true", "callbacks": [Look()]})
     assert seen.pop("reference") == {torch.bfloat16}
     assert set(seen.values()) == {torch.float32}
 
