@@ -97,6 +97,12 @@ class SaveRunConfig(SaveConfigCallback):
 class RunCLI(LightningCLI):
     """The command line of a run."""
 
+    def __init__(self, *classes: Any, args: list[str], **options: Any) -> None:
+        possible = self.subcommands()
+        if args and args[0] in possible:  # the options of all four would take a second more
+            self.subcommands = lambda: {args[0]: possible[args[0]]}  # type: ignore[method-assign]
+        super().__init__(*classes, args=args, **options)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Show the components a run gets by default."""
         defaults: dict[str, Any] = {key: {"class_path": name} for key, name in COMPONENTS.items()}
