@@ -223,6 +223,22 @@ def test_handlers_are_put_back(tmp_path: Path) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    """As under nohup."""
+
+    class Module(StubModule):
+        def training_step(self, item: int, batch_idx: int) -> None:
+            super().training_step(item, batch_idx)
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        fit(tmp_path, module=Module())
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_fit_outside_the_main_thread_leaves_signals_alone(tmp_path: Path) -> None:
     failed: list[BaseException] = []
 

@@ -1,5 +1,6 @@
 """The HTTP side against a stand-in: what goes wrong with servers, without vLLM."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lgrpo_lightning.processes.interruption import AbandonedError, begin, request_stop
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
@@ -87,6 +89,19 @@ def test_servers_share_the_prompts(policy: ChangingPolicy, stand_in: StandIn, co
 def test_the_same_stream_gives_the_same_completions(stand_in: StandIn, connected: Connected) -> None:
     sampler = connected(stand_in)
     assert sequences(sample(sampler, 1)) == sequences(sample(sampler, 1)) != sequences(sample(sampler, 2))
+
+
+def test_a_stop_gives_up_what_was_not_sent(stand_in: StandIn, connected: Connected) -> None:
+    sampler = connected(stand_in)
+    sampler.sync(0)
+    before = stand_in.called("/v1/completions")
+    request_stop(signal.SIGTERM)
+    try:
+        with pytest.raises(AbandonedError):
+            sample(sampler)
+    finally:
+        begin()
+    assert stand_in.called("/v1/completions") == before
 
 
 def test_a_server_that_never_answers(connected: Connected) -> None:
