@@ -17,6 +17,7 @@ RELIABILITY = {
     "138": "test_requeued_and_resumed",
     "143": "test_stopped_while_sampling_and_resumed",
     "128 + the number": "test_samplers_give_up_only_when_asked test_nothing_to_save_before_the_first_rollout",
+    "Threads and child processes": "test_what_is_left_is_named",
     "SIGTERM, SIGHUP, SIGQUIT": "test_stopped_while_sampling_and_resumed",
     "A second Ctrl-C": "test_the_second_ctrl_c_stops_at_once",
     "SIGHUP, SIGQUIT and SIGUSR1 are left": "test_a_signal_that_is_ignored_stays_ignored",
