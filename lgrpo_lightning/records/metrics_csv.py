@@ -86,7 +86,7 @@ class MetricsCSV(Logger):
             "epoch": "" if self._trainer is None else self._trainer.current_epoch,
             **metrics,
         }
-        if self._names is not None and self._header() != self._names:
+        if self._names is not None and not self._mine():
             self._begin_anew()
         early, self._early = self._early, None
         now = {name: str(value) for name, value in row.items()}  # NaN equals nothing, its text itself
@@ -118,13 +118,14 @@ class MetricsCSV(Logger):
             rank_zero_info(f"The metrics of an older run are kept in {shown(set_aside(self.path))}.")
         self._rewrite(list(kept[0]) if kept else ["step", "epoch"], kept)
 
-    def _header(self) -> list[str] | None:
-        """The names in the file's first line, or None where there is no such file."""
+    def _mine(self) -> bool:
+        """Whether the file still begins with this run's columns."""
         try:
             with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
-                return next(csv.reader(file), None)
+                there = next(csv.reader(file), [])
         except (OSError, csv.Error):
-            return None
+            return False
+        return there[:1] == self._columns[:1] and len(there) == len(self._columns)
 
     def _begin_anew(self) -> None:
         """Somebody removed or replaced the file: what stands there is no file of this run."""

@@ -45,7 +45,9 @@ def test_a_run_goes_on_where_its_files_are_removed_or_replaced(
 
 def test_another_file_in_the_place_of_metrics_is_kept(tmp_path: Path) -> None:
     logger = MetricsCSV(dir=str(tmp_path))
-    logger.log_metrics({"a": 1.0}, step=1)
+    for step in range(2):
+        logger.log_metrics({"a": 1.0, "half a pair: \ud83d": 1.0}, step=step)
+    assert metrics(tmp_path)["a"].tolist() == [1.0, 1.0]
     (tmp_path / "metrics.csv").write_text("mine")
     with pytest.warns(UserWarning, match=r"is kept as .*metrics\.old-1\.csv"):
         logger.log_metrics({"a": 2.0}, step=2)
