@@ -34,7 +34,7 @@ from lgrpo_lightning.training import Schedule
 from lgrpo_lightning.training.alike import check_alike
 from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.guard import StepGuard
-from lgrpo_lightning.training.optimizers import clip, gradient_norm, scheduler
+from lgrpo_lightning.training.optimizers import clip, gradient_norm, made, scheduler
 from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.types import RolloutBatch, Sampling
 
@@ -198,7 +198,7 @@ class PolicyModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and its schedule."""
-        optimizer = self.optimizer_factory([p for p in self.policy.parameters() if p.requires_grad])
+        optimizer = made(self.optimizer_factory, [p for p in self.policy.parameters() if p.requires_grad])
         check_optimizer(self.trainer.precision, optimizer)
         return {
             "optimizer": optimizer,

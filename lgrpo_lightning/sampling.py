@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,7 +46,7 @@ class Sampling:
         require(
             "sampling.",
             vars(self),
-            (self.temperature >= 0, "temperature", "at least 0 (0 is greedy)"),
+            (0 <= self.temperature < math.inf, "temperature", "at least 0 (0 is greedy)"),
             (0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (1 keeps every token)"),
             (self.top_k >= 0, "top_k", "at least 0 (0 keeps every token)"),
             (0 <= self.min_p <= 1, "min_p", "between 0 and 1 (0 keeps every token)"),

@@ -241,6 +241,11 @@ def _of_value(value: str | None, written: Sequence[Entry], key: str = "") -> Ent
     return None
 
 
+def place_of(key: str, written: Sequence[Entry]) -> str:
+    """Where a key was written, as the beginning of a message; nothing where it was not."""
+    return _place(_of_key(key, written))
+
+
 def _place(entry: Entry | None) -> str:
     return f"{entry.place}: " if entry and entry.place else ""
 

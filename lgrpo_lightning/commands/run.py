@@ -21,6 +21,7 @@ from lgrpo_lightning.commands.explanations import explained
 from lgrpo_lightning.commands.imports import limit_imports, refuse_calls
 from lgrpo_lightning.commands.lasting_output import lasting_output
 from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.commands.numbers_given import check_numbers
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
 from lgrpo_lightning.commands.written import Entry, entries
@@ -130,6 +131,7 @@ class RunCLI(LightningCLI):
             raise ValueError(explained(str(refused), written, keys)) from refused
         command_options = self.config[self.config.subcommand]
         refuse_calls(command_options.as_dict(), written)
+        check_numbers(command_options.as_dict(), written)
         if args[0] == "fit":
             resume_under_slurm(command_options)
         root = command_options.trainer.default_root_dir

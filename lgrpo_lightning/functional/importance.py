@@ -77,7 +77,7 @@ def check_importance(mode: str, maximum: float | None, minimum: float | None) ->
         raise ValueError(f"The importance mode is {mode!r}; possible are {', '.join(possible)}.")
     if maximum is not None and minimum is not None and minimum >= maximum:
         raise ValueError(
-            f"The importance bounds are minimum {minimum} and maximum {maximum}; the minimum must be the smaller one."
+            f"importance_min is {minimum} and importance_max {maximum}; the minimum must be the smaller one."
         )
     if mode.endswith("truncate") and maximum is None and minimum is None:
         raise ValueError(f"The importance mode {mode!r} needs a maximum or a minimum; both are null.")

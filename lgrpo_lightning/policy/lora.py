@@ -45,8 +45,9 @@ class Lora:
     from_adapter: str | None = None
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"policy.lora.rank is {self.rank}; it must be at least 1.")
+        for name in ("rank", "alpha"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"policy.lora.{name} is {getattr(self, name)}; it must be at least 1.")
         if self.targets != "all-linear":
             object.__setattr__(self, "targets", list(listed("policy.lora.targets", self.targets)))
         if not 0 <= self.dropout < 1:

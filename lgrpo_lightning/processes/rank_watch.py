@@ -43,7 +43,7 @@ class RankWatch(RolloutCallback):
     """
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
-        if timeout_minutes <= 0:
+        if not timeout_minutes > 0:
             raise ValueError(f"RankWatch(timeout_minutes={timeout_minutes:g}) must be above 0.")
         self.timeout_minutes = timeout_minutes
         self._watch: Watch | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +43,8 @@ class RewardSum(RewardModel):
                 f"reward_weights are {len(weights)}, {weights}, for {len(models)} reward models "
                 f"({', '.join(m.name for m in models)}); give one weight per model."
             )
+        if not all(map(math.isfinite, weights or ())):
+            raise ValueError(f"reward_weights are {weights}; they must be finite.")
         self.models = list(models)
         self.weights = [1.0] * len(models) if weights is None else [float(w) for w in weights]
         self.columns = tuple(dict.fromkeys(c for m in models for c in _columns(m)))  # type: ignore[misc]

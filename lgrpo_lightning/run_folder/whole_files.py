@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 from lgrpo_lightning.run_folder.names import set_aside, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+CUT = ("RuntimeError", "CheckpointException", "SafetensorError")
+"""What torch and safetensors raise where a write fails, without a number."""
 NO_ROOM = 1 << 20
 """Bytes left on a disk below which a write that failed without a reason is put down to that."""
 
@@ -84,6 +87,15 @@ def explained_if_unwritable(path: Path) -> Iterator[None]:
     except BaseException as error:  # torch's CheckpointException is no Exception
         if isinstance(error, UnwritableError):
             raise
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY and (
+            error.__class__.__name__ in CUT or _number(error) == errno.EFBIG
+        ):
+            raise UnwritableError(
+                errno.EFBIG,
+                f"{shown(path)} cannot be written: a file of this process may have {limit:,} bytes (ulimit -f). Raise "
+                "that; then resume with --ckpt_path last",
+            ) from error
         if not _for_want_of_room(error, path):
             if isinstance(error, OSError) and error.errno is not None:
                 raise UnwritableError(
@@ -120,6 +132,10 @@ def _for_want_of_room(error: BaseException, path: Path) -> bool:
         return True
     torchs = isinstance(error, RuntimeError) or type(error).__name__ == "CheckpointException"
     return torchs and shutil.disk_usage(_existing(path)).free < NO_ROOM
+
+
+def _number(error: BaseException) -> int | None:
+    return error.errno if isinstance(error, OSError) else None
 
 
 def _existing(path: Path) -> Path:

@@ -31,6 +31,10 @@ COMPUTE_TYPES = {"bf16-mixed": torch.bfloat16}
 """``trainer.precision`` → type of weights while they are gathered, where it is not their own."""
 
 
+LONGEST = 1e9
+"""Seconds that a rank may be told to wait."""
+
+
 class FSDP2Strategy(ModelParallelStrategy):
     """Shards weights, gradients and optimizer state over all ranks of all nodes (FSDP2).
 
@@ -59,7 +63,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().__init__(
             tensor_parallel_size=tensor_parallel_size,
             save_distributed_checkpoint=save_distributed_checkpoint,
-            timeout=timedelta(seconds=timeout_seconds),
+            timeout=timedelta(seconds=timeout_seconds if 0 < timeout_seconds < LONGEST else LONGEST),
         )
         self.cpu_offload = cpu_offload
         self.reduce_dtype = reduce_dtype
@@ -155,9 +159,9 @@ def _refused(tensor_parallel_size: int, timeout_seconds: float) -> str | None:
     """Why these options cannot be, and what to do."""
     if tensor_parallel_size < 1:
         return f"fsdp2: tensor_parallel_size is {tensor_parallel_size}; it must be at least 1."
-    return (
-        None if timeout_seconds > 0 else f"fsdp2: timeout_seconds is {timeout_seconds}; it must be above 0."
-    )
+    if not 0 < timeout_seconds < LONGEST:
+        return f"fsdp2: timeout_seconds is {timeout_seconds}; it must be above 0 and below {LONGEST:g}."
+    return None
 
 
 def register() -> None:

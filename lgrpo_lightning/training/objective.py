@@ -67,7 +67,8 @@ class Objective:
     importance_min: float | None = None
 
     def __post_init__(self) -> None:
-        check_importance(self.importance, self.importance_max, self.importance_min)
+        most, least = self.importance_max, self.importance_min
+        check_importance(self.importance, most, least)
         steps, target, far = self.reference_sync_steps, self.entropy_target, self.off_policy_kl
         require(
             "objective.",
@@ -84,6 +85,8 @@ class Objective:
             (0 < self.top_entropy <= 1, "top_entropy", "above 0 and at most 1"),
             (far is None or far >= 0, "off_policy_kl", "at least 0, or null"),
             (self.router_aux_coef >= 0, "router_aux_coef", "at least 0"),
+            (most is None or most > 0, "importance_max", "above 0, or null"),
+            (least is None or least >= 0, "importance_min", "at least 0, or null"),
         )
         if self.kl_coef == 0 and (steps is not None or self.kl_place == "reward" or self.kl_unbiased):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,6 +17,18 @@ from lgrpo_lightning.training.options import Schedule
 def default_optimizer(params: Iterable[Parameter]) -> Optimizer:
     """AdamW at the rate that full fine-tuning by RL usually takes."""
     return AdamW(params, lr=1e-6, weight_decay=0.0)
+
+
+def made(factory: Callable[[list[Parameter]], Optimizer], parameters: list[Parameter]) -> Optimizer:
+    """The optimizer over ``parameters``.
+
+    Raises:
+        ValueError: It refuses its options.
+    """
+    try:
+        return factory(parameters)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"model.optimizer refuses its options: {error}") from error
 
 
 def scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: int | None) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from lgrpo_lightning.options import require
 
 OnNonFinite = Literal["stop", "skip"]
 
@@ -46,7 +49,7 @@ class Updates:
             raise ValueError(
                 f"updates.refill_rounds is {self.refill_rounds}; it must be at least 0 (0: no group is replaced)."
             )
-        if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
+        if self.gradient_clip_val is not None and not 0 < self.gradient_clip_val < math.inf:
             raise ValueError(
                 f"updates.gradient_clip_val is {self.gradient_clip_val}; it must be above 0, or null."
             )
@@ -77,8 +80,13 @@ class Schedule:
     total_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise ValueError(f"schedule.warmup_steps is {self.warmup_steps}; it must be at least 0.")
+        total = self.total_steps
+        require(
+            "schedule.",
+            vars(self),
+            (self.warmup_steps >= 0, "warmup_steps", "at least 0"),
+            (total is None or total >= 1, "total_steps", "at least 1, or null"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +110,8 @@ class Validation:
     def __post_init__(self) -> None:
         if self.k < 0 or (self.k == 0 and not self.greedy):
             raise ValueError("validation.k must be at least 0, and above 0 where validation.greedy is false.")
+        require(
+            "validation.",
+            vars(self),
+            (math.isfinite(self.success_threshold), "success_threshold", "a finite number"),
+        )

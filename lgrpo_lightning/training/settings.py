@@ -230,6 +230,11 @@ def check_limits(trainer: Any, updates: Updates, planned: int | None) -> None:
                 f"trainer.{name} is 0, so that nothing would be trained. Set another, or measure the model with "
                 "lgrpo validate."
             )
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        if isinstance(value := getattr(trainer, name), int | float) and value <= 0:
+            raise ValueError(
+                f"trainer.{name} is {value}; it must be above 0. Without validation: trainer.limit_val_batches: 0."
+            )
     steps = f"a rollout makes {each} optimizer steps (model.updates.iterations times mini_batches)"
     if 0 < trainer.max_steps < each:
         raise ValueError(

@@ -54,7 +54,7 @@ class VLLMSampler(Sampler):
     ) -> None:
         if check_every < 0:
             raise ValueError(f"sampler.check_every is {check_every}; it must be at least 0 (0: never).")
-        if check_tolerance is not None and check_tolerance <= 0:
+        if check_tolerance is not None and not check_tolerance > 0:
             raise ValueError(f"sampler.check_tolerance is {check_tolerance}; it must be above 0, or null.")
         if sleep_level not in (0, 1, 2):
             raise ValueError(f"sampler.sleep_level is {sleep_level}; it must be 0, 1 or 2.")
