@@ -143,7 +143,7 @@ AT = [Entry(key="model.optimizer.lr", value=".nan", place="run.yaml, line 7")]
         ({"model": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": math.nan}}}},
          "run.yaml, line 7: model.optimizer.lr is nan; it must be a finite number"),
         ({"trainer": {"limit_val_batches": math.inf}}, "trainer.limit_val_batches is inf"),
-        ({"data": {"train": [{"init_args": {"count": 10**400}}]}}, r"data.train\[0\].count is of 13\d\d bits"),
+        ({"data": {"train": [{"init_args": {"count": 10**400}}]}}, r"data.train\[0\].count is a number of 13\d\d bits"),
         ({"seed_everything": -1}, "seed_everything is -1; it must be from 0 to 4294967295"),
     ],
 )  # fmt: skip

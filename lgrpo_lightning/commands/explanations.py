@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -239,6 +240,16 @@ def _of_value(value: str | None, written: Sequence[Entry], key: str = "") -> Ent
         if entry.value == value and key in entry.key:
             return entry
     return None
+
+
+def maker(error: BaseException, written: Sequence[Entry]) -> str:
+    """Place and key of the class whose ``__init__`` raised ``error``, as the beginning of a message."""
+    frames = [
+        frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "__init__"
+    ]
+    names = {type(frame.f_locals.get("self")).__name__ for frame in frames}
+    entry = next((e for e in reversed(written) if str(e.value).rpartition(".")[2] in names), None)
+    return f"{_place(entry)}{entry.key.removesuffix('.class_path')}: " if entry else ""
 
 
 def place_of(key: str, written: Sequence[Entry]) -> str:

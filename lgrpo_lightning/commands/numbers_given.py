@@ -25,15 +25,15 @@ def check_numbers(options: Mapping[str, Any], written: Sequence[Entry]) -> None:
         ValueError: With key and place.
     """
     for key, value in _numbers(options, ""):
-        wanted = ""
+        shown = wanted = ""
         if isinstance(value, float) and not math.isfinite(value):
-            wanted = "a finite number"
+            shown, wanted = str(value), "a finite number"
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            value, wanted = f"of {len(f'{value:x}') * 4} bits", "a whole number of at most 64 bits"
+            shown, wanted = f"a number of {value.bit_length()} bits", "a whole number of at most 64 bits"
         elif key in ("seed_everything", "model.seed", "data.seed") and not 0 <= value < SEEDS:
-            wanted = f"from 0 to {SEEDS - 1}"
+            shown, wanted = str(value), f"from 0 to {SEEDS - 1}"
         if wanted:
-            raise ValueError(f"{place_of(key, written)}{key} is {value}; it must be {wanted}.")
+            raise ValueError(f"{place_of(key, written)}{key} is {shown}; it must be {wanted}.")
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:

@@ -17,7 +17,7 @@ from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.checkpoints.lookup import checkpoint_folder, listed, named_checkpoint
 from lgrpo_lightning.commands.aliases import install_aliases
 from lgrpo_lightning.commands.config_file import ConfigFile
-from lgrpo_lightning.commands.explanations import explained
+from lgrpo_lightning.commands.explanations import explained, maker
 from lgrpo_lightning.commands.imports import limit_imports, refuse_calls
 from lgrpo_lightning.commands.lasting_output import lasting_output
 from lgrpo_lightning.commands.messages import report
@@ -119,7 +119,7 @@ class RunCLI(LightningCLI):
         """
         defaults = [Entry(key=key, value=name, place="") for key, name in COMPONENTS.items()]
         args = install_aliases(args)
-        written = defaults + entries(args[1:])
+        written = self._written = defaults + entries(args[1:])
         limit_imports(written)
         try:
             super().parse_arguments(parser, args)
@@ -145,9 +145,21 @@ class RunCLI(LightningCLI):
         """Nothing: a run's checkpoint holds no options, and Lightning would read all of it to look for some."""
 
     def instantiate_classes(self) -> None:
-        """Make the components and the trainer; none of them moves the run to another directory."""
+        """Make the components and the trainer; none of them moves the run to another directory.
+
+        Raises:
+            ImportError: One needs a package that is not there; with its key.
+        """
         with kept_directory():
-            super().instantiate_classes()
+            try:
+                super().instantiate_classes()
+            except (ImportError, ValueError) as error:
+                cause: BaseException = error
+                while cause.__cause__ is not None:  # the parser wraps it
+                    cause = cause.__cause__
+                if isinstance(cause, ImportError):
+                    raise ImportError(f"{maker(cause, self._written)}{cause}") from error
+                raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with what a run needs, before ``--ckpt_path last`` is looked up.

@@ -29,7 +29,8 @@ class RewardFunction(RewardModel):
     ``completions`` (strings; for chat prompts lists of messages, ``completions[i][0]["content"]``),
     ``completion_ids``, one list for each other data column, and ``trainer_state``
     (``transformers.TrainerState``), ``log_extra(column, values)`` and ``log_metric(name, value)``. It returns
-    a list of numbers; None means "does not apply", which is not 0. It may be ``async``. A function without
+    a list of numbers; None means "does not apply": it adds
+    nothing to the sum, and a completion without any reward leaves its group. It may be ``async``. A function without
     ``**kwargs`` gets only what it names; data columns that it names without a default are checked to exist
     before the first step.
 
@@ -43,7 +44,7 @@ class RewardFunction(RewardModel):
             interrupt it. One that took too long is abandoned and goes on beside the run. Not for functions that set
             signal handlers, as math-verify does.
         on_error: What a call leads to that raises, takes too long or returns what are no rewards: "stop" ends the
-            run, "none" makes its completions "does not apply", which adds nothing and is not 0.
+            run, "none" makes its completions "does not apply", as None does.
         max_errors_in_a_row: With "none", so many calls that fail one after the other end the run.
 
     Raises:

@@ -18,6 +18,22 @@ def fsdp2(**init_args: Any) -> dict[str, Any]:
 
 
 RUNS = {
+    "logger without its package": BadInput(
+        ours=False,
+        says=("run.yaml, line", "trainer.logger: Requirement 'wandb", "not met"),
+        did="`trainer.logger: WandbLogger` without wandb",
+        config={"trainer.logger": component("WandbLogger")},
+    ),
+    "seed below 0": BadInput(
+        says=("run.yaml, line", "seed_everything is -1; it must be from 0 to"),
+        did="`seed_everything: -1`",
+        config={"seed_everything": -1},
+    ),
+    "no validation interval": BadInput(
+        says=("trainer.val_check_interval is 0; it must be above 0", "limit_val_batches: 0"),
+        did="`trainer.val_check_interval: 0`",
+        config={"trainer.val_check_interval": 0},
+    ),
     "16-mixed on a CPU": BadInput(
         says=("trainer.precision is '16-mixed'", "needs a GPU", "bf16-mixed"),
         did="`trainer.precision: 16-mixed` on a CPU",
