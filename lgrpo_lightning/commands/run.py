@@ -98,11 +98,11 @@ class SaveRunConfig(SaveConfigCallback):
 class RunCLI(LightningCLI):
     """The command line of a run."""
 
-    def __init__(self, *classes: Any, args: list[str], **options: Any) -> None:
+    def __init__(self, module: type, data: type, *, args: list[str], **options: Any) -> None:
         possible = self.subcommands()
         if args and args[0] in possible:  # the options of all four would take a second more
             self.subcommands = lambda: {args[0]: possible[args[0]]}  # type: ignore[method-assign]
-        super().__init__(*classes, args=args, **options)
+        super().__init__(module, data, args=args, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Show the components a run gets by default."""
