@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 import yaml
 
 from lgrpo_lightning import cli
+from lgrpo_lightning.commands.resume import tell_changes
 from lgrpo_lightning.import_path import imported
 from lgrpo_lightning.rewards import RewardFunction
+from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.testing import toy_group, toy_tree
+from tests.diagnosis.sick_runs import SICK, write_run
 from tests.models import tokenizer
 from tests.runs import lgrpo
 
@@ -131,6 +135,38 @@ def test_code_of_a_received_runs_model_is_not_run(folder: Path, capsys: pytest.C
     (folder / "run" / "config.yaml").write_text(yaml.safe_dump({"model": {"policy": policy}}))
     assert cli.main(["export", "run", "out", "--checkpoint=last.ckpt"]) == 2
     assert "pass --trust_remote_code" in capsys.readouterr().err
+
+
+SECRETS = {"api_key": "k1-abc", "hf-token": "k2-abc", "Password": "k3-abc"}
+OTHERS = {"max_new_tokens": "7-abc", "pad_token": "8-abc", "tokenizer": "9-abc"}
+
+
+def test_secrets_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the page of a report, by ``doctor``, and in the lines that say what a resumed run changes."""
+    run = write_run(tmp_path / "run", SICK["truncation with a flat reward"][1])
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    written["model"]["reward_model"] = [reward(kwargs=SECRETS | OTHERS)]
+    (run / "config.yaml").write_text(yaml.safe_dump(written))
+    cli.main(["doctor", "--json", str(run)])
+    pandas.read_csv(run / "metrics.csv")[["step", "reward", "rollout"]].to_csv(
+        run / "metrics.csv", index=False
+    )
+    cli.main(["report", str(run)])
+    changed = (run / "config.yaml").read_text().replace("abc", "def")
+    tell_changes("last", str(run), changed)
+    shown = capsys.readouterr().out + (run / "report.html").read_text()
+    assert not re.search(r"k\d-(abc|def)", shown)
+    for key, value in OTHERS.items():
+        assert (
+            f"{key}: {value} -&gt; " in shown or f"{key}: {value} -> {value.replace('abc', 'def')}" in shown
+        )
+        assert f"{key}: {value}" in (run / "report.html").read_text()
+
+
+def test_a_configuration_on_disk_is_its_owners(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch(0o644)
+    write_whole(tmp_path / "config.yaml", "api_key: abc\n", private=True)
+    assert (tmp_path / "config.yaml").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_chat_template_reaches_no_objects() -> None:

@@ -189,6 +189,7 @@ def tuned(
 def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
     """Write tables and pictures, and print the table."""
     tables = recorded(runs)
+    runs = [run for run in runs if run.folder in tables]
     measure = settled(measure, tables.values())
     table = run_table(runs, tables, measure)
     summary = arm_table(table)
@@ -211,6 +212,21 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """A key that both configurations have, with different values; an option of a newer version is no difference."""
     old, new = dict(flat(before)), dict(flat(now))
     return next((key for key in old if key in new and old[key] != new[key]), None)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """An arm's configuration.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        found = None
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{shown(path)} holds no configuration; remove it to have it written again.")
+    return found
 
 
 class Comparison:
@@ -241,13 +257,13 @@ class Comparison:
             raise ValueError(
                 f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv."
             )
-        if path.exists() and (key := changed(yaml.safe_load(path.read_text(encoding="utf-8")), config)):
+        if path.exists() and (key := changed(_read(path), config)):
             raise ValueError(
                 f"{shown(self.out)} holds a comparison in which {arm.label} has another configuration: {key} differs "
                 f"from {shown(path)}. Name another folder with --out, or remove this one."
             )
         if not path.exists():
-            write_whole(path, text)
+            write_whole(path, text, private=True)
         self.configs[path] = config
         return Path(path)
 

@@ -13,6 +13,7 @@ from lgrpo_lightning.checkpoints.lookup import checkpoint_folder
 from lgrpo_lightning.commands.yaml_text import loaded
 from lgrpo_lightning.processes.slurm import restarts
 from lgrpo_lightning.run_folder.names import CONFIG, shown
+from lgrpo_lightning.run_folder.secrets import masked
 
 KEYWORDS = ("last", "hpc")
 """What ``--ckpt_path`` may be beside a path."""
@@ -67,7 +68,10 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
                 "--ckpt_path in another trainer.default_root_dir."
             )
     if changed:
-        lines = [f"  {key}: {was} -> {given}{_note(key)}" for key, (was, given) in changed.items()]
+        lines = [
+            f"  {key}: {masked(was, key)} -> {masked(given, key)}{_note(key)}"
+            for key, (was, given) in changed.items()
+        ]
         _say("\n".join([f"Going on with another configuration than {shown(folder / CONFIG)}:", *lines]))
 
 

@@ -85,7 +85,7 @@ class SaveRunConfig(SaveConfigCallback):
         """Write it before the first step."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             text = self.parser.dump(self.config, skip_none=False)
-            write_whole(Path(trainer.default_root_dir) / CONFIG, text)
+            write_whole(Path(trainer.default_root_dir) / CONFIG, text, private=True)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

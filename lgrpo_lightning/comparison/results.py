@@ -11,7 +11,9 @@ import pandas
 
 from lgrpo_lightning.comparison.plan import Run, setting_name
 from lgrpo_lightning.comparison.statistics import estimate, first_reached
-from lgrpo_lightning.run_folder.names import METRICS
+from lgrpo_lightning.records.metric_series import metric_rows
+from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
+from lgrpo_lightning.run_folder.names import METRICS, shown
 
 TREE = ("tree/path_depth", "tree/intermediate_proportion", "frac_reward_zero_std")
 """The statistics of process trees that every comparison shows."""
@@ -44,7 +46,12 @@ class Measure:
 
 def rollout_rows(run: Run) -> pandas.DataFrame:
     """The rows of a run's metrics, with ``tokens``: how many completion tokens were sampled up to there."""
-    table = pandas.read_csv(run.folder / METRICS)
+    rows, damaged = metric_rows(run.folder / METRICS)
+    if damaged or not rows:
+        raise ValueError(
+            f"{damaged} of its lines are cut off or without numbers" if rows else "it holds no rows"
+        )
+    table = pandas.DataFrame(rows)
     table["done"] = (
         table["rollout"].add(1).ffill().fillna(0) if "rollout" in table else range(1, len(table) + 1)
     )
@@ -88,8 +95,18 @@ def smooth(values: pandas.Series) -> pandas.Series:
 
 
 def recorded(runs: Sequence[Run]) -> dict[Path, pandas.DataFrame]:
-    """A run's folder → its rollouts' metrics."""
-    return {run.folder: rollout_rows(run) for run in runs}
+    """A run's folder → its rollouts' metrics; a run whose file is damaged is left out.
+
+    Raises:
+        ValueError: All are.
+    """
+    found = {}
+    for run in runs:
+        with left_out_if_damaged(run.folder / METRICS, set()):
+            found[run.folder] = rollout_rows(run)
+    if not found:
+        raise ValueError(f"No run has metrics that can be read; remove {shown(runs[0].folder)} to repeat it.")
+    return found
 
 
 def run_table(

@@ -14,6 +14,7 @@ from lgrpo_lightning.comparison.variations import Choice
 def tuning_table(runs: Sequence[Run], measure: Measure) -> pandas.DataFrame:
     """One row an arm and point of the grid: the mean of the measured value over the tuning seeds."""
     tables = recorded(runs)
+    runs = [run for run in runs if run.folder in tables]
     table = run_table(runs, tables, settled(measure, tables.values()))
     table["tuned"] = [setting_name(run.extra) for run in runs]
     keys = ["setting", "arm", "tuned"]

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lgrpo_lightning.records.metric_series import Series, metric_series, validation_metrics
+from lgrpo_lightning.records.metric_series import Series, metric_rows, metric_series, validation_metrics
 from lgrpo_lightning.records.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.names import METRICS, PLOT
 from lgrpo_lightning.run_folder.whole_files import whole_file
@@ -54,7 +54,7 @@ class RewardPlot(RolloutCallback):
     def _draw(self, trainer: Trainer) -> None:
         root = Path(trainer.default_root_dir)
         if trainer.is_global_zero and not dry_run(trainer) and writes_metrics(trainer):
-            draw_run(metric_series(root / METRICS), root / PLOT)
+            draw_run(metric_series(metric_rows(root / METRICS)[0]), root / PLOT)
 
 
 def draw_run(metrics: dict[str, Series], path: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lgrpo_lightning.records.metric_series import Series, metric_series, validation_metrics
+from lgrpo_lightning.records.metric_series import Series, metric_rows, metric_series, validation_metrics
 from lgrpo_lightning.records.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.environment import write_environment
 from lgrpo_lightning.run_folder.names import (
@@ -59,7 +59,7 @@ class RunSummary(Callback):
             board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
             lines = [
                 self._work(trainer, pl_module),
-                *(outcomes(metric_series(root / METRICS)) if writes_metrics(trainer) else []),
+                *(outcomes(metric_series(metric_rows(root / METRICS)[0])) if writes_metrics(trainer) else []),
                 *places(root, board=board, width=width),
             ]
             say(trainer, "\n".join(lines))

@@ -13,6 +13,7 @@ from lgrpo_lightning.diagnosis.tracker import Tracker
 from lgrpo_lightning.diagnosis.window import Facts
 from lgrpo_lightning.display.alarms import Alarms
 from lgrpo_lightning.insight.recorded_run import RecordedRun
+from lgrpo_lightning.run_folder.secrets import masked
 
 DOCS = "docs/doctor.md"
 FEWEST = 6
@@ -66,7 +67,7 @@ def findings(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
     for row in rows:
         tracker.see(row)
     return [
-        Finding(rule=rule, text=text, settings={key: run.option(key) for key in rule.settings})
+        Finding(rule=rule, text=text, settings={key: masked(run.option(key), key) for key in rule.settings})
         for rule, text in tracker.findings
     ]
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas
+import pyarrow.parquet
 import yaml
 
-from lgrpo_lightning.records.metric_series import Series, metric_series
-from lgrpo_lightning.run_folder.names import CONFIG, METRICS, ROLLOUTS, shown
+from lgrpo_lightning.records.metric_series import Series, metric_rows, metric_series
+from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
+from lgrpo_lightning.run_folder.names import CONFIG, METRICS, ROLLOUT_FILE, ROLLOUTS, shown
+
+KEYS = {"rollout", "prompt_uid", "member", "prompt"}
+"""Columns without which a row is of no rollout."""
 
 
 class RecordedRun:
-    """Reads the folder of a run (``trainer.default_root_dir``).
+    """Reads the folder of a run (``trainer.default_root_dir``); a damaged file is left out, and named.
 
     Args:
         folder: It.
@@ -26,7 +31,7 @@ class RecordedRun:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.damaged = folder, set[Path]()
         if not (folder / METRICS).is_file() and not (folder / ROLLOUTS).is_dir():
             runs = sorted(p.parent for depth in ("*", "*/*") for p in folder.glob(f"{depth}/{METRICS}"))
             below = f" Below it are {', '.join(map(shown, runs[:5]))}." if runs else ""
@@ -38,24 +43,38 @@ class RecordedRun:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The complete configuration; empty where the run was started in Python."""
-        path = self.folder / CONFIG
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return found if isinstance(found, Mapping) else {}
+        with self.reading(CONFIG) as path:
+            if path.exists():
+                found = yaml.safe_load(path.read_text(encoding="utf-8"))
+                if isinstance(found, Mapping):
+                    return found
+                raise ValueError("it holds no configuration")
+        return {}
 
     @cached_property
     def metrics(self) -> dict[str, Series]:
         """Every metric over optimizer steps."""
-        return metric_series(self.folder / METRICS)
+        return metric_series(self._rows)
 
     @cached_property
     def rollout_metrics(self) -> list[dict[str, float]]:
         """The metrics of each rollout, in order; what was not measured is left out."""
-        path = self.folder / METRICS
-        if not path.is_file():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("rollout")]
-        return [{name: float(text) for name, text in row.items() if text and name != "epoch"} for row in rows]
+        return [row for row in self._rows if "rollout" in row]
+
+    @cached_property
+    def _rows(self) -> list[dict[str, float]]:
+        rows: list[dict[str, float]] = []
+        with self.reading(METRICS) as path:
+            rows, damaged = metric_rows(path)
+            if damaged:
+                raise ValueError(f"{damaged} of its lines, cut off or without numbers")
+        return rows
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        """The path of a file of the run; where what is done with it fails, that is said once, and it is left out."""
+        with left_out_if_damaged(self.folder / name, self.damaged):
+            yield self.folder / name
 
     def rollouts(self, columns: Sequence[str] | None = None, *, only: int | None = None) -> pandas.DataFrame:
         """One row a completion.
@@ -67,21 +86,36 @@ class RecordedRun:
         Raises:
             FileNotFoundError: The run has left none.
         """
-        files = sorted((self.folder / ROLLOUTS).glob("*.parquet"))
-        if only is not None:
-            files = [f for f in files if f.name.startswith(f"rollout-{only:06d}-")]
-        if not files:
+        chosen = None if columns is None else list(columns)
+        tables = []
+        for number, name in self._files:
+            if only in (None, number):
+                with self.reading(name) as path:
+                    tables.append(pandas.read_parquet(path, columns=chosen))
+        if not tables:
             what = "rollouts" if only is None else f"rollout {only}; there are {self._numbered()}"
             raise FileNotFoundError(f"{shown(self.folder / ROLLOUTS)} has no {what}.")
-        chosen = None if columns is None else list(columns)
-        table = pandas.concat([pandas.read_parquet(f, columns=chosen) for f in files], ignore_index=True)
+        table = pandas.concat(tables, ignore_index=True)
         order = [c for c in ("rollout", "prompt_uid", "member") if c in table]
         return table.sort_values(order, ignore_index=True, kind="stable") if order else table
 
     @cached_property
     def rollout_numbers(self) -> list[int]:
         """Of the rollouts on disk."""
-        return sorted({int(f.name.split("-")[1]) for f in (self.folder / ROLLOUTS).glob("rollout-*.parquet")})
+        return sorted({number for number, _ in self._files})
+
+    @cached_property
+    def _files(self) -> list[tuple[int, str]]:
+        """(number of the rollout, name) of the files in which rollouts are."""
+        found = []
+        for file in sorted((self.folder / ROLLOUTS).glob("*.parquet")):
+            with self.reading(f"{ROLLOUTS}/{file.name}") as path:
+                if not (named := ROLLOUT_FILE.fullmatch(file.name)):
+                    raise ValueError("a run gives no file this name")
+                if missing := KEYS - set(pyarrow.parquet.read_schema(path).names):
+                    raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+                found.append((int(named[1]), f"{ROLLOUTS}/{file.name}"))
+        return found
 
     def _numbered(self) -> str:
         numbers = self.rollout_numbers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from lgrpo_lightning.insight.pages import page
 from lgrpo_lightning.insight.recorded_group import RecordedGroup, recorded_group
 from lgrpo_lightning.insight.recorded_run import RecordedRun
 from lgrpo_lightning.records.metric_series import Series, validation_metrics
+from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
 from lgrpo_lightning.run_folder.names import CONFIG, ENVIRONMENT, shown
+from lgrpo_lightning.run_folder.secrets import masked_yaml
 
 CURVES: tuple[tuple[str, str], ...] = (
     ("reward", "reward"),
@@ -45,8 +48,10 @@ def is_comparison(folder: Path) -> bool:
 
 def comparison_report(folder: Path) -> str:
     """The page of a comparison: its table, its pictures, what tuning chose, the configurations."""
-    lines = (folder / "table.md").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "table.md").read_text(encoding="utf-8", errors="replace").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    if len(rows) < 2:
+        raise ValueError(f"{shown(folder / 'table.md')} holds no table: run `lgrpo compare` there again.")
     arms = sorted((folder / "arms").rglob("*.yaml"))
     return page(
         "comparison.html",
@@ -55,12 +60,12 @@ def comparison_report(folder: Path) -> str:
         rows=rows[2:],
         legend=" ".join(line for line in lines if not line.startswith("|")).replace("`", "").strip(),
         pictures={
-            name: inline((folder / f"{name}.svg").read_text(encoding="utf-8"))
+            name: inline((folder / f"{name}.svg").read_text(encoding="utf-8", errors="replace"))
             for name in ("curves", "values", "differences", "trees", "time")
             if (folder / f"{name}.svg").is_file()
         },
         tuning=_records(folder / "tuning.csv"),
-        configs={str(p.relative_to(folder / "arms")): p.read_text(encoding="utf-8") for p in arms},
+        configs={str(p.relative_to(folder / "arms")): _masked(p, set()) for p in arms},
     )
 
 
@@ -77,8 +82,8 @@ def run_report(folders: Sequence[Path]) -> str:
         curves=curves(runs),
         groups=[g for run in runs.values() for g in groups(run)] if one else [],
         samples=samples(first) if one else [],
-        environments={name: _json(run.folder / ENVIRONMENT) for name, run in runs.items()},
-        configs={name: _text(run.folder / CONFIG) for name, run in runs.items()},
+        environments={name: _environment(run) for name, run in runs.items()},
+        configs={name: _masked(run.folder / CONFIG, run.damaged) for name, run in runs.items()},
     )
 
 
@@ -120,12 +125,11 @@ def summary(run: RecordedRun) -> dict[str, str]:
 
 def groups(run: RecordedRun) -> list[RecordedGroup]:
     """The group with the largest updates of the first and of the last rollout."""
-    try:
-        return [
-            recorded_group(run, n) for n in dict.fromkeys(run.rollout_numbers[:1] + run.rollout_numbers[-1:])
-        ]
-    except ValueError:  # recorded by an older version
-        return []
+    found = []
+    for number in dict.fromkeys(run.rollout_numbers[:1] + run.rollout_numbers[-1:]):
+        with suppress(ValueError, FileNotFoundError):  # recorded by an older version, or damaged
+            found.append(recorded_group(run, number))
+    return found
 
 
 def samples(run: RecordedRun, count: int = 6) -> list[dict[str, Any]]:
@@ -142,7 +146,10 @@ def samples(run: RecordedRun, count: int = 6) -> list[dict[str, Any]]:
         "length",
         "finish_reason",
     ]
-    table = run.rollouts(columns, only=run.rollout_numbers[-1])
+    try:
+        table = run.rollouts(columns, only=run.rollout_numbers[-1])
+    except FileNotFoundError:  # damaged
+        return []
     table = table.sort_values("reward", ascending=False, kind="stable", ignore_index=True)
     at = sorted({round(i * (len(table) - 1) / max(count - 1, 1)) for i in range(count)})
     return [{str(k): v for k, v in row.items()} for row in table.iloc[at].to_dict("records")]
@@ -152,22 +159,29 @@ def _findings(run: RecordedRun) -> list[Finding] | str:
     """What is wrong, or why that cannot be said."""
     try:
         return findings(run)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error)
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    table = pandas.read_csv(path)
+    table = pandas.DataFrame()
+    with left_out_if_damaged(path, set()):
+        table = pandas.read_csv(path)
     rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
     return [{k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def _masked(path: Path, damaged: set[Path]) -> str:
+    """A configuration without its secrets."""
+    with left_out_if_damaged(path, damaged):
+        return masked_yaml(path.read_text(encoding="utf-8")) if path.exists() else ""
+    return ""
 
 
-def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(_text(path) or "{}")
-    return found if isinstance(found, dict) else {}
+def _environment(run: RecordedRun) -> dict[str, Any]:
+    with run.reading(ENVIRONMENT) as path:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return dict(found)
+    return {}

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 Series = tuple[list[int], list[float]]
 """Steps and values of one metric."""
 
 
-def metric_series(path: Path) -> dict[str, Series]:
-    """Every metric of the file with the steps and values at which it was logged; NaN is left out.
+def metric_rows(path: Path) -> tuple[list[dict[str, float]], int]:
+    """The rows of the file, with what was logged in each; how many lines are no rows of numbers, or cut off."""
+    if not path.exists():
+        return [], 0
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    rows, damaged = [], int(len(whole) < len(text))
+    for line in csv.DictReader(whole.splitlines()):
+        try:
+            row = {name: float(text) for name, text in line.items() if text and name != "epoch"}
+            int(row["step"])
+            rows.append(row)
+        except (TypeError, ValueError, KeyError, OverflowError):
+            damaged += 1
+    return rows, damaged
+
+
+def metric_series(rows: Iterable[Mapping[str, float]]) -> dict[str, Series]:
+    """Every metric with the steps and values at which it was logged; NaN is left out.
 
     Of several values at one step the last counts, so that a validation repeated on resume is not drawn twice.
     """
     values: dict[str, dict[int, float]] = {}
-    if not path.exists():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for name, text in row.items():
-                if name not in ("step", "epoch") and text and not math.isnan(value := float(text)):
-                    values.setdefault(name, {})[int(float(row["step"]))] = value
+    for row in rows:
+        for name, value in row.items():
+            if name != "step" and not math.isnan(value):
+                values.setdefault(name, {})[int(row["step"])] = value
     return {name: (sorted(points), [points[s] for s in sorted(points)]) for name, points in values.items()}
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lgrpo_lightning.run_folder.names import ROLLOUTS, set_aside, shown
+from lgrpo_lightning.run_folder.names import ROLLOUT_FILE, ROLLOUTS, set_aside, shown
 from lgrpo_lightning.run_folder.whole_files import make_folder, whole_file
 from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, dry_run, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.types import RolloutBatch
-
-FILE = re.compile(r"rollout-(\d+)-rank-(\d+)\.parquet")
 
 
 class RolloutWriter(RolloutCallback):
@@ -32,7 +29,7 @@ class RolloutWriter(RolloutCallback):
         """Make room: remove or set aside what this run will write again."""
         folder = Path(trainer.default_root_dir) / ROLLOUTS
         if trainer.is_global_zero and not dry_run(trainer):
-            if rollouts_done(pl_module) == 0 and any(FILE.fullmatch(f.name) for f in _files(folder)):
+            if rollouts_done(pl_module) == 0 and any(ROLLOUT_FILE.fullmatch(f.name) for f in _files(folder)):
                 kept = set_aside(folder)
                 say(trainer, f"The rollouts of an older run are kept in {shown(kept)}.")
             _prune(folder, rollouts_done(pl_module))
@@ -61,6 +58,6 @@ def _files(folder: Path) -> list[Path]:
 def _prune(folder: Path, rollouts: int) -> None:
     """Remove files of rollouts from ``rollouts`` on, and those whose writing was cut off."""
     for file in _files(folder):
-        match = FILE.fullmatch(file.name)
+        match = ROLLOUT_FILE.fullmatch(file.name)
         if file.name.endswith(".parquet.part") or (match and int(match[1]) >= rollouts):
             file.unlink()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 ROLLOUTS = "rollouts"
 NONFINITE = "nonfinite"
+ROLLOUT_FILE = re.compile(r"rollout-(\d+)-rank-(\d+)\.parquet")
 CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 METRICS = "metrics.csv"

@@ -64,13 +64,19 @@ def whole_file(path: Path) -> Iterator[Path]:
         flush_to_disk(path.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, private: bool = False) -> None:
     """Write a text file (UTF-8) that is whole or not there.
+
+    Args:
+        private: Nobody else may read it.
 
     Raises:
         UnwritableError: With the reason; an older ``path`` is untouched.
     """
     with whole_file(path) as hidden:
+        if private:
+            hidden.touch()
+            hidden.chmod(0o600)
         hidden.write_text(text, encoding="utf-8")
 
 

@@ -34,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_is_in_the_run_folder(run: Path) -> None:
     names = {p.name for p in run.iterdir()}
     assert {"rollouts", "checkpoints", "metrics.csv", "reward.png", "config.yaml"} <= names
+    assert (run / "config.yaml").stat().st_mode & 0o777 == 0o600  # it may hold keys
     assert (run / "checkpoints" / "last.ckpt").is_file()
     table = rollouts(run)
     assert len(table) == 3 * 2 * 4

@@ -1,0 +1,60 @@
+"""Keys and passwords in a configuration: what is shown of it does not show them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+MASK = "***"
+SECRET = re.compile(
+    r"(?i)(.*[_-])?(api_?key|key|token|secret|password|passwd|passphrase|credential|authorization)"
+)
+SPECIAL = re.compile(r"(?i)(pad|eos|bos|unk|cls|sep|mask|start|end|stop|image)_token")
+"""Tokens of a tokenizer."""
+
+
+def is_secret(name: str) -> bool:
+    """Whether a value of this name, by its last word, is nobody's business.
+
+    >>> [n for n in ("api_key", "HF-Token", "max_new_tokens", "pad_token", "tokenizer", "keyword") if is_secret(n)]
+    ['api_key', 'HF-Token']
+    """
+    return bool(SECRET.fullmatch(name)) and not SPECIAL.fullmatch(name)
+
+
+def masked(value: Any, key: str = "") -> Any:
+    """``value``, found under the dotted ``key``, with ``***`` for each text in it that is secret.
+
+    >>> masked({"kwargs": {"api_key": "abc", "model": "m"}})
+    {'kwargs': {'api_key': '***', 'model': 'm'}}
+    """
+    if isinstance(value, Mapping):
+        return {name: masked(inner, str(name)) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [masked(inner, key) for inner in value]
+    return MASK if isinstance(value, str) and is_secret(key.rpartition(".")[2]) else value
+
+
+def masked_yaml(text: str) -> str:
+    """A configuration as it is written, so masked; comments are left out.
+
+    Raises:
+        yaml.YAMLError: It is none.
+    """
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    _mask(node, "")
+    return "" if node is None else str(yaml.serialize(node, Dumper=yaml.SafeDumper, allow_unicode=True))
+
+
+def _mask(node: yaml.Node | None, key: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            _mask(value, str(name.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _mask(value, key)
+    elif isinstance(node, yaml.ScalarNode) and node.tag.endswith(":str") and is_secret(key):
+        node.value, node.style = MASK, None
