@@ -22,8 +22,8 @@ ALIASED = {*WEIGHTS, EARLIER, "hyper_parameters", "datamodule_hyper_parameters"}
 class HeldState:
     """A checkpoint in memory: weights and optimizer by reference, all else as a copy.
 
-    It is whole as long as no optimizer step is made. Where the strategy shards, weights and optimizer are left
-    out, and gathered when it is written.
+    It is whole as long as no optimizer step is made. Where the strategy shards, or it was loaded, weights and
+    optimizer are left out, and gathered when it is written.
 
     Attributes:
         rollouts: Rollouts done.
@@ -42,9 +42,17 @@ class HeldState:
             rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in state.items()}
         )
 
+    @classmethod
+    def loaded(cls, checkpoint: dict[str, Any], rollouts: int) -> HeldState:
+        """The state that a run resumes from."""
+        kept = {k: v for k, v in checkpoint.items() if k not in (*WEIGHTS, EARLIER)}
+        return cls(
+            rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in kept.items()}
+        )
+
     def filled(self, trainer: Trainer) -> dict[str, Any]:
         """What is to be written, with weights and optimizer. Collective where the strategy shards."""
-        if not sharded(trainer):
+        if WEIGHTS[0] in self.checkpoint and not sharded(trainer):
             return dict(self.checkpoint)
         now = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         return self.checkpoint | {name: now[name] for name in (*WEIGHTS, EARLIER) if name in now}
@@ -81,6 +89,10 @@ class Held:
         """Hold the state as it is now: a rollout is done. Collective."""
         self._in_epoch, self.state = True, HeldState.taken(trainer, rollouts)
         return self.state
+
+    def load(self, checkpoint: dict[str, Any], rollouts: int) -> None:
+        """Hold the state that a run resumes from: before its first rollout the loops no longer give it."""
+        self._in_epoch, self.state = False, HeldState.loaded(checkpoint, rollouts)
 
     def renew(self, trainer: Trainer, rollouts: int) -> bool:
         """Take in what has changed since the rollout; whether anything has. Collective."""

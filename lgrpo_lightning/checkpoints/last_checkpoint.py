@@ -66,13 +66,21 @@ class LastCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the folder."""
         self._training = False
+        self._held.clear()
         self._file(trainer)
         super().setup(trainer, pl_module, stage)
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Hold the state that the run resumes from."""
+        self._held.load(checkpoint, rollouts_done(pl_module))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Clear what an earlier run left unfinished, and keep what it finished."""
+        """Clear what an earlier run left unfinished, and keep what it finished; a validation may come first."""
+        if self._training:
+            return
         self._start, self._written = rollouts_done(pl_module), -1
-        self._held.clear()
         self._training = True
         file, used = self._file(trainer), Path(trainer.ckpt_path) if trainer.ckpt_path else None
         if used is not None and used.resolve() in {
@@ -112,6 +120,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take what validation changed (best score, patience) into the checkpoint of this rollout."""
         if trainer.state.fn == TrainerFn.FITTING:
+            self.on_train_start(trainer, pl_module)
             self._refresh(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -137,7 +146,7 @@ class LastCheckpoint(ModelCheckpoint):
         held = self._held.state if self._training and not isinstance(exception, DiskFullError) else None
         if (
             held
-            and held.rollouts > self._written
+            and held.rollouts > max(self._start, self._written)
             and held.whole(trainer)
             and (together or not sharded(trainer))
         ):
@@ -168,7 +177,7 @@ class LastCheckpoint(ModelCheckpoint):
     def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Renew the state held, and its file."""
         done = rollouts_done(pl_module)
-        if dry_run(trainer) or done <= self._start:
+        if dry_run(trainer) or (done <= self._start and self._held.state is None):
             return
         due = self._written == done or trainer.should_stop
         if (due or self.save_on_exception) and self._held.renew(trainer, done) and due:

@@ -35,6 +35,12 @@ class RolloutState(Checkpoint):
         self._began = False
         self._held.clear()
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Hold the state that the run resumes from."""
+        self._held.load(checkpoint, rollouts_done(pl_module))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready, unless a validation before came first."""
         self._begin(trainer, pl_module)

@@ -44,10 +44,12 @@ def _write_schedule(draft: Draft, total: int | None, unknown: bool) -> None:
     name = draft.value("lr_scheduler_type")
     draft.carry("lr_scheduler_type", "model.schedule.name")
     if draft.value("lr_scheduler_kwargs"):
-        draft.remark("schedules take their own defaults here.", "lr_scheduler_kwargs")
-    if unknown and total is not None:
+        draft.carry("lr_scheduler_kwargs", "model.schedule.kwargs")
+    if name in ("reduce_lr_on_plateau", "greedy"):
+        draft.remark("it needs a metric at every step, and lgrpo fit refuses it.", "lr_scheduler_type")
+    elif unknown and total is not None:
         draft.put("model.schedule.total_steps", total, "of --rows")
-    elif unknown and not str(name).startswith("constant"):
+    elif unknown and not str(name).startswith(("constant", "inverse")):
         draft.remark(
             f"model.schedule.total_steps: {name!r} has to know where it ends, and only the number of rows tells: say "
             "--rows N to this command, or set it or trainer.max_steps."

@@ -21,7 +21,7 @@ TRAINING_ROWS: tuple[Row, ...] = (
     ("optim_args", None, "model.optimizer", "`init_args` of its class"),
     ("max_grad_norm", 1.0, "model.updates.gradient_clip_val", "0 there is null here"),
     ("lr_scheduler_type", "linear", "model.schedule.name", "`constant_with_warmup` by default here"),
-    ("lr_scheduler_kwargs", None, "", "schedules take their own defaults"),
+    ("lr_scheduler_kwargs", None, "model.schedule.kwargs", ""),
     ("warmup_steps", 0, "model.schedule.warmup_steps", "below 1 there, a share of all steps"),
     ("seed", 42, "seed_everything", "0 by default here"),
     ("data_seed", None, "data.seed", ""),

@@ -60,6 +60,7 @@ ROWS: tuple[Row, ...] = (
     (A + "optim.weight_decay", 0.01, "model.optimizer", ""),
     (A + "optim.lr_warmup_steps", -1, "model.schedule.warmup_steps", ""),
     (A + "optim.lr_scheduler_type", "constant", "model.schedule.name", ""),
+    (A + "optim.min_lr_ratio", 0.0, "model.schedule.kwargs", "`min_lr_rate` of `cosine_with_min_lr`"),
     (A + "grad_clip", 1.0, "model.updates.gradient_clip_val", ""),
     (R + "name", "???", "model.sampler", "`vllm` is `VLLMSampler`, `hf` `TransformersSampler`"),
     (R + "n", 1, "model.group_size", ""),

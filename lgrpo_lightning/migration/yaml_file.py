@@ -80,6 +80,8 @@ def _number(value: Any) -> Any:
     >>> _number("1e-6"), _number("a")
     (1e-06, 'a')
     """
+    if isinstance(value, dict):
+        return {name: _number(inner) for name, inner in value.items()}
     return float(value) if isinstance(value, str) and RATE.fullmatch(value) else value
 
 

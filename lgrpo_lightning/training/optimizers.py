@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -31,6 +33,12 @@ def made(factory: Callable[[list[Parameter]], Optimizer], parameters: list[Param
         raise ValueError(f"model.optimizer refuses its options: {error}") from error
 
 
+NEED_METRIC = ("reduce_lr_on_plateau", "greedy")
+"""Schedules of transformers that want a metric at every step."""
+ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")
+"""Those that have no end."""
+
+
 def scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: int | None) -> Any:
     """The learning-rate scheduler of transformers called ``schedule.name``.
 
@@ -38,21 +46,44 @@ def scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: int | No
         total_steps: Optimizer steps of the run where they are known; ``schedule.total_steps`` comes first.
 
     Raises:
-        ValueError: The name is unknown, or the schedule needs an end that is not known.
+        ValueError: The name or an argument is not possible, or the schedule needs an end that is not known.
     """
-    from transformers import SchedulerType, get_scheduler
+    from transformers import get_scheduler
 
-    names = [s.value for s in SchedulerType]
-    if schedule.name not in names:
-        raise ValueError(f"schedule.name is {schedule.name!r}; possible are {', '.join(names)}.")
-    total = schedule.total_steps or total_steps
-    if total is None and not schedule.name.startswith("constant"):
+    name, given = schedule.name, dict(schedule.kwargs)
+    _check_names(schedule)
+    total = None if "num_stable_steps" in given else schedule.total_steps or total_steps
+    if total is None and name not in ENDLESS and "num_stable_steps" not in given:
         raise ValueError(
-            f"schedule.name {schedule.name!r} needs to know where it ends: set trainer.max_steps, "
+            f"schedule.name {name!r} needs to know where it ends: set trainer.max_steps, "
             "model.max_rollouts or model.schedule.total_steps."
         )
-    warmup = None if schedule.name == "constant" else schedule.warmup_steps
-    return get_scheduler(schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=total)
+    steps = {"num_warmup_steps": schedule.warmup_steps, "num_training_steps": total}
+    try:
+        made = get_scheduler(name, optimizer, **steps, scheduler_specific_kwargs=given)
+        rates = [rate(n) for rate in made.lr_lambdas for n in (0, schedule.warmup_steps, total or 10**9)]
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"schedule.name {name!r} with schedule.kwargs {given}: {error}.") from error
+    if not all(0 <= rate < math.inf for rate in rates):
+        raise ValueError(f"schedule.kwargs {given} make a learning rate that is below 0 or not finite.")
+    return made
+
+
+def _check_names(schedule: Schedule) -> None:
+    """Refuse a schedule that there is not, and arguments that it does not take."""
+    from transformers import SchedulerType
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
+    names = [s.value for s in SchedulerType if s.value not in NEED_METRIC]
+    if schedule.name not in names:
+        why = ", which needs a metric at every step" if schedule.name in NEED_METRIC else ""
+        raise ValueError(f"schedule.name is {schedule.name!r}{why}; possible are {', '.join(names)}.")
+    takes = set(signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(schedule.name)]).parameters)
+    takes -= {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    if unknown := sorted(set(schedule.kwargs) - takes):
+        raise ValueError(
+            f"schedule.kwargs has {', '.join(unknown)}; {schedule.name} takes {', '.join(sorted(takes)) or 'none'}."
+        )
 
 
 def gradient_norm(params: Iterable[Parameter]) -> Tensor:

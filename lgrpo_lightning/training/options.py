@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from lgrpo_lightning.options import require
 
@@ -73,11 +73,13 @@ class Schedule:
         name: A schedule of transformers: "constant", "constant_with_warmup", "linear", "cosine", ...
         warmup_steps: Optimizer steps in which the rate rises from 0.
         total_steps: Steps until the end of a decaying schedule; None takes trainer.max_steps or max_rollouts.
+        kwargs: What the schedule takes beside these, such as ``min_lr_rate``.
     """
 
     name: str = "constant_with_warmup"
     warmup_steps: int = 0
     total_steps: int | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         total = self.total_steps

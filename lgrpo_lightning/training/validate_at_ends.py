@@ -19,6 +19,7 @@ class ValidateAtEnds(Callback):
     In between, ``trainer.val_check_interval`` counts rollouts (with ``check_val_every_n_epoch: null`` across
     epochs). A resumed run is not validated at its start again, a run not at its end if it just was. Where a
     checkpoint was written before the validation that its rollout was due for, the resumed run begins with that.
+    Each is logged with the epoch of the last rollout.
 
     Args:
         at_start: Validate before the first rollout.
@@ -30,6 +31,7 @@ class ValidateAtEnds(Callback):
         self.at_end = at_end
         self.validated_at = -1
         self.due = False
+        self.epoch: int | None = None  # that of the last rollout
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have a resumed run that is complete come to its end, too."""
@@ -39,15 +41,16 @@ class ValidateAtEnds(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the first rollout of a new run, or where a validation is due."""
         if self.due:
-            validate_now(trainer)
+            validate_now(trainer, self.epoch)
         elif self.at_start and rollouts_done(pl_module) == 0:
             with _set_aside(trainer, pl_module):
-                validate_now(trainer)
+                validate_now(trainer, self.epoch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Whether Lightning validates next."""
+        self.epoch = trainer.current_epoch
         fetcher: Any = trainer.fit_loop._data_fetcher
         self.due = trainer.enable_validation and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
@@ -56,17 +59,18 @@ class ValidateAtEnds(Callback):
         self.validated_at, self.due = rollouts_done(pl_module), False
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether a validation is due, and when the last one was."""
-        return {"due": self.due, "validated_at": self.validated_at}
+        """Whether a validation is due, in which epoch, and when the last one was."""
+        return {"due": self.due, "validated_at": self.validated_at, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take that over."""
         self.due, self.validated_at = state_dict["due"], state_dict["validated_at"]
+        self.epoch = state_dict.get("epoch")  # checkpoints of before have none
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last rollout, unless it was just validated."""
         if self.at_end and self.validated_at != rollouts_done(pl_module):
-            validate_now(trainer)
+            validate_now(trainer, self.epoch)
 
 
 @contextmanager
@@ -105,14 +109,18 @@ class _FitLoopToTheEnd(_FitLoop):
         return bool(self.trainer.limit_train_batches == 0)
 
 
-def validate_now(trainer: Any) -> None:
-    """Run the validation loop inside a fit, as Lightning itself does between batches."""
+def validate_now(trainer: Any, epoch: int | None) -> None:
+    """Run the validation loop inside a fit, as Lightning itself does between batches.
+
+    Args:
+        epoch: What it is logged with, where not the Trainer's: a resumed run may be in the next one already.
+    """
     if not trainer.enable_validation:
         return
     trainer.fit_loop.epoch_loop.val_loop.restarting = False
-    connector = trainer._logger_connector
-    first_iteration = connector._first_loop_iter
-    trainer.validating = True
+    connector, progress = trainer._logger_connector, trainer.fit_loop.epoch_progress.current
+    first_iteration, completed = connector._first_loop_iter, progress.completed
+    trainer.validating, progress.completed = True, completed if epoch is None else epoch
     trainer.fit_loop.epoch_loop.val_loop.run()
-    trainer.training = True
+    trainer.training, progress.completed = True, completed
     connector._first_loop_iter = first_iteration

@@ -83,6 +83,14 @@ def test_the_end_of_a_schedule(made: Any) -> None:
     assert "--rows" not in said.replace("of --rows", "")
 
 
+def test_the_arguments_of_a_schedule(made: Any) -> None:
+    text = "max_steps: 9\nlr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-7}"
+    schedule = {"name": "cosine_with_min_lr", "kwargs": {"min_lr": 1e-7}}
+    assert made(text)[0]["model"]["schedule"] == schedule
+    assert "needs a metric at every step" in made("lr_scheduler_type: greedy")[1]
+    assert "--rows" not in made("lr_scheduler_type: inverse_sqrt")[1]
+
+
 @pytest.mark.parametrize(
     ("text", "key", "value"),
     [

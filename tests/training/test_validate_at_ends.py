@@ -1,11 +1,14 @@
 """A validation that was due and cut off is made up for by the resumed run."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
+import torch
 
-from lgrpo_lightning.callbacks import LastCheckpoint
+from lgrpo_lightning.callbacks import BestCheckpoint, LastCheckpoint
 from lgrpo_lightning.training.validate_at_ends import ValidateAtEnds
 from tests.callbacks.stub import FailureError, StubModule, fit
 
@@ -38,3 +41,55 @@ def test_a_validation_that_was_cut_off(at: int, then: list[int], tmp_path: Path)
     fit(tmp_path, ValidateAtEnds(), LastCheckpoint(1), module=resumed, ckpt_path="last", **options)
     assert resumed.validated == then
     assert resumed.seen == list(range(at, 5))
+
+
+class Snapshots(StubModule):
+    """Keeps a copy of the run's folder at every validation and every epoch's end, as a kill there would leave it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(rollouts=3)
+        self.root = root
+
+    def validation_step(self, item: int, batch_idx: int) -> None:
+        self.on_train_epoch_end("validation")
+        super().validation_step(item, batch_idx)
+
+    def on_train_epoch_end(self, moment: str = "epoch") -> None:
+        if self.rollout_index:
+            shutil.copytree(
+                self.root / "run", self.root / f"{moment}-{self.rollout_index}", dirs_exist_ok=True
+            )
+
+
+SLOW = pytest.mark.slow
+EVERY_3 = {"val_check_interval": 3, "check_val_every_n_epoch": None}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EVERY_3,
+        EVERY_3 | {"max_steps": 8, "max_epochs": -1},
+        pytest.param({"val_check_interval": 2, "check_val_every_n_epoch": None}, marks=SLOW),
+        pytest.param({"val_check_interval": 2}, marks=SLOW),
+        pytest.param({}, marks=SLOW),
+        pytest.param({"check_val_every_n_epoch": 2}, marks=SLOW),
+    ],
+)
+def test_killed_in_a_validation(options: dict[str, Any], tmp_path: Path) -> None:
+    """The resumed run leaves the uninterrupted one's metrics, checkpoints and epochs."""
+
+    def run(root: Path, module: StubModule, ckpt_path: str | None = None) -> list[Any]:
+        callbacks = [ValidateAtEnds(), LastCheckpoint(1), BestCheckpoint("val/accuracy")]
+        given = {"limit_val_batches": 1, "max_epochs": 2} | options
+        fit(root, *callbacks, module=module, ckpt_path=ckpt_path, **given)
+        table = pandas.read_csv(root / "metrics.csv").sort_index(axis=1)
+        saved = [torch.load(root / "checkpoints" / f"{n}.ckpt", weights_only=True) for n in ("last", "best")]
+        parts = ("callbacks", "epoch", "global_step", "stub", "state_dict", "optimizer_states")
+        return [table.to_csv(), *(str({part: c[part] for part in parts}) for c in saved)]
+
+    whole = run(tmp_path / "run", Snapshots(tmp_path))
+    killed = [folder for folder in sorted(tmp_path.iterdir()) if folder.name != "run"]
+    assert len(killed) >= 2
+    for folder in killed:
+        assert run(folder, StubModule(rollouts=3), ckpt_path="last") == whole, folder.name
