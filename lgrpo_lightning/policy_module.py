@@ -78,6 +78,7 @@ class PolicyModule(LightningModule):
         self.on_nonfinite = on_nonfinite
         self.guard: StepGuard
         self.rollout_index = 0
+        self._rollouts_with_step = 0  # done when the last optimizer step of this fit was made
         self._steps = self._epoch = 0  # that the weights have had, where the Trainer does not know
         self.step_metrics: dict[str, float] = {}
         self._logged: dict[str, float] = {}
@@ -227,6 +228,7 @@ class PolicyModule(LightningModule):
         schedulers: Any = self.lr_schedulers()
         schedulers.step()
         self._steps, self._epoch = self.global_step, self.current_epoch
+        self._rollouts_with_step = self.rollout_index + 1
         self.guard.check_weights(self.global_step)
         if self.reference_sync is not None and self.reference_sync.due(self.global_step):
             self.reference_sync.update(self.reference, self.policy)

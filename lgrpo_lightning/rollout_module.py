@@ -19,6 +19,7 @@ from lgrpo_lightning.training.alike import check_alike, given
 from lgrpo_lightning.training.end_flights import EndFlights
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag, pass_rates
+from lgrpo_lightning.training.no_step import check_steps
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.utilization import utilization_metrics
 from lgrpo_lightning.training.validate_at_ends import ValidateAtEnds
@@ -167,7 +168,14 @@ class RolloutModule(AheadModule):
     def on_train_start(self) -> None:
         """A run that is complete has nothing left to do."""
         super().on_train_start()
+        self._rollouts_with_step = self.rollout_index
         self.stop_after_last()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Stop where the rollouts before made no optimizer step."""
+        super().on_train_batch_start(batch, batch_idx)
+        without, most = self.rollout_index - self._rollouts_with_step, self.updates.max_rollouts_without_step
+        check_steps(without, most, self.trainer.callback_metrics)
 
     def teardown(self, stage: str) -> None:
         """Release what the components hold."""

@@ -29,6 +29,7 @@ class Updates:
             (``policy.micro_batch_tokens`` divides it); in one process, and with a copy of the gradient.
         on_nonfinite: Where the loss or gradient of an optimizer step is not finite: "stop" ends the run before the
             update, "skip" drops that step (neither optimizer nor schedule moves) and goes on.
+        max_rollouts_without_step: Stop with the cause where so many rollouts in a row make no optimizer step.
     """
 
     iterations: int = 1
@@ -40,9 +41,10 @@ class Updates:
     old_logprobs: Literal["policy", "sampler"] = "policy"
     on_nonfinite: OnNonFinite = "stop"
     gradient_snr: bool = False
+    max_rollouts_without_step: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "mini_batches"):
+        for name in ("iterations", "mini_batches", "max_rollouts_without_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"updates.{name} is {getattr(self, name)}; it must be at least 1.")
         if self.refill_rounds < 0:

@@ -129,17 +129,33 @@ def test_groups_of_equal_rewards_can_be_dropped(tmp_path: Path) -> None:
     assert (table["trained"] == ~equal).all()
 
 
-def test_nothing_to_learn_from_makes_no_step(tmp_path: Path) -> None:
-    root = fit(
-        tmp_path,
-        model__updates__drop_equal_groups="true",
-        model__reward_model='{"class_path": "FormatMatch", "init_args": {"pattern": "never"}}',
-        trainer__max_steps=None,
-        model__max_rollouts=2,
-    )
-    table = train_metrics(root)
-    assert list(table["updates/skipped"]) == [1, 1]
-    assert list(table["step"]) == [0, 0]
+NEVER = '{"class_path": "FormatMatch", "init_args": {"pattern": "never"}}'
+NONE = '{"class_path": "RewardFunction", "init_args": {"function": "tests.rewards.sample_functions.exact"}}'
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"model__updates__drop_equal_groups": "true", "model__reward_model": NEVER}, "equal rewards"),
+        (
+            {"model__updates__mask_truncated": "true", "model__sampling__max_new_tokens": 2},
+            "100% of the completions are cut off",
+        ),
+        ({"model__reward_model": NONE}, "no reward applies to 100% of the completions"),
+    ],
+)
+def test_a_run_that_makes_no_steps_ends_with_the_cause(
+    options: dict[str, object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = {"trainer__limit_val_batches": 0, "model__updates__max_rollouts_without_step": 2}
+    assert lgrpo("fit", tmp_path, **quick, **options) == 2
+    said = capsys.readouterr()
+    assert "lgrpo: 2 rollouts in a row made no optimizer step" in said.err
+    assert says in said.err
+    assert "the state after 2 is in" in said.out
+    assert list(metrics(tmp_path)["updates/skipped"]) == [1, 1]
+    assert list(metrics(tmp_path)["step"]) == [0, 0]
+    assert checkpoint(tmp_path)["lgrpo"]["rollout_index"] == 2  # type: ignore[index]
 
 
 def test_several_rewards_with_weights(tmp_path: Path) -> None:
