@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from lgrpo_lightning.policy.lora import is_adapter_weight
 from lgrpo_lightning.policy.reference_sync import ReferenceSync, load_reference_state, own, reference_state
 from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.processes.freed_memory import keep_freed_memory
+from lgrpo_lightning.records.plain import plain
 from lgrpo_lightning.strategies.fsdp2 import register, sharding_of
 from lgrpo_lightning.strategies.precision import check_optimizer, settle_precision, small_step_warning
 from lgrpo_lightning.strategies.ranks import Ranks, gathered, gradient_sync, ranks
@@ -280,6 +282,7 @@ class PolicyModule(LightningModule):
             "rng": gathered(self.trainer, state.rng_state()),
             "components": state.component_state(self.components),
             "code": self._code,
+            "policy": plain(asdict(self.policy_config)),
         }
         if self.reference_sync is not None:
             checkpoint["lgrpo"]["reference"] = reference_state(self.reference)

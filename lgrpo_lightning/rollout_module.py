@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.ahead_module import AheadModule
@@ -126,6 +126,18 @@ class RolloutModule(AheadModule):
             )  # it goes before min_steps and min_epochs
 
     # ------------------------------------------------------------------------------------------ Lightning
+
+    @property
+    def trainer(self) -> Trainer:
+        """The Trainer, once there is one."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        """Complete it before it looks for ``ckpt_path="last"``: as it came it would find nothing, and start over."""
+        LightningModule.trainer.fset(self, trainer)
+        if trainer is not None:
+            complete_trainer(trainer)
 
     @property
     def validation_metrics(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +86,21 @@ def export_checkpoint(
     from lgrpo_lightning.policy.loading import load_tokenizer
     from lgrpo_lightning.policy.multimodal import auto_class
 
-    config = run_policy_config(run)
+    state = read_checkpoint(checkpoint, weights_only=weights_only)
+    config = run_policy_config(run, state)
     if config.trust_remote_code and not trusted:
         raise ValueError(
-            f"{shown(run / CONFIG)} has code run that comes with the model {config.path}. If you trust its authors, "
+            f"{shown(run)} has code run that comes with the model {config.path}. If you trust its authors, "
             "pass --trust_remote_code."
         )
     policy = Policy(config)
-    load_weights(policy, checkpoint_weights(checkpoint, weights_only=weights_only))
+    load_weights(policy, state["state_dict"])
     export(policy, load_tokenizer(config), out, adapter=adapter)
     return str(auto_class(policy.model.config).__name__)
 
 
-def checkpoint_weights(checkpoint: Path, *, weights_only: bool = True) -> Any:
-    """The weights of a checkpoint, a file or a folder, by name.
+def read_checkpoint(checkpoint: Path, *, weights_only: bool = True) -> Mapping[str, Any]:
+    """A checkpoint, a file or a folder; of a folder without the optimizer.
 
     Args:
         weights_only: Refuse a file that holds more than tensors, numbers and text.
@@ -111,21 +112,25 @@ def checkpoint_weights(checkpoint: Path, *, weights_only: bool = True) -> Any:
     from lgrpo_lightning.strategies.sharded_checkpoint import AnyCheckpointIO, whole_checkpoint
 
     if checkpoint.is_dir():
-        return whole_checkpoint(checkpoint, only_weights=True)["state_dict"]
-    return AnyCheckpointIO().load_checkpoint(checkpoint, weights_only=weights_only)["state_dict"]
+        return whole_checkpoint(checkpoint, only_weights=True)
+    return AnyCheckpointIO().load_checkpoint(checkpoint, weights_only=weights_only)
 
 
-def run_policy_config(run: Path) -> Any:
-    """The ``PolicyConfig`` of a run, read from its ``config.yaml``."""
+def run_policy_config(run: Path, checkpoint: Mapping[str, Any] | None = None) -> Any:
+    """The ``PolicyConfig`` of a run, read from its ``config.yaml``; of a run in Python from its checkpoint.
+
+    Raises:
+        FileNotFoundError: Neither has it.
+    """
     import yaml
 
     from lgrpo_lightning.policy.config import PolicyConfig
     from lgrpo_lightning.strategies.precision import weights_config
 
-    if not (run / CONFIG).is_file():
-        raise FileNotFoundError(
-            f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named."
-        )
-    written = yaml.safe_load((run / CONFIG).read_text())
-    config = PolicyConfig.from_options(written["model"]["policy"])
-    return weights_config(str((written.get("trainer") or {}).get("precision")), config)
+    if (run / CONFIG).is_file():
+        written = yaml.safe_load((run / CONFIG).read_text())
+        config = PolicyConfig.from_options(written["model"]["policy"])
+        return weights_config(str((written.get("trainer") or {}).get("precision")), config)
+    if options := ((checkpoint or {}).get("lgrpo") or {}).get("policy"):
+        return PolicyConfig.from_options(options)
+    raise FileNotFoundError(f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named.")

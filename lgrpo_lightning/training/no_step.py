@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lgrpo_lightning.diagnosis.rules import RULES, watched
 from lgrpo_lightning.diagnosis.window import Window
@@ -11,7 +12,7 @@ CAUSES = ("not_applicable", "clipped", "dead_groups")
 """Rules whose causes leave nothing to learn from."""
 
 
-def check_steps(rollouts: int, most: int, metrics: Mapping[str, float]) -> None:
+def check_steps(rollouts: int, most: int, metrics: Mapping[str, Any]) -> None:
     """Stop after too many rollouts without an optimizer step.
 
     Args:

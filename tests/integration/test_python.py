@@ -12,8 +12,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from transformers import AutoModelForCausalLM
 
-from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling
+from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling, cli
 from lgrpo_lightning.data import ArithmeticTasks
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.policy import Lora, PolicyConfig
@@ -46,6 +47,26 @@ def trainer(root: Path, **options: Any) -> Trainer:
 
 def weights(of: GRPOModule) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in of.state_dict().items()}
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4, targets=["q_proj"])])
+def test_last_goes_on_and_can_be_exported(lora: Lora | None, tmp_path: Path) -> None:
+    """A Trainer made by hand, without a configuration on disk."""
+    policy = PolicyConfig(lora=lora, suppress_tokens=["9"])
+    trainer(tmp_path).fit(module(policy=policy), data(), ckpt_path="last")  # there is none yet
+    again = module(policy=policy)
+    trainer(tmp_path, max_steps=3).fit(again, data(), ckpt_path="last")
+    assert again.rollout_index == 3
+    assert pandas.read_csv(tmp_path / "metrics.csv")["rollout"].tolist() == [0, 1, 2]
+    measured = module(policy=policy)
+    trainer(tmp_path).validate(measured, data(validation=ArithmeticTasks(count=2)), ckpt_path="last")
+    assert measured.rollout_index == 3
+    assert cli.main(["export", str(tmp_path), str(tmp_path / "out")]) == 0
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    trained = again.policy.model.state_dict()
+    same = {name: torch.equal(merged[name], trained[name]) for name in merged if name in trained}
+    assert same
+    assert all(same.values()) or lora
 
 
 # ------------------------------------------------------------------------------------------ outside a Trainer
