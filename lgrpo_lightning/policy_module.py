@@ -36,7 +36,7 @@ from lgrpo_lightning.training import Schedule
 from lgrpo_lightning.training.alike import check_alike
 from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.guard import StepGuard
-from lgrpo_lightning.training.optimizers import clip, gradient_norm, made, scheduler
+from lgrpo_lightning.training.optimizers import clip, gradient_norm, made, rates_of, scheduler, take_over
 from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.types import RolloutBatch, Sampling
 
@@ -87,6 +87,8 @@ class PolicyModule(LightningModule):
         self.reference: Reference | None
         self._saved_rng: list[Any] | None = None
         self._code: dict[str, str] = {}
+        self._rates: list[dict[str, Any]] = []  # what the optimizer was told
+        self._rates_before: list[dict[str, Any]] = []  # what that of the checkpoint was told
         self._layout_announced = ""
         self._tokens_announced = False
         self.strict_loading = policy.lora is None  # an adapter's checkpoint holds no other weights
@@ -162,7 +164,7 @@ class PolicyModule(LightningModule):
         """
         if self.trainer.global_step == 0:
             self.rollout_index = self._steps = self._epoch = 0
-        self._saved_rng, self._logged, self.step_metrics = None, {}, {}
+        self._saved_rng, self._logged, self.step_metrics, self._rates_before = None, {}, {}, []
         self._code = code_of(self.components)
 
     def announce_tokens(self) -> None:
@@ -203,6 +205,7 @@ class PolicyModule(LightningModule):
         """The optimizer over the trainable parameters, and its schedule."""
         optimizer = made(self.optimizer_factory, [p for p in self.policy.parameters() if p.requires_grad])
         check_optimizer(self.trainer.precision, optimizer)
+        self._rates = rates_of(optimizer, self.schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": scheduler(optimizer, self.schedule, total_steps=self.planned_steps),
@@ -282,6 +285,7 @@ class PolicyModule(LightningModule):
             "rng": gathered(self.trainer, state.rng_state()),
             "components": state.component_state(self.components),
             "code": self._code,
+            "rates": self._rates,
             "policy": plain(asdict(self.policy_config)),
         }
         if self.reference_sync is not None:
@@ -301,6 +305,7 @@ class PolicyModule(LightningModule):
         self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
+        self._rates_before = saved.get("rates", [])
         if self._saved_rng is None:
             say(self.trainer, other_world_size(saved["world_size"], self.trainer.world_size))
         if lines := changed_code(saved.get("code", {}), self._code):
@@ -314,7 +319,7 @@ class PolicyModule(LightningModule):
         self.step_metrics = {}
 
     def on_train_start(self) -> None:
-        """Put the generators back as the checkpoint had them, and guard the steps to come."""
+        """Put the generators back as the checkpoint had them, let rates be as told, and guard the steps to come."""
         trainer: Any = self.trainer
         self.guard = StepGuard(
             self.policy,
@@ -325,5 +330,7 @@ class PolicyModule(LightningModule):
             say=lambda text: say(trainer, text),
             scaler=getattr(trainer.precision_plugin, "scaler", None),
         )
+        if said := take_over(trainer.optimizers[0], self.lr_schedulers(), self._rates, self._rates_before):
+            say(trainer, f"The optimizer goes on with {said}.")
         if self._saved_rng is not None:
             state.set_rng_state(self._saved_rng[self.global_rank])

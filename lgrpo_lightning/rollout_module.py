@@ -135,7 +135,8 @@ class RolloutModule(AheadModule):
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         """Complete it before it looks for ``ckpt_path="last"``: as it came it would find nothing, and start over."""
-        LightningModule.trainer.fset(self, trainer)
+        own: Any = LightningModule.trainer
+        own.fset(self, trainer)
         if trainer is not None:
             complete_trainer(trainer)
 

@@ -14,15 +14,14 @@ from lgrpo_lightning.commands.yaml_text import loaded
 from lgrpo_lightning.processes.slurm import restarts
 from lgrpo_lightning.run_folder.names import CONFIG, shown
 from lgrpo_lightning.run_folder.secrets import masked
+from lgrpo_lightning.training.optimizers import TAKEN_OVER
 
 KEYWORDS = ("last", "hpc")
 """What ``--ckpt_path`` may be beside a path."""
 FREE = ("ckpt_path", "config", "trainer.default_root_dir", "trainer.max_steps", "trainer.max_epochs")
 """Keys that a resumed run is expected to change."""
-KEPT = "model.optimizer.init_args."
-"""Options whose values are part of the optimizer's state, so that the checkpoint's stay in force."""
-FIXED = ("model.optimizer.class_path",)
-"""Keys without whose old value the checkpoint's state means nothing."""
+OPTIMIZER = "model.optimizer."
+"""Without the old value of its keys the checkpoint's state means nothing, but for ``TAKEN_OVER``."""
 
 
 def resume_under_slurm(options: Any) -> None:
@@ -60,23 +59,15 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key) and key not in FREE
     }
-    for key in FIXED:
-        if key in changed:
-            was, given = changed[key]
+    for key, (was, given) in changed.items():
+        if key.startswith(OPTIMIZER) and key.rpartition(".")[2] not in TAKEN_OVER:
             raise ValueError(
                 f"{key} is {given}, but the checkpoint has the state of {was}. Set it as it was, or start without "
                 "--ckpt_path in another trainer.default_root_dir."
             )
     if changed:
-        lines = [
-            f"  {key}: {masked(was, key)} -> {masked(given, key)}{_note(key)}"
-            for key, (was, given) in changed.items()
-        ]
+        lines = [f"  {k}: {masked(was, k)} -> {masked(given, k)}" for k, (was, given) in changed.items()]
         _say("\n".join([f"Going on with another configuration than {shown(folder / CONFIG)}:", *lines]))
-
-
-def _note(key: str) -> str:
-    return "   (the checkpoint's stays in force)" if key.startswith(KEPT) else ""
 
 
 def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from inspect import signature
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.records.plain import plain
 from lgrpo_lightning.training.options import Schedule
 
 
@@ -84,6 +86,46 @@ def _check_names(schedule: Schedule) -> None:
         raise ValueError(
             f"schedule.kwargs has {', '.join(unknown)}; {schedule.name} takes {', '.join(sorted(takes)) or 'none'}."
         )
+
+
+TAKEN_OVER = ("lr", "weight_decay", "betas", "eps")
+"""Options of an optimizer that may change on resume; with others its state may mean nothing."""
+
+
+def rates_of(optimizer: Optimizer, schedule: Schedule) -> list[dict[str, Any]]:
+    """What an optimizer that has no scheduler yet was told: a dictionary for each group, and one for the schedule."""
+    groups = [{name: group[name] for name in TAKEN_OVER if name in group} for group in optimizer.param_groups]
+    rates: list[dict[str, Any]] = plain([*groups, asdict(schedule)])  # a checkpoint takes nothing else
+    return rates
+
+
+def take_over(
+    optimizer: Optimizer, made: Any, now: list[dict[str, Any]], before: list[dict[str, Any]]
+) -> str:
+    """Have a restored optimizer and its schedule do what this run was told to, where that is something else.
+
+    Args:
+        made: The restored scheduler.
+        now: ``rates_of`` this run.
+        before: Those of the run that wrote the checkpoint.
+
+    Returns:
+        What has changed.
+    """
+    pairs = [
+        {name: (old[name], value) for name, value in new.items() if name in old and old[name] != value}
+        for old, new in zip(before, now, strict=False)
+    ]
+    if not any(pairs):
+        return ""
+    for group, changed in zip(optimizer.param_groups, pairs, strict=False):
+        group.update({name: value for name, (_, value) in changed.items()})
+        group["initial_lr"] = changed["lr"][1] if "lr" in changed else group["initial_lr"]
+    made.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    for group, base, rate in zip(optimizer.param_groups, made.base_lrs, made.lr_lambdas, strict=True):
+        group["lr"] = base * rate(made.last_epoch)
+    said = dict.fromkeys(f"{k}: {old} -> {new}" for changed in pairs for k, (old, new) in changed.items())
+    return ", ".join(said)
 
 
 def gradient_norm(params: Iterable[Parameter]) -> Tensor:

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.reliability.processes import RUN, finished, finished_pair
 from tests.runs import checkpoint, lgrpo, metrics, rollouts
@@ -34,11 +35,13 @@ def test_other_options_are_named(half: Path, capsys: pytest.CaptureFixture[str])
     assert "  model.advantage_estimator.class_path: " in said.out
     assert "GRPO" in said.out
     assert "  model.group_size: 4 -> 6\n" in said.out
-    assert "-> 0.01   (the checkpoint's stays in force)" in said.out
+    assert "  model.optimizer.init_args.lr: 0.0002 -> 0.01\n" in said.out
+    assert "The optimizer goes on with lr: 0.0002 -> 0.01." in said.out
     assert "  data.train.init_args.count: 6 -> 8" in said.out
     assert "max_steps" not in said.out
-    table = metrics(half)
-    assert (table["learning_rate"].dropna() != 0.01).all()
+    rates = metrics(half)["learning_rate"].dropna()
+    assert rates.tolist() == pytest.approx([2e-4] * 2 + [0.01] * 2)
+    assert yaml.safe_load((half / "config.yaml").read_text())["model"]["optimizer"]["init_args"]["lr"] == 0.01
     assert len(rollouts(half)) == 2 * 2 * 4 + 2 * 2 * 6
 
 
@@ -54,6 +57,8 @@ def test_what_cannot_work_is_refused(
     other = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
     assert lgrpo("fit", half, ckpt_path="last", **RUN | {"model__optimizer": str(other)}) == 2
     assert "but the checkpoint has the state of torch.optim.AdamW" in capsys.readouterr().err
+    assert lgrpo("fit", half, ckpt_path="last", **RUN | {"model__optimizer__init_args__amsgrad": "true"}) == 2
+    assert "model.optimizer.init_args.amsgrad is True, but the checkpoint" in capsys.readouterr().err
     path = model_folder("llama")  # type: ignore[operator]
     assert lgrpo("fit", half, ckpt_path="last", **RUN | {"model__policy__path": path}) == 2
     said = capsys.readouterr().err

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from transformers import SchedulerType, get_scheduler
 
-from lgrpo_lightning.training.optimizers import scheduler
+from lgrpo_lightning.training.optimizers import rates_of, scheduler, take_over
 from lgrpo_lightning.training.options import Schedule
 
 KWARGS: dict[str, dict[str, Any]] = {
@@ -29,7 +30,7 @@ def rates(made: Any) -> list[float]:
     """The rate of each of twelve steps."""
     found = []
     for _ in range(12):
-        found.append(made.get_last_lr()[0])
+        found.append(made.optimizer.param_groups[0]["lr"])
         made.optimizer.step()
         made.step()
     return found
@@ -73,3 +74,31 @@ def test_a_schedule_without_an_end_needs_none() -> None:
         scheduler(
             optimizer(), Schedule(name="warmup_stable_decay", kwargs={"num_decay_steps": 3}), total_steps=None
         )
+
+
+def test_a_resumed_optimizer_takes_over_what_has_changed_and_nothing_else() -> None:
+    def made(lr: float, **options: Any) -> tuple[Any, Any, list[dict[str, Any]]]:
+        parameter = torch.nn.Parameter(torch.ones(1))
+        parameter.grad = torch.ones(1)
+        new = torch.optim.AdamW([parameter], lr=lr, **options)
+        schedule = Schedule(name="cosine", warmup_steps=1)
+        told = rates_of(new, schedule)
+        return new, scheduler(new, schedule, total_steps=12), told
+
+    def resumed(now: Any) -> str:
+        now[0].load_state_dict(copy.deepcopy(old[0].state_dict()))
+        now[1].load_state_dict(copy.deepcopy(old[1].state_dict()))
+        return take_over(now[0], now[1], now[2], old[2])
+
+    old, whole = made(1e-3), made(1e-4, weight_decay=0.5)
+    for optimizer, schedule, _ in (old, whole):
+        for _ in range(4):
+            optimizer.step()
+            schedule.step()
+    other = made(1e-4, weight_decay=0.5)
+    assert resumed(other) == "lr: 0.001 -> 0.0001, weight_decay: 0.01 -> 0.5"
+    assert rates(other[1])[:5] == rates(whole[1])[:5]
+    assert other[0].param_groups[0]["weight_decay"] == 0.5
+    same = made(1e-3)
+    assert resumed(same) == ""
+    assert same[0].state_dict() == old[0].state_dict()
