@@ -77,7 +77,7 @@ def outcomes(metrics: dict[str, Series]) -> list[str]:
     lines = []
     if values := metrics.get("reward", ([], []))[1]:
         n = max(1, min(10, len(values) // 2))
-        over = f"   (mean of the first and of the last {n} rollouts)" if n > 1 else ""
+        over = f"   (means of the first and last {n} rollouts)" if n > 1 else ""
         lines.append(f"  {'reward':<16} {sum(values[:n]) / n:.3f} -> {sum(values[-n:]) / n:.3f}{over}")
     for name in validation_metrics(metrics):
         values = metrics[name][1]

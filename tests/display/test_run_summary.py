@@ -19,7 +19,7 @@ def test_says_what_came_of_it_where_it_is_and_how_to_go_on(
     summary = out[out.index("Done:") :].splitlines()
     assert summary[0].startswith("Done: 5 rollouts, 10 optimizer steps, in ")
     assert summary[1:3] == [
-        "  reward           0.150 -> 0.450   (mean of the first and of the last 2 rollouts)",
+        "  reward           0.150 -> 0.450   (means of the first and last 2 rollouts)",
         "  val/accuracy     0.200 -> 0.400",
     ]
     assert summary[3] == "Everything is in run:"
