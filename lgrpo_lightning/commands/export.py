@@ -25,6 +25,12 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, not merged")
     parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        default=None,
+        help="type of the weights in the files; default that of the base, of an adapter that of training",
+    )
+    parser.add_argument(
         "--weights_only",
         choices=["true", "false"],
         default="true",
@@ -43,7 +49,13 @@ def main(argv: Sequence[str]) -> int:
         only = options.weights_only == "true"
         trusted = options.trust_remote_code
         loads = export_checkpoint(
-            options.run, path, options.out, adapter=options.adapter, weights_only=only, trusted=trusted
+            options.run,
+            path,
+            options.out,
+            adapter=options.adapter,
+            weights_only=only,
+            trusted=trusted,
+            dtype=options.dtype,
         )
     except Exception as error:
         return report(error)
@@ -71,12 +83,20 @@ def check_folders(run: Path, out: Path) -> None:
 
 
 def export_checkpoint(
-    run: Path, checkpoint: Path, out: Path, *, adapter: bool, weights_only: bool = True, trusted: bool = False
+    run: Path,
+    checkpoint: Path,
+    out: Path,
+    *,
+    adapter: bool,
+    weights_only: bool = True,
+    trusted: bool = False,
+    dtype: str | None = None,
 ) -> str:
     """Build the run's policy, load the checkpoint into it, write the folder; the class that loads it.
 
     Args:
         trusted: Run code that comes with the model, where the run did.
+        dtype: Type of the weights in the files.
 
     Raises:
         ValueError: The run did, and this does not.
@@ -95,7 +115,7 @@ def export_checkpoint(
         )
     policy = Policy(config)
     load_weights(policy, state["state_dict"])
-    export(policy, load_tokenizer(config), out, adapter=adapter)
+    export(policy, load_tokenizer(config), out, adapter=adapter, dtype=dtype)
     return str(auto_class(policy.model.config).__name__)
 
 

@@ -18,6 +18,7 @@ from lgrpo_lightning.checkpoints.lookup import checkpoint_folder, listed, named_
 from lgrpo_lightning.commands.aliases import install_aliases
 from lgrpo_lightning.commands.config_file import ConfigFile
 from lgrpo_lightning.commands.explanations import explained, maker
+from lgrpo_lightning.commands.help_page import list_components, usage
 from lgrpo_lightning.commands.imports import limit_imports, refuse_calls
 from lgrpo_lightning.commands.lasting_output import lasting_output
 from lgrpo_lightning.commands.messages import report
@@ -102,6 +103,7 @@ class RunCLI(LightningCLI):
         possible = self.subcommands()
         if args and args[0] in possible:  # the options of all four would take a second more
             self.subcommands = lambda: {args[0]: possible[args[0]]}  # type: ignore[method-assign]
+            options["parser_kwargs"] = {args[0]: {"usage": usage(args[0])}}
         super().__init__(module, data, args=args, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -118,6 +120,8 @@ class RunCLI(LightningCLI):
             FileNotFoundError: A configuration file or checkpoint is not there.
         """
         defaults = [Entry(key=key, value=name, place="") for key, name in COMPONENTS.items()]
+        if list_components(args[-1]):
+            raise ParserExit(0)
         args = install_aliases(args)
         written = self._written = defaults + entries(args[1:])
         limit_imports(written)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
+from lgrpo_lightning.policy.loading import load_config
 from lgrpo_lightning.policy.merging import base_tied, check_merged, check_names, merged_weights, unties
 from lgrpo_lightning.policy.multimodal import copy_processor
 from lgrpo_lightning.policy.policy import Policy
@@ -36,7 +39,15 @@ def load_weights(policy: Policy, state_dict: Mapping[str, Tensor]) -> None:
         )
 
 
-def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, writes: bool = True) -> None:
+def export(
+    policy: Policy,
+    tokenizer: Any,
+    out: Path,
+    *,
+    adapter: bool = False,
+    writes: bool = True,
+    dtype: str | None = None,
+) -> None:
     """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads. ``policy`` stays as it is.
 
     Its generation config lists every token that ended completions in training.
@@ -47,6 +58,7 @@ def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, 
     Args:
         out: The folder; made where it is missing.
         adapter: Write the LoRA adapter alone, in place of the merged model.
+        dtype: Type of the weights in the files; None: that of the base's files, of an adapter that of training.
 
     Raises:
         ValueError: ``adapter`` without LoRA.
@@ -65,6 +77,9 @@ def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, 
         if not any(hasattr(p, "full_tensor") for p in model.parameters()):
             check_merged(model, weights)
     kept = weights if untied else {n: t for n, t in weights.items() if n not in base_tied(model)}
+    stored = getattr(torch, dtype) if dtype else None if adapter else _published_type(policy)
+    if stored is not None:
+        kept = {n: t.to(stored) if t.is_floating_point() else t for n, t in kept.items()}
     out.mkdir(parents=True, exist_ok=True)
     model._hf_peft_config_loaded = adapter
     try:
@@ -74,8 +89,28 @@ def export(policy: Policy, tokenizer: Any, out: Path, *, adapter: bool = False, 
     finally:
         model._hf_peft_config_loaded = lora
     tokenizer.save_pretrained(out)
+    if stored is not None and not adapter:
+        _note_type(out / "config.json", str(stored).removeprefix("torch."))
     if not adapter:
         copy_processor(policy.config.resolved_path, policy.config.revision, out)
+
+
+def _published_type(policy: Policy) -> torch.dtype | None:
+    """The type that the base's configuration names; None where it names none, or the base is gone."""
+    try:
+        base = load_config(policy.config)
+    except ValueError:
+        return None
+    found = getattr(base, "dtype", None) or getattr(base.get_text_config(), "dtype", None)
+    return getattr(torch, found) if isinstance(found, str) else found
+
+
+def _note_type(path: Path, dtype: str) -> None:
+    """Name the type of the weights in a ``config.json``, and in the parts of a model that have one each."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for part in (content, *(v for v in content.values() if isinstance(v, dict) and "dtype" in v)):
+        part["dtype"] = dtype
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

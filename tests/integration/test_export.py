@@ -92,6 +92,16 @@ def test_lora_run(model_folder: Callable[..., Path], tmp_path: Path) -> None:
         torch.testing.assert_close(merged(ids).logits, policy.model.eval()(ids).logits, atol=1e-5, rtol=0)
 
 
+def test_the_type_of_the_weights(tmp_path: Path) -> None:
+    base = make_model("llama", tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    policy = Policy(PolicyConfig(path=str(base)))
+    assert next(policy.parameters()).dtype == torch.float32
+    for dtype, wanted in ((None, torch.bfloat16), ("float32", torch.float32)):
+        export(policy, tokenizer(), tmp_path / str(dtype), dtype=dtype)
+        assert next(AutoModelForCausalLM.from_pretrained(tmp_path / str(dtype)).parameters()).dtype == wanted
+
+
 def test_export_every_n_rollouts(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     callbacks = '[{"class_path": "ExportModel", "init_args": {"every_n_rollouts": 2}}]'
     run = fit(tmp_path, model__policy__path=model_folder("llama"), trainer__callbacks=callbacks, **TRAIN)
