@@ -7,7 +7,7 @@ from lgrpo_lightning.plugins import registry
 
 PAGE = """lgrpo {command} --config FILE [--KEY=VALUE ...]
 
-  lgrpo {command} --config configs/quickstart.yaml              a file of the folder configs/
+  lgrpo {command} --config configs/quickstart.yaml
   ... --trainer.max_steps=50 --model.sampling.temperature=0.7   any key below, over the file
   ... --model.advantage_estimator=GRPO                          a component by its name
   ... --print_config                                            the whole configuration, and nothing is run

@@ -85,7 +85,10 @@ class SaveRunConfig(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it before the first step."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            text = self.parser.dump(self.config, skip_none=False)
+            config = self.config.clone()
+            if os.path.isdir(path := config.model.policy.path):  # the run may be read from another folder
+                config.model.policy.path = os.path.abspath(path)
+            text = self.parser.dump(config, skip_none=False)
             write_whole(Path(trainer.default_root_dir) / CONFIG, text, private=True)
 
     def on_save_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ class PolicyConfig:
 
     @property
     def resolved_path(self) -> str:
-        """``path`` with ``lgrpo:`` names turned into the folder inside this package."""
+        """``path`` with ``lgrpo:`` names turned into the folder inside this package; a folder's whole path."""
         return _resolved(self.path)
 
     @property
@@ -118,7 +119,7 @@ class PolicyConfig:
 
 def _resolved(path: str) -> str:
     if not path.startswith(BUILTIN):
-        return path
+        return os.path.abspath(path) if os.path.isdir(path) else path
     if path == f"{BUILTIN}smollm2":
         from lgrpo_lightning.policy.smollm2 import smollm2
 

@@ -102,6 +102,15 @@ def test_the_type_of_the_weights(tmp_path: Path) -> None:
         assert next(AutoModelForCausalLM.from_pretrained(tmp_path / str(dtype)).parameters()).dtype == wanted
 
 
+def test_an_adapter_names_its_base_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model("llama", tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    policy = Policy(PolicyConfig(path="base", lora=Lora(rank=2)))
+    export(policy, tokenizer(), tmp_path / "adapter", adapter=True)
+    entries = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert entries["base_model_name_or_path"] == str(tmp_path / "base")
+
+
 def test_export_every_n_rollouts(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     callbacks = '[{"class_path": "ExportModel", "init_args": {"every_n_rollouts": 2}}]'
     run = fit(tmp_path, model__policy__path=model_folder("llama"), trainer__callbacks=callbacks, **TRAIN)
