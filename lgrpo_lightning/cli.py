@@ -68,6 +68,8 @@ def _run(argv: list[str]) -> int:
     if command not in COMMANDS:
         print(_unknown(command), file=sys.stderr)
         return 2
+    if COMMANDS[command][0] == RUN and sys.stderr.isatty():
+        print(f"lgrpo {command}: loading PyTorch, Lightning and transformers ...", file=sys.stderr, flush=True)
     status: int | None = import_module(COMMANDS[command][0]).main(argv)
     return status or 0
 

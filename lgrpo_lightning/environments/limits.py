@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
 from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.worker_thread import limited
+
+RAISED = (Exception, SystemExit, CancelledError)
+"""What is the environment's own mistake, whatever it raises; Ctrl-C is not."""
 
 
 class StateLostError(RuntimeError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
-from lgrpo_lightning.environments.limits import bounded
+from lgrpo_lightning.environments.limits import RAISED, bounded
 from lgrpo_lightning.types import Prompt
 
 
@@ -50,7 +50,7 @@ class Pool:
             return
         try:
             bounded(environment, environment.close, timeout=self.timeout)
-        except (Exception, SystemExit):
+        except RAISED:
             return  # the next episode has a new one
         self.idle.setdefault(self._name(episode.prompt), []).append(environment)
 

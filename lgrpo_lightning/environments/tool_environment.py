@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.environment import Environment
-from lgrpo_lightning.environments.limits import StateLostError
+from lgrpo_lightning.environments.limits import RAISED, StateLostError
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.environments.toolbox import error_text
 from lgrpo_lightning.environments.tools import Tools
@@ -73,7 +73,7 @@ class ToolEnvironment(Environment):
         except StateLostError:
             self.counts["tools/failures"] += 1
             raise
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             self.lost |= isinstance(error, TimeoutError)
             self.counts["tools/failures"] += 1
             content = str({"error": error_text(error) or type(error).__name__})

@@ -13,7 +13,7 @@ from lgrpo_lightning.environments.call_reader import CallReader, call_reader, ch
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.failures import Failures
 from lgrpo_lightning.environments.isolation.workers import Workers
-from lgrpo_lightning.environments.limits import StateLostError, bounded, class_name, patience
+from lgrpo_lightning.environments.limits import RAISED, StateLostError, bounded, class_name, patience
 from lgrpo_lightning.environments.make import environments, in_processes, recipes
 from lgrpo_lightning.environments.messages import assistant_message, checked_answer, checked_rewards
 from lgrpo_lightning.environments.pool import Pool
@@ -283,7 +283,7 @@ class EnvironmentSampler(SamplerAround):
             )
             self.failures.note("respond", None)
             return answer
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             self.failures.note("respond", error)
             episode.lost |= isinstance(error, TimeoutError | StateLostError)
             if self.on_error == "drop" or isinstance(error, StateLostError):
@@ -300,7 +300,7 @@ class EnvironmentSampler(SamplerAround):
             found = bounded(episode.environment, episode.environment.reward, timeout=self.timeout)
             episode.rewards = checked_rewards(found, class_name(episode.environment), count)
             self.failures.note("reward", None)
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             self.failures.note("reward", error)
             episode.lost |= isinstance(error, TimeoutError | StateLostError)
             episode.drop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import os
 import pickle
@@ -17,9 +19,9 @@ from typing import Any
 
 from lgrpo_lightning import Environment
 
-ENDS = ("exits", "is_killed", "crashes", "hangs", "holds", "forks")
+ENDS = ("exits", "is_killed", "crashes", "hangs", "holds", "forks", "garbles")
 """Ways that end a process, or make it be killed."""
-ANSWERS = ("raises", "leaves", "interrupts", "unspeakable", "huge", "bytes", "unpicklable", "torn")
+ANSWERS = ("raises", "cancels", "leaves", "interrupts", "unspeakable", "huge", "bytes", "unpicklable", "torn")
 """Ways that do not."""
 
 
@@ -54,6 +56,12 @@ def go_wrong(how: str) -> Any:
         if os.fork():
             os._exit(4)
         time.sleep(100)
+    if how == "garbles":
+        for descriptor in range(3, 64):
+            with contextlib.suppress(OSError):
+                os.write(descriptor, b"garbage" * 4)
+    if how == "cancels":
+        raise asyncio.CancelledError
     if how == "raises":
         raise KeyError("nothing here")
     if how == "leaves":

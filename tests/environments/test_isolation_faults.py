@@ -25,7 +25,7 @@ from tests.samplers.test_transformers import STREAM
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at /proc")
 ENDING = {"exits": "ended with status 3", "is_killed": "killed by SIGKILL", "crashes": "killed by SIGSEGV",
           "hangs": "no answer within 1 seconds", "holds": "no answer within 1 seconds",
-          "forks": "ended with status 4"}  # fmt: skip
+          "forks": "ended with status 4", "garbles": "wrote into its connection"}  # fmt: skip
 STRINGS = ("huge", "unpicklable", "torn")
 """What a tool may return: it is made a string."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,16 +158,20 @@ def test_an_environment_that_hung_is_not_used_again(policy: Policy) -> None:
 class Exits(Echo):
     """Ends the process, or so it thinks."""
 
+    def __init__(self, error: type[BaseException] = SystemExit) -> None:
+        super().__init__()
+        self.error = error
+
     def respond(self, turns: Any) -> Any:
-        raise SystemExit(3)
+        raise self.error
 
     def reward(self) -> Any:
         return 1.0
 
 
 def test_an_environment_that_exits_does_not_end_the_run(policy: Policy) -> None:
-    for on_error, failed in (("drop", 1.0), ("message", 0.0)):
-        groups = drawn(policy, Exits(), asked=prompts()[:1], count=2, on_error=on_error)
+    for on_error, failed, error in (("drop", 1.0, SystemExit), ("message", 0.0, CancelledError)):
+        groups = drawn(policy, Exits(error), asked=prompts()[:1], count=2, on_error=on_error)
         open_once = [r for g in groups for r in g.rollouts if r.finish_reason == "stop" or len(r.turns) > 1]
         assert open_once
         assert {r.metrics["episodes/failed"] for r in open_once} == {failed}

@@ -17,6 +17,10 @@ LOOK = 0.25
 """Seconds after which one who waits looks whether the other process is there."""
 
 
+class GarbledError(OSError):
+    """What came is no message: something else wrote into the connection."""
+
+
 def packed(value: Any) -> bytes:
     """``value`` as it is sent.
 
@@ -57,11 +61,12 @@ def received(
 
     Raises:
         TimeoutError: It is ``until``.
-        EOFError, OSError: The other side is gone, or says that more than ``most`` are to come.
+        EOFError, OSError: The other side is gone.
+        GarbledError: It says that more than ``most`` are to come.
     """
     length = int.from_bytes(_exactly(connection, 8, until, gone), "big")
     if most is not None and length > most:
-        raise EOFError
+        raise GarbledError
     return bytes(_exactly(connection, length, until, gone))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from lgrpo_lightning.environments.isolation.frames import LARGEST, packed, received, send
+from lgrpo_lightning.environments.isolation.frames import LARGEST, GarbledError, packed, received, send
 from lgrpo_lightning.environments.isolation.serving import Answer, Request
 from lgrpo_lightning.environments.limits import StateLostError
 from lgrpo_lightning.processes import process_gone
@@ -106,6 +107,18 @@ class Worker:
             found = received(
                 self.connection, until=until, gone=lambda: process_gone(self.process.pid), most=LARGEST
             )
+            return Answer.read(found)
+        except (
+            GarbledError,
+            UnicodeDecodeError,
+            json.JSONDecodeError,
+        ):  # the next answer would be this one's
+            self._end(f"in {what}", why="something in it wrote into its connection to the training process")
+            raise StateLostError(self.over) from None
+        except (TypeError, ValueError, RecursionError) as error:
+            return Answer(
+                error="TypeError", text=f"the answer cannot be read in the training process: {error}"
+            )
         except TimeoutError:
             self._end(f"in {what}", why=f"no answer within {limit:g} seconds (timeout)")
             raise StateLostError(self.over) from None
@@ -115,12 +128,6 @@ class Worker:
         except BaseException:  # a second Ctrl-C: the answer would be taken for that of the next call
             self._end(f"in {what}", why="interrupted")
             raise
-        try:
-            return Answer.read(found)
-        except (TypeError, ValueError, RecursionError) as error:
-            return Answer(
-                error="TypeError", text=f"the answer cannot be read in the training process: {error}"
-            )
 
     def _end(self, when: str, why: str = "") -> None:
         """Kill the process and say how it ended."""
@@ -162,8 +169,6 @@ def as_error(answer: Answer) -> InProcessError:
 
 def _started(calls: int, life: int) -> subprocess.Popen[bytes]:
     """A new process that finds the modules this one finds."""
-    import json
-
     return subprocess.Popen(
         [sys.executable, "-P", "-X", "faulthandler", "-c", MAIN, json.dumps(sys.path), str(calls), str(life)],
         stdin=subprocess.DEVNULL,
