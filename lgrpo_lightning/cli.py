@@ -69,7 +69,9 @@ def _run(argv: list[str]) -> int:
         print(_unknown(command), file=sys.stderr)
         return 2
     if COMMANDS[command][0] == RUN and sys.stderr.isatty():
-        print(f"lgrpo {command}: loading PyTorch, Lightning and transformers ...", file=sys.stderr, flush=True)
+        print(
+            f"lgrpo {command}: loading PyTorch, Lightning and transformers ...", file=sys.stderr, flush=True
+        )
     status: int | None = import_module(COMMANDS[command][0]).main(argv)
     return status or 0
 

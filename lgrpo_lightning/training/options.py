@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lgrpo_lightning.options import require
+from lgrpo_lightning.options import mapped, require
 
 OnNonFinite = Literal["stop", "skip"]
 
@@ -85,6 +85,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         total = self.total_steps
+        mapped("schedule.kwargs", self.kwargs)
         require(
             "schedule.",
             vars(self),
