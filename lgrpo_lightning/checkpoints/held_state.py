@@ -38,16 +38,18 @@ class HeldState:
         """The state as it is now. Collective."""
         with _without_weights(trainer):
             state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        return cls(
-            rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in state.items()}
-        )
+        return cls.of(state, rollouts)
 
     @classmethod
     def loaded(cls, checkpoint: dict[str, Any], rollouts: int) -> HeldState:
         """The state that a run resumes from."""
-        kept = {k: v for k, v in checkpoint.items() if k not in (*WEIGHTS, EARLIER)}
+        return cls.of({k: v for k, v in checkpoint.items() if k not in (*WEIGHTS, EARLIER)}, rollouts)
+
+    @classmethod
+    def of(cls, state: dict[str, Any], rollouts: int) -> HeldState:
+        """``state``, copied but for what is held by reference."""
         return cls(
-            rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in kept.items()}
+            rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in state.items()}
         )
 
     def filled(self, trainer: Trainer) -> dict[str, Any]:

@@ -137,8 +137,9 @@ class RunCLI(LightningCLI):
             keys = [action.dest for action in command._actions if not action.dest.endswith("help")]
             raise ValueError(explained(str(refused), written, keys)) from refused
         command_options = self.config[self.config.subcommand]
-        refuse_calls(command_options.as_dict(), written)
-        check_numbers(command_options.as_dict(), written)
+        options = command_options.as_dict()
+        refuse_calls(options, written)
+        check_numbers(options, written)
         if args[0] == "fit":
             resume_under_slurm(command_options)
         root = command_options.trainer.default_root_dir
