@@ -207,15 +207,18 @@ def main() -> None:
     results: dict[str, list[dict[str, float]]] = {"TRL": [], "lgrpo": []}
     with tempfile.TemporaryDirectory() as name:
         folder = model_folder(Path(name), options.vocabulary, options.size)
-        pipes = {}
+        pipes, processes = {}, []
         for which, target in (("TRL", run_trl), ("lgrpo", run_ours)):
             ours, theirs = context.Pipe()
-            context.Process(target=target, args=(theirs, folder, options), daemon=True).start()
+            processes.append(context.Process(target=target, args=(theirs, folder, options), daemon=True))
+            processes[-1].start()
             pipes[which] = ours
         for _ in range(options.repeats + 1):
             for which, pipe in pipes.items():
                 pipe.send("go")
                 results[which].append(pipe.recv())
+        for process in processes:
+            process.join()  # they write into the folder until they end
     report(options, results)
 
 

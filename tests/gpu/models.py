@@ -50,7 +50,7 @@ def config(size: str) -> Any:
 def policy(size: str, device: str, *, dtype: str = "bfloat16", **options: Any) -> Policy:
     """A policy of that shape on the device."""
     settings = PolicyConfig(path=size, dtype=dtype, verify=False, **options)
-    with patch("lgrpo_lightning.policy.policy.load_model", lambda made: model(size, device, made)):
+    with patch("lgrpo_lightning.policy.policy.load_model", lambda made, **_: model(size, device, made)):
         return Policy(settings)
 
 
