@@ -6,8 +6,6 @@ Names load on first use, so that importing the package stays cheap.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lgrpo_lightning.moved import install
-
 if TYPE_CHECKING:
     from lgrpo_lightning.contracts import (
         AdvantageEstimator,
@@ -63,8 +61,6 @@ __all__ = [
     "StepSegmenter",
     "hookimpl",
 ]
-
-install()
 
 
 def __getattr__(name: str) -> Any:

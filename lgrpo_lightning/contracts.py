@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -119,13 +118,6 @@ class Sampler(ABC):
     apart: bool = False
     """Whether ``sample`` may run on another thread while the policy is trained; ``model.rollouts_ahead`` needs it. It
     draws from weights of its own then, those of the last ``sync``, and uses neither the policy nor other ranks."""
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """A sampler that was written with ``rest``, as ``release`` was called before, keeps working."""
-        super().__init_subclass__(**options)
-        if "rest" in vars(cls) and "release" not in vars(cls):
-            warnings.warn(f"{cls.__name__}.rest is called release now.", DeprecationWarning, stacklevel=2)
-            cls.release = vars(cls)["rest"]  # type: ignore[method-assign]
 
     def setup(self, source: WeightSource) -> None:  # noqa: B027
         """Called once before the first rollout, on every rank."""

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lgrpo_lightning.plugins import listing
+from lgrpo_lightning.plugins import registry
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,11 +15,11 @@ def main(argv: Sequence[str]) -> int:
     if options.verbose:
         return verbose()
     try:
-        rows = listing.listed()
+        found = registry.components().values()
     except RuntimeError as error:
         print(f"lgrpo: {error} `lgrpo plugins --verbose` lists the others.", file=sys.stderr)
         return 1
-    show(rows)
+    show(sorted((c.kind, c.name, f"{c.package} {c.version}", c.summary) for c in found))
     return 0
 
 

@@ -15,7 +15,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.checkpoints.lookup import checkpoint_folder, listed, named_checkpoint
-from lgrpo_lightning.commands.aliases import install_aliases
 from lgrpo_lightning.commands.config_file import ConfigFile
 from lgrpo_lightning.commands.explanations import explained, maker
 from lgrpo_lightning.commands.help_page import list_components, usage
@@ -26,6 +25,7 @@ from lgrpo_lightning.commands.numbers_given import check_numbers
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
 from lgrpo_lightning.commands.written import Entry, entries
+from lgrpo_lightning.commands.yaml_text import use_yaml_text
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.import_path import search_working_directory
 from lgrpo_lightning.module import GRPOModule
@@ -125,7 +125,7 @@ class RunCLI(LightningCLI):
         defaults = [Entry(key=key, value=name, place="") for key, name in COMPONENTS.items()]
         if list_components(args[-1]):
             raise ParserExit(0)
-        args = install_aliases(args)
+        use_yaml_text()
         written = self._written = defaults + entries(args[1:])
         limit_imports(written)
         try:

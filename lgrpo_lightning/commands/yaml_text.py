@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import yaml
+from jsonargparse import set_dumper, set_loader
 from jsonargparse.typing import register_type
 
 INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$|0x[0-9a-fA-F]+$")
@@ -88,3 +89,9 @@ def loaded(text: str) -> Any:
 def dumped(value: Any) -> str:
     """``value`` in YAML, which ``loaded`` reads as it was."""
     return str(yaml.dump(value, Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False))
+
+
+def use_yaml_text() -> None:
+    """Have jsonargparse read and write YAML so."""
+    set_loader("yaml", loaded, (yaml.YAMLError,))
+    set_dumper("yaml", dumped)

@@ -98,7 +98,7 @@ class PolicyConfig:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> PolicyConfig:
         """What ``model.policy`` of a configuration stands for."""
-        lora = {"from_adapter" if k == "from" else k: v for k, v in (options.get("lora") or {}).items()}
+        lora = options.get("lora")
         return cls(**{**options, "lora": Lora(**lora) if lora else None})
 
     @property

@@ -33,7 +33,7 @@ class Lora:
         dropout: Dropout before the adapter.
         targets: Names (or ends of names) of the modules that get one; "all-linear" is all but the head.
         rslora: Scale by ``alpha / sqrt(rank)`` instead.
-        from_adapter: Folder or hub name of a peft adapter to continue from (``from`` in YAML). Rank, alpha, targets and
+        from_adapter: Folder or hub name of a peft adapter to continue from. Rank, alpha, targets and
             rslora are the adapter's; the reference is the model with it, as a frozen copy.
     """
 
@@ -97,13 +97,13 @@ def _load_adapter(model: Any, path: str) -> None:
         info = model.load_adapter(path, adapter_name=ADAPTER, is_trainable=True, ignore_mismatched_sizes=True)
     except Exception as error:  # of any kind: OSError, SafetensorError, re.error
         raise _unreadable(path, error) from error
-    check_weights("policy.lora.from", path, model, vars(info), unexpected=info.unexpected_keys)
+    check_weights("policy.lora.from_adapter", path, model, vars(info), unexpected=info.unexpected_keys)
 
 
 def _unreadable(path: str, error: Exception) -> ValueError:
     return ValueError(
-        f"policy.lora.from is {path!r}: there is no adapter that can be read ({type(error).__name__}: {error}). Give "
-        "a folder with adapter_config.json and adapter_model.safetensors, such as `lgrpo export --adapter` writes."
+        f"policy.lora.from_adapter is {path!r}: there is no adapter that can be read ({type(error).__name__}: {error}). "
+        "Give a folder with adapter_config.json and adapter_model.safetensors, such as `lgrpo export --adapter` writes."
     )
 
 
@@ -137,8 +137,8 @@ def settled(lora: Lora) -> Lora:
         }
     except NotImplementedError as error:
         raise ValueError(
-            f"policy.lora.from is {lora.from_adapter!r}, an adapter with {error}, which cannot be trained here: "
-            "plain LoRA can."
+            f"policy.lora.from_adapter is {lora.from_adapter!r}, an adapter with {error}, which cannot be "
+            "trained here: plain LoRA can."
         ) from None
     except Exception as error:  # of any kind: OSError, KeyError, TypeError
         raise _unreadable(lora.from_adapter, error) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -76,20 +75,10 @@ def test_it_passes_the_linter(written: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_lgrpo_plugins_lists_them_and_the_second_time_at_once(site: Path, tmp_path: Path) -> None:
-    command = ["-m", "lgrpo_lightning.cli", "plugins"]
-    cache = {"XDG_CACHE_HOME": str(tmp_path)}
-    first = run(site, tmp_path, *command, **cache)
-    began = time.monotonic()
-    second = run(site, tmp_path, *command, **cache)
-    took = time.monotonic() - began
-    assert first.stdout == second.stdout
+def test_lgrpo_plugins_lists_them(site: Path, tmp_path: Path) -> None:
+    said = run(site, tmp_path, "-m", "lgrpo_lightning.cli", "plugins").stdout
     for name in NAMES.values():
-        assert "".join(part.capitalize() for part in name.split("-")) in second.stdout
-    assert took < 2.0, f"{took:.2f} s"  # 0.1 s on a machine that does nothing else
-    module = site / "lgrpo_my_reward" / "__init__.py"
-    module.write_text(module.read_text().replace("1 for an empty", "One for an empty"))
-    assert "One for an empty" in run(site, tmp_path, *command, **cache).stdout
+        assert "".join(part.capitalize() for part in name.split("-")) in said
 
 
 def test_verbose_shows_who_brings_what_and_what_fails(site: Path, tmp_path: Path) -> None:
@@ -98,11 +87,10 @@ def test_verbose_shows_who_brings_what_and_what_fails(site: Path, tmp_path: Path
     module.write_text(text.replace("LGRPO_CONTRACT = 1", "LGRPO_CONTRACT = 99"))
     try:
         command = ["-m", "lgrpo_lightning.cli", "plugins"]
-        cache = {"XDG_CACHE_HOME": str(tmp_path)}
-        done = run(site, tmp_path, *command, **cache)
+        done = run(site, tmp_path, *command)
         assert done.returncode == 1
         assert "was made for version 99 of the contracts; this lgrpo_lightning has version 1" in done.stderr
-        said = run(site, tmp_path, *command, "--verbose", **cache)
+        said = run(site, tmp_path, *command, "--verbose")
         assert said.returncode == 1
         assert "BROKEN: Plug-in package lgrpo-my-segmenter 0.1.0" in said.stdout
         assert "MyEstimator" in said.stdout

@@ -147,7 +147,7 @@ def test_going_on_from_an_adapter(how: str, model_folder: Callable[..., Path], t
     given = {"model__objective__kl_coef": 0.1} | base
     if how == "yaml":
         config = yaml.safe_load(CONFIG.read_text())
-        config["model"].setdefault("policy", {})["lora"] = {"from": str(tmp_path / "adapter")}
+        config["model"].setdefault("policy", {})["lora"] = {"from_adapter": str(tmp_path / "adapter")}
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
         given["config"] = tmp_path / "run.yaml"
     else:
@@ -170,7 +170,7 @@ def test_adapters_that_cannot_be_trained_on(model_folder: Callable[..., Path], t
     export(Policy(policy), tokenizer(), tmp_path / "adapter", adapter=True)
     with pytest.raises(ValueError, match=r"policy.lora.rank is 4, but the adapter .* has 3. Leave it out"):
         PolicyConfig(lora=Lora(rank=4, from_adapter=str(tmp_path / "adapter")))
-    with pytest.raises(ValueError, match=r"policy.lora.from is './nothing': there is no adapter"):
+    with pytest.raises(ValueError, match=r"policy.lora.from_adapter is './nothing': there is no adapter"):
         PolicyConfig(lora=Lora(from_adapter="./nothing"))
     path = tmp_path / "adapter" / "adapter_config.json"
     entries = json.loads(path.read_text())

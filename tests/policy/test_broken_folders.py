@@ -122,7 +122,7 @@ def copied(folder: Path, to: Path) -> Path:
 def test_adapters(case: str, adapter: tuple[Path, Path], tmp_path: Path) -> None:
     change, said = ADAPTERS[case]
     change(copied(adapter[1], tmp_path))
-    with pytest.raises(ValueError, match=rf"^policy.lora.from is '{tmp_path}'.*{said}"):
+    with pytest.raises(ValueError, match=rf"^policy.lora.from_adapter is '{tmp_path}'.*{said}"):
         load_model(PolicyConfig(path=str(adapter[0]), lora=Lora(from_adapter=str(tmp_path))))
 
 
