@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lightning.assets.make_arithmetic import character_tokenizer
+from tools.make_arithmetic import character_tokenizer
 
 VOCABULARY = ["<pad>", "<eos>", "<unk>", *"0123456789+-= \nabcdefghijklmnopqrstuvwxyz"]
 

@@ -12,11 +12,11 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from lgrpo_lightning.assets.make_arithmetic import build_tokenizer
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 from lgrpo_lightning.data.files import PromptFile
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.types import Prompt, Sampling
+from tools.make_arithmetic import build_tokenizer
 
 
 class Recorder(LightningModule):

@@ -102,7 +102,7 @@ def _load_adapter(model: Any, path: str) -> None:
 
 def _unreadable(path: str, error: Exception) -> ValueError:
     return ValueError(
-        f"policy.lora.from_adapter is {path!r}: there is no adapter that can be read ({type(error).__name__}: {error}). "
+        f"policy.lora.from_adapter is {path!r}: no adapter can be read there ({type(error).__name__}: {error}). "
         "Give a folder with adapter_config.json and adapter_model.safetensors, such as `lgrpo export --adapter` writes."
     )
 

@@ -1,10 +1,10 @@
 """Writes the tiny process reward model of ``example.yaml``, with random weights: ``runs/tiny_prm``."""
 
-from transformers import LlamaConfig, LlamaForTokenClassification
+from transformers import AutoTokenizer, LlamaConfig, LlamaForTokenClassification
 
-from lgrpo_lightning.assets.make_arithmetic import build_tokenizer
+from lgrpo_lightning.assets import folder
 
-tokenizer = build_tokenizer()
+tokenizer = AutoTokenizer.from_pretrained(folder("arithmetic"))
 size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 config = LlamaConfig(vocab_size=len(tokenizer), num_labels=2, num_key_value_heads=2, **size)
 LlamaForTokenClassification(config).save_pretrained("runs/tiny_prm")

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lgrpo_lightning import assets
-from lgrpo_lightning.assets import calling, make_arithmetic
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
+from tools import calling, make_arithmetic
 
 FOLDER = assets.folder("arithmetic")
 

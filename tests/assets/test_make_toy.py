@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from lgrpo_lightning import assets
-from lgrpo_lightning.assets import make_arithmetic, make_toy
+from tools import make_arithmetic, make_toy
 
 
 def test_the_script_makes_the_shipped_files(tmp_path: Path) -> None:

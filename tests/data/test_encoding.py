@@ -1,7 +1,7 @@
 import pytest
 
-from lgrpo_lightning.assets.make_arithmetic import build_tokenizer
 from lgrpo_lightning.data.encoding import PromptEncoder, check_columns
+from tools.make_arithmetic import build_tokenizer
 
 TEMPLATE = (
     "{% if no_users is defined %}{{ raise_exception('no users') }}{% endif %}"

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.assets import calling
-from lgrpo_lightning.assets.make_arithmetic import build_tokenizer
 from lgrpo_lightning.environments.calculator import LONGEST, calculate
 from lgrpo_lightning.environments.call_reader import call_reader
 from lgrpo_lightning.environments.calls import tool_calls
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.types import Prompt
+from tools import calling
+from tools.make_arithmetic import build_tokenizer
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,9 @@ def test_adapters_that_cannot_be_trained_on(model_folder: Callable[..., Path], t
     export(Policy(policy), tokenizer(), tmp_path / "adapter", adapter=True)
     with pytest.raises(ValueError, match=r"policy.lora.rank is 4, but the adapter .* has 3. Leave it out"):
         PolicyConfig(lora=Lora(rank=4, from_adapter=str(tmp_path / "adapter")))
-    with pytest.raises(ValueError, match=r"policy.lora.from_adapter is './nothing': there is no adapter"):
+    with pytest.raises(
+        ValueError, match=r"policy.lora.from_adapter is './nothing': no adapter can be read there"
+    ):
         PolicyConfig(lora=Lora(from_adapter="./nothing"))
     path = tmp_path / "adapter" / "adapter_config.json"
     entries = json.loads(path.read_text())

@@ -11,19 +11,19 @@ import yaml
 
 from lgrpo_lightning import callbacks, cli
 from lgrpo_lightning.migration.loss import NORMALIZER
-from lgrpo_lightning.migration.openrlhf_fields import OPENRLHF
-from lgrpo_lightning.migration.openrlhf_fields import ROWS as OPENRLHF_ROWS
 from lgrpo_lightning.migration.ours import OURS
-from lgrpo_lightning.migration.pages import OF_LEVEL, pages
 from lgrpo_lightning.migration.recipe import FIELDS
 from lgrpo_lightning.migration.training_fields import OLDER, SCRIPT, TRAINING
 from lgrpo_lightning.migration.trl_fields import OWN, ROWS, VERSION
-from lgrpo_lightning.migration.verl_fields import ROWS as VERL_ROWS
-from lgrpo_lightning.migration.verl_fields import VERL
 from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.strategies.fsdp2 import FSDP2Strategy
 from tests.docs.markdown import ROOT
 from tests.runs import CONFIG
+from tools.migration_pages import OF_LEVEL, pages
+from tools.openrlhf_fields import OPENRLHF
+from tools.openrlhf_fields import ROWS as OPENRLHF_ROWS
+from tools.verl_fields import ROWS as VERL_ROWS
+from tools.verl_fields import VERL
 
 EVERY = [
     *OWN.values(),
@@ -76,7 +76,7 @@ def test_defaults_are_those_of_trl() -> None:
 
 @pytest.mark.parametrize("name", ["from-trl.md", "from-verl.md"])
 def test_the_page_is_what_the_tables_give(name: str) -> None:
-    """``python -m lgrpo_lightning.migration.pages docs`` makes it anew."""
+    """``python -m tools.migration_pages docs`` makes it anew."""
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == pages()[name]
 
 

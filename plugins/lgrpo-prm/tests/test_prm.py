@@ -7,9 +7,9 @@ import torch
 from lgrpo_prm import CONVENTIONS, HuggingFacePRM
 from transformers import LlamaConfig, LlamaForTokenClassification, MistralConfig, MistralForCausalLM
 
-from lgrpo_lightning.assets.make_arithmetic import CHARACTERS, EOS, PAD, UNKNOWN, character_tokenizer
 from lgrpo_lightning.segmenters import DelimiterSegmenter
 from lgrpo_lightning.testing import check_component, check_reward_model, toy_group
+from tools.make_arithmetic import CHARACTERS, EOS, PAD, UNKNOWN, character_tokenizer
 
 SMALL = {
     "hidden_size": 32,

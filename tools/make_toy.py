@@ -1,4 +1,4 @@
-"""Makes the model of the binary tree: ``python -m lgrpo_lightning.assets.make_toy --out FOLDER``.
+"""Makes the model of the binary tree: ``python -m tools.make_toy --out FOLDER``.
 
 A GPT-2 of two layers over two letters, without weights: a run draws them (``policy.weights: random``).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lgrpo_lightning.assets.make_arithmetic import EOS, PAD, UNKNOWN, character_tokenizer
+from tools.make_arithmetic import EOS, PAD, UNKNOWN, character_tokenizer
 
 LETTERS = "^LR"
 CONTEXT = 16

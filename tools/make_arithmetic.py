@@ -1,4 +1,4 @@
-"""Makes the quickstart's model: ``python -m lgrpo_lightning.assets.make_arithmetic --out FOLDER``.
+"""Makes the quickstart's model: ``python -m tools.make_arithmetic --out FOLDER``.
 
 A character-level Llama of 0.8M parameters, trained on worked sums in which every line is wrong with a
 chance of 24 %. It has learnt to add and to slip: sampled, about half of its answers are right, and there is
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.assets import calling
-from lgrpo_lightning.assets.supervised import train
 from lgrpo_lightning.data.arithmetic import numbers, row, worked_solution
 from lgrpo_lightning.policy import PolicyConfig
+from tools import calling
+from tools.supervised import train
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))

@@ -1,4 +1,4 @@
-"""docs/from-trl.md and docs/from-verl.md, made of the tables: python -m lgrpo_lightning.migration.pages docs"""
+"""docs/from-trl.md and docs/from-verl.md, made of the tables: python -m tools.migration_pages docs"""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from lgrpo_lightning.migration.field import Field
 from lgrpo_lightning.migration.loss import NORMALIZER
-from lgrpo_lightning.migration.openrlhf_fields import OPENRLHF
-from lgrpo_lightning.migration.openrlhf_fields import SOURCE as OPENRLHF_SOURCE
 from lgrpo_lightning.migration.training_fields import OLDER, SCRIPT, TRAINING
 from lgrpo_lightning.migration.trl_fields import OWN, VERSION
-from lgrpo_lightning.migration.verl_fields import SOURCE as VERL_SOURCE
-from lgrpo_lightning.migration.verl_fields import VERL
+from tools.openrlhf_fields import OPENRLHF
+from tools.openrlhf_fields import SOURCE as OPENRLHF_SOURCE
+from tools.verl_fields import SOURCE as VERL_SOURCE
+from tools.verl_fields import VERL
 
 OF_LEVEL = {
     "luspo": ("ClippedSurrogate", "LUSPO"),
