@@ -44,7 +44,7 @@ def svg() -> str:
             px, py = places[step.parent]
             parts.append(_line(px + WIDTH, py + HEIGHT / 2, x, y + HEIGHT / 2))
         member, (start, end) = step.members[0], step.spans[0]
-        text = group.rollouts[member].text[start:end].replace("\n", "⏎ ").strip()
+        text = group.completions[member].text[start:end].replace("\n", "⏎ ").strip()
         size = int(tree.set_sizes()[member, start])
         mean = rewards[list(step.members)].mean().item()
         parts += _box(x, y, text, step.members, size, mean)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lgrpo_lightning.module import GRPOModule
     from lgrpo_lightning.plugins.hookspecs import hookimpl
     from lgrpo_lightning.process_tree import ProcessTree
-    from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Rollout, Sampling
+    from lgrpo_lightning.types import Completion, Credit, Group, Prompt, Rewards, Sampling
 
 _HOME = {
     "AdvantageEstimator": "contracts",
@@ -35,7 +35,7 @@ _HOME = {
     "PromptSource": "contracts",
     "RewardModel": "contracts",
     "Rewards": "types",
-    "Rollout": "types",
+    "Completion": "types",
     "Sampler": "contracts",
     "Sampling": "types",
     "StepSegmenter": "contracts",
@@ -44,6 +44,7 @@ _HOME = {
 
 __all__ = [
     "AdvantageEstimator",
+    "Completion",
     "Credit",
     "Environment",
     "GRPOModule",
@@ -55,7 +56,6 @@ __all__ = [
     "PromptSource",
     "RewardModel",
     "Rewards",
-    "Rollout",
     "Sampler",
     "Sampling",
     "StepSegmenter",

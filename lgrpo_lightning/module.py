@@ -40,7 +40,7 @@ from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.refill import Scored
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.update import Update
-from lgrpo_lightning.types import Prompt, RolloutBatch, Sampling, TrainBatch
+from lgrpo_lightning.types import Prompt, Rollout, Sampling, TrainBatch
 
 
 class GRPOModule(RolloutModule):
@@ -147,7 +147,7 @@ class GRPOModule(RolloutModule):
             self.update(rollout).run(batch, parts, means)
         self.finish_rollout(rollout, means, clock)
 
-    def rollout(self, prompts: Sequence[Prompt], clock: Clock) -> RolloutBatch:
+    def rollout(self, prompts: Sequence[Prompt], clock: Clock) -> Rollout:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         stream = self.stream("train", self.rollout_index)
         if self.rollouts_ahead:
@@ -171,11 +171,11 @@ class GRPOModule(RolloutModule):
         with clock.measure("reward"):
             return self.rewarded(groups, stream)
 
-    def judged(self, index: int, scored: Scored, stream: Stream) -> RolloutBatch:
+    def judged(self, index: int, scored: Scored, stream: Stream) -> Rollout:
         """Scored groups with their credit."""
         worth = self.penalised(scored.groups, scored.rewards, stream)
         credits = self.credited(scored.groups, worth, scored.trees, stream)
-        return RolloutBatch(
+        return Rollout(
             index=index,
             groups=scored.groups,
             trees=scored.trees,
@@ -185,7 +185,7 @@ class GRPOModule(RolloutModule):
             mask_truncated=self.updates.mask_truncated,
         )
 
-    def update(self, rollout: RolloutBatch) -> Update:
+    def update(self, rollout: Rollout) -> Update:
         """The optimizer steps of one rollout: the policy loss of every token, times its weight."""
         on_policy = self.sampler.is_policy and not self.rollouts_ahead
         return Update(
@@ -206,9 +206,7 @@ class GRPOModule(RolloutModule):
             allows=lambda attempt: self.allows_step(rollout, attempt),
         )
 
-    def predict_step(
-        self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0
-    ) -> RolloutBatch:
+    def predict_step(self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0) -> Rollout:
         """A group of completions for every prompt, with its rewards and credit."""
         groups = self.sampled(prompts, self.group_size, self.sampling, stream := self.stream("predict"))
         judged = self.judged(batch_idx, self.rewarded(groups, stream), stream)

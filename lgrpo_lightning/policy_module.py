@@ -38,7 +38,7 @@ from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.guard import StepGuard
 from lgrpo_lightning.training.optimizers import clip, gradient_norm, made, rates_of, scheduler, take_over
 from lgrpo_lightning.training.options import OnNonFinite
-from lgrpo_lightning.types import RolloutBatch, Sampling
+from lgrpo_lightning.types import Rollout, Sampling
 
 register()
 
@@ -218,7 +218,7 @@ class PolicyModule(LightningModule):
         if last:
             agree_gradients(self.policy)
 
-    def allows_step(self, rollout: RolloutBatch, attempt: Attempt) -> bool:
+    def allows_step(self, rollout: Rollout, attempt: Attempt) -> bool:
         """Whether loss and gradient are finite; where not, and the run goes on, the gradient is gone."""
         allowed = self.guard.allows(rollout, attempt, self.global_step)
         if not allowed:

@@ -23,7 +23,7 @@ from lgrpo_lightning.training.no_step import check_steps
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.utilization import utilization_metrics
 from lgrpo_lightning.training.validate_at_ends import ValidateAtEnds
-from lgrpo_lightning.types import Prompt, RolloutBatch
+from lgrpo_lightning.types import Prompt, Rollout
 
 
 class RolloutModule(AheadModule):
@@ -77,12 +77,12 @@ class RolloutModule(AheadModule):
 
     # ------------------------------------------------------------------------------------------ logging
 
-    def show_rollout(self, rollout: RolloutBatch, means: Means) -> None:
+    def show_rollout(self, rollout: Rollout, means: Means) -> None:
         """Hand a rollout to the callbacks, before the update."""
         call_rollout_callbacks(self.trainer, self, rollout)
         add_weight_lag(means, rollout, self.weight_version, meant=self.drawn_from)
 
-    def finish_rollout(self, rollout: RolloutBatch, means: Means, clock: Clock) -> None:
+    def finish_rollout(self, rollout: Rollout, means: Means, clock: Clock) -> None:
         """Count a rollout whose update is done, log its metrics, the same on every rank, and stop after the last."""
         self.announce_layout()
         self.keep_weights()
@@ -95,7 +95,7 @@ class RolloutModule(AheadModule):
             means.put(name, value)
         merged = Means.merge(data_gathered(self.trainer, means.settle()))
         tokens = torch.tensor(
-            float(sum(len(r) for g in rollout.sampled.groups for r in g.rollouts)), device=self.device
+            float(sum(len(r) for g in rollout.sampled.groups for r in g.completions)), device=self.device
         )
         values = merged.values() | {
             "tokens_per_second": float(self.ranks.sum(tokens)) / clock.total,
@@ -105,7 +105,7 @@ class RolloutModule(AheadModule):
         self.log_all(values)
         self.stop_after_last()
 
-    def note_pass_rates(self, rollout: RolloutBatch, means: Means) -> None:
+    def note_pass_rates(self, rollout: Rollout, means: Means) -> None:
         """Tell the curriculum, where there is one, how often the prompts of a rollout were solved."""
         trainer: Any = self.trainer
         if (rates := getattr(trainer.datamodule, "pass_rates", None)) is None:

@@ -68,7 +68,7 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rollout:
+class Completion:
     """One sampled completion.
 
     Attributes:
@@ -104,7 +104,7 @@ class Rollout:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        refuse_text("Rollout.token_ids", self.token_ids)
+        refuse_text("Completion.token_ids", self.token_ids)
         sizes = {
             "token_ids": len(self.token_ids),
             "logprobs": len(self.logprobs),
@@ -137,10 +137,10 @@ class Group:
     """A prompt and the completions sampled for it."""
 
     prompt: Prompt
-    rollouts: tuple[Rollout, ...]
+    completions: tuple[Completion, ...]
 
     def __len__(self) -> int:
-        return len(self.rollouts)
+        return len(self.completions)
 
     def copied(self) -> Group:
         """The same, with a prompt of its own."""
@@ -148,23 +148,25 @@ class Group:
 
     def masked(self, *, mask_truncated: bool = False) -> Group:
         """The same, the mask of each completion being the tokens that are trained."""
-        own = [replace(r, mask=r.trained(mask_truncated=mask_truncated)) for r in self.rollouts]
-        return replace(self, rollouts=tuple(own))
+        own = [replace(r, mask=r.trained(mask_truncated=mask_truncated)) for r in self.completions]
+        return replace(self, completions=tuple(own))
 
     @property
     def mask(self) -> Tensor:
         """``[G, T]`` bool: the masks of the completions, False on padding."""
-        return padded([r.mask for r in self.rollouts], max((len(r) for r in self.rollouts), default=0)).bool()
+        return padded(
+            [r.mask for r in self.completions], max((len(r) for r in self.completions), default=0)
+        ).bool()
 
     @property
     def applies(self) -> Tensor:
         """``[G]`` bool: the completions that are worth anything."""
-        return torch.tensor([r.applies for r in self.rollouts], dtype=torch.bool)
+        return torch.tensor([r.applies for r in self.completions], dtype=torch.bool)
 
     @property
     def sequences(self) -> list[list[int]]:
         """Token ids of each completion."""
-        return [list(r.token_ids) for r in self.rollouts]
+        return [list(r.token_ids) for r in self.completions]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +202,7 @@ class Credit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutBatch:
+class Rollout:
     """One rollout: the groups of a batch of prompts on this rank, and what every stage said of them.
 
     Attributes:
@@ -218,10 +220,10 @@ class RolloutBatch:
     credits: tuple[Credit, ...]
     trained: tuple[bool, ...]
     mask_truncated: bool = False
-    replaced: RolloutBatch | None = None
+    replaced: Rollout | None = None
 
     @property
-    def sampled(self) -> RolloutBatch:
+    def sampled(self) -> Rollout:
         """All that was sampled: with the groups that were replaced, behind the others."""
         if (more := self.replaced) is None:
             return self
@@ -237,10 +239,10 @@ class RolloutBatch:
 
     def takes_part(self, at: int, member: int) -> bool:
         """Whether a completion of the group at ``at`` takes part in the update."""
-        rollout = self.groups[at].rollouts[member]
+        rollout = self.groups[at].completions[member]
         return self.trained[at] and rollout.applies and not (self.mask_truncated and rollout.truncated)
 
-    def to(self, device: Any, **options: Any) -> RolloutBatch:
+    def to(self, device: Any, **options: Any) -> Rollout:
         """Itself: everything a rollout holds is on the CPU. Lightning asks when it collects predictions."""
         return self
 
@@ -307,13 +309,13 @@ class TrainBatch:
         Args:
             mask_truncated: Train no token of a completion that was cut off.
         """
-        rollouts = [r for g in groups for r in g.rollouts]
+        rollouts = [r for g in groups for r in g.completions]
         masks = [r.trained(mask_truncated=mask_truncated) for r in rollouts]
         width = max((len(r) for r in rollouts), default=0)
         return cls(
-            prompts=tuple(g.prompt.token_ids for g in groups for _ in g.rollouts),
+            prompts=tuple(g.prompt.token_ids for g in groups for _ in g.completions),
             completions=tuple(r.token_ids for r in rollouts),
-            group_ids=torch.tensor([i for i, g in enumerate(groups) for _ in g.rollouts], device=device),
+            group_ids=torch.tensor([i for i, g in enumerate(groups) for _ in g.completions], device=device),
             advantages=padded([row for c in credits for row in c.advantages], width).to(device),
             weights=padded([row for c in credits for row in c.weights], width).to(device),
             mask=padded(masks, width).to(device),

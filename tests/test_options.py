@@ -21,7 +21,7 @@ from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.testing import toy_group, toy_tree
-from lgrpo_lightning.types import Prompt, Rewards, Rollout, Sampling
+from lgrpo_lightning.types import Completion, Prompt, Rewards, Sampling
 
 SEVERAL = r"\b(list|tuple|Sequence|Iterable|set|frozenset|dict|Mapping)\["
 GIVEN: Mapping[type, dict[str, Any]] = {
@@ -32,7 +32,7 @@ GIVEN: Mapping[type, dict[str, Any]] = {
     RewardSum: {"models": [ExactMatch()]},
     GRPOModule: {"reward_model": ExactMatch()},
     Prompt: {"uid": "a", "text": "a", "token_ids": (1,)},
-    Rollout: {
+    Completion: {
         "token_ids": (1,),
         "logprobs": torch.zeros(1),
         "text": "a",

@@ -135,7 +135,7 @@ def test_segmenters(change, message):
 
 def test_toy_groups():
     group = toy_group([[1, 0], []], columns={"a": 1}, messages=[{"role": "user", "content": "x"}])
-    assert [r.text for r in group.rollouts] == ["1 0 ", ""]
+    assert [r.text for r in group.completions] == ["1 0 ", ""]
     assert group.sequences == [[1, 0], []]
     assert group.prompt.columns == {"a": 1}
     assert group.prompt.messages == ({"role": "user", "content": "x"},)

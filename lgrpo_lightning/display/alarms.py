@@ -13,7 +13,7 @@ from lgrpo_lightning.diagnosis.tracker import Tracker
 from lgrpo_lightning.diagnosis.window import Facts
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 
 class Alarms(RolloutCallback):
@@ -84,7 +84,7 @@ class Alarms(RolloutCallback):
             reward_weights={model.name: weight for model, weight in zip(names, weights, strict=True)},
         )
 
-    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """See which prompts there are."""
         for group in rollout.groups:
             self.seen.add(group.prompt.uid, group.prompt.text)

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback
 from lgrpo_lightning.trainer.terminal import on_terminal, say, show
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 
 class CompletionTable(RolloutCallback):
@@ -32,7 +32,7 @@ class CompletionTable(RolloutCallback):
         self.every_n_rollouts = every_n_rollouts
         self.count = count
 
-    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """Show the table if it is due."""
         if not self.every_n_rollouts or rollout.index % self.every_n_rollouts or not trainer.is_global_zero:
             return

@@ -13,7 +13,7 @@ from lgrpo_lightning.records.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.names import METRICS, PLOT
 from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, dry_run
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 COLOURS = ("#d95f02", "#1b9e77", "#7570b3", "#e7298a")
 BLUE, GREY = "#2b6cb0", "#555555"
@@ -37,7 +37,7 @@ class RewardPlot(RolloutCallback):
             )
         self.every_n_rollouts = every_n_rollouts
 
-    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """Draw what is logged so far, if that is due."""
         if self.every_n_rollouts and rollout.index and rollout.index % self.every_n_rollouts == 0:
             self._draw(trainer)

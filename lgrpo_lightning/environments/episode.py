@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.environment import Environment
-from lgrpo_lightning.types import FinishReason, Fork, Message, Prompt, Rollout, Turn
+from lgrpo_lightning.types import Completion, FinishReason, Fork, Message, Prompt, Turn
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,7 @@ class Episode:
     rewards: tuple[float, ...] = ()
     fork: Fork | None = None
 
-    def spoke(self, turn: Rollout, message: Message) -> None:
+    def spoke(self, turn: Completion, message: Message) -> None:
         """The policy took a turn; one that was cut off is the last."""
         self._append(turn.token_ids, turn.logprobs, turn.mask, "assistant", (message,))
         if turn.entropies is not None:
@@ -81,10 +81,10 @@ class Episode:
         self.dropped, self.rewards = True, (math.nan,)
         self.end("stop")
 
-    def rollout(self, text: str, text_ends: tuple[int, ...]) -> Rollout:
+    def rollout(self, text: str, text_ends: tuple[int, ...]) -> Completion:
         """The completion."""
         mask = torch.cat(self.masks) & (not self.dropped)
-        return Rollout(
+        return Completion(
             token_ids=tuple(self.ids),
             logprobs=torch.cat(self.logprobs),
             text=text,

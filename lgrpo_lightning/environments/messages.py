@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.environments.tool_call import ToolCall
-from lgrpo_lightning.types import Message, Rollout
+from lgrpo_lightning.types import Completion, Message
 
 LONGEST_ROLE = 100
 
 
-def assistant_message(turn: Rollout, calls: Sequence[ToolCall]) -> Message:
+def assistant_message(turn: Completion, calls: Sequence[ToolCall]) -> Message:
     """A turn as a message: its whole text, and the calls in it, where there are any."""
     plain = {"role": "assistant", "content": turn.text}
     return {**plain, "tool_calls": [call.message for call in calls]} if calls else plain

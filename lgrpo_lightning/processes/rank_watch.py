@@ -22,7 +22,7 @@ from lgrpo_lightning.processes.stop_signals import StopSignals
 from lgrpo_lightning.processes.stopping import stop_together
 from lgrpo_lightning.processes.watch import Watch
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, rollouts_done
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 LAUNCHER = "_LGRPO_LAUNCHER"
 """Environment variable between the processes of a run: the one that launched the others."""
@@ -84,7 +84,7 @@ class RankWatch(RolloutCallback):
         doing(f"at the start of rollout {rollouts_done(pl_module)}")
         stop_together(trainer)
 
-    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """The update comes."""
         doing(f"update 0 of rollout {rollout.index}", waits=True)
 

@@ -16,7 +16,7 @@ from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.rollout_callback import dry_run
 from lgrpo_lightning.trainer.terminal import say
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 
 class PredictionWriter(Callback):
@@ -54,9 +54,9 @@ class PredictionWriter(Callback):
         """Collect the rows of a batch."""
         from lgrpo_lightning.records.rollout_rows import rollout_table
 
-        if not isinstance(outputs, RolloutBatch):
+        if not isinstance(outputs, Rollout):
             raise TypeError(
-                "PredictionWriter writes what predict_step returns, a RolloutBatch; "
+                "PredictionWriter writes what predict_step returns, a Rollout; "
                 f"{type(pl_module).__name__}.predict_step returned {type(outputs).__name__}."
             )
         self._tables.append(rollout_table(outputs))

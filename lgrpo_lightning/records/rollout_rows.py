@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from lgrpo_lightning.records.plain import as_json, clean
-from lgrpo_lightning.types import Group, Rewards, RolloutBatch
+from lgrpo_lightning.types import Group, Rewards, Rollout
 
 BEFORE = (
     ("rollout", pa.int64()),
@@ -44,7 +44,7 @@ AFTER = (
 )
 
 
-def rollout_table(rollout: RolloutBatch) -> pa.Table:
+def rollout_table(rollout: Rollout) -> pa.Table:
     """One row per completion, group after group; those of replaced groups come last.
 
     Columns: ``rollout, prompt_uid, member, prompt, completion, token_ids, length, finish_reason, reward``, a
@@ -72,7 +72,7 @@ def rollout_table(rollout: RolloutBatch) -> pa.Table:
     return pa.Table.from_pylist(list(rollout_rows(rollout)), schema=schema)
 
 
-def rollout_rows(rollout: RolloutBatch) -> Iterator[dict[str, Any]]:
+def rollout_rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
     """The rows of ``rollout_table`` as dictionaries; a reward part that a group lacks is left out."""
     rollout = rollout.sampled
     for at, (group, rewards) in enumerate(zip(rollout.groups, rollout.rewards, strict=True)):
@@ -92,7 +92,7 @@ def rollout_rows(rollout: RolloutBatch) -> Iterator[dict[str, Any]]:
 
 def _completion(group: Group, member: int) -> dict[str, Any]:
     """What the sampler says of one completion."""
-    rollout = group.rollouts[member]
+    rollout = group.completions[member]
     return {
         "member": member,
         "completion": clean(rollout.text),
@@ -117,10 +117,10 @@ def _rewards(rewards: Rewards, member: int) -> dict[str, Any]:
     }
 
 
-def _credit(rollout: RolloutBatch, at: int, member: int) -> dict[str, Any]:
+def _credit(rollout: Rollout, at: int, member: int) -> dict[str, Any]:
     """What the process tree and the estimator say of one completion."""
     tree, steps = rollout.trees[at], rollout.rewards[at].steps
-    trained, count = tree.trained[member].nonzero().flatten(), len(rollout.groups[at].rollouts[member])
+    trained, count = tree.trained[member].nonzero().flatten(), len(rollout.groups[at].completions[member])
     sizes = tree.set_sizes()[member][trained]
     taken = tree.step_ids[member].tolist()
     return {

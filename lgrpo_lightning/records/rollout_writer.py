@@ -11,7 +11,7 @@ from lgrpo_lightning.run_folder.whole_files import make_folder, whole_file
 from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, dry_run, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 
 class RolloutWriter(RolloutCallback):
@@ -36,7 +36,7 @@ class RolloutWriter(RolloutCallback):
             make_folder(folder)
         trainer.strategy.barrier("RolloutWriter.on_train_start")
 
-    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """Write this rank's groups; of ranks that have the same ones, the first does."""
         data = data_rank(trainer)
         if dry_run(trainer) or not data.first:

@@ -8,7 +8,7 @@ import torch
 
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Group, Rewards, Rollout
+from lgrpo_lightning.types import Completion, Group, Rewards
 
 
 class EnvironmentReward(RewardModel):
@@ -25,19 +25,19 @@ class EnvironmentReward(RewardModel):
         Raises:
             ValueError: The completions are no episodes.
         """
-        if not any(rollout.rewards for rollout in group.rollouts):
+        if not any(rollout.rewards for rollout in group.completions):
             raise ValueError(
                 "EnvironmentReward: the completions are no episodes. Draw them with model.sampler: EnvironmentSampler."
             )
-        outcome = torch.tensor([_total(r.rewards) for r in group.rollouts])
+        outcome = torch.tensor([_total(r.rewards) for r in group.completions])
         return Rewards(outcome=outcome, steps=self._steps(group, tree), parts={self.name: outcome})
 
     def _steps(self, group: Group, tree: ProcessTree) -> torch.Tensor | None:
         """In the order of ``tree.steps``: the mean over members that end a turn there; None without such rewards."""
         paid: dict[int, list[float]] = {}
-        if not any(len(rollout.rewards) > 1 for rollout in group.rollouts):
+        if not any(len(rollout.rewards) > 1 for rollout in group.completions):
             return None
-        for member, rollout in enumerate(group.rollouts):
+        for member, rollout in enumerate(group.completions):
             if not rollout.applies:
                 continue
             spoken = [turn for turn in rollout.turns if turn.role == "assistant" and turn.end > turn.start]
@@ -58,7 +58,7 @@ def _total(rewards: tuple[float, ...]) -> float:
     return sum(there) if there else math.nan
 
 
-def _summed(rollout: Rollout, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:
+def _summed(rollout: Completion, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:
     """Step → the rewards of the turns that end in it."""
     found: dict[int, float] = {}
     for end, value in zip(ends, rollout.rewards, strict=True):

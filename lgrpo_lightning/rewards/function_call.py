@@ -16,7 +16,7 @@ import torch
 from lgrpo_lightning.options import refuse_text
 from lgrpo_lightning.processes.interruption import AbandonedError
 from lgrpo_lightning.rewards.checks import RewardError
-from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout, copied
+from lgrpo_lightning.types import Completion, Group, Progress, Prompt, Rewards, copied
 
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Keyword arguments of every call; the others are data columns."""
@@ -42,7 +42,7 @@ class FunctionCall:
 
     def arguments(self, progress: Progress) -> dict[str, Any]:
         """Every keyword argument, by name. A column that a prompt lacks is None there."""
-        pairs = [(g.prompt, r) for g in self.groups for r in g.rollouts]
+        pairs = [(g.prompt, r) for g in self.groups for r in g.completions]
         return {
             **self.columns([prompt for prompt, _ in pairs], own=PASSED),
             "completions": [_completion(prompt, rollout) for prompt, rollout in pairs],
@@ -172,7 +172,7 @@ def _prompt(prompt: Prompt) -> Any:
     return prompt.text if prompt.messages is None else [copied(dict(m)) for m in prompt.messages]
 
 
-def _completion(prompt: Prompt, rollout: Rollout) -> Any:
+def _completion(prompt: Prompt, rollout: Completion) -> Any:
     """A completion as TRL passes it: its text, or for a chat the messages of its turns, or the assistant's one."""
     if prompt.messages is not None and rollout.turns:
         return [copied(dict(message)) for turn in rollout.turns for message in turn.messages]

@@ -81,7 +81,7 @@ class KimiLengthReward(RewardModel):
 
     def _length_reward(self, group: Group, outcome: Tensor) -> Tensor:
         """``[G]`` before the coefficient; NaN where the inner reward does not apply."""
-        lengths = torch.tensor([len(r) for r in group.rollouts], dtype=torch.float32)
+        lengths = torch.tensor([len(r) for r in group.completions], dtype=torch.float32)
         there = lengths[group.applies] if group.applies.any() else lengths
         spread = there.max() - there.min()
         value = 0.5 - (lengths - there.min()) / spread if spread > 0 else torch.zeros_like(lengths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lgrpo_lightning.types import Group, Prompt, Rollout
+from lgrpo_lightning.types import Completion, Group, Prompt
 
 TAG = re.compile(r"<(/?)([A-Za-z][\w-]*)>\s*")
 OPENED = re.compile(r"(?:<[A-Za-z][\w-]*>\s*)+\Z")
@@ -19,7 +19,7 @@ def opened_texts(group: Group) -> list[str]:
     ['<think>2</think> 3', '<think>1</think> 2', '4']
     """
     tags = _left_open(_begun(group.prompt))
-    return [_with_tags(tags, _own_text(rollout)) for rollout in group.rollouts]
+    return [_with_tags(tags, _own_text(rollout)) for rollout in group.completions]
 
 
 def _begun(prompt: Prompt) -> str:
@@ -30,7 +30,7 @@ def _begun(prompt: Prompt) -> str:
     return found[0] if found else ""
 
 
-def _own_text(rollout: Rollout) -> str:
+def _own_text(rollout: Completion) -> str:
     """A completion's text; of an episode the assistant's turns, a line each."""
     if not rollout.turns:
         return rollout.text

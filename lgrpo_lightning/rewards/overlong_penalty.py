@@ -41,6 +41,6 @@ class OverlongPenalty(RewardModel):
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
         """``[G]`` from 0 to -1."""
         free = self.max_length - self.buffer
-        lengths = torch.tensor([len(r) for r in group.rollouts], dtype=torch.float32)
-        lengths[torch.tensor([r.truncated for r in group.rollouts])] = torch.inf
+        lengths = torch.tensor([len(r) for r in group.completions], dtype=torch.float32)
+        lengths[torch.tensor([r.truncated for r in group.completions])] = torch.inf
         return ((free - lengths) / self.buffer).clamp(-1.0, 0.0)

@@ -80,9 +80,9 @@ def step_text(group: Group, step: Step) -> str:
     >>> [step_text(group, step) for step in toy_tree(group).steps]
     ['a', 'b', 'c']
     """
-    return group.rollouts[step.members[0]].text_between(*step.spans[0])
+    return group.completions[step.members[0]].text_between(*step.spans[0])
 
 
 def step_prefix(group: Group, step: Step) -> str:
     """The completion's text before a step, as its first member has it."""
-    return group.rollouts[step.members[0]].text_between(0, step.spans[0][0])
+    return group.completions[step.members[0]].text_between(0, step.spans[0][0])

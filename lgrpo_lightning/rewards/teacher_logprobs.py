@@ -87,12 +87,12 @@ class TeacherLogprobs(RewardModel):
         self._teacher = self._teacher or self._made((), None)
         rows = iter(
             self._teacher.logprobs(
-                [g.prompt.token_ids for g in groups for _ in g.rollouts],
-                [r.token_ids for g in groups for r in g.rollouts],
+                [g.prompt.token_ids for g in groups for _ in g.completions],
+                [r.token_ids for g in groups for r in g.completions],
                 temperature=self.temperature or self._sampled_at,
             )
         )
-        return [self._rewards(group, [next(rows) for _ in group.rollouts]) for group in groups]
+        return [self._rewards(group, [next(rows) for _ in group.completions]) for group in groups]
 
     def teardown(self) -> None:
         """Let go of the teacher."""
@@ -117,7 +117,7 @@ class TeacherLogprobs(RewardModel):
     def _rewards(self, group: Group, logprobs: Sequence[Tensor]) -> Rewards:
         gaps = [
             torch.where(rollout.mask, row - rollout.logprobs, torch.nan)
-            for rollout, row in zip(group.rollouts, logprobs, strict=True)
+            for rollout, row in zip(group.completions, logprobs, strict=True)
         ]
         width = max((len(gap) for gap in gaps), default=0)
         real = padded([torch.ones(len(gap), dtype=torch.bool) for gap in gaps], width)

@@ -25,7 +25,7 @@ from lgrpo_lightning.processes.interruption import abandon_if_stopping, carried
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
-from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
+from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
 
 OnError = Literal["message", "drop"]
 Isolation = Literal["thread", "process"]
@@ -179,7 +179,7 @@ class EnvironmentSampler(SamplerAround):
             self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids), sampling
         )
         made = [
-            Group(prompt=group[0].prompt, rollouts=tuple(self._rollout(e, stripped) for e in group))
+            Group(prompt=group[0].prompt, completions=tuple(self._rollout(e, stripped) for e in group))
             for group in groups
         ]
         self._each(episodes, self.pool.put_back)
@@ -218,7 +218,7 @@ class EnvironmentSampler(SamplerAround):
             [group[0].prompt for group in groups], count, sampling=self._of_a_turn(sampling, 0), stream=stream
         )
         for group, found in zip(groups, drawn, strict=True):
-            for episode, rollout in zip(group, found.rollouts, strict=True):
+            for episode, rollout in zip(group, found.completions, strict=True):
                 self._spoken(episode, rollout)
 
     def _turns(self, running: Sequence[Episode], turn: int, sampling: Sampling, stream: Stream) -> None:
@@ -238,13 +238,13 @@ class EnvironmentSampler(SamplerAround):
             mine = [i for i, own in enumerate(limits) if own == limit]
             drawn = self.sampler.sample([asked[i] for i in mine], 1, sampling=limit, stream=stream)
             for i, found in zip(mine, drawn, strict=True):
-                self._spoken(running[i], found.rollouts[0])
+                self._spoken(running[i], found.completions[0])
 
     def _of_a_turn(self, sampling: Sampling, taken: int) -> Sampling:
         left = sampling.max_new_tokens - taken
         return replace(sampling, max_new_tokens=min(left, self.max_turn_tokens or left))
 
-    def _spoken(self, episode: Episode, rollout: Rollout) -> None:
+    def _spoken(self, episode: Episode, rollout: Completion) -> None:
         prefix, tools = (*episode.prompt.token_ids, *episode.ids), episode.environment.tools
         calls = self.reader(rollout.token_ids, prefix, tools) if self.reader and tools else ()
         episode.spoke(rollout, assistant_message(rollout, calls))
@@ -316,6 +316,6 @@ class EnvironmentSampler(SamplerAround):
         with ThreadPoolExecutor(min(self.workers, len(episodes))) as pool:
             return list(pool.map(carried(asked), episodes))
 
-    def _rollout(self, episode: Episode, stripped: frozenset[int]) -> Rollout:
+    def _rollout(self, episode: Episode, stripped: frozenset[int]) -> Completion:
         text, ends = decoded(self.source.tokenizer, episode.ids, stripped)
         return episode.rollout(text, ends)

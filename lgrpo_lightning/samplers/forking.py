@@ -14,7 +14,7 @@ from lgrpo_lightning.options import require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
-from lgrpo_lightning.types import Fork, Group, Prompt, Rollout, Sampling
+from lgrpo_lightning.types import Completion, Fork, Group, Prompt, Sampling
 
 Cut = Literal["anywhere", "line", "entropy"]
 
@@ -44,7 +44,7 @@ class ForkingSampler(SamplerAround):
     tokens.
 
     The freely drawn members are those that ``sampler`` draws without forks. Log-probs and entropies of a prefix taken
-    over are the first member's; ``Rollout.fork`` says whose it is and where it ends. A stop string ends a fork also
+    over are the first member's; ``Completion.fork`` says whose it is and where it ends. A stop string ends a fork also
     where it begins in the prefix. Everything is keyed by the stream and the prompt's uid, so that a resumed run forks
     the same.
 
@@ -96,7 +96,7 @@ class ForkingSampler(SamplerAround):
     ) -> list[Group]:
         forks = min(round(self.share * group_size), group_size - 1) if stream.phase == "train" else 0
         groups = self.sampler.sample(prompts, group_size - forks, sampling=sampling, stream=stream)
-        members = [list(group.rollouts) for group in groups]
+        members = [list(group.completions) for group in groups]
         for number in range(self.depth if forks else 0):
             drawn = len(members[0]) - (group_size - forks) if members else 0
             count = (forks - drawn) // (self.depth - number)
@@ -109,16 +109,18 @@ class ForkingSampler(SamplerAround):
                 branches, self._drawn(prompts, members, branches, sampling, stream), strict=True
             ):
                 members[branch.place].append(rollout)
-        return [replace(group, rollouts=tuple(found)) for group, found in zip(groups, members, strict=True)]
+        return [
+            replace(group, completions=tuple(found)) for group, found in zip(groups, members, strict=True)
+        ]
 
-    def _branch(self, name: str, place: int, members: Sequence[Rollout], stream: Stream) -> Branch:
+    def _branch(self, name: str, place: int, members: Sequence[Completion], stream: Stream) -> Branch:
         """Whom to fork, and where."""
         draw = Random(f"{tuple(stream)}/{name}")  # of a text: the same on every machine
         member = draw.randrange(len(members))
         position = draw.choice(self._cuts(members[member]))
         return Branch(name=name, place=place, member=member, position=position)
 
-    def _cuts(self, rollout: Rollout) -> list[int]:
+    def _cuts(self, rollout: Completion) -> list[int]:
         """Positions at which a completion may be forked; 0, the whole of it anew, where there is none."""
         inside = range(1, len(rollout))
         if self.cut == "line":
@@ -129,7 +131,7 @@ class ForkingSampler(SamplerAround):
         if self.cut == "entropy":
             if rollout.entropies is None:
                 raise ValueError(
-                    "ForkingSampler(cut='entropy') needs Rollout.entropies, which its sampler does not give. Take "
+                    "ForkingSampler(cut='entropy') needs Completion.entropies, which its sampler does not give. Take "
                     "sampler: {class_path: TransformersSampler, init_args: {entropies: true}} or {class_path: "
                     "VLLMSampler, init_args: {entropy_top: 20}}, or another cut."
                 )
@@ -142,13 +144,13 @@ class ForkingSampler(SamplerAround):
     def _drawn(
         self,
         prompts: Sequence[Prompt],
-        members: Sequence[Sequence[Rollout]],
+        members: Sequence[Sequence[Completion]],
         branches: Sequence[Branch],
         sampling: Sampling,
         stream: Stream,
-    ) -> list[Rollout]:
+    ) -> list[Completion]:
         """The forks: those with as many tokens left are drawn in one call."""
-        found: dict[int, Rollout] = {}
+        found: dict[int, Completion] = {}
         for left in sorted({sampling.max_new_tokens - b.position for b in branches}, reverse=True):
             mine = [i for i, b in enumerate(branches) if sampling.max_new_tokens - b.position == left]
             asked = [self._prompt(prompts[branches[i].place], members, branches[i]) for i in mine]
@@ -157,15 +159,15 @@ class ForkingSampler(SamplerAround):
             )
             for i, answer in zip(mine, answers, strict=True):
                 whose = members[branches[i].place][branches[i].member]
-                found[i] = self._joined(whose, answer.rollouts[0], branches[i], sampling)
+                found[i] = self._joined(whose, answer.completions[0], branches[i], sampling)
         return [found[i] for i in range(len(branches))]
 
-    def _prompt(self, prompt: Prompt, members: Sequence[Sequence[Rollout]], branch: Branch) -> Prompt:
+    def _prompt(self, prompt: Prompt, members: Sequence[Sequence[Completion]], branch: Branch) -> Prompt:
         """The prompt and the prefix, under a name of its own."""
         taken = members[branch.place][branch.member].token_ids[: branch.position]
         return replace(prompt, uid=branch.name, token_ids=(*prompt.token_ids, *taken))
 
-    def _joined(self, first: Rollout, rest: Rollout, branch: Branch, sampling: Sampling) -> Rollout:
+    def _joined(self, first: Completion, rest: Completion, branch: Branch, sampling: Sampling) -> Completion:
         """The prefix of ``first`` and what was drawn after it, as one completion, up to its first stop string."""
         at, tokenizer = branch.position, self.source.tokenizer
         ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
@@ -176,7 +178,7 @@ class ForkingSampler(SamplerAround):
         if first.entropies is not None and rest.entropies is not None:
             entropies = torch.cat([first.entropies[:at], rest.entropies])
         taken = first.mask[:at] if self.train_prefix else torch.zeros(at, dtype=torch.bool)
-        joined = Rollout(
+        joined = Completion(
             token_ids=ids,
             logprobs=torch.cat([first.logprobs[:at], rest.logprobs]),
             text=text,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lgrpo_lightning.samplers.text import REPLACEMENT, decoded, end_ids, plain_text
-from lgrpo_lightning.types import Rollout
+from lgrpo_lightning.types import Completion
 
 MARGIN = 4
 """Characters that a window has beside the longest stop string: what its first tokens decode to without those before."""
@@ -60,7 +60,7 @@ class Stops:
         reached = min((text.index(s) + len(s) for s in self.strings if s in text), default=None)
         return None if reached is None else bisect_left(ends, reached) + 1
 
-    def cut(self, tokenizer: Any, rollout: Rollout, stripped: frozenset[int]) -> Rollout:
+    def cut(self, tokenizer: Any, rollout: Completion, stripped: frozenset[int]) -> Completion:
         """The rollout up to the token that completes a stop string; ``stripped`` as in ``decoded``."""
         length = self.first(tokenizer, rollout.token_ids)
         if length is None:

@@ -11,7 +11,7 @@ from lgrpo_lightning.samplers.compiled import CompiledDecoding
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
-from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
+from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
 
 Job = tuple[int, int]  # (prompt, member)
 
@@ -27,7 +27,7 @@ class TransformersSampler(Sampler):
             completions are drawn batch by batch.
         compile: Decode by a compiled graph over a cache of fixed size: on a GPU it spares the host's work, which is
             most of a small model's step; a new number of rows costs a compilation.
-        entropies: Fill ``Rollout.entropies``, which ``EntropySegmenter`` and forks at undecided tokens need: one more
+        entropies: Fill ``Completion.entropies``, which ``EntropySegmenter`` and forks at undecided tokens need: one more
             pass over the logits of each token.
     """
 
@@ -68,7 +68,8 @@ class TransformersSampler(Sampler):
         stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
         return [
             Group(
-                prompt=prompt, rollouts=tuple(self._rollout(found[p, m], stripped) for m in range(group_size))
+                prompt=prompt,
+                completions=tuple(self._rollout(found[p, m], stripped) for m in range(group_size)),
             )
             for p, prompt in enumerate(prompts)
         ]
@@ -89,9 +90,9 @@ class TransformersSampler(Sampler):
         if batch:
             yield batch
 
-    def _rollout(self, drawn: Decoded, stripped: frozenset[int]) -> Rollout:
+    def _rollout(self, drawn: Decoded, stripped: frozenset[int]) -> Completion:
         text, ends = decoded(self.source.tokenizer, drawn.token_ids, stripped)
-        return Rollout(
+        return Completion(
             token_ids=drawn.token_ids,
             logprobs=drawn.logprobs,
             text=text,

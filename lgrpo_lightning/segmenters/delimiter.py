@@ -9,7 +9,7 @@ from typing import Literal
 
 from lgrpo_lightning.contracts import StepSegmenter
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Group, Rollout
+from lgrpo_lightning.types import Completion, Group
 
 NAMED = {"line": r"\n", "paragraph": r"\n[^\S\n]*\n"}
 """Delimiters with a name of their own."""
@@ -57,10 +57,10 @@ class DelimiterSegmenter(StepSegmenter):
 
     def segment(self, group: Group) -> ProcessTree:
         """The tree of steps with equal normalised text."""
-        divided = [self._divided(rollout) for rollout in group.rollouts]
+        divided = [self._divided(rollout) for rollout in group.completions]
         return ProcessTree.from_steps([keys for keys, _ in divided], [steps for _, steps in divided])
 
-    def _divided(self, rollout: Rollout) -> tuple[list[tuple[str, ...]], list[int]]:
+    def _divided(self, rollout: Completion) -> tuple[list[tuple[str, ...]], list[int]]:
         """(key of each step, step of each token) of one completion; every step has a token."""
         pieces = self._pieces(rollout.text)
         starts = [start for start, _ in pieces]

@@ -18,7 +18,7 @@ class EntropySegmenter(StepSegmenter):
     completions part at a decided token, they share less than over exact tokens. What counts as high is told for each
     group, over its distinct tokens that are trained; the others begin no step.
 
-    It needs ``Rollout.entropies``: ``TransformersSampler`` fills them with ``entropies: true``, ``VLLMSampler`` with
+    It needs ``Completion.entropies``: ``TransformersSampler`` fills them with ``entropies: true``, ``VLLMSampler`` with
     ``entropy_top: 20``.
 
     Args:
@@ -53,19 +53,19 @@ def undecided(group: Group, quantile: float) -> list[list[bool]]:
     Raises:
         ValueError: A completion has no entropies.
     """
-    if any(rollout.entropies is None and rollout.mask.any() for rollout in group.rollouts):
+    if any(rollout.entropies is None and rollout.mask.any() for rollout in group.completions):
         raise ValueError(
-            "Steps at high-entropy tokens need Rollout.entropies, which this sampler does not give. Take "
+            "Steps at high-entropy tokens need Completion.entropies, which this sampler does not give. Take "
             "model.sampler: {class_path: TransformersSampler, init_args: {entropies: true}}, or "
             "{class_path: VLLMSampler, init_args: {entropy_top: 20}}."
         )
     trie = Trie.from_sequences(group.sequences)
     total, count = torch.zeros(len(trie)), torch.zeros(len(trie))
-    for row, rollout in zip(trie.node_ids, group.rollouts, strict=True):
+    for row, rollout in zip(trie.node_ids, group.completions, strict=True):
         if rollout.entropies is not None:
             own = row[: len(rollout)][rollout.mask]
             total.index_add_(0, own, rollout.entropies.float()[rollout.mask])
             count.index_add_(0, own, torch.ones(len(own)))
     mean = total / count  # NaN where nobody trains
     high = mean > (mean.nanquantile(quantile) if len(mean) else 0.0)
-    return [high[row[: len(r)]].tolist() for row, r in zip(trie.node_ids, group.rollouts, strict=True)]
+    return [high[row[: len(r)]].tolist() for row, r in zip(trie.node_ids, group.completions, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lgrpo_lightning.contracts import StepSegmenter
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Group, Rollout
+from lgrpo_lightning.types import Completion, Group
 
 
 class TurnSegmenter(StepSegmenter):
@@ -21,16 +21,16 @@ class TurnSegmenter(StepSegmenter):
 
     def segment(self, group: Group) -> ProcessTree:
         """The tree of turns."""
-        spans = [_spans(rollout) for rollout in group.rollouts]
+        spans = [_spans(rollout) for rollout in group.completions]
         keys = [
             [rollout.token_ids[a:b] for a, b in own]
-            for rollout, own in zip(group.rollouts, spans, strict=True)
+            for rollout, own in zip(group.completions, spans, strict=True)
         ]
         steps = [[n for n, (a, b) in enumerate(own) for _ in range(a, b)] for own in spans]
         return ProcessTree.from_steps(keys, steps)
 
 
-def _spans(rollout: Rollout) -> list[tuple[int, int]]:
+def _spans(rollout: Completion) -> list[tuple[int, int]]:
     """The turns that have tokens."""
     if not rollout.turns:
         return [(0, len(rollout))] if len(rollout) else []

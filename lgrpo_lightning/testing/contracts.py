@@ -44,7 +44,7 @@ def check_reward_model(
     columns = dict.fromkeys(model.columns, "2")
     if group is None:
         group = toy_group(["2", "3", "so 2\nor 3", ""], columns=columns)
-    flipped, single = _permuted(group), Group(prompt=group.prompt, rollouts=group.rollouts[:1])
+    flipped, single = _permuted(group), Group(prompt=group.prompt, completions=group.completions[:1])
     trees = [toy_tree(g) for g in (group, flipped, single)]
     first, second, _ = (
         _scored(model, [g], [t])[0] for g, t in zip((group, flipped, single), trees, strict=True)
@@ -70,7 +70,7 @@ def check_segmenter(segmenter: StepSegmenter, group: Group | None = None) -> Pro
         group = toy_group(["1+2\n=3", "1+2\n=4", "1+2", "", "1+2\n=3"], eos=True)
         check_segmenter(segmenter, toy_group(["1+2\n=3", "", "1+2"]))  # a completion without any token
     who = type(segmenter).__name__
-    single = Group(prompt=group.prompt, rollouts=group.rollouts[:1])
+    single = Group(prompt=group.prompt, completions=group.completions[:1])
     alone = segmenter.segment(single)
     with _asserted():
         check_trees(segmenter, [group, single], [tree := segmenter.segment(group), alone])
@@ -146,9 +146,9 @@ def _trained_at(sequences: Sequence[Sequence[int]], masks: Sequence[Sequence[int
     group = toy_group(sequences)
     rollouts = (
         replace(r, mask=padded([torch.tensor(m, dtype=torch.bool)], len(r))[0])
-        for r, m in zip(group.rollouts, masks, strict=True)
+        for r, m in zip(group.completions, masks, strict=True)
     )
-    return replace(group, rollouts=tuple(rollouts))
+    return replace(group, completions=tuple(rollouts))
 
 
 def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Group]:
@@ -184,13 +184,13 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
     )
     for group in groups:
         assert len(group) == 3, f"{who}: group_size is 3, a group has {len(group)} completions"
-        for rollout in group.rollouts:
+        for rollout in group.completions:
             assert 0 < len(rollout) <= 12, f"{who}: a completion has {len(rollout)} tokens, of at most 12"
             assert rollout.text_ends[-1] == len(rollout.text), (
                 f"{who}: text_ends do not end at the text's end"
             )
         logprobs = policy([group.prompt.token_ids] * 3, group.sequences).logprobs
-        for row, rollout in zip(logprobs, group.rollouts, strict=True):
+        for row, rollout in zip(logprobs, group.completions, strict=True):
             apart = float((row[: len(rollout)] - rollout.logprobs).abs().max())
             assert apart < 1e-2 or not sampler.is_policy, (
                 f"{who}: log-probs are {apart:.2g} from the policy's"
@@ -281,7 +281,7 @@ def _asserted() -> Iterator[None]:
 
 def _permuted(group: Group) -> Group:
     """The group with its members in reverse order."""
-    return Group(prompt=group.prompt, rollouts=group.rollouts[::-1])
+    return Group(prompt=group.prompt, completions=group.completions[::-1])
 
 
 def _same(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from lgrpo_lightning.options import refuse_text
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Group, LossInput, Message, Prompt, Rollout
+from lgrpo_lightning.types import Completion, Group, LossInput, Message, Prompt
 
 EOS = 0
 """Token id of the end of sequence in toy groups; it has no text."""
@@ -35,7 +35,7 @@ def toy_group(
         uid: The prompt's name.
         eos: Whether an end-of-sequence token is appended to each completion.
 
-    >>> toy_group(["ab"], eos=True).rollouts[0].text_ends
+    >>> toy_group(["ab"], eos=True).completions[0].text_ends
     (1, 2, 2)
     """
     refuse_text("completions", completions)
@@ -46,17 +46,17 @@ def toy_group(
         messages=None if messages is None else tuple(messages),
         columns=dict(columns or {}),
     )
-    return Group(prompt=made, rollouts=tuple(_rollout(c, eos) for c in completions))
+    return Group(prompt=made, completions=tuple(_rollout(c, eos) for c in completions))
 
 
-def _rollout(completion: str | Sequence[int], eos: bool) -> Rollout:
+def _rollout(completion: str | Sequence[int], eos: bool) -> Completion:
     pieces = list(completion) if isinstance(completion, str) else [f"{i} " for i in completion]
     ids = [ord(c) if isinstance(c, str) else c for c in completion]
     if eos:
         pieces.append("")
         ids.append(EOS)
     ends = torch.tensor([len(p) for p in pieces], dtype=torch.long).cumsum(0).tolist()
-    return Rollout(
+    return Completion(
         token_ids=tuple(ids),
         logprobs=torch.full((len(ids),), -0.5),
         text="".join(pieces),

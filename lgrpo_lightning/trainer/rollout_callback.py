@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 
 class RolloutCallback(Callback):
@@ -16,11 +16,11 @@ class RolloutCallback(Callback):
     that rank's groups. At that time ``pl_module.rollout_index == rollout.index``.
     """
 
-    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+    def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """Called once per rollout batch; override it."""
 
 
-def call_rollout_callbacks(trainer: Trainer, pl_module: LightningModule, rollout: RolloutBatch) -> None:
+def call_rollout_callbacks(trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
     """Hand ``rollout`` to every ``RolloutCallback`` of the trainer, in order."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RolloutCallback):

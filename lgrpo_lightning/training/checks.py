@@ -26,7 +26,7 @@ def check_sampled(sampler: Sampler, groups: Sequence[Group]) -> None:
     Raises:
         ValueError: With the name.
     """
-    check_metrics(type(sampler).__name__, {name for g in groups for r in g.rollouts for name in r.metrics})
+    check_metrics(type(sampler).__name__, {name for g in groups for r in g.completions for name in r.metrics})
 
 
 def check_trees(segmenter: StepSegmenter, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> None:
@@ -98,13 +98,13 @@ def warn_of_unread(
 
 def _real(group: Group) -> Tensor:
     """``[G, T]`` bool: where completions have tokens."""
-    lengths = torch.tensor([len(r) for r in group.rollouts])
+    lengths = torch.tensor([len(r) for r in group.completions])
     return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 def _check_shape(value: Any, group: Group, what: str) -> None:
     """``[G, T]``: completions by tokens of the longest."""
-    wanted = [len(group), max(len(r) for r in group.rollouts)]
+    wanted = [len(group), max(len(r) for r in group.completions)]
     if not isinstance(value, Tensor):
         raise ContractError(f"{what} is a {type(value).__name__}; it must be a tensor of shape {wanted}.")
     if list(value.shape) != wanted:

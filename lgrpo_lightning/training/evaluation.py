@@ -40,7 +40,9 @@ class Evaluation:
             if len(success):
                 self.metrics["pass@k"].update(success.max())
             self.metrics["reward"].update(r.outcome[~r.outcome.isnan()])
-            self.metrics["length"].update(torch.tensor([float(len(x)) for x in group.rollouts if x.applies]))
+            self.metrics["length"].update(
+                torch.tensor([float(len(x)) for x in group.completions if x.applies])
+            )
             if not self.options.greedy:
                 self.metrics["accuracy"].update(success)
 

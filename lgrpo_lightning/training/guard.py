@@ -18,7 +18,7 @@ from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.nonfinite import Finding, NonFiniteError, cause, description, local, save
 from lgrpo_lightning.training.optimizers import gradient_norm
 from lgrpo_lightning.training.options import OnNonFinite
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 MOST_DROPPED = 10
 """Optimizer steps dropped one after the other, at which the run stops all the same."""
@@ -57,9 +57,9 @@ class StepGuard:
         self.scaler = scaler
         self.dropped = 0  # one after the other
         self.norm: Tensor | None = None  # of the gradient looked at last; None where it is still scaled
-        self._last: tuple[RolloutBatch, Attempt] | None = None  # the step that was allowed
+        self._last: tuple[Rollout, Attempt] | None = None  # the step that was allowed
 
-    def allows(self, rollout: RolloutBatch, attempt: Attempt, version: int) -> bool:
+    def allows(self, rollout: Rollout, attempt: Attempt, version: int) -> bool:
         """Whether the step may be made. Collective.
 
         Args:
@@ -120,7 +120,7 @@ class StepGuard:
         """Whether a scaled gradient that overflows is the scaler's to drop: its scale has room to fall."""
         return self.scaler is not None and self.scaler.get_scale() >= 1
 
-    def _saved(self, rollout: RolloutBatch, attempt: Attempt, **facts: Any) -> tuple[list[Finding], str]:
+    def _saved(self, rollout: Rollout, attempt: Attempt, **facts: Any) -> tuple[list[Finding], str]:
         """What every rank found, once all have written their batch; and a sentence on where that is."""
         finding = Finding.of(attempt, rollout, self.policy, rank=self.rank)
         place = "Nothing is kept of the batch (fast_dev_run)."

@@ -51,5 +51,5 @@ def _less(outcome: Tensor, penalty: Tensor) -> Tensor:
 
 def _none(group: Group) -> Credit:
     """Credit of the group's shape, for a batch that is only scored."""
-    nothing = torch.zeros(len(group), max((len(r) for r in group.rollouts), default=0))
+    nothing = torch.zeros(len(group), max((len(r) for r in group.completions), default=0))
     return Credit(advantages=nothing, weights=nothing)

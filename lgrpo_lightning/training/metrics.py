@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 from torch import Tensor
 
 from lgrpo_lightning.functional import equal_rewards, reaches
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 
 class Means:
@@ -90,7 +90,7 @@ def _read(tensors: Sequence[Tensor]) -> list[Any]:
     return found
 
 
-def add_rollout_metrics(means: Means, rollout: RolloutBatch, *, success_threshold: float) -> None:
+def add_rollout_metrics(means: Means, rollout: Rollout, *, success_threshold: float) -> None:
     """What a rollout shows before any update: rewards, groups, completions, tree. Of all groups that it holds."""
     _add_rewards(means, rollout, success_threshold)
     _add_completions(means, rollout)
@@ -100,7 +100,7 @@ def add_rollout_metrics(means: Means, rollout: RolloutBatch, *, success_threshol
         means.add("tree/intermediate_proportion", tree.intermediate_proportion(), some)
 
 
-def _add_rewards(means: Means, rollout: RolloutBatch, success_threshold: float) -> None:
+def _add_rewards(means: Means, rollout: Rollout, success_threshold: float) -> None:
     for rewards in rollout.rewards:
         outcome = rewards.outcome
         valid = outcome[~outcome.isnan()]
@@ -136,7 +136,7 @@ def _deviation(rewards: Tensor) -> float:
     return 0.0 if bool(equal_rewards(rewards[None])) else float(valid.std())
 
 
-def pass_rates(rollout: RolloutBatch, *, success_threshold: float) -> dict[str, float]:
+def pass_rates(rollout: Rollout, *, success_threshold: float) -> dict[str, float]:
     """Uid of each prompt → the share of its completions that are right; NaN where no reward applies to any."""
     rates = {}
     for group, rewards in zip(rollout.groups, rollout.rewards, strict=True):
@@ -145,8 +145,8 @@ def pass_rates(rollout: RolloutBatch, *, success_threshold: float) -> dict[str, 
     return rates
 
 
-def _add_completions(means: Means, rollout: RolloutBatch) -> None:
-    rollouts = [r for g in rollout.groups for r in g.rollouts]
+def _add_completions(means: Means, rollout: Rollout) -> None:
+    rollouts = [r for g in rollout.groups for r in g.completions]
     for name, value in (pair for r in rollouts for pair in r.metrics.items()):
         means.put(name, value)
     rollouts = [r for r in rollouts if r.applies]
@@ -160,7 +160,7 @@ def _add_completions(means: Means, rollout: RolloutBatch) -> None:
         means.extreme("completions/max_length", float(lengths.max()), largest=True)
 
 
-def add_weight_lag(means: Means, rollout: RolloutBatch, version: int, *, meant: int) -> None:
+def add_weight_lag(means: Means, rollout: Rollout, version: int, *, meant: int) -> None:
     """How many optimizer steps older than the policy the weights are that completions come from.
 
     Said once where they are others than they were meant to come from.
@@ -169,7 +169,7 @@ def add_weight_lag(means: Means, rollout: RolloutBatch, version: int, *, meant: 
         version: Optimizer steps the policy has had.
         meant: Those of the weights that the sampler was to draw from.
     """
-    oldest = min((r.weight_version for g in rollout.groups for r in g.rollouts), default=meant)
+    oldest = min((r.weight_version for g in rollout.groups for r in g.completions), default=meant)
     means.extreme("sampling/weight_lag", float(version - oldest), largest=True)
     if oldest != meant:
         rank_zero_warn(  # the same words every time, so that they are said once

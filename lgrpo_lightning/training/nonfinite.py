@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.training.attempt import Attempt
-from lgrpo_lightning.types import RolloutBatch
+from lgrpo_lightning.types import Rollout
 
 
 class NonFiniteError(RuntimeError):
@@ -40,7 +40,7 @@ class Finding:
     weights: list[str]
 
     @classmethod
-    def of(cls, attempt: Attempt, rollout: RolloutBatch, policy: nn.Module, *, rank: int) -> Finding:
+    def of(cls, attempt: Attempt, rollout: Rollout, policy: nn.Module, *, rank: int) -> Finding:
         """Look at everything that the step was made of."""
         uids, rows = _uids(rollout), attempt.offending()
         taken = attempt.rows
@@ -73,9 +73,9 @@ def local(tensor: Tensor) -> Tensor:
     return part.detach()
 
 
-def _uids(rollout: RolloutBatch) -> list[str]:
+def _uids(rollout: Rollout) -> list[str]:
     """The prompt of every row."""
-    return [group.prompt.uid for group in rollout.groups for _ in group.rollouts]
+    return [group.prompt.uid for group in rollout.groups for _ in group.completions]
 
 
 def cause(findings: list[Finding]) -> str:
@@ -124,14 +124,14 @@ def description(what: str, findings: list[Finding]) -> str:
     return f"the {what} is not finite ({_listed(places)})"
 
 
-def save(path: Path, rollout: RolloutBatch, attempt: Attempt, finding: Finding, **facts: Any) -> Path:
+def save(path: Path, rollout: Rollout, attempt: Attempt, finding: Finding, **facts: Any) -> Path:
     """Write the batch of this rank, beside and renamed; it loads with ``torch.load(path, weights_only=True)``.
 
     Args:
         facts: Further plain values to keep: ``what``, ``grad_norm``, ``weight_version``, …
     """
     rows, batch = attempt.rows, attempt.batch
-    members = [(g.prompt, r) for g in rollout.groups for r in g.rollouts]
+    members = [(g.prompt, r) for g in rollout.groups for r in g.completions]
     outcomes = torch.cat([r.outcome for r in rollout.rewards]) if rollout.rewards else torch.zeros(0)
     tensors = {
         "advantages": batch.advantages,

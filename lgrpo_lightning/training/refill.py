@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, RolloutBatch
+from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Scored:
     """Sampled groups with what is known before credit is assigned: one entry a group.
 
     Attributes:
-        groups, trees, rewards: As in ``RolloutBatch``.
+        groups, trees, rewards: As in ``Rollout``.
         equal: Whether the rewards of the group are all equal, before any KL penalty.
     """
 
@@ -36,12 +36,12 @@ class Scored:
     def __add__(self, other: Scored) -> Scored:
         return Scored(**{name: (*values, *getattr(other, name)) for name, values in vars(self).items()})
 
-    def untrained(self, index: int) -> RolloutBatch | None:
+    def untrained(self, index: int) -> Rollout | None:
         """A batch of groups of which none takes part in an update, without credit; None of none."""
         if not self.groups:
             return None
         nothing = [torch.zeros(tree.set_sizes().shape) for tree in self.trees]
-        return RolloutBatch(
+        return Rollout(
             index=index,
             groups=self.groups,
             trees=self.trees,

@@ -44,8 +44,8 @@ def with_overlap(completions: list[list[int]], options: argparse.Namespace) -> l
 def shared(group: Any, options: argparse.Namespace) -> Any:
     """The same for a group of ours."""
     rows = with_overlap(group.sequences, options)
-    rollouts = (replace(r, token_ids=tuple(ids)) for r, ids in zip(group.rollouts, rows, strict=True))
-    return replace(group, rollouts=tuple(rollouts))
+    rollouts = (replace(r, token_ids=tuple(ids)) for r, ids in zip(group.completions, rows, strict=True))
+    return replace(group, completions=tuple(rollouts))
 
 
 def loaded(folder: Path) -> Any:

@@ -82,7 +82,7 @@ class Sides:
                     lambda s=sampler, at=stream: s.sample(self.prompts, GROUP, sampling=sampling, stream=at)
                 )
                 if repeat:
-                    found[name].append((synced, seconds, sum(len(r) for g in groups for r in g.rollouts)))
+                    found[name].append((synced, seconds, sum(len(r) for g in groups for r in g.completions)))
         return found
 
 

@@ -11,14 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lgrpo_lightning.callbacks import call_rollout_callbacks, complete_trainer
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Rollout, RolloutBatch
+from lgrpo_lightning.types import Completion, Credit, Group, Prompt, Rewards, Rollout
 
 
 def group(
     sequences: list[list[int]], *, uid: str = "p0", masks: list[list[bool]] | None = None, **columns: Any
 ) -> Group:
     rollouts = tuple(
-        Rollout(
+        Completion(
             token_ids=tuple(ids),
             logprobs=torch.zeros(len(ids)),
             text=" ".join(map(str, ids)),
@@ -34,13 +34,13 @@ def group(
     )
 
 
-def batch(index: int, groups: list[Group], rewards: list[Rewards], trained: bool = True) -> RolloutBatch:
+def batch(index: int, groups: list[Group], rewards: list[Rewards], trained: bool = True) -> Rollout:
     trees = tuple(ProcessTree.from_sequences(g.sequences).masked(g.mask) for g in groups)
     credits = []
     for tree, r in zip(trees, rewards, strict=True):
         centred = (r.outcome - r.outcome.nanmean())[:, None] * (tree.set_sizes() > 0)
         credits.append(Credit(advantages=centred, weights=torch.ones_like(centred)))
-    return RolloutBatch(
+    return Rollout(
         index=index,
         groups=tuple(groups),
         trees=trees,
@@ -50,7 +50,7 @@ def batch(index: int, groups: list[Group], rewards: list[Rewards], trained: bool
     )
 
 
-def simple_batch(index: int, outcome: tuple[float, ...] = (1.0, 0.0, 0.5), rank: int = 0) -> RolloutBatch:
+def simple_batch(index: int, outcome: tuple[float, ...] = (1.0, 0.0, 0.5), rank: int = 0) -> Rollout:
     rewards = Rewards(outcome=torch.tensor(outcome), parts={"exact": torch.tensor(outcome)})
     return batch(index, [group([[1, 2, 3], [1, 2, 4], [5]], uid=f"p{index}r{rank}", answer=index)], [rewards])
 

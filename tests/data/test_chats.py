@@ -199,10 +199,10 @@ def test_a_tag_counts_where_the_completion_closes_it(prompt: str, completion: st
 
 
 def test_what_an_environment_says_earns_nothing() -> None:
-    (plain,) = toy_group(["17=?42"]).rollouts
+    (plain,) = toy_group(["17=?42"]).completions
     spans = (("assistant", 0, 4), ("environment", 4, 6))
     turns = tuple(Turn(role=role, start=a, end=b, messages=()) for role, a, b in spans)  # type: ignore[arg-type]
-    group = replace(toy_group(["x"], columns={"answer": "42"}), rollouts=(replace(plain, turns=turns),))
+    group = replace(toy_group(["x"], columns={"answer": "42"}), completions=(replace(plain, turns=turns),))
     assert opened_texts(group) == ["17=?"]
     assert ExactMatch().score(group, toy_tree(group)).outcome.tolist() == [0.0]
 

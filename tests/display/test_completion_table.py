@@ -22,7 +22,7 @@ def test_piped_it_is_one_whole_line_per_completion(
         [group([[1, 2, 3], [1, 2, 4], list(range(500))])],
         [Rewards(outcome=torch.tensor([1.0, 0.0, 0.5]))],
     )
-    object.__setattr__(made.groups[0].rollouts[0], "text", "a\nb")
+    object.__setattr__(made.groups[0].completions[0], "text", "a\nb")
     shown(tmp_path, CompletionTable(), made)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
@@ -45,7 +45,7 @@ def test_on_a_terminal_it_is_a_table(
 ) -> None:
     monkeypatch.setattr("lgrpo_lightning.display.completion_table.on_terminal", lambda: True)
     made = simple_batch(0)
-    object.__setattr__(made.groups[0].rollouts[0], "text", "x" * 300 + "y" * 300 + "[b]" + "= 12")
+    object.__setattr__(made.groups[0].completions[0], "text", "x" * 300 + "y" * 300 + "[b]" + "= 12")
     shown(tmp_path, CompletionTable(), made)
     out = capsys.readouterr().out
     assert "Rollout 1" in out

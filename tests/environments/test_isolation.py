@@ -40,7 +40,7 @@ def shown(groups: list[Group]) -> list[Any]:
             r.text_ends, r.finish_reason, r.applies, r.turns, repr(r.rewards), r.metrics,
         )
         for g in groups
-        for r in g.rollouts
+        for r in g.completions
     ]  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_environments_share_processes_only_where_there_are_more(policy: Policy) 
             assert isinstance(inner, Scripted)
             inner.asked = []
             group = sampler.sample([asked()], count, sampling=Sampling(max_new_tokens=2000), stream=STREAM)[0]
-            told = [r.turns[1].messages[0]["content"].split() for r in group.rollouts]
+            told = [r.turns[1].messages[0]["content"].split() for r in group.completions]
             where.setdefault(count, []).append([pid for pid, _ in told])
         assert all(torch == "False" for _, torch in told)  # nothing imported it
         sampler.teardown()

@@ -16,7 +16,7 @@ import pytest
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.processes import process_gone
-from lgrpo_lightning.types import Rollout, Sampling
+from lgrpo_lightning.types import Completion, Sampling
 from tests.environments.faults import ANSWERS, ENDS, SendsPickles, Wrong
 from tests.environments.test_isolation import FAULTS, children, descriptors
 from tests.environments.test_tools import asked, call, scripted
@@ -45,7 +45,7 @@ def nothing_left() -> Iterator[None]:
     assert descriptors() <= opened + 2
 
 
-def played(policy: Policy, said: Any, columns: Any = None, **options: Any) -> tuple[list[Rollout], float]:
+def played(policy: Policy, said: Any, columns: Any = None, **options: Any) -> tuple[list[Completion], float]:
     """The rollouts of two prompts, of which the second one's columns say nothing bad, and the seconds."""
     sampler, _ = scripted(
         policy,
@@ -56,7 +56,7 @@ def played(policy: Policy, said: Any, columns: Any = None, **options: Any) -> tu
     began = time.monotonic()
     try:
         groups = sampler.sample(prompts, 2, sampling=Sampling(max_new_tokens=2000), stream=STREAM)
-        return [r for g in groups for r in g.rollouts], time.monotonic() - began
+        return [r for g in groups for r in g.completions], time.monotonic() - began
     finally:
         sampler.teardown()
 
@@ -158,7 +158,7 @@ def test_a_process_killed_between_two_rollouts_is_replaced(policy: Policy) -> No
     for _ in range(2):
         inner.asked = []
         groups = sampler.sample([asked()], 2, sampling=Sampling(max_new_tokens=2000), stream=STREAM)
-        assert all(r.applies for r in groups[0].rollouts)
+        assert all(r.applies for r in groups[0].completions)
         assert sampler.processes is not None
         for worker in sampler.processes.running:
             os.kill(worker.process.pid, signal.SIGKILL)

@@ -29,9 +29,9 @@ def episodes() -> Group:
             ),
             rewards=paid,
         )
-        for rollout, own, paid in zip(group.rollouts, spans, rewards, strict=True)
+        for rollout, own, paid in zip(group.completions, spans, rewards, strict=True)
     ]
-    return replace(group, rollouts=tuple(made))
+    return replace(group, completions=tuple(made))
 
 
 def test_equal_turns_after_equal_histories_are_one_step() -> None:
@@ -66,7 +66,7 @@ def test_turns_pay_in_the_step_that_they_end_in() -> None:
 
 def test_one_number_is_no_step_reward() -> None:
     group = episodes()
-    single = replace(group, rollouts=tuple(replace(r, rewards=(2.0,)) for r in group.rollouts))
+    single = replace(group, completions=tuple(replace(r, rewards=(2.0,)) for r in group.completions))
     rewards = EnvironmentReward().score(single, TurnSegmenter().segment(single))
     assert rewards.steps is None
     assert rewards.outcome.tolist() == [2.0] * 4
@@ -74,7 +74,9 @@ def test_one_number_is_no_step_reward() -> None:
 
 def test_what_does_not_apply_is_no_number() -> None:
     group = episodes()
-    dropped = replace(group, rollouts=(replace(group.rollouts[0], rewards=(math.nan,)), *group.rollouts[1:]))
+    dropped = replace(
+        group, completions=(replace(group.completions[0], rewards=(math.nan,)), *group.completions[1:])
+    )
     outcome = EnvironmentReward().score(dropped, TurnSegmenter().segment(dropped)).outcome
     assert outcome.isnan().tolist() == [True, False, False, False]
 

@@ -52,7 +52,7 @@ def test_logprobs_are_those_of_a_teacher_forced_pass(policy: Policy, layout: Any
         scores = policy(
             [group.prompt.token_ids] * 4, group.sequences, temperature=temperature, layout=layout
         ).logprobs
-        for row, rollout in zip(scores, group.rollouts, strict=True):
+        for row, rollout in zip(scores, group.completions, strict=True):
             own = rollout.mask
             answers += int((~own).sum())
             assert float(rollout.logprobs[~own].abs().sum()) == 0
@@ -63,7 +63,7 @@ def test_logprobs_are_those_of_a_teacher_forced_pass(policy: Policy, layout: Any
 def test_turns_tile_the_completion_and_say_what_it_says(policy: Policy) -> None:
     seen = 0
     for group in drawn(policy, Echo(turns=3)):
-        for rollout in group.rollouts:
+        for rollout in group.completions:
             seen += len(rollout.turns)
             assert [t.start for t in rollout.turns] == [0, *(t.end for t in rollout.turns[:-1])]
             assert rollout.turns[-1].end == len(rollout) <= 48
@@ -85,7 +85,7 @@ def test_the_first_turns_are_those_of_the_inner_sampler(policy: Policy) -> None:
     inner.setup(source(policy))
     plain = inner.sample(prompts(), 4, sampling=SAMPLING, stream=STREAM)
     for group, alone in zip(drawn(policy, Echo()), plain, strict=True):
-        for rollout, first in zip(group.rollouts, alone.rollouts, strict=True):
+        for rollout, first in zip(group.completions, alone.completions, strict=True):
             assert rollout.token_ids[: rollout.turns[0].end] == first.token_ids
 
 
@@ -114,7 +114,7 @@ def test_what_the_environment_says_first_stands_in_the_prompt(policy: Policy) ->
 def test_it_is_cut_off_where_there_is_no_end(policy: Policy) -> None:
     for options in ({"max_turns": 2}, {"sampling": Sampling(max_new_tokens=12, stop=("7",))}):
         for group in drawn(policy, Endless(), **options):
-            for rollout in group.rollouts:
+            for rollout in group.completions:
                 assert rollout.finish_reason == "length"
                 assert rollout.turns[-1].role == "assistant"
                 assert sum(t.role == "assistant" for t in rollout.turns) <= 2 or len(rollout) <= 12
@@ -122,7 +122,7 @@ def test_it_is_cut_off_where_there_is_no_end(policy: Policy) -> None:
 
 def test_a_turn_has_a_limit_of_its_own(policy: Policy) -> None:
     for group in drawn(policy, Endless(), max_turn_tokens=5):
-        for rollout in group.rollouts:
+        for rollout in group.completions:
             assert all(t.end - t.start <= 5 for t in rollout.turns if t.role == "assistant")
 
 
@@ -133,7 +133,7 @@ def test_an_environment_that_fails_ends_no_run(policy: Policy, how: str, on_erro
     groups = drawn(
         policy, Faulty(how), asked=prompts()[:2], count=2, on_error=on_error, max_answer_chars=5, **options
     )
-    rollouts = [r for g in groups for r in g.rollouts]
+    rollouts = [r for g in groups for r in g.completions]
     later = [r for r in rollouts if sum(t.role == "assistant" for t in r.turns) > 1]
     assert later, "nobody came to the second turn"
     dropped = [r.metrics["episodes/failed"] for r in later]
@@ -151,7 +151,7 @@ def test_an_environment_that_hung_is_not_used_again(policy: Policy) -> None:
     made = EnvironmentSampler(Faulty("hangs"), timeout=0.2, on_error="drop")
     made.setup(source(policy))
     groups = made.sample(prompts()[:1], 2, sampling=SAMPLING, stream=STREAM)
-    failed = sum(r.metrics["episodes/failed"] for g in groups for r in g.rollouts)
+    failed = sum(r.metrics["episodes/failed"] for g in groups for r in g.completions)
     assert sum(map(len, made.pool.idle.values())) == 2 - failed < 2
 
 
@@ -172,7 +172,9 @@ class Exits(Echo):
 def test_an_environment_that_exits_does_not_end_the_run(policy: Policy) -> None:
     for on_error, failed, error in (("drop", 1.0, SystemExit), ("message", 0.0, CancelledError)):
         groups = drawn(policy, Exits(error), asked=prompts()[:1], count=2, on_error=on_error)
-        open_once = [r for g in groups for r in g.rollouts if r.finish_reason == "stop" or len(r.turns) > 1]
+        open_once = [
+            r for g in groups for r in g.completions if r.finish_reason == "stop" or len(r.turns) > 1
+        ]
         assert open_once
         assert {r.metrics["episodes/failed"] for r in open_once} == {failed}
 
@@ -223,7 +225,7 @@ class Asked(TransformersSampler):
 def test_no_turn_is_drawn_beyond_the_episodes_budget(policy: Policy) -> None:
     inner = Asked()
     groups = drawn(policy, Echo(turns=5), sampler=inner)
-    assert any(len(r.turns) > 3 for g in groups for r in g.rollouts)
+    assert any(len(r.turns) > 3 for g in groups for r in g.completions)
     assert inner.longest == max(len(p.token_ids) for p in prompts()) + SAMPLING.max_new_tokens
 
 
@@ -236,7 +238,7 @@ def test_no_reward_applies_to_what_was_dropped(policy: Policy) -> None:
     groups = drawn(policy, Faulty("raises"), asked=prompts()[:2], count=4, on_error="drop")
     trees = [ProcessTree.from_sequences(g.sequences) for g in groups]
     rewards = RewardSum([EnvironmentReward(), FormatMatch(".*")]).score_batch(groups, trees)
-    dropped = [[not r.applies for r in g.rollouts] for g in groups]
+    dropped = [[not r.applies for r in g.completions] for g in groups]
     assert any(map(any, dropped))
     assert [r.outcome.isnan().tolist() for r in rewards] == dropped
 

@@ -15,7 +15,7 @@ from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.samplers import EnvironmentSampler
 from lgrpo_lightning.samplers.text import decoded
-from lgrpo_lightning.types import Group, Message, Prompt, Rollout, Sampling
+from lgrpo_lightning.types import Completion, Group, Message, Prompt, Sampling
 from tests.environments import templates
 from tests.environments.partners import Counter, multiply, naughty, slowly
 
@@ -82,11 +82,11 @@ class Scripted(Sampler):
                 self.source.eos_token_ids[0],
             )
             text, ends = decoded(self.source.tokenizer, ids)
-            made = Rollout(
+            made = Completion(
                 token_ids=ids, logprobs=torch.full((len(ids),), -1.0), text=text, text_ends=ends,
                 finish_reason="stop", mask=torch.ones(len(ids), dtype=torch.bool),
             )  # fmt: skip
-            groups.append(Group(prompt=prompt, rollouts=(made,) * group_size))
+            groups.append(Group(prompt=prompt, completions=(made,) * group_size))
         return groups
 
 
@@ -136,7 +136,7 @@ def test_a_function_as_a_tool(model: Policy) -> None:
     tool = "tests.environments.partners.multiply"
     said = [call("multiply", a=3, b=4), "It is 12."]
     group, inner = episodes(model, said, tools=[tool])
-    rollout = group.rollouts[0]
+    rollout = group.completions[0]
     assert "Multiplies two integers." in group.prompt.text
     assert [t.role for t in rollout.turns] == ["assistant", "environment", "assistant"]
     assert rollout.turns[1].messages == ({"role": "tool", "name": "multiply", "content": "12"},)
@@ -154,7 +154,7 @@ def test_an_environment_by_trls_conventions(model: Policy) -> None:
     said = [call("increase", by=2) + call("increase", by=3), call("increase", by=1), "Done."]
     group, _ = episodes(model, said, {"start": 4}, environment="tests.environments.partners.Counter")
     assert "What is 3 times 4? it is 4" in group.prompt.text
-    for rollout in group.rollouts:
+    for rollout in group.completions:
         assert [m["content"] for t in rollout.turns[1::2] for m in t.messages] == ["6", "9", "10"]
         assert rollout.rewards == (10.0,)
 
@@ -162,7 +162,7 @@ def test_an_environment_by_trls_conventions(model: Policy) -> None:
 def test_the_data_choose_among_environments(model: Policy) -> None:
     named = {"counter": "tests.environments.partners.Counter", "other": "tests.environments.partners.Counter"}
     group, _ = episodes(model, ["Done."], {"environment": "counter"}, environment=named)
-    assert group.rollouts[0].rewards == (0.0,)
+    assert group.completions[0].rewards == (0.0,)
     with pytest.raises(
         ValueError, match="'nothing' in its column 'environment'; there are 'counter', 'other'"
     ):
@@ -220,7 +220,7 @@ def test_what_a_call_may_still_change_is_not_used_again(model: Policy) -> None:
 def test_which_turns_end_an_episode(model: Policy, turn: str, answer: str | None) -> None:
     """None: this one does; else what the policy reads before it goes on."""
     group, _ = episodes(model, [turn, "Done."], tools=["tests.environments.partners.multiply"])
-    messages = [m for t in group.rollouts[0].turns for m in t.messages]
+    messages = [m for t in group.completions[0].turns for m in t.messages]
     assert [m["role"] for m in messages] == ["assistant", "tool", "assistant"][: 3 if answer else 1]
     if answer is not None:
         assert answer in messages[1]["content"]
@@ -239,7 +239,7 @@ class Reading(Environment):
 def test_an_environment_is_given_the_calls(model: Policy) -> None:
     said = [f"{call('multiply', a=3, b=4)}<tool_call>?</tool_call>", "Done."]
     group, _ = episodes(model, said, environment=Reading())
-    message, well, ill = (m for t in group.rollouts[0].turns[:2] for m in t.messages)
+    message, well, ill = (m for t in group.completions[0].turns[:2] for m in t.messages)
     assert message["content"] == said[0]
     assert well["content"] == str(
         {"type": "function", "function": {"name": "multiply", "arguments": {"a": 3, "b": 4}}}

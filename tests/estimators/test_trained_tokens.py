@@ -48,7 +48,9 @@ class Judge(RewardModel):
 
     def score(self, group: Group, tree: ProcessTree) -> Rewards:
         draw = random.Random(group.prompt.uid)
-        parts = {n: torch.tensor([draw.choice([0.0, 0.5, 1.0, 1.0]) for _ in group.rollouts]) for n in "ab"}
+        parts = {
+            n: torch.tensor([draw.choice([0.0, 0.5, 1.0, 1.0]) for _ in group.completions]) for n in "ab"
+        }
         steps = torch.tensor([draw.choice([0.0, 0.25, 1.0, NAN]) for _ in tree.steps])
         tokens = torch.where(
             tree.set_sizes() > 0, torch.arange(tree.sizes.numel()).view_as(tree.sizes) % 5, NAN

@@ -18,7 +18,7 @@ from lgrpo_lightning.insight.recorded_run import RecordedRun
 from lgrpo_lightning.insight.visible import visible
 from lgrpo_lightning.records.rollout_rows import rollout_table
 from lgrpo_lightning.testing import toy_group, toy_tree
-from lgrpo_lightning.types import Rewards, RolloutBatch
+from lgrpo_lightning.types import Rewards, Rollout
 from tests.insight.chromium import CHROMIUM, opened
 from tests.insight.recorded import HOSTILE, record
 from tests.runs import fit
@@ -53,7 +53,7 @@ def test_numbers_are_what_the_estimators_add_up(estimator: AdvantageEstimator, s
     rewards = Rewards(outcome=torch.tensor([rng.choice([0.0, 0.5, 1.0]) for _ in texts]))
     group, tree = toy_group(texts), toy_tree(texts)
     credits = [e.estimate(rewards, tree) for e in (estimator, GRPO(), LambdaGRPO())]
-    recorded = RolloutBatch(
+    recorded = Rollout(
         index=0, groups=(group,), trees=(tree,), rewards=(rewards,), credits=(credits[0],), trained=(True,)
     )
     found = all_nodes(nodes(rollout_table(recorded).to_pandas()))

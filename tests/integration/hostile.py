@@ -63,7 +63,7 @@ class Judge(RewardModel):
         answers = list(group.prompt.columns["answers"])
         assert len(answers) == 2
         assert group.prompt.columns["more"]["n"] != []
-        scores = [float(r.text.strip().endswith(answers[0])) + len(r) / 100 for r in group.rollouts]
+        scores = [float(r.text.strip().endswith(answers[0])) + len(r) / 100 for r in group.completions]
         if self.hostile:
             group.prompt.columns["answers"].pop()
             group.prompt.columns["more"]["n"].clear()

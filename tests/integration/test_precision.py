@@ -98,10 +98,10 @@ def test_bf16_weights_leave_everything_else_in_fp32(tmp_path: Path) -> None:
     class Look(RolloutCallback):
         def on_rollout_end(self, trainer: Any, pl_module: Any, rollout: Any) -> None:
             group = rollout.groups[0]
-            seen["logprobs"] = group.rollouts[0].logprobs.dtype
+            seen["logprobs"] = group.completions[0].logprobs.dtype
             seen["advantages"] = rollout.credits[0].advantages.dtype
             seen["default"] = torch.get_default_dtype()
-            scores = pl_module.policy([group.prompt.token_ids], [group.rollouts[0].token_ids])
+            scores = pl_module.policy([group.prompt.token_ids], [group.completions[0].token_ids])
             seen["scores"] = scores.logprobs.dtype
             seen["reference"] = {p.dtype for p in pl_module.reference.parameters()}
             rotary = next(b for n, b in pl_module.policy.named_buffers() if n.endswith("inv_freq"))

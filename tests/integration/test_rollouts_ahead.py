@@ -68,7 +68,7 @@ class Slow(RewardModel):
 
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
         time.sleep(random.SystemRandom().random() * self.seconds)
-        return torch.tensor([float(len(r) % 3) for r in group.rollouts])
+        return torch.tensor([float(len(r) % 3) for r in group.completions])
 
 
 @pytest.mark.parametrize(("count", "options"), [(1, LONG), (2, TWICE), (3, LONG)])

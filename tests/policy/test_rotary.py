@@ -85,7 +85,7 @@ def check(policy: Policy, lengths: tuple[int, ...], new: int) -> None:
     sampler.setup(source)
     given = {"sampling": Sampling(max_new_tokens=new), "stream": Stream(0, "train", 0)}
     together = sampler.sample(prompts_of(*lengths), 2, **given)  # type: ignore[arg-type]
-    drawn = [(g.prompt.token_ids, r) for g in together for r in g.rollouts]
+    drawn = [(g.prompt.token_ids, r) for g in together for r in g.completions]
     prompts, completions = [p for p, _ in drawn], [r.token_ids for _, r in drawn]
     policy.choose_layout(prompts, completions)
     sampled = padded([r.logprobs for _, r in drawn], max(map(len, completions)))
@@ -102,7 +102,7 @@ def check(policy: Policy, lengths: tuple[int, ...], new: int) -> None:
             torch.testing.assert_close(found[i, : len(own)], own, atol=1e-4, rtol=0)
     for prompt, group in zip(prompts_of(*lengths), together, strict=True):  # alone, the same tokens
         (alone,) = sampler.sample([prompt], 2, **given)  # type: ignore[arg-type]
-        assert [r.token_ids for r in alone.rollouts] == [r.token_ids for r in group.rollouts]
+        assert [r.token_ids for r in alone.completions] == [r.token_ids for r in group.completions]
 
 
 @pytest.mark.parametrize(("model_type", "kind"), QUICK)

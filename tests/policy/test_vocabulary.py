@@ -108,11 +108,11 @@ def test_they_are_never_drawn(sampling: Sampling, holes: bool, tmp_path: Path) -
     sampler.setup(source)
     prompt = Prompt(uid="a", text="1+1=", token_ids=tuple(tokenizer()("1+1=")["input_ids"]))
     group = sampler.sample([prompt], 16, sampling=sampling, stream=Stream(0, "train", 0))[0]
-    drawn = {i for r in group.rollouts for i in r.token_ids}
+    drawn = {i for r in group.completions for i in r.token_ids}
     assert not drawn & set(policy.vocabulary.excluded)
     if not sampling.truncated and sampling.temperature:
         scores = policy([prompt.token_ids] * 16, group.sequences, temperature=sampling.temperature).logprobs
-        for row, rollout in zip(scores, group.rollouts, strict=True):
+        for row, rollout in zip(scores, group.completions, strict=True):
             torch.testing.assert_close(row[: len(rollout)], rollout.logprobs, atol=1e-4, rtol=0)
 
 
@@ -136,8 +136,8 @@ def test_what_is_trained_may_not_have_one(tmp_path: Path) -> None:
     data = TrainBatch.from_groups([group], [Credit(advantages=zeros, weights=zeros)])
     with pytest.raises(ValueError, match=rf"Completion 1 of a batch has the token id {SIZE + 3}"):
         policy.vocabulary.check(data.trained_ids)
-    rollout = replace(group.rollouts[1], mask=torch.tensor([True, False]))
-    told = replace(group, rollouts=(group.rollouts[0], rollout))
+    rollout = replace(group.completions[1], mask=torch.tensor([True, False]))
+    told = replace(group, completions=(group.completions[0], rollout))
     data = TrainBatch.from_groups([told], [Credit(advantages=zeros, weights=zeros)])
     policy.vocabulary.check(data.trained_ids)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning import Group, ProcessTree, Prompt, RewardModel, Rollout, Sampler, Sampling
+from lgrpo_lightning import Completion, Group, ProcessTree, Prompt, RewardModel, Sampler, Sampling
 from lgrpo_lightning.contracts import Stream
 from lgrpo_lightning.types import Progress
 
@@ -37,15 +37,15 @@ class RecordedSampler(Sampler):
         return [
             Group(
                 prompt=p,
-                rollouts=tuple(map(rollout, self.groups[f"{stream.counter}/{p.uid}"]["completions"])),
+                completions=tuple(map(rollout, self.groups[f"{stream.counter}/{p.uid}"]["completions"])),
             )
             for p in prompts
         ]
 
 
-def rollout(saved: dict[str, Any]) -> Rollout:
+def rollout(saved: dict[str, Any]) -> Completion:
     """A completion as it was recorded."""
-    return Rollout(
+    return Completion(
         token_ids=tuple(saved["token_ids"]),
         logprobs=torch.tensor(saved["logprobs"]),
         text=saved["text"],
@@ -76,4 +76,4 @@ class Digits(RewardModel):
 
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
         """One share a completion."""
-        return torch.tensor([sum(c.isdigit() for c in r.text) / len(r) for r in group.rollouts])
+        return torch.tensor([sum(c.isdigit() for c in r.text) / len(r) for r in group.completions])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.rewards import RewardFunction
-from lgrpo_lightning.types import Group, RolloutBatch
+from lgrpo_lightning.types import Group, Rollout
 from tests.recorded.components import FILE
 from tests.recorded.run import Observer, Outcome, fit
 
@@ -28,7 +28,7 @@ class Recorder(Observer):
         super().__init__(Outcome())
         self.groups: dict[str, Any] = {}
 
-    def on_rollout_end(self, trainer: Any, pl_module: Any, rollout: RolloutBatch) -> None:
+    def on_rollout_end(self, trainer: Any, pl_module: Any, rollout: Rollout) -> None:
         for group, rewards in zip(rollout.groups, rollout.rewards, strict=True):
             self.groups[f"{rollout.index}/{group.prompt.uid}"] = {
                 "completions": completions(group),
@@ -46,7 +46,7 @@ def completions(group: Group) -> list[dict[str, Any]]:
             "text_ends": list(r.text_ends),
             "finish_reason": r.finish_reason,
         }
-        for r in group.rollouts
+        for r in group.completions
     ]
 
 

@@ -22,7 +22,7 @@ from lgrpo_lightning.records.plain import plain
 from lgrpo_lightning.records.rollout_rows import rollout_rows, rollout_table
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.trainer.terminal import printable
-from lgrpo_lightning.types import Credit, Rewards, RolloutBatch
+from lgrpo_lightning.types import Credit, Rewards, Rollout
 
 
 class Unspeakable:
@@ -65,14 +65,14 @@ VALUES: dict[str, Any] = {
 }
 
 
-def batch(value: Any, text: str = "x") -> RolloutBatch:
+def batch(value: Any, text: str = "x") -> Rollout:
     group = toy_group([text, "yz"], columns={"answer": value, "\ud800": 1}, uid="toy/\ud800")
     tree = toy_tree(group)
     rewards = Rewards(
         outcome=torch.zeros(2), parts={"na\ud800me": torch.zeros(2)}, extras={"extra": [value, None]}
     )
     credit = Credit(advantages=torch.zeros(2, 2), weights=torch.zeros(2, 2))
-    return RolloutBatch(
+    return Rollout(
         index=0, groups=(group,), trees=(tree,), rewards=(rewards,), credits=(credit,), trained=(True,)
     )
 

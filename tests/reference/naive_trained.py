@@ -12,7 +12,7 @@ import torch
 
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.testing import toy_group
-from lgrpo_lightning.types import Group, Rollout, Turn
+from lgrpo_lightning.types import Completion, Group, Turn
 from tests.reference import naive
 from tests.reference.naive_estimators import NAN, max_rl, pass_at_k, preferences, rloo
 from tests.reference.naive_process import mean_std
@@ -32,11 +32,13 @@ def trained_group(seed: int, scenario: str, *, uid: str = "toy/0") -> Group:
     group = toy_group(
         [[PIECES.index(p) + 1 for p in text] for text in texts], uid=uid, columns={"answer": "a"}
     )
-    rollouts = [_spelled(r, text, draw) for r, text in zip(group.rollouts, texts, strict=True)]
-    return replace(group, rollouts=tuple(_changed(rollouts, i, scenario, draw) for i in range(len(rollouts))))
+    rollouts = [_spelled(r, text, draw) for r, text in zip(group.completions, texts, strict=True)]
+    return replace(
+        group, completions=tuple(_changed(rollouts, i, scenario, draw) for i in range(len(rollouts)))
+    )
 
 
-def _spelled(rollout: Rollout, pieces: Sequence[str], draw: random.Random) -> Rollout:
+def _spelled(rollout: Completion, pieces: Sequence[str], draw: random.Random) -> Completion:
     ends = torch.tensor([len(p) for p in pieces]).cumsum(0).tolist()
     entropies = torch.tensor([draw.choice([0.1, 0.5, 0.9, 2.0]) for _ in pieces])
     return replace(
@@ -44,7 +46,7 @@ def _spelled(rollout: Rollout, pieces: Sequence[str], draw: random.Random) -> Ro
     )
 
 
-def _changed(rollouts: Sequence[Rollout], i: int, scenario: str, draw: random.Random) -> Rollout:
+def _changed(rollouts: Sequence[Completion], i: int, scenario: str, draw: random.Random) -> Completion:
     own = rollouts[i]
     size, mask = len(own), own.mask.clone()
     if scenario == "masked":
@@ -80,14 +82,14 @@ class Trained:
     def __init__(
         self, group: Group, steps: ProcessTree, outcome: Sequence[float], *, truncated: bool
     ) -> None:
-        self.lengths = [len(r) for r in group.rollouts]
+        self.lengths = [len(r) for r in group.completions]
         self.mask = [
             [bool(m) and r.applies and not (truncated and r.finish_reason == "length") for m in r.mask]
-            for r in group.rollouts
+            for r in group.completions
         ]
         self.steps = steps.steps
         self.ids = steps.step_ids.tolist()
-        self.rewards = [o if r.applies else NAN for o, r in zip(outcome, group.rollouts, strict=True)]
+        self.rewards = [o if r.applies else NAN for o, r in zip(outcome, group.completions, strict=True)]
         self.own = naive.advantages(self.rewards)
 
     def span(self, i: int, t: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ class Sleeps(RewardModel):
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
         print("sleeping", flush=True)
         time.sleep(600)
-        return torch.zeros(len(group.rollouts))
+        return torch.zeros(len(group.completions))
 
 
 class Hangs(RewardModel):
@@ -37,7 +37,7 @@ class Hangs(RewardModel):
         self.calls += 1
         if int(os.environ.get("LOCAL_RANK", "0")) == self.rank and self.calls >= self.call:
             time.sleep(600)
-        return torch.tensor([float(i) for i in range(len(group.rollouts))])
+        return torch.tensor([float(i) for i in range(len(group.completions))])
 
 
 class Fails(Hangs):
@@ -47,7 +47,7 @@ class Fails(Hangs):
         self.calls += 1
         if int(os.environ.get("LOCAL_RANK", "0")) == self.rank and self.calls >= self.call:
             raise ValueError("a mistake in a reward")
-        return torch.tensor([float(i) for i in range(len(group.rollouts))])
+        return torch.tensor([float(i) for i in range(len(group.completions))])
 
 
 class Computes(RewardModel):
@@ -65,7 +65,7 @@ class Computes(RewardModel):
             until, square = time.monotonic() + 60, torch.ones(2000, 2000)
             while time.monotonic() < until:
                 square = square @ square
-        return torch.arange(float(len(group.rollouts)))
+        return torch.arange(float(len(group.completions)))
 
 
 class Exits(RewardModel):
@@ -104,7 +104,7 @@ class Removes(RewardModel):
             (self.folder / "checkpoints").touch()
         if self.rollout == 3 and self.folder.exists():
             self.folder.rename(self.folder.with_name("moved"))
-        return torch.tensor([float(i) for i in range(len(group.rollouts))])
+        return torch.tensor([float(i) for i in range(len(group.completions))])
 
 
 class ClosesOutput(RewardModel):
@@ -113,4 +113,4 @@ class ClosesOutput(RewardModel):
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
         with suppress(OSError):
             os.close(1)
-        return torch.tensor([float(i) for i in range(len(group.rollouts))])
+        return torch.tensor([float(i) for i in range(len(group.completions))])

@@ -68,8 +68,8 @@ def test_keeps_the_contract(model_folder: Callable[..., Path]) -> None:
 
 def test_tokens_that_are_not_the_models_own_get_none(model_folder: Callable[..., Path]) -> None:
     group = known_ids([[5, 6, 7]])
-    told = replace(group.rollouts[0], mask=torch.tensor([True, False, True]))
-    found = scored(TeacherLogprobs(str(model_folder("llama"))), replace(group, rollouts=(told,)))[0]
+    told = replace(group.completions[0], mask=torch.tensor([True, False, True]))
+    found = scored(TeacherLogprobs(str(model_folder("llama"))), replace(group, completions=(told,)))[0]
     assert found.tokens.isnan().tolist() == [[False, True, False]]  # type: ignore[union-attr]
 
 

@@ -68,8 +68,8 @@ def test_the_sum_is_that_of_exact_weights():
 
 def test_a_dropped_episode_is_in_nothing():
     """Its own steps have no reward; of a step that it shares the others' stays."""
-    dropped = [replace(r, applies=i != 1) for i, r in enumerate(GROUP.rollouts)]
-    group = replace(GROUP, rollouts=tuple(dropped))
+    dropped = [replace(r, applies=i != 1) for i, r in enumerate(GROUP.completions)]
+    group = replace(GROUP, completions=tuple(dropped))
     given = Rewards(
         outcome=torch.ones(3), steps=torch.ones(4), tokens=torch.ones(3, 2), parts={"a": torch.ones(3)}
     )

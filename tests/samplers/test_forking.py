@@ -49,23 +49,23 @@ def test_the_tree_has_structure_and_free_members_are_as_they_were(policy: Policy
     assert [len(g) for g in groups] == [8] * 4
     assert shared(groups) > shared(plain) + 0.2
     assert [g[:4] for g in ids(groups)] == [g[:4] for g in ids(plain)]
-    assert [r.fork is None for r in groups[0].rollouts] == [True] * 4 + [False] * 4
+    assert [r.fork is None for r in groups[0].completions] == [True] * 4 + [False] * 4
     assert [g.prompt.uid for g in groups] == [p.uid for p in prompts()]
 
 
 def test_a_fork_is_its_members_prefix_and_then_its_own(policy: Policy) -> None:
     for group in drawn(policy, share=0.75, depth=2):
-        for rollout in group.rollouts:
+        for rollout in group.completions:
             assert len(rollout) <= SAMPLING.max_new_tokens
             if rollout.fork is None:
                 continue
-            source, at = group.rollouts[rollout.fork.member], rollout.fork.position
+            source, at = group.completions[rollout.fork.member], rollout.fork.position
             assert 0 < at < len(source)
             assert rollout.token_ids[:at] == source.token_ids[:at]
             assert torch.equal(rollout.logprobs[:at], source.logprobs[:at])
             assert rollout.text_ends[-1] == len(rollout.text)
             assert rollout.mask.all()
-        second = [r for r in group.rollouts if r.fork and group.rollouts[r.fork.member].fork]
+        second = [r for r in group.completions if r.fork and group.completions[r.fork.member].fork]
         assert len(group) == 8
         assert all(r.fork.member >= 2 for r in second if r.fork)
 
@@ -73,7 +73,7 @@ def test_a_fork_is_its_members_prefix_and_then_its_own(policy: Policy) -> None:
 def test_logprobs_equal_a_teacher_forced_pass(policy: Policy) -> None:
     for group in drawn(policy, share=0.6):
         scores = policy([group.prompt.token_ids] * len(group), group.sequences).logprobs
-        for row, rollout in zip(scores, group.rollouts, strict=True):
+        for row, rollout in zip(scores, group.completions, strict=True):
             torch.testing.assert_close(row[: len(rollout)], rollout.logprobs, atol=1e-4, rtol=0)
 
 
@@ -87,23 +87,23 @@ def test_the_same_for_any_batch_and_order(policy: Policy) -> None:
 
 
 def test_what_is_measured_is_not_forked(policy: Policy) -> None:
-    assert all(r.fork is None for g in drawn(policy, Stream(0, "validation", 0)) for r in g.rollouts)
+    assert all(r.fork is None for g in drawn(policy, Stream(0, "validation", 0)) for r in g.completions)
 
 
 def test_cuts_at_lines_and_at_undecided_tokens(policy: Policy) -> None:
     for group in drawn(policy, cut="line"):
-        for rollout in group.rollouts:
+        for rollout in group.completions:
             if rollout.fork is not None:
-                text = group.rollouts[rollout.fork.member].text
+                text = group.completions[rollout.fork.member].text
                 assert text[
-                    : group.rollouts[rollout.fork.member].text_ends[rollout.fork.position - 1]
+                    : group.completions[rollout.fork.member].text_ends[rollout.fork.position - 1]
                 ].endswith("\n")
-    with pytest.raises(ValueError, match=r"needs Rollout.entropies"):
+    with pytest.raises(ValueError, match=r"needs Completion.entropies"):
         drawn(policy, cut="entropy")
     for group in drawn(policy, cut="entropy", sampler=TransformersSampler(entropies=True)):
-        for rollout in group.rollouts:
+        for rollout in group.completions:
             if rollout.fork is not None:
-                entropies = group.rollouts[rollout.fork.member].entropies
+                entropies = group.completions[rollout.fork.member].entropies
                 assert entropies is not None
                 rank = int((entropies > entropies[rollout.fork.position]).sum())
                 assert rank < max(1, len(entropies) // 10)
@@ -113,7 +113,7 @@ def test_cuts_at_lines_and_at_undecided_tokens(policy: Policy) -> None:
 
 def test_the_prefix_may_be_masked(policy: Policy) -> None:
     for group in drawn(policy, train_prefix=False):
-        for rollout in group.rollouts:
+        for rollout in group.completions:
             at = rollout.fork.position if rollout.fork else 0
             assert rollout.mask.tolist() == [False] * at + [True] * (len(rollout) - at)
 
@@ -133,7 +133,7 @@ def test_entropies_are_those_of_what_was_drawn_from(policy: Policy) -> None:
     for sampling in (SAMPLING, Sampling(max_new_tokens=24, temperature=0.6)):
         for group in sample.sample(prompts(), 3, sampling=sampling, stream=STREAM):
             scores = policy([group.prompt.token_ids] * 3, group.sequences, temperature=sampling.temperature)
-            for row, rollout in zip(scores.entropies, group.rollouts, strict=True):
+            for row, rollout in zip(scores.entropies, group.completions, strict=True):
                 assert rollout.entropies is not None
                 torch.testing.assert_close(row[: len(rollout)], rollout.entropies, atol=1e-4, rtol=0)
 
@@ -175,12 +175,14 @@ def test_a_run_with_forks_resumes_exactly(tmp_path: Path) -> None:
 def test_a_stop_string_that_begins_in_the_prefix_ends_the_fork(policy: Policy) -> None:
     """Whatever two characters follow each other across the cut, as well as elsewhere."""
     free = drawn(policy, share=0.75)
-    across = [r.text[at - 1 : at + 1] for g in free for r in g.rollouts if r.fork and (at := r.fork.position)]
+    across = [
+        r.text[at - 1 : at + 1] for g in free for r in g.completions if r.fork and (at := r.fork.position)
+    ]
     stop = next(s for s in across if len(s) == 2)
     found = forking(policy, share=0.75).sample(
         prompts(), 8, sampling=Sampling(max_new_tokens=24, stop=(stop,)), stream=STREAM
     )
-    ended = [r for g in found for r in g.rollouts if stop in r.text]
+    ended = [r for g in found for r in g.completions if stop in r.text]
     assert any(r.fork and len(r) == r.fork.position + 1 for r in ended)
     for rollout in ended:
         assert rollout.finish_reason == "stop"

@@ -58,7 +58,7 @@ def test_what_is_seen_of_special_tokens(strip: Any, text: str) -> None:
 
 def test_rewards_and_segmenters_see_tags_that_are_special_tokens(source: PolicySource) -> None:
     groups = drawn(source)
-    seen = [r for g in groups for r in g.rollouts if set(r.token_ids) & set(IDS)]
+    seen = [r for g in groups for r in g.completions if set(r.token_ids) & set(IDS)]
     assert len(seen) > 12
     for rollout in seen:
         text = source.tokenizer.decode([i for i in rollout.token_ids if i > 1])
@@ -76,7 +76,7 @@ def test_rewards_and_segmenters_see_tags_that_are_special_tokens(source: PolicyS
 @pytest.mark.parametrize("strip", ["end", "all"])
 def test_stop_strings_of_special_tokens_stop(source: PolicySource, stop: str, strip: Any) -> None:
     reasons = set()
-    for rollout in drawn(source, stop=(stop,), strip_special_tokens=strip)[0].rollouts:
+    for rollout in drawn(source, stop=(stop,), strip_special_tokens=strip)[0].completions:
         visible = source.tokenizer.decode([i for i in rollout.token_ids if i > 1])
         before = source.tokenizer.decode([i for i in rollout.token_ids[:-1] if i > 1])
         assert (rollout.finish_reason == "stop") == (stop in visible or rollout.token_ids[-1] == 1)

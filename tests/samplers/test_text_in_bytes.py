@@ -15,7 +15,7 @@ from lgrpo_lightning.rewards.step_call import step_prefix, step_text
 from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
 from lgrpo_lightning.samplers.text import decoded
 from lgrpo_lightning.segmenters import DelimiterSegmenter, SentenceSegmenter, TagSegmenter
-from lgrpo_lightning.types import Group, Message, Prompt, Rollout, Sampling
+from lgrpo_lightning.types import Completion, Group, Message, Prompt, Sampling
 from tests.models import make_model
 from tests.samplers.decoders import llama
 from tests.samplers.test_transformers import STREAM
@@ -35,7 +35,7 @@ def test_steps(segmenter: StepSegmenter, parts: tuple[str, ...], sizes: tuple[in
     tok = llama("<", ">", "/")
     ids = tok("".join(parts))["input_ids"]
     text, ends = decoded(tok, ids)
-    made = Rollout(
+    made = Completion(
         token_ids=tuple(ids),
         logprobs=torch.zeros(len(ids)),
         text=text,
@@ -43,7 +43,7 @@ def test_steps(segmenter: StepSegmenter, parts: tuple[str, ...], sizes: tuple[in
         finish_reason="stop",
         mask=torch.ones(len(ids), dtype=torch.bool),
     )
-    group = Group(prompt=Prompt(uid="p", text="", token_ids=()), rollouts=(made,))
+    group = Group(prompt=Prompt(uid="p", text="", token_ids=()), completions=(made,))
     tree = segmenter.segment(group)
     assert [step_text(group, step) for step in tree.steps] == list(parts)
     assert [step_prefix(group, step) for step in tree.steps] == [
@@ -76,12 +76,12 @@ class Nods(Environment):
         return [{"role": "user", "content": "é"}]
 
 
-def drawn(source: PolicySource, sampler: Any, *stop: str, count: int = 24) -> list[Rollout]:
+def drawn(source: PolicySource, sampler: Any, *stop: str, count: int = 24) -> list[Completion]:
     sampler.setup(source)
     ids = tuple(source.tokenizer("a")["input_ids"])
     prompts = [Prompt(uid="a", text="a", token_ids=ids)]
     sampling = Sampling(max_new_tokens=40, stop=stop)
-    return list(sampler.sample(prompts, count, sampling=sampling, stream=STREAM)[0].rollouts)
+    return list(sampler.sample(prompts, count, sampling=sampling, stream=STREAM)[0].completions)
 
 
 def ends_at_once(tok: Any, ids: tuple[int, ...], stop: str) -> bool:

@@ -41,7 +41,7 @@ def test_logprobs_equal_a_teacher_forced_pass(architecture: str, model_folder: C
             scores = policy(
                 [group.prompt.token_ids] * 3, group.sequences, temperature=sampling.temperature
             ).logprobs
-            for row, rollout in zip(scores, group.rollouts, strict=True):
+            for row, rollout in zip(scores, group.completions, strict=True):
                 torch.testing.assert_close(row[: len(rollout)], rollout.logprobs, atol=1e-4, rtol=0)
 
 
@@ -98,7 +98,7 @@ def test_completions_end_at_any_end_of_sequence_or_stop_string(model_folder: Cal
     sampling = Sampling(max_new_tokens=40, temperature=2.0, stop=("a", "5"))
     groups = sample.sample(prompts(), 16, sampling=sampling, stream=STREAM)
     reasons = set()
-    for rollout in (r for g in groups for r in g.rollouts):
+    for rollout in (r for g in groups for r in g.completions):
         ended = rollout.token_ids[-1] in (1, 13) or any(s in rollout.text for s in ("a", "5"))
         assert (rollout.finish_reason == "stop") == ended
         assert not set(rollout.token_ids[:-1]) & {1, 13}
@@ -118,5 +118,5 @@ def test_truncated_logprobs_are_those_of_the_truncated_distribution(
 ) -> None:
     sample, _ = sampler(model_folder("llama"))
     group = sample.sample(prompts()[:1], 8, sampling=Sampling(max_new_tokens=8, top_k=1), stream=STREAM)[0]
-    assert all(r.logprobs.abs().max() < 1e-6 for r in group.rollouts)
-    assert len({r.token_ids for r in group.rollouts}) == 1
+    assert all(r.logprobs.abs().max() < 1e-6 for r in group.completions)
+    assert len({r.token_ids for r in group.completions}) == 1

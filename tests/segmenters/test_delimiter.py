@@ -4,14 +4,14 @@ import torch
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.segmenters import DelimiterSegmenter, TokenPrefixSegmenter
 from lgrpo_lightning.testing import check_segmenter, toy_group
-from lgrpo_lightning.types import Group, Prompt, Rollout
+from lgrpo_lightning.types import Completion, Group, Prompt
 from tests.reference.groups import random_group
 
 
 def rollout(pieces):
     """A completion whose tokens have these texts."""
     ends = torch.tensor([len(p) for p in pieces], dtype=torch.long).cumsum(0).tolist()
-    return Rollout(
+    return Completion(
         token_ids=tuple(range(len(pieces))),
         logprobs=torch.zeros(len(pieces)),
         text="".join(pieces),
@@ -22,7 +22,7 @@ def rollout(pieces):
 
 
 def group(*completions):
-    return Group(prompt=Prompt(uid="p", text="", token_ids=()), rollouts=tuple(map(rollout, completions)))
+    return Group(prompt=Prompt(uid="p", text="", token_ids=()), completions=tuple(map(rollout, completions)))
 
 
 def steps(segmenter, pieces):

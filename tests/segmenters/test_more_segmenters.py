@@ -75,8 +75,8 @@ def test_windows_against_the_definition(seed: int, size: int) -> None:
 
 def with_entropies(sequences: list[list[int]], entropies: list[list[float]]) -> Group:
     group = toy_group(sequences)
-    rollouts = zip(group.rollouts, entropies, strict=True)
-    return replace(group, rollouts=tuple(replace(r, entropies=torch.tensor(e)) for r, e in rollouts))
+    rollouts = zip(group.completions, entropies, strict=True)
+    return replace(group, completions=tuple(replace(r, entropies=torch.tensor(e)) for r, e in rollouts))
 
 
 def test_steps_begin_at_undecided_tokens() -> None:
@@ -134,7 +134,7 @@ def test_entropies_of_tokens_that_are_not_trained_count_nowhere(seed: int) -> No
         replace(
             r, entropies=torch.rand(len(r), generator=draw), mask=torch.rand(len(r), generator=draw) < 0.6
         )
-        for r in group.rollouts
+        for r in group.completions
     ]
     told: dict[tuple[int, ...], list[float]] = {}
     for r in rollouts:
@@ -146,7 +146,7 @@ def test_entropies_of_tokens_that_are_not_trained_count_nowhere(seed: int) -> No
     bound = float(torch.tensor(list(means.values())).quantile(0.5)) if means else 0.0
     wanted = [[means.get(r.token_ids[: t + 1], -1.0) > bound + 1e-6 for t in range(len(r))] for r in rollouts]
     at_bound = any(abs(m - bound) < 1e-6 for m in means.values()) and len(means) % 2 == 0
-    found = undecided(replace(group, rollouts=tuple(rollouts)), 0.5)
+    found = undecided(replace(group, completions=tuple(rollouts)), 0.5)
     assert at_bound or found == wanted
     blind = tuple(replace(r, entropies=None, mask=torch.zeros(len(r), dtype=torch.bool)) for r in rollouts)
     assert not any(map(any, undecided(replace(group, rollouts=blind), 0.5)))

@@ -22,12 +22,12 @@ CUT_OFF = 1
 
 def batch(*, mask_truncated: bool) -> TrainBatch:
     group = toy_group(SEQUENCES, prompt="!")
-    ended = [replace(r, finish_reason="stop") for r in group.rollouts]
-    ended[CUT_OFF] = group.rollouts[CUT_OFF]
+    ended = [replace(r, finish_reason="stop") for r in group.completions]
+    ended[CUT_OFF] = group.completions[CUT_OFF]
     tree = ProcessTree.from_sequences(SEQUENCES)
     credit = GRPO().estimate(Rewards(outcome=torch.tensor([1.0, 0.0, 0.5, 0.25])), tree)
     return TrainBatch.from_groups(
-        [replace(group, rollouts=tuple(ended))], [credit], mask_truncated=mask_truncated
+        [replace(group, completions=tuple(ended))], [credit], mask_truncated=mask_truncated
     )
 
 
@@ -69,9 +69,9 @@ def test_a_step_of_nothing_but_cut_off_completions_is_skipped(
 def test_the_theorem_holds_without_what_was_cut_off(model_folder: Callable[..., Path]) -> None:
     """ImplicitPRM is GRPO, in value and gradient, with λ weights and without: sets are of those that are trained."""
     group = toy_group(SEQUENCES, prompt="!")
-    ended = [replace(r, finish_reason="stop") for r in group.rollouts]
-    ended[CUT_OFF] = group.rollouts[CUT_OFF]
-    group = replace(group, rollouts=tuple(ended))
+    ended = [replace(r, finish_reason="stop") for r in group.completions]
+    ended[CUT_OFF] = group.completions[CUT_OFF]
+    group = replace(group, completions=tuple(ended))
     tree = ProcessTree.from_sequences(SEQUENCES).masked(group.masked(mask_truncated=True).mask)
     rewards = Rewards(outcome=torch.tensor([1.0, 0.0, 0.5, 0.25]))
     policy = policy_of(model_folder("llama"))

@@ -12,17 +12,17 @@ from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.training import Validation
 from lgrpo_lightning.training.evaluation import Evaluation
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, pass_rates
-from lgrpo_lightning.types import Credit, Group, Rewards, RolloutBatch
+from lgrpo_lightning.types import Credit, Group, Rewards, Rollout
 from tests.reference import naive
 
 ALMOST = 0.99999994
 """1 in fp32, less one unit in the last place."""
 
 
-def rollout(groups: list[Group], rewards: list[Rewards]) -> RolloutBatch:
+def rollout(groups: list[Group], rewards: list[Rewards]) -> Rollout:
     trees = [toy_tree(g) for g in groups]
     none = [Credit(advantages=torch.zeros(t.sizes.shape), weights=t.weights(0)) for t in trees]
-    return RolloutBatch(
+    return Rollout(
         index=0,
         groups=tuple(groups),
         trees=tuple(trees),
@@ -68,7 +68,7 @@ def test_rounding_makes_nothing_wrong() -> None:
 
 def test_a_dropped_episode_is_in_no_statistic() -> None:
     group = toy_group(["ab", "ac", "a" * 9])
-    rollouts = (*group.rollouts[:2], replace(group.rollouts[2], applies=False))
+    rollouts = (*group.completions[:2], replace(group.completions[2], applies=False))
     found = metrics([replace(group, rollouts=rollouts)], [[1.0, 0.0, math.nan]])
     assert found["completions/mean_length"] == found["completions/max_length"] == 2
     assert found["tree/intermediate_proportion"] == 0.5

@@ -164,16 +164,16 @@ def test_kl_in_the_reward(budget: int, layout: Any, model_folder: Callable[..., 
         toy_group([[5, 6, 7, 1], [5, 6, 8], [9]], uid="0", prompt="!"),
         toy_group([[5, 6], [10, 11, 12]], prompt="!!"),
     ]
-    masked = groups[0].rollouts[1]
+    masked = groups[0].completions[1]
     masked = replace(masked, mask=torch.tensor([True, False, True]))
-    groups[0] = replace(groups[0], rollouts=(groups[0].rollouts[0], masked, groups[0].rollouts[2]))
+    groups[0] = replace(groups[0], completions=(groups[0].completions[0], masked, groups[0].completions[2]))
     outcomes = [torch.tensor([1.0, 0.5, math.nan]), torch.tensor([0.0, 2.0])]
     rewards = [Rewards(outcome=o, parts={"x": o}) for o in outcomes]
     scoring = Scoring(policy=policy, ranks=Ranks(), temperature=0.7)
     found = penalised(rewards, groups, scoring=scoring, policy=policy, reference=reference, coefficient=0.3)
     for group, given, got in zip(groups, outcomes, found, strict=True):
         total, expected = 0.0, []
-        for rollout, reward in zip(group.rollouts, given.tolist(), strict=True):
+        for rollout, reward in zip(group.completions, given.tolist(), strict=True):
             scores = []
             for who in (policy, reference):
                 with torch.no_grad():
@@ -185,7 +185,7 @@ def test_kl_in_the_reward(budget: int, layout: Any, model_folder: Callable[..., 
             expected.append(reward - 0.3 * kl)
             total += kl
         torch.testing.assert_close(got.outcome, torch.tensor(expected), rtol=1e-4, atol=1e-4, equal_nan=True)
-        tokens = sum(int(r.mask.sum()) for r in group.rollouts)
+        tokens = sum(int(r.mask.sum()) for r in group.completions)
         assert got.metrics["kl"] == pytest.approx(total / tokens, rel=1e-3, abs=1e-5)
         assert torch.equal(got.parts["x"], given) or got.parts["x"].isnan().any()
 

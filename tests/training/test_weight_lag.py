@@ -19,7 +19,9 @@ class StaleSampler(TransformersSampler):
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
     ) -> list[Group]:
         groups = super().sample(prompts, group_size, sampling=sampling, stream=stream)
-        return [replace(g, rollouts=tuple(replace(r, weight_version=0) for r in g.rollouts)) for g in groups]
+        return [
+            replace(g, completions=tuple(replace(r, weight_version=0) for r in g.completions)) for g in groups
+        ]
 
 
 def test_a_sampler_that_does_not_sync(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.samplers.truncation import truncated_logits
-from lgrpo_lightning.samplers.vllm.transport import Completion, VLLMError
+from lgrpo_lightning.samplers.vllm.transport import Output, VLLMError
 from lgrpo_lightning.types import Sampling
 
 TOLERANCES = {"float32": 2e-3, "bfloat16": 0.25, "float16": 0.1}
@@ -68,7 +68,7 @@ def difference(engine: Tensor, policy: Tensor) -> float:
 
 def check_completions(
     model: Any,
-    drawn: Sequence[tuple[Sequence[int], Completion]],
+    drawn: Sequence[tuple[Sequence[int], Output]],
     sampling: Sampling,
     *,
     vocabulary: Vocabulary | None = None,

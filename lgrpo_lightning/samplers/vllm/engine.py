@@ -20,7 +20,7 @@ from lgrpo_lightning.samplers.vllm.isolation import isolated
 from lgrpo_lightning.samplers.vllm.lora import adapter_rank, write_adapter
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
 from lgrpo_lightning.samplers.vllm.transport import (
-    Completion,
+    Output,
     Request,
     Transport,
     VLLMError,
@@ -153,7 +153,7 @@ class InProcessEngine(Transport):
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
-    ) -> list[list[Completion]]:
+    ) -> list[list[Output]]:
         """All requests in one batch."""
         prompts = [{"prompt_token_ids": list(r.prompt)} for r in requests]
         params = [
@@ -169,7 +169,7 @@ class InProcessEngine(Transport):
             for r, x in zip(requests, outputs, strict=True)
         ]
 
-    def _completion(self, output: Any, *, entropies: bool) -> Completion:
+    def _completion(self, output: Any, *, entropies: bool) -> Output:
         count, flat = len(output.token_ids), output.logprobs
         starts, ends = flat.start_indices[:count], flat.end_indices[:count]
         logprobs = [flat.logprobs[i] for i in starts]

@@ -14,9 +14,9 @@ from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, probe_prompt
 from lgrpo_lightning.samplers.vllm.isolation import isolated
 from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
-from lgrpo_lightning.samplers.vllm.transport import Completion, Request, Transport, prompt_seed
+from lgrpo_lightning.samplers.vllm.transport import Output, Request, Transport, prompt_seed
 from lgrpo_lightning.trainer.component_call import is_aside
-from lgrpo_lightning.types import Group, Prompt, Rollout, Sampling
+from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
 
 PROBE_TOKENS = 16
 BASE = -1
@@ -38,7 +38,7 @@ class VLLMSampler(Sampler):
             0.25 for bfloat16.
         sleep_level: Free the engine's GPU memory between rollouts: 1 keeps its weights on the CPU, 2 nothing;
             0 stays awake. Nothing on a CPU.
-        entropy_top: Fill ``Rollout.entropies`` from the log-probs of this many most probable tokens at each token:
+        entropy_top: Fill ``Completion.entropies`` from the log-probs of this many most probable tokens at each token:
             20 are enough to tell decided tokens from undecided ones, -1 (all, exact) is for small vocabularies, as
             the engine hands every number over; 0 fills nothing.
     """
@@ -138,7 +138,7 @@ class VLLMSampler(Sampler):
         stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
         stops = Stops.of(self.source.tokenizer, sampling.stop, ends)
         return [
-            Group(prompt=prompt, rollouts=tuple(self._rollout(c, stops, stripped) for c in completions))
+            Group(prompt=prompt, completions=tuple(self._rollout(c, stops, stripped) for c in completions))
             for prompt, completions in zip(prompts, drawn, strict=True)
         ]
 
@@ -185,7 +185,7 @@ class VLLMSampler(Sampler):
         self._generate([self._probe()], Sampling(max_new_tokens=1))
         return self.transport
 
-    def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+    def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Output]]:
         assert self.transport is not None
         eos = self.source.eos_token_ids
         stops = Stops.of(self.source.tokenizer, sampling.stop, (*eos, *self.source.pad_token_ids))
@@ -209,7 +209,7 @@ class VLLMSampler(Sampler):
         return Request(prompt=ids, seed=0, count=1, excluded=tuple(self.source.vocabulary.excluded))
 
     def _check(
-        self, requests: Sequence[Request], found: Sequence[Sequence[Completion]], sampling: Sampling
+        self, requests: Sequence[Request], found: Sequence[Sequence[Output]], sampling: Sampling
     ) -> None:
         """Compare the probe's and, where there is one, a sampled completion's log-probs with the policy's."""
         assert self.transport is not None and self.version is not None  # noqa: PT018
@@ -244,11 +244,11 @@ class VLLMSampler(Sampler):
             self.transport.wake()
             self.asleep = False
 
-    def _rollout(self, drawn: Completion, stops: Stops, stripped: frozenset[int]) -> Rollout:
+    def _rollout(self, drawn: Output, stops: Stops, stripped: frozenset[int]) -> Completion:
         """With no token after a stop string: the engine sees characters later where they are spelled in bytes."""
         assert self.version is not None
         text, ends = decoded(self.source.tokenizer, drawn.token_ids, stripped)
-        rollout = Rollout(
+        rollout = Completion(
             token_ids=drawn.token_ids,
             logprobs=torch.tensor(drawn.logprobs),
             text=text,

@@ -18,7 +18,7 @@ from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, Ser
 from lgrpo_lightning.samplers.vllm.lora import write_adapter
 from lgrpo_lightning.samplers.vllm.options import ServerOptions
 from lgrpo_lightning.samplers.vllm.transport import (
-    Completion,
+    Output,
     Request,
     Transport,
     VLLMError,
@@ -118,9 +118,9 @@ class Servers(Transport):
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
-    ) -> list[list[Completion]]:
+    ) -> list[list[Output]]:
         """All requests, spread over the servers; complete, or an error. A stop abandons those not sent yet."""
-        found: dict[int, list[Completion]] = {}
+        found: dict[int, list[Output]] = {}
         since = time.monotonic()
         while len(found) < len(requests):
             missing = [i for i in range(len(requests)) if i not in found]
@@ -137,10 +137,10 @@ class Servers(Transport):
 
     def _round(
         self, indices: Sequence[int], requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
-    ) -> dict[int, list[Completion]]:
+    ) -> dict[int, list[Output]]:
         """Ask for every request once; those answered by servers that have the current weights, before and after."""
 
-        def ask(index: int) -> list[Completion] | None:
+        def ask(index: int) -> list[Output] | None:
             abandon_if_stopping()
             try:
                 return self._asked(self._server(index), requests[index], sampling, eos)
@@ -158,7 +158,7 @@ class Servers(Transport):
 
     def _asked(
         self, server: Server, request: Request, sampling: Sampling, eos: Sequence[int]
-    ) -> list[Completion]:
+    ) -> list[Output]:
         body = {"prompt": list(request.prompt), "return_token_ids": True, **self.feed.model}
         if request.top:
             body["return_tokens_as_token_ids"] = True  # texts of different tokens may be the same
@@ -183,7 +183,7 @@ class Servers(Transport):
         self.feed.close()
 
 
-def _completion(peer: str, choice: Mapping[str, Any], *, entropies: bool) -> Completion:
+def _completion(peer: str, choice: Mapping[str, Any], *, entropies: bool) -> Output:
     """What a server says of one completion, checked."""
     logprobs = choice["logprobs"]
     return completion(

@@ -38,7 +38,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completion:
+class Output:
     """One completion with the log-prob of each of its tokens under the distribution really sampled from."""
 
     token_ids: tuple[int, ...]
@@ -70,7 +70,7 @@ class Transport(ABC):
     @abstractmethod
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
-    ) -> list[list[Completion]]:
+    ) -> list[list[Output]]:
         """The completions of each request, all sampled from the weights last pushed."""
 
     @abstractmethod
@@ -120,7 +120,7 @@ def completion(
     logprobs: Sequence[float],
     finish_reason: str | None,
     entropies: tuple[float, ...] | None = None,
-) -> Completion:
+) -> Output:
     """A checked completion.
 
     Raises:
@@ -133,7 +133,7 @@ def completion(
         )
     if len(token_ids) != len(logprobs):
         raise VLLMError(f"{peer} gave {len(token_ids)} tokens with {len(logprobs)} log-probs.")
-    return Completion(
+    return Output(
         token_ids=tuple(token_ids),
         logprobs=tuple(logprobs),
         finish_reason="stop" if finish_reason == "stop" else "length",

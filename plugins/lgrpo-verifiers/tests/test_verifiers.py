@@ -85,7 +85,7 @@ def check_logprobs(policy, groups, temperature=1.0):
         scores = policy(
             [group.prompt.token_ids] * len(group), group.sequences, temperature=temperature
         ).logprobs
-        for row, rollout in zip(scores, group.rollouts, strict=True):
+        for row, rollout in zip(scores, group.completions, strict=True):
             own = rollout.mask
             masked += int((~own).sum())
             assert float(rollout.logprobs[~own].abs().sum()) == 0
@@ -105,7 +105,7 @@ def test_one_turn(policy):
     paid = []
     for group in groups:
         rewards = EnvironmentReward().score(group, toy_tree(group)).outcome.tolist()
-        for rollout, reward in zip(group.rollouts, rewards, strict=True):
+        for rollout, reward in zip(group.completions, rewards, strict=True):
             text = rollout.text.strip()
             right = float(text.rpartition("=")[2] == group.prompt.columns["task"]["answer"])
             assert reward == pytest.approx(right + 0.5 / (1 + len(text)))
@@ -125,7 +125,7 @@ def test_several_turns(policy, temperature):
     assert check_logprobs(policy, groups, temperature) > 10
     for group in groups:
         number = group.prompt.columns["task"]["number"]
-        for rollout in group.rollouts:
+        for rollout in group.completions:
             assert [t.start for t in rollout.turns] == [0, *(t.end for t in rollout.turns[:-1])]
             spoken = [t.messages[0]["content"] for t in rollout.turns if t.role == "assistant"]
             right = float(spoken[-1].strip().removesuffix("=") == str(number))
@@ -150,7 +150,7 @@ def test_nothing_depends_on_the_batch(policy):
 
 def test_it_is_cut_off_where_there_is_no_end(policy):
     for options in ({"max_turns": 2}, {"sampling": Sampling(max_new_tokens=6, stop=("=", "\n"))}):
-        cut = [r for g in drawn(policy, GUESSING, **options) for r in g.rollouts if r.truncated]
+        cut = [r for g in drawn(policy, GUESSING, **options) for r in g.completions if r.truncated]
         assert cut
         assert all(r.applies and r.turns[-1].role == "assistant" and len(r.rewards) == 1 for r in cut)
 
@@ -176,7 +176,7 @@ def test_tools(policy, monkeypatch):
     assert groups[0].prompt.text == "\n1+2+4="
     assert groups[0].prompt.text != asked[0].text  # with its tools
     assert check_logprobs(policy, groups) > 0
-    calls = [r for r in groups[0].rollouts if len(r.turns) > 1]
+    calls = [r for r in groups[0].completions if len(r.turns) > 1]
     assert calls
     for rollout in calls:
         said, answer = (turn.messages[0] for turn in rollout.turns[:2])
@@ -208,7 +208,7 @@ def test_an_environment_that_fails_ends_no_run(policy, how, says):
     asked = prompts("vf-faulty", args)
     with pytest.warns(UserWarning, match=says):
         groups = sampler.sample(asked, 6, sampling=SAMPLING, stream=STREAM)
-    rollouts = [r for g in groups for r in g.rollouts]
+    rollouts = [r for g in groups for r in g.completions]
     failed = [r for r in rollouts if not r.applies]
     assert failed
     for rollout in failed:
@@ -220,7 +220,7 @@ def test_an_environment_that_fails_ends_no_run(policy, how, says):
         pairs = [
             (a, b)
             for x, y in zip(groups, fine, strict=True)
-            for a, b in zip(x.rollouts, y.rollouts, strict=True)
+            for a, b in zip(x.completions, y.completions, strict=True)
         ]
         assert any(a.applies for a, _ in pairs)
         assert all(a.token_ids == b.token_ids and a.rewards == b.rewards for a, b in pairs if a.applies)
@@ -244,7 +244,7 @@ def conversation(policy):
     made = Conversation(rules=rules, prompt=asked, member=0)
     first = [{"role": "user", "content": asked.text}]
     assert made.asked({"messages": first}) is None
-    (turn,) = sampler.sampler.sample([made.ahead], 1, sampling=SAMPLING, stream=STREAM)[0].rollouts
+    (turn,) = sampler.sampler.sample([made.ahead], 1, sampling=SAMPLING, stream=STREAM)[0].completions
     answer = made.spoke(turn)
     return made, [*first, answer.body["choices"][0]["message"]]
 
@@ -295,7 +295,7 @@ def test_a_harness_of_verifiers(policy):
     null = {"agent": {"harness": {"id": "null"}}}
     theirs = drawn(policy, "vf-sums", null, asked=asked, count=2, timeout=300.0)
     assert ids(theirs) == ids(drawn(policy, "vf-sums", asked=asked, count=2))
-    assert all(r.applies and r.rewards[0] > 0 for r in theirs[0].rollouts)
+    assert all(r.applies and r.rewards[0] > 0 for r in theirs[0].completions)
 
 
 def test_prompts():

@@ -80,7 +80,7 @@ class ChangingPolicy:
 
     def logits(self, group: Group, member: int) -> torch.Tensor:
         """``[T, V]``: what the policy says before each token of a completion."""
-        ids = [*group.prompt.token_ids, *group.rollouts[member].token_ids]
+        ids = [*group.prompt.token_ids, *group.completions[member].token_ids]
         with self.policy.generation_model() as model:
             return model(torch.tensor([ids])).logits[0, len(group.prompt.token_ids) - 1 : -1].float()
 
@@ -97,7 +97,7 @@ class ChangingPolicy:
             .max()
             .item()
             for g in groups
-            for m, r in enumerate(g.rollouts)
+            for m, r in enumerate(g.completions)
         ]
         return max(errors)
 
@@ -111,7 +111,7 @@ class ChangingPolicy:
         gaps = []
         for group in groups:
             logits = self.logits(group, 0)
-            chosen = logits.gather(-1, torch.tensor(group.rollouts[0].token_ids)[:, None])[:, 0]
+            chosen = logits.gather(-1, torch.tensor(group.completions[0].token_ids)[:, None])[:, 0]
             gaps.append((logits.amax(-1) - chosen).max().item())
         return max(gaps)
 

@@ -28,7 +28,7 @@ def test_right_log_probs_pass_and_wrong_ones_do_not(sampling: Sampling, tmp_path
     sampler = TransformersSampler()
     sampler.setup(policy.source)
     group = sampler.sample(prompts(["1+1="]), 1, sampling=sampling, stream=stream())[0]
-    rollout = group.rollouts[0]
+    rollout = group.completions[0]
     found = Completion(
         token_ids=rollout.token_ids, logprobs=tuple(rollout.logprobs.tolist()), finish_reason="length"
     )

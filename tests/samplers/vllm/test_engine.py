@@ -57,7 +57,7 @@ def test_three_updates(engine: Engine) -> None:
         assert policy.logprob_error(greedy) < 1e-3
         drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
         assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
-        assert {r.weight_version for g in drawn for r in g.rollouts} == {policy.version}
+        assert {r.weight_version for g in drawn for r in g.completions} == {policy.version}
 
 
 def test_weights_are_copied(engine: Engine) -> None:
@@ -89,7 +89,7 @@ def test_text_stop_strings_and_ends_of_sequence(engine: Engine) -> None:
     drawn = sampler.sample(prompts(), 16, sampling=sampling, stream=stream())
     policy.source.eos_token_ids = (1,)
     reasons = set()
-    for rollout in (r for g in drawn for r in g.rollouts):
+    for rollout in (r for g in drawn for r in g.completions):
         ended = rollout.token_ids[-1] in (1, 13) or any(s in rollout.text for s in sampling.stop)
         assert (rollout.finish_reason == "stop") == ended
         assert not set(rollout.token_ids[:-1]) & {1, 13}
@@ -109,7 +109,7 @@ def test_truncation_is_that_of_the_other_sampler(engine: Engine, sampling: Sampl
     drawn = sampler.sample(prompts(), 4, sampling=sampling, stream=stream())
     with policy.policy.generation_model() as model:
         for group in drawn:
-            for rollout in group.rollouts:
+            for rollout in group.completions:
                 expected = policy_logprobs(model, group.prompt.token_ids, rollout.token_ids, sampling)
                 torch.testing.assert_close(rollout.logprobs, expected, atol=1e-3, rtol=0)
 
@@ -198,10 +198,10 @@ def test_forks(engine: Engine) -> None:
     groups = forking.sample(prompts(), 6, sampling=SAMPLING, stream=stream())
     assert [g[:3] for g in sequences(groups)] == [g[:3] for g in sequences(plain)]
     for group in groups:
-        assert [r.fork is None for r in group.rollouts] == [True] * 3 + [False] * 3
-        for rollout in group.rollouts[3:]:
+        assert [r.fork is None for r in group.completions] == [True] * 3 + [False] * 3
+        for rollout in group.completions[3:]:
             assert rollout.fork is not None
-            source, at = group.rollouts[rollout.fork.member], rollout.fork.position
+            source, at = group.completions[rollout.fork.member], rollout.fork.position
             assert rollout.token_ids[:at] == source.token_ids[:at]
     assert policy.logprob_error(groups, SAMPLING.temperature) < 1e-3
     assert sequences(forking.sample(prompts(), 6, sampling=SAMPLING, stream=stream())) == sequences(groups)
@@ -216,13 +216,13 @@ def test_entropies(engine: Engine, sampling: Sampling, monkeypatch: pytest.Monke
     )
     assert sequences(exact) == sequences(few) == sequences(none)
     for group, other, plain in zip(exact, few, none, strict=True):
-        for member, rollout in enumerate(group.rollouts):
+        for member, rollout in enumerate(group.completions):
             expected = policy.entropies(group, member, sampling)
             torch.testing.assert_close(rollout.entropies, expected, atol=2e-3, rtol=0)
-            less = other.rollouts[member].entropies
+            less = other.completions[member].entropies
             assert less is not None
             assert bool((less <= expected + 2e-3).all())
-            assert plain.rollouts[member].entropies is None
+            assert plain.completions[member].entropies is None
 
 
 def drawn(sampler: VLLMSampler, sampling: Sampling) -> list[Group]:
@@ -235,10 +235,10 @@ def test_turns(engine: Engine) -> None:
     taking = EnvironmentSampler(Echo(turns=2), sampler=sampler)
     taking.setup(policy.source)
     groups = taking.sample(prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), stream=stream())
-    rollouts = [r for g in groups for r in g.rollouts]
+    rollouts = [r for g in groups for r in g.completions]
     assert any(len(r.turns) > 2 for r in rollouts)
     for group in groups:
-        for member, rollout in enumerate(group.rollouts):
+        for member, rollout in enumerate(group.completions):
             expected = policy.logits(group, member).log_softmax(-1)
             chosen = expected.gather(-1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
             own = rollout.mask

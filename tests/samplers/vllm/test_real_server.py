@@ -63,7 +63,7 @@ def test_three_updates(pair: tuple[ChangingPolicy, RealServer]) -> None:
             assert policy.logprob_error(greedy) < 1e-3
             drawn = sample.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
             assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
-            found = drawn[0].rollouts[0].entropies
+            found = drawn[0].completions[0].entropies
             torch.testing.assert_close(found, policy.entropies(drawn[0], 0, SAMPLING), atol=2e-3, rtol=0)
         stopped = sample.sample(prompts(), 4, sampling=stops, stream=stream())
     in_process = VLLMSampler(EngineOptions(max_num_seqs=16))
@@ -72,7 +72,7 @@ def test_three_updates(pair: tuple[ChangingPolicy, RealServer]) -> None:
     assert sequences(same) == sequences(drawn)
     same = in_process.sample(prompts(), 4, sampling=stops, stream=stream())
     assert sequences(same) == sequences(stopped)
-    assert [r.text for g in same for r in g.rollouts] == [r.text for g in stopped for r in g.rollouts]
+    assert [r.text for g in same for r in g.completions] == [r.text for g in stopped for r in g.completions]
     in_process.teardown()
 
 

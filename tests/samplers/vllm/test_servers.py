@@ -59,7 +59,7 @@ def test_weights_then_completions(stand_in: StandIn, connected: Connected, tmp_p
     assert stand_in.called("/reset_prefix_cache") == 1
     groups = sample(sampler)
     assert [len(g) for g in groups] == [3] * 4
-    assert {r.weight_version for g in groups for r in g.rollouts} == {7}
+    assert {r.weight_version for g in groups for r in g.completions} == {7}
     body = next(b for n, b in stand_in.calls if n == "/v1/completions" and b["n"] == 3)
     assert body["temperature"] == 0.7
     assert body["ignore_eos"] is True

@@ -59,7 +59,7 @@ def test_special_tokens_and_padded_vocabularies(sampling_from: tuple) -> None:
     for stop in ("<|im_end|>", "5<|im_end|>", "<think>\n", "think>"):
         sampling = Sampling(max_new_tokens=40, temperature=2.0, stop=(stop,))
         groups = sampler.sample(prompts(), 40, sampling=sampling, stream=stream())
-        for rollout in (r for g in groups for r in g.rollouts):
+        for rollout in (r for g in groups for r in g.completions):
             assert max(rollout.token_ids) < WITH_TEXT
             text = tokenizer(*SPECIAL).decode([i for i in rollout.token_ids if i > 1])
             assert rollout.text == text
@@ -70,6 +70,6 @@ def test_special_tokens_and_padded_vocabularies(sampling_from: tuple) -> None:
             for g in groups
         ]
         for group, rows in zip(groups, scores, strict=True):
-            for row, rollout in zip(rows, group.rollouts, strict=True):
+            for row, rollout in zip(rows, group.completions, strict=True):
                 assert (row[: len(rollout)] - rollout.logprobs).abs().max() < 1e-3
     assert texts >= {"<|im_end|>", "think>"}

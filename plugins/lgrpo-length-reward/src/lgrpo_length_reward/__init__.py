@@ -21,7 +21,7 @@ class LengthReward(RewardModel):
 
     def score(self, group: Group, tree: ProcessTree) -> torch.Tensor:
         """``[G]`` rewards between 0 and 1."""
-        lengths = torch.tensor([len(r) for r in group.rollouts])
+        lengths = torch.tensor([len(r) for r in group.completions])
         return (1 - (lengths - self.target_tokens).abs() / self.tolerance).clamp(min=0)
 
 

@@ -127,7 +127,7 @@ class MathAnswer(RewardModel):
             for text in opened_texts(group)
         ]
         verdicts = iter(self._running().verdicts(requests, self.timeout))
-        return [self._rewards([next(verdicts) for _ in group.rollouts]) for group in groups]
+        return [self._rewards([next(verdicts) for _ in group.completions]) for group in groups]
 
     def teardown(self) -> None:
         """End the worker processes; a later ``score_batch`` starts new ones."""

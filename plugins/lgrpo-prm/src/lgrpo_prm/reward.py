@@ -187,7 +187,7 @@ def _texts(group: Group, tree: ProcessTree, member: int) -> list[str]:
     """The texts of a completion's own steps, in order."""
     steps = [tree.steps[number] for number in _path(tree, member)]
     spans = [step.spans[step.members.index(member)] for step in steps]
-    return [group.rollouts[member].text_between(*span) for span in spans]
+    return [group.completions[member].text_between(*span) for span in spans]
 
 
 def _question(group: Group) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lightning import Environment, Prompt, Rollout, Sampling
+from lgrpo_lightning import Completion, Environment, Prompt, Sampling
 from lgrpo_lightning.data.chats import rendered
 from lgrpo_lightning.environments.call_reader import CallReader, call_reader
 from lgrpo_lightning.environments.episode import Episode
@@ -145,7 +145,7 @@ class Conversation:
         name = f"{self.prompt.uid}/{self.member}/turn/{self.turns}"
         return replace(self.prompt, uid=name, token_ids=(*self.prompt.token_ids, *self.episode.ids))
 
-    def spoke(self, turn: Rollout) -> Answer:
+    def spoke(self, turn: Completion) -> Answer:
         """The policy has taken a turn: what the call is answered with."""
         prefix, name = self.ahead.token_ids, f"{self.prompt.uid}-{self.member}-{self.turns}"
         calls = self.rules.reader(turn.token_ids, prefix, self.tools) if self.tools else ()
@@ -166,7 +166,7 @@ class Conversation:
         """Nothing of the episode is trained; the first reason stays."""
         self.why = self.why or why
 
-    def rollout(self, stripped: frozenset[int]) -> Rollout:
+    def rollout(self, stripped: frozenset[int]) -> Completion:
         """The completion."""
         if self.why:
             self.episode.drop()

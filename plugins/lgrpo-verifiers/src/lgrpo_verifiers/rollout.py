@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lgrpo_lightning import Prompt, Rollout, Sampling
+from lgrpo_lightning import Completion, Prompt, Sampling
 from lgrpo_lightning.contracts import Stream
 from lgrpo_verifiers.conversation import Conversation
 from lgrpo_verifiers.service import Seat, Service
@@ -36,7 +36,7 @@ class Play:
     def __post_init__(self) -> None:
         self.seats = [(g, c) for g, group in enumerate(self.groups) for c in group]
         self.table, self.live = Table(), set[int]()
-        self.first: dict[int, Sequence[Rollout]] = {}
+        self.first: dict[int, Sequence[Completion]] = {}
         self.agents: dict[int, tuple[str, str]] = {}
         self.ended: dict[int, Any] = {}
 
@@ -151,12 +151,12 @@ class Play:
             for call, (turn,) in zip(later[limit], turns, strict=True):
                 self._answered(call, turn)
 
-    def _sampled(self, prompts: list[Prompt], count: int, limit: int) -> list[Sequence[Rollout]]:
+    def _sampled(self, prompts: list[Prompt], count: int, limit: int) -> list[Sequence[Completion]]:
         sampling = replace(self.sampling, max_new_tokens=limit)
         drawn = self.owner.sampler.sample(prompts, count, sampling=sampling, stream=self.stream)
-        return [group.rollouts for group in drawn]
+        return [group.completions for group in drawn]
 
-    def _answered(self, call: Call, turn: Rollout) -> None:
+    def _answered(self, call: Call, turn: Completion) -> None:
         self.table.answer(call, self.seats[call.seat][1].spoke(turn))
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lgrpo_lightning import Group, Prompt, Rollout, Sampler, Sampling
+from lgrpo_lightning import Completion, Group, Prompt, Sampler, Sampling
 from lgrpo_lightning.contracts import Stream, WeightSource
 from lgrpo_lightning.environments.call_reader import check_format
 from lgrpo_lightning.environments.template import TurnTemplate
@@ -155,7 +155,7 @@ class VerifiersSampler(SamplerAround):
         self._service = None
 
     def _group(self, group: Sequence[Conversation], shown: Prompt | None, stripped: frozenset[int]) -> Group:
-        rollouts: tuple[Rollout, ...] = tuple(c.rollout(stripped) for c in group)
+        rollouts: tuple[Completion, ...] = tuple(c.rollout(stripped) for c in group)
         return Group(prompt=shown or group[0].prompt, rollouts=rollouts)
 
     def _warn(self, conversations: Sequence[Conversation]) -> None:
