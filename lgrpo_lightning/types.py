@@ -112,7 +112,7 @@ class Completion:
             "mask": len(self.mask),
         }
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"A rollout has one entry per token in every field; got {sizes}.")
+            raise ValueError(f"A completion has one entry per token in every field; got {sizes}.")
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -181,7 +181,7 @@ class Rewards:
         parts: The named summands of ``outcome``, each ``[G]`` and unweighted; logged as ``rewards/<name>/…``.
         part_weights: What each part is multiplied by in ``outcome``, by name; 1 where it is not named.
         metrics: Scalars to log, by name.
-        extras: Columns to store with the rollouts, ``G`` values each.
+        extras: Columns to store with the completions, ``G`` values each.
     """
 
     outcome: Tensor
@@ -239,8 +239,8 @@ class Rollout:
 
     def takes_part(self, at: int, member: int) -> bool:
         """Whether a completion of the group at ``at`` takes part in the update."""
-        rollout = self.groups[at].completions[member]
-        return self.trained[at] and rollout.applies and not (self.mask_truncated and rollout.truncated)
+        completion = self.groups[at].completions[member]
+        return self.trained[at] and completion.applies and not (self.mask_truncated and completion.truncated)
 
     def to(self, device: Any, **options: Any) -> Rollout:
         """Itself: everything a rollout holds is on the CPU. Lightning asks when it collects predictions."""
@@ -309,17 +309,17 @@ class TrainBatch:
         Args:
             mask_truncated: Train no token of a completion that was cut off.
         """
-        rollouts = [r for g in groups for r in g.completions]
-        masks = [r.trained(mask_truncated=mask_truncated) for r in rollouts]
-        width = max((len(r) for r in rollouts), default=0)
+        rows = [r for g in groups for r in g.completions]
+        masks = [r.trained(mask_truncated=mask_truncated) for r in rows]
+        width = max((len(r) for r in rows), default=0)
         return cls(
             prompts=tuple(g.prompt.token_ids for g in groups for _ in g.completions),
-            completions=tuple(r.token_ids for r in rollouts),
+            completions=tuple(r.token_ids for r in rows),
             group_ids=torch.tensor([i for i, g in enumerate(groups) for _ in g.completions], device=device),
             advantages=padded([row for c in credits for row in c.advantages], width).to(device),
             weights=padded([row for c in credits for row in c.weights], width).to(device),
             mask=padded(masks, width).to(device),
-            sampler_logprobs=padded([r.logprobs for r in rollouts], width).to(device),
+            sampler_logprobs=padded([r.logprobs for r in rows], width).to(device),
         )
 
     @property

@@ -81,7 +81,7 @@ class Episode:
         self.dropped, self.rewards = True, (math.nan,)
         self.end("stop")
 
-    def rollout(self, text: str, text_ends: tuple[int, ...]) -> Completion:
+    def completion(self, text: str, text_ends: tuple[int, ...]) -> Completion:
         """The completion."""
         mask = torch.cat(self.masks) & (not self.dropped)
         return Completion(

@@ -57,7 +57,7 @@ class BinaryTreeReward(RewardModel):
     def score(self, group: Group, tree: ProcessTree) -> Rewards:
         """The rewards, and as a metric the share of completions that are the target."""
         target = str(group.prompt.columns[self.column])
-        texts = [rollout.text for rollout in group.completions]
+        texts = [completion.text for completion in group.completions]
         outcome = torch.tensor([self._reward(text, target) for text in texts])
         found = texts.count(target) / len(texts)
         return Rewards(

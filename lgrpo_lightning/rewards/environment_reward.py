@@ -25,7 +25,7 @@ class EnvironmentReward(RewardModel):
         Raises:
             ValueError: The completions are no episodes.
         """
-        if not any(rollout.rewards for rollout in group.completions):
+        if not any(completion.rewards for completion in group.completions):
             raise ValueError(
                 "EnvironmentReward: the completions are no episodes. Draw them with model.sampler: EnvironmentSampler."
             )
@@ -35,15 +35,15 @@ class EnvironmentReward(RewardModel):
     def _steps(self, group: Group, tree: ProcessTree) -> torch.Tensor | None:
         """In the order of ``tree.steps``: the mean over members that end a turn there; None without such rewards."""
         paid: dict[int, list[float]] = {}
-        if not any(len(rollout.rewards) > 1 for rollout in group.completions):
+        if not any(len(completion.rewards) > 1 for completion in group.completions):
             return None
-        for member, rollout in enumerate(group.completions):
-            if not rollout.applies:
+        for member, completion in enumerate(group.completions):
+            if not completion.applies:
                 continue
-            spoken = [turn for turn in rollout.turns if turn.role == "assistant" and turn.end > turn.start]
-            if len(rollout.rewards) != len(spoken):
+            spoken = [turn for turn in completion.turns if turn.role == "assistant" and turn.end > turn.start]
+            if len(completion.rewards) != len(spoken):
                 continue
-            for number, value in _summed(rollout, [t.end for t in spoken], tree, member).items():
+            for number, value in _summed(completion, [t.end for t in spoken], tree, member).items():
                 if not math.isnan(value):
                     paid.setdefault(number, []).append(value)
         steps = torch.full((len(tree.steps),), math.nan)
@@ -58,10 +58,10 @@ def _total(rewards: tuple[float, ...]) -> float:
     return sum(there) if there else math.nan
 
 
-def _summed(rollout: Completion, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:
+def _summed(completion: Completion, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:
     """Step → the rewards of the turns that end in it."""
     found: dict[int, float] = {}
-    for end, value in zip(ends, rollout.rewards, strict=True):
+    for end, value in zip(ends, completion.rewards, strict=True):
         number = int(tree.step_ids[member, end - 1])
         found[number] = found.get(number, 0.0) + value
     return found

@@ -45,8 +45,8 @@ class FunctionCall:
         pairs = [(g.prompt, r) for g in self.groups for r in g.completions]
         return {
             **self.columns([prompt for prompt, _ in pairs], own=PASSED),
-            "completions": [_completion(prompt, rollout) for prompt, rollout in pairs],
-            "completion_ids": [list(rollout.token_ids) for _, rollout in pairs],
+            "completions": [_completion(prompt, completion) for prompt, completion in pairs],
+            "completion_ids": [list(completion.token_ids) for _, completion in pairs],
             **self.told(progress),
             "log_extra": self.log_extra,
         }
@@ -172,11 +172,11 @@ def _prompt(prompt: Prompt) -> Any:
     return prompt.text if prompt.messages is None else [copied(dict(m)) for m in prompt.messages]
 
 
-def _completion(prompt: Prompt, rollout: Completion) -> Any:
+def _completion(prompt: Prompt, completion: Completion) -> Any:
     """A completion as TRL passes it: its text, or for a chat the messages of its turns, or the assistant's one."""
-    if prompt.messages is not None and rollout.turns:
-        return [copied(dict(message)) for turn in rollout.turns for message in turn.messages]
-    return rollout.text if prompt.messages is None else [{"role": "assistant", "content": rollout.text}]
+    if prompt.messages is not None and completion.turns:
+        return [copied(dict(message)) for turn in completion.turns for message in turn.messages]
+    return completion.text if prompt.messages is None else [{"role": "assistant", "content": completion.text}]
 
 
 def _line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ def opened_texts(group: Group) -> list[str]:
     ['<think>2</think> 3', '<think>1</think> 2', '4']
     """
     tags = _left_open(_begun(group.prompt))
-    return [_with_tags(tags, _own_text(rollout)) for rollout in group.completions]
+    return [_with_tags(tags, _own_text(completion)) for completion in group.completions]
 
 
 def _begun(prompt: Prompt) -> str:
@@ -30,12 +30,12 @@ def _begun(prompt: Prompt) -> str:
     return found[0] if found else ""
 
 
-def _own_text(rollout: Completion) -> str:
+def _own_text(completion: Completion) -> str:
     """A completion's text; of an episode the assistant's turns, a line each."""
-    if not rollout.turns:
-        return rollout.text
-    own = [turn for turn in rollout.turns if turn.role == "assistant"]
-    return "\n".join(rollout.text_between(turn.start, turn.end) for turn in own)
+    if not completion.turns:
+        return completion.text
+    own = [turn for turn in completion.turns if turn.role == "assistant"]
+    return "\n".join(completion.text_between(turn.start, turn.end) for turn in own)
 
 
 def _left_open(text: str) -> list[tuple[str, str]]:

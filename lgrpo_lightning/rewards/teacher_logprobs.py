@@ -116,8 +116,8 @@ class TeacherLogprobs(RewardModel):
 
     def _rewards(self, group: Group, logprobs: Sequence[Tensor]) -> Rewards:
         gaps = [
-            torch.where(rollout.mask, row - rollout.logprobs, torch.nan)
-            for rollout, row in zip(group.completions, logprobs, strict=True)
+            torch.where(completion.mask, row - completion.logprobs, torch.nan)
+            for completion, row in zip(group.completions, logprobs, strict=True)
         ]
         width = max((len(gap) for gap in gaps), default=0)
         real = padded([torch.ones(len(gap), dtype=torch.bool) for gap in gaps], width)

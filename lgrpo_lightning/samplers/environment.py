@@ -179,7 +179,7 @@ class EnvironmentSampler(SamplerAround):
             self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids), sampling
         )
         made = [
-            Group(prompt=group[0].prompt, completions=tuple(self._rollout(e, stripped) for e in group))
+            Group(prompt=group[0].prompt, completions=tuple(self._completion(e, stripped) for e in group))
             for group in groups
         ]
         self._each(episodes, self.pool.put_back)
@@ -218,8 +218,8 @@ class EnvironmentSampler(SamplerAround):
             [group[0].prompt for group in groups], count, sampling=self._of_a_turn(sampling, 0), stream=stream
         )
         for group, found in zip(groups, drawn, strict=True):
-            for episode, rollout in zip(group, found.completions, strict=True):
-                self._spoken(episode, rollout)
+            for episode, completion in zip(group, found.completions, strict=True):
+                self._spoken(episode, completion)
 
     def _turns(self, running: Sequence[Episode], turn: int, sampling: Sampling, stream: Stream) -> None:
         """A turn of every episode that goes on, drawn together, each under a name of its own."""
@@ -244,10 +244,10 @@ class EnvironmentSampler(SamplerAround):
         left = sampling.max_new_tokens - taken
         return replace(sampling, max_new_tokens=min(left, self.max_turn_tokens or left))
 
-    def _spoken(self, episode: Episode, rollout: Completion) -> None:
+    def _spoken(self, episode: Episode, completion: Completion) -> None:
         prefix, tools = (*episode.prompt.token_ids, *episode.ids), episode.environment.tools
-        calls = self.reader(rollout.token_ids, prefix, tools) if self.reader and tools else ()
-        episode.spoke(rollout, assistant_message(rollout, calls))
+        calls = self.reader(completion.token_ids, prefix, tools) if self.reader and tools else ()
+        episode.spoke(completion, assistant_message(completion, calls))
 
     def _answers(self, running: Sequence[Episode], sampling: Sampling, *, last: bool) -> None:
         """What the environments say to the turns just taken."""
@@ -316,6 +316,6 @@ class EnvironmentSampler(SamplerAround):
         with ThreadPoolExecutor(min(self.workers, len(episodes))) as pool:
             return list(pool.map(carried(asked), episodes))
 
-    def _rollout(self, episode: Episode, stripped: frozenset[int]) -> Completion:
+    def _completion(self, episode: Episode, stripped: frozenset[int]) -> Completion:
         text, ends = decoded(self.source.tokenizer, episode.ids, stripped)
-        return episode.rollout(text, ends)
+        return episode.completion(text, ends)

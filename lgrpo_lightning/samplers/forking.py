@@ -105,10 +105,10 @@ class ForkingSampler(SamplerAround):
                 for place, found in enumerate(members)
                 for k in range(count)
             ]
-            for branch, rollout in zip(
+            for branch, completion in zip(
                 branches, self._drawn(prompts, members, branches, sampling, stream), strict=True
             ):
-                members[branch.place].append(rollout)
+                members[branch.place].append(completion)
         return [
             replace(group, completions=tuple(found)) for group, found in zip(groups, members, strict=True)
         ]
@@ -120,24 +120,24 @@ class ForkingSampler(SamplerAround):
         position = draw.choice(self._cuts(members[member]))
         return Branch(name=name, place=place, member=member, position=position)
 
-    def _cuts(self, rollout: Completion) -> list[int]:
+    def _cuts(self, completion: Completion) -> list[int]:
         """Positions at which a completion may be forked; 0, the whole of it anew, where there is none."""
-        inside = range(1, len(rollout))
+        inside = range(1, len(completion))
         if self.cut == "line":
-            text, ends = rollout.text, rollout.text_ends
+            text, ends = completion.text, completion.text_ends
             return [t for t in inside if text[: ends[t - 1]].endswith("\n") and ends[t - 1] < len(text)] or [
                 0
             ]
         if self.cut == "entropy":
-            if rollout.entropies is None:
+            if completion.entropies is None:
                 raise ValueError(
                     "ForkingSampler(cut='entropy') needs Completion.entropies, which its sampler does not give. Take "
                     "sampler: {class_path: TransformersSampler, init_args: {entropies: true}} or {class_path: "
                     "VLLMSampler, init_args: {entropy_top: 20}}, or another cut."
                 )
-            count = max(1, len(rollout) // 10)
+            count = max(1, len(completion) // 10)
             return sorted(
-                t for t in rollout.entropies.argsort(descending=True)[:count].tolist() if t > 0
+                t for t in completion.entropies.argsort(descending=True)[:count].tolist() if t > 0
             ) or [0]
         return list(inside) or [0]
 

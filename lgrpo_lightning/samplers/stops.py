@@ -60,21 +60,21 @@ class Stops:
         reached = min((text.index(s) + len(s) for s in self.strings if s in text), default=None)
         return None if reached is None else bisect_left(ends, reached) + 1
 
-    def cut(self, tokenizer: Any, rollout: Completion, stripped: frozenset[int]) -> Completion:
+    def cut(self, tokenizer: Any, completion: Completion, stripped: frozenset[int]) -> Completion:
         """The rollout up to the token that completes a stop string; ``stripped`` as in ``decoded``."""
-        length = self.first(tokenizer, rollout.token_ids)
+        length = self.first(tokenizer, completion.token_ids)
         if length is None:
-            return rollout
-        text, ends = decoded(tokenizer, rollout.token_ids[:length], stripped)
+            return completion
+        text, ends = decoded(tokenizer, completion.token_ids[:length], stripped)
         return replace(
-            rollout,
-            token_ids=rollout.token_ids[:length],
-            logprobs=rollout.logprobs[:length],
+            completion,
+            token_ids=completion.token_ids[:length],
+            logprobs=completion.logprobs[:length],
             text=text,
             text_ends=ends,
             finish_reason="stop",
-            mask=rollout.mask[:length],
-            entropies=None if rollout.entropies is None else rollout.entropies[:length],
+            mask=completion.mask[:length],
+            entropies=None if completion.entropies is None else completion.entropies[:length],
         )
 
 

@@ -27,8 +27,8 @@ class TransformersSampler(Sampler):
             completions are drawn batch by batch.
         compile: Decode by a compiled graph over a cache of fixed size: on a GPU it spares the host's work, which is
             most of a small model's step; a new number of rows costs a compilation.
-        entropies: Fill ``Completion.entropies``, which ``EntropySegmenter`` and forks at undecided tokens need: one more
-            pass over the logits of each token.
+        entropies: Fill ``Completion.entropies``, which ``EntropySegmenter`` and forks at undecided tokens need: one
+            more pass over the logits of each token.
     """
 
     is_policy = True
@@ -69,7 +69,7 @@ class TransformersSampler(Sampler):
         return [
             Group(
                 prompt=prompt,
-                completions=tuple(self._rollout(found[p, m], stripped) for m in range(group_size)),
+                completions=tuple(self._completion(found[p, m], stripped) for m in range(group_size)),
             )
             for p, prompt in enumerate(prompts)
         ]
@@ -90,7 +90,7 @@ class TransformersSampler(Sampler):
         if batch:
             yield batch
 
-    def _rollout(self, drawn: Decoded, stripped: frozenset[int]) -> Completion:
+    def _completion(self, drawn: Decoded, stripped: frozenset[int]) -> Completion:
         text, ends = decoded(self.source.tokenizer, drawn.token_ids, stripped)
         return Completion(
             token_ids=drawn.token_ids,

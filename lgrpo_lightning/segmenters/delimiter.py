@@ -57,17 +57,17 @@ class DelimiterSegmenter(StepSegmenter):
 
     def segment(self, group: Group) -> ProcessTree:
         """The tree of steps with equal normalised text."""
-        divided = [self._divided(rollout) for rollout in group.completions]
+        divided = [self._divided(completion) for completion in group.completions]
         return ProcessTree.from_steps([keys for keys, _ in divided], [steps for _, steps in divided])
 
-    def _divided(self, rollout: Completion) -> tuple[list[tuple[str, ...]], list[int]]:
+    def _divided(self, completion: Completion) -> tuple[list[tuple[str, ...]], list[int]]:
         """(key of each step, step of each token) of one completion; every step has a token."""
-        pieces = self._pieces(rollout.text)
+        pieces = self._pieces(completion.text)
         starts = [start for start, _ in pieces]
         entered: list[int] = []  # the pieces in which a token begins
         steps: list[int] = []
         begin = 0
-        for end in rollout.text_ends:
+        for end in completion.text_ends:
             if not entered or end > begin:
                 piece = max(bisect_right(starts, begin) - 1, 0)
                 if not entered or piece > entered[-1]:

@@ -53,7 +53,7 @@ def undecided(group: Group, quantile: float) -> list[list[bool]]:
     Raises:
         ValueError: A completion has no entropies.
     """
-    if any(rollout.entropies is None and rollout.mask.any() for rollout in group.completions):
+    if any(completion.entropies is None and completion.mask.any() for completion in group.completions):
         raise ValueError(
             "Steps at high-entropy tokens need Completion.entropies, which this sampler does not give. Take "
             "model.sampler: {class_path: TransformersSampler, init_args: {entropies: true}}, or "
@@ -61,10 +61,10 @@ def undecided(group: Group, quantile: float) -> list[list[bool]]:
         )
     trie = Trie.from_sequences(group.sequences)
     total, count = torch.zeros(len(trie)), torch.zeros(len(trie))
-    for row, rollout in zip(trie.node_ids, group.completions, strict=True):
-        if rollout.entropies is not None:
-            own = row[: len(rollout)][rollout.mask]
-            total.index_add_(0, own, rollout.entropies.float()[rollout.mask])
+    for row, completion in zip(trie.node_ids, group.completions, strict=True):
+        if completion.entropies is not None:
+            own = row[: len(completion)][completion.mask]
+            total.index_add_(0, own, completion.entropies.float()[completion.mask])
             count.index_add_(0, own, torch.ones(len(own)))
     mean = total / count  # NaN where nobody trains
     high = mean > (mean.nanquantile(quantile) if len(mean) else 0.0)

@@ -21,17 +21,17 @@ class TurnSegmenter(StepSegmenter):
 
     def segment(self, group: Group) -> ProcessTree:
         """The tree of turns."""
-        spans = [_spans(rollout) for rollout in group.completions]
+        spans = [_spans(completion) for completion in group.completions]
         keys = [
-            [rollout.token_ids[a:b] for a, b in own]
-            for rollout, own in zip(group.completions, spans, strict=True)
+            [completion.token_ids[a:b] for a, b in own]
+            for completion, own in zip(group.completions, spans, strict=True)
         ]
         steps = [[n for n, (a, b) in enumerate(own) for _ in range(a, b)] for own in spans]
         return ProcessTree.from_steps(keys, steps)
 
 
-def _spans(rollout: Completion) -> list[tuple[int, int]]:
+def _spans(completion: Completion) -> list[tuple[int, int]]:
     """The turns that have tokens."""
-    if not rollout.turns:
-        return [(0, len(rollout))] if len(rollout) else []
-    return [(turn.start, turn.end) for turn in rollout.turns if turn.end > turn.start]
+    if not completion.turns:
+        return [(0, len(completion))] if len(completion) else []
+    return [(turn.start, turn.end) for turn in completion.turns if turn.end > turn.start]

@@ -144,11 +144,11 @@ def _check_trained(estimator: AdvantageEstimator, tolerance: float) -> None:
 def _trained_at(sequences: Sequence[Sequence[int]], masks: Sequence[Sequence[int]]) -> Group:
     """A toy group of which these tokens are trained, and none behind them."""
     group = toy_group(sequences)
-    rollouts = (
+    permuted = (
         replace(r, mask=padded([torch.tensor(m, dtype=torch.bool)], len(r))[0])
         for r, m in zip(group.completions, masks, strict=True)
     )
-    return replace(group, completions=tuple(rollouts))
+    return replace(group, completions=tuple(permuted))
 
 
 def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Group]:
@@ -184,14 +184,16 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
     )
     for group in groups:
         assert len(group) == 3, f"{who}: group_size is 3, a group has {len(group)} completions"
-        for rollout in group.completions:
-            assert 0 < len(rollout) <= 12, f"{who}: a completion has {len(rollout)} tokens, of at most 12"
-            assert rollout.text_ends[-1] == len(rollout.text), (
+        for completion in group.completions:
+            assert 0 < len(completion) <= 12, (
+                f"{who}: a completion has {len(completion)} tokens, of at most 12"
+            )
+            assert completion.text_ends[-1] == len(completion.text), (
                 f"{who}: text_ends do not end at the text's end"
             )
         logprobs = policy([group.prompt.token_ids] * 3, group.sequences).logprobs
-        for row, rollout in zip(logprobs, group.completions, strict=True):
-            apart = float((row[: len(rollout)] - rollout.logprobs).abs().max())
+        for row, completion in zip(logprobs, group.completions, strict=True):
+            apart = float((row[: len(completion)] - completion.logprobs).abs().max())
             assert apart < 1e-2 or not sampler.is_policy, (
                 f"{who}: log-probs are {apart:.2g} from the policy's"
             )

@@ -46,10 +46,10 @@ def toy_group(
         messages=None if messages is None else tuple(messages),
         columns=dict(columns or {}),
     )
-    return Group(prompt=made, completions=tuple(_rollout(c, eos) for c in completions))
+    return Group(prompt=made, completions=tuple(_completion(c, eos) for c in completions))
 
 
-def _rollout(completion: str | Sequence[int], eos: bool) -> Completion:
+def _completion(completion: str | Sequence[int], eos: bool) -> Completion:
     pieces = list(completion) if isinstance(completion, str) else [f"{i} " for i in completion]
     ids = [ord(c) if isinstance(c, str) else c for c in completion]
     if eos:

@@ -30,7 +30,7 @@ def group(
         for i, ids in enumerate(sequences)
     )
     return Group(
-        prompt=Prompt(uid=uid, text=f"say {uid}", token_ids=(9,), columns=columns), rollouts=rollouts
+        prompt=Prompt(uid=uid, text=f"say {uid}", token_ids=(9,), columns=columns), completions=rollouts
     )
 
 

@@ -68,7 +68,7 @@ def test_its_coefficient_is_the_weight_of_its_part():
 def test_a_dropped_episode_is_not_among_the_lengths():
     group = toy_group(["2", "so 2", "2, and so on and on"], columns={"answer": "2"})
     rollouts = (*group.completions[:2], replace(group.completions[2], applies=False))
-    found = KimiLengthReward().score_batch([replace(group, rollouts=rollouts)], [toy_tree(group)])[0]
+    found = KimiLengthReward().score_batch([replace(group, completions=rollouts)], [toy_tree(group)])[0]
     assert found.parts["KimiLengthReward"][:2].tolist() == [0.5, -0.5]
     assert found.outcome[2].isnan()
 

@@ -149,4 +149,4 @@ def test_entropies_of_tokens_that_are_not_trained_count_nowhere(seed: int) -> No
     found = undecided(replace(group, completions=tuple(rollouts)), 0.5)
     assert at_bound or found == wanted
     blind = tuple(replace(r, entropies=None, mask=torch.zeros(len(r), dtype=torch.bool)) for r in rollouts)
-    assert not any(map(any, undecided(replace(group, rollouts=blind), 0.5)))
+    assert not any(map(any, undecided(replace(group, completions=blind), 0.5)))

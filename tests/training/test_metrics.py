@@ -69,7 +69,7 @@ def test_rounding_makes_nothing_wrong() -> None:
 def test_a_dropped_episode_is_in_no_statistic() -> None:
     group = toy_group(["ab", "ac", "a" * 9])
     rollouts = (*group.completions[:2], replace(group.completions[2], applies=False))
-    found = metrics([replace(group, rollouts=rollouts)], [[1.0, 0.0, math.nan]])
+    found = metrics([replace(group, completions=rollouts)], [[1.0, 0.0, math.nan]])
     assert found["completions/mean_length"] == found["completions/max_length"] == 2
     assert found["tree/intermediate_proportion"] == 0.5
     assert found["rewards/not_applicable"] == pytest.approx(1 / 3)

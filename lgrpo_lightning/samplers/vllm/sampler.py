@@ -138,7 +138,7 @@ class VLLMSampler(Sampler):
         stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
         stops = Stops.of(self.source.tokenizer, sampling.stop, ends)
         return [
-            Group(prompt=prompt, completions=tuple(self._rollout(c, stops, stripped) for c in completions))
+            Group(prompt=prompt, completions=tuple(self._completion(c, stops, stripped) for c in completions))
             for prompt, completions in zip(prompts, drawn, strict=True)
         ]
 
@@ -244,11 +244,11 @@ class VLLMSampler(Sampler):
             self.transport.wake()
             self.asleep = False
 
-    def _rollout(self, drawn: Output, stops: Stops, stripped: frozenset[int]) -> Completion:
+    def _completion(self, drawn: Output, stops: Stops, stripped: frozenset[int]) -> Completion:
         """With no token after a stop string: the engine sees characters later where they are spelled in bytes."""
         assert self.version is not None
         text, ends = decoded(self.source.tokenizer, drawn.token_ids, stripped)
-        rollout = Completion(
+        completion = Completion(
             token_ids=drawn.token_ids,
             logprobs=torch.tensor(drawn.logprobs),
             text=text,
@@ -258,7 +258,7 @@ class VLLMSampler(Sampler):
             weight_version=self.version,
             entropies=None if drawn.entropies is None else torch.tensor(drawn.entropies),
         )
-        return stops.cut(self.source.tokenizer, rollout, stripped)
+        return stops.cut(self.source.tokenizer, completion, stripped)
 
 
 def trainer_ranks() -> tuple[int, int]:

@@ -267,7 +267,7 @@ def test_a_history_that_is_written_anew_is_refused(policy, change, says):
     answer = made.asked({"messages": change(said)})
     assert answer.status == 400
     assert says in made.why
-    assert not made.rollout(frozenset()).mask.any()
+    assert not made.completion(frozenset()).mask.any()
 
 
 def test_a_stream_says_the_same(policy):

@@ -166,12 +166,12 @@ class Conversation:
         """Nothing of the episode is trained; the first reason stays."""
         self.why = self.why or why
 
-    def rollout(self, stripped: frozenset[int]) -> Completion:
+    def completion(self, stripped: frozenset[int]) -> Completion:
         """The completion."""
         if self.why:
             self.episode.drop()
         text, ends = decoded(self.rules.template.tokenizer, self.episode.ids, stripped)
-        return self.episode.rollout(text, ends)
+        return self.episode.completion(text, ends)
 
 
 def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]], tools: Any) -> Prompt:

@@ -155,8 +155,8 @@ class VerifiersSampler(SamplerAround):
         self._service = None
 
     def _group(self, group: Sequence[Conversation], shown: Prompt | None, stripped: frozenset[int]) -> Group:
-        rollouts: tuple[Completion, ...] = tuple(c.rollout(stripped) for c in group)
-        return Group(prompt=shown or group[0].prompt, rollouts=rollouts)
+        completions: tuple[Completion, ...] = tuple(c.completion(stripped) for c in group)
+        return Group(prompt=shown or group[0].prompt, completions=completions)
 
     def _warn(self, conversations: Sequence[Conversation]) -> None:
         failed = [c for c in conversations if c.why]
