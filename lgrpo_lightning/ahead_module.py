@@ -113,19 +113,19 @@ class AheadModule(ComponentModule):
         version = self.weight_version if weights is None else weights.version
         with nullcontext() if weights is None else weights.put(self.policy):
             self.sync_sampler(version)
-            with abandoning_together(self.trainer), self.calling(self.stream("ready", version)):
+            with abandoning_together(self.trainer), self.calling(self.random_key("ready", version)):
                 self.sampler.ready(self.sampling)
-        stream = self.stream("train", index)
+        random_key = self.random_key("train", index)
         epoch += self.current_epoch
         progress = replace(self.progress, rollout=index, global_step=version, epoch=epoch)
 
         def score(groups: list[Group]) -> Scored:
-            self.start_rewards(stream, progress)
-            return self.rewarded(groups, stream)
+            self.start_rewards(random_key, progress)
+            return self.rewarded(groups, random_key)
 
         flight = Flight(
             Plan(index=index, prompts=tuple(prompts), version=version),
-            sample=lambda asked: self.sampled(asked, self.group_size, self.sampling, stream),
+            sample=lambda asked: self.sampled(asked, self.group_size, self.sampling, random_key),
             score=score,
             before=self._latest,
         )

@@ -27,8 +27,8 @@ Reduce = Callable[[Tensor], Tensor]
 """Sum of a tensor over all ranks; the identity in one process."""
 
 
-class Stream(NamedTuple):
-    """Keys the sampling noise: the same stream, prompt uid, member and position give the same draw."""
+class RandomKey(NamedTuple):
+    """Keys the sampling noise: the same key, prompt uid, member and position give the same draw."""
 
     seed: int
     phase: str
@@ -130,11 +130,11 @@ class Sampler(ABC):
 
     @abstractmethod
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """One group of ``group_size`` completions per prompt, in order.
 
-        Noise is keyed by (stream, prompt uid, member, position), so that neither the batch nor the number
+        Noise is keyed by (random key, prompt uid, member, position), so that neither the batch nor the number
         of ranks changes a completion.
         """
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
-from lgrpo_lightning.contracts import PromptSource, Stream
+from lgrpo_lightning.contracts import PromptSource, RandomKey
 from lgrpo_lightning.data.curriculum import Curriculum, PassRates
 from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_columns
 from lgrpo_lightning.data.loader import PromptLoader
@@ -303,7 +303,7 @@ class PromptDataModule(LightningDataModule):
             chat_template_kwargs=self.chat_template_kwargs,
             vocabulary=getattr(module, "vocabulary_size", None),
         )
-        with component_call(Stream(0, "data", 0), name):
+        with component_call(RandomKey(0, "data", 0), name):
             rows = all_rows(source.rows(), origin)
         readers = getattr(getattr(module, "reward_model", None), "models", ())
         check_columns(

@@ -10,10 +10,10 @@ from lightning.pytorch.cli import OptimizerCallable
 from lgrpo_lightning.contracts import (
     AdvantageEstimator,
     PolicyLoss,
+    RandomKey,
     RewardModel,
     Sampler,
     StepSegmenter,
-    Stream,
 )
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.losses.clipped_surrogate import ClippedSurrogate
@@ -149,32 +149,32 @@ class GRPOModule(RolloutModule):
 
     def rollout(self, prompts: Sequence[Prompt], clock: Clock) -> Rollout:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
-        stream = self.stream("train", self.rollout_index)
+        random_key = self.random_key("train", self.rollout_index)
         if self.rollouts_ahead:
             kept, replaced = self.drawn_ahead(prompts, clock), Scored()
         else:
             with clock.measure("reward"):
-                self.start_rewards(stream, self.progress)
-            kept, replaced = self.refill(stream, clock)(self.drawn(prompts, stream, clock))
+                self.start_rewards(random_key, self.progress)
+            kept, replaced = self.refill(random_key, clock)(self.drawn(prompts, random_key, clock))
         with clock.measure("reward"):
-            rollout = self.judged(self.rollout_index, kept, stream)
+            rollout = self.judged(self.rollout_index, kept, random_key)
             return replace(
                 applicable(rollout, self.ranks, self.device), replaced=replaced.untrained(rollout.index)
             )
 
-    def drawn(self, prompts: Sequence[Prompt], stream: Stream, clock: Clock) -> Scored:
+    def drawn(self, prompts: Sequence[Prompt], random_key: RandomKey, clock: Clock) -> Scored:
         """Groups of completions with their rewards."""
         with clock.measure("sample"):
             self.sync_sampler()
-            groups = self.sampled(prompts, self.group_size, self.sampling, stream)
+            groups = self.sampled(prompts, self.group_size, self.sampling, random_key)
             self.release_sampler()
         with clock.measure("reward"):
-            return self.rewarded(groups, stream)
+            return self.rewarded(groups, random_key)
 
-    def judged(self, index: int, scored: Scored, stream: Stream) -> Rollout:
+    def judged(self, index: int, scored: Scored, random_key: RandomKey) -> Rollout:
         """Scored groups with their credit."""
-        worth = self.penalised(scored.groups, scored.rewards, stream)
-        credits = self.credited(scored.groups, worth, scored.trees, stream)
+        worth = self.penalised(scored.groups, scored.rewards, random_key)
+        credits = self.credited(scored.groups, worth, scored.trees, random_key)
         return Rollout(
             index=index,
             groups=scored.groups,
@@ -208,6 +208,8 @@ class GRPOModule(RolloutModule):
 
     def predict_step(self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0) -> Rollout:
         """A group of completions for every prompt, with its rewards and credit."""
-        groups = self.sampled(prompts, self.group_size, self.sampling, stream := self.stream("predict"))
-        judged = self.judged(batch_idx, self.rewarded(groups, stream), stream)
+        groups = self.sampled(
+            prompts, self.group_size, self.sampling, random_key := self.random_key("predict")
+        )
+        judged = self.judged(batch_idx, self.rewarded(groups, random_key), random_key)
         return replace(judged, trained=(False,) * len(groups))

@@ -43,12 +43,14 @@ class RolloutModule(AheadModule):
         """Greedy decoding and k samples for every prompt. The noise is the same at every validation."""
         evaluation = list(self.evaluations.values())[dataloader_idx]
         if self.validation.greedy:
-            groups = self.sampled(prompts, 1, self.sampling.greedy, stream := self.stream("greedy"))
-            evaluation.add_greedy(self.scored(groups, self.segmented(groups, stream), stream))
+            groups = self.sampled(prompts, 1, self.sampling.greedy, random_key := self.random_key("greedy"))
+            evaluation.add_greedy(self.scored(groups, self.segmented(groups, random_key), random_key))
         if self.validation.k:
-            stream, count = self.stream("validation"), self.validation.k
-            groups = self.sampled(prompts, count, self.sampling, stream)
-            evaluation.add_samples(groups, self.scored(groups, self.segmented(groups, stream), stream))
+            random_key, count = self.random_key("validation"), self.validation.k
+            groups = self.sampled(prompts, count, self.sampling, random_key)
+            evaluation.add_samples(
+                groups, self.scored(groups, self.segmented(groups, random_key), random_key)
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Log each set, and the mean over the sets under the bare names."""
@@ -69,7 +71,7 @@ class RolloutModule(AheadModule):
     def begin_evaluation(self, phase: str) -> None:
         """The sampler takes over the weights, and the rewards learn whose completions they will see."""
         self.sync_sampler()
-        self.start_rewards(self.stream(phase), self.progress)
+        self.start_rewards(self.random_key(phase), self.progress)
 
     def _set_names(self) -> tuple[str, ...]:
         trainer: Any = self.trainer
@@ -174,7 +176,7 @@ class RolloutModule(AheadModule):
         self.announce_tokens()
         if self.objective.router_aux_coef > 0:
             check_router(self.policy.model)
-        with self.calling(self.stream("setup")):
+        with self.calling(self.random_key("setup")):
             self.sampler.setup(self.source())
             self.reward_model.setup(self.source())
 
@@ -193,6 +195,6 @@ class RolloutModule(AheadModule):
     def teardown(self, stage: str) -> None:
         """Release what the components hold."""
         self.end_flights()
-        with self.calling(self.stream("teardown")):
+        with self.calling(self.random_key("teardown")):
             self.sampler.teardown()
             self.reward_model.teardown()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.processes.activity import doing, waiting
 from lgrpo_lightning.processes.interruption import (
     AbandonedError,
@@ -52,7 +52,7 @@ def abandoning_together(trainer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def abandonable(trainer: Any, stream: Stream, verb: str) -> Iterator[None]:
+def abandonable(trainer: Any, random_key: RandomKey, verb: str) -> Iterator[None]:
     """Draw completions inside, or score them: a stop that is asked for meanwhile abandons them, on all ranks.
 
     On a thread beside the run they are abandoned likewise; all ranks agree where the run waits for them.
@@ -60,7 +60,7 @@ def abandonable(trainer: Any, stream: Stream, verb: str) -> Iterator[None]:
     if is_aside():
         yield
         return
-    what = f"rollout {stream.counter}" if stream.phase == "train" else f"for {stream.phase}"
+    what = f"rollout {random_key.counter}" if random_key.phase == "train" else f"for {random_key.phase}"
     doing(f"{verb} {what}")
     with abandoning_together(trainer):
         yield

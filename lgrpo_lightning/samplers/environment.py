@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal
 
-from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
+from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.call_reader import CallReader, call_reader, check_format
 from lgrpo_lightning.environments.episode import Episode
@@ -157,21 +157,21 @@ class EnvironmentSampler(SamplerAround):
         super().teardown()
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """One group of episodes per prompt, in order."""
         if self.processes is not None:
             self.processes.prepare(len(prompts) * group_size)
         self.failures.begin()
         with self.drawing():
-            groups = self._begun(prompts, group_size, sampling.max_new_tokens, stream)
+            groups = self._begun(prompts, group_size, sampling.max_new_tokens, random_key)
             episodes = [episode for group in groups for episode in group]
-            self._first_turns(groups, group_size, sampling, stream)
+            self._first_turns(groups, group_size, sampling, random_key)
             for turn in range(1, self.max_turns + 1):
                 self._answers([e for e in episodes if e.open], sampling, last=turn == self.max_turns)
                 if not (running := [e for e in episodes if e.open]):
                     break
-                self._turns(running, turn, sampling, stream)
+                self._turns(running, turn, sampling, random_key)
         self._each(episodes, self._rewarded)
         if episodes:
             self.failures.check(class_name(episodes[0].environment))
@@ -188,12 +188,12 @@ class EnvironmentSampler(SamplerAround):
     # ------------------------------------------------------------------------------------------ turns
 
     def _begun(
-        self, prompts: Sequence[Prompt], count: int, limit: int, stream: Stream
+        self, prompts: Sequence[Prompt], count: int, limit: int, random_key: RandomKey
     ) -> list[list[Episode]]:
         """Episodes whose environments are reset, with the prompts that their first turns are drawn after."""
         groups = []
         for prompt in prompts:
-            episodes, said = self.pool.begun(prompt, count, row_key(stream, prompt.uid, 0) & 0x7FFFFFFF)
+            episodes, said = self.pool.begun(prompt, count, row_key(random_key, prompt.uid, 0) & 0x7FFFFFFF)
             shown = self.template.prompt(prompt, said, episodes[0].environment.tools)
             for episode in episodes:
                 episode.prompt = shown
@@ -211,17 +211,22 @@ class EnvironmentSampler(SamplerAround):
             )
 
     def _first_turns(
-        self, groups: Sequence[Sequence[Episode]], count: int, sampling: Sampling, stream: Stream
+        self, groups: Sequence[Sequence[Episode]], count: int, sampling: Sampling, random_key: RandomKey
     ) -> None:
         """Drawn group by group, as without an environment."""
         drawn = self.sampler.sample(
-            [group[0].prompt for group in groups], count, sampling=self._of_a_turn(sampling, 0), stream=stream
+            [group[0].prompt for group in groups],
+            count,
+            sampling=self._of_a_turn(sampling, 0),
+            random_key=random_key,
         )
         for group, found in zip(groups, drawn, strict=True):
             for episode, completion in zip(group, found.completions, strict=True):
                 self._spoken(episode, completion)
 
-    def _turns(self, running: Sequence[Episode], turn: int, sampling: Sampling, stream: Stream) -> None:
+    def _turns(
+        self, running: Sequence[Episode], turn: int, sampling: Sampling, random_key: RandomKey
+    ) -> None:
         """A turn of every episode that goes on, drawn together, each under a name of its own."""
         asked = [
             replace(
@@ -236,7 +241,7 @@ class EnvironmentSampler(SamplerAround):
             set(limits), key=lambda s: -s.max_new_tokens
         ):  # those with as many tokens left together
             mine = [i for i, own in enumerate(limits) if own == limit]
-            drawn = self.sampler.sample([asked[i] for i in mine], 1, sampling=limit, stream=stream)
+            drawn = self.sampler.sample([asked[i] for i in mine], 1, sampling=limit, random_key=random_key)
             for i, found in zip(mine, drawn, strict=True):
                 self._spoken(running[i], found.completions[0])
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from lgrpo_lightning.contracts import Sampler, Stream
+from lgrpo_lightning.contracts import RandomKey, Sampler
 from lgrpo_lightning.options import require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.stops import Stops
@@ -24,7 +24,7 @@ class Branch:
     """A completion to draw: it takes over ``position`` tokens of ``member`` of the group at ``place``.
 
     Attributes:
-        name: Keys its noise, beside the stream.
+        name: Keys its noise, beside the random key.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ForkingSampler(SamplerAround):
 
     The freely drawn members are those that ``sampler`` draws without forks. Log-probs and entropies of a prefix taken
     over are the first member's; ``Completion.fork`` says whose it is and where it ends. A stop string ends a fork also
-    where it begins in the prefix. Everything is keyed by the stream and the prompt's uid, so that a resumed run forks
+    where it begins in the prefix. The random key and the prompt's uid key everything, so that a resumed run forks
     the same.
 
     Args:
@@ -85,37 +85,37 @@ class ForkingSampler(SamplerAround):
         self.share, self.depth, self.cut, self.train_prefix = share, depth, cut, train_prefix
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """One group per prompt; in training only, as validation measures what the policy does by itself."""
         with self.drawing():
-            return self._sampled(prompts, group_size, sampling, stream)
+            return self._sampled(prompts, group_size, sampling, random_key)
 
     def _sampled(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
-        forks = min(round(self.share * group_size), group_size - 1) if stream.phase == "train" else 0
-        groups = self.sampler.sample(prompts, group_size - forks, sampling=sampling, stream=stream)
+        forks = min(round(self.share * group_size), group_size - 1) if random_key.phase == "train" else 0
+        groups = self.sampler.sample(prompts, group_size - forks, sampling=sampling, random_key=random_key)
         members = [list(group.completions) for group in groups]
         for number in range(self.depth if forks else 0):
             drawn = len(members[0]) - (group_size - forks) if members else 0
             count = (forks - drawn) // (self.depth - number)
             branches = [
-                self._branch(f"{prompts[place].uid}/fork/{number}/{k}", place, found, stream)
+                self._branch(f"{prompts[place].uid}/fork/{number}/{k}", place, found, random_key)
                 for place, found in enumerate(members)
                 for k in range(count)
             ]
             for branch, completion in zip(
-                branches, self._drawn(prompts, members, branches, sampling, stream), strict=True
+                branches, self._drawn(prompts, members, branches, sampling, random_key), strict=True
             ):
                 members[branch.place].append(completion)
         return [
             replace(group, completions=tuple(found)) for group, found in zip(groups, members, strict=True)
         ]
 
-    def _branch(self, name: str, place: int, members: Sequence[Completion], stream: Stream) -> Branch:
+    def _branch(self, name: str, place: int, members: Sequence[Completion], random_key: RandomKey) -> Branch:
         """Whom to fork, and where."""
-        draw = Random(f"{tuple(stream)}/{name}")  # of a text: the same on every machine
+        draw = Random(f"{tuple(random_key)}/{name}")  # of a text: the same on every machine
         member = draw.randrange(len(members))
         position = draw.choice(self._cuts(members[member]))
         return Branch(name=name, place=place, member=member, position=position)
@@ -147,7 +147,7 @@ class ForkingSampler(SamplerAround):
         members: Sequence[Sequence[Completion]],
         branches: Sequence[Branch],
         sampling: Sampling,
-        stream: Stream,
+        random_key: RandomKey,
     ) -> list[Completion]:
         """The forks: those with as many tokens left are drawn in one call."""
         found: dict[int, Completion] = {}
@@ -155,7 +155,7 @@ class ForkingSampler(SamplerAround):
             mine = [i for i, b in enumerate(branches) if sampling.max_new_tokens - b.position == left]
             asked = [self._prompt(prompts[branches[i].place], members, branches[i]) for i in mine]
             answers = self.sampler.sample(
-                asked, 1, sampling=replace(sampling, max_new_tokens=left), stream=stream
+                asked, 1, sampling=replace(sampling, max_new_tokens=left), random_key=random_key
             )
             for i, answer in zip(mine, answers, strict=True):
                 whose = members[branches[i].place][branches[i].member]

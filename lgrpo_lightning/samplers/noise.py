@@ -1,4 +1,4 @@
-"""Sampling by Gumbel-max with noise that is a function of (stream, prompt, member, position) alone.
+"""Sampling by Gumbel-max with noise that is a function of (random key, prompt, member, position) alone.
 
 Neither the batch, nor its order, nor the number of ranks changes a draw; only rounding of the logits can, and
 Gumbel-max turns a rounding error into another token only where two candidates tie within it.
@@ -12,16 +12,16 @@ import math
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
-def row_key(stream: Stream, uid: str, member: int) -> int:
+def row_key(random_key: RandomKey, uid: str, member: int) -> int:
     """A signed 64-bit key for one completion."""
-    text = "\x1f".join(map(str, (*stream, uid, member)))
+    text = "\x1f".join(map(str, (*random_key, uid, member)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 

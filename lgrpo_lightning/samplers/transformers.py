@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
+from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.samplers.compiled import CompiledDecoding
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.samplers.noise import row_key
@@ -20,7 +20,7 @@ class TransformersSampler(Sampler):
     """Draws completions with the policy's own model through transformers; always on the current weights.
 
     Each prompt is prefilled once per group, its cache repeated for the members, and rows leave the batch as they
-    finish. The same stream, prompt and member give the same completion in any batch.
+    finish. The same random key, prompt and member give the same completion in any batch.
 
     Args:
         max_batch_tokens: Most tokens (prompt and completion, of all rows) that the cache holds at a time; more
@@ -43,7 +43,7 @@ class TransformersSampler(Sampler):
         self.source = source
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """One group per prompt, in order."""
         found: dict[Job, Decoded] = {}
@@ -60,7 +60,7 @@ class TransformersSampler(Sampler):
             for jobs in self._batches(prompts, group_size, sampling.max_new_tokens):
                 used = sorted({p for p, _ in jobs})
                 requests = [
-                    Request(prompt=used.index(p), key=row_key(stream, prompts[p].uid, m)) for p, m in jobs
+                    Request(prompt=used.index(p), key=row_key(random_key, prompts[p].uid, m)) for p, m in jobs
                 ]
                 results = decoding.run([prompts[p].token_ids for p in used], requests)
                 found.update(zip(jobs, results, strict=True))

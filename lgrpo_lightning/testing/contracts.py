@@ -14,10 +14,10 @@ from lgrpo_lightning.contracts import (
     CONTRACTS,
     AdvantageEstimator,
     PromptSource,
+    RandomKey,
     RewardModel,
     Sampler,
     StepSegmenter,
-    Stream,
 )
 from lgrpo_lightning.data.sources import all_rows
 from lgrpo_lightning.process_tree import ProcessTree
@@ -154,8 +154,8 @@ def _trained_at(sequences: Sequence[Sequence[int]], masks: Sequence[Sequence[int
 def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Group]:
     """Assert that ``sampler`` keeps its contract with a real model, and return the groups that it draws.
 
-    Checked are numbers, lengths and texts, that the log-probs are the policy's, that the same stream gives the same
-    completions again, in another order too, and that another stream gives others.
+    Checked are numbers, lengths and texts, that the log-probs are the policy's, that the same random key gives the same
+    completions again, in another order too, and that another one gives others.
 
     Args:
         path: The model, as in ``policy.path``.
@@ -176,7 +176,7 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
     ]
 
     def drawn(asked: Sequence[Prompt], counter: int = 0) -> list[Group]:
-        return sampler.sample(asked, 3, sampling=sampling, stream=Stream(0, "train", counter))
+        return sampler.sample(asked, 3, sampling=sampling, random_key=RandomKey(0, "train", counter))
 
     groups = drawn(prompts)
     assert [g.prompt.uid for g in groups] == [p.uid for p in prompts], (
@@ -203,7 +203,7 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
             f"{who}: {what} draws something else"
         )
     assert [g.sequences for g in drawn(prompts, 1)] != [g.sequences for g in groups], (
-        f"{who}: another stream draws the same"
+        f"{who}: another random key draws the same"
     )
     return groups
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 
 _aside = ContextVar("aside", default=False)
 
@@ -35,21 +35,21 @@ def is_aside() -> bool:
 
 
 @contextmanager
-def component_call(stream: Stream, *key: object) -> Iterator[None]:
+def component_call(random_key: RandomKey, *key: object) -> Iterator[None]:
     """Call a component inside, ``apart`` from training.
 
     The generators of python, numpy and torch are seeded from the key, so that what it draws is the same in a run that
     was resumed. ``aside`` they are left alone, as training uses them meanwhile.
 
     Args:
-        stream: Seed, phase and number of the rollout.
+        random_key: Seed, phase and number of the rollout.
         key: What else its draws depend on: its name, the rank, the prompt.
     """
     with apart(), exits_refused(key):
         if is_aside():
             yield
             return
-        text = "\x1f".join(map(str, (*stream, *key)))
+        text = "\x1f".join(map(str, (*random_key, *key)))
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
         random.seed(seed)
         np.random.seed(seed)

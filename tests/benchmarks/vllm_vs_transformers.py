@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.data import ArithmeticTasks
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
@@ -76,10 +76,12 @@ class Sides:
         for repeat in range(repeats + 1):  # the first warms up
             self.version += 1
             for name, sampler in self.samplers.items():
-                stream = Stream(0, "train", repeat)
+                random_key = RandomKey(0, "train", repeat)
                 synced, _ = timed(lambda s=sampler: s.sync(self.version))
                 seconds, groups = timed(
-                    lambda s=sampler, at=stream: s.sample(self.prompts, GROUP, sampling=sampling, stream=at)
+                    lambda s=sampler, at=random_key: s.sample(
+                        self.prompts, GROUP, sampling=sampling, random_key=at
+                    )
                 )
                 if repeat:
                     found[name].append((synced, seconds, sum(len(r) for g in groups for r in g.completions)))

@@ -22,7 +22,7 @@ from tests.environments import faults
 from tests.environments.partners import Echo, Faulty
 from tests.environments.test_sampler import SAMPLING, source
 from tests.environments.test_tools import Scripted, asked, call, scripted
-from tests.samplers.test_transformers import STREAM, prompts
+from tests.samplers.test_transformers import RANDOM_KEY, prompts
 
 PARTNERS, FAULTS = "tests.environments.partners", "tests.environments.faults"
 
@@ -55,7 +55,7 @@ def test_episodes_are_those_of_threads(policy: Policy, environment: Any) -> None
         sampler = EnvironmentSampler(environment, **options)  # type: ignore[arg-type]
         sampler.setup(source(policy))
         for _ in range(2):
-            found.append(shown(sampler.sample(prompts(), 3, sampling=SAMPLING, stream=STREAM)))
+            found.append(shown(sampler.sample(prompts(), 3, sampling=SAMPLING, random_key=RANDOM_KEY)))
         sampler.teardown()
     assert len(found[0]) == 12
     assert found[0] == found[1] == found[2] == found[3]
@@ -82,7 +82,7 @@ def test_conversations_with_tools_are_those_of_threads(policy: Policy, options: 
         sampler, inner = scripted(policy, [*said, "Done."], isolation=isolation, workers=2, **options)
         asking = [asked({"environment": "b", "many": n}, uid=str(n)) for n in range(2)]
         sampling = Sampling(max_new_tokens=2000)
-        groups = sampler.sample(asking, 2, sampling=sampling, stream=STREAM)
+        groups = sampler.sample(asking, 2, sampling=sampling, random_key=RANDOM_KEY)
         found.append((shown(groups), inner.asked))
         sampler.teardown()
     assert found[0] == found[1]
@@ -99,7 +99,9 @@ def test_environments_share_processes_only_where_there_are_more(policy: Policy) 
             inner = sampler.sampler
             assert isinstance(inner, Scripted)
             inner.asked = []
-            group = sampler.sample([asked()], count, sampling=Sampling(max_new_tokens=2000), stream=STREAM)[0]
+            group = sampler.sample(
+                [asked()], count, sampling=Sampling(max_new_tokens=2000), random_key=RANDOM_KEY
+            )[0]
             told = [r.turns[1].messages[0]["content"].split() for r in group.completions]
             where.setdefault(count, []).append([pid for pid, _ in told])
         assert all(torch == "False" for _, torch in told)  # nothing imported it
@@ -132,7 +134,7 @@ def test_nothing_is_left_after_many_episodes(policy: Policy) -> None:
         sampler, inner = scripted(policy, said, tools=[f"{FAULTS}.faulty"], isolation="process", workers=2)
         for _ in range(4):
             inner.asked = []
-            sampler.sample([asked()], 6, sampling=Sampling(max_new_tokens=2000), stream=STREAM)
+            sampler.sample([asked()], 6, sampling=Sampling(max_new_tokens=2000), random_key=RANDOM_KEY)
             assert len(children() - before) <= 2
         sampler.teardown()
         assert children() <= before

@@ -20,7 +20,7 @@ from lgrpo_lightning.types import Completion, Sampling
 from tests.environments.faults import ANSWERS, ENDS, SendsPickles, Wrong
 from tests.environments.test_isolation import FAULTS, children, descriptors
 from tests.environments.test_tools import asked, call, scripted
-from tests.samplers.test_transformers import STREAM
+from tests.samplers.test_transformers import RANDOM_KEY
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at /proc")
 ENDING = {"exits": "ended with status 3", "is_killed": "killed by SIGKILL", "crashes": "killed by SIGSEGV",
@@ -55,7 +55,7 @@ def played(policy: Policy, said: Any, columns: Any = None, **options: Any) -> tu
     prompts = [asked(columns, uid="bad"), asked({"bad": False}, uid="good")]
     began = time.monotonic()
     try:
-        groups = sampler.sample(prompts, 2, sampling=Sampling(max_new_tokens=2000), stream=STREAM)
+        groups = sampler.sample(prompts, 2, sampling=Sampling(max_new_tokens=2000), random_key=RANDOM_KEY)
         return [r for g in groups for r in g.completions], time.monotonic() - began
     finally:
         sampler.teardown()
@@ -146,7 +146,7 @@ def test_a_process_that_ends_is_told_once(policy: Policy) -> None:
         warnings.simplefilter("always")
         for _ in range(2):
             inner.asked = []
-            sampler.sample([asked()], 2, sampling=Sampling(max_new_tokens=2000), stream=STREAM)
+            sampler.sample([asked()], 2, sampling=Sampling(max_new_tokens=2000), random_key=RANDOM_KEY)
     sampler.teardown()
     told = [str(w.message) for w in caught if "is replaced" in str(w.message)]
     assert len(told) == 1
@@ -157,7 +157,7 @@ def test_a_process_killed_between_two_rollouts_is_replaced(policy: Policy) -> No
     sampler, inner = scripted(policy, ["a"] * 5, environment=Wrong(), isolation="process", workers=2)
     for _ in range(2):
         inner.asked = []
-        groups = sampler.sample([asked()], 2, sampling=Sampling(max_new_tokens=2000), stream=STREAM)
+        groups = sampler.sample([asked()], 2, sampling=Sampling(max_new_tokens=2000), random_key=RANDOM_KEY)
         assert all(r.applies for r in groups[0].completions)
         assert sampler.processes is not None
         for worker in sampler.processes.running:

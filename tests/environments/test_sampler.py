@@ -19,7 +19,7 @@ from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, Transfo
 from lgrpo_lightning.types import Group, Sampling
 from tests.environments.partners import Echo, Endless, Faulty
 from tests.models import tokenizer
-from tests.samplers.test_transformers import STREAM, ids, prompts
+from tests.samplers.test_transformers import RANDOM_KEY, ids, prompts
 
 SAMPLING = Sampling(max_new_tokens=48, stop=("7",))
 
@@ -39,7 +39,7 @@ def drawn(
     sampling = options.pop("sampling", SAMPLING)
     made = EnvironmentSampler(environment, **options)
     made.setup(source(policy))
-    return made.sample(asked or prompts(), count, sampling=sampling, stream=STREAM)
+    return made.sample(asked or prompts(), count, sampling=sampling, random_key=RANDOM_KEY)
 
 
 @pytest.mark.parametrize("layout", ["padded", "tree"])
@@ -83,7 +83,7 @@ def test_turns_tile_the_completion_and_say_what_it_says(policy: Policy) -> None:
 def test_the_first_turns_are_those_of_the_inner_sampler(policy: Policy) -> None:
     inner = TransformersSampler()
     inner.setup(source(policy))
-    plain = inner.sample(prompts(), 4, sampling=SAMPLING, stream=STREAM)
+    plain = inner.sample(prompts(), 4, sampling=SAMPLING, random_key=RANDOM_KEY)
     for group, alone in zip(drawn(policy, Echo()), plain, strict=True):
         for rollout, first in zip(group.completions, alone.completions, strict=True):
             assert rollout.token_ids[: rollout.turns[0].end] == first.token_ids
@@ -100,7 +100,7 @@ def test_nothing_depends_on_the_batch_or_the_number_of_threads(policy: Policy) -
 def test_environments_are_used_again(policy: Policy) -> None:
     made = EnvironmentSampler(Echo())
     made.setup(source(policy))
-    first, second = (made.sample(prompts(), 4, sampling=SAMPLING, stream=STREAM) for _ in range(2))
+    first, second = (made.sample(prompts(), 4, sampling=SAMPLING, random_key=RANDOM_KEY) for _ in range(2))
     assert ids(first) == ids(second)
     assert sum(map(len, made.pool.idle.values())) == 16
 
@@ -150,7 +150,7 @@ def test_an_environment_that_fails_ends_no_run(policy: Policy, how: str, on_erro
 def test_an_environment_that_hung_is_not_used_again(policy: Policy) -> None:
     made = EnvironmentSampler(Faulty("hangs"), timeout=0.2, on_error="drop")
     made.setup(source(policy))
-    groups = made.sample(prompts()[:1], 2, sampling=SAMPLING, stream=STREAM)
+    groups = made.sample(prompts()[:1], 2, sampling=SAMPLING, random_key=RANDOM_KEY)
     failed = sum(r.metrics["episodes/failed"] for g in groups for r in g.completions)
     assert sum(map(len, made.pool.idle.values())) == 2 - failed < 2
 
@@ -192,7 +192,7 @@ class HangsThenRaises(Echo):
 def test_what_hung_once_is_not_used_again(policy: Policy) -> None:
     made = EnvironmentSampler(HangsThenRaises(), timeout=0.2)
     made.setup(source(policy))
-    made.sample(prompts()[:1], 2, sampling=SAMPLING, stream=STREAM)
+    made.sample(prompts()[:1], 2, sampling=SAMPLING, random_key=RANDOM_KEY)
     answered = [e for found in made.pool.idle.values() for e in found if e.paid]  # type: ignore[attr-defined]
     assert not answered
 
@@ -207,7 +207,7 @@ class CannotClose(Echo):
 def test_an_environment_that_cannot_be_closed_is_left_alone(policy: Policy) -> None:
     made = EnvironmentSampler(CannotClose())
     made.setup(source(policy))
-    made.sample(prompts()[:1], 2, sampling=SAMPLING, stream=STREAM)
+    made.sample(prompts()[:1], 2, sampling=SAMPLING, random_key=RANDOM_KEY)
     assert not any(made.pool.idle.values())
 
 
@@ -216,10 +216,10 @@ class Asked(TransformersSampler):
 
     longest = 0
 
-    def sample(self, asked: Any, group_size: int, *, sampling: Sampling, stream: Any) -> list[Group]:
+    def sample(self, asked: Any, group_size: int, *, sampling: Sampling, random_key: Any) -> list[Group]:
         most = max(len(p.token_ids) for p in asked) + sampling.max_new_tokens
         self.longest = max(self.longest, most)
-        return super().sample(asked, group_size, sampling=sampling, stream=stream)
+        return super().sample(asked, group_size, sampling=sampling, random_key=random_key)
 
 
 def test_no_turn_is_drawn_beyond_the_episodes_budget(policy: Policy) -> None:
@@ -315,7 +315,7 @@ def test_an_environment_that_always_fails_ends_the_run(
     made.setup(source(policy))
 
     def sample() -> None:
-        made.sample(prompts()[:1], 4, sampling=SAMPLING, stream=STREAM)
+        made.sample(prompts()[:1], 4, sampling=SAMPLING, random_key=RANDOM_KEY)
 
     sample()
     sample()

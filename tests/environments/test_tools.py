@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.contracts import Sampler, Stream
+from lgrpo_lightning.contracts import RandomKey, Sampler
 from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.calls import tool_calls
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
@@ -69,7 +69,7 @@ class Scripted(Sampler):
         self.asked: list[list[str]] = []
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         import torch
 
@@ -120,7 +120,7 @@ def episodes(
 ) -> tuple[Group, Scripted]:
     sampler, inner = scripted(model, turns, **options)
     sampling = Sampling(max_new_tokens=2000)
-    groups = sampler.sample([asked(columns)], 2, sampling=sampling, stream=Stream(0, "train", 0))
+    groups = sampler.sample([asked(columns)], 2, sampling=sampling, random_key=RandomKey(0, "train", 0))
     sampler.teardown()
     return groups[0], inner
 

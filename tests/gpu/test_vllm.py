@@ -17,8 +17,8 @@ from tests.samplers.vllm.engines import (
     RealServer,
     adapted,
     prompts,
+    random_key,
     sequences,
-    stream,
 )
 
 pytestmark = [pytest.mark.gpu, needs_gpus(1), needs_vllm]
@@ -45,9 +45,9 @@ def test_three_updates_asleep_in_between(level: Any, policy: ChangingPolicy) -> 
     for sampler in connected(policy, sleep_level=level):
         for _ in range(3):
             sampler.sync(policy.update())
-            greedy = sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream())
+            greedy = sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, random_key=random_key())
             assert policy.greedy_gap(greedy) < 1e-2
-            drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
+            drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key(policy.version))
             assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
             sampler.release()
 
@@ -55,10 +55,10 @@ def test_three_updates_asleep_in_between(level: Any, policy: ChangingPolicy) -> 
 def test_woken_without_an_update(policy: ChangingPolicy) -> None:
     for sampler in connected(policy, sleep_level=2):
         sampler.sync(policy.update())
-        before = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+        before = sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())
         sampler.release()
         sampler.sync(policy.version)
-        again = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+        again = sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())
         assert sequences(again) == sequences(before)
 
 
@@ -68,7 +68,7 @@ def test_an_adapter(tmp_path: Path) -> None:
     for sampler in connected(policy, sleep_level=1):
         for _ in range(2):
             sampler.sync(policy.update(0.3))
-            drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+            drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key())
             assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
             sampler.release()
 
@@ -80,7 +80,7 @@ def test_a_server(policy: ChangingPolicy, tmp_path: Path, monkeypatch: pytest.Mo
         for sampler in connected(policy, server=ServerOptions(urls=[server.url])):
             for _ in range(2):
                 sampler.sync(policy.update())
-                drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+                drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key())
                 assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
     finally:
         server.kill()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.types import Progress, Prompt, Sampling
 from tests.reliability.processes import same_run
 from tests.runs import checkpoint, fit, lgrpo, rollouts, train_metrics
@@ -42,16 +42,16 @@ class Behind(ApartSampler):
             self.newest.take(version)
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         assert self.newest is not None
         newest, source = self.newest, self.source
-        if stream.phase == "train":
+        if random_key.phase == "train":
             self.given.append(newest)
             newest = self.given[0]
         self.source = newest
         try:
-            return super().sample(prompts, group_size, sampling=sampling, stream=stream)
+            return super().sample(prompts, group_size, sampling=sampling, random_key=random_key)
         finally:
             self.source = source
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.choice import why_no_tree
 from lgrpo_lightning.policy.export import export
@@ -83,7 +83,7 @@ def check(policy: Policy, lengths: tuple[int, ...], new: int) -> None:
     source = PolicySource(policy, tokenizer=tokenizer(), eos_token_ids=(1, 4, 9), version=lambda: 0)
     sampler = TransformersSampler()
     sampler.setup(source)
-    given = {"sampling": Sampling(max_new_tokens=new), "stream": Stream(0, "train", 0)}
+    given = {"sampling": Sampling(max_new_tokens=new), "stream": RandomKey(0, "train", 0)}
     together = sampler.sample(prompts_of(*lengths), 2, **given)  # type: ignore[arg-type]
     drawn = [(g.prompt.token_ids, r) for g in together for r in g.completions]
     prompts, completions = [p for p, _ in drawn], [r.token_ids for _, r in drawn]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource, reference_of
 from lgrpo_lightning.samplers import TransformersSampler
@@ -107,7 +107,7 @@ def test_they_are_never_drawn(sampling: Sampling, holes: bool, tmp_path: Path) -
     sampler = TransformersSampler()
     sampler.setup(source)
     prompt = Prompt(uid="a", text="1+1=", token_ids=tuple(tokenizer()("1+1=")["input_ids"]))
-    group = sampler.sample([prompt], 16, sampling=sampling, stream=Stream(0, "train", 0))[0]
+    group = sampler.sample([prompt], 16, sampling=sampling, random_key=RandomKey(0, "train", 0))[0]
     drawn = {i for r in group.completions for i in r.token_ids}
     assert not drawn & set(policy.vocabulary.excluded)
     if not sampling.truncated and sampling.temperature:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning import Completion, Group, ProcessTree, Prompt, RewardModel, Sampler, Sampling
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.types import Progress
 
 FILE = Path(__file__).parent.parent / "assets" / "rollouts.json"
@@ -31,13 +31,13 @@ class RecordedSampler(Sampler):
         self.groups = recorded()
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """The recorded groups of this rollout."""
         return [
             Group(
                 prompt=p,
-                completions=tuple(map(rollout, self.groups[f"{stream.counter}/{p.uid}"]["completions"])),
+                completions=tuple(map(rollout, self.groups[f"{random_key.counter}/{p.uid}"]["completions"])),
             )
             for p in prompts
         ]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from lgrpo_lightning.contracts import Stream, WeightSource
+from lgrpo_lightning.contracts import RandomKey, WeightSource
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.types import Group, Prompt, Sampling
 
@@ -65,8 +65,8 @@ class ApartSampler(TransformersSampler):
         self.source.take(version)
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
-        groups = super().sample(prompts, group_size, sampling=sampling, stream=stream)
-        time.sleep(self.seconds if stream.phase == "train" else 0.0)
+        groups = super().sample(prompts, group_size, sampling=sampling, random_key=random_key)
+        time.sleep(self.seconds if random_key.phase == "train" else 0.0)
         return groups

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.samplers import ForkingSampler, TransformersSampler
 from lgrpo_lightning.types import Group, Sampling
 from tests.models import tokenizer
 from tests.runs import checkpoint, fit, rollouts
-from tests.samplers.test_transformers import STREAM, ids, prompts
+from tests.samplers.test_transformers import RANDOM_KEY, ids, prompts
 
 SAMPLING = Sampling(max_new_tokens=24)
 
@@ -32,8 +32,8 @@ def forking(policy: Policy, **options: Any) -> ForkingSampler:
     return made
 
 
-def drawn(policy: Policy, stream: Stream = STREAM, size: int = 8, **options: Any) -> list[Group]:
-    return forking(policy, **options).sample(prompts(), size, sampling=SAMPLING, stream=stream)
+def drawn(policy: Policy, random_key: RandomKey = RANDOM_KEY, size: int = 8, **options: Any) -> list[Group]:
+    return forking(policy, **options).sample(prompts(), size, sampling=SAMPLING, random_key=random_key)
 
 
 def shared(groups: list[Group]) -> float:
@@ -44,7 +44,7 @@ def shared(groups: list[Group]) -> float:
 def test_the_tree_has_structure_and_free_members_are_as_they_were(policy: Policy) -> None:
     free = TransformersSampler()
     free.setup(PolicySource(policy, tokenizer=tokenizer(), eos_token_ids=(1,), version=lambda: 0))
-    plain = free.sample(prompts(), 8, sampling=SAMPLING, stream=STREAM)
+    plain = free.sample(prompts(), 8, sampling=SAMPLING, random_key=RANDOM_KEY)
     groups = drawn(policy)
     assert [len(g) for g in groups] == [8] * 4
     assert shared(groups) > shared(plain) + 0.2
@@ -79,15 +79,15 @@ def test_logprobs_equal_a_teacher_forced_pass(policy: Policy) -> None:
 
 def test_the_same_for_any_batch_and_order(policy: Policy) -> None:
     together = drawn(policy)
-    backwards = forking(policy).sample(prompts()[::-1], 8, sampling=SAMPLING, stream=STREAM)
+    backwards = forking(policy).sample(prompts()[::-1], 8, sampling=SAMPLING, random_key=RANDOM_KEY)
     assert ids(together) == ids(backwards)[::-1]
     one = forking(policy, sampler=TransformersSampler(max_batch_tokens=1))
-    assert ids(together) == ids(one.sample(prompts(), 8, sampling=SAMPLING, stream=STREAM))
-    assert ids(together) != ids(drawn(policy, Stream(0, "train", 1)))
+    assert ids(together) == ids(one.sample(prompts(), 8, sampling=SAMPLING, random_key=RANDOM_KEY))
+    assert ids(together) != ids(drawn(policy, RandomKey(0, "train", 1)))
 
 
 def test_what_is_measured_is_not_forked(policy: Policy) -> None:
-    assert all(r.fork is None for g in drawn(policy, Stream(0, "validation", 0)) for r in g.completions)
+    assert all(r.fork is None for g in drawn(policy, RandomKey(0, "validation", 0)) for r in g.completions)
 
 
 def test_cuts_at_lines_and_at_undecided_tokens(policy: Policy) -> None:
@@ -131,7 +131,7 @@ def test_entropies_are_those_of_what_was_drawn_from(policy: Policy) -> None:
     sample = TransformersSampler(entropies=True)
     sample.setup(PolicySource(policy, tokenizer=tokenizer(), eos_token_ids=(1,), version=lambda: 0))
     for sampling in (SAMPLING, Sampling(max_new_tokens=24, temperature=0.6)):
-        for group in sample.sample(prompts(), 3, sampling=sampling, stream=STREAM):
+        for group in sample.sample(prompts(), 3, sampling=sampling, random_key=RANDOM_KEY):
             scores = policy([group.prompt.token_ids] * 3, group.sequences, temperature=sampling.temperature)
             for row, rollout in zip(scores.entropies, group.completions, strict=True):
                 assert rollout.entropies is not None
@@ -180,7 +180,7 @@ def test_a_stop_string_that_begins_in_the_prefix_ends_the_fork(policy: Policy) -
     ]
     stop = next(s for s in across if len(s) == 2)
     found = forking(policy, share=0.75).sample(
-        prompts(), 8, sampling=Sampling(max_new_tokens=24, stop=(stop,)), stream=STREAM
+        prompts(), 8, sampling=Sampling(max_new_tokens=24, stop=(stop,)), random_key=RANDOM_KEY
     )
     ended = [r for g in found for r in g.completions if stop in r.text]
     assert any(r.fork and len(r) == r.fork.position + 1 for r in ended)

@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.samplers.noise import gumbel, gumbel_argmax, row_key
 
 
 def keys(count: int) -> torch.Tensor:
-    return torch.tensor([row_key(Stream(0, "train", 0), "a", member) for member in range(count)])
+    return torch.tensor([row_key(RandomKey(0, "train", 0), "a", member) for member in range(count)])
 
 
 def test_noise_is_standard_gumbel_and_independent() -> None:
@@ -27,13 +27,13 @@ def test_any_draw_is_computed_on_its_own() -> None:
 
 
 def test_every_part_of_the_key_matters() -> None:
-    base = row_key(Stream(0, "train", 0), "a", 0)
+    base = row_key(RandomKey(0, "train", 0), "a", 0)
     others = [
-        row_key(Stream(1, "train", 0), "a", 0),
-        row_key(Stream(0, "validation", 0), "a", 0),
-        row_key(Stream(0, "train", 1), "a", 0),
-        row_key(Stream(0, "train", 0), "b", 0),
-        row_key(Stream(0, "train", 0), "a", 1),
+        row_key(RandomKey(1, "train", 0), "a", 0),
+        row_key(RandomKey(0, "validation", 0), "a", 0),
+        row_key(RandomKey(0, "train", 1), "a", 0),
+        row_key(RandomKey(0, "train", 0), "b", 0),
+        row_key(RandomKey(0, "train", 0), "a", 1),
     ]
     assert len({base, *others}) == 6
 

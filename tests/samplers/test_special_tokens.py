@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.rewards import FormatMatch
@@ -39,7 +39,7 @@ def drawn(source: PolicySource, **options: Any) -> list[Group]:
     ids = tuple(source.tokenizer("1+1=")["input_ids"])
     prompts = [Prompt(uid="a", text="1+1=", token_ids=ids)]
     sampling = Sampling(max_new_tokens=40, temperature=1.5, **options)
-    return sampler.sample(prompts, 150, sampling=sampling, stream=Stream(0, "train", 0))
+    return sampler.sample(prompts, 150, sampling=sampling, random_key=RandomKey(0, "train", 0))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from lgrpo_lightning.segmenters import DelimiterSegmenter, SentenceSegmenter, Ta
 from lgrpo_lightning.types import Completion, Group, Message, Prompt, Sampling
 from tests.models import make_model
 from tests.samplers.decoders import llama
-from tests.samplers.test_transformers import STREAM
+from tests.samplers.test_transformers import RANDOM_KEY
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def drawn(source: PolicySource, sampler: Any, *stop: str, count: int = 24) -> li
     ids = tuple(source.tokenizer("a")["input_ids"])
     prompts = [Prompt(uid="a", text="a", token_ids=ids)]
     sampling = Sampling(max_new_tokens=40, stop=stop)
-    return list(sampler.sample(prompts, count, sampling=sampling, stream=STREAM)[0].completions)
+    return list(sampler.sample(prompts, count, sampling=sampling, random_key=RANDOM_KEY)[0].completions)
 
 
 def ends_at_once(tok: Any, ids: tuple[int, ...], stop: str) -> bool:

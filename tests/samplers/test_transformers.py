@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.types import Group, Prompt, Sampling
 from tests.models import tokenizer
 
-STREAM = Stream(0, "train", 0)
+RANDOM_KEY = RandomKey(0, "train", 0)
 PROMPTS = ["1+1=", "12+7+3=", "a", "4-2= and so on"]
 
 
@@ -36,7 +36,7 @@ def ids(groups: list[Group]) -> list[list[list[int]]]:
 def test_logprobs_equal_a_teacher_forced_pass(architecture: str, model_folder: Callable[[str], Path]) -> None:
     sample, policy = sampler(model_folder(architecture))
     for sampling in (Sampling(max_new_tokens=20), Sampling(max_new_tokens=20, temperature=0.7)):
-        groups = sample.sample(prompts(), 3, sampling=sampling, stream=STREAM)
+        groups = sample.sample(prompts(), 3, sampling=sampling, random_key=RANDOM_KEY)
         for group in groups:
             scores = policy(
                 [group.prompt.token_ids] * 3, group.sequences, temperature=sampling.temperature
@@ -49,13 +49,13 @@ def test_completions_do_not_depend_on_the_batch(model_folder: Callable[[str], Pa
     sample, _ = sampler(model_folder("llama"))
     one_by_one, _ = sampler(model_folder("llama"), max_batch_tokens=1)
     sampling = Sampling(max_new_tokens=24)
-    together = sample.sample(prompts(), 4, sampling=sampling, stream=STREAM)
-    assert ids(together) == ids(one_by_one.sample(prompts(), 4, sampling=sampling, stream=STREAM))
-    backwards = sample.sample(prompts()[::-1], 4, sampling=sampling, stream=STREAM)
+    together = sample.sample(prompts(), 4, sampling=sampling, random_key=RANDOM_KEY)
+    assert ids(together) == ids(one_by_one.sample(prompts(), 4, sampling=sampling, random_key=RANDOM_KEY))
+    backwards = sample.sample(prompts()[::-1], 4, sampling=sampling, random_key=RANDOM_KEY)
     assert ids(together) == ids(backwards)[::-1]
-    alone = sample.sample(prompts()[1:2], 4, sampling=sampling, stream=STREAM)
+    alone = sample.sample(prompts()[1:2], 4, sampling=sampling, random_key=RANDOM_KEY)
     assert ids(together)[1] == ids(alone)[0]
-    more = sample.sample(prompts(), 6, sampling=sampling, stream=STREAM)
+    more = sample.sample(prompts(), 6, sampling=sampling, random_key=RANDOM_KEY)
     assert [g[:4] for g in ids(more)] == ids(together)
 
 
@@ -63,7 +63,7 @@ def test_streams_differ(model_folder: Callable[[str], Path]) -> None:
     sample, _ = sampler(model_folder("llama"))
     sampling = Sampling(max_new_tokens=12)
     drawn = [
-        str(ids(sample.sample(prompts(), 2, sampling=sampling, stream=Stream(0, "train", n))))
+        str(ids(sample.sample(prompts(), 2, sampling=sampling, random_key=RandomKey(0, "train", n))))
         for n in (0, 1, 0)
     ]
     assert drawn[0] == drawn[2] != drawn[1]
@@ -72,7 +72,7 @@ def test_streams_differ(model_folder: Callable[[str], Path]) -> None:
 def test_greedy_equals_generate(model_folder: Callable[[str], Path]) -> None:
     sample, policy = sampler(model_folder("llama"))
     sampling = Sampling(max_new_tokens=20).greedy
-    for group in sample.sample(prompts(), 1, sampling=sampling, stream=STREAM):
+    for group in sample.sample(prompts(), 1, sampling=sampling, random_key=RANDOM_KEY):
         with policy.generation_model() as model:
             expected = model.generate(
                 torch.tensor([group.prompt.token_ids]), do_sample=False, max_new_tokens=20, eos_token_id=1
@@ -83,9 +83,9 @@ def test_greedy_equals_generate(model_folder: Callable[[str], Path]) -> None:
 def test_frequencies_equal_the_models_distribution(model_folder: Callable[[str], Path]) -> None:
     sample, policy = sampler(model_folder("llama"))
     prompt = prompts(["1+1="])
-    group = sample.sample(prompt, 4000, sampling=Sampling(max_new_tokens=1, temperature=1.5), stream=STREAM)[
-        0
-    ]
+    group = sample.sample(
+        prompt, 4000, sampling=Sampling(max_new_tokens=1, temperature=1.5), random_key=RANDOM_KEY
+    )[0]
     with policy.generation_model() as model:
         logits = model(torch.tensor([prompt[0].token_ids])).logits[0, -1] / 1.5
     seen = torch.bincount(torch.tensor([s[0] for s in group.sequences]), minlength=len(logits)) / 4000
@@ -96,7 +96,7 @@ def test_completions_end_at_any_end_of_sequence_or_stop_string(model_folder: Cal
     sample, policy = sampler(model_folder("llama"))
     sample.setup(PolicySource(policy, tokenizer=tokenizer(), eos_token_ids=(1, 13), version=lambda: 5))
     sampling = Sampling(max_new_tokens=40, temperature=2.0, stop=("a", "5"))
-    groups = sample.sample(prompts(), 16, sampling=sampling, stream=STREAM)
+    groups = sample.sample(prompts(), 16, sampling=sampling, random_key=RANDOM_KEY)
     reasons = set()
     for rollout in (r for g in groups for r in g.completions):
         ended = rollout.token_ids[-1] in (1, 13) or any(s in rollout.text for s in ("a", "5"))
@@ -117,6 +117,8 @@ def test_truncated_logprobs_are_those_of_the_truncated_distribution(
     model_folder: Callable[[str], Path],
 ) -> None:
     sample, _ = sampler(model_folder("llama"))
-    group = sample.sample(prompts()[:1], 8, sampling=Sampling(max_new_tokens=8, top_k=1), stream=STREAM)[0]
+    group = sample.sample(
+        prompts()[:1], 8, sampling=Sampling(max_new_tokens=8, top_k=1), random_key=RANDOM_KEY
+    )[0]
     assert all(r.logprobs.abs().max() < 1e-6 for r in group.completions)
     assert len({r.token_ids for r in group.completions}) == 1

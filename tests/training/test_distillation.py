@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.estimators import Distillation
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.loading import load_tokenizer
@@ -40,7 +40,7 @@ def test_the_reverse_kl_falls(model_folder: Callable[..., Path]) -> None:
     told = []
     for step in range(STEPS):
         sampling = Sampling(temperature=0.8, max_new_tokens=6)
-        groups = sampler.sample(PROMPTS, 16, sampling=sampling, stream=Stream(0, "train", step))
+        groups = sampler.sample(PROMPTS, 16, sampling=sampling, random_key=RandomKey(0, "train", step))
         trees = [toy_tree(group) for group in groups]
         rewards = reward.score_batch(groups, trees)
         credits = Distillation().estimate_batch(rewards, trees, reduce=lambda x: x)

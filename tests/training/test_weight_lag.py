@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.types import Group, Prompt, Sampling
 from tests.runs import fit, train_metrics
@@ -16,9 +16,9 @@ class StaleSampler(TransformersSampler):
     """Says that its weights are those of the start, as an engine does that is not synchronised."""
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
-        groups = super().sample(prompts, group_size, sampling=sampling, stream=stream)
+        groups = super().sample(prompts, group_size, sampling=sampling, random_key=random_key)
         return [
             replace(g, completions=tuple(replace(r, weight_version=0) for r in g.completions)) for g in groups
         ]

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from lgrpo_lightning.contracts import Sampler, Stream, WeightSource
+from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, probe_prompt
@@ -28,7 +28,7 @@ class VLLMSampler(Sampler):
 
     The weights are taken over after each rollout's updates. After the first time, and every ``check_every`` times,
     the engine's log-probs of a few tokens are compared with the policy's, and the run stops where they differ.
-    The same stream and prompt give the same completions from the same engine.
+    The same random key and prompt give the same completions from the same engine.
 
     Args:
         engine: How the engine is built.
@@ -114,7 +114,7 @@ class VLLMSampler(Sampler):
             self._check((), (), sampling)
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """One group per prompt, in order; checked against the policy where a check is due."""
         if self.version is None or self.asleep:
@@ -123,7 +123,7 @@ class VLLMSampler(Sampler):
         requests = [
             Request(
                 prompt=p.token_ids,
-                seed=prompt_seed(stream, p.uid),
+                seed=prompt_seed(random_key, p.uid),
                 count=group_size,
                 excluded=excluded,
                 top=self.entropy_top,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Adapter, Stream
+from lgrpo_lightning.contracts import Adapter, RandomKey
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import WRITTEN_OUT
 from lgrpo_lightning.types import FinishReason, Sampling
@@ -86,9 +86,9 @@ class Transport(ABC):
         """Release everything."""
 
 
-def prompt_seed(stream: Stream, uid: str) -> int:
+def prompt_seed(random_key: RandomKey, uid: str) -> int:
     """The seed of a prompt's completions; member ``m`` is drawn with ``seed + m``."""
-    return row_key(stream, uid, 0) & ((1 << 62) - 1)
+    return row_key(random_key, uid, 0) & ((1 << 62) - 1)
 
 
 def sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int]) -> dict[str, Any]:

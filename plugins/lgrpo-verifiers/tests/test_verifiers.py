@@ -10,7 +10,7 @@ from lgrpo_verifiers import VerifiersPrompts, VerifiersSampler
 from lgrpo_verifiers.conversation import Conversation, Rules
 
 from lgrpo_lightning import Prompt, Sampling
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.environments.calls import FORMATS, Format
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
@@ -23,7 +23,7 @@ from lgrpo_lightning.testing import check_component, check_prompt_source, toy_tr
 HERE = Path(__file__).parent
 GUESSING = "lgrpo-verifiers-guessing"
 CONFIG = PolicyConfig(path="lgrpo:arithmetic")
-STREAM = Stream(0, "train", 0)
+RANDOM_KEY = RandomKey(0, "train", 0)
 SAMPLING = Sampling(max_new_tokens=40, stop=("=", "\n"))
 TEMPLATE = (
     "{% for t in tools or [] %}{{ '\\n' }}{% endfor %}"
@@ -68,7 +68,10 @@ def drawn(policy, environment, args=None, *, asked=None, count=4, sampling=SAMPL
     sampler.setup(source(policy))
     try:
         return sampler.sample(
-            asked or prompts(environment, args, select={"limit": 4}), count, sampling=sampling, stream=STREAM
+            asked or prompts(environment, args, select={"limit": 4}),
+            count,
+            sampling=sampling,
+            random_key=RANDOM_KEY,
         )
     finally:
         sampler.teardown()
@@ -100,7 +103,7 @@ def test_one_turn(policy):
     groups = drawn(policy, "vf-sums", asked=asked, sampling=lines)
     inner = TransformersSampler()
     inner.setup(source(policy))
-    assert ids(groups) == ids(inner.sample(asked, 4, sampling=lines, stream=STREAM))
+    assert ids(groups) == ids(inner.sample(asked, 4, sampling=lines, random_key=RANDOM_KEY))
     assert check_logprobs(policy, groups) == 0
     paid = []
     for group in groups:
@@ -170,8 +173,8 @@ def test_tools(policy, monkeypatch):
     sampler = VerifiersSampler("vf-tools", tool_format="numbers", max_turns=3)
     sampler.setup(at)
     asked = prompts("vf-tools", chat=True, tokenizer=at.tokenizer)
-    groups = sampler.sample(asked, 4, sampling=SAMPLING, stream=STREAM)
-    assert ids(groups) == ids(sampler.sample(asked, 4, sampling=SAMPLING, stream=STREAM))
+    groups = sampler.sample(asked, 4, sampling=SAMPLING, random_key=RANDOM_KEY)
+    assert ids(groups) == ids(sampler.sample(asked, 4, sampling=SAMPLING, random_key=RANDOM_KEY))
     sampler.teardown()
     assert groups[0].prompt.text == "\n1+2+4="
     assert groups[0].prompt.text != asked[0].text  # with its tools
@@ -207,7 +210,7 @@ def test_an_environment_that_fails_ends_no_run(policy, how, says):
     sampler.setup(source(policy))
     asked = prompts("vf-faulty", args)
     with pytest.warns(UserWarning, match=says):
-        groups = sampler.sample(asked, 6, sampling=SAMPLING, stream=STREAM)
+        groups = sampler.sample(asked, 6, sampling=SAMPLING, random_key=RANDOM_KEY)
     rollouts = [r for g in groups for r in g.completions]
     failed = [r for r in rollouts if not r.applies]
     assert failed
@@ -225,7 +228,7 @@ def test_an_environment_that_fails_ends_no_run(policy, how, says):
         assert any(a.applies for a, _ in pairs)
         assert all(a.token_ids == b.token_ids and a.rewards == b.rewards for a, b in pairs if a.applies)
     sampler.timeout = 2.0
-    again = sampler.sample(asked, 1, sampling=SAMPLING, stream=Stream(0, "train", 1))
+    again = sampler.sample(asked, 1, sampling=SAMPLING, random_key=RandomKey(0, "train", 1))
     assert len(again) == 2  # it still draws
     sampler.teardown()
 
@@ -244,7 +247,7 @@ def conversation(policy):
     made = Conversation(rules=rules, prompt=asked, member=0)
     first = [{"role": "user", "content": asked.text}]
     assert made.asked({"messages": first}) is None
-    (turn,) = sampler.sampler.sample([made.ahead], 1, sampling=SAMPLING, stream=STREAM)[0].completions
+    (turn,) = sampler.sampler.sample([made.ahead], 1, sampling=SAMPLING, random_key=RANDOM_KEY)[0].completions
     answer = made.spoke(turn)
     return made, [*first, answer.body["choices"][0]["message"]]
 
@@ -351,7 +354,7 @@ def test_a_prompt_that_is_no_task(policy):
     sampler = VerifiersSampler("vf-sums", {"taskset": {"first": 7}})
     sampler.setup(source(policy))
     with pytest.raises(ValueError, match=r"the prompt is task 0 with the key .* Give VerifiersPrompts and"):
-        sampler.sample(asked[:1], 1, sampling=SAMPLING, stream=STREAM)
+        sampler.sample(asked[:1], 1, sampling=SAMPLING, random_key=RANDOM_KEY)
     plain = Prompt(uid="a", text="1", token_ids=(20,))
     with pytest.raises(ValueError, match="Take data from VerifiersPrompts"):
-        sampler.sample([plain], 1, sampling=SAMPLING, stream=STREAM)
+        sampler.sample([plain], 1, sampling=SAMPLING, random_key=RANDOM_KEY)

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import pytest
 import torch
 
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.samplers.truncation import truncated_logits
@@ -129,8 +129,8 @@ def prompts(texts: list[str] = TEXTS) -> list[Prompt]:
     return [Prompt(uid=str(i), text=t, token_ids=tuple(tok(t)["input_ids"])) for i, t in enumerate(texts)]
 
 
-def stream(counter: int = 0) -> Stream:
-    return Stream(0, "train", counter)
+def random_key(counter: int = 0) -> RandomKey:
+    return RandomKey(0, "train", counter)
 
 
 def sequences(groups: list[Group]) -> list[list[list[int]]]:

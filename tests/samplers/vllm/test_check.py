@@ -10,7 +10,7 @@ from lgrpo_lightning.samplers.vllm.check import check_completions, difference, p
 from lgrpo_lightning.samplers.vllm.transport import Completion, VLLMError
 from lgrpo_lightning.types import Sampling
 from tests.models import tokenizer
-from tests.samplers.vllm.engines import ChangingPolicy, prompts, stream
+from tests.samplers.vllm.engines import ChangingPolicy, prompts, random_key
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_right_log_probs_pass_and_wrong_ones_do_not(sampling: Sampling, tmp_path
     policy = ChangingPolicy("llama", tmp_path)
     sampler = TransformersSampler()
     sampler.setup(policy.source)
-    group = sampler.sample(prompts(["1+1="]), 1, sampling=sampling, stream=stream())[0]
+    group = sampler.sample(prompts(["1+1="]), 1, sampling=sampling, random_key=random_key())[0]
     rollout = group.completions[0]
     found = Completion(
         token_ids=rollout.token_ids, logprobs=tuple(rollout.logprobs.tolist()), finish_reason="length"

@@ -18,9 +18,9 @@ from tests.samplers.vllm.engines import (
     ChangingPolicy,
     needs_vllm,
     prompts,
+    random_key,
     sequences,
     stale_heads,
-    stream,
 )
 
 pytestmark = needs_vllm
@@ -52,10 +52,10 @@ def test_three_updates(engine: Engine) -> None:
     sampler, policy = synced(engine)
     for _ in range(3):
         sampler.sync(policy.update())
-        greedy = sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream())
+        greedy = sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, random_key=random_key())
         assert policy.greedy_gap(greedy) < 1e-3
         assert policy.logprob_error(greedy) < 1e-3
-        drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
+        drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key(policy.version))
         assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
         assert {r.weight_version for g in drawn for r in g.completions} == {policy.version}
 
@@ -63,30 +63,32 @@ def test_three_updates(engine: Engine) -> None:
 def test_weights_are_copied(engine: Engine) -> None:
     """An update without a sync changes nothing in the engine."""
     sampler, policy = synced(engine)
-    before = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+    before = sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())
     policy.update()
-    again = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+    again = sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())
     assert sequences(again) == sequences(before)
     sampler.sync(policy.version)
-    assert sequences(sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())) != sequences(before)
+    assert sequences(sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())) != sequences(
+        before
+    )
 
 
 def test_same_stream_same_completions_in_any_batch(engine: Engine) -> None:
     sampler, _ = synced(engine)
-    together = sequences(sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream()))
-    backwards = sampler.sample(prompts()[::-1], 4, sampling=SAMPLING, stream=stream())
-    alone = sampler.sample(prompts()[2:3], 4, sampling=SAMPLING, stream=stream())
+    together = sequences(sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key()))
+    backwards = sampler.sample(prompts()[::-1], 4, sampling=SAMPLING, random_key=random_key())
+    alone = sampler.sample(prompts()[2:3], 4, sampling=SAMPLING, random_key=random_key())
     assert sequences(backwards)[::-1] == together
     assert sequences(alone)[0] == together[2]
     assert len({tuple(ids) for ids in together[0]}) > 1
-    assert sequences(sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream(1))) != together
+    assert sequences(sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key(1))) != together
 
 
 def test_text_stop_strings_and_ends_of_sequence(engine: Engine) -> None:
     sampler, policy = synced(engine)
     policy.source.eos_token_ids = (1, 13)
     sampling = Sampling(max_new_tokens=30, temperature=2.0, stop=("a", "55"))
-    drawn = sampler.sample(prompts(), 16, sampling=sampling, stream=stream())
+    drawn = sampler.sample(prompts(), 16, sampling=sampling, random_key=random_key())
     policy.source.eos_token_ids = (1,)
     reasons = set()
     for rollout in (r for g in drawn for r in g.completions):
@@ -106,7 +108,7 @@ def test_truncation_is_that_of_the_other_sampler(engine: Engine, sampling: Sampl
     from lgrpo_lightning.samplers.vllm.check import policy_logprobs
 
     sampler, policy = synced(engine)
-    drawn = sampler.sample(prompts(), 4, sampling=sampling, stream=stream())
+    drawn = sampler.sample(prompts(), 4, sampling=sampling, random_key=random_key())
     with policy.policy.generation_model() as model:
         for group in drawn:
             for rollout in group.completions:
@@ -117,7 +119,7 @@ def test_truncation_is_that_of_the_other_sampler(engine: Engine, sampling: Sampl
 def test_frequencies_are_those_of_the_policy(engine: Engine) -> None:
     sampler, policy = synced(engine)
     sampling = Sampling(max_new_tokens=1, temperature=1.5)
-    group = sampler.sample(prompts(["1+1="]), 2000, sampling=sampling, stream=stream())[0]
+    group = sampler.sample(prompts(["1+1="]), 2000, sampling=sampling, random_key=random_key())[0]
     expected = (policy.logits(group, 0)[0] / 1.5).softmax(-1)
     seen = torch.bincount(torch.tensor([s[0] for s in group.sequences]), minlength=len(expected)) / 2000
     assert (seen - expected).abs().max() < 0.04
@@ -130,7 +132,7 @@ def test_training_does_not_notice(engine: Engine) -> None:
     expected = torch.rand(3)
     torch.manual_seed(11)
     sampler.sync(policy.update())
-    sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+    sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())
     assert torch.equal(torch.rand(3), expected)
     assert torch.set_num_threads is set_threads
     assert torch.set_num_threads.__module__ != "vllm.v1.worker.cpu_worker"
@@ -144,25 +146,27 @@ def test_training_does_not_notice(engine: Engine) -> None:
 def test_sleeping_may_be_called(engine: Engine) -> None:
     sampler, _ = synced(engine)
     sampler.sleep_level = 2
-    before = sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream()))
+    before = sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, random_key=random_key()))
     sampler.release()
     assert sampler.asleep
-    assert sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream())) == before
+    assert (
+        sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, random_key=random_key())) == before
+    )
     assert not sampler.asleep
     sampler.sleep_level = 0
 
 
 def test_a_sync_without_a_cache_reset_is_caught(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, policy = synced(engine)
-    sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())  # a check, which fills the cache
+    sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())  # a check, which fills the cache
     transport: Any = sampler.transport
     monkeypatch.setattr(transport, "_reset_prefix_cache", lambda: None)
     sampler.sync(policy.update())
     with pytest.raises(VLLMError, match="does not sample from the policy's weights"):
-        sampler.sample(prompts(["a"]), 1, sampling=SAMPLING, stream=stream())
+        sampler.sample(prompts(["a"]), 1, sampling=SAMPLING, random_key=random_key())
     monkeypatch.undo()
     sampler.sync(policy.update())
-    sampler.sample(prompts(["a"]), 1, sampling=SAMPLING, stream=stream())
+    sampler.sample(prompts(["a"]), 1, sampling=SAMPLING, random_key=random_key())
 
 
 def test_a_stale_head_is_caught(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,10 +176,10 @@ def test_a_stale_head_is_caught(engine: Engine, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(WeightReceiver, "_lgrpo_refresh_heads", stale_heads)
     sampler.sync(policy.update())
     with pytest.raises(VLLMError, match="output head"):
-        sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+        sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())
     monkeypatch.undo()
     sampler.sync(policy.update())  # refreshing mends them
-    sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+    sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())
 
 
 def test_greedy_equals_the_other_sampler(engine: Engine) -> None:
@@ -183,7 +187,7 @@ def test_greedy_equals_the_other_sampler(engine: Engine) -> None:
     other = TransformersSampler()
     other.setup(policy.source)
     pair = [
-        s.sample(prompts(TEXTS), 1, sampling=SAMPLING.greedy, stream=stream())[1].sequences
+        s.sample(prompts(TEXTS), 1, sampling=SAMPLING.greedy, random_key=random_key())[1].sequences
         for s in (sampler, other)
     ]
     assert pair[0] == pair[1]
@@ -194,8 +198,8 @@ def test_forks(engine: Engine) -> None:
     sampler, policy = synced(engine)
     forking = ForkingSampler(sampler, share=0.5)
     forking.source = policy.source
-    plain = sampler.sample(prompts(), 6, sampling=SAMPLING, stream=stream())
-    groups = forking.sample(prompts(), 6, sampling=SAMPLING, stream=stream())
+    plain = sampler.sample(prompts(), 6, sampling=SAMPLING, random_key=random_key())
+    groups = forking.sample(prompts(), 6, sampling=SAMPLING, random_key=random_key())
     assert [g[:3] for g in sequences(groups)] == [g[:3] for g in sequences(plain)]
     for group in groups:
         assert [r.fork is None for r in group.completions] == [True] * 3 + [False] * 3
@@ -204,7 +208,9 @@ def test_forks(engine: Engine) -> None:
             source, at = group.completions[rollout.fork.member], rollout.fork.position
             assert rollout.token_ids[:at] == source.token_ids[:at]
     assert policy.logprob_error(groups, SAMPLING.temperature) < 1e-3
-    assert sequences(forking.sample(prompts(), 6, sampling=SAMPLING, stream=stream())) == sequences(groups)
+    assert sequences(forking.sample(prompts(), 6, sampling=SAMPLING, random_key=random_key())) == sequences(
+        groups
+    )
 
 
 @pytest.mark.parametrize("sampling", [SAMPLING, *TRUNCATED])
@@ -226,7 +232,7 @@ def test_entropies(engine: Engine, sampling: Sampling, monkeypatch: pytest.Monke
 
 
 def drawn(sampler: VLLMSampler, sampling: Sampling) -> list[Group]:
-    return sampler.sample(prompts(), 3, sampling=sampling, stream=stream())
+    return sampler.sample(prompts(), 3, sampling=sampling, random_key=random_key())
 
 
 def test_turns(engine: Engine) -> None:
@@ -234,7 +240,9 @@ def test_turns(engine: Engine) -> None:
     sampler, policy = synced(engine)
     taking = EnvironmentSampler(Echo(turns=2), sampler=sampler)
     taking.setup(policy.source)
-    groups = taking.sample(prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), stream=stream())
+    groups = taking.sample(
+        prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), random_key=random_key()
+    )
     rollouts = [r for g in groups for r in g.completions]
     assert any(len(r.turns) > 2 for r in rollouts)
     for group in groups:
@@ -243,5 +251,7 @@ def test_turns(engine: Engine) -> None:
             chosen = expected.gather(-1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
             own = rollout.mask
             torch.testing.assert_close(chosen[own], rollout.logprobs[own], atol=1e-3, rtol=0)
-    again = taking.sample(prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), stream=stream())
+    again = taking.sample(
+        prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), random_key=random_key()
+    )
     assert sequences(again) == sequences(groups)

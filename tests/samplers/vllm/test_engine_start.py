@@ -15,8 +15,8 @@ from tests.samplers.vllm.engines import (
     adapted,
     needs_vllm,
     prompts,
+    random_key,
     stale_heads,
-    stream,
 )
 
 pytestmark = needs_vllm
@@ -39,7 +39,7 @@ def test_the_first_sync_of_a_run_catches_it_too(
     sampler = VLLMSampler(SMALL)
     sampler.setup(policy.source)
     with pytest.raises(VLLMError, match="prefix cache was not reset"):
-        sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+        sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())
     sampler.teardown()
     assert not torch.distributed.is_initialized()
 
@@ -48,7 +48,7 @@ def test_bf16_is_within_the_default_tolerance(tmp_path: Path) -> None:
     policy = ChangingPolicy("llama_tied", tmp_path)
     sampler = VLLMSampler(EngineOptions(dtype="bfloat16", max_num_seqs=16))
     sampler.setup(policy.source)
-    drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+    drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key())
     assert 1e-4 < policy.logprob_error(drawn, SAMPLING.temperature) < 2
     sampler.teardown()
 
@@ -70,7 +70,7 @@ def test_an_adapter(lora: Any, tmp_path: Path) -> None:
     sampler.setup(policy.source)
     for _ in range(3):
         sampler.sync(policy.update(0.3))
-        drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+        drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key())
         assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
         sampler.release()
     transport: Any = sampler.transport
@@ -87,11 +87,11 @@ def test_an_adapter_of_an_old_version_is_caught(tmp_path: Path, monkeypatch: pyt
     sampler = VLLMSampler(SMALL, check_every=1)
     sampler.setup(policy.source)
     sampler.sync(policy.update(0.3))
-    sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+    sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())
     monkeypatch.setattr(WeightReceiver, "lgrpo_adapt", lambda self, folder, number, version: None)
     sampler.sync(policy.update(0.3))
     with pytest.raises(VLLMError, match="does not sample from the policy's weights"):
-        sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream())
+        sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())
     sampler.teardown()
 
 
@@ -104,7 +104,10 @@ def test_an_adapter_that_the_engine_does_not_take(tmp_path: Path) -> None:
     sampler = VLLMSampler(SMALL)
     sampler.setup(policy.source)
     sampler.sync(policy.update(0.01))
-    assert policy.logprob_error(sampler.sample(prompts(), 1, sampling=SAMPLING, stream=stream()), 0.7) < 1e-3
+    assert (
+        policy.logprob_error(sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key()), 0.7)
+        < 1e-3
+    )
     assert not sampler.transport.takes_adapter
     sampler.teardown()
 
@@ -114,6 +117,8 @@ def test_training_in_mixed_precision_does_not_reach_the_engine(tmp_path: Path) -
     sampler = VLLMSampler(SMALL)
     sampler.setup(policy.source)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        drawn = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())  # and the check passes
+        drawn = sampler.sample(
+            prompts(), 2, sampling=SAMPLING, random_key=random_key()
+        )  # and the check passes
     assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
     sampler.teardown()

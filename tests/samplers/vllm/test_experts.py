@@ -9,7 +9,7 @@ import torch
 
 from lgrpo_lightning.policy import Lora
 from tests.models import EXTRA
-from tests.samplers.vllm.engines import SAMPLING, ChangingPolicy, needs_vllm, prompts, stream
+from tests.samplers.vllm.engines import SAMPLING, ChangingPolicy, needs_vllm, prompts, random_key
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
@@ -50,7 +50,7 @@ def test_the_engine_has_the_policys_weights(architecture: str, adapted: bool, tm
     try:
         for _ in range(2):
             sampler.sync(policy.update())
-            groups = sampler.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+            groups = sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())
             assert policy.logprob_error(groups, SAMPLING.temperature) < 1e-3
     finally:
         sampler.teardown()

@@ -21,8 +21,8 @@ from tests.samplers.vllm.engines import (
     adapted,
     needs_vllm,
     prompts,
+    random_key,
     sequences,
-    stream,
 )
 
 pytestmark = needs_vllm
@@ -58,19 +58,19 @@ def test_three_updates(pair: tuple[ChangingPolicy, RealServer]) -> None:
     with sampler(*pair) as sample:
         for _ in range(3):
             sample.sync(policy.update())
-            greedy = sample.sample(prompts(), 1, sampling=SAMPLING.greedy, stream=stream())
+            greedy = sample.sample(prompts(), 1, sampling=SAMPLING.greedy, random_key=random_key())
             assert policy.greedy_gap(greedy) < 1e-3
             assert policy.logprob_error(greedy) < 1e-3
-            drawn = sample.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
+            drawn = sample.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key(policy.version))
             assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
             found = drawn[0].completions[0].entropies
             torch.testing.assert_close(found, policy.entropies(drawn[0], 0, SAMPLING), atol=2e-3, rtol=0)
-        stopped = sample.sample(prompts(), 4, sampling=stops, stream=stream())
+        stopped = sample.sample(prompts(), 4, sampling=stops, random_key=random_key())
     in_process = VLLMSampler(EngineOptions(max_num_seqs=16))
     in_process.setup(policy.source)
-    same = in_process.sample(prompts(), 4, sampling=SAMPLING, stream=stream(policy.version))
+    same = in_process.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key(policy.version))
     assert sequences(same) == sequences(drawn)
-    same = in_process.sample(prompts(), 4, sampling=stops, stream=stream())
+    same = in_process.sample(prompts(), 4, sampling=stops, random_key=random_key())
     assert sequences(same) == sequences(stopped)
     assert [r.text for g in same for r in g.completions] == [r.text for g in stopped for r in g.completions]
     in_process.teardown()
@@ -85,14 +85,14 @@ def test_killed_in_the_middle_of_a_rollout_and_started_again(pair: tuple[Changin
         server.start(wait=False)
 
     with sampler(policy, server, retry_seconds=240.0) as sample:
-        expected = sequences(sample.sample(prompts(), 16, sampling=long, stream=stream()))
+        expected = sequences(sample.sample(prompts(), 16, sampling=long, random_key=random_key()))
         transport: Any = sample.transport
         boots = dict(transport.feed.boots)
         threading.Timer(0.3, restart).start()
-        assert sequences(sample.sample(prompts(), 16, sampling=long, stream=stream())) == expected
+        assert sequences(sample.sample(prompts(), 16, sampling=long, random_key=random_key())) == expected
         assert transport.feed.boots != boots
         sample.sync(policy.update())
-        sample.sample(prompts(), 1, sampling=SAMPLING, stream=stream())  # checked
+        sample.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())  # checked
 
 
 def test_killed_and_not_started_again(pair: tuple[ChangingPolicy, RealServer]) -> None:
@@ -100,7 +100,7 @@ def test_killed_and_not_started_again(pair: tuple[ChangingPolicy, RealServer]) -
         sample.sync(0)
         pair[1].kill()
         with pytest.raises(VLLMError, match=rf"{pair[1].url} did not answer for 2 seconds"):
-            sample.sample(prompts(), 2, sampling=SAMPLING, stream=stream())
+            sample.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())
     assert not list(Path("/dev/shm").glob("lgrpo-weights-*"))  # nothing is left in memory
 
 
@@ -112,13 +112,13 @@ def test_an_adapter_also_after_a_restart(tmp_path: Path) -> None:
         with sampler(policy, server, retry_seconds=240.0) as sample:
             for _ in range(2):
                 sample.sync(policy.update(0.3))
-                drawn = sample.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+                drawn = sample.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key())
                 assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
             transport: Any = sample.transport
             assert transport.takes_adapter
             server.kill()
             server.start()
-            again = sample.sample(prompts(), 4, sampling=SAMPLING, stream=stream())
+            again = sample.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key())
             assert sequences(again) == sequences(drawn)
     finally:
         server.kill()

@@ -14,7 +14,15 @@ from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
 from lgrpo_lightning.types import Group
-from tests.samplers.vllm.engines import SAMPLING, ChangingPolicy, StandIn, adapted, prompts, sequences, stream
+from tests.samplers.vllm.engines import (
+    SAMPLING,
+    ChangingPolicy,
+    StandIn,
+    adapted,
+    prompts,
+    random_key,
+    sequences,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,7 @@ def connected(policy: ChangingPolicy, tmp_path: Path) -> Iterator[Connected]:
 
 
 def sample(sampler: VLLMSampler, counter: int = 0) -> list[Group]:
-    return sampler.sample(prompts(), 3, sampling=SAMPLING, stream=stream(counter))
+    return sampler.sample(prompts(), 3, sampling=SAMPLING, random_key=random_key(counter))
 
 
 def test_weights_then_completions(stand_in: StandIn, connected: Connected, tmp_path: Path) -> None:
@@ -284,4 +292,4 @@ def test_a_server_that_dies_in_the_middle(stand_in: StandIn, connected: Connecte
 def test_prompts_that_do_not_fit(stand_in: StandIn, connected: Connected) -> None:
     sampler = connected(stand_in)
     with pytest.raises(ValueError, match=r"A prompt of 300 tokens.*engine's 256 tokens.*max_model_len"):
-        sampler.sample(prompts(["1" * 300]), 1, sampling=SAMPLING, stream=stream())
+        sampler.sample(prompts(["1" * 300]), 1, sampling=SAMPLING, random_key=random_key())

@@ -10,7 +10,7 @@ import pytest
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.types import Sampling
 from tests.models import make_model, tokenizer
-from tests.samplers.vllm.engines import ChangingPolicy, RealServer, needs_vllm, prompts, stream
+from tests.samplers.vllm.engines import ChangingPolicy, RealServer, needs_vllm, prompts, random_key
 
 pytestmark = needs_vllm
 SPECIAL = ("<think>", "</think>", "<|im_end|>")
@@ -58,7 +58,7 @@ def test_special_tokens_and_padded_vocabularies(sampling_from: tuple) -> None:
     texts = set()
     for stop in ("<|im_end|>", "5<|im_end|>", "<think>\n", "think>"):
         sampling = Sampling(max_new_tokens=40, temperature=2.0, stop=(stop,))
-        groups = sampler.sample(prompts(), 40, sampling=sampling, stream=stream())
+        groups = sampler.sample(prompts(), 40, sampling=sampling, random_key=random_key())
         for rollout in (r for g in groups for r in g.completions):
             assert max(rollout.token_ids) < WITH_TEXT
             text = tokenizer(*SPECIAL).decode([i for i in rollout.token_ids if i > 1])

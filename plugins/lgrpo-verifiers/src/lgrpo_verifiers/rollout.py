@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lgrpo_lightning import Completion, Prompt, Sampling
-from lgrpo_lightning.contracts import Stream
+from lgrpo_lightning.contracts import RandomKey
 from lgrpo_verifiers.conversation import Conversation
 from lgrpo_verifiers.service import Seat, Service
 from lgrpo_verifiers.table import Call, Table
@@ -22,7 +22,7 @@ class Play:
         groups: The conversations, prompt by prompt.
         tasks: verifiers' task of each prompt.
         owner: The ``VerifiersSampler``.
-        sampling, stream: Of the call.
+        sampling, random_key: Of the call.
         shown: Number of a group → the prompt that its environment really began with.
     """
 
@@ -30,7 +30,7 @@ class Play:
     tasks: Sequence[Any]
     owner: Any
     sampling: Sampling
-    stream: Stream
+    random_key: RandomKey
     shown: dict[int, Prompt] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -153,7 +153,7 @@ class Play:
 
     def _sampled(self, prompts: list[Prompt], count: int, limit: int) -> list[Sequence[Completion]]:
         sampling = replace(self.sampling, max_new_tokens=limit)
-        drawn = self.owner.sampler.sample(prompts, count, sampling=sampling, stream=self.stream)
+        drawn = self.owner.sampler.sample(prompts, count, sampling=sampling, random_key=self.random_key)
         return [group.completions for group in drawn]
 
     def _answered(self, call: Call, turn: Completion) -> None:

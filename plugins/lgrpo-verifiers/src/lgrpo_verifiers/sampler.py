@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lgrpo_lightning import Completion, Group, Prompt, Sampler, Sampling
-from lgrpo_lightning.contracts import Stream, WeightSource
+from lgrpo_lightning.contracts import RandomKey, WeightSource
 from lgrpo_lightning.environments.call_reader import check_format
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.options import mapped, require
@@ -99,7 +99,7 @@ class VerifiersSampler(SamplerAround):
         )
 
     def sample(
-        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, stream: Stream
+        self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """One group of episodes per prompt, in order.
 
@@ -110,7 +110,7 @@ class VerifiersSampler(SamplerAround):
         rules = self._rules(sampling)
         tasks = [self._task(prompt) for prompt in prompts]
         groups = [[Conversation(rules=rules, prompt=p, member=m) for m in range(group_size)] for p in prompts]
-        play = Play(groups=groups, tasks=tasks, owner=self, sampling=sampling, stream=stream)
+        play = Play(groups=groups, tasks=tasks, owner=self, sampling=sampling, random_key=random_key)
         with self.drawing():
             play.run()
         self._warn([c for group in groups for c in group])
