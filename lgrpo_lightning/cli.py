@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from lgrpo_lightning.processes.leaving import leave_soon, note_status
+from lgrpo_lightning.distributed.leaving import leave_soon, note_status
 
 RUN = "lgrpo_lightning.commands.run"
 

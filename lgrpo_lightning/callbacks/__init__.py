@@ -10,7 +10,7 @@ from lgrpo_lightning.display.completion_table import CompletionTable
 from lgrpo_lightning.display.progress import RewardProgressBar
 from lgrpo_lightning.display.reward_plot import RewardPlot
 from lgrpo_lightning.display.run_summary import RunSummary
-from lgrpo_lightning.processes.rank_watch import RankWatch
+from lgrpo_lightning.distributed.rank_watch import RankWatch
 from lgrpo_lightning.records.prediction_writer import PredictionWriter
 from lgrpo_lightning.records.rollout_writer import RolloutWriter
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, call_rollout_callbacks

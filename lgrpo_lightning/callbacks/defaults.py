@@ -19,8 +19,8 @@ from lgrpo_lightning.display.completion_table import CompletionTable
 from lgrpo_lightning.display.progress import RewardProgressBar
 from lgrpo_lightning.display.reward_plot import RewardPlot
 from lgrpo_lightning.display.run_summary import RunSummary
-from lgrpo_lightning.processes.rank_watch import RankWatch, die_with_parent
-from lgrpo_lightning.processes.stop_signals import StopSignals
+from lgrpo_lightning.distributed.rank_watch import RankWatch, die_with_parent
+from lgrpo_lightning.distributed.stop_signals import StopSignals
 from lgrpo_lightning.records.metrics_csv import MetricsCSV
 from lgrpo_lightning.records.prediction_writer import PredictionWriter
 from lgrpo_lightning.records.rollout_writer import RolloutWriter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from lgrpo_lightning.strategies.sharded_metadata import INDEX, reader
+from lgrpo_lightning.distributed.sharded_metadata import INDEX, reader
 
 REST = "meta.pt"
 

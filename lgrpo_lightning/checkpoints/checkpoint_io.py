@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
+from lgrpo_lightning.distributed.sharded_checkpoint import AnyCheckpointIO
 from lgrpo_lightning.run_folder.whole_files import whole_file
-from lgrpo_lightning.strategies.sharded_checkpoint import AnyCheckpointIO
 
 
 class AtomicCheckpointIO(AnyCheckpointIO):

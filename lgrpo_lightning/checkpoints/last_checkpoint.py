@@ -14,7 +14,7 @@ from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.checkpoint_io import broken
 from lgrpo_lightning.checkpoints.held_state import Held, sharded
 from lgrpo_lightning.checkpoints.writing import write_checkpoint
-from lgrpo_lightning.processes.interruption import Interrupted
+from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.records.metrics_csv import log_before_checkpoint
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, shown
 from lgrpo_lightning.run_folder.whole_files import DiskFullError

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lgrpo_lightning.checkpoints.checkpoint_file import put_in_place
-from lgrpo_lightning.processes.activity import doing
+from lgrpo_lightning.distributed.activity import doing
 from lgrpo_lightning.run_folder.whole_files import explained_if_unwritable, make_folder
 
 

@@ -32,7 +32,7 @@ from lgrpo_lightning.comparison.results import (
 )
 from lgrpo_lightning.comparison.tuning import chosen, tuning_table
 from lgrpo_lightning.comparison.variations import Choice, choices, grid, seeds
-from lgrpo_lightning.processes.interruption import Interrupted
+from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, shown
 from lgrpo_lightning.run_folder.whole_files import write_whole
 

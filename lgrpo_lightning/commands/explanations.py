@@ -13,9 +13,9 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from lgrpo_lightning.commands.written import Entry
+from lgrpo_lightning.distributed.precision import SUPPORTED
 from lgrpo_lightning.import_path import STANDARD, STANDARD_REFUSED
 from lgrpo_lightning.plugins import registry
-from lgrpo_lightning.strategies.precision import SUPPORTED
 
 KINDS = {
     "model.sampler": "sampler",

@@ -129,7 +129,7 @@ def read_checkpoint(checkpoint: Path, *, weights_only: bool = True) -> Mapping[s
         ValueError: It is neither.
     """
 
-    from lgrpo_lightning.strategies.sharded_checkpoint import AnyCheckpointIO, whole_checkpoint
+    from lgrpo_lightning.distributed.sharded_checkpoint import AnyCheckpointIO, whole_checkpoint
 
     if checkpoint.is_dir():
         return whole_checkpoint(checkpoint, only_weights=True)
@@ -144,8 +144,8 @@ def run_policy_config(run: Path, checkpoint: Mapping[str, Any] | None = None) ->
     """
     import yaml
 
+    from lgrpo_lightning.distributed.precision import weights_config
     from lgrpo_lightning.policy.config import PolicyConfig
-    from lgrpo_lightning.strategies.precision import weights_config
 
     if (run / CONFIG).is_file():
         written = yaml.safe_load((run / CONFIG).read_text())

@@ -11,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.lookup import checkpoint_folder
 from lgrpo_lightning.commands.yaml_text import loaded
-from lgrpo_lightning.processes.slurm import restarts
+from lgrpo_lightning.distributed.slurm import restarts
 from lgrpo_lightning.run_folder.names import CONFIG, shown
 from lgrpo_lightning.run_folder.secrets import masked
 from lgrpo_lightning.training.optimizers import TAKEN_OVER

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.records.plain import as_json
 from lgrpo_lightning.run_folder.names import set_aside, shown
 from lgrpo_lightning.run_folder.whole_files import whole_file
-from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.rollout_callback import dry_run
 from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.types import Rollout

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
+from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.run_folder.names import ROLLOUT_FILE, ROLLOUTS, set_aside, shown
 from lgrpo_lightning.run_folder.whole_files import make_folder, whole_file
-from lgrpo_lightning.strategies.ranks import data_rank
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, dry_run, rollouts_done
 from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.types import Rollout

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lightning.processes.interruption import AbandonedError, abandon_if_stopping
+from lgrpo_lightning.distributed.interruption import AbandonedError, abandon_if_stopping
 from lgrpo_lightning.worker_thread import awaited
 
 GRACE = 2.0

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.import_path import imported
 from lgrpo_lightning.options import mapped
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.processes.interruption import abandon_if_stopping
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.failures import Failures, OnError

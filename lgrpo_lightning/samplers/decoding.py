@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.head import WIDE, backbone, head_logits, takes_wide_product
 from lgrpo_lightning.policy.rotary import check_length
-from lgrpo_lightning.processes.interruption import abandon_if_stopping
 from lgrpo_lightning.samplers.cache import (
     check_cache,
     generation_cache,

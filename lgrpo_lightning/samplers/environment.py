@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
+from lgrpo_lightning.distributed.interruption import abandon_if_stopping, carried
 from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.call_reader import CallReader, call_reader, check_format
 from lgrpo_lightning.environments.episode import Episode
@@ -21,7 +22,6 @@ from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.environments.toolbox import error_text
 from lgrpo_lightning.options import mapped, require
-from lgrpo_lightning.processes.interruption import abandon_if_stopping, carried
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens

@@ -12,7 +12,7 @@ from types import FunctionType
 from typing import Any
 
 from lgrpo_lightning.checkpoints.code import code_of
-from lgrpo_lightning.strategies.ranks import gathered
+from lgrpo_lightning.distributed.ranks import gathered
 
 OWN = re.compile(r"(^|_)(devices?|urls?|hosts?|ports?|keys?|secrets?|passwords?)$|^kwargs$|_dir$")
 """Names of options that each process may have its own value of, or whose value is nobody's business."""

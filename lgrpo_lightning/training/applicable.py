@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.functional import equal_rewards
-from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.types import Rewards, Rollout
 
 

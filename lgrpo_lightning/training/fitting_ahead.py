@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lgrpo_lightning.strategies.ranks import tensor_mesh
+from lgrpo_lightning.distributed.ranks import tensor_mesh
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.types import Sampling
 

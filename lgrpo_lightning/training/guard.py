@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.run_folder.names import NONFINITE, shown
-from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.nonfinite import Finding, NonFiniteError, cause, description, local, save
 from lgrpo_lightning.training.optimizers import gradient_norm

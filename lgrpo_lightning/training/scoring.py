@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.distributed.activity import progressed
+from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.policy.policy import TokenScores
-from lgrpo_lightning.processes.activity import progressed
-from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.types import TrainBatch, padded
 
 

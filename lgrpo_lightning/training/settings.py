@@ -12,9 +12,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 from torch import nn
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.distributed.precision import check_precision
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.run_folder.names import shown
-from lgrpo_lightning.strategies.precision import check_precision
 from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.types import Sampling

@@ -6,7 +6,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.strategies.ranks import Ranks
+from lgrpo_lightning.distributed.ranks import Ranks
 
 ROUNDING = 1e-5
 """Nats that entropies of one token may differ by in passes of other shapes. Completions share tokens, so the bound

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import PolicyLoss
+from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.functional import aggregate, default_normalizer
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Policy, Reference
-from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training.attempt import Attempt, Pass
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.gradient_noise import GradientNoise

@@ -17,6 +17,7 @@ from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.contracts import CONTRACTS
 from lgrpo_lightning.data.curriculum import Curriculum
 from lgrpo_lightning.datamodule import PromptDataModule
+from lgrpo_lightning.distributed.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.options import OWN_METRICS
 from lgrpo_lightning.plugins import hookspecs
@@ -24,7 +25,6 @@ from lgrpo_lightning.plugins.installed import DISABLE
 from lgrpo_lightning.plugins.registry import components
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
-from lgrpo_lightning.strategies.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.testing import toy_loss_input
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation
 from lgrpo_lightning.training.settings import ELSEWHERE

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from lgrpo_lightning.distributed import process_gone
 from lgrpo_lightning.environments import GuessingGame
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.processes import process_gone
 from lgrpo_lightning.samplers import EnvironmentSampler
 from lgrpo_lightning.types import Group, Sampling
 from tests.environments import faults

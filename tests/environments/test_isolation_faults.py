@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from lgrpo_lightning.distributed import process_gone
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.processes import process_gone
 from lgrpo_lightning.types import Completion, Sampling
 from tests.environments.faults import ANSWERS, ENDS, SendsPickles, Wrong
 from tests.environments.test_isolation import FAULTS, children, descriptors

@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.strategies.sharded_checkpoint import whole_checkpoint
+from lgrpo_lightning.distributed.sharded_checkpoint import whole_checkpoint
 from tests.runs import CONFIG, checkpoint, lgrpo, lgrpo_arguments, metrics, rollouts
 from tests.several import commands
 

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
+from lgrpo_lightning.distributed.precision import small_step_warning
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.strategies.precision import small_step_warning
 from tests.recorded.run import fit
 from tests.runs import fit as fit_command
 from tests.runs import lgrpo

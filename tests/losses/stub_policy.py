@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import PolicyLoss
+from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.policy import TokenScores
-from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.metrics import Means

@@ -13,11 +13,11 @@ import yaml
 
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.datamodule import PromptDataModule
+from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.migration.importing import imported
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update

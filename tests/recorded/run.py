@@ -19,10 +19,10 @@ from torch import Tensor
 from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling
 from lgrpo_lightning.callbacks import RolloutCallback
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
+from lgrpo_lightning.distributed.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.losses import ClippedSurrogate
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch
-from lgrpo_lightning.strategies.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.training import Objective, Updates, Validation
 from tests.recorded.components import Digits, RecordedReward, RecordedSampler
 

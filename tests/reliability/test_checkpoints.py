@@ -26,7 +26,7 @@ from tests.runs import lgrpo
 
 EVERY = LastCheckpoint
 SHARDS = {
-    "class_path": "lgrpo_lightning.strategies.fsdp2.FSDP2Strategy",
+    "class_path": "lgrpo_lightning.distributed.fsdp2.FSDP2Strategy",
     "init_args": {"save_distributed_checkpoint": True},
 }
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.processes.alive import machine
-from lgrpo_lightning.processes.report import Report
+from lgrpo_lightning.distributed.alive import machine
+from lgrpo_lightning.distributed.report import Report
 from tests.reliability.processes import MINUTES, RUN, SLOW, TWO, Launched, finished_pair, gone, pair, same_run
 
 SECOND = "rollouts/rollout-000001-rank-000.parquet"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.processes.interruption import (
+from lgrpo_lightning.distributed.interruption import (
     AbandonedError,
     Interrupted,
     abandon_if_stopping,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.processes.interruption import AbandonedError, begin, request_stop
+from lgrpo_lightning.distributed.interruption import AbandonedError, begin, request_stop
 from lgrpo_lightning.rewards import RewardError, RewardFunction, RewardSum
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.exact_match import ExactMatch

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lgrpo_lightning.strategies.ranks import Ranks
+from lgrpo_lightning.distributed.ranks import Ranks
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lgrpo_lightning import GRPOModule, Sampling
+from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.estimators import GDPO, GRPO, LambdaGRPO, MaxRL, PassAtK, ProcessGRPO
 from lgrpo_lightning.losses import CISPO, GMPO, GSPO, LUSPO, VESPO, ClippedSurrogate, Reinforce
 from lgrpo_lightning.policy import Policy, PolicyConfig, reference_of
@@ -24,7 +25,6 @@ from lgrpo_lightning.policy.reference_sync import (
     reference_state,
 )
 from lgrpo_lightning.rewards import ExactMatch
-from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus

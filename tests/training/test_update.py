@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lgrpo_lightning.contracts import PolicyLoss
+from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.estimators import GRPO, LambdaGRPO
 from lgrpo_lightning.losses import ClippedSurrogate
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.strategies.ranks import Ranks
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus

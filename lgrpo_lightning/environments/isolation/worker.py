@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from lgrpo_lightning.distributed import process_gone
 from lgrpo_lightning.environments.isolation.frames import LARGEST, GarbledError, packed, received, send
 from lgrpo_lightning.environments.isolation.serving import Answer, Request
 from lgrpo_lightning.environments.limits import StateLostError
-from lgrpo_lightning.processes import process_gone
 
 MAIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "

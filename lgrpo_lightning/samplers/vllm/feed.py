@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.processes.interruption import AbandonedError, abandon_if_stopping
+from lgrpo_lightning.distributed.interruption import AbandonedError, abandon_if_stopping
 from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
 from lgrpo_lightning.samplers.vllm.weights import weights_folder

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
-from lgrpo_lightning.processes.interruption import abandon_if_stopping, carried
+from lgrpo_lightning.distributed.interruption import abandon_if_stopping, carried
 from lgrpo_lightning.samplers.vllm.entropies import entropies_of
 from lgrpo_lightning.samplers.vllm.feed import Feed, described
 from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.processes.alive import process_gone
+from lgrpo_lightning.distributed.alive import process_gone
 
 Weights = Iterator[tuple[str, Tensor]]
 SHARD_BYTES = 2**30

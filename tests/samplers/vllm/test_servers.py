@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.processes.interruption import AbandonedError, begin, request_stop
+from lgrpo_lightning.distributed.interruption import AbandonedError, begin, request_stop
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError

@@ -29,7 +29,7 @@ def reader(folder: str | Path) -> Any:
     Raises:
         UnpicklingError: The index names something else, which could run code.
     """
-    from lgrpo_lightning.strategies.sharded_reading import CheckedReader
+    from lgrpo_lightning.distributed.sharded_reading import CheckedReader
 
     with (Path(folder) / INDEX).open("rb") as file:
         _IndexAlone(file).load()

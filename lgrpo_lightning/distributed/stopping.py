@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.contracts import RandomKey
-from lgrpo_lightning.processes.activity import doing, waiting
-from lgrpo_lightning.processes.interruption import (
+from lgrpo_lightning.distributed.activity import doing, waiting
+from lgrpo_lightning.distributed.interruption import (
     AbandonedError,
     Interrupted,
     in_step,
     request_stop,
     stop_signal,
 )
-from lgrpo_lightning.strategies.ranks import ranks, tensor_mesh
+from lgrpo_lightning.distributed.ranks import ranks, tensor_mesh
 from lgrpo_lightning.trainer.component_call import is_aside
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from lgrpo_lightning.processes.interruption import check_peers
+from lgrpo_lightning.distributed.interruption import check_peers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from lgrpo_lightning.processes.activity import doing
-from lgrpo_lightning.processes.alive import process_gone
-from lgrpo_lightning.processes.interruption import PEER_LOST, Interrupted, lost
-from lgrpo_lightning.processes.stop_signals import StopSignals
-from lgrpo_lightning.processes.stopping import stop_together
-from lgrpo_lightning.processes.watch import Watch
+from lgrpo_lightning.distributed.activity import doing
+from lgrpo_lightning.distributed.alive import process_gone
+from lgrpo_lightning.distributed.interruption import PEER_LOST, Interrupted, lost
+from lgrpo_lightning.distributed.stop_signals import StopSignals
+from lgrpo_lightning.distributed.stopping import stop_together
+from lgrpo_lightning.distributed.watch import Watch
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, rollouts_done
 from lgrpo_lightning.types import Rollout
 

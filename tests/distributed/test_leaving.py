@@ -11,7 +11,7 @@ import atexit, os, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from lgrpo_lightning import cli
-from lgrpo_lightning.processes import leaving
+from lgrpo_lightning.distributed import leaving
 
 leaving.PATIENCE = 0.5
 

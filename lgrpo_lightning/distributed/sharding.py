@@ -13,8 +13,8 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.fsdp import register_fsdp_forward_method as enter_through
 
+from lgrpo_lightning.distributed.tensor_parallel import divide
 from lgrpo_lightning.policy.policy import Policy
-from lgrpo_lightning.strategies.tensor_parallel import divide
 
 
 def shard(

@@ -15,8 +15,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from lgrpo_lightning.processes.interruption import begin, forget_stop, request_stop, stop_signal
-from lgrpo_lightning.processes.slurm import requeue
+from lgrpo_lightning.distributed.interruption import begin, forget_stop, request_stop, stop_signal
+from lgrpo_lightning.distributed.slurm import requeue
 
 ALSO = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 """A connection that was lost, Ctrl-\\, and what schedulers send before the time is up: each would end the process."""

@@ -16,8 +16,8 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.optim import Optimizer
 
-from lgrpo_lightning.strategies.archive import damaged_entry
-from lgrpo_lightning.strategies.sharded_metadata import reader
+from lgrpo_lightning.distributed.archive import damaged_entry
+from lgrpo_lightning.distributed.sharded_metadata import reader
 
 OPTIMIZER = re.compile(r"optimizer_(\d+)")
 
@@ -125,7 +125,7 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
     """
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-    from lgrpo_lightning.strategies.sharded_reading import WholePlanner
+    from lgrpo_lightning.distributed.sharded_reading import WholePlanner
 
     folder, found = Path(path), dict[str, Any]()
     if not is_folder(folder):
@@ -170,7 +170,7 @@ def load_folder(
     )
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    from lgrpo_lightning.strategies.sharded_reading import PlainPlanner
+    from lgrpo_lightning.distributed.sharded_reading import PlainPlanner
 
     with pickles_refused(path):
         index, saved = entries_of(path)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from lgrpo_lightning.processes.activity import activity
-from lgrpo_lightning.processes.alive import machine
-from lgrpo_lightning.processes.interruption import PEER_LOST, lose, lost, request_stop, stop_signal
-from lgrpo_lightning.processes.report import DONE, Report
+from lgrpo_lightning.distributed.activity import activity
+from lgrpo_lightning.distributed.alive import machine
+from lgrpo_lightning.distributed.interruption import PEER_LOST, lose, lost, request_stop, stop_signal
+from lgrpo_lightning.distributed.report import DONE, Report
 
 POLL = 0.5
 """Seconds between two looks at the store."""

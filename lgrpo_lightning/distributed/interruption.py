@@ -13,7 +13,7 @@ from contextvars import ContextVar, copy_context
 from threading import Event
 from typing import TypeVar
 
-from lgrpo_lightning.processes.leaving import note_status
+from lgrpo_lightning.distributed.leaving import note_status
 
 Result = TypeVar("Result")
 

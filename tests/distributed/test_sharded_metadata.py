@@ -11,8 +11,8 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_op
 
 from lgrpo_lightning.checkpoints.checkpoint_check import _folder
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
-from lgrpo_lightning.strategies.sharded_checkpoint import AnyCheckpointIO, load_folder, whole_checkpoint
-from lgrpo_lightning.strategies.sharded_metadata import reader
+from lgrpo_lightning.distributed.sharded_checkpoint import AnyCheckpointIO, load_folder, whole_checkpoint
+from lgrpo_lightning.distributed.sharded_metadata import reader
 
 
 class Hostile:

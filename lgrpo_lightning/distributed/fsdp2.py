@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from lgrpo_lightning.strategies.ranks import tensor_mesh
-from lgrpo_lightning.strategies.sharded_checkpoint import (
+from lgrpo_lightning.distributed.ranks import tensor_mesh
+from lgrpo_lightning.distributed.sharded_checkpoint import (
     is_folder,
     load_folder,
     numbered,

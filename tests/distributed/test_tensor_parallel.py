@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, Phi3Config
 
+from lgrpo_lightning.distributed.tensor_parallel import PARTIAL, plan, settled_plan
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
-from lgrpo_lightning.strategies.tensor_parallel import PARTIAL, plan, settled_plan
 from tests.models import SMALL
 
 

@@ -8,8 +8,8 @@ import sys
 SCRIPT = """
 import signal, time
 from lightning.pytorch import Trainer
-from lgrpo_lightning.processes.stop_signals import StopSignals
-from lgrpo_lightning.processes.interruption import request_stop, stop_signal
+from lgrpo_lightning.distributed.stop_signals import StopSignals
+from lgrpo_lightning.distributed.interruption import request_stop, stop_signal
 signals = StopSignals(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
 request_stop({first})
 signals._noted(signal.SIGINT, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from lgrpo_lightning.processes.alive import machine, process_gone
+from lgrpo_lightning.distributed.alive import machine, process_gone
 
 DONE = "done"
 """How a process ends that did all it had to do."""

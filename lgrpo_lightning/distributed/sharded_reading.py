@@ -10,7 +10,7 @@ import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from lgrpo_lightning.strategies.archive import damaged_entry
+from lgrpo_lightning.distributed.archive import damaged_entry
 
 
 class DamagedError(OSError):
