@@ -1,18 +1,18 @@
 """Callbacks: what a run shows, and what it leaves on disk."""
 
+from lgrpo_lightning.callbacks.alarms import Alarms
+from lgrpo_lightning.callbacks.best_checkpoint import BestCheckpoint
+from lgrpo_lightning.callbacks.completion_table import CompletionTable
 from lgrpo_lightning.callbacks.defaults import complete_trainer, default_callbacks
-from lgrpo_lightning.checkpoints.best_checkpoint import BestCheckpoint
-from lgrpo_lightning.checkpoints.export_model import ExportModel
-from lgrpo_lightning.checkpoints.last_checkpoint import LastCheckpoint
-from lgrpo_lightning.checkpoints.rollout_checkpoint import RolloutCheckpoint
-from lgrpo_lightning.display.alarms import Alarms
-from lgrpo_lightning.display.completion_table import CompletionTable
-from lgrpo_lightning.display.progress import RewardProgressBar
-from lgrpo_lightning.display.reward_plot import RewardPlot
-from lgrpo_lightning.display.run_summary import RunSummary
-from lgrpo_lightning.distributed.rank_watch import RankWatch
-from lgrpo_lightning.records.prediction_writer import PredictionWriter
-from lgrpo_lightning.records.rollout_writer import RolloutWriter
+from lgrpo_lightning.callbacks.export_model import ExportModel
+from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
+from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
+from lgrpo_lightning.callbacks.progress import RewardProgressBar
+from lgrpo_lightning.callbacks.rank_watch import RankWatch
+from lgrpo_lightning.callbacks.reward_plot import RewardPlot
+from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
+from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
+from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, call_rollout_callbacks
 
 __all__ = [

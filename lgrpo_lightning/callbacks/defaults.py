@@ -9,21 +9,21 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, TQDMProgressBar
 
+from lgrpo_lightning.callbacks.alarms import Alarms
+from lgrpo_lightning.callbacks.completion_table import CompletionTable
+from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
 from lgrpo_lightning.callbacks.lock_folder import LockFolder
+from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
+from lgrpo_lightning.callbacks.progress import RewardProgressBar
+from lgrpo_lightning.callbacks.rank_watch import RankWatch, die_with_parent
+from lgrpo_lightning.callbacks.reward_plot import RewardPlot
+from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
+from lgrpo_lightning.callbacks.rollout_state import in_writing_order
+from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
+from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
-from lgrpo_lightning.checkpoints.last_checkpoint import LastCheckpoint
-from lgrpo_lightning.checkpoints.rollout_checkpoint import RolloutCheckpoint
-from lgrpo_lightning.checkpoints.rollout_state import in_writing_order
-from lgrpo_lightning.display.alarms import Alarms
-from lgrpo_lightning.display.completion_table import CompletionTable
-from lgrpo_lightning.display.progress import RewardProgressBar
-from lgrpo_lightning.display.reward_plot import RewardPlot
-from lgrpo_lightning.display.run_summary import RunSummary
-from lgrpo_lightning.distributed.rank_watch import RankWatch, die_with_parent
 from lgrpo_lightning.distributed.stop_signals import StopSignals
 from lgrpo_lightning.records.metrics_csv import MetricsCSV
-from lgrpo_lightning.records.prediction_writer import PredictionWriter
-from lgrpo_lightning.records.rollout_writer import RolloutWriter
 from lgrpo_lightning.run_folder.names import CHECKPOINTS
 from lgrpo_lightning.trainer.rollout_callback import dry_run
 

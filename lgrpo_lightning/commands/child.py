@@ -14,10 +14,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lightning.analysis.plan import FINISHED, LOG
+from lgrpo_lightning.callbacks.rank_watch import parent_death_signal
 from lgrpo_lightning.commands import run
-from lgrpo_lightning.comparison.plan import FINISHED, LOG
 from lgrpo_lightning.distributed.leaving import leave_soon, note_status
-from lgrpo_lightning.distributed.rank_watch import parent_death_signal
 from lgrpo_lightning.run_folder.names import CONFIG, LAST_CHECKPOINT
 
 LOCK = ".lock"

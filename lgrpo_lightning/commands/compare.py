@@ -13,15 +13,12 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lightning.commands import child
-from lgrpo_lightning.commands.messages import report
-from lgrpo_lightning.commands.resume import flat
-from lgrpo_lightning.comparison.figures import draw_all
-from lgrpo_lightning.comparison.markdown import markdown
-from lgrpo_lightning.comparison.plan import ARMS, RUNS, TUNING, Arm, Run, arms, slug
-from lgrpo_lightning.comparison.pool import run_all
-from lgrpo_lightning.comparison.progress import ComparisonProgress
-from lgrpo_lightning.comparison.results import (
+from lgrpo_lightning.analysis.figures import draw_all
+from lgrpo_lightning.analysis.markdown import markdown
+from lgrpo_lightning.analysis.plan import ARMS, RUNS, TUNING, Arm, Run, arms, slug
+from lgrpo_lightning.analysis.pool import run_all
+from lgrpo_lightning.analysis.progress import ComparisonProgress
+from lgrpo_lightning.analysis.results import (
     TREE,
     Measure,
     arm_table,
@@ -30,8 +27,11 @@ from lgrpo_lightning.comparison.results import (
     run_table,
     settled,
 )
-from lgrpo_lightning.comparison.tuning import chosen, tuning_table
-from lgrpo_lightning.comparison.variations import Choice, choices, grid, seeds
+from lgrpo_lightning.analysis.tuning import chosen, tuning_table
+from lgrpo_lightning.analysis.variations import Choice, choices, grid, seeds
+from lgrpo_lightning.commands import child
+from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.commands.resume import flat
 from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, shown
 from lgrpo_lightning.run_folder.whole_files import write_whole

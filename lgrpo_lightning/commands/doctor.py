@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lightning.analysis.diagnosis import Finding, findings
+from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.commands.messages import report
-from lgrpo_lightning.insight.diagnosis import Finding, findings
-from lgrpo_lightning.insight.recorded_run import RecordedRun
 from lgrpo_lightning.records.plain import as_json
 from lgrpo_lightning.run_folder.names import shown
 

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from lgrpo_lightning.analysis.report import comparison_report, is_comparison, run_report
 from lgrpo_lightning.commands.messages import report
-from lgrpo_lightning.insight.report import comparison_report, is_comparison, run_report
 from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.run_folder.whole_files import write_whole
 

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lgrpo_lightning.analysis.pages import page
+from lgrpo_lightning.analysis.recorded_group import RecordedGroup, recorded_group
+from lgrpo_lightning.analysis.recorded_run import RecordedRun
+from lgrpo_lightning.analysis.tree_text import header_lines, step_lines
 from lgrpo_lightning.commands.messages import report
-from lgrpo_lightning.insight.pages import page
-from lgrpo_lightning.insight.recorded_group import RecordedGroup, recorded_group
-from lgrpo_lightning.insight.recorded_run import RecordedRun
-from lgrpo_lightning.insight.tree_text import header_lines, step_lines
 from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.trainer.terminal import on_terminal, printable

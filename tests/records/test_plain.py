@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lgrpo_lightning.display.completion_table import _line
+from lgrpo_lightning.callbacks.completion_table import _line
 from lgrpo_lightning.records.metrics_csv import MetricsCSV
 from lgrpo_lightning.records.plain import plain
 from lgrpo_lightning.records.rollout_rows import rollout_rows, rollout_table

@@ -1,0 +1,1 @@
+"""Looking at what runs have left: trees, what is wrong, reports, and comparisons over seeds."""

@@ -1,0 +1,108 @@
+"""What is wrong with a recorded run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lgrpo_lightning.analysis.recorded_run import RecordedRun
+from lgrpo_lightning.callbacks.alarms import Alarms
+from lgrpo_lightning.diagnosis.repetition import Repetition
+from lgrpo_lightning.diagnosis.rules import RULES, Rule
+from lgrpo_lightning.diagnosis.tracker import Tracker
+from lgrpo_lightning.diagnosis.window import Facts
+from lgrpo_lightning.run_folder.secrets import masked
+
+DOCS = "docs/doctor.md"
+FEWEST = 6
+"""Rollouts below which nothing is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        rule: What.
+        text: With numbers, and what to change.
+        settings: Key to change → its value in this run; None where it is not known.
+    """
+
+    rule: Rule
+    text: str
+    settings: Mapping[str, Any]
+
+    @property
+    def link(self) -> str:
+        """Where more is said."""
+        return f"{DOCS}#{self.rule.name}"
+
+
+def findings(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
+    """What was wrong at the end of the run, causes before what follows from them.
+
+    Thresholds are those of the run's own ``Alarms``. A short run is judged by a quarter of its rollouts.
+
+    Args:
+        patience: Rollouts; null: that of the run's ``Alarms``.
+
+    Raises:
+        ValueError: The run has too few rollouts.
+    """
+    rows = run.rollout_metrics
+    if len(rows) < FEWEST:
+        raise ValueError(
+            f"{run.folder} has {len(rows)} rollouts so far; at least {FEWEST} are needed to judge it."
+        )
+    own = _alarms(run)
+    wanted = patience or int(own.pop("patience", 20))
+    own.pop("patience", None)
+    thresholds = {rule.name: own.get(rule.name, rule.threshold) for rule in RULES}
+    tracker = Tracker(
+        max(2, min(wanted, len(rows) // 4)), {n: v for n, v in thresholds.items() if v is not None}
+    )
+    tracker.window.facts = facts(run)
+    for row in rows:
+        tracker.see(row)
+    return [
+        Finding(rule=rule, text=text, settings={key: masked(run.option(key), key) for key in rule.settings})
+        for rule, text in tracker.findings
+    ]
+
+
+def facts(run: RecordedRun) -> Facts:
+    """What rules know of a run beside its metrics."""
+    estimator = run.option("model.advantage_estimator") or {"class_path": "LambdaGRPO"}
+    options = estimator.get("init_args") or {}
+    lambda_grpo = str(estimator.get("class_path")).endswith("LambdaGRPO")
+    power = options.get("power", 1.0) if lambda_grpo else options.get("lambda_power", 0.0)
+    seen = Repetition()
+    if run.rollout_numbers:
+        for row in run.rollouts(["prompt_uid", "prompt"]).drop_duplicates().itertuples():
+            seen.add(str(row.prompt_uid), str(row.prompt))
+    return Facts(
+        weighs_sets=power > 0,
+        reward_weights=_weights(run),
+        repeated=seen.share,
+    )
+
+
+def _weights(run: RecordedRun) -> dict[str, float]:
+    """Name of a reward → its weight, by the configuration."""
+    models, weights = run.option("model.reward_model"), run.option("model.reward_weights")
+    if not isinstance(models, list) or not isinstance(weights, list):
+        return {}
+    names = [str(model.get("class_path")).rpartition(".")[2] for model in models]
+    return {name: float(weight) for name, weight in zip(names, weights, strict=False)}
+
+
+def _alarms(run: RecordedRun) -> dict[str, Any]:
+    """The options of the run's own ``Alarms``."""
+    callbacks = run.option("trainer.callbacks") or []
+    known = inspect.signature(Alarms).parameters
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if isinstance(callback, Mapping) and str(callback.get("class_path")).endswith("Alarms"):
+            return {k: v for k, v in (callback.get("init_args") or {}).items() if k in known}
+    return {}

@@ -1,0 +1,40 @@
+"""HTML pages that need nothing but themselves: no network, no scripts of others; all text is escaped."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lgrpo_lightning.analysis.visible import visible
+
+
+def page(template: str, **values: Any) -> str:
+    """A page of ``insight/templates``; whatever is put into it is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lgrpo_lightning.analysis", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"visible": visible, "number": number, "signed": signed, "bar": bar}
+    return environment.get_template(template).render(**values)
+
+
+def number(value: float) -> str:
+    """A number a person reads; – for NaN."""
+    return "–" if math.isnan(value) else f"{value:.3g}"
+
+
+def signed(value: float) -> str:
+    """The same with its sign."""
+    return "–" if math.isnan(value) else f"{value:+.2f}"
+
+
+def bar(value: float, largest: float) -> str:
+    """The width of a bar, as a share of half its box."""
+    if math.isnan(value) or not largest:
+        return "0%"
+    return f"{min(1.0, abs(value) / largest) * 50:.1f}%"

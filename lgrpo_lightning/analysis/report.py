@@ -1,0 +1,187 @@
+"""One page about a run, several runs, or a comparison."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas
+from markupsafe import Markup
+
+from lgrpo_lightning.analysis.charts import chart, inline
+from lgrpo_lightning.analysis.diagnosis import Finding, findings
+from lgrpo_lightning.analysis.pages import page
+from lgrpo_lightning.analysis.recorded_group import RecordedGroup, recorded_group
+from lgrpo_lightning.analysis.recorded_run import RecordedRun
+from lgrpo_lightning.callbacks.run_summary import duration
+from lgrpo_lightning.records.metric_series import Series, validation_metrics
+from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
+from lgrpo_lightning.run_folder.names import CONFIG, ENVIRONMENT, shown
+from lgrpo_lightning.run_folder.secrets import masked_yaml
+
+CURVES: tuple[tuple[str, str], ...] = (
+    ("reward", "reward"),
+    ("entropy", "nats per token"),
+    ("completions/mean_length", "tokens"),
+    ("completions/clipped_ratio", "share"),
+    ("frac_reward_zero_std", "share of groups"),
+    ("tree/path_depth", "steps"),
+    ("tree/intermediate_proportion", "share of tokens"),
+    ("grad_norm", "norm"),
+    ("kl", "nats per token"),
+    ("learning_rate", "rate"),
+    ("time/step", "seconds"),
+)
+"""Metrics with a curve in the report, where they were logged, and their units."""
+COMPARED = ("table.csv", "runs.csv", "curves.csv")
+"""What the folder of a comparison holds."""
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether ``lgrpo compare`` has written it."""
+    return all((folder / name).is_file() for name in COMPARED)
+
+
+def comparison_report(folder: Path) -> str:
+    """The page of a comparison: its table, its pictures, what tuning chose, the configurations."""
+    lines = (folder / "table.md").read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    if len(rows) < 2:
+        raise ValueError(f"{shown(folder / 'table.md')} holds no table: run `lgrpo compare` there again.")
+    arms = sorted((folder / "arms").rglob("*.yaml"))
+    return page(
+        "comparison.html",
+        title=f"Comparison {shown(folder)}",
+        head=rows[0],
+        rows=rows[2:],
+        legend=" ".join(line for line in lines if not line.startswith("|")).replace("`", "").strip(),
+        pictures={
+            name: inline((folder / f"{name}.svg").read_text(encoding="utf-8", errors="replace"))
+            for name in ("curves", "values", "differences", "trees", "time")
+            if (folder / f"{name}.svg").is_file()
+        },
+        tuning=_records(folder / "tuning.csv"),
+        configs={str(p.relative_to(folder / "arms")): _masked(p, set()) for p in arms},
+    )
+
+
+def run_report(folders: Sequence[Path]) -> str:
+    """The page of one run or several: findings, curves, trees, samples, environment, configuration."""
+    runs = {shown(folder): RecordedRun(folder) for folder in folders}
+    first = next(iter(runs.values()))
+    one = len(runs) == 1
+    return page(
+        "report.html",
+        title=f"Run {next(iter(runs))}" if one else f"{len(runs)} runs",
+        summaries={name: summary(run) for name, run in runs.items()},
+        findings={name: _findings(run) for name, run in runs.items()},
+        curves=curves(runs),
+        groups=[g for run in runs.values() for g in groups(run)] if one else [],
+        samples=samples(first) if one else [],
+        environments={name: _environment(run) for name, run in runs.items()},
+        configs={name: _masked(run.folder / CONFIG, run.damaged) for name, run in runs.items()},
+    )
+
+
+def curves(runs: Mapping[str, RecordedRun]) -> dict[str, Markup]:
+    """Metric → its curves over all runs."""
+    rates = list(dict.fromkeys(name for run in runs.values() for name in validation_metrics(run.metrics)))
+    found: dict[str, Markup] = {}
+    for metric, unit in [*((name, "share right") for name in rates), *CURVES]:
+        lines: dict[str, Series] = {
+            name: run.metrics[metric]
+            for name, run in runs.items()
+            if metric in run.metrics and run.metrics[metric][0]
+        }
+        if lines:
+            found[metric] = chart(lines, ylabel=unit)
+    return found
+
+
+def summary(run: RecordedRun) -> dict[str, str]:
+    """A run in a few lines."""
+    rows = run.rollout_metrics
+    estimator = run.option("model.advantage_estimator.class_path") or "LambdaGRPO"
+    lines = {"estimator": str(estimator).rpartition(".")[2], "rollouts": str(len(rows))}
+    if model := run.option("model.policy.path"):
+        lines["model"] = str(model)
+    rewards = [row["reward"] for row in rows if "reward" in row]
+    if rewards:
+        n = max(1, min(10, len(rewards) // 2))
+        lines["reward"] = (
+            f"{sum(rewards[:n]) / n:.3f} → {sum(rewards[-n:]) / n:.3f} (first and last {n} rollouts)"
+        )
+    for name in validation_metrics(run.metrics):
+        values = run.metrics[name][1]
+        lines[name] = f"{values[0]:.3f} → {values[-1]:.3f}"
+    if seconds := sum(row.get("time/step", 0.0) for row in rows):
+        lines["time"] = duration(seconds)
+    return lines
+
+
+def groups(run: RecordedRun) -> list[RecordedGroup]:
+    """The group with the largest updates of the first and of the last rollout."""
+    found = []
+    for number in dict.fromkeys(run.rollout_numbers[:1] + run.rollout_numbers[-1:]):
+        with suppress(ValueError, FileNotFoundError):  # recorded by an older version, or damaged
+            found.append(recorded_group(run, number))
+    return found
+
+
+def samples(run: RecordedRun, count: int = 6) -> list[dict[str, Any]]:
+    """Completions of the last rollout, from the best to the worst reward."""
+    if not run.rollout_numbers:
+        return []
+    columns = [
+        "prompt_uid",
+        "member",
+        "prompt",
+        "completion",
+        "reward",
+        "advantage",
+        "length",
+        "finish_reason",
+    ]
+    try:
+        table = run.rollouts(columns, only=run.rollout_numbers[-1])
+    except FileNotFoundError:  # damaged
+        return []
+    table = table.sort_values("reward", ascending=False, kind="stable", ignore_index=True)
+    at = sorted({round(i * (len(table) - 1) / max(count - 1, 1)) for i in range(count)})
+    return [{str(k): v for k, v in row.items()} for row in table.iloc[at].to_dict("records")]
+
+
+def _findings(run: RecordedRun) -> list[Finding] | str:
+    """What is wrong, or why that cannot be said."""
+    try:
+        return findings(run)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    table = pandas.DataFrame()
+    with left_out_if_damaged(path, set()):
+        table = pandas.read_csv(path)
+    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+    return [{k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+
+
+def _masked(path: Path, damaged: set[Path]) -> str:
+    """A configuration without its secrets."""
+    with left_out_if_damaged(path, damaged):
+        return masked_yaml(path.read_text(encoding="utf-8")) if path.exists() else ""
+    return ""
+
+
+def _environment(run: RecordedRun) -> dict[str, Any]:
+    with run.reading(ENVIRONMENT) as path:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return dict(found)
+    return {}

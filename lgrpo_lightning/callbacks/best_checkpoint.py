@@ -1,0 +1,195 @@
+"""Checkpoints of the best validations."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
+from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
+from lgrpo_lightning.trainer.terminal import say
+
+Kept = tuple[str, float, int]
+"""File name, score and rollouts done."""
+
+
+class BestCheckpoint(RolloutState):
+    """Keeps the state at the best validations: ``best.ckpt``, from which a run resumes exactly.
+
+    It is written at the end of a validation whose score is better than those kept; of equal scores the first stays.
+    The validation before the first rollout counts too. What is kept is remembered in every checkpoint. With
+    ``save_top_k`` above 1 the files are ``best-rollout-<n>.ckpt``.
+
+    Args:
+        monitor: The validation metric, such as ``val/avg@k`` or, of one set, ``val/hard/accuracy``.
+        mode: "max" where more is better, else "min".
+        save_top_k: How many are kept; -1 keeps every validation's.
+        filename: Beginning of the file names. A second ``BestCheckpoint`` needs another.
+        dirpath: The folder; null is ``<default_root_dir>/checkpoints``.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/avg@k",
+        mode: Literal["max", "min"] = "max",
+        save_top_k: int = 1,
+        filename: str = "best",
+        dirpath: str | None = None,
+    ) -> None:
+        super().__init__(dirpath)
+        if mode not in ("max", "min"):
+            raise ValueError(f"BestCheckpoint(mode={mode!r}): possible are 'max' and 'min'.")
+        if save_top_k < -1 or save_top_k == 0:
+            raise ValueError(f"BestCheckpoint(save_top_k={save_top_k}) must be at least 1, or -1 for all.")
+        if not filename or Path(filename).name != filename or filename == "last":
+            raise ValueError(f"BestCheckpoint(filename={filename!r}) must be a file name, and not 'last'.")
+        self.monitor = monitor
+        self.mode = mode
+        self.save_top_k = save_top_k
+        self.filename = filename
+        self.kept: list[Kept] = []  # the best first
+        self._before: Any = None  # the metric as it was before the validation that runs
+
+    @property
+    def state_key(self) -> str:
+        """Its own state for each metric and file."""
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode, filename=self.filename)
+
+    @property
+    def best_score(self) -> float | None:
+        """The best score kept."""
+        return self.kept[0][1] if self.kept else None
+
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a metric that is not there; set an older run's files aside; forget files that are gone."""
+        self._refuse_clash(trainer)
+        folder = self.folder(trainer)
+        names = [folder / f"{self.filename}.ckpt", *sorted(folder.glob(f"{self.filename}-rollout-*.ckpt"))]
+        set_older_aside(trainer, pl_module, names)
+        gone = [name for name, _, _ in self.kept if not (folder / name).exists()]
+        if gone:
+            say(trainer, f"BestCheckpoint: {', '.join(gone)} is no longer in {shown(folder)}, and forgotten.")
+        self.kept = [kept for kept in self.kept if kept[0] not in gone]
+        self._name_best(folder)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a metric that the module is known not to log, before a first validation.
+
+        Raises:
+            ValueError: With the names that exist.
+        """
+        if (known := getattr(pl_module, "validation_metrics", ())) and not dry_run(trainer):
+            self._check_name(known)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a run that validates nothing.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        if dry_run(trainer):
+            return
+        if reason := _no_validation(trainer):
+            raise ValueError(
+                f"BestCheckpoint monitors {self.monitor!r}, but {reason}, so that nothing is ever measured. Set "
+                "data.validation, or use RolloutCheckpoint, which needs none."
+            )
+        super().on_train_start(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the old value, which Lightning keeps where none comes."""
+        self._before = trainer.callback_metrics.get(self.monitor)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the state if it is among the best."""
+        if not fitting(trainer):
+            return
+        self._begin(trainer, pl_module)
+        self._held.renew(trainer, rollouts_done(pl_module))
+        score = self._score(trainer, pl_module)
+        if not math.isnan(score) and self._good_enough(score):
+            self._keep(trainer, pl_module, score)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where nothing was ever measured."""
+        if not self.kept and not dry_run(trainer):
+            say(
+                trainer,
+                f"BestCheckpoint: no validation measured {self.monitor!r}, so nothing was kept. Set "
+                "model.validation.at_end, or trainer.val_check_interval to fewer rollouts.",
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept, the best first."""
+        return {"kept": [list(kept) for kept in self.kept]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what the run kept so far."""
+        self.kept = [(name, score, rollouts) for name, score, rollouts in state_dict["kept"]]
+
+    def _score(self, trainer: Trainer, pl_module: LightningModule) -> float:
+        """The score just measured, the same on every rank; NaN where there is none."""
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics and not getattr(pl_module, "validation_metrics", ()):
+            self._check_name([name for name in metrics if name != "step"])
+        value = metrics.get(self.monitor)
+        score = math.nan if value is None or value is self._before else float(value)
+        return float(trainer.strategy.broadcast(score))
+
+    def _good_enough(self, score: float) -> bool:
+        if self.save_top_k == -1 or len(self.kept) < self.save_top_k:
+            return True
+        worst = self.kept[-1][1]
+        return score > worst if self.mode == "max" else score < worst
+
+    def _keep(self, trainer: Trainer, pl_module: LightningModule, score: float) -> None:
+        """Write the state, with itself among the best in it; then remove what it displaces."""
+        rollouts = rollouts_done(pl_module)
+        name = f"{self.filename}{'' if self.save_top_k == 1 else f'-rollout-{rollouts:06d}'}.ckpt"
+        all_kept = [kept for kept in self.kept if kept[0] != name] + [(name, score, rollouts)]
+        all_kept.sort(key=lambda kept: -kept[1] if self.mode == "max" else kept[1])
+        most = len(all_kept) if self.save_top_k == -1 else self.save_top_k
+        self.kept, displaced = all_kept[:most], all_kept[most:]
+        folder = self.folder(trainer)
+        self._name_best(folder)
+        self._write(trainer, pl_module, folder / name)
+        for old, _, _ in displaced:
+            trainer.strategy.remove_checkpoint(str(folder / old))
+        if self.kept[0][0] == name:
+            say(trainer, f"Best {self.monitor} so far, {score:.4g}, is in {shown(folder / name)}.")
+
+    def _name_best(self, folder: Path) -> None:
+        self.best_model_path = str(folder / self.kept[0][0]) if self.kept else ""
+
+    def _check_name(self, names: Any) -> None:
+        if self.monitor in names:
+            return
+        close = difflib.get_close_matches(self.monitor, names, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"BestCheckpoint monitors {self.monitor!r}, which validation does not log.{meant} It logs: "
+            f"{', '.join(names) or 'nothing'}."
+        )
+
+    def _refuse_clash(self, trainer: Any) -> None:
+        for other in trainer.callbacks:
+            same = isinstance(other, BestCheckpoint) and other.filename == self.filename
+            if same and other is not self and other.folder(trainer) == self.folder(trainer):
+                raise ValueError(
+                    f"Two BestCheckpoint ({self.monitor}, {other.monitor}) would both write {self.filename}.ckpt; "
+                    "give one of them another filename."
+                )
+
+
+def _no_validation(trainer: Any) -> str | None:
+    """Why there is no validation, if there is none."""
+    if not trainer.limit_val_batches:
+        return "trainer.limit_val_batches is 0"
+    if not trainer.enable_validation or not sum(trainer.num_val_batches):
+        return "there is no validation set"
+    return None

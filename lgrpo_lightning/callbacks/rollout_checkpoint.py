@@ -1,0 +1,79 @@
+"""A checkpoint every so many rollouts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
+from lgrpo_lightning.records.metrics_csv import log_before_checkpoint
+from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
+
+FILE = re.compile(r"rollout-(\d+)\.ckpt")
+
+
+class RolloutCheckpoint(RolloutState):
+    """Writes ``rollout-<n>.ckpt`` after every so many rollouts, however many optimizer steps they take.
+
+    A run resumes exactly from each. Where a validation follows the rollout, it is written again with what that
+    changed. ``last.ckpt`` is written beside it.
+
+    Args:
+        every_n_rollouts: How often.
+        keep: How many are kept, the newest; -1 keeps all.
+        dirpath: The folder; null is ``<default_root_dir>/checkpoints``.
+    """
+
+    def __init__(self, every_n_rollouts: int = 100, keep: int = -1, dirpath: str | None = None) -> None:
+        super().__init__(dirpath)
+        if every_n_rollouts < 1:
+            raise ValueError(f"RolloutCheckpoint(every_n_rollouts={every_n_rollouts}) must be at least 1.")
+        if keep < -1 or keep == 0:
+            raise ValueError(f"RolloutCheckpoint(keep={keep}) must be at least 1, or -1 for all.")
+        self.every_n_rollouts = every_n_rollouts
+        self.keep = keep
+        self._written = -1  # rollouts done in the one written last
+
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set an older run's aside."""
+        self._written = -1
+        set_older_aside(trainer, pl_module, list(_files(self.folder(trainer)).values()))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write where it is due."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        done = rollouts_done(pl_module)
+        if done % self.every_n_rollouts == 0 and not dry_run(trainer):
+            self._written = done
+            log_before_checkpoint(trainer)
+            self._write_and_prune(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what validation changed (best score, patience) into the checkpoint of this rollout."""
+        if not fitting(trainer):
+            return
+        done = rollouts_done(pl_module)
+        self._held.renew(trainer, done)
+        if self._written == done:
+            self._write_and_prune(trainer, pl_module)
+
+    def _write_and_prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = self.folder(trainer)
+        path = folder / f"rollout-{self._written:06d}.ckpt"
+        self._write(trainer, pl_module, path)
+        self.best_model_path = str(path)
+        if trainer.is_global_zero and self.keep > 0:
+            there = [file for number, file in _files(folder).items() if number <= self._written]
+            for old in there[: -self.keep]:
+                trainer.strategy.remove_checkpoint(str(old))
+
+
+def _files(folder: Path) -> dict[int, Path]:
+    """The checkpoints there by their number of rollouts, in order."""
+    found = {int(m[1]): p for p in folder.glob("rollout-*.ckpt") if (m := FILE.fullmatch(p.name))}
+    return dict(sorted(found.items()))

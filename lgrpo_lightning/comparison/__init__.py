@@ -1,1 +1,0 @@
-"""Comparing runs over seeds: what is run, what came of it, tables and pictures."""

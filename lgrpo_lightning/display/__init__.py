@@ -1,1 +1,0 @@
-"""What a run shows: progress, completions, the plot, the summary, alarms."""

@@ -1,1 +1,0 @@
-"""Looking at what a run has left: its trees, what is wrong with it, a report."""
