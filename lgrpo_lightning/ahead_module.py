@@ -15,10 +15,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lgrpo_lightning.checkpoints.held_state import EARLIER, weights_left_out
 from lgrpo_lightning.component_module import ComponentModule
 from lgrpo_lightning.distributed.activity import doing
+from lgrpo_lightning.distributed.component_call import changed, generators
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.distributed.stopping import abandoning_together, stop_together
 from lgrpo_lightning.policy.kept_weights import KeptWeights
-from lgrpo_lightning.trainer.component_call import changed, generators
 from lgrpo_lightning.training.flight import POLL, Flight, Plan
 from lgrpo_lightning.training.refill import Scored
 from lgrpo_lightning.training.timing import Clock

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from lgrpo_lightning.contracts import AdvantageEstimator, RandomKey, Sampler, StepSegmenter
+from lgrpo_lightning.distributed.component_call import component_call
 from lgrpo_lightning.distributed.ranks import data_gathered, data_rank, shared
 from lgrpo_lightning.distributed.stopping import abandonable, abandoning_together
 from lgrpo_lightning.policy_module import PolicyModule
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
-from lgrpo_lightning.trainer.component_call import component_call
 from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.applicable import trained_groups
 from lgrpo_lightning.training.checks import check_credits, check_sampled, check_trees, warn_of_unread

@@ -18,10 +18,10 @@ from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.row_columns import check_template_kwargs
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import all_rows, named_sources
+from lgrpo_lightning.distributed.component_call import component_call
 from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.options import mapped, require
-from lgrpo_lightning.records.fingerprint import fingerprint
-from lgrpo_lightning.trainer.component_call import component_call
+from lgrpo_lightning.run_folder.fingerprint import fingerprint
 from lgrpo_lightning.types import Prompt
 
 STAGES: Mapping[str, tuple[str, ...]] = {

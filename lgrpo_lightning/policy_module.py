@@ -24,14 +24,14 @@ from lgrpo_lightning.distributed.precision import check_optimizer, settle_precis
 from lgrpo_lightning.distributed.ranks import Ranks, gathered, gradient_sync, ranks
 from lgrpo_lightning.distributed.sharding import shard
 from lgrpo_lightning.distributed.tensor_parallel import agree_gradients
+from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
 from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence
 from lgrpo_lightning.policy.loading import context_length, load_config, load_tokenizer
 from lgrpo_lightning.policy.lora import is_adapter_weight
 from lgrpo_lightning.policy.reference_sync import ReferenceSync, load_reference_state, own, reference_state
 from lgrpo_lightning.policy.sharded_weights import whole
-from lgrpo_lightning.records.plain import plain
-from lgrpo_lightning.trainer.terminal import say
+from lgrpo_lightning.run_folder.plain import plain
 from lgrpo_lightning.training import Schedule
 from lgrpo_lightning.training.alike import check_alike
 from lgrpo_lightning.training.attempt import Attempt

@@ -12,10 +12,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lgrpo_lightning.ahead_module import AheadModule
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.callbacks.end_flights import EndFlights
+from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.distributed.ranks import data_gathered
 from lgrpo_lightning.policy.router import check_router
-from lgrpo_lightning.trainer.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.training import Validation, fitting_ahead, settings
 from lgrpo_lightning.training.alike import check_alike, given
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics, evaluation_names

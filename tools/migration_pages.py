@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lightning.migration.field import Field
-from lgrpo_lightning.migration.loss import NORMALIZER
-from lgrpo_lightning.migration.training_fields import OLDER, SCRIPT, TRAINING
-from lgrpo_lightning.migration.trl_fields import OWN, VERSION
+from lgrpo_lightning.commands.migration.field import Field
+from lgrpo_lightning.commands.migration.loss import NORMALIZER
+from lgrpo_lightning.commands.migration.training_fields import OLDER, SCRIPT, TRAINING
+from lgrpo_lightning.commands.migration.trl_fields import OWN, VERSION
 from tools.openrlhf_fields import OPENRLHF
 from tools.openrlhf_fields import SOURCE as OPENRLHF_SOURCE
 from tools.verl_fields import SOURCE as VERL_SOURCE
@@ -50,7 +50,7 @@ A script's reward functions are named by import path: one that the script import
 training stands behind `if __name__ == "__main__":` it is `<script>.<name>`. `tools` and `environment_factory` become an
 `EnvironmentSampler` likewise ([environments](environments.md)), an environment's `get_reward` an `EnvironmentReward`.
 
-The tables are of TRL {version} and made from `lgrpo_lightning/migration`.
+The tables are of TRL {version} and made from `lgrpo_lightning/commands/migration`.
 
 ## GRPOConfig
 

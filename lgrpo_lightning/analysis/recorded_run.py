@@ -12,8 +12,8 @@ import pandas
 import pyarrow.parquet
 import yaml
 
-from lgrpo_lightning.records.metric_series import Series, metric_rows, metric_series
 from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
+from lgrpo_lightning.run_folder.metric_series import Series, metric_rows, metric_series
 from lgrpo_lightning.run_folder.names import CONFIG, METRICS, ROLLOUT_FILE, ROLLOUTS, shown
 
 KEYS = {"rollout", "prompt_uid", "member", "prompt"}

@@ -11,8 +11,8 @@ import pandas
 
 from lgrpo_lightning.analysis.plan import Run, setting_name
 from lgrpo_lightning.analysis.statistics import estimate, first_reached
-from lgrpo_lightning.records.metric_series import metric_rows
 from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
+from lgrpo_lightning.run_folder.metric_series import metric_rows
 from lgrpo_lightning.run_folder.names import METRICS, shown
 
 TREE = ("tree/path_depth", "tree/intermediate_proportion", "frac_reward_zero_std")

@@ -10,10 +10,10 @@ from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
 from lgrpo_lightning.callbacks.rank_watch import RankWatch
 from lgrpo_lightning.callbacks.reward_plot import RewardPlot
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, call_rollout_callbacks
 from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
 from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
-from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, call_rollout_callbacks
 
 __all__ = [
     "Alarms",

@@ -7,12 +7,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, rollouts_done
 from lgrpo_lightning.diagnosis.repetition import Repetition
 from lgrpo_lightning.diagnosis.rules import RULES
 from lgrpo_lightning.diagnosis.tracker import Tracker
 from lgrpo_lightning.diagnosis.window import Facts
-from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, rollouts_done
-from lgrpo_lightning.trainer.terminal import say
+from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.types import Rollout
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 
+from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
+from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.run_folder.names import shown
-from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
-from lgrpo_lightning.trainer.terminal import say
 
 Kept = tuple[str, float, int]
 """File name, score and rollouts done."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lgrpo_lightning.trainer.rollout_callback import RolloutCallback
-from lgrpo_lightning.trainer.terminal import on_terminal, say, show
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback
+from lgrpo_lightning.distributed.terminal import on_terminal, say, show
 from lgrpo_lightning.types import Rollout
 
 
@@ -36,7 +36,7 @@ class CompletionTable(RolloutCallback):
         """Show the table if it is due."""
         if not self.every_n_rollouts or rollout.index % self.every_n_rollouts or not trainer.is_global_zero:
             return
-        from lgrpo_lightning.records.rollout_rows import rollout_rows
+        from lgrpo_lightning.run_folder.rollout_rows import rollout_rows
 
         rows = spread(list(rollout_rows(rollout)), self.count)
         if on_terminal():

@@ -17,15 +17,15 @@ from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
 from lgrpo_lightning.callbacks.rank_watch import RankWatch, die_with_parent
 from lgrpo_lightning.callbacks.reward_plot import RewardPlot
+from lgrpo_lightning.callbacks.rollout_callback import dry_run
 from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
 from lgrpo_lightning.callbacks.rollout_state import in_writing_order
 from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
 from lgrpo_lightning.distributed.stop_signals import StopSignals
-from lgrpo_lightning.records.metrics_csv import MetricsCSV
+from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
 from lgrpo_lightning.run_folder.names import CHECKPOINTS
-from lgrpo_lightning.trainer.rollout_callback import dry_run
 
 
 def default_callbacks() -> list[Callback]:

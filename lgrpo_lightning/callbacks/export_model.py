@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
 from lgrpo_lightning.checkpoints.held_state import sharded
 from lgrpo_lightning.policy.export import export
-from lgrpo_lightning.trainer.rollout_callback import rollouts_done
 
 
 class ExportModel(Callback):

@@ -10,16 +10,16 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.checkpoint_io import broken
 from lgrpo_lightning.checkpoints.held_state import Held, sharded
 from lgrpo_lightning.checkpoints.writing import write_checkpoint
 from lgrpo_lightning.distributed.interruption import Interrupted
-from lgrpo_lightning.records.metrics_csv import log_before_checkpoint
+from lgrpo_lightning.distributed.terminal import say
+from lgrpo_lightning.run_folder.metrics_csv import log_before_checkpoint
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, shown
 from lgrpo_lightning.run_folder.whole_files import DiskFullError
-from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
-from lgrpo_lightning.trainer.terminal import say
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -8,11 +8,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lgrpo_lightning.callbacks.rollout_callback import dry_run
+from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.run_folder.lock import FolderLock
 from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.run_folder.whole_files import make_folder
-from lgrpo_lightning.trainer.rollout_callback import dry_run
-from lgrpo_lightning.trainer.terminal import say
 
 
 class LockFolder(Callback):

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lgrpo_lightning.callbacks.rollout_callback import dry_run
 from lgrpo_lightning.distributed.ranks import data_rank
-from lgrpo_lightning.records.plain import as_json
+from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.run_folder.names import set_aside, shown
+from lgrpo_lightning.run_folder.plain import as_json
 from lgrpo_lightning.run_folder.whole_files import whole_file
-from lgrpo_lightning.trainer.rollout_callback import dry_run
-from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.types import Rollout
 
 
@@ -52,7 +52,7 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the rows of a batch."""
-        from lgrpo_lightning.records.rollout_rows import rollout_table
+        from lgrpo_lightning.run_folder.rollout_rows import rollout_table
 
         if not isinstance(outputs, Rollout):
             raise TypeError(

@@ -9,9 +9,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from lgrpo_lightning.records.metric_series import validation_metrics
-from lgrpo_lightning.trainer.rollout_callback import rollouts_done
-from lgrpo_lightning.trainer.terminal import on_terminal, say
+from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
+from lgrpo_lightning.distributed.terminal import on_terminal, say
+from lgrpo_lightning.run_folder.metric_series import validation_metrics
 
 LENGTH = "completions/mean_length"
 

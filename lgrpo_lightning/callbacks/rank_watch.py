@@ -15,13 +15,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, rollouts_done
 from lgrpo_lightning.distributed.activity import doing
 from lgrpo_lightning.distributed.alive import process_gone
 from lgrpo_lightning.distributed.interruption import PEER_LOST, Interrupted, lost
 from lgrpo_lightning.distributed.stop_signals import StopSignals
 from lgrpo_lightning.distributed.stopping import stop_together
 from lgrpo_lightning.distributed.watch import Watch
-from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, rollouts_done
 from lgrpo_lightning.types import Rollout
 
 LAUNCHER = "_LGRPO_LAUNCHER"

@@ -8,11 +8,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lgrpo_lightning.records.metric_series import Series, metric_rows, metric_series, validation_metrics
-from lgrpo_lightning.records.metrics_csv import writes_metrics
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run
+from lgrpo_lightning.run_folder.metric_series import Series, metric_rows, metric_series, validation_metrics
+from lgrpo_lightning.run_folder.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.names import METRICS, PLOT
 from lgrpo_lightning.run_folder.whole_files import whole_file
-from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, dry_run
 from lgrpo_lightning.types import Rollout
 
 COLOURS = ("#d95f02", "#1b9e77", "#7570b3", "#e7298a")

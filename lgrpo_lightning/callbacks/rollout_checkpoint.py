@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
+from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
-from lgrpo_lightning.records.metrics_csv import log_before_checkpoint
-from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
+from lgrpo_lightning.run_folder.metrics_csv import log_before_checkpoint
 
 FILE = re.compile(r"rollout-(\d+)\.ckpt")
 

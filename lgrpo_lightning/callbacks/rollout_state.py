@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.checkpoints.held_state import Held
 from lgrpo_lightning.checkpoints.writing import write_checkpoint
+from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, shown
-from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
-from lgrpo_lightning.trainer.terminal import say
 
 
 class RolloutState(Checkpoint):

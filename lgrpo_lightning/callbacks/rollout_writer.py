@@ -6,11 +6,11 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run, rollouts_done
 from lgrpo_lightning.distributed.ranks import data_rank
+from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.run_folder.names import ROLLOUT_FILE, ROLLOUTS, set_aside, shown
 from lgrpo_lightning.run_folder.whole_files import make_folder, whole_file
-from lgrpo_lightning.trainer.rollout_callback import RolloutCallback, dry_run, rollouts_done
-from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.types import Rollout
 
 
@@ -43,7 +43,7 @@ class RolloutWriter(RolloutCallback):
             return
         import pyarrow.parquet as pq
 
-        from lgrpo_lightning.records.rollout_rows import rollout_table
+        from lgrpo_lightning.run_folder.rollout_rows import rollout_table
 
         name = f"rollout-{rollout.index:06d}-rank-{data.rank:03d}.parquet"
         path = Path(trainer.default_root_dir) / ROLLOUTS / name

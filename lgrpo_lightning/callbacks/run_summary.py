@@ -10,9 +10,11 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lgrpo_lightning.records.metric_series import Series, metric_rows, metric_series, validation_metrics
-from lgrpo_lightning.records.metrics_csv import writes_metrics
+from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
+from lgrpo_lightning.distributed.terminal import on_terminal, say
 from lgrpo_lightning.run_folder.environment import write_environment
+from lgrpo_lightning.run_folder.metric_series import Series, metric_rows, metric_series, validation_metrics
+from lgrpo_lightning.run_folder.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.names import (
     CONFIG,
     ENVIRONMENT,
@@ -22,8 +24,6 @@ from lgrpo_lightning.run_folder.names import (
     ROLLOUTS,
     shown,
 )
-from lgrpo_lightning.trainer.rollout_callback import dry_run, rollouts_done
-from lgrpo_lightning.trainer.terminal import on_terminal, say
 
 WHAT = {
     ROLLOUTS: "every completion with its rewards, advantage and |λ|",

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
-from lgrpo_lightning.trainer.rollout_callback import rollouts_done
+from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
 
 
 class ValidateAtEnds(Callback):

@@ -10,8 +10,8 @@ from typing import Any
 from lgrpo_lightning.analysis.diagnosis import Finding, findings
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.commands.messages import report
-from lgrpo_lightning.records.plain import as_json
 from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.plain import as_json
 
 
 def main(argv: Sequence[str]) -> int:

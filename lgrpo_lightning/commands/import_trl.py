@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lgrpo_lightning.commands.messages import report
-from lgrpo_lightning.migration.importing import imported
+from lgrpo_lightning.commands.migration.importing import imported
 
 
 def main(argv: Sequence[str]) -> int:

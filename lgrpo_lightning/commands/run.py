@@ -27,6 +27,7 @@ from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_c
 from lgrpo_lightning.commands.written import Entry, entries
 from lgrpo_lightning.commands.yaml_text import use_yaml_text
 from lgrpo_lightning.datamodule import PromptDataModule
+from lgrpo_lightning.distributed.component_call import kept_directory
 from lgrpo_lightning.distributed.interruption import PEER_LOST, lost
 from lgrpo_lightning.distributed.leaving import note_status
 from lgrpo_lightning.import_path import search_working_directory
@@ -34,7 +35,6 @@ from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.run_folder.names import CONFIG
 from lgrpo_lightning.run_folder.whole_files import write_whole
-from lgrpo_lightning.trainer.component_call import kept_directory
 from lgrpo_lightning.training import settings
 
 TRAINER_DEFAULTS: dict[str, Any] = {

@@ -12,9 +12,9 @@ from lgrpo_lightning.analysis.recorded_group import RecordedGroup, recorded_grou
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.analysis.tree_text import header_lines, step_lines
 from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.distributed.terminal import on_terminal, printable
 from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.run_folder.whole_files import write_whole
-from lgrpo_lightning.trainer.terminal import on_terminal, printable
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lightning.migration.whose import owner, remedy
+from lgrpo_lightning.commands.migration.whose import owner, remedy
 
 CONFIG_FLAGS = ("--config", "-c")
 

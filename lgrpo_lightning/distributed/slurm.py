@@ -7,7 +7,7 @@ import subprocess
 
 from lightning.pytorch import Trainer
 
-from lgrpo_lightning.trainer.terminal import say
+from lgrpo_lightning.distributed.terminal import say
 
 
 def requeue(trainer: Trainer) -> None:

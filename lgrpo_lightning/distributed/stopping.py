@@ -10,6 +10,7 @@ import torch
 
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.distributed.activity import doing, waiting
+from lgrpo_lightning.distributed.component_call import is_aside
 from lgrpo_lightning.distributed.interruption import (
     AbandonedError,
     Interrupted,
@@ -18,7 +19,6 @@ from lgrpo_lightning.distributed.interruption import (
     stop_signal,
 )
 from lgrpo_lightning.distributed.ranks import ranks, tensor_mesh
-from lgrpo_lightning.trainer.component_call import is_aside
 
 
 def stop_together(trainer: Any) -> None:

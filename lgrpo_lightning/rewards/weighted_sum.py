@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel, WeightSource
+from lgrpo_lightning.distributed.component_call import apart
 from lgrpo_lightning.options import listed
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
-from lgrpo_lightning.trainer.component_call import apart
 from lgrpo_lightning.types import Group, Progress, Rewards
 
 

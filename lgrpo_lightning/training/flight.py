@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import torch
 
+from lgrpo_lightning.distributed.component_call import aside
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping, cancellable
 from lgrpo_lightning.distributed.leaving import beside
-from lgrpo_lightning.trainer.component_call import aside
 from lgrpo_lightning.training.refill import Scored
 from lgrpo_lightning.types import Group, Prompt
 

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from lgrpo_lightning.policy.sharded_weights import whole
-from lgrpo_lightning.records.plain import plain
+from lgrpo_lightning.run_folder.plain import plain
 from lgrpo_lightning.training.options import Schedule
 
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.distributed.precision import check_precision
+from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.run_folder.names import shown
-from lgrpo_lightning.trainer.terminal import say
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.types import Sampling
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet
 import torch
 
-from lgrpo_lightning.records.rollout_rows import rollout_table
+from lgrpo_lightning.run_folder.rollout_rows import rollout_table
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.types import Group, Rewards
 from tests.callbacks.stub import batch

@@ -16,7 +16,7 @@ from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.analysis.visible import visible
 from lgrpo_lightning.contracts import AdvantageEstimator
 from lgrpo_lightning.estimators import GRPO, GTPO, LambdaGRPO
-from lgrpo_lightning.records.rollout_rows import rollout_table
+from lgrpo_lightning.run_folder.rollout_rows import rollout_table
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.types import Rewards, Rollout
 from tests.analysis.chromium import CHROMIUM, opened

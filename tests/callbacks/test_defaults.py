@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMPr
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lgrpo_lightning.callbacks import LastCheckpoint, RewardProgressBar, complete_trainer, default_callbacks
-from lgrpo_lightning.records.metrics_csv import MetricsCSV
+from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
 from tests.callbacks.stub import StubModule, fit, trainer
 
 

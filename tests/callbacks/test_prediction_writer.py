@@ -7,7 +7,7 @@ import pytest
 
 from lgrpo_lightning.callbacks import PredictionWriter
 from lgrpo_lightning.callbacks.prediction_writer import json_lines
-from lgrpo_lightning.records.rollout_rows import rollout_table
+from lgrpo_lightning.run_folder.rollout_rows import rollout_table
 from tests.callbacks.stub import StubModule, simple_batch, trainer
 
 

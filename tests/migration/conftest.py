@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lgrpo_lightning.migration.importing import imported
+from lgrpo_lightning.commands.migration.importing import imported
 
 FILE = "run.yaml"
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
+from lgrpo_lightning.commands.migration.importing import imported
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.ranks import Ranks
-from lgrpo_lightning.migration.importing import imported
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.process_tree import ProcessTree

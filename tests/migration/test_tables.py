@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from lgrpo_lightning import callbacks, cli
+from lgrpo_lightning.commands.migration.loss import NORMALIZER
+from lgrpo_lightning.commands.migration.ours import OURS
+from lgrpo_lightning.commands.migration.recipe import FIELDS
+from lgrpo_lightning.commands.migration.training_fields import OLDER, SCRIPT, TRAINING
+from lgrpo_lightning.commands.migration.trl_fields import OWN, ROWS, VERSION
 from lgrpo_lightning.distributed.fsdp2 import FSDP2Strategy
-from lgrpo_lightning.migration.loss import NORMALIZER
-from lgrpo_lightning.migration.ours import OURS
-from lgrpo_lightning.migration.recipe import FIELDS
-from lgrpo_lightning.migration.training_fields import OLDER, SCRIPT, TRAINING
-from lgrpo_lightning.migration.trl_fields import OWN, ROWS, VERSION
 from lgrpo_lightning.plugins import registry
 from tests.docs.markdown import ROOT
 from tests.runs import CONFIG

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from lgrpo_lightning.trainer.component_call import apart
+from lgrpo_lightning.distributed.component_call import apart
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
+from lgrpo_lightning.distributed.component_call import is_aside
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, probe_prompt
 from lgrpo_lightning.samplers.vllm.isolation import isolated
 from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.transport import Output, Request, Transport, prompt_seed
-from lgrpo_lightning.trainer.component_call import is_aside
 from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
 
 PROBE_TOKENS = 16

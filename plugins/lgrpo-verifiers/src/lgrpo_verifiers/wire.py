@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lgrpo_lightning.records.plain import as_json
+from lgrpo_lightning.run_folder.plain import as_json
 
 TOO_LONG = "context_length_exceeded"
 """What an answer's error has as ``code`` where the conversation may not go on: the run ends with what was said."""

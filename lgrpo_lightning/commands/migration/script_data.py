@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 
-from lgrpo_lightning.migration.recipe import DataSet
-from lgrpo_lightning.migration.script import Script, called, keyword
+from lgrpo_lightning.commands.migration.recipe import DataSet
+from lgrpo_lightning.commands.migration.script import Script, called, keyword
 
 BUILDERS = ("json", "parquet", "csv")
 HARMLESS = ("remove_columns", "select_columns", "shuffle", "to_iterable_dataset", "with_format")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lgrpo_lightning.migration.draft import Draft
+from lgrpo_lightning.commands.migration.draft import Draft
 
 KL = ("use_bias_correction_kl", "sync_ref_model", "ref_model_sync_steps", "ref_model_mixup_alpha")
 ADAPTIVE = ("entropy_target", "entropy_coef_delta", "entropy_coef_max")

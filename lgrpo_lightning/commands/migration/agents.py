@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lgrpo_lightning.migration.draft import Draft
+from lgrpo_lightning.commands.migration.draft import Draft
 
 UNLIMITED = 100
 """Turns where TRL sets no limit; the length of the completion ends an episode before."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lgrpo_lightning.records.plain import as_json, clean
+from lgrpo_lightning.run_folder.plain import as_json, clean
 from lgrpo_lightning.types import Group, Rewards, Rollout
 
 BEFORE = (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from hashlib import sha256
 
-from lgrpo_lightning.records.plain import as_json
+from lgrpo_lightning.run_folder.plain import as_json
 from lgrpo_lightning.types import Prompt
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from lgrpo_lightning.migration.draft import Draft
-from lgrpo_lightning.migration.recipe import Recipe
+from lgrpo_lightning.commands.migration.draft import Draft
+from lgrpo_lightning.commands.migration.recipe import Recipe
 
 COUNTS = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations")
 

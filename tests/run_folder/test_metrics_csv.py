@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from lgrpo_lightning.callbacks import LastCheckpoint
-from lgrpo_lightning.records.metric_series import metric_rows, metric_series
-from lgrpo_lightning.records.metrics_csv import MetricsCSV
+from lgrpo_lightning.run_folder.metric_series import metric_rows, metric_series
+from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
 from tests.callbacks.stub import FailureError, StubModule, fit, trainer
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from lgrpo_lightning.migration.training_fields import OLDER, SCRIPT, TRAINING
-from lgrpo_lightning.migration.trl_fields import OWN
+from lgrpo_lightning.commands.migration.training_fields import OLDER, SCRIPT, TRAINING
+from lgrpo_lightning.commands.migration.trl_fields import OWN
 
 FIELDS = OWN | TRAINING | SCRIPT | OLDER
 """Every option that is known here, by name."""

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from lgrpo_lightning.callbacks.completion_table import _line
-from lgrpo_lightning.records.metrics_csv import MetricsCSV
-from lgrpo_lightning.records.plain import plain
-from lgrpo_lightning.records.rollout_rows import rollout_rows, rollout_table
+from lgrpo_lightning.distributed.terminal import printable
+from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
+from lgrpo_lightning.run_folder.plain import plain
+from lgrpo_lightning.run_folder.rollout_rows import rollout_rows, rollout_table
 from lgrpo_lightning.testing import toy_group, toy_tree
-from lgrpo_lightning.trainer.terminal import printable
 from lgrpo_lightning.types import Credit, Rewards, Rollout
 
 

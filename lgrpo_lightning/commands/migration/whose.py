@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lgrpo_lightning.migration.recipe import FIELDS
+from lgrpo_lightning.commands.migration.recipe import FIELDS
 
 OURS = {"seed_everything", "trainer", "model", "data", "ckpt_path"}
 MARKS = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lightning.migration.recipe import DataSet, Given, Imported, Recipe
-from lgrpo_lightning.migration.whose import OURS, owner, remedy
+from lgrpo_lightning.commands.migration.recipe import DataSet, Given, Imported, Recipe
+from lgrpo_lightning.commands.migration.whose import OURS, owner, remedy
 
 RATE = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 """A number that YAML takes for text, and TRL's parser for a number: ``1e-6``."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from lgrpo_lightning.migration.batch import batch, write_batch
-from lgrpo_lightning.migration.draft import Draft
-from lgrpo_lightning.migration.loss import write_estimator, write_loss
-from lgrpo_lightning.migration.model import write_policy, write_sampler
-from lgrpo_lightning.migration.objective import write_importance, write_objective, write_sampling
-from lgrpo_lightning.migration.prompts import write_data, write_rewards
-from lgrpo_lightning.migration.python_file import read_python
-from lgrpo_lightning.migration.recipe import FIELDS, Recipe
-from lgrpo_lightning.migration.text import page
-from lgrpo_lightning.migration.training import (
+from lgrpo_lightning.commands.migration.batch import batch, write_batch
+from lgrpo_lightning.commands.migration.draft import Draft
+from lgrpo_lightning.commands.migration.loss import write_estimator, write_loss
+from lgrpo_lightning.commands.migration.model import write_policy, write_sampler
+from lgrpo_lightning.commands.migration.objective import write_importance, write_objective, write_sampling
+from lgrpo_lightning.commands.migration.prompts import write_data, write_rewards
+from lgrpo_lightning.commands.migration.python_file import read_python
+from lgrpo_lightning.commands.migration.recipe import FIELDS, Recipe
+from lgrpo_lightning.commands.migration.text import page
+from lgrpo_lightning.commands.migration.training import (
     write_length,
     write_optimizer,
     write_trainer,
     write_validation,
 )
-from lgrpo_lightning.migration.trl_fields import VERSION
-from lgrpo_lightning.migration.yaml_file import read_yaml
+from lgrpo_lightning.commands.migration.trl_fields import VERSION
+from lgrpo_lightning.commands.migration.yaml_file import read_yaml
 
 READERS = {".yaml": read_yaml, ".yml": read_yaml, ".py": read_python}
 

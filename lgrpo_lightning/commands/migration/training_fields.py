@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lgrpo_lightning.migration.field import Row, fields_of
+from lgrpo_lightning.commands.migration.field import Row, fields_of
 
 # fmt: off
 TRAINING_ROWS: tuple[Row, ...] = (

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lightning.migration.draft import Draft, Line
-from lgrpo_lightning.migration.trl_fields import VERSION
+from lgrpo_lightning.commands.migration.draft import Draft, Line
+from lgrpo_lightning.commands.migration.trl_fields import VERSION
 
 WIDTH = 118
 ORDER = ("seed_everything", "trainer", "model", "data")

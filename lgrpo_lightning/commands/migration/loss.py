@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lgrpo_lightning.migration.draft import Draft
+from lgrpo_lightning.commands.migration.draft import Draft
 
 NORMALIZER = {
     "grpo": "sequence",

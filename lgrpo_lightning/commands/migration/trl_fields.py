@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lgrpo_lightning.migration.field import Row, fields_of
+from lgrpo_lightning.commands.migration.field import Row, fields_of
 
 VERSION = "1.16"
 """The TRL that the tables are of."""

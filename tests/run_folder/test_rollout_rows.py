@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from lgrpo_lightning.records.rollout_rows import rollout_rows, rollout_table
+from lgrpo_lightning.run_folder.rollout_rows import rollout_rows, rollout_table
 from lgrpo_lightning.types import Rewards
 from tests.callbacks.stub import batch, group, simple_batch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lgrpo_lightning.migration.ours import OURS
-from lgrpo_lightning.migration.recipe import Recipe
+from lgrpo_lightning.commands.migration.ours import OURS
+from lgrpo_lightning.commands.migration.recipe import Recipe
 
 MISSING = object()
 

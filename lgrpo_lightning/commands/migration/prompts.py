@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from lgrpo_lightning.commands.migration.draft import Draft
+from lgrpo_lightning.commands.migration.recipe import DataSet
 from lgrpo_lightning.data.readers import READERS
-from lgrpo_lightning.migration.draft import Draft
-from lgrpo_lightning.migration.recipe import DataSet
 
 
 def write_data(draft: Draft) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lgrpo_lightning.migration.agents import write_environments
-from lgrpo_lightning.migration.draft import Draft
+from lgrpo_lightning.commands.migration.agents import write_environments
+from lgrpo_lightning.commands.migration.draft import Draft
 
 LORA = {
     "lora_r": "rank",

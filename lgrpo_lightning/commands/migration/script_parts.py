@@ -6,8 +6,8 @@ import ast
 import re
 from collections.abc import Mapping
 
-from lgrpo_lightning.migration.recipe import Imported
-from lgrpo_lightning.migration.script import Script
+from lgrpo_lightning.commands.migration.recipe import Imported
+from lgrpo_lightning.commands.migration.script import Script
 
 
 def listed(script: Script, node: ast.expr | None, kind: str) -> tuple[Imported, ...]:

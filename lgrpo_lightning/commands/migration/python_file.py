@@ -6,10 +6,10 @@ import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lgrpo_lightning.migration.recipe import Given, Recipe
-from lgrpo_lightning.migration.script import NotLiteralError, Script, called, keyword
-from lgrpo_lightning.migration.script_data import DataReader
-from lgrpo_lightning.migration.script_parts import environments, listed, pay, reads_environments
+from lgrpo_lightning.commands.migration.recipe import Given, Recipe
+from lgrpo_lightning.commands.migration.script import NotLiteralError, Script, called, keyword
+from lgrpo_lightning.commands.migration.script_data import DataReader
+from lgrpo_lightning.commands.migration.script_parts import environments, listed, pay, reads_environments
 
 LORA = {
     "r": "lora_r",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lgrpo_lightning.migration.batch import Batch
-from lgrpo_lightning.migration.draft import Draft
+from lgrpo_lightning.commands.migration.batch import Batch
+from lgrpo_lightning.commands.migration.draft import Draft
 
 OPTIMIZERS = {
     "adamw_torch": "torch.optim.AdamW",
