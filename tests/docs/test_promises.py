@@ -16,38 +16,38 @@ RELIABILITY = {
     "131": "test_stopped_while_sampling_and_resumed",
     "138": "test_requeued_and_resumed",
     "143": "test_stopped_while_sampling_and_resumed",
-    "128 + the number": "test_samplers_give_up_only_when_asked test_nothing_to_save_before_the_first_rollout",
+    "A run that a signal stops": "test_samplers_give_up_only_when_asked test_nothing_to_save_before_the_first_rollout",
     "Threads and child processes": "test_what_is_left_is_named",
     "SIGTERM, SIGHUP, SIGQUIT": "test_stopped_while_sampling_and_resumed",
     "A second Ctrl-C": "test_the_second_ctrl_c_stops_at_once",
-    "SIGHUP, SIGQUIT and SIGUSR1 are left": "test_a_signal_that_is_ignored_stays_ignored",
-    "Output that cannot": "test_a_run_outlives_its_output test_a_reward_that_closes_standard_output",
-    "One run at a time": "test_a_second_run_in_the_folder_is_refused_and_a_killed_one_does_not_hold_it",
-    "Of several processes": "test_every_rank_stops_and_is_resumed",
+    "SIGHUP, SIGQUIT and SIGUSR1 keep": "test_a_signal_that_is_ignored_stays_ignored",
+    "Output that can no longer": "test_a_run_outlives_its_output test_a_reward_that_closes_standard_output",
+    "Only one run": "test_a_second_run_in_the_folder_is_refused_and_a_killed_one_does_not_hold_it",
+    "If one of several processes": "test_every_rank_stops_and_is_resumed",
     "In validation,": "test_stopped_while_validating_and_resumed",
-    "Under tensor parallelism": "test_ranks_that_draw_each_token_together_stop_after_the_last",
+    "With tensor parallelism": "test_ranks_that_draw_each_token_together_stop_after_the_last",
     "A vLLM engine": "test_a_stop_gives_up_what_was_not_sent",
-    "A sampler of your own": "test_samplers_give_up_only_when_asked",
-    "Handlers are installed": "test_handlers_are_put_back test_a_fit_outside_the_main_thread_leaves_signals_alone",
-    "Have SLURM send": "test_requeued_and_resumed",
+    "A custom sampler": "test_samplers_give_up_only_when_asked",
+    "Signal handlers are installed": "test_handlers_are_put_back test_a_fit_outside_the_main_thread_leaves_signals_alone",
+    "Let SLURM send": "test_requeued_and_resumed",
     "On SIGUSR1 (or": "test_requeued_and_resumed test_a_task_of_an_array_that_slurm_refuses test_preempted",
     "`last.ckpt` is written": "test_counts_rollouts_and_is_there_at_the_end test_written_once_at_whatever_ends_the_run",
     "`BestCheckpoint` and": "test_put_in_place_of_an_older_one",
     "A file is written": "test_killed_before_any_step_of_replacing test_the_checkpoints_of_users_are_atomic_too",
-    "`--ckpt_path last` looks": "test_a_damaged_file_is_passed_over test_a_flipped_bit_in_a_shard_is_found",
+    "`--ckpt_path last` checks": "test_a_damaged_file_is_passed_over test_a_flipped_bit_in_a_shard_is_found",
     "A full disk ends": "test_no_room_for_a_checkpoint",
     "`config.yaml` is written": "test_a_refused_resume_leaves_the_configuration_alone",
     "A run that was killed": "test_kill_and_resume"
     " test_a_run_that_max_steps_ends_inside_a_rollout_is_resumed_to_the_bit",
-    "On another number": "test_on_another_number_of_processes",
-    "Where the configuration differs": "test_other_options_are_named test_what_cannot_work_is_refused",
-    "A checkpoint holds": "test_other_data_and_code_under_the_same_names",
-    "Every process of a run": "test_reports",
+    "On another number of processes": "test_on_another_number_of_processes",
+    "If the configuration differs": "test_other_options_are_named test_what_cannot_work_is_refused",
+    "A checkpoint contains": "test_other_data_and_code_under_the_same_names",
+    "Every process tells": "test_reports",
     "ended with an error": "test_a_rank_fails_or_hangs",
     "is gone (on": "test_a_rank_is_killed_in_the_middle_of_sampling",
-    "hosts that connection": "test_a_rank_is_killed_in_the_middle_of_sampling",
-    "kept them waiting": "test_a_rank_fails_or_hangs",
-    "Rank 0 saves": "test_what_rank_0_holds_is_saved_when_another_is_lost"
+    "hosts the connection": "test_a_rank_is_killed_in_the_middle_of_sampling",
+    "kept the others waiting": "test_a_rank_fails_or_hangs",
+    "Rank 0 first saves": "test_what_rank_0_holds_is_saved_when_another_is_lost"
     " test_a_launched_process_does_not_outlive_its_parent",
     "`timeout_minutes` is 30": "test_a_rank_fails_or_hangs",
 }
@@ -56,11 +56,11 @@ ENVIRONMENTS = {
     "The calls of a turn": "test_answers_are_what_tools_return test_which_turns_end_an_episode",
     "A call that is malformed": "test_a_tool_that_fails_is_answered_with_the_error",
     "A turn that has calls": "test_an_environment_is_given_the_calls",
-    "What the policy sampled": "test_logprobs_are_those_of_a_teacher_forced_pass test_it_is_what_the_template_writes",
-    "What is masked": "test_no_reward_applies_to_what_was_dropped",
-    "`sampling.max_new_tokens` is": "test_no_turn_is_drawn_beyond_the_episodes_budget"
+    "Training uses exactly": "test_logprobs_are_those_of_a_teacher_forced_pass test_it_is_what_the_template_writes",
+    "Masked tokens count": "test_no_reward_applies_to_what_was_dropped",
+    "`sampling.max_new_tokens` limits": "test_no_turn_is_drawn_beyond_the_episodes_budget"
     " test_a_turn_has_a_limit_of_its_own",
-    "Reward functions of chats": "test_what_a_run_leaves",
+    "Reward functions for chats": "test_what_a_run_leaves",
     "`TurnSegmenter` makes": "test_equal_turns_after_equal_histories_are_one_step",
     "a tool raises": "test_a_tool_that_fails_is_answered_with_the_error test_a_tool",
     "a function that is a tool": "test_what_hung_once_is_not_used_again test_a_tool",
@@ -84,21 +84,21 @@ ENVIRONMENTS = {
     "An environment stays": "test_environments_share_processes_only_where_there_are_more"
     " test_episodes_that_share_a_process_are_dropped_with_it",
     "Tools without an object": "test_a_tool",
-    "A process is a fresh": "test_it_is_made_in_no_process_before_setup",
+    "A process is a new": "test_it_is_made_in_no_process_before_setup",
     "The environment is pickled": "test_what_cannot_live_in_a_process_is_refused_early"
     " test_a_class_of_the_script_is_refused",
     "Ctrl-C and SIGTERM": "test_no_process_outlives_the_trainer",
     "Answers are sent": "test_what_a_process_sends_runs_nothing_in_the_trainer",
     "An environment that draws": "test_nothing_depends_on_the_batch_or_the_number_of_threads",
-    "A turn that the environment": "test_around_a_forking_sampler_is_refused_by_nothing"
+    "If the environment could": "test_around_a_forking_sampler_is_refused_by_nothing"
     " test_forks_of_episodes_are_refused",
 }
 """First words of a promise → its tests."""
 SECTIONS = {
-    "reliability": ("Exit codes", "Signals", "SLURM", "Checkpoints", "Resume", "Ranks that wait"),
+    "reliability": ("Exit codes", "Signals", "SLURM", "Checkpoints", "Resume", "When a rank fails or hangs"),
     "environments": ("Tools", "What is trained", "Steps", "What goes wrong", "Threads or processes"),
 }
-NO_PROMISE = ("code", "Functions and classes that were", "This was tried with", "what |", "It is no sandbox")
+NO_PROMISE = ("code", "Functions and classes that were", "This was tested with", "event |", "It is not a sandbox")
 
 
 def promises(page: str) -> list[str]:
