@@ -44,7 +44,7 @@ RELIABILITY = {
     "A checkpoint contains": "test_other_data_and_code_under_the_same_names",
     "Every process tells": "test_reports",
     "ended with an error": "test_a_rank_fails_or_hangs",
-    "is gone (on": "test_a_rank_is_killed_in_the_middle_of_sampling",
+    "is gone (detected": "test_a_rank_is_killed_in_the_middle_of_sampling",
     "hosts the connection": "test_a_rank_is_killed_in_the_middle_of_sampling",
     "kept the others waiting": "test_a_rank_fails_or_hangs",
     "Rank 0 first saves": "test_what_rank_0_holds_is_saved_when_another_is_lost"
