@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lgrpo_lightning.environments.isolation.frames import LARGEST, received, send
 from lgrpo_lightning.environments.isolation.recipe import HeldEnvironment, HeldTools, Recipe
 from lgrpo_lightning.environments.toolbox import error_text
 
+LARGEST = 1 << 24
+"""Most bytes of an answer; 16 MiB."""
 TRACE = 10_000
 """Most characters of a traceback that are sent; its end."""
 
@@ -64,13 +65,13 @@ class Answer:
     metrics: Mapping[str, float] | None = None
 
     def packed(self) -> bytes:
-        """As JSON; arrays and their numbers as lists and numbers.
+        """As a line of JSON; arrays and their numbers as lists and numbers.
 
         Raises:
             TypeError, ValueError: JSON does not have it, or it is too long.
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        data = json.dumps(fields, default=_listed).encode()
+        data = json.dumps(fields, default=_listed).encode() + b"\n"
         if len(data) > LARGEST:
             raise ValueError(f"an answer of {len(data)} bytes; there may be {LARGEST}")
         return data
@@ -147,10 +148,10 @@ def serve(calls: int, life: int) -> None:
         signal.signal(number, _heard)
     _end_with(life)
     connection = socket.socket(fileno=calls)
-    with contextlib.suppress(EOFError, OSError):
-        residents = Residents(pickle.loads(received(connection)))
+    with contextlib.suppress(EOFError, OSError), connection.makefile("rb") as requests:
+        residents = Residents(pickle.loads(pickle.load(requests)))
         while True:
-            send(connection, residents.answer(received(connection)))
+            connection.sendall(residents.answer(pickle.load(requests)))
 
 
 def _heard(number: int, frame: Any) -> None:

@@ -1,10 +1,14 @@
-"""The training process's end of one process of environments."""
+"""The training process's end of one process of environments.
+
+It sends pickles, which environments may read: they are its own. It reads lines of JSON, which runs nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -14,14 +18,16 @@ import time
 from collections.abc import Callable
 
 from lgrpo_lightning.distributed import process_gone
-from lgrpo_lightning.environments.isolation.frames import LARGEST, GarbledError, packed, received, send
-from lgrpo_lightning.environments.isolation.serving import Answer, Request
+from lgrpo_lightning.environments.isolation.serving import LARGEST, Answer, Request
 from lgrpo_lightning.environments.limits import StateLostError
 
 MAIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from lgrpo_lightning.environments.isolation.serving import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
 )
+
+LOOK = 0.25
+"""Seconds after which one who waits for an answer looks whether the process is there."""
 
 
 class NotAskedError(StateLostError):
@@ -39,7 +45,7 @@ class Worker:
     are made one at a time. One that takes too long ends the process.
 
     Args:
-        recipes: What it makes environments from, packed.
+        recipes: What it makes environments from, pickled.
         told: Called once with what happened if the process ends otherwise than by ``close``.
     """
 
@@ -74,7 +80,7 @@ class Worker:
             StateLostError: It ended in the call, or was killed because the call took longer than ``limit``.
             InProcessError: What the call raised.
         """
-        data = packed(request)
+        data = pickle.dumps(request)
         with self._one:
             self._look()
             if self.over:
@@ -101,18 +107,11 @@ class Worker:
         until = time.monotonic() + limit
         try:
             if self._first:
-                send(self.connection, self._first, until=until)
+                self._send(self._first, until)
                 self._first = b""
-            send(self.connection, data, until=until)
-            found = received(
-                self.connection, until=until, gone=lambda: process_gone(self.process.pid), most=LARGEST
-            )
-            return Answer.read(found)
-        except (
-            GarbledError,
-            UnicodeDecodeError,
-            json.JSONDecodeError,
-        ):  # the next answer would be this one's
+            self._send(data, until)
+            return Answer.read(self._line(until))
+        except (UnicodeDecodeError, json.JSONDecodeError):  # the next answer would be this one's
             self._end(f"in {what}", why="something in it wrote into its connection to the training process")
             raise StateLostError(self.over) from None
         except (TypeError, ValueError, RecursionError) as error:
@@ -128,6 +127,29 @@ class Worker:
         except BaseException:  # a second Ctrl-C: the answer would be taken for that of the next call
             self._end(f"in {what}", why="interrupted")
             raise
+
+    def _send(self, data: bytes, until: float) -> None:
+        self.connection.settimeout(_left(until))
+        self.connection.sendall(pickle.dumps(data))  # the pickle of bytes tells where they end
+
+    def _line(self, until: float) -> bytes:
+        """What the process writes next, up to the end of a line or ``LARGEST`` bytes.
+
+        The deadline is for the whole line. Another process may hold the other end open when this one is gone.
+        """
+        found, part = bytearray(), b""
+        while b"\n" not in part and len(found) <= LARGEST:
+            self.connection.settimeout(min(_left(until), LOOK))
+            try:
+                part = self.connection.recv(1 << 16)
+            except TimeoutError:
+                if process_gone(self.process.pid):
+                    raise EOFError from None
+                continue
+            if not part:
+                raise EOFError
+            found += part
+        return bytes(found)
 
     def _end(self, when: str, why: str = "") -> None:
         """Kill the process and say how it ended."""
@@ -157,6 +179,12 @@ class Worker:
             self.process.wait(10)
         self.connection.close()
         self.life.close()
+
+
+def _left(until: float) -> float:
+    if (left := until - time.monotonic()) <= 0:
+        raise TimeoutError
+    return left
 
 
 def as_error(answer: Answer) -> InProcessError:

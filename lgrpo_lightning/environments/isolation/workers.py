@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 import warnings
@@ -9,7 +10,6 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from lgrpo_lightning.environments.isolation.frames import packed
 from lgrpo_lightning.environments.isolation.recipe import Recipe
 from lgrpo_lightning.environments.isolation.serving import Request
 from lgrpo_lightning.environments.isolation.worker import InProcessError, Worker
@@ -60,7 +60,7 @@ class Workers:
     """
 
     def __init__(self, recipes: Mapping[str | None, Recipe], most: int) -> None:
-        self.recipes, self.most = packed(dict(recipes)), most
+        self.recipes, self.most = pickle.dumps(dict(recipes)), most
         self.running: list[Worker] = []
         self._lock, self._keys, self._told = threading.Lock(), count(), False
 
