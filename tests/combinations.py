@@ -173,14 +173,14 @@ def token_rewards(tree: ProcessTree) -> torch.Tensor:
 HEAD = """\
 # Losses and estimators
 
-`python -m tests.combinations` tried every [policy loss](components.md#policyloss) with every
-[advantage estimator](components.md#advantageestimator), with and without λ weights: two optimizer steps from one
-rollout with outcomes and step rewards, beside a KL penalty, an entropy bonus, `top_entropy` and `off_policy_kl`, in
-padded rows and in trees. "yes" is both layouts; "no" is refused before the first step, with the reason below. "token"
-stands for `init_args: {token: true}`.
+The table says which [policy loss](components.md#policyloss) works with which
+[advantage estimator](components.md#advantageestimator), with and without λ weights. `python -m tests.combinations` makes it. For
+each cell it trains two optimizer steps on one rollout with outcomes and step rewards, with a KL penalty, an entropy bonus,
+`top_entropy` and `off_policy_kl`. "yes" means that this works in padded rows and in trees. "no" means that the combination is
+refused before the first step. ", token" means `init_args: {token: true}`.
 
-With `GSPO`, `GMPO` and `LUSPO` all tokens of a completion share one ratio, so that advantages of single tokens, which
-process rewards give, count by their mean over its trained tokens; the token forms tell them apart.
+With `GSPO`, `GMPO` and `LUSPO` all tokens of a completion share one ratio. If tokens have different advantages, as with process
+rewards, their mean over the trained tokens is used. The token forms use each token's own advantage.
 """
 
 
@@ -198,7 +198,7 @@ def page(found: dict[Combination, str]) -> str:
         tried = [found[Combination(loss=loss, token=token, **one)] for loss, token in columns]
         cells = ["no" if refusal else "yes" for refusal in tried]
         lines.append(f"| `{estimator}` | {'yes' if weighted else 'no'} | " + " | ".join(cells) + " |")
-    lines += ["", "## Refused", "", "| loss | the first of its refusals |", "|---|---|"]
+    lines += ["", "## Refused", "", "| loss | first error |", "|---|---|"]
     first = {c.loss: said for c, said in reversed(found.items()) if said}
     lines += [f"| `{loss}` | `{said.replace('|', chr(92) + '|')}` |" for loss, said in sorted(first.items())]
     return "\n".join(lines) + "\n"
