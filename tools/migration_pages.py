@@ -26,37 +26,39 @@ OF_LEVEL = {
 
 TRL_PAGE = """# From TRL
 
-`lgrpo import-trl FILE` prints the configuration for `lgrpo fit` that does what a file asks TRL's GRPO for. `FILE` is
-the YAML of `trl grpo --config`, or a script with a `GRPOConfig(…)`. A script is parsed and never run: literals are
-read, and what is none is told as a comment. A model or adapter that is none has to be filled in: `lgrpo fit` refuses
-the file before.
+`lgrpo import-trl FILE` converts a TRL configuration for GRPO and prints a configuration for `lgrpo fit`. `FILE` is the YAML of
+`trl grpo --config`, or a script with a `GRPOConfig(…)`.
 
 ```bash
 lgrpo import-trl grpo.yaml
 lgrpo import-trl train_grpo.py --processes 8 --rows 7473
 ```
 
-`--processes` is how many processes TRL was run on, for `prompts_per_step`; `--rows` the number of training rows, for a
-schedule that has to know where it ends.
+- `--processes` is the number of processes that TRL ran on. It determines `prompts_per_step`.
+- `--rows` is the number of training rows. Schedules that need their last step use it.
+- A script is parsed and never run. Only literals are read; a comment names every other value. If the model or adapter is not a
+  literal, fill it in: `lgrpo fit` refuses the file until then.
+- Defaults of TRL that differ from this library's are written, with the comment "TRL's default".
+- Comments at the top name options without a match or with another meaning.
 
-What TRL has by default and this library has not is written too, with the comment "TRL's default". Comments at the top
-say what has no match or another meaning. On the same rollouts the loss of the configuration is that of TRL's trainer,
-by a test. Other draws, another order of prompts and mini-batches of whole groups make the runs themselves different.
+On the same rollouts the loss of the configuration equals that of TRL's trainer; a test checks this. The runs still differ, because
+random numbers, the order of prompts and mini-batches (complete groups) differ.
 
-The estimator is `GRPO`; `--model.advantage_estimator=LambdaGRPO` is what changes to λ-GRPO.
+The estimator is `GRPO`. For λ-GRPO set `--model.advantage_estimator=LambdaGRPO`.
 
-A script's reward functions are named by import path: one that the script imports by that, one that it defines as
-`<script>_rewards.<name>`, for it has to be moved to a module of its own: importing the script would train. Where the
-training stands behind `if __name__ == "__main__":` it is `<script>.<name>`. `tools` and `environment_factory` become an
-`EnvironmentSampler` likewise ([environments](environments.md)), an environment's `get_reward` an `EnvironmentReward`.
+Reward functions of a script are named by their import path. A function that the script imports keeps that path. A function that
+the script defines becomes `<script>_rewards.<name>`; move it to such a module, because importing the script would start the
+training. If the training is under `if __name__ == "__main__":`, the path is `<script>.<name>`. `tools` and `environment_factory`
+become an [`EnvironmentSampler`](environments.md) in the same way, and `get_reward` of an environment becomes an
+`EnvironmentReward`.
 
-The tables are of TRL {version} and made from `lgrpo_lightning/commands/migration`.
+The tables are made from `lgrpo_lightning/commands/migration` for TRL {version}.
 
 ## GRPOConfig
 
 {own}
 
-A `loss_type` is a class and its normaliser:
+Each `loss_type` is a loss class and a normaliser:
 
 {losses}
 
@@ -66,7 +68,7 @@ A `loss_type` is a class and its normaliser:
 
 ## trl grpo
 
-Options of the command beside those of `GRPOConfig`.
+These are the options of the command that are not in `GRPOConfig`.
 
 {script}
 
@@ -77,17 +79,18 @@ Options of the command beside those of `GRPOConfig`.
 
 VERL_PAGE = """# From verl and OpenRLHF
 
-Where their most used options are here. Defaults differ: read the column before leaving one out.
+This page lists the most used options of verl and OpenRLHF with their equivalents. Defaults differ, so check the default before you
+omit an option.
 
 ## verl
 
-Read from {verl_source}.
+Source: {verl_source}.
 
 {verl}
 
 ## OpenRLHF
 
-Read from {openrlhf_source}.
+Source: {openrlhf_source}.
 
 {openrlhf}
 """
