@@ -18,42 +18,42 @@ TABLE = ("sampled", "trees", "checkpointing", "trained", "lora", "names")
 INTRODUCTION = """
 # Models
 
-Any causal language model of transformers that continues its prompt can be trained. What cannot is refused before the
-first update, with the reason: `policy.verify` compares the log-probs of the first group with the model's own, with
-those of its sampling and, over trees, with padded rows, and its shortest and longest row together with each alone, so
-that no family is silently wrong.
+You can train any causal language model of transformers that continues its prompt. Other models are refused before the first
+update, with the reason. `policy.verify` checks every model on its first batch: it compares the log-probs of the first group
+with the model's own, with those of sampling, and in trees with padded rows. It also compares the shortest and longest row
+together with each row alone. No architecture can therefore be wrong without an error.
 
-Two kinds of rotary embedding take their frequencies from the longest row of a pass. With `longrope` (Phi-3, Phi-4,
-Phi-MoE) all rows of a run are rotated alike: by the long factors where a prompt with its completion may exceed
-`original_max_position_embeddings`, as in vLLM, else by the short ones; `generate` of transformers takes the short ones
-until a row crosses that bound. With `dynamic` NTK rows end at `max_position_embeddings`, up to which frequencies are
-fixed.
+Two kinds of rotary embedding choose their frequencies by the longest row of a pass. With `longrope` (Phi-3, Phi-4, Phi-MoE)
+all rows of a run use the same factors: the long ones if a prompt and its completion can exceed
+`original_max_position_embeddings`, else the short ones. vLLM does the same; `generate` of transformers uses the short factors
+until a row exceeds that length. With `dynamic` NTK, rows are limited to `max_position_embeddings`, where frequencies are
+constant.
 
-`python -m tests.architectures` tried every causal architecture, and every model of text with images or sound, with tiny
+`python -m tests.architectures` tested every causal architecture, and every model of text with images or sound, with tiny
 random weights in float32: {versions}.
 
-- **sampled**: how far log-probs of sampling (prompts of several lengths, members of a group, rows that end early) and
-  of training are from the model's own;
-- **trees**: how far trees are from padded rows. Without trees `layout: auto` takes padded rows: numbers are the same,
-  and shared prompts are computed for every row;
-- **checkpointing**: how far gradients with `gradient_checkpointing` are from those without, relative to the largest;
-- **trained**: five optimizer steps, export, load: how far the exported model is from the trained one; its greedy text
-  is the same;
-- **LoRA**: the same with an adapter, merged;
-- **names**: the weights handed to vLLM have the names and values of a checkpoint's files; **vLLM**: whether vLLM has
-  the architecture.
+- **sampled**: the difference of the log-probs of sampling (prompts of several lengths, members of a group, rows that end
+  early) and of training from the model's own.
+- **trees**: the difference between trees and padded rows. Architectures without trees use padded rows under `layout: auto`:
+  the numbers are the same, but every row computes its prompt.
+- **checkpointing**: the difference of gradients with and without `gradient_checkpointing`, relative to the largest.
+- **trained**: the difference between the trained model and its export, after five optimizer steps. Their greedy texts are
+  equal.
+- **LoRA**: the same with a merged adapter.
+- **names**: whether the weights sent to vLLM have the names and values of a checkpoint's files. **vLLM**: whether vLLM has the
+  architecture.
 """.strip()
 MULTIMODAL = """
 ## Text with images or sound
 
-Loaded whole, trained on text, exported whole: the weights that text does not go through stay as they are, and the files
-of the processor are copied.
+These models are loaded completely, trained on text and exported completely. Weights that text does not use stay unchanged,
+and the files of the processor are copied.
 """.strip()
 ENCODERS = """
 ## Encoders
 
-transformers lists them because they can be the decoder of a pair. Their tokens see those after them
-(`is_decoder: false`; PaliGemma reads its prompt both ways), so they have no log-prob of a next token and are refused:
+transformers lists these models because they can be the decoder of a pair. Their tokens attend to later tokens
+(`is_decoder: false`; PaliGemma does so in its prompt), so they have no log-prob of a next token and are refused:
 """.strip()
 
 
