@@ -206,6 +206,10 @@ class AdvantageEstimator(ABC):
     takes_penalties: ClassVar[bool] = True
     """Whether outcomes may be less by a penalty: False where they are compared with a threshold, or not looked at."""
 
+    power: float = 0.0
+    """p of the token weights 1/|λ(i, t)|^p that it gives, as ``tree.weights(p)``; 0: the tokens of a completion count
+    alike. Losses with one term for a completion cannot weigh tokens and are refused beside p > 0."""
+
     @abstractmethod
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
         """The credit of one group."""

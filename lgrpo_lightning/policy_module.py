@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -34,11 +33,11 @@ from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.run_folder.plain import plain
 from lgrpo_lightning.training import Schedule
 from lgrpo_lightning.training.alike import check_alike
-from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.guard import StepGuard
 from lgrpo_lightning.training.optimizers import clip, gradient_norm, made, rates_of, scheduler, take_over
 from lgrpo_lightning.training.options import OnNonFinite
-from lgrpo_lightning.types import Rollout, Sampling
+from lgrpo_lightning.training.pending_step import PendingStep
+from lgrpo_lightning.types import Rollout
 
 register()
 
@@ -55,8 +54,6 @@ class PolicyModule(LightningModule):
         gradient_clip_val: Largest norm of the gradient, or None.
         on_nonfinite: What to do with an optimizer step whose loss or gradient is not finite.
     """
-
-    sampling: Sampling
 
     def __init__(
         self,
@@ -83,7 +80,7 @@ class PolicyModule(LightningModule):
         self._rollouts_with_step = 0  # done when the last optimizer step of this fit was made
         self._steps = self._epoch = 0  # that the weights have had, where the Trainer does not know
         self.step_metrics: dict[str, float] = {}
-        self._logged: dict[str, float] = {}
+        self.stateful: dict[str, Any] = {}  # parts whose state a checkpoint keeps, by name
         self.reference: Reference | None
         self._saved_rng: list[Any] | None = None
         self._code: dict[str, str] = {}
@@ -117,11 +114,6 @@ class PolicyModule(LightningModule):
     def ranks(self) -> Ranks:
         """The processes of this run."""
         return ranks(self.trainer)
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """Parts whose state a checkpoint keeps, by name."""
-        return {}
 
     @property
     def planned_steps(self) -> int | None:
@@ -164,8 +156,8 @@ class PolicyModule(LightningModule):
         """
         if self.trainer.global_step == 0:
             self.rollout_index = self._steps = self._epoch = 0
-        self._saved_rng, self._logged, self.step_metrics, self._rates_before = None, {}, {}, []
-        self._code = code_of(self.components)
+        self._saved_rng, self.step_metrics, self._rates_before = None, {}, []
+        self._code = code_of(self.stateful)
 
     def announce_tokens(self) -> None:
         """Say once which tokens end a completion, and which ids are never drawn."""
@@ -188,8 +180,8 @@ class PolicyModule(LightningModule):
         """Optimizer steps that the weights have had: in this run, in an earlier one, or in that of the checkpoint."""
         return self.global_step or self._steps
 
-    def source(self) -> PolicySource:
-        """What a sampler may know of the policy."""
+    def source(self, temperature: float) -> PolicySource:
+        """What a sampler may know of the policy, whose log-probs are taken at ``temperature``."""
         data = getattr(self.trainer, "datamodule", None)
         return PolicySource(
             self.policy,
@@ -197,7 +189,7 @@ class PolicyModule(LightningModule):
             eos_token_ids=tuple(self.end_of_sequence),
             version=lambda: self.weight_version,
             longest_sequence=getattr(data, "longest_sequence", None),
-            temperature=self.sampling.temperature,
+            temperature=temperature,
             precision=self.trainer.precision_plugin.forward_context,
         )
 
@@ -218,9 +210,9 @@ class PolicyModule(LightningModule):
         if last:
             agree_gradients(self.policy)
 
-    def allows_step(self, rollout: Rollout, attempt: Attempt) -> bool:
+    def allows_step(self, rollout: Rollout, pending: PendingStep) -> bool:
         """Whether loss and gradient are finite; where not, and the run goes on, the gradient is gone."""
-        allowed = self.guard.allows(rollout, attempt, self.global_step)
+        allowed = self.guard.allows(rollout, pending, self.global_step)
         if not allowed:
             self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
         return allowed
@@ -246,12 +238,6 @@ class PolicyModule(LightningModule):
             "grad_norm": float(whole(norm)),
             "learning_rate": optimizer.param_groups[0]["lr"],
         }
-
-    def log_all(self, values: dict[str, float]) -> None:
-        """Log what is no NaN, and NaN for what was logged before and is not now: Lightning would repeat it."""
-        known = {name: value for name, value in values.items() if value == value}
-        self._logged |= dict.fromkeys(known, math.nan)
-        self.log_dict(self._logged | known, batch_size=1)
 
     def on_fit_start(self) -> None:
         """Move the reference beside the policy; warn where steps are too small for the type of the weights.
@@ -283,7 +269,7 @@ class PolicyModule(LightningModule):
             "rollout_index": self.rollout_index,
             "world_size": self.trainer.world_size,
             "rng": gathered(self.trainer, state.rng_state()),
-            "components": state.component_state(self.components),
+            "components": state.component_state(self.stateful),
             "code": self._code,
             "rates": self._rates,
             "policy": plain(asdict(self.policy_config)),
@@ -297,7 +283,7 @@ class PolicyModule(LightningModule):
         self._steps, self._epoch = (int(checkpoint.get(name, 0)) for name in ("global_step", "epoch"))
         check_weights(checkpoint.get("state_dict", {}), self)
         self.rollout_index = saved["rollout_index"]
-        state.load_component_state(self.components, saved["components"])
+        state.load_component_state(self.stateful, saved["components"])
         if self.reference_sync is not None and "reference" in saved:
             load_reference_state(self.reference, saved["reference"])
         if self._trainer is None:

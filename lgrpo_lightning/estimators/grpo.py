@@ -40,9 +40,6 @@ class GRPO(AdvantageEstimator):
 
     reads: ClassVar[tuple[str, ...]] = ("outcome",)
 
-    power = 0.0
-    """p of the weights 1/|λ(i,t)|^p."""
-
     def __init__(self, scale: Scale = "group", eps: float = 1e-4) -> None:
         who = type(self).__name__
         if scale not in ("group", "batch", "none"):

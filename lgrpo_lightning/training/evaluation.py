@@ -9,8 +9,54 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lgrpo_lightning.functional import reaches
+from lgrpo_lightning.training.components import Components
 from lgrpo_lightning.training.options import Validation
-from lgrpo_lightning.types import Group, Rewards
+from lgrpo_lightning.types import Group, Prompt, Rewards, Sampling
+
+
+class Evaluations:
+    """Measures the policy on every validation or test set.
+
+    Args:
+        options: What is measured.
+        components: They sample and score.
+        sampling: How completions are drawn.
+    """
+
+    def __init__(self, options: Validation, components: Components, sampling: Sampling) -> None:
+        self.options = options
+        self.components = components
+        self.sampling = sampling
+        self.sets: dict[str, Evaluation] = {}
+
+    def start(self, names: Sequence[str], device: torch.device | str) -> None:
+        """Begin anew with these sets."""
+        self.sets = {name: Evaluation(self.options, device) for name in names}
+
+    def measure(self, number: int, prompts: Sequence[Prompt]) -> None:
+        """Decode greedily, and draw k samples, for prompts of the set of this number.
+
+        The noise is the same at every evaluation.
+        """
+        evaluation = list(self.sets.values())[number]
+        if self.options.greedy:
+            groups, rewards = self._score(prompts, 1, self.sampling.greedy, "greedy")
+            evaluation.add_greedy(rewards)
+        if self.options.k:
+            groups, rewards = self._score(prompts, self.options.k, self.sampling, "validation")
+            evaluation.add_samples(groups, rewards)
+
+    def metrics(self, prefix: str) -> dict[str, Tensor]:
+        """``evaluation_metrics`` of all sets."""
+        return evaluation_metrics(self.sets, prefix)
+
+    def _score(
+        self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str
+    ) -> tuple[list[Group], list[Rewards]]:
+        random_key = self.components.random_key(phase)
+        groups = self.components.sample_groups(prompts, count, sampling, random_key)
+        trees = self.components.segment(groups, random_key)
+        return groups, self.components.score(groups, trees, random_key)
 
 
 class Evaluation:

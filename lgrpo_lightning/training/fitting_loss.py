@@ -13,13 +13,12 @@ def check_weights(loss: PolicyLoss, estimator: AdvantageEstimator) -> None:
     Raises:
         ValueError: With what to do.
     """
-    power = getattr(estimator, "power", 0.0)
-    if loss.level == "sequence" and power > 0:
+    if loss.level == "sequence" and estimator.power > 0:
         name, who = type(loss).__name__, type(estimator).__name__
         token = "its token form (model.loss.init_args.token: true), " if hasattr(loss, "token") else ""
         raise ValueError(
             f"model.loss is {name}, which has one ratio for all tokens of a completion, and {who} weighs tokens by "
-            f"1/|λ|^{power:g}: such a loss has no tokens to weigh. Take {token}"
+            f"1/|λ|^{estimator.power:g}: such a loss has no tokens to weigh. Take {token}"
             "an estimator without λ weights (GRPO, or lambda_power: 0), or a token-level loss."
         )
 

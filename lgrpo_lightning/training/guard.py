@@ -14,10 +14,10 @@ from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.run_folder.names import NONFINITE, shown
-from lgrpo_lightning.training.attempt import Attempt
 from lgrpo_lightning.training.nonfinite import Finding, NonFiniteError, cause, description, local, save
 from lgrpo_lightning.training.optimizers import gradient_norm
 from lgrpo_lightning.training.options import OnNonFinite
+from lgrpo_lightning.training.pending_step import PendingStep
 from lgrpo_lightning.types import Rollout
 
 MOST_DROPPED = 10
@@ -57,9 +57,9 @@ class StepGuard:
         self.scaler = scaler
         self.dropped = 0  # one after the other
         self.norm: Tensor | None = None  # of the gradient looked at last; None where it is still scaled
-        self._last: tuple[Rollout, Attempt] | None = None  # the step that was allowed
+        self._last: tuple[Rollout, PendingStep] | None = None  # the step that was allowed
 
-    def allows(self, rollout: Rollout, attempt: Attempt, version: int) -> bool:
+    def allows(self, rollout: Rollout, pending: PendingStep, version: int) -> bool:
         """Whether the step may be made. Collective.
 
         Args:
@@ -71,14 +71,14 @@ class StepGuard:
         norm = gradient_norm(self.policy.parameters())
         self.norm = norm if self.scaler is None else None
         value = float(whole(norm))
-        flags = [not attempt.finite, not math.isfinite(value) and not self._scaled_too_far()]
+        flags = [not pending.finite, not math.isfinite(value) and not self._scaled_too_far()]
         loss, gradient = self.ranks.max(torch.tensor(flags, device=self.policy.device).float()).tolist()
         if not loss and not gradient:
-            self.dropped, self._last = 0, (rollout, attempt)
+            self.dropped, self._last = 0, (rollout, pending)
             return True
         self.dropped += 1
         what = "loss" if loss else "gradient"
-        findings, place = self._saved(rollout, attempt, what=what, grad_norm=value, weight_version=version)
+        findings, place = self._saved(rollout, pending, what=what, grad_norm=value, weight_version=version)
         where = f"Rollout {rollout.index}, optimizer step {version}: {description(what, findings)}"
         text = f"{where}. {cause(findings)} {place}"
         if self.on_nonfinite == "stop":
@@ -104,11 +104,11 @@ class StepGuard:
         last, self._last = self._last, None
         if last is None:
             return
-        rollout, attempt = last
+        rollout, pending = last
         weights = [local(p) for p in self.policy.parameters() if p.requires_grad]
         largest = torch.nn.utils.get_total_norm([w for w in weights if w.numel()], torch.inf)
         if float(self.ranks.max((~largest.isfinite()).float().to(self.policy.device))):
-            findings, place = self._saved(rollout, attempt, what="weights", weight_version=version)
+            findings, place = self._saved(rollout, pending, what="weights", weight_version=version)
             names = list(dict.fromkeys(name for f in findings for name in f.weights))
             raise NonFiniteError(
                 f"Rollout {rollout.index}: optimizer step {version}, from a finite gradient, left weights that are "
@@ -120,15 +120,15 @@ class StepGuard:
         """Whether a scaled gradient that overflows is the scaler's to drop: its scale has room to fall."""
         return self.scaler is not None and self.scaler.get_scale() >= 1
 
-    def _saved(self, rollout: Rollout, attempt: Attempt, **facts: Any) -> tuple[list[Finding], str]:
+    def _saved(self, rollout: Rollout, pending: PendingStep, **facts: Any) -> tuple[list[Finding], str]:
         """What every rank found, once all have written their batch; and a sentence on where that is."""
-        finding = Finding.of(attempt, rollout, self.policy, rank=self.rank)
+        finding = Finding.of(pending, rollout, self.policy, rank=self.rank)
         place = "Nothing is kept of the batch (fast_dev_run)."
         if self.root is not None:
             step = f"rollout-{rollout.index:06d}-step-{facts['weight_version']:06d}"
             path = self.root / NONFINITE / f"{step}-rank-{self.rank:03d}.pt"
             try:
-                save(path, rollout, attempt, finding, **facts)
+                save(path, rollout, pending, finding, **facts)
                 place = f"The batch is in {shown(path)} (torch.load(..., weights_only=True))."
             except OSError as error:
                 place = f"The batch could not be written to {shown(path)}: {error}."

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from lgrpo_lightning.functional import kl_estimate
 from lgrpo_lightning.policy import Policy, Reference
-from lgrpo_lightning.training.scoring import Scoring
+from lgrpo_lightning.training.batch_scorer import BatchScorer
 from lgrpo_lightning.types import Credit, Group, Rewards, TrainBatch
 
 
-def penalised(
+def subtract_kl_penalty(
     rewards: Sequence[Rewards],
     groups: Sequence[Group],
     *,
-    scoring: Scoring,
+    scorer: BatchScorer,
     policy: Policy,
     reference: Reference,
     coefficient: float,
@@ -32,7 +32,7 @@ def penalised(
     stay as they were.
     """
     batch = TrainBatch.from_groups(groups, [_none(g) for g in groups], device=policy.device)
-    now, before = (scoring.scores(who, batch).logprobs for who in (policy, reference))
+    now, before = (scorer.score(who, batch).logprobs for who in (policy, reference))
     kl = torch.where(batch.mask, kl_estimate(now, before, estimator="k1"), 0.0).cpu()
     counts = batch.mask.sum(-1).cpu()
     out, start = [], 0

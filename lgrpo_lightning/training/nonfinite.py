@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lgrpo_lightning.run_folder.whole_files import whole_file
-from lgrpo_lightning.training.attempt import Attempt
+from lgrpo_lightning.training.pending_step import PendingStep
 from lgrpo_lightning.types import Rollout
 
 
@@ -40,20 +40,20 @@ class Finding:
     weights: list[str]
 
     @classmethod
-    def of(cls, attempt: Attempt, rollout: Rollout, policy: nn.Module, *, rank: int) -> Finding:
+    def of(cls, pending: PendingStep, rollout: Rollout, policy: nn.Module, *, rank: int) -> Finding:
         """Look at everything that the step was made of."""
-        uids, rows = _uids(rollout), attempt.offending()
-        taken = attempt.rows
+        uids, rows = _uids(rollout), pending.offending()
+        taken = pending.rows
         inputs = {
-            "advantages": attempt.batch.advantages,
-            "weights": attempt.batch.weights,
-            "old_logprobs": attempt.old,
-            "ref_logprobs": attempt.ref,
+            "advantages": pending.batch.advantages,
+            "weights": pending.batch.weights,
+            "old_logprobs": pending.old,
+            "ref_logprobs": pending.ref,
         }
         named = [(n, p) for n, p in policy.named_parameters() if p.requires_grad]
         return cls(
             rank=rank,
-            loss=attempt.loss,
+            loss=pending.loss,
             rows=rows,
             uids=[uids[row] for row in rows],
             inputs=[n for n, t in inputs.items() if t is not None and not bool(t[taken].isfinite().all())],
@@ -124,13 +124,13 @@ def description(what: str, findings: list[Finding]) -> str:
     return f"the {what} is not finite ({_listed(places)})"
 
 
-def save(path: Path, rollout: Rollout, attempt: Attempt, finding: Finding, **facts: Any) -> Path:
+def save(path: Path, rollout: Rollout, pending: PendingStep, finding: Finding, **facts: Any) -> Path:
     """Write the batch of this rank, beside and renamed; it loads with ``torch.load(path, weights_only=True)``.
 
     Args:
         facts: Further plain values to keep: ``what``, ``grad_norm``, ``weight_version``, …
     """
-    rows, batch = attempt.rows, attempt.batch
+    rows, batch = pending.rows, pending.batch
     members = [(g.prompt, r) for g in rollout.groups for r in g.completions]
     outcomes = torch.cat([r.outcome for r in rollout.rewards]) if rollout.rewards else torch.zeros(0)
     tensors = {
@@ -138,14 +138,14 @@ def save(path: Path, rollout: Rollout, attempt: Attempt, finding: Finding, **fac
         "weights": batch.weights,
         "mask": batch.mask,
         "sampler_logprobs": batch.sampler_logprobs,
-        "old_logprobs": attempt.old,
-        "ref_logprobs": attempt.ref,
+        "old_logprobs": pending.old,
+        "ref_logprobs": pending.ref,
     }
     content: dict[str, Any] = {
         **facts,
         **asdict(finding),
         "rollout": rollout.index,
-        "losses": attempt.losses,
+        "losses": pending.losses,
         "taken": rows,
         "prompt_uids": [members[i][0].uid for i in rows],
         "prompts": [members[i][0].text for i in rows],
@@ -154,7 +154,7 @@ def save(path: Path, rollout: Rollout, attempt: Attempt, finding: Finding, **fac
         "completion_ids": [list(members[i][1].token_ids) for i in rows],
         "weight_versions": [members[i][1].weight_version for i in rows],
         "rewards": outcomes[rows],
-        "logprobs": attempt.logprobs.cpu(),
+        "logprobs": pending.logprobs.cpu(),
         **{name: None if t is None else t[rows].cpu() for name, t in tensors.items()},
     }
     with whole_file(path) as hidden, hidden.open("wb") as file:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from lgrpo_lightning.distributed.ranks import data_gathered, data_rank
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class ScoredGroups:
     """Sampled groups with what is known before credit is assigned: one entry a group.
 
     Attributes:
@@ -29,12 +30,12 @@ class Scored:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def at(self, places: Sequence[int]) -> Scored:
+    def at(self, places: Sequence[int]) -> ScoredGroups:
         """The groups at ``places``, in that order."""
-        return Scored(**{name: tuple(values[i] for i in places) for name, values in vars(self).items()})
+        return ScoredGroups(**{name: tuple(values[i] for i in places) for name, values in vars(self).items()})
 
-    def __add__(self, other: Scored) -> Scored:
-        return Scored(**{name: (*values, *getattr(other, name)) for name, values in vars(self).items()})
+    def __add__(self, other: ScoredGroups) -> ScoredGroups:
+        return ScoredGroups(**{name: (*values, *getattr(other, name)) for name, values in vars(self).items()})
 
     def untrained(self, index: int) -> Rollout | None:
         """A batch of groups of which none takes part in an update, without credit; None of none."""
@@ -72,11 +73,24 @@ class Refill:
     size: int
     gather: Callable[[Any], list[Any]]
     further: Callable[[int, set[str]], Sequence[Prompt]]
-    draw: Callable[[Sequence[Prompt]], Scored]
+    draw: Callable[[Sequence[Prompt]], ScoredGroups]
 
-    def __call__(self, scored: Scored) -> tuple[Scored, Scored]:
+    @classmethod
+    def of(cls, trainer: Any, rounds: int, draw: Callable[[Sequence[Prompt]], ScoredGroups]) -> Refill:
+        """With the ranks and the data module of a Trainer."""
+        data = data_rank(trainer)
+        return cls(
+            rounds=rounds,
+            rank=data.rank,
+            size=data.size,
+            gather=lambda value: data_gathered(trainer, value),
+            further=lambda count, without: trainer.datamodule.further_prompts(count, without),
+            draw=draw,
+        )
+
+    def __call__(self, scored: ScoredGroups) -> tuple[ScoredGroups, ScoredGroups]:
         """(the groups that are left, those that were replaced)."""
-        replaced, seen = Scored(), set[str]()
+        replaced, seen = ScoredGroups(), set[str]()
         for _ in range(self.rounds):
             empty = self._empty(scored, seen)
             found = self.further(len(empty), seen) if empty else ()
@@ -92,7 +106,7 @@ class Refill:
             scored = _with(scored, list(mine), drawn)
         return scored, replaced
 
-    def _empty(self, scored: Scored, seen: set[str]) -> list[int]:
+    def _empty(self, scored: ScoredGroups, seen: set[str]) -> list[int]:
         """Places of groups of equal rewards in the whole rollout batch; adds the uids of all groups to ``seen``."""
         own = [(group.prompt.uid, equal) for group, equal in zip(scored.groups, scored.equal, strict=True)]
         places = []
@@ -102,7 +116,7 @@ class Refill:
         return sorted(places)
 
 
-def _with(scored: Scored, places: Sequence[int], drawn: Scored) -> Scored:
+def _with(scored: ScoredGroups, places: Sequence[int], drawn: ScoredGroups) -> ScoredGroups:
     """``scored`` with the groups of ``drawn`` at ``places``."""
     order = list(range(len(scored)))
     for number, place in enumerate(places):

@@ -11,7 +11,13 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import nn
 
-from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.contracts import (
+    AdvantageEstimator,
+    PolicyLoss,
+    RewardModel,
+    Sampler,
+    StepSegmenter,
+)
 from lgrpo_lightning.distributed.precision import check_precision
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.rewards import RewardFunction
@@ -34,6 +40,13 @@ INSTANCES = {
     "reward_model": "There is ExactMatch(), or give a function; a network is held by a RewardModel of your own.",
 }
 """Slot of ``GRPOModule`` → what it may be given."""
+
+CONTRACTS = {
+    "sampler": Sampler,
+    "segmenter": StepSegmenter,
+    "advantage_estimator": AdvantageEstimator,
+    "loss": PolicyLoss,
+}
 
 UNSUPPORTED = ("fsdp", "deepspeed")
 """Beginnings of the names of strategies that do not work here."""
@@ -75,6 +88,17 @@ def as_reward_model(given: Any) -> RewardModel:
         return RewardFunction(given)
     check_component("reward_model", given, RewardModel)
     return cast(RewardModel, given)
+
+
+def check_components(**given: Any) -> None:
+    """Refuse what is no component of its kind; None stands for the default.
+
+    Raises:
+        TypeError: With what to give.
+    """
+    for key, component in given.items():
+        if component is not None:
+            check_component(key, component, CONTRACTS[key])
 
 
 def check_component(key: str, given: Any, contract: type) -> None:

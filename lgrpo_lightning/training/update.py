@@ -1,9 +1,10 @@
-"""From a rollout with its credit to optimizer steps. Knows no algorithm and no Trainer."""
+"""From a rollout with its credit to optimizer steps. Knows neither the estimator nor the Trainer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,34 +14,28 @@ from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.functional import aggregate, default_normalizer
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Policy, Reference
-from lgrpo_lightning.training.attempt import Attempt, Pass
+from lgrpo_lightning.policy.policy import TokenScores
+from lgrpo_lightning.training.batch_scorer import BatchScorer, select_pack
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.fixed_scores import FixedScores, compute_fixed_scores
 from lgrpo_lightning.training.gradient_noise import GradientNoise
-from lgrpo_lightning.training.known import Known, known_before
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.mini_batches import count_masked, selected
 from lgrpo_lightning.training.objective import Objective
 from lgrpo_lightning.training.options import Updates
-from lgrpo_lightning.training.scored_pass import ScoredPass
-from lgrpo_lightning.training.scoring import Scoring, cut
+from lgrpo_lightning.training.pending_step import MicroBatchResult, PendingStep
+from lgrpo_lightning.training.token_loss import TokenLoss
 from lgrpo_lightning.training.undecided import undecided
-from lgrpo_lightning.types import TrainBatch
+from lgrpo_lightning.types import LossInput, TrainBatch
 
 
-def extremes(batch: TrainBatch) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
-    """Prompts and completions of the shortest and the longest row."""
-    order = sorted(range(len(batch)), key=lambda i: len(batch.prompts[i]) + len(batch.completions[i]))
-    at = [order[0], order[-1]]
-    return [batch.prompts[i] for i in at], [batch.completions[i] for i in at]
-
-
-def _always(attempt: Attempt) -> bool:
+def _always(pending: PendingStep) -> bool:
     return True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """All optimizer steps of one rollout.
+    """All optimizer steps of a rollout; built once for a run.
 
     Args:
         policy, reference: The trained model; the frozen one of the KL term, or None.
@@ -49,14 +44,13 @@ class Update:
         bonus: Weight of the entropy bonus.
         temperature: Of the log-probs: that of sampling.
         max_length: Longest possible completion, for the constant normaliser.
+        ranks: The processes that share each optimizer step.
+        backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
+        step: Makes the optimizer step.
         importance: Correction for the sampler; with "none" its ratios are only logged. None where it truncates, and
             there is nothing to compare.
         corrects: Whether the correction is applied.
         from_policy: Whether the sampler's log-probs have to be the policy's own.
-        ranks: The processes that share each optimizer step.
-        backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
-        step: Called after the last one; makes the optimizer step.
-        allows: Asked after the last backward pass whether the step may be made; a refused one leaves no gradient.
     """
 
     policy: Policy
@@ -73,15 +67,34 @@ class Update:
     importance: ImportanceMode | None = None
     corrects: bool = True
     from_policy: bool = False
-    allows: Callable[[Attempt], bool] = _always
 
-    def run(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> None:
+    def run(
+        self,
+        batch: TrainBatch,
+        mini_batches: Sequence[Sequence[int]],
+        means: Means,
+        allows: Callable[[PendingStep], bool] = _always,
+    ) -> None:
         """Update on ``batch``.
 
         Args:
             mini_batches: Rows of each optimizer step; as many of them on every rank.
             means: Receives the metrics.
+            allows: Asked after the last backward pass whether the step may be made; a refused one leaves no gradient.
         """
+        fixed = self.prepare(batch, mini_batches, means)
+        for _ in range(self.updates.iterations):
+            for rows in mini_batches:
+                pending = self.accumulate(batch, list(rows), fixed, means)
+                if pending is None:
+                    continue
+                allowed = allows(pending)
+                means.put("updates/nonfinite", float(not allowed))
+                if allowed:
+                    self.commit(pending, means)
+
+    def prepare(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> FixedScores:
+        """Choose and verify the layout, and compute what stays fixed. Collective."""
         self.policy.vocabulary.check(batch.trained_ids)
         choice = self.policy.choose_layout(batch.prompts, batch.completions)
         first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
@@ -92,85 +105,118 @@ class Update:
             temperature=self.temperature,
             sampled=first.sampler_logprobs.where(first.mask, torch.nan) if comparable else None,
             own=self.from_policy,
-            beside=extremes(batch),
+            beside=_shortest_and_longest(batch),
         )
-        if choice.layout == "tree" and self.policy.no_tree:  # found out just now
+        if choice.layout == "tree" and self.policy.no_tree:  # verify has just found that trees do not hold
             choice = self.policy.choose_layout(batch.prompts, batch.completions)
         means.put("tree/token_ratio", choice.computed, choice.padded)
         count_masked(batch, mini_batches, means)
-        known = self._scored(batch)
-        for _ in range(self.updates.iterations):
-            for rows in mini_batches:
-                self._optimizer_step(batch, list(rows), known, means)
-
-    def _scored(self, batch: TrainBatch) -> Known:
-        scoring = Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature)
-        return known_before(
-            batch, scoring, reference=self.reference, objective=self.objective, updates=self.updates
+        return compute_fixed_scores(
+            batch, self._scorer, reference=self.reference, objective=self.objective, updates=self.updates
         )
 
-    def _optimizer_step(self, batch: TrainBatch, rows: list[int], known: Known, means: Means) -> None:
+    def accumulate(
+        self, batch: TrainBatch, rows: list[int], fixed: FixedScores, means: Means
+    ) -> PendingStep | None:
+        """The gradient of one optimizer step, micro-batch by micro-batch; None without a trained token. Collective.
+
+        The normaliser is that of the whole optimizer step, on all ranks: micro-batches change nothing.
+        """
         part = batch.rows(rows)
         normalizer = self.ranks.sum(
             default_normalizer(part.mask, by=self.loss.normalizer, length=self.max_length).float()
         )
         trained = self.ranks.sum(part.mask.sum().float())
         means.put("updates/skipped", float(trained == 0))
-        if trained == 0:  # no token to learn from, on any rank
+        if trained == 0:  # on any rank
             means.put("updates/nonfinite", 0.0)
-            return
-        kept = self._undecided(batch, rows, known)
-        count = self.ranks.sum(selected(kept, batch.mask, rows).sum().float()).clamp(min=1)
-        spread = torch.zeros((), device=part.mask.device)
-        passes = list(
-            Scoring(policy=self.policy, ranks=self.ranks, temperature=self.temperature).passes(batch, rows)
-        )
-        scored_pass = ScoredPass(
-            policy=self.policy,
-            loss=self.loss,
-            objective=self.objective,
-            temperature=self.temperature,
-            importance=self.importance,
-            corrects=self.corrects,
-        )
+            return None
+        chosen = self._choose_tokens(batch, rows, fixed)
+        count = self.ranks.sum(selected(chosen, batch.mask, rows).sum().float()).clamp(min=1)
+        entropy_sum = torch.zeros((), device=part.mask.device)
+        passes = list(self._scorer.passes(batch, rows))
         noise = GradientNoise(self.policy.parameters()) if self.updates.gradient_snr else None
-        made: list[Pass] = []
+        results: list[MicroBatchResult] = []
         for number, (pack, real) in enumerate(passes):
             micro = batch.rows(pack)
+            # a pass that only keeps the ranks in step goes through the same code, and counts no token
             mask = micro.mask if real else torch.zeros_like(micro.mask)
-            given = known.cut(pack, micro)
-            here = cut(kept, pack, micro)
-            scores, per_token = scored_pass(micro, given, here, mask, means)
-            loss = aggregate(per_token, mask, micro.weights, by=self.loss.normalizer, normalizer=normalizer)
+            here = select_pack(chosen, pack, micro)
+            scores, terms = self._score(micro, fixed.select(pack, micro), here, mask, means)
+            loss = aggregate(terms, mask, micro.weights, by=self.loss.normalizer, normalizer=normalizer)
             if self.objective.with_entropy:
                 entropy = aggregate(scores.entropies, mask if here is None else mask & here, normalizer=count)
-                loss, spread = loss - self.bonus.coefficient * entropy, spread + entropy.detach()
+                loss, entropy_sum = loss - self.bonus.coefficient * entropy, entropy_sum + entropy.detach()
             if scores.router_loss is not None:
-                loss = loss + scored_pass.router(scores.router_loss, mask.sum(), trained, means)
+                loss = loss + self._router_term(scores.router_loss, mask.sum(), trained, means)
             self.backward(loss * self.ranks.world_size, number == len(passes) - 1)
             if noise is not None:
                 noise.saw(float(mask.sum()))
-            values = {"per_token": per_token.detach(), "logprobs": scores.logprobs.detach()}
-            made.append(Pass(rows=tuple(pack) if real else (), loss=loss.detach(), **values))
+            values = {"per_token": terms.detach(), "logprobs": scores.logprobs.detach()}
+            results.append(MicroBatchResult(rows=tuple(pack) if real else (), loss=loss.detach(), **values))
         if noise is not None and noise.ratio == noise.ratio:
             means.put("gradient_snr", noise.ratio)
-        attempt = Attempt(batch=batch, passes=tuple(made), old=known.old, ref=known.ref)
-        allowed = self.allows(attempt)
-        means.put("updates/nonfinite", float(not allowed))
-        if allowed:
-            means.put("loss", attempt.loss * self.ranks.world_size)
-            self.step()
-            self._steer(spread, means)
+        return PendingStep(
+            batch=batch, passes=tuple(results), old=fixed.old, ref=fixed.ref, entropy=entropy_sum
+        )
 
-    def _undecided(self, batch: TrainBatch, rows: list[int], known: Known) -> Tensor | None:
-        """``[N, T]`` bool: tokens that the policy loss of this optimizer step trains; None: all."""
-        if known.entropies is None:
-            return None
-        taking_part = selected(None, batch.mask, rows)
-        return undecided(known.entropies, taking_part, self.objective.top_entropy, self.ranks)
-
-    def _steer(self, spread: Tensor, means: Means) -> None:
-        """Tell the bonus what entropy the optimizer step had."""
+    def commit(self, pending: PendingStep, means: Means) -> None:
+        """Make the optimizer step, and steer the entropy bonus."""
+        means.put("loss", pending.loss * self.ranks.world_size)
+        self.step()
         if self.objective.with_entropy:
             means.put("entropy_coef", self.bonus.coefficient)
-            self.bonus.saw(float(self.ranks.sum(spread)))
+            self.bonus.saw(float(self.ranks.sum(pending.entropy)))
+
+    @cached_property
+    def _scorer(self) -> BatchScorer:
+        return BatchScorer(policy=self.policy, ranks=self.ranks, temperature=self.temperature)
+
+    @cached_property
+    def _token_loss(self) -> TokenLoss:
+        return TokenLoss(
+            loss=self.loss, objective=self.objective, importance=self.importance, corrects=self.corrects
+        )
+
+    def _score(
+        self, micro: TrainBatch, fixed: FixedScores, chosen: Tensor | None, mask: Tensor, means: Means
+    ) -> tuple[TokenScores, Tensor]:
+        """(log-probs and entropies, ``[N, T]`` loss of every token) of a micro-batch."""
+        scores = self.policy(
+            micro.prompts,
+            micro.completions,
+            temperature=self.temperature,
+            entropy_gradient=self.objective.with_entropy,
+            with_router_loss=self.objective.router_aux_coef > 0,
+        )
+        given = LossInput(
+            logprobs=scores.logprobs,
+            old_logprobs=scores.logprobs.detach() if fixed.old is None else fixed.old,
+            sampler_logprobs=micro.sampler_logprobs,
+            ref_logprobs=fixed.ref,
+            advantages=micro.advantages,
+            entropies=scores.entropies,
+            mask=micro.mask,
+        )
+        return scores, self._token_loss(given, kept=chosen, mask=mask, means=means)
+
+    def _router_term(self, value: Tensor, tokens: Tensor, trained: Tensor, means: Means) -> Tensor:
+        """A micro-batch's load-balancing loss, by its share of the optimizer step's trained tokens."""
+        means.put("router_loss", float(value.detach() * tokens), float(tokens))
+        return self.objective.router_aux_coef * value * tokens / trained
+
+    def _choose_tokens(self, batch: TrainBatch, rows: list[int], fixed: FixedScores) -> Tensor | None:
+        """``[N, T]`` bool: tokens that the policy loss of this optimizer step trains; None: all."""
+        if fixed.entropies is None:
+            return None
+        taking_part = selected(None, batch.mask, rows)
+        return undecided(fixed.entropies, taking_part, self.objective.top_entropy, self.ranks)
+
+
+def _shortest_and_longest(
+    batch: TrainBatch,
+) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
+    """Prompts and completions of the shortest and the longest row."""
+    order = sorted(range(len(batch)), key=lambda i: len(batch.prompts[i]) + len(batch.completions[i]))
+    at = [order[0], order[-1]]
+    return [batch.prompts[i] for i in at], [batch.completions[i] for i in at]

@@ -70,7 +70,7 @@ class Batch:
     def __init__(self, seed: int, scenario: str, segmenter: StepSegmenter, *, tokens: bool) -> None:
         module = GRPOModule(reward_model=Judge(), segmenter=segmenter, updates=Updates(mask_truncated=True))
         self.groups = [trained_group(seed, scenario, uid=f"{seed}/{n}") for n in range(3)]
-        self.trees = module.segmented(self.groups, module.random_key("train"))
+        self.trees = module.components.segment(self.groups, module.components.random_key("train"))
         self.rewards = module.reward_model.score_batch(self.groups, self.trees)
         if not tokens:
             self.rewards = [_without_tokens(r) for r in self.rewards]

@@ -163,7 +163,7 @@ def fitting(name: str, estimator: AdvantageEstimator) -> PolicyLoss | None:
     """The loss as it goes with the estimator; None where it does not."""
     cls = components()[name].cls
     loss: PolicyLoss = cls()
-    if loss.level == "token" or getattr(estimator, "power", 0.0) == 0:
+    if loss.level == "token" or estimator.power == 0:
         return loss
     with pytest.raises(ValueError, match="has no tokens to weigh"):
         check_weights(loss, estimator)

@@ -27,10 +27,10 @@ from lgrpo_lightning.policy.reference_sync import (
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective
+from lgrpo_lightning.training.batch_scorer import BatchScorer
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.fitting_loss import check_correction
-from lgrpo_lightning.training.kl_reward import penalised
-from lgrpo_lightning.training.scoring import Scoring
+from lgrpo_lightning.training.kl_reward import subtract_kl_penalty
 from lgrpo_lightning.training.undecided import undecided
 from lgrpo_lightning.types import Rewards
 from tests.losses.stub_policy import drawn, updated
@@ -169,8 +169,10 @@ def test_kl_in_the_reward(budget: int, layout: Any, model_folder: Callable[..., 
     groups[0] = replace(groups[0], completions=(groups[0].completions[0], masked, groups[0].completions[2]))
     outcomes = [torch.tensor([1.0, 0.5, math.nan]), torch.tensor([0.0, 2.0])]
     rewards = [Rewards(outcome=o, parts={"x": o}) for o in outcomes]
-    scoring = Scoring(policy=policy, ranks=Ranks(), temperature=0.7)
-    found = penalised(rewards, groups, scoring=scoring, policy=policy, reference=reference, coefficient=0.3)
+    scorer = BatchScorer(policy=policy, ranks=Ranks(), temperature=0.7)
+    found = subtract_kl_penalty(
+        rewards, groups, scorer=scorer, policy=policy, reference=reference, coefficient=0.3
+    )
     for group, given, got in zip(groups, outcomes, found, strict=True):
         total, expected = 0.0, []
         for rollout, reward in zip(group.completions, given.tolist(), strict=True):

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from lgrpo_lightning.testing import toy_group, toy_tree
-from lgrpo_lightning.training.refill import Refill, Scored
+from lgrpo_lightning.training.refill import Refill, ScoredGroups
 from lgrpo_lightning.training.settings import check_data
 from lgrpo_lightning.types import Prompt, Rewards
 
 POOL = [f"f{n}" for n in range(20)]
 
 
-def scored(uids: list[str], equal: set[str]) -> Scored:
+def scored(uids: list[str], equal: set[str]) -> ScoredGroups:
     groups = tuple(toy_group(["1", "2"], uid=uid) for uid in uids)
     outcomes = [torch.tensor([0.0, float(uid not in equal)]) for uid in uids]
-    return Scored(
+    return ScoredGroups(
         groups=groups,
         trees=tuple(toy_tree(g) for g in groups),
         rewards=tuple(Rewards(outcome=o) for o in outcomes),
@@ -24,7 +24,7 @@ def scored(uids: list[str], equal: set[str]) -> Scored:
     )
 
 
-def uids(batch: Scored) -> list[str]:
+def uids(batch: ScoredGroups) -> list[str]:
     return [group.prompt.uid for group in batch.groups]
 
 
@@ -101,7 +101,12 @@ def test_several_rounds_in_one_call_sample_nothing_twice() -> None:
 def test_nothing_further_is_no_error() -> None:
     whole = scored(["a"], {"a"})
     kept, replaced = Refill(
-        rounds=5, rank=0, size=1, gather=lambda own: [own], further=lambda n, w: [], draw=lambda p: Scored()
+        rounds=5,
+        rank=0,
+        size=1,
+        gather=lambda own: [own],
+        further=lambda n, w: [],
+        draw=lambda p: ScoredGroups(),
     )(whole)
     assert (kept, len(replaced), replaced.untrained(0)) == (whole, 0, None)
 

@@ -1,9 +1,9 @@
-"""An optimizer step before it is made: what its passes gave on this rank."""
+"""An optimizer step whose gradient is complete and which is not made yet."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -13,7 +13,7 @@ from lgrpo_lightning.types import TrainBatch, padded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class MicroBatchResult:
     """One forward and backward pass, detached.
 
     Attributes:
@@ -29,19 +29,21 @@ class Pass:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """The passes of an optimizer step, all done.
+class PendingStep:
+    """What the forward and backward passes of an optimizer step gave on this rank.
 
     Attributes:
         batch: All rows of the rollout on this rank.
         passes: What was computed, pass by pass.
         old, ref: ``[N, T]`` log-probs before the update and of the reference, where known.
+        entropy: This rank's share of the mean entropy of the trained tokens.
     """
 
     batch: TrainBatch
-    passes: tuple[Pass, ...]
+    passes: tuple[MicroBatchResult, ...]
     old: Tensor | None = None
     ref: Tensor | None = None
+    entropy: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     @cached_property
     def losses(self) -> list[float]:

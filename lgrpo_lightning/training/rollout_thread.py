@@ -13,8 +13,8 @@ import torch
 from lgrpo_lightning.distributed.component_call import aside
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping, cancellable
 from lgrpo_lightning.distributed.leaving import beside
-from lgrpo_lightning.training.refill import Scored
-from lgrpo_lightning.types import Group, Prompt
+from lgrpo_lightning.training.refill import ScoredGroups
+from lgrpo_lightning.types import Group, Progress, Prompt
 
 Result = TypeVar("Result")
 POLL = 0.2
@@ -22,55 +22,60 @@ POLL = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is drawn.
+class RolloutRequest:
+    """A rollout that is to be drawn.
 
     Attributes:
-        index: Number of the rollout.
         prompts: This rank's.
-        version: Optimizer steps that the weights have had which it is drawn from.
+        progress: Where the run will be: number of the rollout, epoch.
     """
 
-    index: int
     prompts: tuple[Prompt, ...]
-    version: int
+    progress: Progress
+
+    @property
+    def index(self) -> int:
+        """Number of the rollout."""
+        return self.progress.rollout
 
 
-class Flight(threading.Thread):
-    """One rollout on a thread of its own: sampled at once, scored when the one before is.
+class RolloutThread(threading.Thread):
+    """Samples one rollout at once, and scores it when the rollout before has been scored.
 
     Args:
-        plan: What is drawn.
+        request: What is drawn.
+        version: Optimizer steps of the weights that it is drawn from.
         sample: Draws the groups.
         score: Scores them.
-        before: The flight before, or None.
+        before: The thread of the rollout before, or None.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        request: RolloutRequest,
+        version: int,
         *,
         sample: Callable[[Sequence[Prompt]], list[Group]],
-        score: Callable[[list[Group]], Scored],
-        before: Flight | None,
+        score: Callable[[list[Group]], ScoredGroups],
+        before: RolloutThread | None,
     ) -> None:
-        super().__init__(name=f"rollout {plan.index}", daemon=True)
-        self.plan, self._sample, self._score = plan, sample, score
+        super().__init__(name=f"rollout {request.index}", daemon=True)
+        self.request, self.version = request, version
+        self._sample, self._score = sample, score
         self.sampled, self.scored = threading.Event(), threading.Event()
         self._cancelled = threading.Event()
         self.seconds: dict[str, float] = {}
         self.sampled_at = 0.0
         self._before = None if before is None else before.scored
         self._device = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-        self._found: Scored | None = None
+        self._scored_groups: ScoredGroups | None = None
         self._error: BaseException | None = None
         if before is not None and before.sampled_at:
             self.seconds["sampler_idle"] = time.perf_counter() - before.sampled_at
-
         beside(self)
 
     def cancel(self) -> None:
-        """Nobody waits for it any more: the sampler notices, a reward that is at work is finished."""
+        """Give it up: the sampler notices; a reward that is at work is finished."""
         self._cancelled.set()
 
     def run(self) -> None:
@@ -79,13 +84,13 @@ class Flight(threading.Thread):
             if self._device is not None:
                 torch.cuda.set_device(self._device)
             with aside(), cancellable(self._cancelled):
-                groups = self._timed("sample", lambda: self._sample(self.plan.prompts))
+                groups = self._time("sample", lambda: self._sample(self.request.prompts))
                 self.sampled_at = time.perf_counter()
                 self.sampled.set()
                 while self._before is not None and not self._before.wait(POLL):
                     abandon_if_stopping()
                 abandon_if_stopping()
-                self._found = self._timed("reward", lambda: self._score(groups))
+                self._scored_groups = self._time("reward", lambda: self._score(groups))
         except BaseException as error:  # raised where the run waits for it
             self._error = error
         finally:
@@ -97,14 +102,14 @@ class Flight(threading.Thread):
         if self._error is not None:
             raise self._error
 
-    def result(self) -> Scored:
-        """What it brought; once ``scored``."""
+    def result(self) -> ScoredGroups:
+        """The scored groups, once ``scored`` is set."""
         self.check()
-        assert self._found is not None
-        return self._found
+        assert self._scored_groups is not None
+        return self._scored_groups
 
-    def _timed(self, stage: str, call: Callable[[], Result]) -> Result:
+    def _time(self, stage: str, call: Callable[[], Result]) -> Result:
         start = time.perf_counter()
-        found = call()
+        result = call()
         self.seconds[stage] = time.perf_counter() - start
-        return found
+        return result

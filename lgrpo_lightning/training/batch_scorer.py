@@ -16,8 +16,8 @@ from lgrpo_lightning.types import TrainBatch, padded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """Divides a batch into forward passes.
+class BatchScorer:
+    """Divides a batch into forward passes (micro-batches), and scores it.
 
     Attributes:
         policy: Says what fits into a pass.
@@ -33,26 +33,26 @@ class Scoring:
         """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
         packs = self.policy.packs([batch.prompts[i] for i in rows], [batch.completions[i] for i in rows])
         count = torch.tensor(len(packs), device=batch.mask.device)
-        most = int(self.ranks.max(count))  # before any pass: collective
+        most = int(self.ranks.max(count))  # collective, so before any pass
         for number in range(most):
             progressed()
             yield ([rows[i] for i in packs[number]], True) if number < len(packs) else ([0], False)
 
     @torch.no_grad()
-    def scores(self, policy: Policy | Reference, batch: TrainBatch) -> TokenScores:
+    def score(self, policy: Policy | Reference, batch: TrainBatch) -> TokenScores:
         """``[N, T]`` of the whole batch, in the packing of the update."""
         rows: dict[int, tuple[Tensor, Tensor]] = {}
         for pack, real in self.passes(batch, list(range(len(batch)))):
             micro = batch.rows(pack)
-            found = policy(micro.prompts, micro.completions, temperature=self.temperature)
+            scores = policy(micro.prompts, micro.completions, temperature=self.temperature)
             if real:
-                rows.update(zip(pack, zip(found.logprobs, found.entropies, strict=True), strict=True))
+                rows.update(zip(pack, zip(scores.logprobs, scores.entropies, strict=True), strict=True))
         logprobs, entropies = ([rows[i][part] for i in range(len(batch))] for part in (0, 1))
         width = batch.mask.shape[1]
         return TokenScores(logprobs=padded(logprobs, width), entropies=padded(entropies, width))
 
 
-def cut(values: Tensor | None, pack: list[int], micro: TrainBatch) -> Tensor | None:
+def select_pack(values: Tensor | None, pack: list[int], micro: TrainBatch) -> Tensor | None:
     """The rows of a pack, trimmed to its width."""
     if values is None:
         return None
