@@ -43,8 +43,7 @@ from lgrpo_lightning.training import (
     fitting_loss,
     settings,
 )
-from lgrpo_lightning.training.alike import check_alike, given
-from lgrpo_lightning.training.applicable import applicable, trained_groups
+from lgrpo_lightning.training.alike import check_alike, describe_run
 from lgrpo_lightning.training.batch_scorer import BatchScorer
 from lgrpo_lightning.training.components import Components
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
@@ -59,6 +58,7 @@ from lgrpo_lightning.training.refill import Refill, ScoredGroups
 from lgrpo_lightning.training.rollout_queue import RolloutQueue
 from lgrpo_lightning.training.run_limits import RunLimits
 from lgrpo_lightning.training.timing import Clock
+from lgrpo_lightning.training.trained_groups import drop_unjudged, trained_groups
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Progress, Prompt, Rewards, Rollout, Sampling, TrainBatch
 
@@ -195,7 +195,7 @@ class GRPOModule(PolicyModule):
                 self.rollout_index, scored, self.penalized_rewards(scored), random_key
             )
             return replace(
-                applicable(rollout, self.ranks, self.device), replaced=replaced.untrained(rollout.index)
+                drop_unjudged(rollout, self.ranks, self.device), replaced=replaced.untrained(rollout.index)
             )
 
     def assign_credit(
@@ -341,7 +341,7 @@ class GRPOModule(PolicyModule):
         self.queue.close()  # a run before, which failed, may have left rollouts in it
         settings.check_data(self.trainer, refill=self.updates.refill_rounds > 0)
         if self.trainer.world_size > 1:
-            check_alike(self.trainer, given(self))
+            check_alike(self.trainer, describe_run(self))
         if stage == "fit":
             fitting_ahead.check_run(self.rollouts_ahead, self.trainer)
             self.begin_fit()

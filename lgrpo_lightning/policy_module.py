@@ -34,7 +34,14 @@ from lgrpo_lightning.run_folder.plain import plain
 from lgrpo_lightning.training import Schedule
 from lgrpo_lightning.training.alike import check_alike
 from lgrpo_lightning.training.guard import StepGuard
-from lgrpo_lightning.training.optimizers import clip, gradient_norm, made, rates_of, scheduler, take_over
+from lgrpo_lightning.training.optimizers import (
+    build_optimizer,
+    build_scheduler,
+    clip,
+    compute_gradient_norm,
+    read_rates,
+    take_over_rates,
+)
 from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.training.pending_step import PendingStep
 from lgrpo_lightning.types import Rollout
@@ -195,12 +202,14 @@ class PolicyModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and its schedule."""
-        optimizer = made(self.optimizer_factory, [p for p in self.policy.parameters() if p.requires_grad])
+        optimizer = build_optimizer(
+            self.optimizer_factory, [p for p in self.policy.parameters() if p.requires_grad]
+        )
         check_optimizer(self.trainer.precision, optimizer)
-        self._rates = rates_of(optimizer, self.schedule)
+        self._rates = read_rates(optimizer, self.schedule)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": scheduler(optimizer, self.schedule, total_steps=self.planned_steps),
+            "lr_scheduler": build_scheduler(optimizer, self.schedule, total_steps=self.planned_steps),
         }
 
     def backward_pass(self, loss: Tensor, last: bool) -> None:
@@ -232,7 +241,7 @@ class PolicyModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the gradient: here it is complete, averaged and unscaled."""
-        norm = gradient_norm(self.policy.parameters()) if self.guard.norm is None else self.guard.norm
+        norm = compute_gradient_norm(self.policy.parameters()) if self.guard.norm is None else self.guard.norm
         clip(self.policy.parameters(), norm, self.gradient_clip_val)
         self.step_metrics = {
             "grad_norm": float(whole(norm)),
@@ -316,7 +325,9 @@ class PolicyModule(LightningModule):
             say=lambda text: say(trainer, text),
             scaler=getattr(trainer.precision_plugin, "scaler", None),
         )
-        if said := take_over(trainer.optimizers[0], self.lr_schedulers(), self._rates, self._rates_before):
+        if said := take_over_rates(
+            trainer.optimizers[0], self.lr_schedulers(), self._rates, self._rates_before
+        ):
             say(trainer, f"The optimizer goes on with {said}.")
         if self._saved_rng is not None:
             state.set_rng_state(self._saved_rng[self.global_rank])

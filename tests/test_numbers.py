@@ -28,7 +28,7 @@ from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.run_folder.whole_files import UnwritableError, whole_file
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation
-from lgrpo_lightning.training.optimizers import made
+from lgrpo_lightning.training.optimizers import build_optimizer
 from lgrpo_lightning.types import Sampling
 
 OPTIONS = [
@@ -114,12 +114,12 @@ def numbers() -> Iterator[tuple[type, str, dict[str, Any], Any]]:
 def refused(cls: type, name: str, given: dict[str, Any], value: Any) -> bool:
     """Whether it is; then in words that name the option."""
     try:
-        made = cls(**{**given, name: value})
+        build_optimizer = cls(**{**given, name: value})
     except ValueError as error:
         if name not in str(error):
             pytest.fail(f"{cls.__name__}({name}={value!r}): {error}")
         return True
-    return bool(getattr(made, "refused", None))
+    return bool(getattr(build_optimizer, "refused", None))
 
 
 def test_every_number() -> None:
@@ -159,7 +159,7 @@ def test_numbers_of_other_packages_are_theirs() -> None:
 
 def test_an_optimizer_that_refuses_its_options() -> None:
     with pytest.raises(ValueError, match=r"model.optimizer refuses its options: Invalid learning rate: -1"):
-        made(lambda p: torch.optim.AdamW(p, lr=-1), [torch.nn.Parameter(torch.zeros(1))])
+        build_optimizer(lambda p: torch.optim.AdamW(p, lr=-1), [torch.nn.Parameter(torch.zeros(1))])
 
 
 def test_files_that_the_process_may_not_write(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def check_alike(trainer: Any, own: Mapping[str, Any]) -> None:
         )
 
 
-def given(module: Any) -> dict[str, str]:
+def describe_run(module: Any) -> dict[str, str]:
     """Name → text of what decides a run: options, data, code; as far as it can be told before the model is loaded."""
     trainer, data = module.trainer, module.trainer.datamodule
     options = {

@@ -13,9 +13,9 @@ from lgrpo_lightning.distributed.stopping import abandonable, abandoning_togethe
 from lgrpo_lightning.policy import PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
-from lgrpo_lightning.training.applicable import trained_groups
 from lgrpo_lightning.training.checks import check_credits, check_sampled, check_trees, warn_of_unread
 from lgrpo_lightning.training.refill import ScoredGroups
+from lgrpo_lightning.training.trained_groups import trained_groups
 from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Sampling
 
 

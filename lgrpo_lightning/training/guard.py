@@ -15,7 +15,7 @@ from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.run_folder.names import NONFINITE, shown
 from lgrpo_lightning.training.nonfinite import Finding, NonFiniteError, cause, description, local, save
-from lgrpo_lightning.training.optimizers import gradient_norm
+from lgrpo_lightning.training.optimizers import compute_gradient_norm
 from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.training.pending_step import PendingStep
 from lgrpo_lightning.types import Rollout
@@ -68,7 +68,7 @@ class StepGuard:
         Raises:
             NonFiniteError: Something is not finite, and ``on_nonfinite`` is "stop", or dropping steps does not help.
         """
-        norm = gradient_norm(self.policy.parameters())
+        norm = compute_gradient_norm(self.policy.parameters())
         self.norm = norm if self.scaler is None else None
         value = float(whole(norm))
         flags = [not pending.finite, not math.isfinite(value) and not self._scaled_too_far()]

@@ -19,7 +19,7 @@ def count_masked(batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means
         means.put("updates/masked_tokens", tokens - float(batch.mask[rows].sum()), tokens)
 
 
-def selected(kept: Tensor | None, mask: Tensor, rows: list[int]) -> Tensor:
+def select_rows(kept: Tensor | None, mask: Tensor, rows: list[int]) -> Tensor:
     """``[N, T]`` bool: the trained tokens of ``rows``, those of ``kept`` where it is given."""
     taking_part = torch.zeros(len(mask), 1, dtype=torch.bool, device=mask.device)
     taking_part[rows] = True

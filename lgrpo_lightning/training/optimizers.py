@@ -23,7 +23,9 @@ def default_optimizer(params: Iterable[Parameter]) -> Optimizer:
     return AdamW(params, lr=1e-6, weight_decay=0.0)
 
 
-def made(factory: Callable[[list[Parameter]], Optimizer], parameters: list[Parameter]) -> Optimizer:
+def build_optimizer(
+    factory: Callable[[list[Parameter]], Optimizer], parameters: list[Parameter]
+) -> Optimizer:
     """The optimizer over ``parameters``.
 
     Raises:
@@ -41,7 +43,7 @@ ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")
 """Those that have no end."""
 
 
-def scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: int | None) -> Any:
+def build_scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: int | None) -> Any:
     """The learning-rate scheduler of transformers called ``schedule.name``.
 
     Args:
@@ -92,21 +94,21 @@ TAKEN_OVER = ("lr", "weight_decay", "betas", "eps")
 """Options of an optimizer that may change on resume; with others its state may mean nothing."""
 
 
-def rates_of(optimizer: Optimizer, schedule: Schedule) -> list[dict[str, Any]]:
+def read_rates(optimizer: Optimizer, schedule: Schedule) -> list[dict[str, Any]]:
     """What an optimizer that has no scheduler yet was told: a dictionary for each group, and one for the schedule."""
     groups = [{name: group[name] for name in TAKEN_OVER if name in group} for group in optimizer.param_groups]
     rates: list[dict[str, Any]] = plain([*groups, asdict(schedule)])  # a checkpoint takes nothing else
     return rates
 
 
-def take_over(
+def take_over_rates(
     optimizer: Optimizer, made: Any, now: list[dict[str, Any]], before: list[dict[str, Any]]
 ) -> str:
     """Have a restored optimizer and its schedule do what this run was told to, where that is something else.
 
     Args:
         made: The restored scheduler.
-        now: ``rates_of`` this run.
+        now: ``read_rates`` this run.
         before: Those of the run that wrote the checkpoint.
 
     Returns:
@@ -128,7 +130,7 @@ def take_over(
     return ", ".join(said)
 
 
-def gradient_norm(params: Iterable[Parameter]) -> Tensor:
+def compute_gradient_norm(params: Iterable[Parameter]) -> Tensor:
     """The norm of all gradients together; of sharded ones a DTensor, for ``whole``, where all are sharded alike.
 
     Collective where they are not, as under tensor parallelism.

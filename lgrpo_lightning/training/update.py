@@ -19,13 +19,13 @@ from lgrpo_lightning.training.batch_scorer import BatchScorer, select_pack
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.fixed_scores import FixedScores, compute_fixed_scores
 from lgrpo_lightning.training.gradient_noise import GradientNoise
+from lgrpo_lightning.training.high_entropy import select_high_entropy
 from lgrpo_lightning.training.metrics import Means
-from lgrpo_lightning.training.mini_batches import count_masked, selected
+from lgrpo_lightning.training.mini_batches import count_masked, select_rows
 from lgrpo_lightning.training.objective import Objective
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.training.pending_step import MicroBatchResult, PendingStep
 from lgrpo_lightning.training.token_loss import TokenLoss
-from lgrpo_lightning.training.undecided import undecided
 from lgrpo_lightning.types import LossInput, TrainBatch
 
 
@@ -132,7 +132,7 @@ class Update:
             means.put("updates/nonfinite", 0.0)
             return None
         chosen = self._choose_tokens(batch, rows, fixed)
-        count = self.ranks.sum(selected(chosen, batch.mask, rows).sum().float()).clamp(min=1)
+        count = self.ranks.sum(select_rows(chosen, batch.mask, rows).sum().float()).clamp(min=1)
         entropy_sum = torch.zeros((), device=part.mask.device)
         passes = list(self._scorer.passes(batch, rows))
         noise = GradientNoise(self.policy.parameters()) if self.updates.gradient_snr else None
@@ -209,8 +209,8 @@ class Update:
         """``[N, T]`` bool: tokens that the policy loss of this optimizer step trains; None: all."""
         if fixed.entropies is None:
             return None
-        taking_part = selected(None, batch.mask, rows)
-        return undecided(fixed.entropies, taking_part, self.objective.top_entropy, self.ranks)
+        taking_part = select_rows(None, batch.mask, rows)
+        return select_high_entropy(fixed.entropies, taking_part, self.objective.top_entropy, self.ranks)
 
 
 def _shortest_and_longest(

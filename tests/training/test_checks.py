@@ -10,8 +10,8 @@ from torch import Tensor
 from lgrpo_lightning.estimators import GRPO
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.testing import toy_group, toy_tree
-from lgrpo_lightning.training.applicable import trained_groups
 from lgrpo_lightning.training.checks import ContractError, check_credits, check_trees
+from lgrpo_lightning.training.trained_groups import trained_groups
 from lgrpo_lightning.types import Credit, Rewards
 
 GROUPS = [toy_group(["abc", "ab"]), toy_group(["a", ""])]

@@ -30,8 +30,8 @@ from lgrpo_lightning.training import Objective
 from lgrpo_lightning.training.batch_scorer import BatchScorer
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.fitting_loss import check_correction
+from lgrpo_lightning.training.high_entropy import select_high_entropy
 from lgrpo_lightning.training.kl_reward import subtract_kl_penalty
-from lgrpo_lightning.training.undecided import undecided
 from lgrpo_lightning.types import Rewards
 from tests.losses.stub_policy import drawn, updated
 from tests.training.several_ranks import together
@@ -227,11 +227,14 @@ def test_undecided_by_hand() -> None:
     h = torch.tensor([[0.1, 0.5, 9.0], [0.3, 0.7, 0.9]])
     part = torch.tensor([[True, True, False], [True, True, True]])
     # of 0.1 0.3 0.5 0.7 0.9 the upper 0.4 begin at 0.1 + 0.6 · 4 places: 0.58
-    assert undecided(h, part, 0.4, Ranks()).logical_and(part).tolist() == [[False] * 3, [False, True, True]]
-    assert undecided(h, part, 1.0, Ranks()).logical_and(part).equal(part)
-    assert not undecided(h, torch.zeros_like(part), 0.5, Ranks()).any()
+    assert select_high_entropy(h, part, 0.4, Ranks()).logical_and(part).tolist() == [
+        [False] * 3,
+        [False, True, True],
+    ]
+    assert select_high_entropy(h, part, 1.0, Ranks()).logical_and(part).equal(part)
+    assert not select_high_entropy(h, torch.zeros_like(part), 0.5, Ranks()).any()
     ranks = Ranks(world_size=1, gather=lambda x: [x, x])  # two ranks of one tensor group
-    assert undecided(h, part, 0.4, ranks).equal(undecided(h, part, 0.4, Ranks()))
+    assert select_high_entropy(h, part, 0.4, ranks).equal(select_high_entropy(h, part, 0.4, Ranks()))
 
 
 def test_the_bonus_is_the_mean_entropy_whatever_the_normaliser() -> None:

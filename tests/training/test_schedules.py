@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import SchedulerType, get_scheduler
 
-from lgrpo_lightning.training.optimizers import rates_of, scheduler, take_over
+from lgrpo_lightning.training.optimizers import build_scheduler, read_rates, take_over_rates
 from lgrpo_lightning.training.options import Schedule
 
 KWARGS: dict[str, dict[str, Any]] = {
@@ -42,10 +42,10 @@ def test_a_schedule_is_that_of_transformers_or_refused(name: str) -> None:
     ours = Schedule(name=name, warmup_steps=2, kwargs=kwargs)
     if name in ("reduce_lr_on_plateau", "greedy"):
         with pytest.raises(ValueError, match=f"'{name}', which needs a metric at every step; possible are"):
-            scheduler(optimizer(), ours, total_steps=10)
+            build_scheduler(optimizer(), ours, total_steps=10)
         return
     theirs = get_scheduler(name, optimizer(), 2, 10, scheduler_specific_kwargs=kwargs)
-    assert rates(scheduler(optimizer(), ours, total_steps=10)) == rates(theirs)
+    assert rates(build_scheduler(optimizer(), ours, total_steps=10)) == rates(theirs)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def test_a_schedule_is_that_of_transformers_or_refused(name: str) -> None:
 )  # fmt: skip
 def test_arguments_that_are_not_possible_are_refused(name: str, kwargs: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        scheduler(optimizer(), Schedule(name=name, warmup_steps=2, kwargs=kwargs), total_steps=10)
+        build_scheduler(optimizer(), Schedule(name=name, warmup_steps=2, kwargs=kwargs), total_steps=10)
 
 
 def test_a_schedule_without_an_end_needs_none() -> None:
     stable = {"num_decay_steps": 3, "num_stable_steps": 5}
     for name, kwargs in (("inverse_sqrt", {}), ("constant", {}), ("warmup_stable_decay", stable)):
-        scheduler(optimizer(), Schedule(name=name, kwargs=kwargs), total_steps=None)
+        build_scheduler(optimizer(), Schedule(name=name, kwargs=kwargs), total_steps=None)
     with pytest.raises(ValueError, match="needs to know where it ends"):
-        scheduler(
+        build_scheduler(
             optimizer(), Schedule(name="warmup_stable_decay", kwargs={"num_decay_steps": 3}), total_steps=None
         )
 
@@ -82,13 +82,13 @@ def test_a_resumed_optimizer_takes_over_what_has_changed_and_nothing_else() -> N
         parameter.grad = torch.ones(1)
         new = torch.optim.AdamW([parameter], lr=lr, **options)
         schedule = Schedule(name="cosine", warmup_steps=1)
-        told = rates_of(new, schedule)
-        return new, scheduler(new, schedule, total_steps=12), told
+        told = read_rates(new, schedule)
+        return new, build_scheduler(new, schedule, total_steps=12), told
 
     def resumed(now: Any) -> str:
         now[0].load_state_dict(copy.deepcopy(old[0].state_dict()))
         now[1].load_state_dict(copy.deepcopy(old[1].state_dict()))
-        return take_over(now[0], now[1], now[2], old[2])
+        return take_over_rates(now[0], now[1], now[2], old[2])
 
     old, whole = made(1e-3), made(1e-4, weight_decay=0.5)
     for optimizer, schedule, _ in (old, whole):

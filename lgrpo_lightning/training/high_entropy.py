@@ -13,7 +13,7 @@ ROUNDING = 1e-5
 often falls among equal entropies: all of them are taken, or none."""
 
 
-def undecided(entropies: Tensor, taking_part: Tensor, share: float, ranks: Ranks) -> Tensor:
+def select_high_entropy(entropies: Tensor, taking_part: Tensor, share: float, ranks: Ranks) -> Tensor:
     """``[N, T]`` bool: tokens in the top ``share`` of entropy of an optimizer step, on all ranks. Collective.
 
     Args:

@@ -13,7 +13,7 @@ from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.types import Rewards, Rollout
 
 
-def applicable(rollout: Rollout, ranks: Ranks, device: torch.device | str = "cpu") -> Rollout:
+def drop_unjudged(rollout: Rollout, ranks: Ranks, device: torch.device | str = "cpu") -> Rollout:
     """The rollout; without trained groups where no reward applies to any completion on any rank. Collective.
 
     An optimizer step on it would have a gradient of zero, with which an optimizer's momentum still moves the weights.
