@@ -14,7 +14,7 @@ from torch import Tensor
 
 WEIGHTS = ("state_dict", "optimizer_states")
 EARLIER = "lgrpo_earlier_weights"
-"""Key of the weights that rollouts in flight were drawn from, oldest first; they never change."""
+"""Key of the weights that rollouts in the queue were drawn from, oldest first; they never change."""
 ALIASED = {*WEIGHTS, EARLIER, "hyper_parameters", "datamodule_hyper_parameters"}
 
 

@@ -100,6 +100,6 @@ def _check_stateless(components: Mapping[str, Any]) -> None:
         if kind in ("sampler", "segmenter", "reward_model") and hasattr(components[name], "state_dict"):
             raise ValueError(
                 f"model.rollouts_ahead is above 0, and {kind} {type(components[name]).__name__} keeps a state in "
-                "checkpoints (state_dict): which of the rollouts in flight it has seen would depend on who is faster. "
+                "checkpoints (state_dict): which of the queued rollouts it has seen would depend on who is faster. "
                 f"Use one without a state, {NOT_AHEAD}."
             )
