@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         StepSegmenter,
     )
     from lgrpo_lightning.datamodule import PromptDataModule
+    from lgrpo_lightning.errors import UserError
     from lgrpo_lightning.module import GRPOModule
     from lgrpo_lightning.plugins.hookspecs import hookimpl
     from lgrpo_lightning.process_tree import ProcessTree
@@ -39,6 +40,7 @@ _HOME = {
     "Sampler": "contracts",
     "Sampling": "types",
     "StepSegmenter": "contracts",
+    "UserError": "errors",
     "hookimpl": "plugins.hookspecs",
 }
 
@@ -59,6 +61,7 @@ __all__ = [
     "Sampler",
     "Sampling",
     "StepSegmenter",
+    "UserError",
     "hookimpl",
 ]
 

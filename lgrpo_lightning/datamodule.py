@@ -20,6 +20,7 @@ from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import all_rows, named_sources
 from lgrpo_lightning.distributed.component_call import component_call
 from lgrpo_lightning.distributed.ranks import data_rank
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.run_folder.fingerprint import fingerprint
 from lgrpo_lightning.types import Prompt
@@ -95,7 +96,7 @@ class PromptDataModule(LightningDataModule):
             (on_change in ("say", "error"), "on_change", "'say' or 'error'"),
         )
         if curriculum is not None and not shuffle:
-            raise ValueError(
+            raise UserError(
                 "data.shuffle is false, but data.curriculum draws the prompts. Set shuffle: true."
             )
         if chat_template_kwargs is not None:
@@ -149,7 +150,7 @@ class PromptDataModule(LightningDataModule):
         """
         for which in STAGES[stage]:
             if not self.sources[which] and (stage, which) != ("fit", "validation"):
-                raise ValueError(
+                raise UserError(
                     f"data.{which} is not set, and `lgrpo {getattr(stage, 'value', stage)}` needs it: a path, "
                     "or a prompt source such as ArithmeticTasks."
                 )
@@ -243,7 +244,7 @@ class PromptDataModule(LightningDataModule):
             return
         text = f"{'; '.join(changed)}: other data than the checkpoint was made with."
         if self.on_change == "error":
-            raise ValueError(
+            raise UserError(
                 f"{text} Give the run its data again, set data.on_change: say, or start without --ckpt_path in another "
                 "trainer.default_root_dir."
             )
@@ -272,9 +273,7 @@ class PromptDataModule(LightningDataModule):
     @property
     def _trainer(self) -> Any:
         if self.trainer is None:
-            raise RuntimeError(
-                "PromptDataModule needs a trainer: prompts are encoded for the model of a run."
-            )
+            raise UserError("PromptDataModule needs a trainer: prompts are encoded for the model of a run.")
         return self.trainer
 
     def _fresh_pass_rates(self) -> PassRates | None:
@@ -324,7 +323,7 @@ class PromptDataModule(LightningDataModule):
         """Most tokens of a prompt, so that it and its completion fit the model's context."""
         new, context = module.sampling.max_new_tokens, module.context_length
         if new >= context:
-            raise ValueError(
+            raise UserError(
                 f"sampling.max_new_tokens is {new}, but the model's context is {context}, which prompt "
                 f"and completion share. Use less than {context}."
             )

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
+
 FILES = frozenset(
     """
     arrow bin bz2 ckpt csv feather gguf gz ipynb json jsonl md ndjson parquet pq pt pth py safetensors sh toml tsv txt
@@ -49,33 +51,33 @@ def imported(path: str) -> Any:
     """
     parts = path.replace(":", ".").split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ValueError(f"{path!r} is no import path; write it as 'package.module.function'.")
+        raise UserError(f"{path!r} is no import path; write it as 'package.module.function'.")
     if names_a_file(path):
-        raise ValueError(
+        raise UserError(
             f"{path!r} names a file. Write an import path, such as '{parts[0]}.function' for a function in "
             f"{parts[0]}.py."
         )
     if parts[0] in STANDARD:
-        raise ValueError(f"{path!r} is {STANDARD_REFUSED}")
+        raise UserError(f"{path!r} is {STANDARD_REFUSED}")
     search_working_directory()
     depth = _modules(parts)
     if not depth:
-        raise ValueError(
+        raise UserError(
             f"{path!r}: there is no module {parts[0]!r}. Modules are searched in the working directory "
             f"({os.getcwd()}) and among the installed packages; set PYTHONPATH for another folder."
         )
     try:
         found: Any = import_module(".".join(parts[:depth]))
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"{path!r}: importing {'.'.join(parts[:depth])!r} failed with {type(error).__name__}: {error}"
         ) from error
     for name in parts[depth:]:
         if not hasattr(found, name):
-            raise ValueError(_absent(path, found, name))
+            raise UserError(_absent(path, found, name))
         found = getattr(found, name)
     if callable(found) and _origin(found) in STANDARD:
-        raise ValueError(f"{path!r} is {STANDARD_REFUSED}")
+        raise UserError(f"{path!r} is {STANDARD_REFUSED}")
     return found
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
+
 OWN_METRICS = re.compile(
     "step|epoch|rollout|loss|reward|reward_std|frac_reward_zero_std|rewards/not_applicable|rewards/[^/]+/(mean|std)|kl|"
     "grad_norm|gradient_snr|learning_rate|entropy|entropy_coef|router_loss|tokens_per_second|mfu|"
@@ -37,13 +39,11 @@ def listed(key: str, value: Any, *, of: type | tuple[type, ...] = str) -> tuple[
     kinds = of if isinstance(of, tuple) else (of,)
     wanted = " or ".join(NAMES.get(kind, kind.__name__) for kind in kinds)
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise ValueError(f"{key} is {value!r}, where a list is meant; its entries are of type {wanted}.")
+        raise UserError(f"{key} is {value!r}, where a list is meant; its entries are of type {wanted}.")
     entries = tuple(value)
     for entry in entries:
         if not isinstance(entry, kinds) or (isinstance(entry, bool) and bool not in kinds):
-            raise ValueError(
-                f"{key} has {entry!r}, a {type(entry).__name__}; each entry is of type {wanted}."
-            )
+            raise UserError(f"{key} has {entry!r}, a {type(entry).__name__}; each entry is of type {wanted}.")
     return entries
 
 
@@ -59,7 +59,7 @@ def mapped(key: str, value: Any) -> dict[str, Any]:
     ValueError: kwargs is 'abc', where values by name are meant, such as {'name': 'value'}.
     """
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"{key} is {value!r}, where values by name are meant, such as {{'name': 'value'}}.")
+        raise UserError(f"{key} is {value!r}, where values by name are meant, such as {{'name': 'value'}}.")
     return dict(value)
 
 
@@ -76,11 +76,11 @@ def check_metrics(owner: str, names: Iterable[Any]) -> None:
     """
     for name in names:
         if not isinstance(name, str) or not name.isprintable() or not re.match(r"\w", name):
-            raise ValueError(
+            raise UserError(
                 f"{owner} logs a metric {name!r}; a name is printable text that begins with a letter or digit."
             )
         if OWN_METRICS.fullmatch(name):
-            raise ValueError(
+            raise UserError(
                 f"{owner} logs a metric {name!r}, a name of the library's own. Call it {owner}/{name}, say."
             )
 
@@ -103,7 +103,7 @@ def require(owner: str, values: Mapping[str, Any], *rows: tuple[bool, str, str])
     """
     for ok, name, what in rows:
         if not ok:
-            raise ValueError(f"{owner}{name} is {values[name]!r}; it must be {what}.")
+            raise UserError(f"{owner}{name} is {values[name]!r}; it must be {what}.")
 
 
 def refuse_text(key: str, value: Any) -> None:
@@ -113,7 +113,7 @@ def refuse_text(key: str, value: Any) -> None:
         ValueError: With the list that was meant.
     """
     if isinstance(value, str | bytes):
-        raise ValueError(
+        raise UserError(
             f"{key} is the {NAMES[type(value)]} {value!r}, where a list is meant: write [{value!r}]."
         )
 

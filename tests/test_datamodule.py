@@ -319,9 +319,9 @@ def test_bad_arguments_name_the_key(arguments, message):
 
 
 def test_a_set_is_a_path_or_a_source():
-    with pytest.raises(TypeError, match=r"data.train: 3 is neither a path nor a prompt source"):
+    with pytest.raises(ValueError, match=r"data.train: 3 is neither a path nor a prompt source"):
         PromptDataModule(train=3)
-    with pytest.raises(TypeError, match=r"data.validation.a: \[\] is neither a path nor a prompt source"):
+    with pytest.raises(ValueError, match=r"data.validation.a: \[\] is neither a path nor a prompt source"):
         PromptDataModule(validation={"a": []})
 
 
@@ -347,7 +347,7 @@ def test_what_does_not_fit_the_run_stops_it_before_the_first_step(data, options,
 
 
 def test_setup_needs_a_trainer():
-    with pytest.raises(RuntimeError, match="PromptDataModule needs a trainer"):
+    with pytest.raises(ValueError, match="PromptDataModule needs a trainer"):
         tasks().setup("fit")
 
 

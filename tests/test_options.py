@@ -57,8 +57,7 @@ def options() -> Iterator[tuple[type, str, bool]]:
         "estimators",
         "samplers",
         "data",
-        "display",
-        "records",
+        "callbacks",
         "checkpoints",
         "training",
     )

@@ -13,6 +13,7 @@ from lgrpo_lightning.diagnosis.repetition import Repetition
 from lgrpo_lightning.diagnosis.rules import RULES, Rule
 from lgrpo_lightning.diagnosis.tracker import Tracker
 from lgrpo_lightning.diagnosis.window import Facts
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.secrets import masked
 
 DOCS = "docs/doctor.md"
@@ -53,7 +54,7 @@ def findings(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
     """
     rows = run.rollout_metrics
     if len(rows) < FEWEST:
-        raise ValueError(
+        raise UserError(
             f"{run.folder} has {len(rows)} rollouts so far; at least {FEWEST} are needed to judge it."
         )
     own = _alarms(run)

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from lgrpo_lightning.analysis.variations import Choice, grid
+from lgrpo_lightning.errors import UserError
 
 ARMS, RUNS, TUNING = "arms", "runs", "tuning"
 FINISHED = "finished"
@@ -123,4 +124,4 @@ def _names(configs: Sequence[str]) -> list[str]:
         names = ["/".join(p.parts[-depth:]) for p in paths]
         if len(set(names)) == len(names):
             return names
-    raise ValueError(f"--config names the same file twice: {', '.join(configs)}.")
+    raise UserError(f"--config names the same file twice: {', '.join(configs)}.")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
+from lgrpo_lightning.errors import NotFoundError, UserError
 from lgrpo_lightning.functional import equal_rewards, group_advantages
 from lgrpo_lightning.process_tree import ProcessTree, Step
 from lgrpo_lightning.types import padded
@@ -114,11 +115,11 @@ def recorded_group(run: RecordedRun, rollout: int | None = None, place: int | No
         ValueError: There is no such group, or the run was recorded without what is shown here.
     """
     if not run.rollout_numbers:
-        raise FileNotFoundError(f"{run.folder} has no rollouts yet.")
+        raise NotFoundError(f"{run.folder} has no rollouts yet.")
     number = run.rollout_numbers[-1] if rollout is None else rollout
     table = run.rollouts(only=number)
     if missing := [name for name in COLUMNS if name not in table]:
-        raise ValueError(
+        raise UserError(
             f"{run.folder} was recorded by an older version, without the columns {', '.join(missing)} of its "
             "rollouts: its steps are not known."
         )
@@ -126,7 +127,7 @@ def recorded_group(run: RecordedRun, rollout: int | None = None, place: int | No
     if place is None:
         place = _largest(table, uids)
     if not 0 <= place < len(uids):
-        raise ValueError(
+        raise UserError(
             f"Rollout {number} has {len(uids)} groups, 0 to {len(uids) - 1}; there is no group {place}."
         )
     rows = table[table["prompt_uid"] == uids[place]]

@@ -12,6 +12,7 @@ import pandas
 import pyarrow.parquet
 import yaml
 
+from lgrpo_lightning.errors import NotFoundError, UserError
 from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
 from lgrpo_lightning.run_folder.metric_series import Series, metric_rows, metric_series
 from lgrpo_lightning.run_folder.names import CONFIG, METRICS, ROLLOUT_FILE, ROLLOUTS, shown
@@ -36,7 +37,7 @@ class RecordedRun:
             runs = sorted(p.parent for depth in ("*", "*/*") for p in folder.glob(f"{depth}/{METRICS}"))
             below = f" Below it are {', '.join(map(shown, runs[:5]))}." if runs else ""
             what = f"has neither {METRICS} nor {ROLLOUTS}/" if folder.is_dir() else "is no folder"
-            raise FileNotFoundError(
+            raise NotFoundError(
                 f"{folder} {what}. RUN is the folder that trainer.default_root_dir named.{below}"
             )
 
@@ -48,7 +49,7 @@ class RecordedRun:
                 found = yaml.safe_load(path.read_text(encoding="utf-8"))
                 if isinstance(found, Mapping):
                     return found
-                raise ValueError("it holds no configuration")
+                raise UserError("it holds no configuration")
         return {}
 
     @cached_property
@@ -67,7 +68,7 @@ class RecordedRun:
         with self.reading(METRICS) as path:
             rows, damaged = metric_rows(path)
             if damaged:
-                raise ValueError(f"{damaged} of its lines, cut off or without numbers")
+                raise UserError(f"{damaged} of its lines, cut off or without numbers")
         return rows
 
     @contextmanager
@@ -94,7 +95,7 @@ class RecordedRun:
                     tables.append(pandas.read_parquet(path, columns=chosen))
         if not tables:
             what = "rollouts" if only is None else f"rollout {only}; there are {self._numbered()}"
-            raise FileNotFoundError(f"{shown(self.folder / ROLLOUTS)} has no {what}.")
+            raise NotFoundError(f"{shown(self.folder / ROLLOUTS)} has no {what}.")
         table = pandas.concat(tables, ignore_index=True)
         order = [c for c in ("rollout", "prompt_uid", "member") if c in table]
         return table.sort_values(order, ignore_index=True, kind="stable") if order else table
@@ -111,9 +112,9 @@ class RecordedRun:
         for file in sorted((self.folder / ROLLOUTS).glob("*.parquet")):
             with self.reading(f"{ROLLOUTS}/{file.name}") as path:
                 if not (named := ROLLOUT_FILE.fullmatch(file.name)):
-                    raise ValueError("a run gives no file this name")
+                    raise UserError("a run gives no file this name")
                 if missing := KEYS - set(pyarrow.parquet.read_schema(path).names):
-                    raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+                    raise UserError(f"it lacks {', '.join(sorted(missing))}")
                 found.append((int(named[1]), f"{ROLLOUTS}/{file.name}"))
         return found
 

@@ -18,6 +18,7 @@ from lgrpo_lightning.analysis.pages import page
 from lgrpo_lightning.analysis.recorded_group import RecordedGroup, recorded_group
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.callbacks.run_summary import duration
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
 from lgrpo_lightning.run_folder.metric_series import Series, validation_metrics
 from lgrpo_lightning.run_folder.names import CONFIG, ENVIRONMENT, shown
@@ -51,7 +52,7 @@ def comparison_report(folder: Path) -> str:
     lines = (folder / "table.md").read_text(encoding="utf-8", errors="replace").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     if len(rows) < 2:
-        raise ValueError(f"{shown(folder / 'table.md')} holds no table: run `lgrpo compare` there again.")
+        raise UserError(f"{shown(folder / 'table.md')} holds no table: run `lgrpo compare` there again.")
     arms = sorted((folder / "arms").rglob("*.yaml"))
     return page(
         "comparison.html",

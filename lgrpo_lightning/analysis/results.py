@@ -11,6 +11,7 @@ import pandas
 
 from lgrpo_lightning.analysis.plan import Run, setting_name
 from lgrpo_lightning.analysis.statistics import estimate, first_reached
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
 from lgrpo_lightning.run_folder.metric_series import metric_rows
 from lgrpo_lightning.run_folder.names import METRICS, shown
@@ -48,7 +49,7 @@ def rollout_rows(run: Run) -> pandas.DataFrame:
     """The rows of a run's metrics, with ``tokens``: how many completion tokens were sampled up to there."""
     rows, damaged = metric_rows(run.folder / METRICS)
     if damaged or not rows:
-        raise ValueError(
+        raise UserError(
             f"{damaged} of its lines are cut off or without numbers" if rows else "it holds no rows"
         )
     table = pandas.DataFrame(rows)
@@ -76,10 +77,10 @@ def series(table: pandas.DataFrame, metric: str) -> pandas.Series:
     """
     if metric not in table:
         known = ", ".join(c for c in table.columns if c not in ("step", "epoch", "done", "tokens"))
-        raise ValueError(f"--metric {metric}: the runs log no such metric. They log {known}.")
+        raise UserError(f"--metric {metric}: the runs log no such metric. They log {known}.")
     found = table.set_index("done")[metric].dropna().groupby(level=0).last()
     if found.empty:
-        raise ValueError(f"--metric {metric}: a run has no value of it.")
+        raise UserError(f"--metric {metric}: a run has no value of it.")
     return found
 
 
@@ -105,7 +106,7 @@ def recorded(runs: Sequence[Run]) -> dict[Path, pandas.DataFrame]:
         with left_out_if_damaged(run.folder / METRICS, set()):
             found[run.folder] = rollout_rows(run)
     if not found:
-        raise ValueError(f"No run has metrics that can be read; remove {shown(runs[0].folder)} to repeat it.")
+        raise UserError(f"No run has metrics that can be read; remove {shown(runs[0].folder)} to repeat it.")
     return found
 
 

@@ -9,6 +9,8 @@ from itertools import product
 
 import yaml
 
+from lgrpo_lightning.errors import UserError
+
 NESTED = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -49,10 +51,10 @@ def choices(option: str, text: str) -> list[Choice]:
     key, equals, written = text.partition("=")
     key = key.lstrip("-")
     if not equals or not key:
-        raise ValueError(f"{option} {text}: write {option} KEY=A,B, such as {option} model.group_size=4,8.")
+        raise UserError(f"{option} {text}: write {option} KEY=A,B, such as {option} model.group_size=4,8.")
     values = _divided(written)
     if not all(values) or len(set(values)) < len(values):
-        raise ValueError(f"{option} {text}: each value is to be there once, and none is empty: {values}.")
+        raise UserError(f"{option} {text}: each value is to be there once, and none is empty: {values}.")
     return [Choice(key=key, value=value, name=_name(value)) for value in values]
 
 
@@ -78,10 +80,10 @@ def seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise ValueError(f"Seeds are {text!r}; write numbers and ranges, such as 0-9 or 0,1,5.")
+            raise UserError(f"Seeds are {text!r}; write numbers and ranges, such as 0-9 or 0,1,5.")
         found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     if len(set(found)) < len(found):
-        raise ValueError(f"Seeds are {text!r}, which has a number twice.")
+        raise UserError(f"Seeds are {text!r}, which has a number twice.")
     return found
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from lgrpo_lightning.errors import NotFoundError
+
 
 def folder(name: str) -> Path:
     """The folder of a shipped model.
@@ -15,5 +17,5 @@ def folder(name: str) -> Path:
     here = Path(__file__).parent
     if not (here / name / "config.json").is_file():
         there = ", ".join(sorted(p.parent.name for p in here.glob("*/config.json"))) or "none"
-        raise FileNotFoundError(f"No shipped model is called {name!r}. There are: {there}.")
+        raise NotFoundError(f"No shipped model is called {name!r}. There are: {there}.")
     return here / name

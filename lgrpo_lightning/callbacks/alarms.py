@@ -13,6 +13,7 @@ from lgrpo_lightning.diagnosis.rules import RULES
 from lgrpo_lightning.diagnosis.tracker import Tracker
 from lgrpo_lightning.diagnosis.window import Facts
 from lgrpo_lightning.distributed.terminal import say
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Rollout
 
 
@@ -67,9 +68,9 @@ class Alarms(RolloutCallback):
     ) -> None:
         given = locals()
         if patience < 1:
-            raise ValueError(f"Alarms(patience={patience}) must be at least 1.")
+            raise UserError(f"Alarms(patience={patience}) must be at least 1.")
         if length is not None and length <= 1:
-            raise ValueError(f"Alarms(length={length}) must be above 1, or null.")
+            raise UserError(f"Alarms(length={length}) must be above 1, or null.")
         self.thresholds = {rule.name: given[rule.name] for rule in RULES if given[rule.name] is not None}
         self.tracker = Tracker(patience, self.thresholds)
         self.seen = Repetition()

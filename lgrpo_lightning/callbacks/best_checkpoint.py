@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
 from lgrpo_lightning.distributed.terminal import say
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import shown
 
 Kept = tuple[str, float, int]
@@ -43,11 +44,11 @@ class BestCheckpoint(RolloutState):
     ) -> None:
         super().__init__(dirpath)
         if mode not in ("max", "min"):
-            raise ValueError(f"BestCheckpoint(mode={mode!r}): possible are 'max' and 'min'.")
+            raise UserError(f"BestCheckpoint(mode={mode!r}): possible are 'max' and 'min'.")
         if save_top_k < -1 or save_top_k == 0:
-            raise ValueError(f"BestCheckpoint(save_top_k={save_top_k}) must be at least 1, or -1 for all.")
+            raise UserError(f"BestCheckpoint(save_top_k={save_top_k}) must be at least 1, or -1 for all.")
         if not filename or Path(filename).name != filename or filename == "last":
-            raise ValueError(f"BestCheckpoint(filename={filename!r}) must be a file name, and not 'last'.")
+            raise UserError(f"BestCheckpoint(filename={filename!r}) must be a file name, and not 'last'.")
         self.monitor = monitor
         self.mode = mode
         self.save_top_k = save_top_k
@@ -95,7 +96,7 @@ class BestCheckpoint(RolloutState):
         if dry_run(trainer):
             return
         if reason := _no_validation(trainer):
-            raise ValueError(
+            raise UserError(
                 f"BestCheckpoint monitors {self.monitor!r}, but {reason}, so that nothing is ever measured. Set "
                 "data.validation, or use RolloutCheckpoint, which needs none."
             )
@@ -171,7 +172,7 @@ class BestCheckpoint(RolloutState):
             return
         close = difflib.get_close_matches(self.monitor, names, n=1)
         meant = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
+        raise UserError(
             f"BestCheckpoint monitors {self.monitor!r}, which validation does not log.{meant} It logs: "
             f"{', '.join(names) or 'nothing'}."
         )
@@ -180,7 +181,7 @@ class BestCheckpoint(RolloutState):
         for other in trainer.callbacks:
             same = isinstance(other, BestCheckpoint) and other.filename == self.filename
             if same and other is not self and other.folder(trainer) == self.folder(trainer):
-                raise ValueError(
+                raise UserError(
                     f"Two BestCheckpoint ({self.monitor}, {other.monitor}) would both write {self.filename}.ckpt; "
                     "give one of them another filename."
                 )

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback
 from lgrpo_lightning.distributed.terminal import on_terminal, say, show
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Rollout
 
 
@@ -25,7 +26,7 @@ class CompletionTable(RolloutCallback):
 
     def __init__(self, every_n_rollouts: int = 10, count: int = 4) -> None:
         if every_n_rollouts < 0 or count < 1:
-            raise ValueError(
+            raise UserError(
                 f"CompletionTable(every_n_rollouts={every_n_rollouts}, count={count}): "
                 "every_n_rollouts must be at least 0 (0 never shows one) and count at least 1."
             )

@@ -24,6 +24,7 @@ from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
 from lgrpo_lightning.distributed.stop_signals import StopSignals
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
 from lgrpo_lightning.run_folder.names import CHECKPOINTS
 
@@ -67,7 +68,7 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
         ValueError: ``default_root_dir`` is not a local folder.
     """
     if "://" in str(trainer.default_root_dir):
-        raise ValueError(
+        raise UserError(
             f"trainer.default_root_dir is {trainer.default_root_dir!r}, but a run writes to a local folder, "
             "where files can be renamed: set a local path, and copy the folder away when the run is done."
         )

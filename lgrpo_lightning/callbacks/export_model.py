@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
 from lgrpo_lightning.checkpoints.held_state import sharded
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.export import export
 
 
@@ -22,7 +23,7 @@ class ExportModel(Callback):
 
     def __init__(self, every_n_rollouts: int = 100, adapter: bool = False) -> None:
         if every_n_rollouts < 1:
-            raise ValueError(f"ExportModel(every_n_rollouts={every_n_rollouts}) must be at least 1.")
+            raise UserError(f"ExportModel(every_n_rollouts={every_n_rollouts}) must be at least 1.")
         self.every_n_rollouts = every_n_rollouts
         self.adapter = adapter
 

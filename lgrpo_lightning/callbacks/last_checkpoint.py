@@ -17,6 +17,7 @@ from lgrpo_lightning.checkpoints.held_state import Held, sharded
 from lgrpo_lightning.checkpoints.writing import write_checkpoint
 from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.distributed.terminal import say
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metrics_csv import log_before_checkpoint
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, shown
 from lgrpo_lightning.run_folder.whole_files import DiskFullError
@@ -51,7 +52,7 @@ class LastCheckpoint(ModelCheckpoint):
         dirpath: str | None = None,
     ) -> None:
         if every_n_rollouts < 1:
-            raise ValueError(
+            raise UserError(
                 f"LastCheckpoint(every_n_rollouts={every_n_rollouts}) must be at least 1; "
                 "to write no checkpoints use trainer.enable_checkpointing: false."
             )

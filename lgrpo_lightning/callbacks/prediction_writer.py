@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lgrpo_lightning.callbacks.rollout_callback import dry_run
 from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.distributed.terminal import say
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import set_aside, shown
 from lgrpo_lightning.run_folder.plain import as_json
 from lgrpo_lightning.run_folder.whole_files import whole_file
@@ -33,7 +34,7 @@ class PredictionWriter(Callback):
 
     def __init__(self, format: Literal["parquet", "jsonl"] = "parquet", path: str | None = None) -> None:
         if format not in ("parquet", "jsonl"):
-            raise ValueError(f'PredictionWriter(format={format!r}) must be "parquet" or "jsonl".')
+            raise UserError(f'PredictionWriter(format={format!r}) must be "parquet" or "jsonl".')
         self.format = format
         self.path = path
         self._tables: list[Any] = []
@@ -55,7 +56,7 @@ class PredictionWriter(Callback):
         from lgrpo_lightning.run_folder.rollout_rows import rollout_table
 
         if not isinstance(outputs, Rollout):
-            raise TypeError(
+            raise UserError(
                 "PredictionWriter writes what predict_step returns, a Rollout; "
                 f"{type(pl_module).__name__}.predict_step returned {type(outputs).__name__}."
             )

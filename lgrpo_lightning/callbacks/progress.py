@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
 from lgrpo_lightning.distributed.terminal import on_terminal, say
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metric_series import validation_metrics
 
 LENGTH = "completions/mean_length"
@@ -35,7 +36,7 @@ class RewardProgressBar(RichProgressBar):
     def __init__(self, leave: bool = True, every_n_rollouts: int = 10) -> None:
         super().__init__(leave=leave)
         if every_n_rollouts < 0:
-            raise ValueError(
+            raise UserError(
                 f"RewardProgressBar(every_n_rollouts={every_n_rollouts}) must be at least 0 (0 leaves no line)."
             )
         self.every_n_rollouts = every_n_rollouts

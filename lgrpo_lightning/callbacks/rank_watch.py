@@ -22,6 +22,7 @@ from lgrpo_lightning.distributed.interruption import PEER_LOST, Interrupted, los
 from lgrpo_lightning.distributed.stop_signals import StopSignals
 from lgrpo_lightning.distributed.stopping import stop_together
 from lgrpo_lightning.distributed.watch import Watch
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Rollout
 
 LAUNCHER = "_LGRPO_LAUNCHER"
@@ -44,7 +45,7 @@ class RankWatch(RolloutCallback):
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
         if not timeout_minutes > 0:
-            raise ValueError(f"RankWatch(timeout_minutes={timeout_minutes:g}) must be above 0.")
+            raise UserError(f"RankWatch(timeout_minutes={timeout_minutes:g}) must be above 0.")
         self.timeout_minutes = timeout_minutes
         self._watch: Watch | None = None
         self._updates = 0

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metric_series import Series, metric_rows, metric_series, validation_metrics
 from lgrpo_lightning.run_folder.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.names import METRICS, PLOT
@@ -32,7 +33,7 @@ class RewardPlot(RolloutCallback):
 
     def __init__(self, every_n_rollouts: int = 0) -> None:
         if every_n_rollouts < 0:
-            raise ValueError(
+            raise UserError(
                 f"RewardPlot(every_n_rollouts={every_n_rollouts}) must be at least 0 (only at the end)."
             )
         self.every_n_rollouts = every_n_rollouts

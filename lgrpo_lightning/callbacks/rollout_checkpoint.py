@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metrics_csv import log_before_checkpoint
 
 FILE = re.compile(r"rollout-(\d+)\.ckpt")
@@ -30,9 +31,9 @@ class RolloutCheckpoint(RolloutState):
     def __init__(self, every_n_rollouts: int = 100, keep: int = -1, dirpath: str | None = None) -> None:
         super().__init__(dirpath)
         if every_n_rollouts < 1:
-            raise ValueError(f"RolloutCheckpoint(every_n_rollouts={every_n_rollouts}) must be at least 1.")
+            raise UserError(f"RolloutCheckpoint(every_n_rollouts={every_n_rollouts}) must be at least 1.")
         if keep < -1 or keep == 0:
-            raise ValueError(f"RolloutCheckpoint(keep={keep}) must be at least 1, or -1 for all.")
+            raise UserError(f"RolloutCheckpoint(keep={keep}) must be at least 1, or -1 for all.")
         self.every_n_rollouts = every_n_rollouts
         self.keep = keep
         self._written = -1  # rollouts done in the one written last

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
 from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
+from lgrpo_lightning.errors import UserError
 
 
 class ValidateAtEnds(Callback):
@@ -88,7 +89,7 @@ def _set_aside(trainer: Any, pl_module: Any) -> Iterator[None]:
         if name.startswith("val") and name not in there:
             close = difflib.get_close_matches(name, known, n=1)
             meant = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
+            raise UserError(
                 f"{type(callback).__name__} monitors {name!r}, which validation does not log.{meant} It logs: "
                 f"{', '.join(known)}."
             )

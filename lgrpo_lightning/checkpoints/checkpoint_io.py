@@ -9,6 +9,7 @@ import torch
 
 from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
 from lgrpo_lightning.distributed.sharded_checkpoint import AnyCheckpointIO
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.whole_files import whole_file
 
 
@@ -52,6 +53,6 @@ def broken(path: Path, reason: str) -> ValueError:
     """The error for a checkpoint that cannot be used."""
     others = sorted(str(p) for p in path.parent.glob("*.ckpt") if p.name != path.name and not unreadable(p))
     instead = f"Whole ones beside it: {', '.join(others)}." if others else "There is no whole one beside it."
-    return ValueError(
+    return UserError(
         f"The checkpoint {path} cannot be read: {reason}. {instead} `--ckpt_path last` takes the newest whole one."
     )

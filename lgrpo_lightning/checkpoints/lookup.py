@@ -7,6 +7,7 @@ from typing import Any
 
 from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
 from lgrpo_lightning.checkpoints.checkpoint_io import broken
+from lgrpo_lightning.errors import NotFoundError
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, LAST_CHECKPOINT
 
 
@@ -31,7 +32,7 @@ def named_checkpoint(name: str | None, folder: Path) -> Path:
             if reason := unreadable(path):
                 raise broken(path, reason)
             return path
-    raise FileNotFoundError(
+    raise NotFoundError(
         f"There is no checkpoint {name or folder / last} (looked in {Path.cwd()}). {listed(folder)}."
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.lora import is_adapter_weight
 
 
@@ -26,7 +27,7 @@ def check_weights(saved: Mapping[str, Tensor], module: Any) -> None:
     if other:
         name = other[0]
         was, now = (list(s[name]) if name in s else "absent" for s in (there, expected))
-        raise ValueError(
+        raise UserError(
             f"The checkpoint is of another model: {len(other)} weights differ, such as {name}, {was} in the "
             f"checkpoint and {now} in this run. Set model.policy.path and model.policy.lora as they were (config.yaml "
             "beside the checkpoints), or start without --ckpt_path in another trainer.default_root_dir."

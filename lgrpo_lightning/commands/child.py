@@ -18,6 +18,7 @@ from lgrpo_lightning.analysis.plan import FINISHED, LOG
 from lgrpo_lightning.callbacks.rank_watch import parent_death_signal
 from lgrpo_lightning.commands import run
 from lgrpo_lightning.distributed.leaving import leave_soon, note_status
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import CONFIG, LAST_CHECKPOINT
 
 LOCK = ".lock"
@@ -59,7 +60,7 @@ def complete_configuration(words: Sequence[str]) -> str:
         except SystemExit as stop:
             status = int(stop.code or 0)
     if status:
-        raise ValueError(errors.getvalue().strip().removeprefix("lgrpo: "))
+        raise UserError(errors.getvalue().strip().removeprefix("lgrpo: "))
     return out.getvalue()
 
 

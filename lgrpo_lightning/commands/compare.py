@@ -33,6 +33,7 @@ from lgrpo_lightning.commands import child
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.resume import flat
 from lgrpo_lightning.distributed.interruption import Interrupted
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, shown
 from lgrpo_lightning.run_folder.whole_files import write_whole
 
@@ -146,11 +147,11 @@ def check(options: argparse.Namespace) -> None:
         ValueError: With what is possible.
     """
     if not 0 < options.share <= 1 or options.last < 0 or options.threads < 1 or options.jobs < 0:
-        raise ValueError(
+        raise UserError(
             "--share is above 0 and at most 1, --last and --jobs at least 0, --threads at least 1."
         )
     if common := set(seeds(options.seeds)) & set(seeds(options.tune_seeds)):
-        raise ValueError(
+        raise UserError(
             f"--seeds and --tune_seeds have {sorted(common)} in common; what was tuned on is not compared."
         )
 
@@ -180,7 +181,7 @@ def tuned(
         for seed in seeds(options.tune_seeds)
     ]
     if failed := made.run(runs):
-        raise ValueError(f"Nothing was compared, as {len(failed)} of the runs to tune on failed; see above.")
+        raise UserError(f"Nothing was compared, as {len(failed)} of the runs to tune on failed; see above.")
     table = tuning_table(runs, measure)
     write_whole(options.out / "tuning.csv", table.to_csv(index=False))
     return chosen(runs, table)
@@ -225,7 +226,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
         found = None
     if not isinstance(found, Mapping):
-        raise ValueError(f"{shown(path)} holds no configuration; remove it to have it written again.")
+        raise UserError(f"{shown(path)} holds no configuration; remove it to have it written again.")
     return found
 
 
@@ -254,11 +255,11 @@ class Comparison:
         path = self.out / ARMS / part / arm.place.with_name(arm.place.name + ".yaml")
         config = yaml.safe_load(text)
         if config["trainer"]["logger"] is False:
-            raise ValueError(
+            raise UserError(
                 f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv."
             )
         if path.exists() and (key := changed(_read(path), config)):
-            raise ValueError(
+            raise UserError(
                 f"{shown(self.out)} holds a comparison in which {arm.label} has another configuration: {key} differs "
                 f"from {shown(path)}. Name another folder with --out, or remove this one."
             )

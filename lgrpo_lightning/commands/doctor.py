@@ -10,6 +10,7 @@ from typing import Any
 from lgrpo_lightning.analysis.diagnosis import Finding, findings
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.run_folder.plain import as_json
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(list(argv)[1:])
     try:
         if options.patience is not None and options.patience < 2:
-            raise ValueError(f"--patience is {options.patience}; it must be at least 2.")
+            raise UserError(f"--patience is {options.patience}; it must be at least 2.")
         run = RecordedRun(options.run)
         found = findings(run, patience=options.patience)
     except Exception as error:

@@ -10,6 +10,7 @@ from typing import Any
 from lgrpo_lightning.checkpoints.lookup import named_checkpoint
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.errors import NotFoundError, UserError
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, shown
 
 
@@ -73,13 +74,13 @@ def check_folders(run: Path, out: Path) -> None:
         ValueError: With what to give.
     """
     if run.suffix == ".ckpt" and run.exists():
-        raise ValueError(
+        raise UserError(
             f"{run} is a checkpoint. Give the folder of the run, and --checkpoint: lgrpo export "
             f"{run.parent.parent} {out} --checkpoint {run.name}"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "is not empty" if out.is_dir() else "is a file"
-        raise ValueError(f"{out} {what}, and nothing is overwritten. Name a folder that is not there yet.")
+        raise UserError(f"{out} {what}, and nothing is overwritten. Name a folder that is not there yet.")
 
 
 def export_checkpoint(
@@ -109,7 +110,7 @@ def export_checkpoint(
     state = read_checkpoint(checkpoint, weights_only=weights_only)
     config = run_policy_config(run, state)
     if config.trust_remote_code and not trusted:
-        raise ValueError(
+        raise UserError(
             f"{shown(run)} has code run that comes with the model {config.path}. If you trust its authors, "
             "pass --trust_remote_code."
         )
@@ -153,4 +154,4 @@ def run_policy_config(run: Path, checkpoint: Mapping[str, Any] | None = None) ->
         return weights_config(str((written.get("trainer") or {}).get("precision")), config)
     if options := ((checkpoint or {}).get("lgrpo") or {}).get("policy"):
         return PolicyConfig.from_options(options)
-    raise FileNotFoundError(f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named.")
+    raise NotFoundError(f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named.")

@@ -12,6 +12,7 @@ from jsonargparse import set_parsing_settings
 from lgrpo_lightning.commands.resume import flat
 from lgrpo_lightning.commands.written import Entry
 from lgrpo_lightning.commands.yaml_text import loaded
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.import_path import STANDARD, imported, names_a_file
 
 
@@ -41,7 +42,7 @@ def refuse_calls(configuration: Mapping[str, Any], written: Sequence[Entry]) -> 
     for key, path in flat(configuration):
         if key.endswith(".class_path") and isinstance(path, str) and _is_function(path):
             place = next((f"{entry.place}: " for entry in reversed(written) if entry.value == path), "")
-            raise ValueError(
+            raise UserError(
                 f"{place}{key} is {path!r}, a function, which would be called with the init_args; a class_path names a "
                 f"class. Where a function is meant, name it alone: {key.removesuffix('.class_path')}: {path}."
             )

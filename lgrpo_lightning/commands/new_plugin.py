@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.plugins.hookspecs import CONTRACT
 from lgrpo_lightning.run_folder.names import shown
 
@@ -58,13 +59,13 @@ def write(kind: str, name: str, out: Path) -> Path:
     short = re.sub(r"[-\s]+", "_", name.strip().removeprefix("lgrpo-")).lower()
     cls = "".join(part.capitalize() for part in short.split("_"))
     if not short.isidentifier() or keyword.iskeyword(cls):
-        raise ValueError(
+        raise UserError(
             f"NAME is {name!r}; it must be letters, digits and hyphens, such as brevity or step-length."
         )
     package, module = f"lgrpo-{short.replace('_', '-')}", f"lgrpo_{short}"
     folder = out / package
     if folder.exists():
-        raise ValueError(
+        raise UserError(
             f"{shown(folder)} is there already, and nothing is overwritten. Take another NAME or --out."
         )
     values = {

@@ -8,6 +8,7 @@ from typing import Any
 
 from lgrpo_lightning.commands.explanations import place_of
 from lgrpo_lightning.commands.written import Entry
+from lgrpo_lightning.errors import UserError
 
 KNOWN = ("lgrpo_lightning.", "torch.", "lightning.")
 """Packages whose classes take no such number; one of somebody else's may."""
@@ -33,7 +34,7 @@ def check_numbers(options: Mapping[str, Any], written: Sequence[Entry]) -> None:
         elif key in ("seed_everything", "model.seed", "data.seed") and not 0 <= value < SEEDS:
             shown, wanted = str(value), f"from 0 to {SEEDS - 1}"
         if wanted:
-            raise ValueError(f"{place_of(key, written)}{key} is {shown}; it must be {wanted}.")
+            raise UserError(f"{place_of(key, written)}{key} is {shown}; it must be {wanted}.")
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:

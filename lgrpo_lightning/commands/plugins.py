@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from lgrpo_lightning.plugins import registry
+from lgrpo_lightning.plugins.loading import PluginError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
         return verbose()
     try:
         found = registry.components().values()
-    except RuntimeError as error:
+    except PluginError as error:
         print(f"lgrpo: {error} `lgrpo plugins --verbose` lists the others.", file=sys.stderr)
         return 1
     show(sorted((c.kind, c.name, f"{c.package} {c.version}", c.summary) for c in found))

@@ -12,6 +12,7 @@ from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.lookup import checkpoint_folder
 from lgrpo_lightning.commands.yaml_text import loaded
 from lgrpo_lightning.distributed.slurm import restarts
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import CONFIG, shown
 from lgrpo_lightning.run_folder.secrets import masked
 from lgrpo_lightning.training.optimizers import TAKEN_OVER
@@ -61,7 +62,7 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
     }
     for key, (was, given) in changed.items():
         if key.startswith(OPTIMIZER) and key.rpartition(".")[2] not in TAKEN_OVER:
-            raise ValueError(
+            raise UserError(
                 f"{key} is {given}, but the checkpoint has the state of {was}. Set it as it was, or start without "
                 "--ckpt_path in another trainer.default_root_dir."
             )

@@ -30,6 +30,7 @@ from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.component_call import kept_directory
 from lgrpo_lightning.distributed.interruption import PEER_LOST, lost
 from lgrpo_lightning.distributed.leaving import note_status
+from lgrpo_lightning.errors import MissingPackageError, NotFoundError, UserError
 from lgrpo_lightning.import_path import search_working_directory
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.plugins import registry
@@ -135,7 +136,7 @@ class RunCLI(LightningCLI):
         except RefusedError as refused:
             command: Any = self._subcommand_parsers.get(args[0], parser)
             keys = [action.dest for action in command._actions if not action.dest.endswith("help")]
-            raise ValueError(explained(str(refused), written, keys)) from refused
+            raise UserError(explained(str(refused), written, keys)) from refused
         command_options = self.config[self.config.subcommand]
         options = command_options.as_dict()
         refuse_calls(options, written)
@@ -166,7 +167,7 @@ class RunCLI(LightningCLI):
                 while cause.__cause__ is not None:  # the parser wraps it
                     cause = cause.__cause__
                 if isinstance(cause, ImportError):
-                    raise ImportError(f"{maker(cause, self._written)}{cause}") from error
+                    raise MissingPackageError(f"{maker(cause, self._written)}{cause}") from error
                 raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -180,7 +181,7 @@ class RunCLI(LightningCLI):
         try:
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
-            raise ValueError(f"The Trainer refuses its options (trainer.*): {error}") from error
+            raise UserError(f"The Trainer refuses its options (trainer.*): {error}") from error
         if options.overfit_batches and not options.fast_dev_run and options.limit_val_batches is not None:
             trainer.limit_val_batches = options.limit_val_batches  # else Lightning takes overfit_batches
         complete_trainer(trainer)
@@ -205,12 +206,12 @@ def checkpoint(path: str | None, folder: Path) -> str | None:
     if path is None or path in KEYWORDS or "://" in path:
         return path
     if path == "best" and not Path(path).exists():
-        raise ValueError(f"--ckpt_path best: name the file that BestCheckpoint wrote. {listed(folder)}.")
+        raise UserError(f"--ckpt_path best: name the file that BestCheckpoint wrote. {listed(folder)}.")
     try:
         return str(named_checkpoint(path, folder))
     except FileNotFoundError as error:
         said = str(error)
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"--ckpt_path: {said[0].lower()}{said[1:]} `--ckpt_path last` takes the last one."
         ) from error
 

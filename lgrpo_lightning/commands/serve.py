@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from lgrpo_lightning.policy import PolicyConfig
@@ -108,7 +109,7 @@ def check_address(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise OSError(
+            raise UserError(
                 f"Port {port} of {host} cannot be used ({error.strerror}). Choose another with --port, or stop what "
                 "listens there."
             ) from error
@@ -125,7 +126,7 @@ def load_run(path: str) -> Mapping[str, Any]:
     with open(path) as file:
         found = yaml.safe_load(file)
     if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
-        raise ValueError(f"{path} has no part 'model'; give the configuration of a run, as for `lgrpo fit`.")
+        raise UserError(f"{path} has no part 'model'; give the configuration of a run, as for `lgrpo fit`.")
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lgrpo_lightning.commands.migration.whose import owner, remedy
+from lgrpo_lightning.errors import NotFoundError, UserError
 
 CONFIG_FLAGS = ("--config", "-c")
 
@@ -76,30 +77,30 @@ def _of_file(name: str) -> list[Entry]:
         close = difflib.get_close_matches(path.name, near, n=1)
         there = f" Did you mean {str(path.with_name(close[0]))!r}?" if close else ""
         missing = "" if path.parent.is_dir() else f" There is no folder {path.parent} either."
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"There is no configuration file {name} (looked in {Path.cwd()}).{missing}{there}"
         )
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(
+        raise UserError(
             f"{name}{line}: not valid YAML: {error.problem}. Check the indentation there and one line above."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name} is not valid YAML: {error}") from error
+        raise UserError(f"{name} is not valid YAML: {error}") from error
     if not isinstance(node, yaml.MappingNode):
         what = "is empty" if node is None else "holds no keys"
-        raise ValueError(
+        raise UserError(
             f"{name} {what}. A configuration has the keys trainer, model and data, as in "
             "configs/quickstart.yaml."
         )
     if library := owner(str(key.value) for key, _ in node.value):
-        raise ValueError(f"{name} is written for {library}, not for `lgrpo`. {remedy(library, name)}")
+        raise UserError(f"{name} is written for {library}, not for `lgrpo`. {remedy(library, name)}")
     found: dict[str, Entry] = {}
     for entry in _of_node(node, "", name):
         if (before := found.setdefault(entry.key, entry)) is not entry:
-            raise ValueError(
+            raise UserError(
                 f"{before.place} and {entry.place.removeprefix(f'{name}, ')}: {entry.key} is given twice; a key stands "
                 "once in a file. Put together what belongs together, and delete the other."
             )
@@ -109,7 +110,7 @@ def _of_file(name: str) -> list[Entry]:
 def _of_node(node: yaml.Node, key: str, name: str) -> Iterator[Entry]:
     if not re.fullmatch(r"tag:yaml\.org,2002:\w+", node.tag):
         place = f"{name}, line {node.start_mark.line + 1}"
-        raise ValueError(f"{place}: {node.tag} would make an object; a configuration holds values alone.")
+        raise UserError(f"{place}: {node.tag} would make an object; a configuration holds values alone.")
     if isinstance(node, yaml.MappingNode):
         for key_node, value in node.value:
             inner = _plain(f"{key}.{key_node.value}" if key else str(key_node.value))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lgrpo_lightning.contracts import PromptSource
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import require
 
 MISTAKES = (-10, -2, -1, 1, 2, 10)
@@ -97,7 +98,7 @@ def worked_solution(
     '12+7=19\\n19+30=49\\n49+5=54\\n'
     """
     if not 0 <= mistake_rate <= 1 or (mistake_rate > 0 and rng is None):
-        raise ValueError(f"mistake_rate is {mistake_rate}; it must be 0 to 1, and above 0 it needs an rng.")
+        raise UserError(f"mistake_rate is {mistake_rate}; it must be 0 to 1, and above 0 it needs an rng.")
     total, lines = terms[0], []
     for term in terms[1:]:
         value = total + term

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lgrpo_lightning.contracts import PromptSource
+from lgrpo_lightning.errors import UserError
 
 LETTERS = ("L", "R")
 
@@ -29,7 +30,7 @@ class BinaryTreeTask(PromptSource):
 
     def __init__(self, target: str = "LRRL", prompt: str = "^") -> None:
         if not target or set(target) - set(LETTERS):
-            raise ValueError(
+            raise UserError(
                 f"BinaryTreeTask: target is {target!r}; it must be a path of L and R, such as 'LRRL'."
             )
         self.target, self.prompt = target, prompt

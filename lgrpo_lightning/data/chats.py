@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.data.json_text import called, with_arguments
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Message
 
 
@@ -17,29 +18,29 @@ def checked_messages(prompt: Any, where: str) -> list[Message]:
         ValueError: It is no list of messages, or one says nothing; naming ``where`` and the message.
     """
     if not isinstance(prompt, list | tuple):
-        raise ValueError(
+        raise UserError(
             f"{where}: the prompt is {prompt!r}, of type {type(prompt).__name__}; it must be a string or a "
             "list of messages."
         )
     if not prompt:
-        raise ValueError(f"{where}: the prompt is empty.")
+        raise UserError(f"{where}: the prompt is empty.")
     return [_checked(message, f"{where}: message {number}") for number, message in enumerate(prompt)]
 
 
 def _checked(message: Any, where: str) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise ValueError(
+        raise UserError(
             f"{where} is {message!r}; a message is an object with a role and a "
             'content, such as {"role": "user", "content": "1+1?"}.'
         )
     plain: dict[str, Any] = dict(with_arguments(without_nulls(message), where))
     content = _text(plain.get("content"), where)
     if content is None and not plain.get("tool_calls"):
-        raise ValueError(
+        raise UserError(
             f"{where} ({plain['role']}) has no content. Only an assistant's message with tool_calls goes without."
         )
     if plain["role"] == "user" and not (content or "").strip():
-        raise ValueError(f"{where} (user) is empty.")
+        raise UserError(f"{where} (user) is empty.")
     return {**plain, "content": content or ""}
 
 
@@ -52,10 +53,10 @@ def _text(content: Any, where: str) -> str | None:
         others = sorted({str(p.get("type")) for p in parts if not isinstance(p.get("text"), str)})
         if not others:
             return "".join(part["text"] for part in parts)
-        raise ValueError(
+        raise UserError(
             f"{where} has a part of type {', '.join(others)}; only parts of type text are possible."
         )
-    raise ValueError(f"{where}: the content is {content!r}, a {type(content).__name__}; it must be text.")
+    raise UserError(f"{where}: the content is {content!r}, a {type(content).__name__}; it must be text.")
 
 
 def without_nulls(value: Any) -> Any:
@@ -117,7 +118,7 @@ def check_text(row: Mapping[str, Any], where: str) -> None:
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                raise ValueError(
+                raise UserError(
                     f"{where}: column {column!r} holds {text[error.start]!r} at character {error.start}, half of a "
                     "surrogate pair, which is no text. Remove it, or write the whole character."
                 ) from error

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lgrpo_lightning.data.chats import check_text, checked_messages, rendered
 from lgrpo_lightning.data.json_text import called, messages_in
 from lgrpo_lightning.data.row_columns import refuse_images, template_arguments
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Message, Prompt
 
 LongPrompts = Literal["error", "drop"]
@@ -54,12 +55,12 @@ class PromptEncoder:
         ]
         if not prompts:
             why = f"every prompt is longer than {self.max_length} tokens" if rows else "there are no rows"
-            raise ValueError(f"{origin} gives no prompts: {why}.")
+            raise UserError(f"{origin} gives no prompts: {why}.")
         return prompts
 
     def _prompt(self, row: Mapping[str, Any], uid: str, where: str) -> Prompt:
         if "prompt" not in row:
-            raise ValueError(
+            raise UserError(
                 f"{where}: there is no 'prompt'; the columns are {', '.join(map(repr, row)) or 'none'}."
             )
         check_text(row, where)
@@ -68,7 +69,7 @@ class PromptEncoder:
         messages, arguments = self._messages(prompt, where), template_arguments(row, where)
         if messages is None:
             if arguments:
-                raise ValueError(
+                raise UserError(
                     f"{where}: column 'tools' or 'chat_template_kwargs' is for the chat template, and the prompt is "
                     "plain text. Set chat: true, or leave the column out."
                 )
@@ -104,7 +105,7 @@ class PromptEncoder:
         """Refuse a prompt with tokens that the model has not."""
         largest = max(ids, default=0)
         if self.vocabulary is not None and largest >= self.vocabulary:
-            raise ValueError(
+            raise UserError(
                 f"{where}: the prompt has token {largest} ({self.tokenizer.convert_ids_to_tokens(largest)!r}), but the "
                 f"model has embeddings for {self.vocabulary} only. The tokenizer is larger than the model: use the "
                 "model's own (policy.tokenizer), or leave such prompts out."
@@ -116,19 +117,19 @@ class PromptEncoder:
             prompt = found
         if isinstance(prompt, str):
             if not prompt.strip():
-                raise ValueError(f"{where}: the prompt is empty.")
+                raise UserError(f"{where}: the prompt is empty.")
             if self.chat:
                 return self._with_system([{"role": "user", "content": prompt}])
             if self.system_prompt is not None:
-                raise ValueError(
+                raise UserError(
                     f"{where}: system_prompt is set, but the prompt is a plain string. Set chat: true."
                 )
             return None
         messages = checked_messages(prompt, where)
         if self.chat is False:
-            raise ValueError(f"{where}: the prompt is a list of messages, but chat is false. Leave chat out.")
+            raise UserError(f"{where}: the prompt is a list of messages, but chat is false. Leave chat out.")
         if messages[-1]["role"] == "assistant" and not self.prefill:
-            raise ValueError(
+            raise UserError(
                 f"{where}: the last message is the assistant's: the model would be given the answer. Take the "
                 "column with the question alone (prompt_column), leave the message out, or set data.prefill: true "
                 "where completions are to go on with it."
@@ -145,7 +146,7 @@ class PromptEncoder:
 
         model = getattr(self.tokenizer, "name_or_path", "") or "the model"
         if not getattr(self.tokenizer, "chat_template", None):
-            raise ValueError(
+            raise UserError(
                 f"{where}: a chat prompt, but the tokenizer of {model} has no chat template. Use an "
                 "instruction-tuned model, or string prompts with chat left out."
             )
@@ -161,28 +162,28 @@ class PromptEncoder:
             if "tools" in arguments and text == rendered(
                 self.tokenizer, messages, **{**options, "tools": None}
             ):
-                raise ValueError("it does not show the tools of column 'tools'")
+                raise UserError("it does not show the tools of column 'tools'")
             if hidden := next((name for name in called(messages) if name not in text), None):
-                raise ValueError(f"it does not show the call of {hidden!r}")
+                raise UserError(f"it does not show the call of {hidden!r}")
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             cut = "continue_final_message" in str(error)
             why = (
                 "it does not leave the assistant's last message as it is (reasoning is cut out, say), so that "
                 "nothing can go on with it. End the prompt with another message, or give it as rendered text"
             )
-            raise ValueError(
+            raise UserError(
                 f"{where}: the chat template of {model} refuses the messages: {why if cut else error}"
             ) from error
         return text
 
     def _fits(self, prompt: Prompt, origin: str) -> bool:
         if not prompt.token_ids:
-            raise ValueError(f"{origin}: prompt {prompt.uid} has no tokens; its text is {prompt.text!r}.")
+            raise UserError(f"{origin}: prompt {prompt.uid} has no tokens; its text is {prompt.text!r}.")
         if len(prompt.token_ids) <= self.max_length:
             return True
         if self.long_prompts == "drop":
             return False
-        raise ValueError(
+        raise UserError(
             f"{origin}: prompt {prompt.uid} has {len(prompt.token_ids)} tokens; at most {self.max_length} "
             "are possible. Shorten it, set long_prompts: drop to leave such rows out, or give it more room "
             "(max_prompt_length, sampling.max_new_tokens)."
@@ -214,7 +215,7 @@ def check_columns(
             if column not in row:
                 reader = (readers or {}).get(column)
                 needs = f"the reward {reader!r} needs" if reader else "the rewards need"
-                raise ValueError(
+                raise UserError(
                     f"{origin}, row {number} (from 0): {needs} a column {column!r}; the columns are "
                     f"{', '.join(map(repr, row)) or 'none'}. Add it, or let the reward read another."
                 )
@@ -222,4 +223,4 @@ def check_columns(
             try:
                 check(row)
             except ValueError as error:
-                raise ValueError(f"{origin}, row {number} (from 0): {error}") from error
+                raise UserError(f"{origin}, row {number} (from 0): {error}") from error

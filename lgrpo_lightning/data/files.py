@@ -9,6 +9,7 @@ from typing import Any
 from lgrpo_lightning.contracts import PromptSource
 from lgrpo_lightning.data.readers import POSSIBLE, READERS, Rows, read_csv
 from lgrpo_lightning.data.shards import files_of, suffix
+from lgrpo_lightning.errors import NotFoundError, UserError
 
 
 class PromptFile(PromptSource):
@@ -44,7 +45,7 @@ class PromptFile(PromptSource):
         infer_types: bool = False,
     ) -> None:
         if limit is not None and limit < 1:
-            raise ValueError(f"PromptFile: limit is {limit}; it must be at least 1, or null for all rows.")
+            raise UserError(f"PromptFile: limit is {limit}; it must be at least 1, or null for all rows.")
         self.path, self.split, self.subset = str(path), split, subset
         self.prompt_column, self.limit, self.infer_types = prompt_column, limit, infer_types
 
@@ -57,12 +58,10 @@ class PromptFile(PromptSource):
         """
         rows = self._read()[: self.limit]
         if not rows:
-            raise ValueError(
-                f"{self.path} is empty. It needs at least one row with a {self.prompt_column!r}."
-            )
+            raise UserError(f"{self.path} is empty. It needs at least one row with a {self.prompt_column!r}.")
         for number, row in enumerate(rows):
             if self.prompt_column not in row:
-                raise ValueError(
+                raise UserError(
                     f"{self.path}, row {number} (from 0): there is no column {self.prompt_column!r}; the "
                     f"columns are {', '.join(map(repr, row)) or 'none'}. Set prompt_column to the right one."
                 )
@@ -75,14 +74,14 @@ class PromptFile(PromptSource):
         path = Path(self.path).expanduser()
         if path.is_file():
             if suffix(path) not in READERS:
-                raise ValueError(
+                raise UserError(
                     f"{self.path}: cannot read {suffix(path) or 'a file without an extension'}. Possible are "
                     f"{POSSIBLE}, a folder saved by datasets.save_to_disk, and hub data sets."
                 )
             self._refuse_dataset_options("file")
             return self._rows_of(path)
         if suffix(path) in READERS and not path.is_dir():
-            raise FileNotFoundError(f"There is no file {self.path} (looked in {Path.cwd()}).")
+            raise NotFoundError(f"There is no file {self.path} (looked in {Path.cwd()}).")
         from lgrpo_lightning.data.hub import dataset_rows
 
         return dataset_rows(self.path, self.split, self.subset)
@@ -95,7 +94,7 @@ class PromptFile(PromptSource):
     def _refuse_dataset_options(self, what: str) -> None:
         for name in ("split", "subset"):
             if getattr(self, name) is not None:
-                raise ValueError(
+                raise UserError(
                     f"{self.path} is a {what}; {name}={getattr(self, name)!r} is for saved and hub data "
                     f"sets. Leave {name} out."
                 )

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from lgrpo_lightning.contracts import PromptSource
+from lgrpo_lightning.errors import UserError
 
 
 class GuessingTask(PromptSource):
@@ -31,7 +32,7 @@ class GuessingTask(PromptSource):
         self, count: int = 1000, lowest: int = 1, highest: int = 9, prompt: str = "+", seed: int = 0
     ) -> None:
         if lowest > highest or count < 1:
-            raise ValueError(
+            raise UserError(
                 f"GuessingTask: count is {count}, lowest {lowest} and highest {highest}; there is no number to draw."
             )
         self.count, self.lowest, self.highest, self.prompt, self.seed = count, lowest, highest, prompt, seed

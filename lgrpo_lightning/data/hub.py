@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.data.arrow import table_rows
+from lgrpo_lightning.errors import MissingPackageError, NotFoundError, UserError
 
 
 def dataset_rows(path: str, split: str | None, subset: str | None) -> list[dict[str, Any]]:
@@ -21,13 +22,13 @@ def dataset_rows(path: str, split: str | None, subset: str | None) -> list[dict[
         import datasets
     except ModuleNotFoundError as error:
         what = "a saved data set" if folder.is_dir() else "neither a file nor a folder, so a hub data set"
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             f"{path} is {what}, and reading one needs: pip install 'lgrpo_lightning[datasets]'. Otherwise "
             "give a .jsonl, .json, .parquet, .arrow or .csv file, or a prompt source such as ArithmeticTasks."
         ) from error
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-            raise FileNotFoundError(
+            raise NotFoundError(
                 f"{path} is a folder, but not one written by datasets.save_to_disk. Name a file in it."
             )
         data = datasets.load_from_disk(str(folder))
@@ -42,7 +43,7 @@ def _hub_dataset(path: str, subset: str | None) -> Any:
     try:
         return datasets.load_dataset(path, subset)
     except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{path} is neither a file, nor a folder, nor a prompt source such as ArithmeticTasks, and as a "
             f"hub data set it cannot be loaded: {error}"
         ) from error
@@ -52,11 +53,11 @@ def _only_split(path: str, data: Any, split: str | None) -> Any:
     """The split called ``split``, or the only one there is."""
     if not isinstance(data, dict):
         if split is not None:
-            raise ValueError(f"{path} holds a single data set, without splits; leave split={split!r} out.")
+            raise UserError(f"{path} holds a single data set, without splits; leave split={split!r} out.")
         return data
     if split is None and len(data) == 1:
         return next(iter(data.values()))
     if split not in data:
         problem = "several splits" if split is None else f"no split {split!r}"
-        raise ValueError(f"{path} has {problem}. Set split to one of: {', '.join(map(repr, data))}.")
+        raise UserError(f"{path} has {problem}. Set split to one of: {', '.join(map(repr, data))}.")
     return data[split]

@@ -14,6 +14,7 @@ from typing import Any
 
 from lgrpo_lightning.data.arrow import table_rows
 from lgrpo_lightning.data.shards import PACKED, suffix
+from lgrpo_lightning.errors import UserError
 
 Rows = list[dict[str, Any]]
 
@@ -31,7 +32,7 @@ def read_json(path: Path) -> Rows:
         rows = _parsed(_text(content, path, 1), path, 1)
         if other := [(number, row) for number, row in enumerate(rows) if not isinstance(row, dict)]:
             number, row = other[0]
-            raise ValueError(
+            raise UserError(
                 f"{path}, entry {number} (from 0) of the array: a {type(row).__name__}, where a JSON object is needed, "
                 f"{EXAMPLE}."
             )
@@ -42,7 +43,7 @@ def read_json(path: Path) -> Rows:
             continue
         row = _parsed(text, path, number)
         if not isinstance(row, dict):
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: a {type(row).__name__}, where a JSON object is needed, {EXAMPLE}."
             )
         rows.append(row)
@@ -54,12 +55,12 @@ def _parsed(text: str, path: Path, first: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}, line {first + error.lineno - 1}: not valid JSON ({error.msg}, column {error.colno}). Every "
             f"line must be one JSON object, {EXAMPLE}, or the file one array of them."
         ) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise ValueError(f"{path}, line {first}: JSON that Python does not read ({error}).") from error
+        raise UserError(f"{path}, line {first}: JSON that Python does not read ({error}).") from error
 
 
 def _text(content: bytes, path: Path, first: int) -> str:
@@ -68,7 +69,7 @@ def _text(content: bytes, path: Path, first: int) -> str:
     except UnicodeDecodeError as error:
         number = first + content.count(b"\n", 0, error.start)
         begin = content.rfind(b"\n", 0, error.start) + 1
-        raise ValueError(
+        raise UserError(
             f"{path}, line {number}: not UTF-8 (byte "
             f"{content[error.start]:#04x} at column {error.start - begin + 1}). Save the file as UTF-8."
         ) from error
@@ -92,7 +93,7 @@ def _unpacked(path: Path) -> bytes:
         with UNPACK[kind](path) as file:
             return bytes(file.read())
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path} is not a whole {NAMES[kind]} file: {error}") from error
+        raise UserError(f"{path} is not a whole {NAMES[kind]} file: {error}") from error
 
 
 UNPACK: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -107,7 +108,7 @@ def read_parquet(path: Path) -> Rows:
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+        raise UserError(f"{path} is not a readable Parquet file: {error}") from error
     return table_rows(table)
 
 
@@ -123,7 +124,7 @@ def read_arrow(path: Path) -> Rows:
                 file.seek(0)
                 return table_rows(pyarrow.ipc.open_stream(file).read_all())
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is not a readable Arrow file: {error}") from error
+        raise UserError(f"{path} is not a readable Arrow file: {error}") from error
 
 
 def read_csv(path: Path, *, types: bool = False) -> Rows:
@@ -143,13 +144,13 @@ def read_csv(path: Path, *, types: bool = False) -> Rows:
     try:
         names = arrow.open_csv(pyarrow.BufferReader(content), read, parse).schema.names
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
+            raise UserError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
         convert = arrow.ConvertOptions()
         if not types:
             convert = arrow.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
         table = arrow.read_csv(pyarrow.BufferReader(content), read, parse, convert)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a readable CSV file: {error}") from error
+        raise UserError(f"{path} is not a readable CSV file: {error}") from error
     return list(table.to_pylist())
 
 

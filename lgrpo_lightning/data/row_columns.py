@@ -7,6 +7,7 @@ from typing import Any
 
 from lgrpo_lightning.data.chats import without_nulls
 from lgrpo_lightning.data.json_text import parsed
+from lgrpo_lightning.errors import UserError
 
 SETTLED = (
     "add_generation_prompt",
@@ -26,7 +27,7 @@ def check_template_kwargs(given: Mapping[str, Any], where: str = "data.chat_temp
         ValueError: Naming them.
     """
     if clash := sorted(set(SETTLED) & set(given)):
-        raise ValueError(
+        raise UserError(
             f"{where} has {', '.join(clash)}, which is settled here: a turn of the assistant is "
             "opened, or gone on with where the last message is the assistant's. Leave it out."
         )
@@ -43,13 +44,13 @@ def template_arguments(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     found = _column(row, "chat_template_kwargs") or {}
     if not isinstance(found, Mapping):
-        raise ValueError(f"{where}: column 'chat_template_kwargs' is {found!r}; it must be an object.")
+        raise UserError(f"{where}: column 'chat_template_kwargs' is {found!r}; it must be an object.")
     check_template_kwargs(found, f"{where}: column 'chat_template_kwargs'")
     tools = _column(row, "tools")
     if not tools:
         return dict(found)
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise ValueError(
+        raise UserError(
             f"{where}: column 'tools' is {tools!r}; it must be a list of objects that describe functions, which the "
             "chat template shows to the model. Give the column another name where it is for the rewards."
         )
@@ -80,7 +81,7 @@ def refuse_images(row: Mapping[str, Any], where: str) -> None:
     """
     for name in ("image", "images"):
         if (given := row.get(name)) is not None and given != [] and given != "":
-            raise ValueError(
+            raise UserError(
                 f"{where}: column {name!r} holds a {type(given).__name__}, and models read text only here. Leave the "
                 "column out of the data, or give it another name where it is for the rewards."
             )

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from glob import escape, glob, has_magic
 from pathlib import Path
 
+from lgrpo_lightning.errors import NotFoundError, UserError
+
 SPLITS = (
     "train",
     "training",
@@ -66,18 +68,18 @@ def files_of(text: str, readable: Collection[str], possible: str) -> list[Path] 
     elif has_magic(text):
         base, found = glob_root(text), glob(str(path), recursive=True)
         if not found:
-            raise FileNotFoundError(f"No file matches {text} (looked in {Path.cwd()}).")
+            raise NotFoundError(f"No file matches {text} (looked in {Path.cwd()}).")
     else:
         return None
     files = sorted(p for p in map(Path, found) if not p.is_dir() and not BESIDE.fullmatch(p.name))
     if foreign := [str(p.relative_to(base)) for p in files if suffix(p) not in readable]:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise ValueError(
+        raise UserError(
             f"{text} holds files that cannot be read: {', '.join(foreign[:3])}{more}. Possible are {possible}. "
             f"Turn them into one of these, or name those to be read, such as {base}/*.jsonl."
         )
     if not files and not path.is_dir():
-        raise ValueError(f"What matches {text} is no data; possible are files {possible}.")
+        raise UserError(f"What matches {text} is no data; possible are files {possible}.")
     _check_alike(text, base, files)
     return files or None
 
@@ -86,16 +88,16 @@ def _check_alike(text: str, base: Path, files: Sequence[Path]) -> None:
     """Refuse files of several kinds or splits, or one under two names."""
     kinds = sorted({suffix(p) for p in files})
     if len(kinds) > 1:
-        raise ValueError(
+        raise UserError(
             f"{text} holds files of several kinds ({', '.join(kinds)}), which may be the same rows twice. Name one "
             f"kind, such as {base}/*{kinds[0]}."
         )
     if len({p.resolve() for p in files}) < len(files):
-        raise ValueError(f"{text} holds a file under two names (a link), which would be the same rows twice.")
+        raise UserError(f"{text} holds a file under two names (a link), which would be the same rows twice.")
     splits = sorted({_split(p.relative_to(base)) for p in files} - {""})
     if splits and len({_split(p.relative_to(base)) for p in files}) > 1:
         others = " beside files of none" if len(splits) == 1 else ""
-        raise ValueError(
+        raise UserError(
             f"{text} holds files of several splits ({', '.join(splits)}{others}), which would be one set. Name "
             f"those of one, such as {base}/{splits[-1]}*{kinds[0]}."
         )

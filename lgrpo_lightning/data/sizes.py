@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lgrpo_lightning.errors import UserError
+
 
 def check_prompts_per_step(
     prompts_per_step: int, *, world_size: int, mini_batches: int, prompts: int
@@ -31,13 +33,13 @@ def check_prompts_per_step(
         how += (
             f"{mini_batches} mini-batches" + (" each" if world_size > 1 else "") if mini_batches > 1 else ""
         )
-        raise ValueError(
+        raise UserError(
             f"data.prompts_per_step is {prompts_per_step}, which {how} cannot share evenly. Use {nearest}."
         )
     if prompts < prompts_per_step:
         largest = prompts // unit * unit
         cure = f"Use at most {largest}" if largest else f"At least {unit} prompts are needed"
-        raise ValueError(
+        raise UserError(
             f"data.prompts_per_step is {prompts_per_step}, but the training set has only {prompts} prompts. "
             f"{cure}."
         )

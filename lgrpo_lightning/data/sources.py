@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from lgrpo_lightning.contracts import PromptSource
 from lgrpo_lightning.data.files import PromptFile
+from lgrpo_lightning.errors import UserError
 
 Sets = PromptSource | str | dict[str, PromptSource | str] | None
 
@@ -33,9 +34,9 @@ def named_sources(which: str, given: Sets) -> dict[str, PromptSource]:
     for name in given:
         if name == "class_path":
             known = ", ".join(sorted(_source_names()))
-            raise ValueError(f"data.{which}: there is no prompt source {given[name]!r}. There are: {known}.")
+            raise UserError(f"data.{which}: there is no prompt source {given[name]!r}. There are: {known}.")
         if not re.fullmatch(r"[\w.-]+", name):
-            raise ValueError(
+            raise UserError(
                 f"data.{which}: {name!r} cannot name a set; use letters, digits, '_', '-' and '.'."
             )
     return {name: _source(f"data.{which}.{name}", source) for name, source in given.items()}
@@ -55,20 +56,20 @@ def all_rows(rows: Iterable[Mapping[str, Any]], origin: str) -> Sequence[Mapping
         TypeError: It gives no rows, or one that is no mapping.
     """
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
-        raise TypeError(
+        raise UserError(
             f"{origin}: rows() gave a {type(rows).__name__}; it must give the rows, each a mapping."
         )
     if not hasattr(rows, "__len__"):
         rows = list(islice(rows, MOST + 1))
         if len(rows) > MOST:
-            raise ValueError(
+            raise UserError(
                 f"{origin} gives more than {MOST:,} rows without saying how many there are. A run holds all its "
                 "prompts, to draw their order and to go on at any of them: let rows() end "
                 "(dataset.take(n), itertools.islice), or return a list."
             )
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise TypeError(
+            raise UserError(
                 f"{origin}, row {number} (from 0) is a {type(row).__name__}; a row is a mapping with a 'prompt', "
                 "such as "
                 '{"prompt": "1+1=", "answer": 2}.'
@@ -80,11 +81,11 @@ def _source(key: str, given: Any) -> PromptSource:
     if isinstance(given, PromptSource):
         return given
     if not isinstance(given, str | os.PathLike):
-        raise TypeError(f"{key}: {given!r} is neither a path nor a prompt source such as ArithmeticTasks().")
+        raise UserError(f"{key}: {given!r} is neither a path nor a prompt source such as ArithmeticTasks().")
     path = os.fspath(given)
     meant = difflib.get_close_matches(path, _source_names(), n=1, cutoff=0.75)
     if meant and not Path(path).expanduser().exists():
-        raise ValueError(
+        raise UserError(
             f"{key}: {path!r} is neither a file nor a prompt source. Did you mean {meant[0]!r}? "
             f"(In Python: an instance, {meant[0]}().)"
         )

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.errors import UserError
 
 _aside = ContextVar("aside", default=False)
 
@@ -72,7 +73,7 @@ def exits_refused(key: Sequence[object]) -> Iterator[None]:
         if type(error) is not SystemExit:
             raise
         who = str(key[0]) if key else "a component"
-        raise RuntimeError(
+        raise UserError(
             f"{who} called sys.exit({'' if error.code is None else repr(error.code)}). To stop a run, set "
             "trainer.should_stop in a callback; where something is wrong, raise an error that says what."
         ) from error

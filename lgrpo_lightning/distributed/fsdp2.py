@@ -26,6 +26,7 @@ from lgrpo_lightning.distributed.sharded_checkpoint import (
     refuse_damaged,
     renumbered,
 )
+from lgrpo_lightning.errors import UserError
 
 COMPUTE_TYPES = {"bf16-mixed": torch.bfloat16}
 """``trainer.precision`` → type of weights while they are gathered, where it is not their own."""
@@ -72,7 +73,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     def _configure_launcher(self) -> None:
         """Refuse bad options as the Trainer is made: what ``__init__`` raises, the command line's parser hides."""
         if refused := self.refused or self._indivisible():
-            raise ValueError(refused)
+            raise UserError(refused)
         super()._configure_launcher()
 
     def _indivisible(self) -> str | None:

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy import PolicyConfig
 
 SUPPORTED = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
@@ -54,7 +55,7 @@ def check_precision(precision: Any, *, sharded: bool, gpu: bool) -> None:
     elif name == "16-mixed" and not gpu:
         reason = "which needs a GPU; Lightning would put bf16-mixed in its place. Use bf16-mixed"
     if reason:
-        raise ValueError(f"trainer.precision is {str(precision)!r}, {reason}.")
+        raise UserError(f"trainer.precision is {str(precision)!r}, {reason}.")
 
 
 def weights_config(precision: str, config: PolicyConfig) -> PolicyConfig:
@@ -65,13 +66,13 @@ def weights_config(precision: str, config: PolicyConfig) -> PolicyConfig:
     """
     if precision == "bf16-true":
         if config.dtype == "float16":
-            raise ValueError(
+            raise UserError(
                 "policy.dtype is 'float16', but trainer.precision 'bf16-true' keeps the weights in bfloat16. Leave "
                 "policy.dtype out."
             )
         return replace(config, dtype="bfloat16")
     if precision.endswith("-mixed") and config.dtype != "float32":
-        raise ValueError(
+        raise UserError(
             f"policy.dtype is {config.dtype!r}, but trainer.precision {precision!r} computes in 16 bits on weights "
             "kept in float32. Use policy.dtype: float32, or trainer.precision: bf16-true for weights in bfloat16."
         )
@@ -91,7 +92,7 @@ def settle_precision(trainer: Any, config: PolicyConfig) -> PolicyConfig:
     check_precision(trainer.precision, sharded=sharded, gpu=True)
     settled = weights_config(trainer.precision, config)
     if trainer.state.fn == "fit" and settled.dtype == "float16":
-        raise ValueError(
+        raise UserError(
             "policy.dtype is 'float16': updates of such weights vanish in 16 bits. Use policy.dtype: float32 with "
             "trainer.precision: 16-mixed (or bf16-mixed), or bfloat16."
         )
@@ -107,7 +108,7 @@ def check_optimizer(precision: str, optimizer: Optimizer) -> None:
         ValueError: With what to use.
     """
     if precision == "16-mixed" and getattr(optimizer, "_step_supports_amp_scaling", False):
-        raise ValueError(
+        raise UserError(
             f"{type(optimizer).__name__} with fused: true does not fit trainer.precision '16-mixed': gradients could "
             "not be clipped. Use fused: false, or trainer.precision: bf16-mixed."
         )

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from lgrpo_lightning.distributed.archive import damaged_entry
 from lgrpo_lightning.distributed.sharded_metadata import reader
+from lgrpo_lightning.errors import UserError
 
 OPTIMIZER = re.compile(r"optimizer_(\d+)")
 
@@ -65,7 +66,7 @@ def pickles_refused(path: str | Path) -> Iterator[None]:
         if not Path(path).is_dir():
             raise
         there = ", ".join(sorted(p.name for p in Path(path).iterdir()))
-        raise ValueError(
+        raise UserError(
             f"The checkpoint {path} cannot be read ({type(reason).__name__}: {reason}). In it: {there}. Every rank "
             "wrote a file: copy the folder with those of all nodes, or take another checkpoint."
         ) from error
@@ -74,7 +75,7 @@ def pickles_refused(path: str | Path) -> Iterator[None]:
 def _pickled(path: str | Path, error: Exception) -> ValueError:
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     what = f" ({found[1]})" if found else ""
-    return ValueError(
+    return UserError(
         f"The checkpoint {path} holds Python objects{what} beside tensors, numbers and text. Reading them can run "
         "code, so it was not read. If you trust who wrote it, and it is a file: --weights_only=false, in Python "
         "weights_only=False of the Trainer's call."
@@ -88,7 +89,7 @@ def refuse_damaged(path: str | Path) -> None:
         ValueError: It is damaged.
     """
     if "://" not in str(path) and (bad := damaged_entry(Path(path))):
-        raise ValueError(
+        raise UserError(
             f"The checkpoint {path} is damaged: its bytes are not those that were written ({bad}). Take another one."
         )
 
@@ -108,7 +109,7 @@ def entries_of(folder: str | Path) -> tuple[Any, Mapping[str, Any]]:
         if not (
             OPTIMIZER.fullmatch(part) or (part == "state_dict" and isinstance(kind, TensorStorageMetadata))
         ):
-            raise ValueError(
+            raise UserError(
                 f"The checkpoint {folder} holds {name!r}, which no run writes. It was not read: take another one."
             )
     return index, names
@@ -129,7 +130,7 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
 
     folder, found = Path(path), dict[str, Any]()
     if not is_folder(folder):
-        raise ValueError(
+        raise UserError(
             f"{folder} is no checkpoint: it has no {_METADATA_FILENAME}, so its writing was cut off."
         )
     plan: Any = WholePlanner
@@ -177,7 +178,7 @@ def load_folder(
         weights = get_model_state_dict(module)
         present = {name: tensor for name, tensor in weights.items() if f"state_dict.{name}" in saved}
         if strict and (missing := sorted(weights.keys() - present.keys())):
-            raise ValueError(
+            raise UserError(
                 f"The checkpoint {path} does not fit the model: it lacks {', '.join(missing[:3])}."
             )
         load({"state_dict": present}, storage_reader=index, planner=PlainPlanner())

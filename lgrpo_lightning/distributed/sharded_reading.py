@@ -11,9 +11,10 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _Em
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from lgrpo_lightning.distributed.archive import damaged_entry
+from lgrpo_lightning.errors import UserError
 
 
-class DamagedError(OSError):
+class DamagedError(UserError, OSError):
     """An entry of a checkpoint does not have its checksum."""
 
 

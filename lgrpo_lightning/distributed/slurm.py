@@ -8,6 +8,7 @@ import subprocess
 from lightning.pytorch import Trainer
 
 from lgrpo_lightning.distributed.terminal import say
+from lgrpo_lightning.errors import UserError
 
 
 def requeue(trainer: Trainer) -> None:
@@ -23,12 +24,12 @@ def requeue(trainer: Trainer) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise RuntimeError(
+        raise UserError(
             f"The job {job} could not be requeued: there is no scontrol on PATH. The checkpoint is written; "
             "submit the job again."
         ) from error
     if done.returncode != 0:
-        raise RuntimeError(
+        raise UserError(
             f"SLURM refused to requeue the job {job} (scontrol: {done.stderr.strip() or done.returncode}). The "
             "checkpoint is written; submit the job again, with --requeue."
         )

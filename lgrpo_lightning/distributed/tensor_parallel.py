@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import Division, is_divided
 
@@ -52,7 +53,7 @@ def settled_plan(policy: Policy, size: int) -> dict[str, str]:
         ValueError: The policy cannot be divided so; with what is possible.
     """
     if policy.config.lora is not None:
-        raise ValueError(
+        raise UserError(
             f"tensor_parallel_size is {size}, but an adapter (policy.lora) is not divided over devices. Use "
             "tensor_parallel_size: 1, which shards the model under it over all of them."
         )
@@ -87,7 +88,7 @@ def plan(model: Any) -> dict[str, str]:
             if odd
             else "it has no plan"
         )
-        raise ValueError(
+        raise UserError(
             f"tensor_parallel_size: {type(model).__name__} cannot be divided: {why}. Use tensor_parallel_size: 1, "
             "which shards it over all devices; models such as Llama, Qwen2, Qwen3, Mistral and Gemma can be."
         )
@@ -119,7 +120,7 @@ def check_sizes(model: Any, styles: dict[str, str], size: int) -> None:
     common = math.gcd(heads, kv_heads, *widths)
     if common % size:
         possible = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-        raise ValueError(
+        raise UserError(
             f"tensor_parallel_size is {size}, which does not divide {type(model).__name__}: it has {heads} attention "
             f"heads, {kv_heads} key-value heads and layers {max(widths)} wide. Possible are {possible}."
         )

@@ -12,6 +12,7 @@ from lgrpo_lightning.environments.calls import FORMATS, REASONING, tool_calls
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.environments.vllm_calls import vllm_parser
+from lgrpo_lightning.errors import UserError
 
 CallReader = Callable[[Sequence[int], Sequence[int], Sequence[Any]], list[ToolCall]]
 """(ids of a turn, ids before it, tools) → its calls, in order; one that is malformed has a ``problem``."""
@@ -33,7 +34,7 @@ def check_format(name: str, who: str) -> None:
         ValueError: It is unknown.
     """
     if name not in ("auto", PARSER, *FORMATS) and not name.startswith(VLLM):
-        raise ValueError(f"{who}: tool_format is {name!r}; possible are {possible()}.")
+        raise UserError(f"{who}: tool_format is {name!r}; possible are {possible()}.")
 
 
 def possible() -> str:
@@ -57,10 +58,10 @@ def _chosen(format: str, template: TurnTemplate) -> TextReader:
     if format != "auto":
         reader = _reader(format, template)
         if wrong := _misread(reader, tried):
-            raise ValueError(f"tool_format is {format!r}, and {wrong}. Possible are {possible()}.")
+            raise UserError(f"tool_format is {format!r}, and {wrong}. Possible are {possible()}.")
         return reader
     if not tried:
-        raise ValueError(
+        raise UserError(
             "tool_format is auto, and the chat template does not show how calls are written: it leaves out tool_calls. "
             f"Set tool_format to what the model was trained for: {possible()}."
         )
@@ -69,7 +70,7 @@ def _chosen(format: str, template: TurnTemplate) -> TextReader:
         reader = _reader(name, template)
         if not _misread(reader, tried):
             return reader
-    raise ValueError(
+    raise UserError(
         f"tool_format is auto, and no format reads the calls that the chat template writes: {tried[0][2]!r}. Set "
         f"tool_format to a parser that does: {VLLM}<tool parser of vLLM>; or give the tokenizer a response_template "
         "(transformers' response parsing)."
@@ -94,7 +95,7 @@ def _reader(name: str, template: TurnTemplate) -> TextReader:
 def _of_transformers(tokenizer: Any) -> TextReader:
     """By the tokenizer's response template."""
     if getattr(tokenizer, "response_template", None) is None:
-        raise ValueError(f"tool_format is {PARSER!r}, and the tokenizer has no response_template.")
+        raise UserError(f"tool_format is {PARSER!r}, and the tokenizer has no response_template.")
 
     def read(text: str, prefix: str, tools: Sequence[Any]) -> list[ToolCall]:
         try:

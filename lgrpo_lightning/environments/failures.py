@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lgrpo_lightning.errors import UserError
+
 
 @dataclass(kw_only=True)
 class Failures:
@@ -38,7 +40,7 @@ class Failures:
         self.in_a_row = self.in_a_row + 1 if failed else 0
         if self.in_a_row >= self.most:
             method, error = failed[0]
-            raise RuntimeError(
+            raise UserError(
                 f"EnvironmentSampler: in {self.in_a_row} rollouts in a row (max_errors_in_a_row) every call of "
                 f"{who}.{method} failed. The last time: {type(error).__name__}: {error}"
             ) from error

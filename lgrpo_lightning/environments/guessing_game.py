@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from lgrpo_lightning.types import Message
@@ -36,7 +37,7 @@ class GuessingGame(Environment):
 
     def __init__(self, lowest: int = 1, highest: int = 9, cost: float = 0.1, column: str = "number") -> None:
         if lowest > highest:
-            raise ValueError(
+            raise UserError(
                 f"GuessingGame: lowest is {lowest} and highest {highest}; there is no number between."
             )
         self.lowest, self.highest, self.cost, self.column = lowest, highest, cost, column

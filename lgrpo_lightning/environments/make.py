@@ -13,6 +13,7 @@ from lgrpo_lightning.environments.isolation.workers import Workers
 from lgrpo_lightning.environments.limits import class_name
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.environments.toolbox import check_described
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.import_path import imported
 from lgrpo_lightning.options import listed
 
@@ -35,13 +36,13 @@ def environments(
     functions = [imported(path) for path in listed("EnvironmentSampler: tools", tools or [])]
     if isinstance(environment, Environment):
         if functions:
-            raise ValueError(
+            raise UserError(
                 "EnvironmentSampler: tools go with environments by TRL's conventions (import paths); an Environment "
                 "offers its own (Environment.tools)."
             )
         return {None: environment}
     if not environment and not functions:
-        raise ValueError("EnvironmentSampler needs an environment, or tools.")
+        raise UserError("EnvironmentSampler needs an environment, or tools.")
     return {name: _made(path, functions, timeout) for name, path in _named(environment).items()}
 
 
@@ -95,7 +96,7 @@ def _pickled(environment: Environment) -> bytes:
         references(environment.tools)
         return pickle.dumps(environment)
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"EnvironmentSampler: {type(environment).__name__} cannot be sent to a process of its own (isolation: "
             f"process): {type(error).__name__}: {error}. Define its class in a module, and open in reset what cannot "
             "be pickled (connections, locks, generators); or set isolation: thread."
@@ -107,7 +108,7 @@ def _made(path: str | None, functions: list[Any], timeout: float) -> Environment
     if isinstance(factory, type) and issubclass(factory, Environment):
         return factory()
     if factory is not None and not callable(factory):
-        raise ValueError(
+        raise UserError(
             f"EnvironmentSampler: {path!r} is no class, and cannot be called to make an environment."
         )
     made = ToolEnvironment(functions, factory, timeout=timeout)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.environments.tool_call import ToolCall
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Completion, Message
 
 LONGEST_ROLE = 100
@@ -33,7 +34,7 @@ def checked_answer(found: Any, who: str, longest: int, *, calls: int = 0) -> lis
     if isinstance(found, Mapping):
         found = [found]
     if isinstance(found, str | bytes) or not isinstance(found, Sequence) or not found:
-        raise TypeError(
+        raise UserError(
             f"{who}.respond returned {_short(found)}; it returns a list of messages, or None at the end"
         )
     answer: list[Message] = []
@@ -46,7 +47,7 @@ def checked_answer(found: Any, who: str, longest: int, *, calls: int = 0) -> lis
         if left <= 0 and not called:
             continue
         if beside > (longest if called else left):
-            raise ValueError(
+            raise UserError(
                 f"{who}.respond returned a message with {beside} characters beside role and content; an answer may "
                 f"have {longest} in all (max_answer_chars)"
             )
@@ -64,18 +65,18 @@ def checked_answer(found: Any, who: str, longest: int, *, calls: int = 0) -> lis
 def _checked(message: Any, who: str) -> int:
     """Characters that a message has beside its role and content."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise TypeError(
+        raise UserError(
             f"{who}.respond returned {_short(message)}, which is no message with role and content"
         )
     if message["role"] == "assistant":
-        raise TypeError(f"{who}.respond returned a message of the role assistant, which is the policy's")
+        raise UserError(f"{who}.respond returned a message of the role assistant, which is the policy's")
     if len(message["role"]) > LONGEST_ROLE:
-        raise TypeError(
+        raise UserError(
             f"{who}.respond returned a message whose role has {len(message['role'])} characters; a role has at most "
             f"{LONGEST_ROLE}"
         )
     if not isinstance(message.get("content"), str):
-        raise TypeError(f"{who}.respond returned a message whose content is {_short(message.get('content'))}")
+        raise UserError(f"{who}.respond returned a message whose content is {_short(message.get('content'))}")
     beside = {key: value for key, value in message.items() if key not in ("role", "content")}
     return len(str(beside)) if beside else 0
 
@@ -93,7 +94,7 @@ def checked_rewards(found: Any, who: str, turns: int) -> tuple[float, ...]:
     if not isinstance(found, list | tuple):
         return (float(found + 0.0),)  # the sum refuses strings
     if len(found) not in (turns - 1, turns):
-        raise ValueError(
+        raise UserError(
             f"{who}.reward gave {len(found)} numbers for {turns} turns; it gives one, or one a turn"
         )
     numbers = tuple(math.nan if v is None else float(v + 0.0) for v in found)

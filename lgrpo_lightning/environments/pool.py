@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.limits import RAISED, bounded
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Prompt
 
 
@@ -36,7 +37,7 @@ class Pool:
         episodes = [Episode(prompt=prompt, member=m, environment=self._taken(name)) for m in range(count)]
         said = [self._reset(episode.environment, seed, prompt) for episode in episodes]
         if other := next((text for text in said if text != said[0]), None):
-            raise ValueError(
+            raise UserError(
                 f"The environment's reset() told completions of prompt {prompt.uid!r} different things: {said[0]!r} "
                 f"and {other!r}. The completions of a group are compared, and need one task: draw it from the data "
                 "columns, or from Environment.seed."
@@ -71,7 +72,7 @@ class Pool:
         name = prompt.columns.get("environment")
         if name not in self.prototypes:
             there = ", ".join(map(repr, self.prototypes))
-            raise ValueError(
+            raise UserError(
                 f"Prompt {prompt.uid!r} has {name!r} in its column 'environment'; there are {there}."
             )
         return str(name)

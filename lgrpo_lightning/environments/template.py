@@ -8,10 +8,11 @@ from typing import Any
 
 from lgrpo_lightning.data.chats import rendered
 from lgrpo_lightning.data.row_columns import template_arguments
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Message, Prompt
 
 
-class TemplateError(ValueError):
+class TemplateError(UserError):
     """A chat template cannot show turns."""
 
 

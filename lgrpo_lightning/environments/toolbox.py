@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lgrpo_lightning.environments.tool_call import ToolCall
+from lgrpo_lightning.errors import UserError
 
 
 class Toolbox:
@@ -36,7 +37,7 @@ class Toolbox:
         if len(self.functions) < len(functions):
             names = [f.__name__ for f in functions]
             twice = sorted({n for n in names if names.count(n) > 1})
-            raise ValueError(f"Two tools are called {twice[0]!r}; each needs a name of its own.")
+            raise UserError(f"Two tools are called {twice[0]!r}; each needs a name of its own.")
 
     def called(self, call: ToolCall) -> str:
         """What a tool answers, as text.
@@ -117,7 +118,7 @@ def check_described(functions: Iterable[Callable[..., Any]]) -> None:
         try:
             get_json_schema(function)
         except (DocstringParsingException, TypeHintParsingException, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 f"The tool {function.__name__!r} cannot be described to the model: {error}. It needs type hints and a "
                 "docstring with a description and an Args section that names every argument."
             ) from error

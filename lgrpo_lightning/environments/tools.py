@@ -8,6 +8,7 @@ from typing import Any
 
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.environments.toolbox import Toolbox, run
+from lgrpo_lightning.errors import UserError
 
 
 class Tools:
@@ -68,6 +69,6 @@ def _methods(owner: Any) -> list[Callable[..., Any]]:
         return []
     names = [name for name, _ in inspect.getmembers(type(owner), inspect.isfunction)]
     if "reset" not in names:
-        raise ValueError(f"The environment {type(owner).__name__} has no method reset(**columns).")
+        raise UserError(f"The environment {type(owner).__name__} has no method reset(**columns).")
     own = [n for n in names if not n.startswith("_") and n not in ("reset", "get_reward")]
     return [getattr(owner, name) for name in own]

@@ -8,6 +8,7 @@ from typing import Any
 from lgrpo_lightning.environments.call_types import described
 from lgrpo_lightning.environments.calls import reasoned
 from lgrpo_lightning.environments.tool_call import ToolCall
+from lgrpo_lightning.errors import UserError
 
 
 def vllm_parser(name: str, tokenizer: Any) -> Callable[[str, Sequence[Any]], list[ToolCall]]:
@@ -20,13 +21,13 @@ def vllm_parser(name: str, tokenizer: Any) -> Callable[[str, Sequence[Any]], lis
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
         from vllm.tool_parsers import ToolParserManager
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"tool_format 'vllm:{name}' is a parser of vLLM, which cannot be imported: {error}. Install "
             "lgrpo_lightning[vllm], or take another tool_format."
         ) from error
     if name not in ToolParserManager.list_registered():
         there = ", ".join(ToolParserManager.list_registered())
-        raise ValueError(f"tool_format: vLLM has no tool parser {name!r}; there are {there}.")
+        raise UserError(f"tool_format: vLLM has no tool parser {name!r}; there are {there}.")
     kind = ToolParserManager.get_tool_parser(name)
 
     def read(text: str, tools: Sequence[Any]) -> list[ToolCall]:
@@ -38,7 +39,7 @@ def vllm_parser(name: str, tokenizer: Any) -> Callable[[str, Sequence[Any]], lis
     try:
         read("", ())
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"tool_format: vLLM's tool parser {name!r} does not go with this tokenizer, or not with whole turns: "
             f"{type(error).__name__}: {error}"
         ) from error

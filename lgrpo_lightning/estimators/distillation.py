@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -59,7 +60,7 @@ class Distillation(WeightedGRPO):
             ValueError: No reward model gives token rewards.
         """
         if rewards and all(r.tokens is None for r in rewards):
-            raise ValueError(
+            raise UserError(
                 "Distillation reads token rewards, but no reward model gives any (Rewards.tokens). Add one that does, "
                 "such as TeacherLogprobs, or take GRPO or LambdaGRPO."
             )

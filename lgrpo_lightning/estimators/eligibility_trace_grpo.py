@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 
@@ -51,9 +52,9 @@ class EligibilityTraceGRPO(WeightedGRPO):
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         for name, value in (("trace_decay", trace_decay), ("gamma", gamma)):
             if not 0 <= value <= 1:
-                raise ValueError(f"EligibilityTraceGRPO: {name} is {value}; it must be from 0 to 1.")
+                raise UserError(f"EligibilityTraceGRPO: {name} is {value}; it must be from 0 to 1.")
         if min_advantage is not None and not min_advantage <= 0:
-            raise ValueError(
+            raise UserError(
                 f"EligibilityTraceGRPO: min_advantage is {min_advantage}; it must be at most 0, or null."
             )
         self.trace_decay, self.gamma, self.min_advantage = trace_decay, gamma, min_advantage

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import AdvantageEstimator, Reduce
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -43,9 +44,9 @@ class GRPO(AdvantageEstimator):
     def __init__(self, scale: Scale = "group", eps: float = 1e-4) -> None:
         who = type(self).__name__
         if scale not in ("group", "batch", "none"):
-            raise ValueError(f"{who}: scale is {scale!r}; possible are 'group', 'batch' and 'none'.")
+            raise UserError(f"{who}: scale is {scale!r}; possible are 'group', 'batch' and 'none'.")
         if not eps > 0:
-            raise ValueError(f"{who}: eps is {eps!r}; it must be above 0, such as 1e-4.")
+            raise UserError(f"{who}: eps is {eps!r}; it must be above 0, such as 1e-4.")
         self.scale: Scale = scale
         self.eps = eps
 
@@ -109,7 +110,7 @@ def checked_power(owner: str, name: str, power: float) -> float:
         ValueError: It is no number, or below 0.
     """
     if not 0 <= power < math.inf:
-        raise ValueError(f"{owner}: {name} is {power}; it must be a number that is at least 0.")
+        raise UserError(f"{owner}: {name} is {power}; it must be a number that is at least 0.")
     return power
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 
@@ -50,7 +51,7 @@ class GTPO(WeightedGRPO):
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         if not 0 <= conflict_factor < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"GTPO: conflict_factor is {conflict_factor}; it must be a number that is at least 0."
             )
         self.conflict_factor = conflict_factor

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
@@ -72,9 +73,7 @@ class LearnableTokenPreference(WeightedGRPO):
             ("preference_lr", preference_lr, preference_lr >= 0),
         ):
             if not (allowed and value < math.inf):
-                raise ValueError(
-                    f"LearnableTokenPreference: {name} is {value}; it must be a positive number."
-                )
+                raise UserError(f"LearnableTokenPreference: {name} is {value}; it must be a positive number.")
         self.length_ratio, self.preference_lr = length_ratio, preference_lr
         self.preference = 0.0
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import WeightedGRPO
 from lgrpo_lightning.functional import group_advantages, reaches
 
@@ -41,7 +42,7 @@ class MaxRL(WeightedGRPO):
     def __init__(self, mean_eps: float = 1e-6, lambda_power: float = 0.0) -> None:
         super().__init__(scale="none", lambda_power=lambda_power)
         if not mean_eps > 0:
-            raise ValueError(f"MaxRL: mean_eps is {mean_eps!r}; it must be above 0, such as 1e-6.")
+            raise UserError(f"MaxRL: mean_eps is {mean_eps!r}; it must be above 0, such as 1e-6.")
         self.mean_eps = mean_eps
 
     def outcome_advantages(self, outcome: Tensor, deviation: Tensor | None = None) -> Tensor:
@@ -51,7 +52,7 @@ class MaxRL(WeightedGRPO):
             ValueError: A reward is below 0.
         """
         if bool((~outcome.isnan() & ~reaches(outcome, 0.0)).any()):
-            raise ValueError(
+            raise UserError(
                 f"MaxRL divides by the group's mean reward, so that rewards must be at least 0; got "
                 f"{outcome.tolist()}. Shift them, such as 0 and 1 for -1 and 1, or take GRPO or RLOO."
             )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
 from lgrpo_lightning.functional.process_rewards import normalised, sums_to_come
 from lgrpo_lightning.process_tree import ProcessTree
@@ -51,7 +52,7 @@ class ProcessGRPO(WeightedGRPO):
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         if statistics not in ("completions", "nodes"):
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__}: statistics is {statistics!r}; possible are 'completions' "
                 "and 'nodes'."
             )
@@ -79,7 +80,7 @@ class ProcessGRPO(WeightedGRPO):
             ValueError: No reward model gives process rewards.
         """
         if rewards and all(r.steps is None and r.tokens is None for r in rewards):
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} reads process rewards, but no reward model gives any (Rewards.steps or "
                 "Rewards.tokens). Add one that does, such as StepRewardFunction, or take GRPO or LambdaGRPO."
             )

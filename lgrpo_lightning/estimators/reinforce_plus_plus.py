@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import WeightedGRPO, batch_statistics
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
@@ -57,7 +58,7 @@ class ReinforcePlusPlus(WeightedGRPO):
     ) -> None:
         super().__init__(scale="batch", eps=eps, lambda_power=lambda_power)
         if normalize_over not in ("tokens", "completions"):
-            raise ValueError(
+            raise UserError(
                 f"ReinforcePlusPlus: normalize_over is {normalize_over!r}; possible are 'tokens' and 'completions'."
             )
         self.baseline = baseline

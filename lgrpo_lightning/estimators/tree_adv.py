@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import Scale
 from lgrpo_lightning.estimators.implicit_prm import ImplicitPRM
 from lgrpo_lightning.process_tree import ProcessTree
@@ -52,7 +53,7 @@ class TreeAdv(ImplicitPRM):
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         if not 0 <= leaf_power < math.inf:
-            raise ValueError(f"TreeAdv: leaf_power is {leaf_power}; it must be a number that is at least 0.")
+            raise UserError(f"TreeAdv: leaf_power is {leaf_power}; it must be a number that is at least 0.")
         self.leaf_power = leaf_power
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:

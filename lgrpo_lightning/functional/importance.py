@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
+
 ImportanceMode = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 
@@ -74,13 +76,13 @@ def check_importance(mode: str, maximum: float | None, minimum: float | None) ->
     """
     possible = get_args(ImportanceMode)
     if mode not in possible:
-        raise ValueError(f"The importance mode is {mode!r}; possible are {', '.join(possible)}.")
+        raise UserError(f"The importance mode is {mode!r}; possible are {', '.join(possible)}.")
     if maximum is not None and minimum is not None and minimum >= maximum:
-        raise ValueError(
+        raise UserError(
             f"importance_min is {minimum} and importance_max {maximum}; the minimum must be the smaller one."
         )
     if mode.endswith("truncate") and maximum is None and minimum is None:
-        raise ValueError(f"The importance mode {mode!r} needs a maximum or a minimum; both are null.")
+        raise UserError(f"The importance mode {mode!r} needs a maximum or a minimum; both are null.")
 
 
 def importance_values(

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
@@ -80,7 +82,7 @@ class Vocabulary:
                     if first in self.suppressed
                     else "for which the tokenizer has no text"
                 )
-                raise ValueError(
+                raise UserError(
                     f"Completion {row} of a batch has the token id {first}, {why}: its probability is 0. A sampler "
                     "must not draw the ids that are not in its source's vocabulary."
                 )
@@ -111,7 +113,7 @@ def vocabulary(
     """
     known = {*tokenizer.get_vocab().values(), *ends} - set(suppressed)
     if suppressed and len([i for i in known if i < total]) < 2:
-        raise ValueError("policy.suppress_tokens leaves fewer than two tokens to draw.")
+        raise UserError("policy.suppress_tokens leaves fewer than two tokens to draw.")
     size = max((i + 1 for i in known if i < total), default=total)
     return Vocabulary(
         total=total,

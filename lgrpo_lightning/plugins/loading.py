@@ -11,13 +11,14 @@ from typing import Any
 import pluggy
 
 from lgrpo_lightning.contracts import CONTRACTS, RewardModel
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.plugins import hookspecs
 from lgrpo_lightning.plugins.installed import DISABLE, package
 
 HOOK = "lgrpo_components"
 
 
-class PluginError(RuntimeError):
+class PluginError(UserError):
     """An installed package offers components in a way that does not work; the message names it."""
 
 

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import pluggy
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.plugins import hookspecs
 from lgrpo_lightning.plugins.installed import DISABLE, enabled_entry_points
 from lgrpo_lightning.plugins.loading import Component, PluginError, offered
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-class UnknownComponentError(ValueError):
+class UnknownComponentError(UserError):
     """No installed package has a component of this kind and name."""
 
 

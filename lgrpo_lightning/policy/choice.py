@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.attention import PREFIX
 from lgrpo_lightning.policy.head import backbone
 from lgrpo_lightning.policy.layout import Tokens
@@ -60,7 +61,7 @@ def choice(
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
     padded = sum(lengths)
     if wanted == "tree" and unsupported:
-        raise ValueError(f"policy.layout is 'tree', but {unsupported}. Use policy.layout: padded or auto.")
+        raise UserError(f"policy.layout is 'tree', but {unsupported}. Use policy.layout: padded or auto.")
     if wanted == "padded" or unsupported:
         return Choice(layout="padded", computed=padded, padded=padded, reason=unsupported or "as configured")
     tree = tree_tokens(prompts, completions)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import listed, mapped
 from lgrpo_lightning.policy.lora import Lora, settled
 
@@ -71,7 +72,7 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         if not self.path:  # null passes the parser
-            raise ValueError(
+            raise UserError(
                 f"model.policy.path is {'null' if self.path is None else 'empty'}; it must be the name or folder of a "
                 "model, such as Qwen/Qwen2.5-0.5B-Instruct."
             )
@@ -79,19 +80,19 @@ class PolicyConfig:
             if (tokens := getattr(self, key)) is not None:
                 listed(f"policy.{key}", tokens, of=(str, int))
         if self.eos_tokens is not None and not self.eos_tokens:
-            raise ValueError(
+            raise UserError(
                 "policy.eos_tokens is empty: no completion would end before sampling.max_new_tokens. Leave it out "
                 "for those of the model, its tokenizer and its chat template."
             )
         if self.weights not in ("pretrained", "random"):
-            raise ValueError(f"policy.weights is {self.weights!r}; possible are 'pretrained' and 'random'.")
+            raise UserError(f"policy.weights is {self.weights!r}; possible are 'pretrained' and 'random'.")
         mapped("policy.model_kwargs", self.model_kwargs)
         if self.micro_batch_tokens < 1 or self.logprob_chunk_mb < 1:
-            raise ValueError("policy.micro_batch_tokens and policy.logprob_chunk_mb must be at least 1.")
+            raise UserError("policy.micro_batch_tokens and policy.logprob_chunk_mb must be at least 1.")
         if quantised := sorted(k for k in self.model_kwargs if k.startswith(("load_in_", "quantization"))):
-            raise ValueError(f"policy.model_kwargs has {', '.join(quantised)}. {NOT_QUANTISED}")
+            raise UserError(f"policy.model_kwargs has {', '.join(quantised)}. {NOT_QUANTISED}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"policy.dropout is {self.dropout}; it must be at least 0 and below 1.")
+            raise UserError(f"policy.dropout is {self.dropout}; it must be at least 0 and below 1.")
         if self.lora is not None:
             object.__setattr__(self, "lora", settled(self.lora))
 
@@ -127,5 +128,5 @@ def _resolved(path: str) -> str:
     folder = ASSETS / path.removeprefix(BUILTIN)
     if not (folder / "config.json").is_file():
         known = [*sorted(BUILTIN + p.parent.name for p in ASSETS.glob("*/config.json")), f"{BUILTIN}smollm2"]
-        raise ValueError(f"policy.path is {path!r}; the models in this package are {', '.join(known)}.")
+        raise UserError(f"policy.path is {path!r}; the models in this package are {', '.join(known)}.")
     return str(folder)

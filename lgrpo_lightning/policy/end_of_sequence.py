@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.loading import load_config
 from lgrpo_lightning.policy.refusals import explained
@@ -40,7 +41,7 @@ def end_of_sequence(config: PolicyConfig, tokenizer: Any) -> dict[int, tuple[str
             if number is not None:
                 found[number] = (*found.get(number, ()), origin)
     if not found:
-        raise ValueError(
+        raise UserError(
             f"The model {config.path!r} has no end-of-sequence token: no completion would end before "
             "sampling.max_new_tokens. Set eos_token_id in its generation_config.json or config.json, use a "
             "tokenizer with an eos_token (policy.tokenizer), or name the tokens with policy.eos_tokens."
@@ -101,7 +102,7 @@ def _configured(config: PolicyConfig) -> tuple[str, list[int | None]]:
         origin, found = "model config", next((eos for eos in named if eos is not None), None)
     ids = list(found) if isinstance(found, (list, tuple)) else [found]
     if odd := [i for i in ids if i is not None and type(i) is not int]:
-        raise ValueError(
+        raise UserError(
             f"policy.path is {config.path!r}, whose {origin} has eos_token_id {odd[0]!r}; it must be the id of a "
             "token, or a list of ids. Correct the file, or name the tokens with policy.eos_tokens."
         )
@@ -125,12 +126,12 @@ def named_token_ids(config: PolicyConfig, tokenizer: Any, key: str, tokens: Sequ
             pieces = tokenizer(token, add_special_tokens=False)["input_ids"]
             number = pieces[0] if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id else None
         if number is None:
-            raise ValueError(
+            raise UserError(
                 f"policy.{key} has {token!r}, which is no token of the tokenizer but "
                 f"{tokenizer.convert_ids_to_tokens(pieces)}. Name one token, such as {tokenizer.eos_token!r}, or its "
                 f"id{ANY_TEXT if key.endswith('eos_tokens') else ''}."
             )
         if not 0 <= number < size:
-            raise ValueError(f"policy.{key} has {token!r}; the ids of the model go from 0 to {size - 1}.")
+            raise UserError(f"policy.{key} has {token!r}; the ids of the model go from 0 to {size - 1}.")
         ids.append(number)
     return ids

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
 from lgrpo_lightning.policy.loading import load_config
 from lgrpo_lightning.policy.merging import base_tied, check_merged, check_names, merged_weights, unties
@@ -33,7 +34,7 @@ def load_weights(policy: Policy, state_dict: Mapping[str, Tensor]) -> None:
     missing, unexpected = policy.model.load_state_dict(ours, strict=False)
     needed = {name for name, p in policy.model.named_parameters() if p.requires_grad}
     if unexpected or needed & set(missing):
-        raise ValueError(
+        raise UserError(
             f"The checkpoint does not fit the model {policy.config.path!r}: missing "
             f"{sorted(needed & set(missing))[:3]}, not expected {list(unexpected)[:3]}."
         )
@@ -66,7 +67,7 @@ def export(
     """
     lora, model = policy.config.lora is not None, policy.model
     if adapter and not lora:
-        raise ValueError("There is no adapter to export: the run trained all weights (policy.lora is null).")
+        raise UserError("There is no adapter to export: the run trained all weights (policy.lora is null).")
     merge = lora and not adapter
     weights = dict(_whole(model, merged=merge, kept=writes))
     if not writes:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lgrpo_lightning.errors import UserError
+
 
 def backbone(model: Any) -> nn.Module:
     """The part of a causal LM that gives the last hidden states."""
@@ -15,7 +17,7 @@ def backbone(model: Any) -> nn.Module:
     if body is model or body is head:  # Llama 4 and ModernBERT name it otherwise
         body = getattr(model, "model", model)
     if body is None or head is None or body is model:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} has no separate backbone and head; causal language models do, and those of text "
             "and images."
         )
@@ -90,7 +92,7 @@ def verify_head(model: Any, input_ids: Tensor, *, tolerance: float) -> float:
     ours = head_logits(model, found.last_hidden_state[0]).float()
     difference, allowed = _compared(own, ours, tolerance)
     if difference > allowed:
-        raise RuntimeError(
+        raise UserError(
             f"{type(model).__name__}: logits from hidden states differ from the model's own by {difference:.3g} "
             f"(first token: {ours[0, :3].tolist()} against {own[0, :3].tolist()}). The model transforms its logits "
             "after the head, or counts positions, in a way this library does not know, so its log-probs would be "
@@ -115,7 +117,7 @@ def verify_causal(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
     own, other = (_own_logits(model, ids)[:-1] for ids in (input_ids, changed))
     difference, allowed = _compared(own, other, tolerance) if len(own) else (0.0, 0.0)
     if difference > allowed:
-        raise RuntimeError(
+        raise UserError(
             f"{type(model).__name__} is bidirectional: another last token changes what it says of the tokens before. "
             "It is an encoder, not a causal language model, and cannot be trained to continue a prompt."
         )
@@ -125,7 +127,7 @@ def _own_logits(model: Any, input_ids: Tensor) -> Tensor:
     """``[n, V]`` fp32, by the model's own forward."""
     logits: Tensor = model(input_ids=input_ids, use_cache=False).logits[0]
     if not bool((logits < torch.inf).all()):  # -inf stands for tokens that a model never draws
-        raise RuntimeError(
+        raise UserError(
             f"{type(model).__name__} gives NaN or infinity for logits, though its weights are finite: numbers "
             f"overflow in {logits.dtype}. Use policy.dtype: float32 or bfloat16 (trainer.precision: bf16-mixed)."
         )

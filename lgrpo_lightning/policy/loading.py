@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import (  # type: ignore[attr-defined
     rank_zero_warn,
 )
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import run_seed
 from lgrpo_lightning.policy.attention import tree_capable
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
@@ -34,7 +35,7 @@ def _config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
             config.resolved_path, return_unused_kwargs=True, **_loading(config)
         )
     if getattr(hf_config, "quantization_config", None) is not None:
-        raise ValueError(f"policy.path is {config.path!r}, which is quantised. {NOT_QUANTISED}")
+        raise UserError(f"policy.path is {config.path!r}, which is quantised. {NOT_QUANTISED}")
     text = hf_config.get_text_config()
     for name in [name for name in rest if hasattr(text, name)]:  # of a model in a multimodal one
         setattr(text, name, rest.pop(name))
@@ -68,7 +69,7 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
     if info is not None:
         check_weights("policy.path", config.path, model, info)
     if model.config.is_encoder_decoder:
-        raise ValueError(
+        raise UserError(
             f"policy.path is {config.path!r}, an encoder-decoder model ({type(model).__name__}). A causal language "
             "model is needed: one that continues its prompt."
         )

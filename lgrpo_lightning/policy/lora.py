@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from lgrpo_lightning.errors import MissingPackageError, UserError
 from lgrpo_lightning.options import listed
 from lgrpo_lightning.policy.lora_targets import excluded, targets
 from lgrpo_lightning.policy.refusals import check_weights
@@ -47,11 +48,11 @@ class Lora:
     def __post_init__(self) -> None:
         for name in ("rank", "alpha"):
             if getattr(self, name) < 1:
-                raise ValueError(f"policy.lora.{name} is {getattr(self, name)}; it must be at least 1.")
+                raise UserError(f"policy.lora.{name} is {getattr(self, name)}; it must be at least 1.")
         if self.targets != "all-linear":
             object.__setattr__(self, "targets", list(listed("policy.lora.targets", self.targets)))
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"policy.lora.dropout is {self.dropout}; it must be at least 0 and below 1.")
+            raise UserError(f"policy.lora.dropout is {self.dropout}; it must be at least 0 and below 1.")
 
 
 def add_adapter(model: Any, lora: Lora) -> None:
@@ -62,7 +63,7 @@ def add_adapter(model: Any, lora: Lora) -> None:
         ValueError: No module has one of the names in ``targets``.
     """
     if find_spec("peft") is None:
-        raise ImportError('policy.lora needs peft: pip install "lgrpo_lightning[peft]"')
+        raise MissingPackageError('policy.lora needs peft: pip install "lgrpo_lightning[peft]"')
     if lora.from_adapter:
         _load_adapter(model, lora.from_adapter)
         _train_adapter_alone(model)
@@ -82,9 +83,9 @@ def add_adapter(model: Any, lora: Lora) -> None:
         model.add_adapter(config, adapter_name=ADAPTER)
     except ValueError as error:
         if NO_TARGETS not in str(error):
-            raise ValueError(f"policy.lora: peft refuses {type(model).__name__}: {error}") from error
+            raise UserError(f"policy.lora: peft refuses {type(model).__name__}: {error}") from error
         names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if hasattr(m, "in_features")})
-        raise ValueError(
+        raise UserError(
             f"policy.lora.targets is {lora.targets!r}, of which the model has none; its linear layers are called "
             f"{', '.join(names)}. Use some of these, or all-linear."
         ) from error
@@ -101,7 +102,7 @@ def _load_adapter(model: Any, path: str) -> None:
 
 
 def _unreadable(path: str, error: Exception) -> ValueError:
-    return ValueError(
+    return UserError(
         f"policy.lora.from_adapter is {path!r}: no adapter can be read there ({type(error).__name__}: {error}). "
         "Give a folder with adapter_config.json and adapter_model.safetensors, such as `lgrpo export --adapter` writes."
     )
@@ -121,13 +122,13 @@ def settled(lora: Lora) -> Lora:
     if lora.from_adapter is None:
         return lora
     if find_spec("peft") is None:
-        raise ImportError('policy.lora needs peft: pip install "lgrpo_lightning[peft]"')
+        raise MissingPackageError('policy.lora needs peft: pip install "lgrpo_lightning[peft]"')
     from peft import PeftConfig
 
     try:
         config: Any = PeftConfig.from_pretrained(lora.from_adapter)
         if odd := _not_trained_here(config):
-            raise NotImplementedError(odd)
+            raise UserError(odd)
         modules = config.target_modules
         read: dict[str, Any] = {
             "rank": int(config.r),
@@ -136,7 +137,7 @@ def settled(lora: Lora) -> Lora:
             "rslora": bool(config.use_rslora),
         }
     except NotImplementedError as error:
-        raise ValueError(
+        raise UserError(
             f"policy.lora.from_adapter is {lora.from_adapter!r}, an adapter with {error}, which cannot be "
             "trained here: plain LoRA can."
         ) from None
@@ -147,7 +148,7 @@ def settled(lora: Lora) -> Lora:
         given = getattr(lora, name)
         given = sorted(given) if isinstance(given, list) else given
         if given not in (getattr(default, name), value):
-            raise ValueError(
+            raise UserError(
                 f"policy.lora.{name} is {given!r}, but the adapter {lora.from_adapter} has {value!r}. Leave it out."
             )
     if not isinstance(read["targets"], list):  # a regular expression, which peft reads with the adapter

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.lora import ADAPTER, is_adapter_weight, lora_layers, without_adapter
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -74,9 +75,9 @@ def check_names(model: Any, names: set[str]) -> None:
     with torch.device("meta"):
         there = set(type(model)(deepcopy(model.config)).state_dict())
     if lacking := sorted(there - names):
-        raise RuntimeError(f"Merging the adapter lost {len(lacking)} weights, such as {lacking[0]}.")
+        raise UserError(f"Merging the adapter lost {len(lacking)} weights, such as {lacking[0]}.")
     if extra := sorted(names - there):
-        raise RuntimeError(
+        raise UserError(
             f"Merging the adapter made {len(extra)} weights of no base model, such as {extra[0]}."
         )
 
@@ -107,7 +108,7 @@ def check_merged(model: Any, merged: Mapping[str, Tensor]) -> float:
     difference = float((logits - expected).abs().max())
     allowed = TOLERANCE.get(weight.dtype, 5e-2) * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
-        raise RuntimeError(
+        raise UserError(
             f"The merged weights give other logits than the model with its adapter: they differ by {difference:.3g} "
             f"(allowed {allowed:.1g}). Nothing was written; export the adapter alone (--adapter, adapter: true)."
         )

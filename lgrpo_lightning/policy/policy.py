@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional.logprobs import chunked_logprobs
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
 from lgrpo_lightning.policy.choice import Choice, LayoutName, choice, why_no_tree
@@ -261,7 +262,7 @@ class Policy(nn.Module):
             alone = self([prompt], [completion], temperature=temperature, layout="padded").logprobs[0]
             difference = float((together[i, : len(completion)] - alone).abs().max())
             if not difference <= tolerance:  # NaN is no agreement
-                raise RuntimeError(
+                raise UserError(
                     f"{type(self.model).__name__}: log-probs of a row of {len(prompt) + len(completion)} tokens differ "
                     f"by up to {difference:.3g} (allowed {tolerance:g}) from those that it has in a pass of its own, "
                     "so that π/π_old depends on which rows share a pass. Take another model, or lower "
@@ -272,7 +273,7 @@ class Policy(nn.Module):
         """Refuse trees that differ from padded rows, or do without them where that is allowed."""
         try:
             check_equal(tree, padded, tolerance=tolerance, model=type(self.model).__name__)
-        except RuntimeError as error:
+        except UserError as error:
             if self.config.layout != "auto":
                 raise
             self.no_tree = f"{type(self.model).__name__} gives other log-probs in trees"
@@ -322,7 +323,7 @@ def check_repeatable(model: Any, first: Tensor, second: Tensor, *, tolerance: fl
     """
     difference = float((first - second).abs().max())
     if not difference <= tolerance:  # NaN is no agreement
-        raise RuntimeError(
+        raise UserError(
             f"{type(model).__name__}: two passes over the same tokens in training mode differ by up to "
             f"{difference:.3g} in log-probs (allowed {tolerance:g}) though policy.dropout is 0, so that the ratio "
             f"of the first update would not be 1. It draws noise from {noise_found(model)}. Turn it off in "
@@ -359,7 +360,7 @@ def check_sampled(sampled: Tensor, scored: Tensor, *, exact: bool, model: str, o
                 "(objective.importance corrects for that), or it scores tokens otherwise."
             )
             return
-        raise RuntimeError(
+        raise UserError(
             f"{what} "
             f"({'at most' if exact else 'on average'} {allowed:g} allowed; one token {one:.6f} "
             f"sampled, {other:.6f} scored). Its cache does not give what the whole sequence "
@@ -377,7 +378,7 @@ def check_equal(tree: Tensor, padded: Tensor, *, tolerance: float, model: str) -
     difference = (tree - padded).abs()
     if not float(difference.max()) <= tolerance:  # NaN is no agreement
         at = int(difference.argmax())
-        raise RuntimeError(
+        raise UserError(
             f"{model}: the log-probs of the tree layout differ from those of padded rows by up to "
             f"{float(difference.max()):.3g} (tree {float(tree.flatten()[at]):.6f}, padded "
             f"{float(padded.flatten()[at]):.6f}; allowed {tolerance:g}). Set model.policy.layout: padded."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.reference import Reference
 from lgrpo_lightning.policy.sharded_weights import divided_like, reshard, whole
@@ -45,7 +46,7 @@ def own(reference: Reference | None) -> Policy:
         ValueError: It has none.
     """
     if not isinstance(reference, Policy) or reference.config.lora is not None:
-        raise ValueError(
+        raise UserError(
             "objective.reference_sync_steps mixes the policy's weights into those of the reference; a LoRA run trains "
             "an adapter, and the mean of two adapters is not the adapter of their mean. Train all weights "
             "(policy.lora: null), or leave reference_sync_steps null."

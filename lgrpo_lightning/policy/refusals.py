@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
+
 CODE = "custom code"
 """What transformers says of a folder with code of its own."""
 
@@ -27,11 +29,11 @@ def explained(key: str, path: str, resolved: str) -> Iterator[None]:
     ) as error:  # of any kind: KeyError for an unknown name, SafetensorError, Exception of tokenizers
         if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
             name = str(error).rpartition("argument")[2].strip()
-            raise ValueError(
+            raise UserError(
                 f"policy.model_kwargs has {name}, which is neither an entry of the config.json of {path!r} nor an "
                 "argument of AutoModelForCausalLM.from_pretrained."
             ) from error
-        raise ValueError(f"{key} is {path!r}: {_reason(resolved, error)}") from error
+        raise UserError(f"{key} is {path!r}: {_reason(resolved, error)}") from error
 
 
 def check_weights(key: str, path: str, model: Any, info: Any, *, unexpected: Iterable[str] = ()) -> None:
@@ -55,7 +57,7 @@ def check_weights(key: str, path: str, model: Any, info: Any, *, unexpected: Ite
         ("holds NaN or infinity", {n for n, t in weights.items() if not bool(t.isfinite().all())}),
     ):
         if names:
-            raise ValueError(
+            raise UserError(
                 f"{key} is {path!r}, which {what}: {', '.join(sorted(names)[:3])}"
                 f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}. Take files that are whole and belong to "
                 "this model."

@@ -9,6 +9,8 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
+from lgrpo_lightning.errors import UserError
+
 SWITCHED = (("short_factor", "long_factor"), ("short_mscale", "long_mscale"))
 """What longrope (Phi-3, Phi-4, Phi-MoE) has for short and for long sequences."""
 
@@ -73,7 +75,7 @@ def check_length(hf_config: Any, tokens: int) -> None:
     """
     bound = longest_alike(hf_config)
     if bound is not None and tokens > bound:
-        raise ValueError(
+        raise UserError(
             f"{hf_config.model_type}: a prompt and its completion have up to {tokens} tokens, and beyond {bound} this "
             "model rotates positions as the longest row of a pass asks, so that log-probs would depend on the others "
             "in it. Lower sampling.max_new_tokens or data.max_prompt_length."

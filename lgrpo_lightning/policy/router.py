@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
+
 TAKES = ("gate_logits", "num_experts", "top_k", "attention_mask")
 """Arguments of the load-balancing losses that are computed here."""
 
@@ -21,12 +23,12 @@ def check_router(model: Any) -> None:
     """
     loss = _function(model)
     if loss is None or _experts(model) is None:
-        raise ValueError(
+        raise UserError(
             f"objective.router_aux_coef is above 0, but {type(model).__name__} has no load-balancing loss in "
             "transformers: it has no experts, or balances them in another way. Set objective.router_aux_coef: 0."
         )
     if tuple(takes := inspect.signature(loss).parameters) != TAKES:
-        raise ValueError(
+        raise UserError(
             f"objective.router_aux_coef is above 0, but the load-balancing loss of {type(model).__name__} is of a "
             f"kind of its own (it takes {', '.join(takes)}). Set objective.router_aux_coef: 0."
         )
@@ -44,7 +46,7 @@ def router_loss(model: Any, output: Any, attention_mask: Any) -> Tensor:
     """
     logits, experts = getattr(output, "router_logits", None), _experts(model)
     if not logits or experts is None:
-        raise ValueError(
+        raise UserError(
             f"objective.router_aux_coef is above 0, but {type(model).__name__} gives no router logits here. Set "
             "objective.router_aux_coef: 0."
         )

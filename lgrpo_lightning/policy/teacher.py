@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.layout import Tokens
 from lgrpo_lightning.policy.loading import load_config, load_tokenizer
@@ -51,13 +52,13 @@ class Teacher:
         ours = tokenizer.get_vocab()
         if other := sorted(t for t in {*ours, *theirs} if ours.get(t) != theirs.get(t)):
             was, now = (v.get(other[0], "none") for v in (ours, theirs))
-            raise ValueError(
+            raise UserError(
                 f"{key} is {self.config.path!r}, whose tokenizer is not the policy's: {len(other)} tokens differ, such "
                 f"as {other[0]!r}, which has id {was} for the policy and {now} for the teacher. Log-probs are compared "
                 "token by token: take a teacher of the policy's family, with the same tokenizer."
             )
         if (last := max(ours.values(), default=0)) >= ids:
-            raise ValueError(
+            raise UserError(
                 f"{key} is {self.config.path!r}, which has {ids} token ids and so no embedding for id {last} of its "
                 "own tokenizer. The folder's model and tokenizer are not of one model."
             )

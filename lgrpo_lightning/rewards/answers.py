@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lgrpo_lightning.errors import UserError
+
 KEYS = ("ground_truth", "answer", "answers", "target", "solution", "final_answer", "value", "label", "text")
 """Keys under which an object holds its answer, the first of them that is there."""
 
@@ -44,7 +46,7 @@ def _answers(value: Any) -> Iterator[Any]:
     elif isinstance(value, Mapping):
         yield from _answers(_of_object(value))
     else:
-        raise ValueError(f"{value!r}, a {type(value).__name__}, which is neither text nor a number")
+        raise UserError(f"{value!r}, a {type(value).__name__}, which is neither text nor a number")
 
 
 def _of_object(value: Mapping[Any, Any]) -> Any:
@@ -55,6 +57,6 @@ def _of_object(value: Mapping[Any, Any]) -> Any:
             return there[key]
     if len(there) == 1:
         return next(iter(there.values()))
-    raise ValueError(
+    raise UserError(
         f"an object with the entries {', '.join(map(str, there)) or 'none'}, of which none is called {', '.join(KEYS)}"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Group, Rewards
 
@@ -36,7 +37,7 @@ class BinaryTreeReward(RewardModel):
         self, shared: int = 1, penalty: float = -1.0, otherwise: float = 0.7, column: str = "target"
     ) -> None:
         if shared < 1:
-            raise ValueError(f"BinaryTreeReward: shared is {shared}; it must be at least 1.")
+            raise UserError(f"BinaryTreeReward: shared is {shared}; it must be at least 1.")
         self.shared, self.penalty, self.otherwise = shared, penalty, otherwise
         self.column = column
         self.columns = (column,)  # type: ignore[misc]
@@ -49,7 +50,7 @@ class BinaryTreeReward(RewardModel):
         """
         target = row.get(self.column)
         if not isinstance(target, str) or len(target) <= self.shared:
-            raise ValueError(
+            raise UserError(
                 f"BinaryTreeReward: column {self.column!r} is {target!r}; it must be a text of more than "
                 f"shared={self.shared} letters."
             )

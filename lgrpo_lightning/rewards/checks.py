@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import check_metrics
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Group, Rewards
 
 
-class RewardError(ValueError):
+class RewardError(UserError):
     """A reward could not be computed or breaks the contract; the message says whose and where."""
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Completion, Group, Rewards
 
@@ -26,7 +27,7 @@ class EnvironmentReward(RewardModel):
             ValueError: The completions are no episodes.
         """
         if not any(completion.rewards for completion in group.completions):
-            raise ValueError(
+            raise UserError(
                 "EnvironmentReward: the completions are no episodes. Draw them with model.sampler: EnvironmentSampler."
             )
         outcome = torch.tensor([_total(r.rewards) for r in group.completions])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.answers import answers
 from lgrpo_lightning.rewards.checks import RewardError
@@ -91,18 +92,18 @@ class ExactMatch(RewardModel):
         try:
             found = answers(row.get(self.column))
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: column {self.column!r} is {error}. An answer is text or a number, or a list of them."
             ) from error
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: there is no answer in column {self.column!r}; the columns are {sorted(row)}. Set "
                 "column= to the one with the answer, or fill it in."
             )
         read = [target for value in found if (target := self._target(value)) is not None]
         if not read:
             none = all(last_number(str(value)) is None for value in found)
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: column {self.column!r} is {row[self.column]!r}, "
                 f"{'in which there is no number' if none else 'which is not one number'}. With extract='last_number' "
                 "it must be one, after '####' in a worked solution. Use 'boxed' or a regular expression for answers "
@@ -167,11 +168,11 @@ def _finder(extract: str) -> Callable[[str], str | None]:
     try:
         pattern = re.compile(extract, re.DOTALL)
     except re.error as error:
-        raise ValueError(
+        raise UserError(
             f"ExactMatch: extract is {extract!r}, which is no valid regular expression: {error}. {possible}."
         ) from error
     if not pattern.groups:
-        raise ValueError(
+        raise UserError(
             f"ExactMatch: extract is {extract!r}, which has no group. {possible}, such as '#### (\\S+)'."
         )
     return lambda text: next((m[1] for m in reversed(list(pattern.finditer(text))) if m[1] is not None), None)

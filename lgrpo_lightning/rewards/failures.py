@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Literal
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rewards.checks import RewardError
 
 OnError = Literal["stop", "none"]
@@ -23,11 +24,9 @@ class Failures:
 
     def __init__(self, on_error: OnError, most_in_a_row: int) -> None:
         if on_error not in ("stop", "none"):
-            raise ValueError(f"RewardFunction: on_error is {on_error!r}; possible are 'stop' and 'none'.")
+            raise UserError(f"RewardFunction: on_error is {on_error!r}; possible are 'stop' and 'none'.")
         if most_in_a_row < 1:
-            raise ValueError(
-                f"RewardFunction: max_errors_in_a_row is {most_in_a_row}; it must be at least 1."
-            )
+            raise UserError(f"RewardFunction: max_errors_in_a_row is {most_in_a_row}; it must be at least 1.")
         self.on_error = on_error
         self.most_in_a_row = most_in_a_row
         self.in_a_row = 0

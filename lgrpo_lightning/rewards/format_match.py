@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.opening import opened_texts
 from lgrpo_lightning.types import Group
@@ -44,11 +45,11 @@ class FormatMatch(RewardModel):
         match: Literal["full", "search"] = "full",
     ) -> None:
         if match not in ("full", "search"):
-            raise ValueError(f"FormatMatch: match is {match!r}; possible are 'full' and 'search'.")
+            raise UserError(f"FormatMatch: match is {match!r}; possible are 'full' and 'search'.")
         try:
             compiled = re.compile(pattern, re.DOTALL)
         except re.error as error:
-            raise ValueError(
+            raise UserError(
                 f"FormatMatch: pattern is {pattern!r}, which is no valid regular expression: {error}. Escape "
                 "characters that are meant literally, such as '\\(' for a bracket."
             ) from error

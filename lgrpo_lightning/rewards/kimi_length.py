@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel, WeightSource
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional import reaches
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.exact_match import ExactMatch
@@ -43,7 +44,7 @@ class KimiLengthReward(RewardModel):
         self, reward_model: RewardModel | None = None, coefficient: float = 1.0, threshold: float = 1.0
     ) -> None:
         if not coefficient >= 0:
-            raise ValueError(f"KimiLengthReward: coefficient is {coefficient}; it must be at least 0.")
+            raise UserError(f"KimiLengthReward: coefficient is {coefficient}; it must be at least 0.")
         self.reward_model = reward_model or ExactMatch()
         self.coefficient, self.threshold = coefficient, threshold
         self.columns = tuple(self.reward_model.columns)  # type: ignore[misc]

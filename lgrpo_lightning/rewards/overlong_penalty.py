@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Group
 
@@ -33,7 +34,7 @@ class OverlongPenalty(RewardModel):
 
     def __init__(self, max_length: int, buffer: int) -> None:
         if not 1 <= buffer <= max_length:
-            raise ValueError(
+            raise UserError(
                 f"OverlongPenalty: buffer is {buffer}; it must be at least 1 and at most max_length, {max_length}."
             )
         self.max_length, self.buffer = max_length, buffer

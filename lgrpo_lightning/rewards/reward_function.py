@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.import_path import imported
 from lgrpo_lightning.options import mapped
 from lgrpo_lightning.process_tree import ProcessTree
@@ -72,13 +73,13 @@ class RewardFunction(RewardModel):
         max_errors_in_a_row: int = 10,
     ) -> None:
         if not timeout > 0:
-            raise ValueError(
+            raise UserError(
                 f"RewardFunction: timeout is {timeout!r}; it must be a number of seconds above 0."
             )
         self.function = imported(function) if isinstance(function, str) else function
         if not callable(self.function) or isinstance(self.function, type):
             what = "the class" if isinstance(self.function, type) else f"a {type(self.function).__name__}:"
-            raise ValueError(
+            raise UserError(
                 f"RewardFunction needs a function, or an instance with __call__; got {what} "
                 f"{_callable_name(function)}."
             )
@@ -106,7 +107,7 @@ class RewardFunction(RewardModel):
             ValueError: The function names an argument that is the library's own, or is never passed.
         """
         if clash := sorted(self._reserved & set(row)):
-            raise ValueError(
+            raise UserError(
                 f"reward function {self.name!r} takes {', '.join(clash)}, and the data has a column of that name, "
                 f"which it cannot be given: {', '.join(self.passed)} are the call's own. Rename the column."
             )
@@ -175,7 +176,7 @@ def accepted(
         return None, (), frozenset()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
     if positional:
-        raise ValueError(
+        raise UserError(
             f"Reward function {name!r} takes {positional} by position only; arguments go by keyword."
         )
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -183,13 +184,13 @@ def accepted(
     taken = frozenset(p.name for p in named)
     wrong = [key for key in kwargs if key in passed or not (takes_all or key in taken)]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"Reward function {name!r} cannot be given kwargs {wrong}: it takes {sorted(taken - set(passed))}"
             f"{' and any other' if takes_all else ''}, and {', '.join(passed)} are passed already."
         )
     columns = tuple(p.name for p in named if p.default is p.empty and p.name not in {*passed, *kwargs})
     if never := sorted({*NEVER_PASSED} & {*columns}):
-        raise ValueError(
+        raise UserError(
             f"Reward function {name!r} takes {', '.join(never)}, which is never passed, whatever the data has: "
             f"{', '.join(passed)} and the other data columns are. Rename the argument, or give it a default."
         )

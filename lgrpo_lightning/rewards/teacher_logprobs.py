@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel, WeightSource
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Group, Rewards, padded
@@ -74,7 +75,7 @@ class TeacherLogprobs(RewardModel):
         """
         self._sampled_at = getattr(source, "temperature", 1.0)
         if self.temperature not in (None, self._sampled_at):
-            raise ValueError(
+            raise UserError(
                 f"TeacherLogprobs.temperature is {self.temperature:g} and sampling.temperature {self._sampled_at:g}: "
                 "the teacher's log-probs would be compared with the sampler's at another temperature, and a teacher "
                 "equal to the policy would reward. Leave it out: it follows sampling.temperature."

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel, WeightSource
 from lgrpo_lightning.distributed.component_call import apart
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import listed
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
@@ -35,16 +36,16 @@ class RewardSum(RewardModel):
 
     def __init__(self, models: list[RewardModel], weights: list[float] | None = None) -> None:
         if not models:
-            raise ValueError("There is no reward model; give at least one, such as ExactMatch.")
+            raise UserError("There is no reward model; give at least one, such as ExactMatch.")
         if weights is not None:
             weights = list(listed("reward_weights", weights, of=(int, float)))
         if weights is not None and len(weights) != len(models):
-            raise ValueError(
+            raise UserError(
                 f"reward_weights are {len(weights)}, {weights}, for {len(models)} reward models "
                 f"({', '.join(m.name for m in models)}); give one weight per model."
             )
         if not all(map(math.isfinite, weights or ())):
-            raise ValueError(f"reward_weights are {weights}; they must be finite.")
+            raise UserError(f"reward_weights are {weights}; they must be finite.")
         self.models = list(models)
         self.weights = [1.0] * len(models) if weights is None else [float(w) for w in weights]
         self.columns = tuple(dict.fromkeys(c for m in models for c in _columns(m)))  # type: ignore[misc]

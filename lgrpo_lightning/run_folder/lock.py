@@ -8,6 +8,7 @@ import os
 import socket
 from pathlib import Path
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.whole_files import make_folder
 
 LOCK = ".lock"
@@ -40,7 +41,7 @@ class FolderLock:
                 return
             holder = os.read(handle, 200).decode(errors="replace").strip()
             os.close(handle)
-            raise ValueError(
+            raise UserError(
                 f"Another run writes into {folder} ({holder or 'it does not say which'}). Wait for its end or stop it, "
                 "or give this run a folder of its own: trainer.default_root_dir."
             ) from error

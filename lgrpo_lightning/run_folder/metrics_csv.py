@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import METRICS, set_aside, shown
 from lgrpo_lightning.run_folder.whole_files import explained_if_unwritable, make_folder, whole_file
 
@@ -62,7 +63,7 @@ class MetricsCSV(Logger):
             ValueError: The logger has no folder.
         """
         if self.dir is None:
-            raise ValueError(
+            raise UserError(
                 "MetricsCSV does not know where to write: pass dir=…, or fit a GRPOModule, which tells it "
                 "the trainer's default_root_dir."
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import set_aside, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -21,7 +22,7 @@ NO_ROOM = 1 << 20
 """Bytes left on a disk below which a write that failed without a reason is put down to that."""
 
 
-class UnwritableError(OSError):
+class UnwritableError(UserError, OSError):
     """A file of a run cannot be written."""
 
 

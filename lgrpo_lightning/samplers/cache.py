@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from lgrpo_lightning.errors import UserError
+
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """A layer of full attention with room for ``spare`` more tokens after the first call."""
@@ -113,7 +115,7 @@ def refused_where_it_fails(model: Any) -> Iterator[None]:
     try:
         yield
     except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} cannot be sampled from with text and a cache of transformers "
             f"({type(error).__name__}: {error}). Use VLLMSampler if vLLM has this architecture, or another model."
         ) from error
@@ -126,7 +128,7 @@ def check_cache(cache: Any, model: Any) -> None:
         ValueError: With what to do.
     """
     if not any(_filled(layer) for layer in cache.layers):
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} keeps what it has read in no cache of transformers, so that TransformersSampler "
             "cannot go on from a prompt. Use VLLMSampler if vLLM has this architecture, or another model."
         )

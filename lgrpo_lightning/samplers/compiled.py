@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.decoding import Decoding
 
 BACKEND: dict[str, Any] = {"mode": "reduce-overhead"}
@@ -33,7 +34,7 @@ class CompiledDecoding(Decoding):
         super().__init__(model, *args, **kwargs)
         self.room = ROOM
         if not all(isinstance(layer, StaticLayer) for layer in self._new_cache().layers):
-            raise ValueError(
+            raise UserError(
                 f"sampler.compile is true, but {type(model).__name__} keeps more than keys and values of its tokens, "
                 "for which no cache of fixed size is compiled. Leave it out."
             )

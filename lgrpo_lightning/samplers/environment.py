@@ -21,6 +21,7 @@ from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.environments.toolbox import error_text
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import row_key
@@ -135,7 +136,7 @@ class EnvironmentSampler(SamplerAround):
         except ValueError as error:
             tools = any(isinstance(e, ToolEnvironment) and e.tools for e in self.prototypes.values())
             if tools or self.tool_format != "auto":
-                raise ValueError(f"EnvironmentSampler: {error}") from error
+                raise UserError(f"EnvironmentSampler: {error}") from error
             return None
 
     def _placed(self) -> Mapping[str | None, Environment]:
@@ -204,7 +205,7 @@ class EnvironmentSampler(SamplerAround):
     def _check_length(self, shown: Prompt, prompt: Prompt, limit: int) -> None:
         """Refuse a prompt that its tools, or what the environment says first, have made too long for the model."""
         if len(shown.token_ids) + limit > self.source.context_length:
-            raise ValueError(
+            raise UserError(
                 f"Prompt {prompt.uid!r} has {len(shown.token_ids)} tokens with its tools and what the environment says "
                 f"first ({len(prompt.token_ids)} without), and sampling.max_new_tokens is {limit}: the model's context "
                 f"has {self.source.context_length}. Lower sampling.max_new_tokens or data.max_prompt_length."

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.stops import Stops
@@ -78,7 +79,7 @@ class ForkingSampler(SamplerAround):
         )
         super().__init__(sampler)
         if self.sampler.takes_turns:
-            raise ValueError(
+            raise UserError(
                 "ForkingSampler: a fork goes on from the middle of a completion, and an environment would not know "
                 "what came before. Put it inside: EnvironmentSampler with sampler: ForkingSampler forks first turns."
             )
@@ -130,7 +131,7 @@ class ForkingSampler(SamplerAround):
             ]
         if self.cut == "entropy":
             if completion.entropies is None:
-                raise ValueError(
+                raise UserError(
                     "ForkingSampler(cut='entropy') needs Completion.entropies, which its sampler does not give. Take "
                     "sampler: {class_path: TransformersSampler, init_args: {entropies: true}} or {class_path: "
                     "VLLMSampler, init_args: {entropy_top: 20}}, or another cut."

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.compiled import CompiledDecoding
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.samplers.noise import row_key
@@ -35,7 +36,7 @@ class TransformersSampler(Sampler):
 
     def __init__(self, max_batch_tokens: int = 65536, compile: bool = False, entropies: bool = False) -> None:
         if max_batch_tokens < 1:
-            raise ValueError(f"max_batch_tokens is {max_batch_tokens}; it must be at least 1.")
+            raise UserError(f"max_batch_tokens is {max_batch_tokens}; it must be at least 1.")
         self.max_batch_tokens, self.compile, self.entropies = max_batch_tokens, compile, entropies
 
     def setup(self, source: WeightSource) -> None:

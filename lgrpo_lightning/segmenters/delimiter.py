@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 from lgrpo_lightning.contracts import StepSegmenter
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Completion, Group
 
@@ -49,7 +50,7 @@ class DelimiterSegmenter(StepSegmenter):
         self, delimiter: str = "line", normalize: Normalize = "strip", ignore_case: bool = False
     ) -> None:
         if normalize not in ("none", "strip", "collapse"):
-            raise ValueError(f"normalize is {normalize!r}; possible are 'none', 'strip' and 'collapse'.")
+            raise UserError(f"normalize is {normalize!r}; possible are 'none', 'strip' and 'collapse'.")
         self.delimiter = delimiter
         self.normalize = normalize
         self.ignore_case = ignore_case
@@ -105,13 +106,13 @@ def _compiled(delimiter: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(NAMED.get(delimiter, delimiter))
     except re.error as error:
-        raise ValueError(
+        raise UserError(
             f"delimiter is {delimiter!r}, which is no valid regular expression: {error}. Possible are "
             "'line', 'paragraph' and a regular expression; escape characters meant literally, such as '\\.'."
         ) from error
     everywhere = pattern.match("ab", 1)
     if everywhere and everywhere.end() == 1:
-        raise ValueError(
+        raise UserError(
             f"delimiter is {delimiter!r}, which matches the empty string at every position, so that each "
             "character would be a step. Write one that matches at least one character: 'x+' instead of 'x*'."
         )

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 
 from lgrpo_lightning.contracts import StepSegmenter
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree, Trie
 from lgrpo_lightning.types import Group
 
@@ -30,7 +31,7 @@ class EntropySegmenter(StepSegmenter):
 
     def __init__(self, quantile: float = 0.8) -> None:
         if not 0 <= quantile <= 1:
-            raise ValueError(f"EntropySegmenter: quantile is {quantile}; it must be from 0 to 1.")
+            raise UserError(f"EntropySegmenter: quantile is {quantile}; it must be from 0 to 1.")
         self.quantile = quantile
 
     def segment(self, group: Group) -> ProcessTree:
@@ -54,7 +55,7 @@ def undecided(group: Group, quantile: float) -> list[list[bool]]:
         ValueError: A completion has no entropies.
     """
     if any(completion.entropies is None and completion.mask.any() for completion in group.completions):
-        raise ValueError(
+        raise UserError(
             "Steps at high-entropy tokens need Completion.entropies, which this sampler does not give. Take "
             "model.sampler: {class_path: TransformersSampler, init_args: {entropies: true}}, or "
             "{class_path: VLLMSampler, init_args: {entropy_top: 20}}."

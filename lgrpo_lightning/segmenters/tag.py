@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import listed
 from lgrpo_lightning.segmenters.delimiter import DelimiterSegmenter, Normalize
 
@@ -36,7 +37,7 @@ class TagSegmenter(DelimiterSegmenter):
     ) -> None:
         self.tags = listed("TagSegmenter: tags", ["think", "step", "answer"] if tags is None else tags)
         if not self.tags or not all(re.fullmatch(r"[\w.:-]+", tag) for tag in self.tags):
-            raise ValueError(
+            raise UserError(
                 f"TagSegmenter: tags are {list(self.tags)}; name at least one, without brackets, such as [think, step]."
             )
         names = "|".join(map(re.escape, self.tags))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lgrpo_lightning.contracts import StepSegmenter
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Group
 
@@ -26,7 +27,7 @@ class WindowSegmenter(StepSegmenter):
 
     def __init__(self, size: int = 32) -> None:
         if size < 1:
-            raise ValueError(f"WindowSegmenter: size is {size}; it must be at least 1.")
+            raise UserError(f"WindowSegmenter: size is {size}; it must be at least 1.")
         self.size = size
 
     def segment(self, group: Group) -> ProcessTree:

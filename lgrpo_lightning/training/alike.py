@@ -13,6 +13,7 @@ from typing import Any
 
 from lgrpo_lightning.checkpoints.code import code_of
 from lgrpo_lightning.distributed.ranks import gathered
+from lgrpo_lightning.errors import UserError
 
 OWN = re.compile(r"(^|_)(devices?|urls?|hosts?|ports?|keys?|secrets?|passwords?)$|^kwargs$|_dir$")
 """Names of options that each process may have its own value of, or whose value is nobody's business."""
@@ -46,7 +47,7 @@ def check_alike(trainer: Any, own: Mapping[str, Any]) -> None:
         if first.get(name, value) != value
     ]
     if different:
-        raise ValueError(
+        raise UserError(
             "The processes of this run were not given the same:\n"
             + "\n".join(different[:20])
             + "\nGive all of them one configuration, the same data and the same packages."

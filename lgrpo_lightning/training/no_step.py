@@ -7,6 +7,7 @@ from typing import Any
 
 from lgrpo_lightning.diagnosis.rules import RULES, watched
 from lgrpo_lightning.diagnosis.window import Window
+from lgrpo_lightning.errors import UserError
 
 CAUSES = ("not_applicable", "clipped", "dead_groups")
 """Rules whose causes leave nothing to learn from."""
@@ -30,7 +31,7 @@ def check_steps(rollouts: int, most: int, metrics: Mapping[str, Any]) -> None:
         window.add({name: float(value) for name, value in metrics.items() if watched(name)})
     found = [text for rule in RULES if rule.name in CAUSES and (text := rule.says(window, rule.threshold))]
     cause = found[0] if found else "no token was trained. Look at updates/masked_tokens, and into rollouts/."
-    raise RuntimeError(
+    raise UserError(
         f"{rollouts} rollouts in a row made no optimizer step (updates.max_rollouts_without_step), so that the run "
         f"would never end: {cause}"
     )

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.training.pending_step import PendingStep
 from lgrpo_lightning.types import Rollout
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
     """A loss, gradient or weight is not finite; the message says which, where the batch is and what to change."""
 
 

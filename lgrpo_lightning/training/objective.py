@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional.importance import ImportanceMode, check_importance
 from lgrpo_lightning.functional.losses import KLEstimator
 from lgrpo_lightning.options import require
@@ -89,12 +90,12 @@ class Objective:
             (least is None or least >= 0, "importance_min", "at least 0, or null"),
         )
         if self.kl_coef == 0 and (steps is not None or self.kl_place == "reward" or self.kl_unbiased):
-            raise ValueError(
+            raise UserError(
                 "objective.reference_sync_steps, kl_place and kl_unbiased are about the KL penalty; set "
                 "objective.kl_coef above 0, such as 0.04."
             )
         if self.kl_place == "reward" and (self.kl_unbiased or self.kl_estimator != "k1"):
-            raise ValueError(
+            raise UserError(
                 "objective.kl_place is 'reward', where the penalty is log π/π_ref of the sampled tokens: set "
                 "objective.kl_estimator: k1 and kl_unbiased: false."
             )

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.sharded_weights import whole
 from lgrpo_lightning.run_folder.plain import plain
 from lgrpo_lightning.training.options import Schedule
@@ -34,7 +35,7 @@ def build_optimizer(
     try:
         return factory(parameters)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"model.optimizer refuses its options: {error}") from error
+        raise UserError(f"model.optimizer refuses its options: {error}") from error
 
 
 NEED_METRIC = ("reduce_lr_on_plateau", "greedy")
@@ -58,7 +59,7 @@ def build_scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: in
     _check_names(schedule)
     total = None if "num_stable_steps" in given else schedule.total_steps or total_steps
     if total is None and name not in ENDLESS and "num_stable_steps" not in given:
-        raise ValueError(
+        raise UserError(
             f"schedule.name {name!r} needs to know where it ends: set trainer.max_steps, "
             "model.max_rollouts or model.schedule.total_steps."
         )
@@ -67,9 +68,9 @@ def build_scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: in
         made = get_scheduler(name, optimizer, **steps, scheduler_specific_kwargs=given)
         rates = [rate(n) for rate in made.lr_lambdas for n in (0, schedule.warmup_steps, total or 10**9)]
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"schedule.name {name!r} with schedule.kwargs {given}: {error}.") from error
+        raise UserError(f"schedule.name {name!r} with schedule.kwargs {given}: {error}.") from error
     if not all(0 <= rate < math.inf for rate in rates):
-        raise ValueError(f"schedule.kwargs {given} make a learning rate that is below 0 or not finite.")
+        raise UserError(f"schedule.kwargs {given} make a learning rate that is below 0 or not finite.")
     return made
 
 
@@ -81,11 +82,11 @@ def _check_names(schedule: Schedule) -> None:
     names = [s.value for s in SchedulerType if s.value not in NEED_METRIC]
     if schedule.name not in names:
         why = ", which needs a metric at every step" if schedule.name in NEED_METRIC else ""
-        raise ValueError(f"schedule.name is {schedule.name!r}{why}; possible are {', '.join(names)}.")
+        raise UserError(f"schedule.name is {schedule.name!r}{why}; possible are {', '.join(names)}.")
     takes = set(signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(schedule.name)]).parameters)
     takes -= {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
     if unknown := sorted(set(schedule.kwargs) - takes):
-        raise ValueError(
+        raise UserError(
             f"schedule.kwargs has {', '.join(unknown)}; {schedule.name} takes {', '.join(sorted(takes)) or 'none'}."
         )
 

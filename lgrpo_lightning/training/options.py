@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import mapped, require
 
 OnNonFinite = Literal["stop", "skip"]
@@ -46,13 +47,13 @@ class Updates:
     def __post_init__(self) -> None:
         for name in ("iterations", "mini_batches", "max_rollouts_without_step"):
             if getattr(self, name) < 1:
-                raise ValueError(f"updates.{name} is {getattr(self, name)}; it must be at least 1.")
+                raise UserError(f"updates.{name} is {getattr(self, name)}; it must be at least 1.")
         if self.refill_rounds < 0:
-            raise ValueError(
+            raise UserError(
                 f"updates.refill_rounds is {self.refill_rounds}; it must be at least 0 (0: no group is replaced)."
             )
         if self.gradient_clip_val is not None and not 0 < self.gradient_clip_val < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"updates.gradient_clip_val is {self.gradient_clip_val}; it must be above 0, or null."
             )
 
@@ -114,7 +115,7 @@ class Validation:
 
     def __post_init__(self) -> None:
         if self.k < 0 or (self.k == 0 and not self.greedy):
-            raise ValueError("validation.k must be at least 0, and above 0 where validation.greedy is false.")
+            raise UserError("validation.k must be at least 0, and above 0 where validation.greedy is false.")
         require(
             "validation.",
             vars(self),

@@ -20,6 +20,7 @@ from lgrpo_lightning.contracts import (
 )
 from lgrpo_lightning.distributed.precision import check_precision
 from lgrpo_lightning.distributed.terminal import say
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.run_folder.names import shown
 from lgrpo_lightning.training.options import Updates
@@ -59,19 +60,19 @@ def check_options(group_size: int, sampling: Sampling, updates: Updates, max_rol
         ValueError: With what is possible.
     """
     if group_size < 2:
-        raise ValueError(
+        raise UserError(
             f"model.group_size is {group_size}; it must be at least 2: a completion is compared with the "
             "others of its group."
         )
     if max_rollouts < -1 or max_rollouts == 0:
-        raise ValueError(f"model.max_rollouts is {max_rollouts}; it must be at least 1, or -1 for no limit.")
+        raise UserError(f"model.max_rollouts is {max_rollouts}; it must be at least 1, or -1 for no limit.")
     if sampling.temperature == 0:
-        raise ValueError(
+        raise UserError(
             "sampling.temperature is 0, so that all completions of a group would be the same; it must be "
             "above 0. Validation decodes greedily on its own (validation.greedy)."
         )
     if updates.old_logprobs == "sampler" and sampling.truncated:
-        raise ValueError(
+        raise UserError(
             "updates.old_logprobs is 'sampler', but top_p, top_k or min_p make the sampler's log-probs those "
             "of another distribution than the policy's. Use updates.old_logprobs: policy, or top_p 1, top_k 0, "
             "min_p 0."
@@ -111,8 +112,8 @@ def check_component(key: str, given: Any, contract: type) -> None:
         return
     what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
     if isinstance(given, type) and issubclass(given, contract):
-        raise TypeError(f"{key} is {what}; give an instance: {given.__name__}(…).")
-    raise TypeError(
+        raise UserError(f"{key} is {what}; give an instance: {given.__name__}(…).")
+    raise UserError(
         f"{key} is {what}; it must be an instance of a {contract.__name__}. {INSTANCES[key]} A component's name alone "
         "is for YAML."
     )
@@ -130,12 +131,12 @@ def check_data(trainer: Any, *, refill: bool = False) -> None:
     if not hasattr(trainer.datamodule, "validation_names"):
         given = "no data module" if trainer.datamodule is None else f"a {type(trainer.datamodule).__name__}"
         call = f"trainer.{trainer.state.fn.value}(module, datamodule=PromptDataModule(...))"
-        raise ValueError(
+        raise UserError(
             f"The Trainer was given {given}. Use {call}; "
             "rows of your own come from a PromptSource (docs/plugins.md)."
         )
     if refill and trainer.state.fn == "fit" and not hasattr(trainer.datamodule, "further_prompts"):
-        raise ValueError(
+        raise UserError(
             f"updates.refill_rounds asks the data module for further prompts, and {type(trainer.datamodule).__name__} "
             "has no further_prompts(count, without). Use PromptDataModule, or updates.refill_rounds: 0."
         )
@@ -150,7 +151,7 @@ def check_machine(strategy: Any, accelerator: Any, precision: Any, devices: Any 
     if isinstance(strategy, str):
         check_strategy(strategy)
     if accelerator in ("gpu", "cuda") and not _has_gpu(accelerator):
-        raise ValueError(
+        raise UserError(
             f"trainer.accelerator is {accelerator!r}, but PyTorch finds no GPU on this machine "
             "(torch.cuda.is_available() is False). Use trainer.accelerator: cpu, or auto."
         )
@@ -171,7 +172,7 @@ def check_processes(devices: Any, accelerator: Any, cores: int) -> None:
         return
     said = f"trainer.devices is {devices}: so many processes would share the {cores} cores of this CPU"
     if int(devices) > 4 * cores:
-        raise ValueError(f"{said}. Use at most one a core; more than four are refused.")
+        raise UserError(f"{said}. Use at most one a core; more than four are refused.")
     if int(devices) > cores:
         rank_zero_warn(f"{said} and wait for each other. At most one a core is of use.")
 
@@ -190,7 +191,7 @@ def check_strategy(name: str) -> None:
     possible = ["auto", *(s for s in ("ddp", "fsdp2") if s in there)]
     if name.startswith(UNSUPPORTED) or name not in {"auto", *there}:
         what = "is not supported here" if name.startswith(UNSUPPORTED) else "does not exist"
-        raise ValueError(f"trainer.strategy is {name!r}, which {what}. Use one of: {', '.join(possible)}.")
+        raise UserError(f"trainer.strategy is {name!r}, which {what}. Use one of: {', '.join(possible)}.")
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -204,7 +205,7 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".lgrpo-"):
             pass
     except OSError as error:
-        raise OSError(
+        raise UserError(
             f"trainer.default_root_dir is {shown(Path(folder))!r}, and nothing can be written there "
             f"({error.strerror}). Everything a run writes goes into this folder; name one that is yours."
         ) from error
@@ -225,9 +226,9 @@ def check_trainer(trainer: Any) -> None:
     """
     check_strategy(_strategy_name(trainer.strategy))
     if trainer.gradient_clip_val:
-        raise ValueError(f"trainer.gradient_clip_val is not used here; set {ELSEWHERE['gradient_clip_val']}.")
+        raise UserError(f"trainer.gradient_clip_val is not used here; set {ELSEWHERE['gradient_clip_val']}.")
     if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
+        raise UserError(
             f"trainer.accumulate_grad_batches is not used here; set {ELSEWHERE['accumulate_grad_batches']}."
         )
     if trainer.state.fn == "fit" and not trainer.fast_dev_run and trainer.is_global_zero:
@@ -250,23 +251,23 @@ def check_limits(trainer: Any, updates: Updates, planned: int | None) -> None:
         trainer.fit_loop.epoch_loop.max_steps = int(trainer.fast_dev_run) * each
     for name in ("max_steps", "max_epochs", "limit_train_batches"):
         if getattr(trainer, name) == 0:
-            raise ValueError(
+            raise UserError(
                 f"trainer.{name} is 0, so that nothing would be trained. Set another, or measure the model with "
                 "lgrpo validate."
             )
     for name in ("val_check_interval", "check_val_every_n_epoch"):
         if isinstance(value := getattr(trainer, name), int | float) and value <= 0:
-            raise ValueError(
+            raise UserError(
                 f"trainer.{name} is {value}; it must be above 0. Without validation: trainer.limit_val_batches: 0."
             )
     steps = f"a rollout makes {each} optimizer steps (model.updates.iterations times mini_batches)"
     if 0 < trainer.max_steps < each:
-        raise ValueError(
+        raise UserError(
             f"trainer.max_steps is {trainer.max_steps}, and {steps}: a run consists of whole rollouts. Use at "
             f"least {each}."
         )
     if planned is not None and (trainer.min_steps or 0) > planned:
-        raise ValueError(
+        raise UserError(
             f"trainer.min_steps is {trainer.min_steps}, but trainer.max_steps or model.max_rollouts end the run after "
             f"{planned}."
         )
@@ -285,7 +286,7 @@ def check_gradient_snr(trainer: Any, updates: Updates) -> None:
         ValueError: With what to do.
     """
     if updates.gradient_snr and trainer.world_size > 1:
-        raise ValueError(
+        raise UserError(
             f"updates.gradient_snr is for one process, and this run has {trainer.world_size}: gradients are summed "
             "up before the spread over passes can be told. Set updates.gradient_snr: false, or trainer.devices: 1."
         )

@@ -85,7 +85,7 @@ def test_something_else_than_a_rollout_batch(tmp_path: Path) -> None:
         def predict_step(self, item: int, batch_idx: int) -> Any:
             return 3
 
-    with pytest.raises(TypeError, match=r"Module\.predict_step returned int"):
+    with pytest.raises(ValueError, match=r"Module\.predict_step returned int"):
         trainer(tmp_path).predict(Module(), return_predictions=False)
 
 

@@ -227,7 +227,7 @@ def test_functions_are_reward_models(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_component(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(TypeError, match=said):
+    with pytest.raises(ValueError, match=said):
         GRPOModule(**{"reward_model": ExactMatch(), **options})
 
 

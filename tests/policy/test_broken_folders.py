@@ -139,7 +139,7 @@ def test_finite_weights_that_overflow(tmp_path: Path) -> None:
     weights(lambda w: w | {"lm_head.weight": w["lm_head.weight"].sign() * 3e38})(
         make_model("llama", tmp_path)
     )
-    with pytest.raises(RuntimeError, match="for logits, though its weights are finite: numbers overflow in"):
+    with pytest.raises(ValueError, match="for logits, though its weights are finite: numbers overflow in"):
         Policy(PolicyConfig(path=str(tmp_path))).verify(*rows())
 
 

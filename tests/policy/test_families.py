@@ -39,7 +39,7 @@ def test_verify_refuses_what_was_sampled_from_another_distribution(tmp_path: Pat
     prompts, found = drawn(policy)
     completions = [d.token_ids for d in found][:3]
     sampled = padded([d.logprobs for d in found[:3]], max(map(len, completions)))
-    with pytest.raises(RuntimeError, match="log-probs of sampling differ"):
+    with pytest.raises(ValueError, match="log-probs of sampling differ"):
         policy.verify(prompts[:3], completions[:3], sampled=sampled)
 
 
@@ -54,7 +54,7 @@ def test_a_model_with_a_cache_of_its_own_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="RobertaForCausalLM is bidirectional"):
+    with pytest.raises(ValueError, match="RobertaForCausalLM is bidirectional"):
         trial_of("roberta", tmp_path).sampled()
 
 
@@ -68,7 +68,7 @@ def test_trees_that_are_asked_for_are_not_given_up(tmp_path: Path) -> None:
     prompts, found = drawn(policy)
     completions = [d.token_ids for d in found]
     policy.choose_layout(prompts, completions)
-    with pytest.raises(RuntimeError, match=r"Set model\.policy\.layout: padded"):
+    with pytest.raises(ValueError, match=r"Set model\.policy\.layout: padded"):
         policy.verify(prompts[:3], completions[:3])
 
 

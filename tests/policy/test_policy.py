@@ -98,7 +98,7 @@ def test_an_unknown_transformation_of_the_logits_is_refused(model_folder: Callab
     policy = Policy(PolicyConfig(path=str(model_folder("granite"))))
     embeddings = policy.model.get_output_embeddings()
     handle = embeddings.register_forward_hook(lambda m, i, o: o * 2 if i[0].dim() == 3 else o)
-    with pytest.raises(RuntimeError, match="differ from the model's own"):
+    with pytest.raises(ValueError, match="differ from the model's own"):
         policy.verify([[3, 4]], [[5, 6]])
     handle.remove()
     policy.verify([[3, 4]], [[5, 6]])

@@ -172,5 +172,5 @@ def test_a_mismatch_stops_the_run(model_folder: Callable[..., Path], monkeypatch
         "lgrpo_lightning.policy.attention.segment_tree_attention",
         lambda *a, **k: segment_tree_attention(*a, **k) * 1.1,
     )
-    with pytest.raises(RuntimeError, match="layout: padded"):
+    with pytest.raises(ValueError, match="layout: padded"):
         policy.verify(prompts, completions)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from lgrpo_lightning.commands.migration.draft import Draft
 from lgrpo_lightning.commands.migration.recipe import Recipe
+from lgrpo_lightning.errors import UserError
 
 COUNTS = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations")
 
@@ -48,7 +49,7 @@ def batch(recipe: Recipe, processes: int) -> Batch:
     micro = rows * processes
     steps = _steps(recipe, micro, accumulated)
     if (micro * steps) % size:
-        raise ValueError(
+        raise UserError(
             f"{recipe.name}: a generation batch has {rows} per_device_train_batch_size x {processes} process(es) x "
             f"{steps} step(s) = {micro * steps} completions, no multiple of {size} num_generations: TRL refuses it. "
             f"Say --processes N for how many it was run on, or change one of these numbers."

@@ -22,6 +22,7 @@ from lgrpo_lightning.commands.migration.training import (
 )
 from lgrpo_lightning.commands.migration.trl_fields import VERSION
 from lgrpo_lightning.commands.migration.yaml_file import read_yaml
+from lgrpo_lightning.errors import NotFoundError, UserError
 
 READERS = {".yaml": read_yaml, ".yml": read_yaml, ".py": read_python}
 
@@ -38,11 +39,11 @@ def imported(path: Path, *, processes: int = 1, rows: int | None = None) -> str:
         OSError, ValueError: The file is not there, cannot be read, or has what TRL refuses.
     """
     if path.suffix not in READERS:
-        raise ValueError(
+        raise UserError(
             f"{path}: a file for TRL ends with .yaml (as for `trl grpo --config`) or .py (a script)."
         )
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} (looked in {Path.cwd()}).")
+        raise NotFoundError(f"There is no file {path} (looked in {Path.cwd()}).")
     recipe = READERS[path.suffix](path)
     return page(draft(recipe, processes=processes, rows=rows))
 

@@ -10,6 +10,7 @@ from lgrpo_lightning.commands.migration.recipe import Given, Recipe
 from lgrpo_lightning.commands.migration.script import NotLiteralError, Script, called, keyword
 from lgrpo_lightning.commands.migration.script_data import DataReader
 from lgrpo_lightning.commands.migration.script_parts import environments, listed, pay, reads_environments
+from lgrpo_lightning.errors import UserError
 
 LORA = {
     "r": "lora_r",
@@ -55,7 +56,7 @@ def read_python(path: Path) -> Recipe:
     script = Script(path)
     config, trainer = (_only(script, name) for name in ("GRPOConfig", "GRPOTrainer"))
     if config is None and trainer is None:
-        raise ValueError(
+        raise UserError(
             f"{path}: no call of GRPOConfig or GRPOTrainer. Where the options come from the command line, write them "
             "as YAML, one a line, as for `trl grpo --config`, and import that."
         )
@@ -89,7 +90,7 @@ def _only(script: Script, name: str) -> ast.Call | None:
     found = script.calls(name)
     if len(found) > 1:
         lines = ", ".join(str(call.lineno) for call in found)
-        raise ValueError(f"{script.path}, lines {lines}: {name} is called {len(found)} times; leave one.")
+        raise UserError(f"{script.path}, lines {lines}: {name} is called {len(found)} times; leave one.")
     return found[0] if found else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lgrpo_lightning.commands.migration.training_fields import OLDER, SCRIPT, TRAINING
 from lgrpo_lightning.commands.migration.trl_fields import OWN
+from lgrpo_lightning.errors import UserError
 
 FIELDS = OWN | TRAINING | SCRIPT | OLDER
 """Every option that is known here, by name."""
@@ -87,4 +88,4 @@ class Recipe:
     def refuse(self, field: str, possible: str) -> ValueError:
         """The error that the value of a field is not possible."""
         where = self.given[field].place if field in self.given else self.name
-        return ValueError(f"{where}: {field} is {self.value(field)!r}; TRL takes {possible}.")
+        return UserError(f"{where}: {field} is {self.value(field)!r}; TRL takes {possible}.")

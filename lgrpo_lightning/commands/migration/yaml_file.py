@@ -11,6 +11,7 @@ import yaml
 
 from lgrpo_lightning.commands.migration.recipe import DataSet, Given, Imported, Recipe
 from lgrpo_lightning.commands.migration.whose import OURS, owner, remedy
+from lgrpo_lightning.errors import UserError
 
 RATE = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 """A number that YAML takes for text, and TRL's parser for a number: ``1e-6``."""
@@ -29,9 +30,9 @@ def read_yaml(path: Path) -> Recipe:
     given = _given(path)
     if (library := owner(given)) != "TRL":
         if set(given) & OURS and library is None:
-            raise ValueError(f"{path} is no file for TRL: its keys are those of `lgrpo fit --config {path}`.")
+            raise UserError(f"{path} is no file for TRL: its keys are those of `lgrpo fit --config {path}`.")
         written = f"is written for {library}" if library else "has no option of TRL's GRPO"
-        raise ValueError(f"{path} {written}. {remedy(library, str(path)) if library else OPTIONS}")
+        raise UserError(f"{path} {written}. {remedy(library, str(path)) if library else OPTIONS}")
     values = {name: one.value for name, one in given.items()}
     train = evaluation = None
     if values.get("dataset_name"):
@@ -62,11 +63,11 @@ def _given(path: Path) -> dict[str, Given]:
         node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(
+        raise UserError(
             f"{path}{line}: not valid YAML: {error.problem}. Check the indentation there and one line above."
         ) from error
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{path} holds no keys. {OPTIONS}")
+        raise UserError(f"{path} holds no keys. {OPTIONS}")
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     return {
         str(name): Given(value=_number(value), place=f"{path}, line {lines.get(str(name), 1)}")
@@ -123,7 +124,7 @@ def _reward(name: str, place: str) -> Imported:
     if name == "get_soft_overlong_punishment":
         said = "it makes a function; name the one that it makes in a module of your own."
         return Imported(path=None, said=f"{name} ({place}): {said}")
-    raise ValueError(
+    raise UserError(
         f"{place}: reward_funcs has {name!r}; TRL takes {', '.join(OF_TRL)}, get_soft_overlong_punishment, or an "
         "import path such as my_rewards.brevity."
     )

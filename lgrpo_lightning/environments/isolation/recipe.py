@@ -11,6 +11,7 @@ from typing import Any
 
 from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.tools import Tools
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.import_path import imported
 
 
@@ -89,7 +90,7 @@ def references(tools: Sequence[Callable[..., Any]]) -> list[dict[str, Any]]:
                 raise LookupError("it is not what has this name")
         except (LookupError, AttributeError) as error:
             shown = getattr(tool, "__name__", repr(tool))
-            raise TypeError(
+            raise UserError(
                 f"the tool {shown!r} cannot be described to another process ({error}): define it as a function of a "
                 "module, or as a method of a class there"
             ) from error
@@ -108,7 +109,7 @@ def described(reference: Mapping[str, Any]) -> Callable[..., Any]:
     try:
         function = _found(str(reference["module"]), str(reference["name"]))
     except (LookupError, AttributeError) as error:
-        raise TypeError(
+        raise UserError(
             f"the tool {reference['name']!r} of module {reference['module']!r} cannot be described ({error!r}): import "
             "its module where the environment's class is defined"
         ) from error

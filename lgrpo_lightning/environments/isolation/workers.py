@@ -14,6 +14,7 @@ from lgrpo_lightning.environments.isolation.recipe import Recipe
 from lgrpo_lightning.environments.isolation.serving import Request
 from lgrpo_lightning.environments.isolation.worker import InProcessError, Worker
 from lgrpo_lightning.environments.limits import StateLostError
+from lgrpo_lightning.errors import UserError
 
 START = 120.0
 """Seconds that a new process, and the modules of its environments, may take."""
@@ -107,7 +108,7 @@ class Workers:
                 self.seat(name).leave(limit=START, begun=False)
             except (InProcessError, StateLostError) as error:
                 shown = error if isinstance(error, StateLostError) else f"{type(error).__name__}: {error}"
-                raise ValueError(
+                raise UserError(
                     f"EnvironmentSampler: {shown_name} cannot be made in a process of its own "
                     f"({shown}). It has to be importable there: put it and its tools in a module beside the script, "
                     "not in the script or notebook itself; or set isolation: thread."

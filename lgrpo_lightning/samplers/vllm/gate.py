@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback
 
 OPEN = "/health"
@@ -34,7 +35,7 @@ class Gate:
         self.key = os.environ.get(KEY, "")
         self.loopback_only = os.environ.get(LOOPBACK_ONLY) == "1"
         if not self.key:
-            raise RuntimeError(f"{KEY} is not set. Start the server with `lgrpo serve`, which makes a key.")
+            raise UserError(f"{KEY} is not set. Start the server with `lgrpo serve`, which makes a key.")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, or answer it with the reason why not."""

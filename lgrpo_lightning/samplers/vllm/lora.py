@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.contracts import Adapter
+from lgrpo_lightning.errors import UserError
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Largest ranks that vLLM can be started for."""
@@ -82,7 +83,7 @@ def adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int | Non
         return None
     reason = why_merged(config.architectures, adapter.rank, adapter.targets) or no_experts(config)
     if reason and wanted == "adapter":
-        raise ValueError(f"sampler.engine.lora is 'adapter', but {reason}. Use merge, or auto.")
+        raise UserError(f"sampler.engine.lora is 'adapter', but {reason}. Use merge, or auto.")
     return None if reason else engine_rank(adapter.rank)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import listed, mapped, require
 from lgrpo_lightning.samplers.vllm.entropies import logprob_limit
 
@@ -69,7 +70,7 @@ class EngineOptions:
         )
         mapped("sampler.engine.extra", self.extra)
         if taken := sorted(OURS & set(self.extra)):
-            raise ValueError(
+            raise UserError(
                 f"sampler.engine.extra sets {', '.join(taken)}, which this sampler sets itself. Use the options of "
                 "sampler.engine; the weights, the log-probs' kind and the seed are not free."
             )
@@ -159,11 +160,11 @@ class ServerOptions:
         for url in listed("sampler.server.urls", self.urls):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
-                raise ValueError(
+                raise UserError(
                     f"sampler.server.urls has {url!r}; an address looks like http://127.0.0.1:8000, without a path."
                 )
         if len(set(self.urls)) < len(self.urls):
-            raise ValueError(f"sampler.server.urls names a server twice: {', '.join(self.urls)}.")
+            raise UserError(f"sampler.server.urls names a server twice: {', '.join(self.urls)}.")
         for name in ("retry_seconds", "request_seconds", "max_connections"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"sampler.server.{name} is {getattr(self, name)}; it must be above 0.")
+                raise UserError(f"sampler.server.{name} is {getattr(self, name)}; it must be above 0.")

@@ -10,6 +10,7 @@ import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.distributed.component_call import is_aside
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens
 from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, probe_prompt
@@ -53,16 +54,16 @@ class VLLMSampler(Sampler):
         entropy_top: int = 0,
     ) -> None:
         if check_every < 0:
-            raise ValueError(f"sampler.check_every is {check_every}; it must be at least 0 (0: never).")
+            raise UserError(f"sampler.check_every is {check_every}; it must be at least 0 (0: never).")
         if check_tolerance is not None and not check_tolerance > 0:
-            raise ValueError(f"sampler.check_tolerance is {check_tolerance}; it must be above 0, or null.")
+            raise UserError(f"sampler.check_tolerance is {check_tolerance}; it must be above 0, or null.")
         if sleep_level not in (0, 1, 2):
-            raise ValueError(f"sampler.sleep_level is {sleep_level}; it must be 0, 1 or 2.")
+            raise UserError(f"sampler.sleep_level is {sleep_level}; it must be 0, 1 or 2.")
         self.engine, self.server = engine, server
         self.apart = bool(server.urls)
         self.check_every, self.check_tolerance = check_every, check_tolerance
         if entropy_top < -1:
-            raise ValueError(
+            raise UserError(
                 f"sampler.entropy_top is {entropy_top}; it must be at least 0, or -1 for all tokens."
             )
         self.sleep_level, self.entropy_top = sleep_level, entropy_top
@@ -72,7 +73,7 @@ class VLLMSampler(Sampler):
         """Remember the policy; the engine starts with the first ``sync``, when the policy is where it will train."""
         self.teardown()
         if (size := getattr(source, "tensor_parallel_size", 1)) > 1:
-            raise ValueError(
+            raise UserError(
                 f"VLLMSampler does not go with tensor_parallel_size: {size} of the training. Use "
                 "TransformersSampler, or tensor_parallel_size: 1, which shards the policy over all devices."
             )
@@ -233,7 +234,7 @@ class VLLMSampler(Sampler):
     def _check_lengths(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         longest = max((len(p.token_ids) for p in prompts), default=0)
         if longest + sampling.max_new_tokens > self.context_length:
-            raise ValueError(
+            raise UserError(
                 f"A prompt of {longest} tokens and sampling.max_new_tokens {sampling.max_new_tokens} do not fit the "
                 f"engine's {self.context_length} tokens. Raise sampler.engine.max_model_len (the model allows "
                 f"{self.source.context_length}), or lower data.max_prompt_length or sampling.max_new_tokens."

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter, RandomKey
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import WRITTEN_OUT
 from lgrpo_lightning.types import FinishReason, Sampling
@@ -18,7 +19,7 @@ NEVER = -100.0
 """vLLM's least bias of a logit: a probability of e^-100."""
 
 
-class VLLMError(RuntimeError):
+class VLLMError(UserError):
     """An engine or a server failed; the message names it and says what to do."""
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.distributed.alive import process_gone
+from lgrpo_lightning.errors import NotFoundError
 
 Weights = Iterator[tuple[str, Tensor]]
 SHARD_BYTES = 2**30
@@ -67,7 +68,7 @@ def read_weights(folder: str | Path) -> Weights:
 
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"There are no weights in {folder} as seen by this process. Set sampler.server.weights_dir to a folder "
             "that the training process and the server both see."
         )

@@ -6,14 +6,14 @@ from tests.integration.mistakes.case import BadInput, component
 
 PARTS = '''"""Components with one mistake each."""
 import torch
-from lgrpo_lightning import AdvantageEstimator, StepSegmenter
+from lgrpo_lightning import AdvantageEstimator, StepSegmenter, UserError
 from lgrpo_lightning.types import Credit
 class Abstract(AdvantageEstimator):
     pass
 class Halved(AdvantageEstimator):
     def __init__(self, power: float = 1.0):
         if power < 0:
-            raise ValueError(f"power is {power}; it must be at least 0.")
+            raise UserError(f"power is {power}; it must be at least 0.")
     def estimate(self, rewards, tree):
         return Credit(advantages=torch.ones(4, 1), weights=torch.ones(4, 1))
 class Listed(StepSegmenter):

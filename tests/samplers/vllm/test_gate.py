@@ -104,7 +104,7 @@ def test_web_sockets_are_closed() -> None:
 
 def test_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_API_KEY")
-    with pytest.raises(RuntimeError, match="VLLM_API_KEY is not set"):
+    with pytest.raises(ValueError, match="VLLM_API_KEY is not set"):
         Gate(None)
 
 

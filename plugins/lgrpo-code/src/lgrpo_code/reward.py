@@ -12,6 +12,7 @@ import torch
 
 from lgrpo_code.runner import Limits, Program, Result, check, run_all
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rewards.opening import opened_texts
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class CodeTests(RewardModel):
         workers: int = 0,
     ) -> None:
         if not allow_execution:
-            raise ValueError(
+            raise UserError(
                 "CodeTests runs programs that the model has written, on this machine. Read in its README what it does "
                 "and does not protect against, and set allow_execution: true."
             )
@@ -78,15 +79,15 @@ class CodeTests(RewardModel):
         }
         for name, value in numbers.items():
             if not value > 0:
-                raise ValueError(f"CodeTests: {name} is {value}; it must be above 0.")
+                raise UserError(f"CodeTests: {name} is {value}; it must be above 0.")
         if workers < 0:
-            raise ValueError(f"CodeTests: workers is {workers}; it must be at least 0.")
+            raise UserError(f"CodeTests: workers is {workers}; it must be at least 0.")
         try:
             self._pattern = re.compile(extract, re.DOTALL)
         except re.error as error:
-            raise ValueError(f"CodeTests: extract is {extract!r}, no regular expression: {error}.") from error
+            raise UserError(f"CodeTests: extract is {extract!r}, no regular expression: {error}.") from error
         if not self._pattern.groups:
-            raise ValueError(f"CodeTests: extract is {extract!r}, which has no group.")
+            raise UserError(f"CodeTests: extract is {extract!r}, which has no group.")
         self.allow_execution, self.column, self.extract = allow_execution, column, extract
         self.partial, self.missing, self.workers = partial, missing, workers
         self.limits = Limits(**numbers)  # type: ignore[arg-type]
@@ -153,7 +154,7 @@ class CodeTests(RewardModel):
             )
             good = good and bool(text or pair)
         if not good:
-            raise ValueError(
+            raise UserError(
                 f"CodeTests: column {self.column!r} is {found!r}; it must be a text of Python with assert, a list of "
                 "such texts, or a list of {input, output}, both texts."
             )

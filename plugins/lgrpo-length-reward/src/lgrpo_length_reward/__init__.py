@@ -3,6 +3,7 @@
 import torch
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel, hookimpl
+from lgrpo_lightning.errors import UserError
 
 
 class LengthReward(RewardModel):
@@ -15,7 +16,7 @@ class LengthReward(RewardModel):
 
     def __init__(self, target_tokens: int = 64, tolerance: int = 32) -> None:
         if tolerance < 1:
-            raise ValueError(f"tolerance is {tolerance}; it must be at least 1.")
+            raise UserError(f"tolerance is {tolerance}; it must be at least 1.")
         self.target_tokens = target_tokens
         self.tolerance = tolerance
 

@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rewards.answers import answers
 from lgrpo_lightning.rewards.numbers import DATE_OR_RATIO, as_number
 
@@ -43,7 +44,7 @@ def _written(value: Any) -> str:
 def _as_latex(text: str) -> str:
     text = text.rpartition(LABEL)[2].strip().removeprefix("**").removesuffix("**").strip()
     if DATE_OR_RATIO.fullmatch(text):
-        raise ValueError(f"{text!r}, a date, a time or a ratio: ExactMatch compares it as text")
+        raise UserError(f"{text!r}, a date, a time or a ratio: ExactMatch compares it as text")
     if MIXED.fullmatch(text) and (number := as_number(text)) is not None:
         return rf"\boxed{{{number}}}"
     if DELIMITED.search(text) or ("\\" not in text and PROSE.search(text)):

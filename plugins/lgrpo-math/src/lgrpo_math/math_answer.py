@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from lgrpo_lightning.contracts import RewardModel
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.opening import opened_texts
@@ -86,7 +87,7 @@ class MathAnswer(RewardModel):
             (memory_mb >= 256, "memory_mb", memory_mb, "at least 256, of which sympy takes 60"),
         ):
             if not ok:
-                raise ValueError(f"MathAnswer: {name} is {value!r}; it must be {what}.")
+                raise UserError(f"MathAnswer: {name} is {value!r}; it must be {what}.")
         self.column = column
         self.columns = (column,)  # type: ignore[misc]
         self.rewards = _by_verdict(correct, incorrect, missing, unchecked)
@@ -106,9 +107,9 @@ class MathAnswer(RewardModel):
         try:
             gold = gold_texts(row.get(self.column))
         except ValueError as error:
-            raise ValueError(f"{self.name}: column {self.column!r} is {error}.") from error
+            raise UserError(f"{self.name}: column {self.column!r} is {error}.") from error
         if not gold:
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: there is no answer in column {self.column!r}; the columns are {sorted(row)}. Set "
                 "column= to the one with the answer, or fill it in."
             )
@@ -207,7 +208,7 @@ def _by_verdict(
     }
     for name, value in rewards.items():
         if math.isinf(value):
-            raise ValueError(
+            raise UserError(
                 f"MathAnswer: {name} is {value!r}; it must be finite, or .nan for no reward at all."
             )
     return {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
+from lgrpo_lightning.errors import UserError
 from lgrpo_prm.conventions import CONVENTIONS, Convention
 
 Outcome = Literal["none", "min", "product", "last", "mean"]
@@ -53,9 +54,9 @@ class HuggingFacePRM(RewardModel):
             ("dtype", dtype, ("float32", "bfloat16", "float16")),
         ):
             if value not in possible:
-                raise ValueError(f"HuggingFacePRM: {name} is {value!r}; possible are {', '.join(possible)}.")
+                raise UserError(f"HuggingFacePRM: {name} is {value!r}; possible are {', '.join(possible)}.")
         if batch_tokens < 1:
-            raise ValueError(f"HuggingFacePRM: batch_tokens is {batch_tokens}; it must be at least 1.")
+            raise UserError(f"HuggingFacePRM: batch_tokens is {batch_tokens}; it must be at least 1.")
         self.path, self.convention, self.separator, self.outcome = path, convention, separator, outcome
         self.device, self.dtype, self.batch_tokens = device, dtype, batch_tokens
         self.trust_remote_code = trust_remote_code
@@ -102,7 +103,7 @@ class HuggingFacePRM(RewardModel):
             self.path, dtype=getattr(torch, self.dtype), output_loading_info=True, **options
         )
         if missing := sorted(info["missing_keys"] & dict(model.named_parameters()).keys()):
-            raise ValueError(
+            raise UserError(
                 f"HuggingFacePRM: path is {self.path!r}, which lacks {len(missing)} weights of {type(model).__name__}, "
                 f"such as {missing[0]}; they would be random. Take a model that was trained as a process reward model."
             )
@@ -119,7 +120,7 @@ class HuggingFacePRM(RewardModel):
         """
         pieces = self._tokenizer(token, add_special_tokens=False)["input_ids"]
         if not pieces or pieces[-1] == self._tokenizer.unk_token_id:
-            raise ValueError(
+            raise UserError(
                 f"HuggingFacePRM: the tokenizer of {self.path!r} has no token {token!r}, which the convention "
                 f"{self.convention!r} needs. Take another convention, or set separator."
             )

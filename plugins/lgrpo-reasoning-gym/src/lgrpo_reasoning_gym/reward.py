@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional import reaches
 from lgrpo_lightning.rewards.opening import opened_texts
 
@@ -33,11 +34,11 @@ class ReasoningGymReward(RewardModel):
         try:
             self._pattern = None if extract is None else re.compile(extract, re.DOTALL)
         except re.error as error:
-            raise ValueError(
+            raise UserError(
                 f"ReasoningGymReward: extract is {extract!r}, no regular expression: {error}."
             ) from error
         if self._pattern is not None and not self._pattern.groups:
-            raise ValueError(
+            raise UserError(
                 f"ReasoningGymReward: extract is {extract!r}, which has no group, such as ####(.*)."
             )
 
@@ -75,7 +76,7 @@ class ReasoningGymReward(RewardModel):
         try:
             return get_score_answer_fn(entry["metadata"]["source_dataset"])
         except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 "ReasoningGymReward: the column 'entry' is no task of reasoning-gym; take data from ReasoningGymTasks."
             ) from error
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning import PromptSource
+from lgrpo_lightning.errors import UserError
 
 TAGGED = "Give the final answer between <answer> and </answer>."
 """An instruction that ``ReasoningGymReward``'s default reads."""
@@ -38,7 +39,7 @@ class ReasoningGymTasks(PromptSource):
         template: str = "{question}\n" + TAGGED + "\n",
     ) -> None:
         if size < 1:
-            raise ValueError(f"ReasoningGymTasks: size is {size}; it must be at least 1.")
+            raise UserError(f"ReasoningGymTasks: size is {size}; it must be at least 1.")
         self.dataset, self.config, self.size, self.seed = dataset, config or {}, size, seed
         self.template = template
         self._made = made(dataset, {**self.config, "size": size, "seed": seed})
@@ -53,7 +54,7 @@ class ReasoningGymTasks(PromptSource):
             return self.template.format(question=entry["question"], **_values(entry))
         except (KeyError, IndexError, ValueError) as error:
             known = ", ".join(sorted({"question", *_values(entry)}))
-            raise ValueError(
+            raise UserError(
                 f"ReasoningGymTasks: template is {self.template!r}, which does not fit ({error}); it may "
                 f"name {known}."
             ) from error
@@ -88,7 +89,7 @@ def made(dataset: str | Sequence[Mapping[str, Any]], config: Mapping[str, Any]) 
         ]
         return reasoning_gym.create_dataset("composite", datasets=specs, **config)
     except (AssertionError, TypeError, ValueError) as error:
-        raise ValueError(f"ReasoningGymTasks: {', '.join(names)} refuses its options: {error}") from error
+        raise UserError(f"ReasoningGymTasks: {', '.join(names)} refuses its options: {error}") from error
 
 
 def check_name(name: str) -> None:
@@ -102,7 +103,7 @@ def check_name(name: str) -> None:
     if name not in DATASETS or name == "composite":
         near = difflib.get_close_matches(name, DATASETS, n=3)
         meant = f" Did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(
+        raise UserError(
             f"ReasoningGymTasks: reasoning-gym has no data set {name!r}.{meant} It has {len(DATASETS)}."
         )
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
+
 HARNESS = "lgrpo-verifiers"
 """verifiers' id of ``ChatHarness``."""
 
@@ -40,7 +42,7 @@ def environment_config(who: str, environment: str, args: Mapping[str, Any]) -> A
             raw[role] = _role(dict(raw.get(role) or {}), default, own if own == environment else HARNESS)
         return vf.resolve_env_config(raw)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{who}: environment is {environment!r}, environment_args {dict(args)!r}; verifiers refuses them: {error}. "
             "environment is an installed package (or module) that exports a Taskset, environment_args what stands "
             "under --env in verifiers' own commands, such as {taskset: {...}, agent: {...}}."
@@ -86,7 +88,7 @@ class Tasks:
         found = self._read[number] if number < len(self._read) else None
         if found is None or found.key != key:
             what = "there is none" if found is None else f"it has the key {found.key}"
-            raise ValueError(
+            raise UserError(
                 f"VerifiersSampler: the prompt is task {number} with the key {key}, but {what} among the tasks of "
                 "the environment. Give VerifiersPrompts and VerifiersSampler the same environment and "
                 "environment_args; tasks that are generated have to be the same each time."

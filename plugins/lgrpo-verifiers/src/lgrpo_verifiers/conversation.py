@@ -15,6 +15,7 @@ from lgrpo_lightning.environments.call_reader import CallReader, call_reader
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.messages import assistant_message
 from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.text import decoded
 from lgrpo_verifiers.wire import Answer, completion, plain_messages, with_calls
 
@@ -27,7 +28,7 @@ class Elsewhere(Environment):
 
     def respond(self, turns: Sequence[Mapping[str, Any]]) -> None:
         """Never asked: verifiers answers."""
-        raise NotImplementedError("verifiers answers the turns of this episode.")
+        raise UserError("verifiers answers the turns of this episode.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +115,16 @@ class Conversation:
                 _ = self.rules.reader  # refused here, before a turn is drawn
             self.prompt = opened(self.rules.template, self.episode.prompt, messages, tools)
         except ValueError as error:
-            raise ValueError(f"VerifiersSampler: prompt {self.prompt.uid!r}: {error}") from error
+            raise UserError(f"VerifiersSampler: prompt {self.prompt.uid!r}: {error}") from error
         self.episode.prompt, self.tools, self.said = self.prompt, tools, messages
 
     def _goes_on(self, messages: list[dict[str, Any]], tools: Any) -> Answer | None:
         known = len(self.said)
         if messages[:known] != self.said or len(messages) == known or tools != self.tools:
-            raise ValueError(rewritten(self.said, messages, tools != self.tools))
+            raise UserError(rewritten(self.said, messages, tools != self.tools))
         new, last = messages[known:], self.episode.ids[-1] if self.episode.ids else None
         if any(m["role"] == "assistant" for m in new):
-            raise ValueError("the harness has put in a turn of the assistant that the policy did not take")
+            raise UserError("the harness has put in a turn of the assistant that the policy did not take")
         between = self.rules.template.of(self.prompt).between(
             new, last, chat=self.prompt.messages is not None
         )
@@ -182,7 +183,7 @@ def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]
     """
     if prompt.messages is None:
         if tools:
-            raise ValueError(
+            raise UserError(
                 "there are tools, and the prompt is plain text: leave VerifiersPrompts.chat at true"
             )
         return _plain(template.tokenizer, prompt, "".join(m["content"] for m in messages))

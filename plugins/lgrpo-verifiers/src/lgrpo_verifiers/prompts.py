@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lgrpo_lightning import PromptSource
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import mapped
 from lgrpo_verifiers.configuration import environment_config
 from lgrpo_verifiers.wire import plain_messages
@@ -54,9 +55,9 @@ class VerifiersPrompts(PromptSource):
         try:
             tasks = vf.load_taskset(config.taskset).select(vf.SelectConfig.model_validate(self.select))
         except ValueError as error:
-            raise ValueError(f"VerifiersPrompts: select is {self.select!r}: {error}") from error
+            raise UserError(f"VerifiersPrompts: select is {self.select!r}: {error}") from error
         if not tasks.bounded:
-            raise ValueError(
+            raise UserError(
                 f"VerifiersPrompts: the tasks of {self.environment!r} never end. Say how many: select: {{limit: 1000}}."
             )
         return tasks

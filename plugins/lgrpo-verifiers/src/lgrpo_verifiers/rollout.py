@@ -9,6 +9,7 @@ from typing import Any
 
 from lgrpo_lightning import Completion, Prompt, Sampling
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.errors import UserError
 from lgrpo_verifiers.conversation import Conversation
 from lgrpo_verifiers.service import Seat, Service
 from lgrpo_verifiers.table import Call, Table
@@ -99,7 +100,7 @@ class Play:
         group, conversation = self.seats[call.seat]
         known = self.agents.setdefault(call.seat, call.agent)
         if known[0] != call.agent[0]:
-            raise ValueError(
+            raise UserError(
                 f"VerifiersSampler: two agents of {self.owner.environment!r} ask the policy, {known[0]!r} and "
                 f"{call.agent[0]!r}; a completion is one conversation. Give the others a model of their own: "
                 f"environment_args: {{{call.agent[0]}: {{model: …, client: {{base_url: …}}}}}}."
@@ -117,14 +118,14 @@ class Play:
     def _check(self, group: int, prompt: Prompt) -> None:
         """Members of a group begin alike, and what they begin with fits into the model."""
         if self.shown.setdefault(group, prompt).token_ids != prompt.token_ids:
-            raise ValueError(
+            raise UserError(
                 f"VerifiersSampler: the environment begins differently for completions of prompt {prompt.uid!r}: "
                 f"{self.shown[group].text!r} and {prompt.text!r}. The completions of a group are compared, and need "
                 "one beginning: let it follow from the task."
             )
         context, limit = self.owner.source.context_length, self.sampling.max_new_tokens
         if len(prompt.token_ids) + limit > context:
-            raise ValueError(
+            raise UserError(
                 f"Prompt {prompt.uid!r} has {len(prompt.token_ids)} tokens as the environment begins, and "
                 f"sampling.max_new_tokens is {limit}: the model's context has {context}. Lower "
                 "sampling.max_new_tokens or data.max_prompt_length."

@@ -10,6 +10,7 @@ from lgrpo_lightning import Completion, Group, Prompt, Sampler, Sampling
 from lgrpo_lightning.contracts import RandomKey, WeightSource
 from lgrpo_lightning.environments.call_reader import check_format
 from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.options import mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.text import stripped_tokens
@@ -73,7 +74,7 @@ class VerifiersSampler(SamplerAround):
         check_format(tool_format, "VerifiersSampler")
         super().__init__(sampler)
         if self.sampler.takes_turns:
-            raise ValueError(
+            raise UserError(
                 f"VerifiersSampler: sampler is {type(self.sampler).__name__}, which takes turns with an environment of "
                 "its own. Take one that draws single completions, such as TransformersSampler."
             )
@@ -132,7 +133,7 @@ class VerifiersSampler(SamplerAround):
     def _task(self, prompt: Prompt) -> Any:
         """verifiers' task of a prompt."""
         if not {"task_index", "task_key"} <= set(prompt.columns):
-            raise ValueError(
+            raise UserError(
                 f"VerifiersSampler: prompt {prompt.uid!r} has no columns task_index and task_key. Take data from "
                 "VerifiersPrompts (data.train)."
             )

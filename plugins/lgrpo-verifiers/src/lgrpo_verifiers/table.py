@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_verifiers.wire import Answer
 
 
@@ -57,7 +58,7 @@ class Table:
         """
         with self._changed:
             if call.seat in self._calls:
-                raise ValueError(
+                raise UserError(
                     "the policy is asked twice at a time within one episode; a completion is one sequence"
                 )
             if call.seat not in self._working:

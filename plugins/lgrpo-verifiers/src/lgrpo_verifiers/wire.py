@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.plain import as_json
 
 TOO_LONG = "context_length_exceeded"
@@ -125,5 +126,5 @@ def _text(content: Any) -> str:
         return content or ""
     kinds = {str(part.get("type")) for part in content} - {"text"}
     if kinds:
-        raise ValueError(f"a message holds {', '.join(sorted(kinds))}; only text can be shown to the policy")
+        raise UserError(f"a message holds {', '.join(sorted(kinds))}; only text can be shown to the policy")
     return "\n".join(str(part["text"]) for part in content)
