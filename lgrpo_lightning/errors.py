@@ -12,5 +12,5 @@ class NotFoundError(UserError, FileNotFoundError):
     """A file or folder that the user named is not there."""
 
 
-class MissingPackageError(UserError, ImportError):
+class MissingPackageError(UserError, ModuleNotFoundError):
     """What the user asked for needs a package that is not installed."""

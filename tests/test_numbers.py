@@ -80,7 +80,7 @@ NEGATIVE = {
     "VLLMSampler.entropy_top",
     "Validation.success_threshold",
 }
-"""Options for which -1 means something, beside the thresholds of ``Alarms``."""
+"""Options for which -1 means something."""
 
 
 def classes() -> list[type]:
@@ -129,7 +129,7 @@ def test_every_number() -> None:
         values = [0, -1, 10**400] if int in kinds(hint) else [0.0, -1.0, math.nan, math.inf, -math.inf, 1e308]
         for value in values:
             taken = not refused(cls, name, given, [value] if listed else value)
-            if taken and value == -1 and cls is not callbacks.Alarms:
+            if taken and value == -1:
                 negative.add(f"{cls.__name__}.{name}")
     assert negative == NEGATIVE
 

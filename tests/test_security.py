@@ -20,7 +20,7 @@ from lgrpo_lightning.import_path import imported
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.testing import toy_group, toy_tree
-from tests.diagnosis.sick_runs import SICK, write_run
+from tests.analysis.sick_runs import SICK, write_run
 from tests.models import tokenizer
 from tests.runs import lgrpo
 

@@ -8,8 +8,7 @@ from io import StringIO
 
 from markupsafe import Markup
 
-from lgrpo_lightning.callbacks.reward_plot import running_mean
-from lgrpo_lightning.run_folder.metric_series import Series
+from lgrpo_lightning.run_folder.metric_series import Series, running_mean
 
 GREY = "#8792a0"
 COLOURS = ("#3b82c4", "#e0762f", "#2fa36f", "#a36fd0", "#d05a8a", "#9a7b3c", "#5f9ea0", "#c05050")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
-from lgrpo_lightning.callbacks.alarms import Alarms
-from lgrpo_lightning.diagnosis.repetition import Repetition
-from lgrpo_lightning.diagnosis.rules import RULES, Rule
-from lgrpo_lightning.diagnosis.tracker import Tracker
-from lgrpo_lightning.diagnosis.window import Facts
+from lgrpo_lightning.analysis.repetition import Repetition
+from lgrpo_lightning.analysis.rule import Rule
+from lgrpo_lightning.analysis.rules import complete_thresholds
+from lgrpo_lightning.analysis.tracker import Tracker
+from lgrpo_lightning.analysis.window import Facts
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.secrets import masked
 
@@ -58,12 +57,9 @@ def findings(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
             f"{run.folder} has {len(rows)} rollouts so far; at least {FEWEST} are needed to judge it."
         )
     own = _alarms(run)
-    wanted = patience or int(own.pop("patience", 20))
-    own.pop("patience", None)
-    thresholds = {rule.name: own.get(rule.name, rule.threshold) for rule in RULES}
-    tracker = Tracker(
-        max(2, min(wanted, len(rows) // 4)), {n: v for n, v in thresholds.items() if v is not None}
-    )
+    wanted = patience or int(own.get("patience", 20))
+    thresholds = complete_thresholds(own.get("thresholds"))
+    tracker = Tracker(max(2, min(wanted, len(rows) // 4)), thresholds)
     tracker.window.facts = facts(run)
     for row in rows:
         tracker.see(row)
@@ -99,11 +95,10 @@ def _weights(run: RecordedRun) -> dict[str, float]:
     return {name: float(weight) for name, weight in zip(names, weights, strict=False)}
 
 
-def _alarms(run: RecordedRun) -> dict[str, Any]:
+def _alarms(run: RecordedRun) -> Mapping[str, Any]:
     """The options of the run's own ``Alarms``."""
     callbacks = run.option("trainer.callbacks") or []
-    known = inspect.signature(Alarms).parameters
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         if isinstance(callback, Mapping) and str(callback.get("class_path")).endswith("Alarms"):
-            return {k: v for k, v in (callback.get("init_args") or {}).items() if k in known}
+            return callback.get("init_args") or {}
     return {}

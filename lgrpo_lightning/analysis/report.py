@@ -17,11 +17,10 @@ from lgrpo_lightning.analysis.diagnosis import Finding, findings
 from lgrpo_lightning.analysis.pages import page
 from lgrpo_lightning.analysis.recorded_group import RecordedGroup, recorded_group
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
-from lgrpo_lightning.callbacks.run_summary import duration
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
 from lgrpo_lightning.run_folder.metric_series import Series, validation_metrics
-from lgrpo_lightning.run_folder.names import CONFIG, ENVIRONMENT, shown
+from lgrpo_lightning.run_folder.names import CONFIG, ENVIRONMENT, duration, shown
 from lgrpo_lightning.run_folder.secrets import masked_yaml
 
 CURVES: tuple[tuple[str, str], ...] = (

@@ -10,7 +10,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.metric_series import Series, metric_rows, metric_series, validation_metrics
+from lgrpo_lightning.run_folder.metric_series import (
+    Series,
+    metric_rows,
+    metric_series,
+    running_mean,
+    validation_metrics,
+)
 from lgrpo_lightning.run_folder.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.names import METRICS, PLOT
 from lgrpo_lightning.run_folder.whole_files import whole_file
@@ -91,16 +97,6 @@ def _draw_reward(axes: Any, rewards: Series) -> None:
     else:
         axes.plot(steps, values, color=BLUE, linewidth=0.9, alpha=0.3)
         axes.plot(steps, running_mean(values, len(values) // 15), color=BLUE, linewidth=2.4, label="reward")
-
-
-def running_mean(values: list[float], radius: int) -> list[float]:
-    """The mean of each value and up to ``radius`` neighbours on either side.
-
-    >>> running_mean([1.0, 2.0, 6.0, 4.0], 1)
-    [1.5, 3.0, 4.0, 5.0]
-    """
-    windows = [values[max(0, i - radius) : i + radius + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
 
 
 def _label(axes: Any, right: Any, *, rate: bool, validation: bool) -> None:

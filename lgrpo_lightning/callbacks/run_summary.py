@@ -22,6 +22,7 @@ from lgrpo_lightning.run_folder.names import (
     METRICS,
     PLOT,
     ROLLOUTS,
+    duration,
     shown,
 )
 
@@ -122,16 +123,3 @@ def joined(*parts: str, joint: str, broken: str, width: int | None) -> str:
     """The parts in one line if it is no wider than ``width``, else each in a line of its own."""
     line = joint.join(parts)
     return line if width is None or len(line) <= width else broken.join(parts)
-
-
-def duration(seconds: float) -> str:
-    """A time a person reads.
-
-    >>> duration(4.2), duration(151), duration(7380)
-    ('4.2 s', '2 min 31 s', '2 h 3 min')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

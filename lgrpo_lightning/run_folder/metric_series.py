@@ -50,3 +50,13 @@ def validation_metrics(names: Iterable[str]) -> list[str]:
     val = sorted(name for name in names if name.startswith("val/"))
     rates = [n for n in val if n.endswith("accuracy")] + [n for n in val if "avg@" in n]
     return [n for n in rates if n.count("/") == 1] or rates
+
+
+def running_mean(values: list[float], radius: int) -> list[float]:
+    """The mean of each value and up to ``radius`` neighbours on either side.
+
+    >>> running_mean([1.0, 2.0, 6.0, 4.0], 1)
+    [1.5, 3.0, 4.0, 5.0]
+    """
+    windows = [values[max(0, i - radius) : i + radius + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]

@@ -39,3 +39,16 @@ def shown(path: Path) -> str:
     except FileNotFoundError:  # the current folder was removed
         return str(path)
     return str(there.relative_to(here)) if there.is_relative_to(here) else str(there)
+
+
+def duration(seconds: float) -> str:
+    """A time a person reads.
+
+    >>> duration(4.2), duration(151), duration(7380)
+    ('4.2 s', '2 min 31 s', '2 h 3 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

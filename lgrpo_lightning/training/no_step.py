@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lgrpo_lightning.diagnosis.rules import RULES, watched
-from lgrpo_lightning.diagnosis.window import Window
+from lgrpo_lightning.analysis.rules import RULES
+from lgrpo_lightning.analysis.window import Window
 from lgrpo_lightning.errors import UserError
 
 CAUSES = ("not_applicable", "clipped", "dead_groups")
@@ -22,13 +22,13 @@ def check_steps(rollouts: int, most: int, metrics: Mapping[str, Any]) -> None:
         metrics: Those of the last one: without a step, those before had the same weights.
 
     Raises:
-        RuntimeError: With the finding of ``lgrpo doctor``.
+        UserError: With the finding of ``lgrpo doctor``.
     """
     if rollouts < most:
         return
     window = Window(1)
     for _ in range(2):  # a full window, in which nothing rises
-        window.add({name: float(value) for name, value in metrics.items() if watched(name)})
+        window.add({name: float(value) for name, value in metrics.items()})
     found = [text for rule in RULES if rule.name in CAUSES and (text := rule.says(window, rule.threshold))]
     cause = found[0] if found else "no token was trained. Look at updates/masked_tokens, and into rollouts/."
     raise UserError(

@@ -11,8 +11,8 @@ import torch
 from lgrpo_lightning.run_folder.rollout_rows import rollout_table
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.types import Group, Rewards
+from tests.analysis.sick_runs import WELL, Series, write_run
 from tests.callbacks.stub import batch
-from tests.diagnosis.sick_runs import WELL, Series, write_run
 
 HOSTILE = (
     "<script>document.title='owned';fetch('https://example.org/')</script>",

@@ -10,7 +10,7 @@ import pytest
 from lgrpo_lightning import cli
 from tests.analysis.chromium import CHROMIUM, opened
 from tests.analysis.recorded import HOSTILE, record
-from tests.diagnosis.sick_runs import SICK, WELL, write_run
+from tests.analysis.sick_runs import SICK, WELL, write_run
 from tests.runs import fit
 
 needs_chromium = pytest.mark.skipif(

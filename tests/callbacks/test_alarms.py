@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+from lgrpo_lightning.analysis.rules import RULES
 from lgrpo_lightning.callbacks import Alarms, call_rollout_callbacks
-from lgrpo_lightning.diagnosis.rules import RULES
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.types import Rewards
 from tests.callbacks.stub import Loader, StubModule, batch, fit, group
@@ -142,7 +142,7 @@ def test_named_once_with_what_to_change(
     (line,) = said(tmp_path / "on", capsys, from_10(**metrics))
     assert pd.Series([line]).str.contains(text, regex=True).all(), line
     assert line.startswith(f"Alarm after rollout {at}: "), line
-    assert not said(tmp_path / "off", capsys, from_10(**metrics), **{name: None})
+    assert not said(tmp_path / "off", capsys, from_10(**metrics), thresholds={name: None})
 
 
 def test_groups_that_are_all_right_are_another_cause(
@@ -234,7 +234,13 @@ def test_silence_in_the_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("options", "text"), [({"patience": 0}, "at least 1"), ({"length": 1.0}, "above 1, or null")]
+    ("options", "text"),
+    [
+        ({"patience": 0}, "at least 1"),
+        ({"thresholds": {"length": 1.0}}, "above 1, or null"),
+        ({"thresholds": {"lenght": 3.0}}, "possible are nonfinite, not_applicable"),
+        ({"thresholds": {"kl": "high"}}, "thresholds.kl is 'high'; it must be a number, or null"),
+    ],
 )
 def test_impossible_settings(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):

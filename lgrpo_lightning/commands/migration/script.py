@@ -6,6 +6,8 @@ import ast
 from pathlib import Path
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
+
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -26,7 +28,7 @@ class Script:
             self.tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError) as error:
             line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-            raise ValueError(f"{path}{line}: not Python: {error}") from error
+            raise UserError(f"{path}{line}: not Python: {error}") from error
         self.assigned: dict[str, list[ast.Assign]] = {}
         self.functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
         self.classes: dict[str, ast.ClassDef] = {}

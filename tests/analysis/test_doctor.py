@@ -1,6 +1,8 @@
 """``lgrpo doctor``: every sick run has its finding first, healthy ones have none."""
 
+import inspect
 import json
+import re
 from pathlib import Path
 
 import pandas
@@ -8,8 +10,9 @@ import pytest
 import yaml
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.diagnosis.rules import RULES, WATCHED
-from tests.diagnosis.sick_runs import CONFIG, SICK, WELL, write_run
+from lgrpo_lightning.analysis import rules
+from lgrpo_lightning.analysis.rules import RULES
+from tests.analysis.sick_runs import CONFIG, SICK, WELL, write_run
 from tests.docs.markdown import ROOT, headings
 
 RECORDED = ROOT / "tests" / "golden" / "quickstart_metrics.csv"
@@ -25,6 +28,8 @@ def diagnosed(run: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, o
 def test_every_rule_has_its_sick_run_and_its_heading() -> None:
     assert {first for first, _ in SICK.values()} == {rule.name for rule in RULES}
     assert {rule.name for rule in RULES} <= set(headings(ROOT / "docs" / "doctor.md"))
+    options = (ROOT / "docs" / "configuration.md").read_text()
+    assert all(f"| `{rule.name}` | {rule.threshold:g} |" in options for rule in RULES)
 
 
 @pytest.mark.parametrize("name", SICK)
@@ -66,7 +71,10 @@ def test_it_says_numbers_settings_and_where_more_is_said(
 
 def test_thresholds_are_those_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", SICK["truncation with a flat reward"][1])
-    alarms = {"class_path": "lgrpo_lightning.callbacks.Alarms", "init_args": {"clipped": None}}
+    alarms = {
+        "class_path": "lgrpo_lightning.callbacks.Alarms",
+        "init_args": {"thresholds": {"clipped": None}},
+    }
     (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "trainer": {"callbacks": [alarms]}}))
     assert diagnosed(run, capsys) == []
 
@@ -105,5 +113,7 @@ def test_what_is_no_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_every_metric_that_rules_read_is_logged() -> None:
     """By its heading in the docs, which another test compares with what runs log."""
     documented = (ROOT / "docs" / "metrics.md").read_text()
-    for name in WATCHED:
+    read = set(re.findall(r'window\.\w+\("([\w/]+[a-z_])"', inspect.getsource(rules)))
+    assert len(read) > 10
+    for name in read:
         assert f"`{name}`" in documented or name.startswith("time/"), name

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lgrpo_lightning.diagnosis.rules import RULES, Rule, watched
-from lgrpo_lightning.diagnosis.window import Window
+from lgrpo_lightning.analysis.rule import Rule
+from lgrpo_lightning.analysis.rules import RULES
+from lgrpo_lightning.analysis.window import Window
 
 
 class Tracker:
@@ -21,14 +22,14 @@ class Tracker:
         self.patience = patience
         self.thresholds = dict(thresholds)
         self.window = Window(patience)
-        self.there = {
-            rule.name: 0 for rule in RULES
-        }  # rollouts in a row: with the cause or, once named, without it
+        self.there = dict.fromkeys(
+            thresholds, 0
+        )  # rollouts in a row: with the cause or, once named, without it
         self.said: dict[str, str] = {}  # what is named and not gone
 
     def see(self, metrics: Mapping[str, float]) -> list[str]:
         """Take the metrics of a rollout; what is newly wrong."""
-        self.window.add({name: float(value) for name, value in metrics.items() if watched(name)})
+        self.window.add({name: float(value) for name, value in metrics.items()})
         return [text for rule in RULES if rule.name in self.thresholds and (text := self._looked(rule))]
 
     def _looked(self, rule: Rule) -> str | None:
@@ -57,8 +58,7 @@ class Tracker:
         return {"window": self.window.state_dict(), "there": dict(self.there), "named": dict(self.said)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what ``state_dict`` gave, here or in an earlier version, which knew fewer rules and no texts."""
+        """Put back what ``state_dict`` gave; thresholds may have been switched on or off since."""
         self.window.load_state_dict(state["window"])
         self.there.update({name: n for name, n in state["there"].items() if name in self.there})
-        named = state["named"]
-        self.said = dict(named) if isinstance(named, dict) else dict.fromkeys(named, "")
+        self.said = {name: text for name, text in state["named"].items() if name in self.there}

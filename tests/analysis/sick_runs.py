@@ -1,6 +1,6 @@
 """Made-up logs of runs, one for each thing that can be wrong, and of healthy ones.
 
-python -m tests.diagnosis.sick_runs FOLDER      writes them all, to be looked at with lgrpo doctor
+python -m tests.analysis.sick_runs FOLDER      writes them all, to be looked at with lgrpo doctor
 """
 
 from __future__ import annotations
