@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Message
 
 OBJECTS = re.compile(r"\s*\[\s*\{.*\}\s*\]\s*", re.DOTALL)
@@ -32,7 +33,7 @@ def messages_in(text: str, where: str) -> list[Any] | None:
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         if not all(re.search(rf"['\"]{key}['\"]\s*:", text) for key in ("role", "content")):
             return None
-        raise ValueError(
+        raise UserError(
             f"{where}: the prompt is text that looks like a list of messages and cannot be read as one ({error}): "
             f"{text[:80]!r}. Write it with json.dumps, or as a list in JSONL or Parquet."
         ) from error
@@ -50,7 +51,7 @@ def with_arguments(message: Message, where: str) -> Message:
         ValueError: They are no object, or calls are given in another form; naming ``where``.
     """
     if message.get("function_call"):
-        raise ValueError(
+        raise UserError(
             f"{where} has function_call, which no chat template shows. Write it as tool_calls: "
             '[{"type": "function", "function": {"name": …, "arguments": {…}}}].'
         )
@@ -58,7 +59,7 @@ def with_arguments(message: Message, where: str) -> Message:
         return message
     calls = parsed(message["tool_calls"])
     if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
-        raise ValueError(f"{where}: tool_calls is {calls!r}; it must be a list of objects.")
+        raise UserError(f"{where}: tool_calls is {calls!r}; it must be a list of objects.")
     return {**message, "tool_calls": [_call(call, f"{where}, tool call {n}") for n, call in enumerate(calls)]}
 
 
@@ -72,11 +73,11 @@ def _call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
     inner = call.get("function")
     function = inner if isinstance(inner, Mapping) else call
     if not isinstance(function.get("name"), str):
-        raise ValueError(f"{where} is {call!r}, which has no name of a function.")
+        raise UserError(f"{where} is {call!r}, which has no name of a function.")
     given = function.get("arguments")
     arguments = {} if given is None or given == "" else parsed(given)
     if not isinstance(arguments, Mapping):
-        raise ValueError(
+        raise UserError(
             f"{where} ({function['name']}) has the arguments {given!r}; they must be an object, or the JSON text of "
             "one."
         )

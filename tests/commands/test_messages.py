@@ -14,7 +14,7 @@ from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.errors import MissingPackageError, NotFoundError
 
 CAUGHT_HERE = {  # texts for a model or for the code around, never a user's
-    "types.py", "process_tree.py", "functional/advantages.py", "functional/losses.py", "data/json_text.py",
+    "types.py", "process_tree.py", "functional/advantages.py", "functional/losses.py",
     "environments/call_bodies.py", "environments/calculator.py", "environments/isolation/proxies.py",
     "environments/isolation/serving.py",
 }  # fmt: skip
