@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from lgrpo_lightning.datamodule import PromptDataModule
     from lgrpo_lightning.errors import UserError
     from lgrpo_lightning.module import GRPOModule
-    from lgrpo_lightning.plugins.hookspecs import hookimpl
     from lgrpo_lightning.process_tree import ProcessTree
+    from lgrpo_lightning.registry.hookspecs import hookimpl
     from lgrpo_lightning.types import Completion, Credit, Group, Prompt, Rewards, Sampling
 
 _HOME = {
     "AdvantageEstimator": "contracts",
     "Credit": "types",
-    "Environment": "environment",
+    "Environment": "environments.environment",
     "GRPOModule": "module",
     "Group": "types",
     "PolicyLoss": "contracts",
@@ -41,7 +41,7 @@ _HOME = {
     "Sampling": "types",
     "StepSegmenter": "contracts",
     "UserError": "errors",
-    "hookimpl": "plugins.hookspecs",
+    "hookimpl": "registry.hookspecs",
 }
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lgrpo_lightning.plugins.hookspecs import hookimpl
+from lgrpo_lightning.registry.hookspecs import hookimpl
 
 PARTS = ("RewardError", "RewardSum")
 """What these rooms offer beside components."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.environment import Environment as Environment  # its place for everyone
+from lgrpo_lightning.environments.environment import Environment as Environment  # its place for everyone
 from lgrpo_lightning.functional.losses import Normalizer
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.process_tree import ProcessTree

@@ -20,8 +20,7 @@ from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
 from lgrpo_lightning.data.sources import all_rows, named_sources
 from lgrpo_lightning.distributed.component_call import component_call
 from lgrpo_lightning.distributed.ranks import data_rank
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import mapped, require
+from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.run_folder.fingerprint import fingerprint
 from lgrpo_lightning.types import Prompt
 

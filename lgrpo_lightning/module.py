@@ -27,8 +27,8 @@ from lgrpo_lightning.contracts import (
 )
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.losses.clipped_surrogate import ClippedSurrogate
-from lgrpo_lightning.options import run_seed
 from lgrpo_lightning.policy import PolicyConfig
+from lgrpo_lightning.policy.loading import run_seed
 from lgrpo_lightning.policy.router import check_router
 from lgrpo_lightning.policy_module import PolicyModule
 from lgrpo_lightning.rewards.weighted_sum import RewardSum

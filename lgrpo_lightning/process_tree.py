@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.options import refuse_text
+from lgrpo_lightning.errors import refuse_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ import torch
 from lgrpo_lightning import GRPOModule
 from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss
 from lgrpo_lightning.distributed.ranks import Ranks
-from lgrpo_lightning.plugins.hookspecs import PROJECT
-from lgrpo_lightning.plugins.registry import components
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.choice import LayoutName
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.registry.hookspecs import PROJECT
+from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates

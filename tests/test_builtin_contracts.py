@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.plugins.hookspecs import PROJECT
-from lgrpo_lightning.plugins.registry import components
+from lgrpo_lightning.registry.hookspecs import PROJECT
+from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.testing import (
     check_component,
     check_environment,

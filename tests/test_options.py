@@ -14,7 +14,7 @@ import torch
 
 from lgrpo_lightning import GRPOModule, ProcessTree, PromptDataModule, RewardModel, callbacks
 from lgrpo_lightning.commands.run import main
-from lgrpo_lightning.options import check_metrics, listed
+from lgrpo_lightning.errors import check_metrics, listed
 from lgrpo_lightning.policy import Lora, PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch, RewardFunction, StepRewardFunction, TeacherLogprobs
 from lgrpo_lightning.rewards.checks import RewardError, checked_rewards

@@ -16,7 +16,7 @@ import yaml
 
 from lgrpo_lightning import cli
 from lgrpo_lightning.commands.resume import tell_changes
-from lgrpo_lightning.import_path import imported
+from lgrpo_lightning.registry.import_path import imported
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.testing import toy_group, toy_tree

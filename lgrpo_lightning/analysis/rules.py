@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from lgrpo_lightning.analysis.rule import RULES, rule
 from lgrpo_lightning.analysis.window import Window
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import mapped
+from lgrpo_lightning.errors import UserError, mapped
 
 LR = "model.optimizer.init_args.lr"
 MANY_WRONG = 0.25

@@ -14,8 +14,8 @@ from lightning.pytorch import Callback
 
 from lgrpo_lightning.commands.written import Entry
 from lgrpo_lightning.distributed.precision import SUPPORTED
-from lgrpo_lightning.import_path import STANDARD, STANDARD_REFUSED
-from lgrpo_lightning.plugins import registry
+from lgrpo_lightning.registry import lookup
+from lgrpo_lightning.registry.import_path import STANDARD, STANDARD_REFUSED
 
 KINDS = {
     "model.sampler": "sampler",
@@ -67,7 +67,7 @@ def explained(message: str, written: Sequence[Entry] = (), keys: Iterable[str] =
         return f"{_place(entry)}{key}: {denied!r} is {STANDARD_REFUSED}"
     name = _found(r"Expected a dot import path string: ([\w.]+)", message)
     if key in KINDS and name:
-        unknown_component = registry.unknown_component_message(KINDS[key], name)
+        unknown_component = lookup.unknown_component_message(KINDS[key], name)
         return f"{_place(_of_value(name, written, key))}{key}: {unknown_component}"
     if path := _found(r"Problem with given class_path '([\w.]+)'", message):
         return _not_imported(path, message, written)
@@ -125,7 +125,7 @@ def _required(names: str, written: Sequence[Entry]) -> str:
             has = ", ".join(_options(cls))
             return f"{_place(entry)}{cls.__name__} ({entry.key}) needs {name!r}. It has: {has}."
     if name in KINDS:
-        installed = sorted(c.name for c in registry.components().values() if c.kind == KINDS[name])
+        installed = sorted(c.name for c in lookup.components().values() if c.kind == KINDS[name])
         return f"{name} is not set; it has no default. Installed: {', '.join(installed)}."
     return f"{names} must be set; there is no default."
 
@@ -210,7 +210,7 @@ def _component(key: str, written: Sequence[Entry]) -> Any:
 
 def _class(name: str) -> Any:
     """The installed component or imported class of this name, or None; nothing is imported to phrase an error."""
-    if found := registry.components().get(name):
+    if found := lookup.components().get(name):
         return found.cls
     module, _, attribute = name.rpartition(".")
     found_class = getattr(sys.modules.get(module), attribute, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lgrpo_lightning.commands.explanations import KINDS
-from lgrpo_lightning.plugins import registry
+from lgrpo_lightning.registry import lookup
 
 PAGE = """lgrpo {command} --config FILE [--KEY=VALUE ...]
 
@@ -39,7 +39,7 @@ def list_components(word: str) -> bool:
     if not word.endswith(".help") or key not in KINDS:
         return False
     found = sorted(
-        (c.name, c.cls.__doc__ or "") for c in registry.components().values() if c.kind == KINDS[key]
+        (c.name, c.cls.__doc__ or "") for c in lookup.components().values() if c.kind == KINDS[key]
     )
     for name, text in found:
         print(f"  {name:<26} {text.strip().partition(chr(10))[0]}")

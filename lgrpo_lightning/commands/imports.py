@@ -13,7 +13,7 @@ from lgrpo_lightning.commands.resume import flat
 from lgrpo_lightning.commands.written import Entry
 from lgrpo_lightning.commands.yaml_text import loaded
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.import_path import STANDARD, imported, names_a_file
+from lgrpo_lightning.registry.import_path import STANDARD, imported, names_a_file
 
 
 def limit_imports(written: Sequence[Entry]) -> None:

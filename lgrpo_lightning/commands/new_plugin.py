@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.plugins.hookspecs import CONTRACT
+from lgrpo_lightning.registry.hookspecs import CONTRACT
 from lgrpo_lightning.run_folder.names import shown
 
 KINDS = {
@@ -93,7 +93,7 @@ def rendered(template: str, values: dict[str, str]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("lgrpo_lightning.plugins", "templates"),
+        loader=PackageLoader("lgrpo_lightning.registry", "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lgrpo_lightning.plugins import registry
-from lgrpo_lightning.plugins.loading import PluginError
+from lgrpo_lightning.registry import lookup
+from lgrpo_lightning.registry.loading import PluginError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
     if options.verbose:
         return verbose()
     try:
-        found = registry.components().values()
+        found = lookup.components().values()
     except PluginError as error:
         print(f"lgrpo: {error} `lgrpo plugins --verbose` lists the others.", file=sys.stderr)
         return 1
@@ -47,9 +47,9 @@ def verbose() -> int:
     """Load the packages one by one; 1 where one of them is broken."""
     import pluggy
 
-    from lgrpo_lightning.plugins import hookspecs
-    from lgrpo_lightning.plugins.installed import enabled_entry_points, package
-    from lgrpo_lightning.plugins.loading import PluginError, offered
+    from lgrpo_lightning.registry import hookspecs
+    from lgrpo_lightning.registry.installed import enabled_entry_points, package
+    from lgrpo_lightning.registry.loading import PluginError, offered
 
     broken, owners = 0, dict[str, str]()
     for entry in enabled_entry_points():

@@ -31,9 +31,9 @@ from lgrpo_lightning.distributed.component_call import kept_directory
 from lgrpo_lightning.distributed.interruption import PEER_LOST, lost
 from lgrpo_lightning.distributed.leaving import note_status
 from lgrpo_lightning.errors import MissingPackageError, NotFoundError, UserError
-from lgrpo_lightning.import_path import search_working_directory
 from lgrpo_lightning.module import GRPOModule
-from lgrpo_lightning.plugins import registry
+from lgrpo_lightning.registry import lookup
+from lgrpo_lightning.registry.import_path import search_working_directory
 from lgrpo_lightning.run_folder.names import CONFIG
 from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.training import settings
@@ -230,7 +230,7 @@ def _main(argv: Sequence[str]) -> int:
     quieten()
     search_working_directory()  # a component of one's own goes by its import path
     try:
-        registry.components()  # jsonargparse knows a component by its class name once it is imported
+        lookup.components()  # jsonargparse knows a component by its class name once it is imported
         RunCLI(
             GRPOModule,
             PromptDataModule,

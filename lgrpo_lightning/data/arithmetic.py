@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lgrpo_lightning.contracts import PromptSource
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import require
+from lgrpo_lightning.errors import UserError, require
 
 MISTAKES = (-10, -2, -1, 1, 2, 10)
 """What a mistaken step adds to the right partial sum: a slip in the ones or in the tens."""

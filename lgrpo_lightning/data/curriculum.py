@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lgrpo_lightning.options import require
+from lgrpo_lightning.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

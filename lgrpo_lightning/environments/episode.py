@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.types import Completion, FinishReason, Fork, Message, Prompt, Turn
 
 

@@ -6,8 +6,8 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
-from lgrpo_lightning.environment import Environment
-from lgrpo_lightning.worker_thread import limited
+from lgrpo_lightning.distributed.worker_thread import limited
+from lgrpo_lightning.environments.environment import Environment
 
 RAISED = (Exception, SystemExit, CancelledError)
 """What is the environment's own mistake, whatever it raises; Ctrl-C is not."""

@@ -6,16 +6,15 @@ import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.isolation.proxies import ProcessEnvironment, ProcessToolEnvironment
 from lgrpo_lightning.environments.isolation.recipe import Recipe, references
 from lgrpo_lightning.environments.isolation.workers import Workers
 from lgrpo_lightning.environments.limits import class_name
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.environments.toolbox import check_described
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.import_path import imported
-from lgrpo_lightning.options import listed
+from lgrpo_lightning.errors import UserError, listed
+from lgrpo_lightning.registry.import_path import imported
 
 
 def environments(

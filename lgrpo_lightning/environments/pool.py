@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.limits import RAISED, bounded
 from lgrpo_lightning.errors import UserError

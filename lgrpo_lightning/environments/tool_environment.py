@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.distributed.worker_thread import limited
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.limits import RAISED, StateLostError
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.environments.toolbox import error_text
 from lgrpo_lightning.environments.tools import Tools
 from lgrpo_lightning.types import Message
-from lgrpo_lightning.worker_thread import limited
 
 
 class ToolEnvironment(Environment):

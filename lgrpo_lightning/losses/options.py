@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import get_args
 
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.functional.losses import Normalizer
-from lgrpo_lightning.options import require
 
 
 def checked_normalizer(owner: str, normalizer: Normalizer | None, own: Normalizer) -> Normalizer:

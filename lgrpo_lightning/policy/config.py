@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import listed, mapped
+from lgrpo_lightning.errors import UserError, listed, mapped
 from lgrpo_lightning.policy.lora import Lora, settled
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).parent / "assets"
 BUILTIN = "lgrpo:"
 NOT_QUANTISED = (
     "Quantised bases are not supported: their log-probs differ from those that an inference engine gives by "

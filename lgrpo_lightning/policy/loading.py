@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from lightning.pytorch.utilities.rank_zero import (  # type: ignore[attr-defined
 )
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import run_seed
 from lgrpo_lightning.policy.attention import tree_capable
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
@@ -157,3 +157,8 @@ def context_length(hf_config: Any) -> int:
     """Most positions the model was built for; a very large number where its config names none."""
     text = hf_config.get_text_config()
     return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2**31)
+
+
+def run_seed() -> int:
+    """The seed set by ``seed_everything``, else 0."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))

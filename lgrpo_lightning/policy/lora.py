@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lgrpo_lightning.errors import MissingPackageError, UserError
-from lgrpo_lightning.options import listed
+from lgrpo_lightning.errors import MissingPackageError, UserError, listed
 from lgrpo_lightning.policy.lora_targets import excluded, targets
 from lgrpo_lightning.policy.refusals import check_weights
 

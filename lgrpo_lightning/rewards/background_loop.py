@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.distributed.interruption import AbandonedError, abandon_if_stopping
-from lgrpo_lightning.worker_thread import awaited
+from lgrpo_lightning.distributed.worker_thread import awaited
 
 GRACE = 2.0
 """Seconds that a coroutine has to end once it is cancelled."""

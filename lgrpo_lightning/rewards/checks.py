@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import check_metrics
+from lgrpo_lightning.errors import UserError, check_metrics
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Group, Rewards
 

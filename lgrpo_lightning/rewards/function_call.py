@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.distributed.interruption import AbandonedError
-from lgrpo_lightning.options import refuse_text
+from lgrpo_lightning.errors import refuse_text
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.types import Completion, Group, Progress, Prompt, Rewards, copied
 

@@ -11,16 +11,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.import_path import imported
-from lgrpo_lightning.options import mapped
+from lgrpo_lightning.distributed.worker_thread import limited
+from lgrpo_lightning.errors import UserError, mapped
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.registry.import_path import imported
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.failures import Failures, OnError
 from lgrpo_lightning.rewards.function_call import NEVER_PASSED, PASSED, FunctionCall
 from lgrpo_lightning.types import Group, Progress, Rewards
-from lgrpo_lightning.worker_thread import limited
 
 
 class RewardFunction(RewardModel):

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel, WeightSource
 from lgrpo_lightning.distributed.component_call import apart
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import listed
+from lgrpo_lightning.errors import UserError, listed
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
 from lgrpo_lightning.types import Group, Progress, Rewards

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping, carried
-from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.call_reader import CallReader, call_reader, check_format
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.failures import Failures
 from lgrpo_lightning.environments.isolation.workers import Workers
@@ -21,8 +21,7 @@ from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.environments.toolbox import error_text
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import mapped, require
+from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import row_key
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens

@@ -10,8 +10,7 @@ from typing import Literal
 import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import require
+from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decoded, stripped_tokens

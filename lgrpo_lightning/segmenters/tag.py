@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import listed
+from lgrpo_lightning.errors import UserError, listed
 from lgrpo_lightning.segmenters.delimiter import DelimiterSegmenter, Normalize
 
 

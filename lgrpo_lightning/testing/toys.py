@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lightning.options import refuse_text
+from lgrpo_lightning.errors import refuse_text
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Completion, Group, LossInput, Message, Prompt
 

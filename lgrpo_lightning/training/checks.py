@@ -10,8 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 from torch import Tensor
 
 from lgrpo_lightning.contracts import AdvantageEstimator, Sampler, StepSegmenter
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import check_metrics
+from lgrpo_lightning.errors import UserError, check_metrics
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.types import Credit, Group, Rewards

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.functional.importance import ImportanceMode, check_importance
 from lgrpo_lightning.functional.losses import KLEstimator
-from lgrpo_lightning.options import require
 from lgrpo_lightning.policy.reference_sync import ReferenceSync
 
 KLPlace = Literal["loss", "reward"]

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import mapped, require
+from lgrpo_lightning.errors import UserError, mapped, require
 
 OnNonFinite = Literal["stop", "skip"]
 

@@ -2,7 +2,7 @@
 
 from transformers import AutoTokenizer, LlamaConfig, LlamaForTokenClassification
 
-from lgrpo_lightning.assets import folder
+from lgrpo_lightning.policy.assets import folder
 
 tokenizer = AutoTokenizer.from_pretrained(folder("arithmetic"))
 size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -15,7 +15,7 @@ from tests.docs.markdown import ROOT
 from tests.migration import gsm8k
 from tests.runs import rollouts, train_metrics
 
-ARITHMETIC = ROOT / "lgrpo_lightning" / "assets" / "arithmetic"
+ARITHMETIC = ROOT / "lgrpo_lightning" / "policy" / "assets" / "arithmetic"
 CHAT = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}assistant: "
 
 

@@ -19,7 +19,7 @@ from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS, RunCLI
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule
-from lgrpo_lightning.plugins import registry
+from lgrpo_lightning.registry import lookup
 
 
 def parsed(argv: list[str]) -> int | str | None:
@@ -70,5 +70,5 @@ def outcome(task: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     quieten()
-    registry.components()
+    lookup.components()
     print(json.dumps({task["id"]: outcome(task) for task in json.load(sys.stdin)}))

@@ -71,7 +71,7 @@ def workplace(page: Path, work: Path) -> Path:
         (folder / "lgrpo-brevity").mkdir()
         (folder / "lgrpo-brevity" / "example.yaml").symlink_to(ROOT / "configs" / "quickstart.yaml")
         for made in ("abstention_model", "calculator_model"):
-            (folder / "runs" / made).symlink_to(ROOT / "lgrpo_lightning" / "assets" / "arithmetic")
+            (folder / "runs" / made).symlink_to(ROOT / "lgrpo_lightning" / "policy" / "assets" / "arithmetic")
         (folder / "runs" / "quickstart" / "config.yaml").symlink_to(ROOT / "configs" / "quickstart.yaml")
         for block in blocks(page, "python"):
             if block.title:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.contracts import RandomKey, Sampler
-from lgrpo_lightning.environment import Environment
 from lgrpo_lightning.environments.calls import tool_calls
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.samplers import EnvironmentSampler

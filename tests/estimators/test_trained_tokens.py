@@ -30,9 +30,9 @@ from lgrpo_lightning.estimators import (
     ReinforcePlusPlus,
     TreeAdv,
 )
-from lgrpo_lightning.plugins.hookspecs import PROJECT
-from lgrpo_lightning.plugins.registry import components
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.registry.hookspecs import PROJECT
+from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.training import Updates
 from lgrpo_lightning.types import Credit, Group, Rewards
 from tests.reference import naive

@@ -21,8 +21,8 @@ from unittest import mock
 import yaml
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.plugins import registry
-from lgrpo_lightning.plugins.installed import DISABLE
+from lgrpo_lightning.registry import lookup
+from lgrpo_lightning.registry.installed import DISABLE
 from tests.integration.mistakes.case import BadInput
 from tests.integration.mistakes.components import COMPONENTS, PARTS
 from tests.integration.mistakes.data import DATA
@@ -114,7 +114,7 @@ def working_folder(folder: Path) -> Iterator[Path]:
         mock.patch.object(sys, "path", list(sys.path)),
         mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),  # read when it was imported
     ):
-        registry.components.cache_clear()
+        lookup.components.cache_clear()
         os.chdir(folder)
         try:
             yield folder
@@ -122,7 +122,7 @@ def working_folder(folder: Path) -> Iterator[Path]:
             os.chdir(before)
             sys.modules.pop("my_rewards", None)
             sys.modules.pop("my_parts", None)
-            registry.components.cache_clear()
+            lookup.components.cache_clear()
 
 
 HEAD = """\

@@ -125,7 +125,7 @@ def test_export(kind: str, runs: Path, tmp_path: Path) -> None:
     trained = weights(runs / "file")
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, trained[f"policy.model.{name}"])
-    base = AutoModelForCausalLM.from_pretrained("lgrpo_lightning/assets/arithmetic")
+    base = AutoModelForCausalLM.from_pretrained("lgrpo_lightning/policy/assets/arithmetic")
     assert not torch.equal(base.lm_head.weight, model.lm_head.weight)
 
 

@@ -16,8 +16,8 @@ from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.module import GRPOModule
-from lgrpo_lightning.plugins import registry
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.registry import lookup
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
@@ -57,7 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def module(options: dict[str, Any], folder: Path) -> GRPOModule:
     """What ``lgrpo fit`` makes of the imported configuration, with the small model in the package."""
-    registry.components()
+    lookup.components()
     (folder / "trl.yaml").write_text(yaml.safe_dump(options | {"bf16": False, "max_steps": 2}))
     config = yaml.safe_load(imported(folder / "trl.yaml"))
     config["model"]["reward_model"] = "ExactMatch"

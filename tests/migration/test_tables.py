@@ -16,7 +16,7 @@ from lgrpo_lightning.commands.migration.recipe import FIELDS
 from lgrpo_lightning.commands.migration.training_fields import OLDER, SCRIPT, TRAINING
 from lgrpo_lightning.commands.migration.trl_fields import OWN, ROWS, VERSION
 from lgrpo_lightning.distributed.fsdp2 import FSDP2Strategy
-from lgrpo_lightning.plugins import registry
+from lgrpo_lightning.registry import lookup
 from tests.docs.markdown import ROOT
 from tests.runs import CONFIG
 from tools.migration_pages import OF_LEVEL, pages
@@ -116,7 +116,7 @@ def test_every_key_is_one_of_the_parsers(printed: Any) -> None:
 def test_every_component_and_option_is_there(name: str) -> None:
     """``CISPO.ratio_max``: a component, a callback or the strategy, and an option of it."""
     cls, _, option = name.partition(".")
-    installed = {n: c.cls for n, c in registry.components().items()} | {"FSDP2Strategy": FSDP2Strategy}
+    installed = {n: c.cls for n, c in lookup.components().items()} | {"FSDP2Strategy": FSDP2Strategy}
     found = installed.get(cls) or getattr(callbacks, cls)
     assert not option or option in inspect.signature(found).parameters
 
@@ -124,7 +124,7 @@ def test_every_component_and_option_is_there(name: str) -> None:
 def test_every_loss_of_the_table_is_installed() -> None:
     for kind in NORMALIZER:
         for name in OF_LEVEL.get(kind, ("ClippedSurrogate", "GSPO")):
-            assert not name or name in registry.components()
+            assert not name or name in lookup.components()
 
 
 def test_our_defaults_are_those_of_the_parser(printed: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.contracts import StepSegmenter
-from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.rewards.step_call import step_prefix, step_text

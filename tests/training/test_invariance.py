@@ -19,9 +19,9 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss
 from lgrpo_lightning.distributed.ranks import Ranks
-from lgrpo_lightning.plugins.registry import components
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.process_tree import ProcessTree
+from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.isolation.recipe import described
 from lgrpo_lightning.environments.isolation.worker import NotAskedError
 from lgrpo_lightning.environments.isolation.workers import Seat, Workers

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
-from lgrpo_lightning.environment import Environment
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.tools import Tools
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.import_path import imported
+from lgrpo_lightning.registry.import_path import imported
 
 
 @dataclass(frozen=True, kw_only=True)

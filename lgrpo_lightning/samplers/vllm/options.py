@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import listed, mapped, require
+from lgrpo_lightning.errors import UserError, listed, mapped, require
 from lgrpo_lightning.samplers.vllm.entropies import logprob_limit
 
 CPU_BLOCK = 32

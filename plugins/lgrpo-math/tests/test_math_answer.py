@@ -9,7 +9,7 @@ import lgrpo_math
 import pytest
 from lgrpo_math import MathAnswer, checker, gold, math_answer
 
-from lgrpo_lightning.plugins.registry import find
+from lgrpo_lightning.registry.lookup import find
 from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
 from lgrpo_lightning.testing import check_reward_model, toy_group, toy_tree
 

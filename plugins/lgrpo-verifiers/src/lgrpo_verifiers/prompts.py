@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lgrpo_lightning import PromptSource
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import mapped
+from lgrpo_lightning.errors import UserError, mapped
 from lgrpo_verifiers.configuration import environment_config
 from lgrpo_verifiers.wire import plain_messages
 

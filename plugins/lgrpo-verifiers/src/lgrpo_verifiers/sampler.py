@@ -10,8 +10,7 @@ from lgrpo_lightning import Completion, Group, Prompt, Sampler, Sampling
 from lgrpo_lightning.contracts import RandomKey, WeightSource
 from lgrpo_lightning.environments.call_reader import check_format
 from lgrpo_lightning.environments.template import TurnTemplate
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.options import mapped, require
+from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.text import stripped_tokens
 from lgrpo_verifiers.configuration import Tasks, environment_config

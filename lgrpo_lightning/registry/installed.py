@@ -6,7 +6,7 @@ import os
 import re
 from importlib.metadata import EntryPoint, entry_points
 
-from lgrpo_lightning.plugins import hookspecs
+from lgrpo_lightning.registry import hookspecs
 
 DISABLE = "LGRPO_DISABLE_PLUGINS"
 """Environment variable: names of packages not to load, with commas between them."""

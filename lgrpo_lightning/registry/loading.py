@@ -12,8 +12,8 @@ import pluggy
 
 from lgrpo_lightning.contracts import CONTRACTS, RewardModel
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.plugins import hookspecs
-from lgrpo_lightning.plugins.installed import DISABLE, package
+from lgrpo_lightning.registry import hookspecs
+from lgrpo_lightning.registry.installed import DISABLE, package
 
 HOOK = "lgrpo_components"
 

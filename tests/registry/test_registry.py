@@ -11,7 +11,7 @@ import pytest
 
 from lgrpo_lightning import builtin
 from lgrpo_lightning.contracts import CONTRACTS
-from lgrpo_lightning.plugins.registry import (
+from lgrpo_lightning.registry.lookup import (
     PluginError,
     UnknownComponentError,
     components,
@@ -189,7 +189,7 @@ def test_the_template_installed_with_pip(tmp_path):
     options = ["--no-deps", "--no-build-isolation", "--no-index", "-q", "--target", str(tmp_path / "site")]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, str(tmp_path / "source")], check=True)
     code = (
-        "from lgrpo_lightning.plugins.registry import find; c = find('reward_model', 'LengthReward'); "
+        "from lgrpo_lightning.registry.lookup import find; c = find('reward_model', 'LengthReward'); "
         "print(c.package, c.version)"
     )
     assert python(code, tmp_path / "site").strip() == "lgrpo-length-reward 0.1.0"

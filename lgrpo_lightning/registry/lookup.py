@@ -14,9 +14,9 @@ from types import MappingProxyType
 import pluggy
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.plugins import hookspecs
-from lgrpo_lightning.plugins.installed import DISABLE, enabled_entry_points
-from lgrpo_lightning.plugins.loading import Component, PluginError, offered
+from lgrpo_lightning.registry import hookspecs
+from lgrpo_lightning.registry.installed import DISABLE, enabled_entry_points
+from lgrpo_lightning.registry.loading import Component, PluginError, offered
 
 __all__ = [
     "Component",
