@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from lgrpo_lightning.analysis.rule import RULES, rule
+from lgrpo_lightning.analysis.rule import RULES as RULES
+from lgrpo_lightning.analysis.rule import rule
 from lgrpo_lightning.analysis.window import Window
 from lgrpo_lightning.errors import UserError, mapped
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lgrpo_lightning import assets
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
+from lgrpo_lightning.policy import assets
 from tools import calling, make_arithmetic
 
 FOLDER = assets.folder("arithmetic")

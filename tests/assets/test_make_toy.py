@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from lgrpo_lightning import assets
+from lgrpo_lightning.policy import assets
 from tools import make_arithmetic, make_toy
 
 

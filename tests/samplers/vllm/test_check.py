@@ -7,7 +7,7 @@ import torch
 
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.samplers.vllm.check import check_completions, difference, probe_prompt
-from lgrpo_lightning.samplers.vllm.transport import Completion, VLLMError
+from lgrpo_lightning.samplers.vllm.transport import Output, VLLMError
 from lgrpo_lightning.types import Sampling
 from tests.models import tokenizer
 from tests.samplers.vllm.engines import ChangingPolicy, prompts, random_key
@@ -29,7 +29,7 @@ def test_right_log_probs_pass_and_wrong_ones_do_not(sampling: Sampling, tmp_path
     sampler.setup(policy.source)
     group = sampler.sample(prompts(["1+1="]), 1, sampling=sampling, random_key=random_key())[0]
     rollout = group.completions[0]
-    found = Completion(
+    found = Output(
         token_ids=rollout.token_ids, logprobs=tuple(rollout.logprobs.tolist()), finish_reason="length"
     )
     drawn = [(group.prompt.token_ids, found)]
