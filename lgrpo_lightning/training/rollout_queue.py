@@ -17,6 +17,7 @@ from lgrpo_lightning.distributed.activity import doing
 from lgrpo_lightning.distributed.component_call import changed, generators
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.distributed.stopping import abandoning_together, stop_together
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.kept_weights import KeptWeights
 from lgrpo_lightning.training.components import Components
@@ -212,7 +213,7 @@ def _check_prompts(drawn: RolloutRequest, given: RolloutRequest) -> None:
     """
     before, now = [p.uid for p in drawn.prompts], [p.uid for p in given.prompts]
     if before != now:
-        raise ValueError(
+        raise UserError(
             f"Rollout {given.index} was drawn ahead for the prompts {', '.join(before[:3])}, …, as the data module's "
             f"upcoming_prompts announced, and its batch has {', '.join(now[:3])}, …. upcoming_prompts(count) has to "
             "give what the next batches will be; or set model.rollouts_ahead: 0."
