@@ -29,7 +29,7 @@ from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence
 from lgrpo_lightning.policy.loading import context_length, load_config, load_tokenizer
 from lgrpo_lightning.policy.lora import is_adapter_weight
 from lgrpo_lightning.policy.reference_sync import ReferenceSync, load_reference_state, own, reference_state
-from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.run_folder.plain import plain
 from lgrpo_lightning.training import Schedule
 from lgrpo_lightning.training.alike import check_alike
@@ -244,7 +244,7 @@ class PolicyModule(LightningModule):
         norm = compute_gradient_norm(self.policy.parameters()) if self.guard.norm is None else self.guard.norm
         clip(self.policy.parameters(), norm, self.gradient_clip_val)
         self.step_metrics = {
-            "grad_norm": float(whole(norm)),
+            "grad_norm": float(gather_whole(norm)),
             "learning_rate": optimizer.param_groups[0]["lr"],
         }
 

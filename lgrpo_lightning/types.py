@@ -104,10 +104,10 @@ class Prompt:
         refuse_text("Prompt.token_ids", self.token_ids)
         refuse_text("Prompt.messages", self.messages)
 
-    def copied(self) -> Prompt:
+    def copy(self) -> Prompt:
         """The same, with columns and messages of its own."""
-        messages = None if self.messages is None else tuple(copied(dict(m)) for m in self.messages)
-        return replace(self, messages=messages, columns=copied(dict(self.columns)))
+        messages = None if self.messages is None else tuple(copy_value(dict(m)) for m in self.messages)
+        return replace(self, messages=messages, columns=copy_value(dict(self.columns)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +203,9 @@ class Group:
     def __len__(self) -> int:
         return len(self.completions)
 
-    def copied(self) -> Group:
+    def copy(self) -> Group:
         """The same, with a prompt of its own."""
-        return replace(self, prompt=self.prompt.copied())
+        return replace(self, prompt=self.prompt.copy())
 
     def masked(self, *, mask_truncated: bool = False) -> Group:
         """The same, the mask of each completion being the tokens that are trained."""
@@ -215,7 +215,7 @@ class Group:
     @property
     def mask(self) -> Tensor:
         """``[G, T]`` bool: the masks of the completions, False on padding."""
-        return padded(
+        return pad(
             [r.mask for r in self.completions], max((len(r) for r in self.completions), default=0)
         ).bool()
 
@@ -377,10 +377,10 @@ class TrainBatch:
             prompts=tuple(g.prompt.token_ids for g in groups for _ in g.completions),
             completions=tuple(r.token_ids for r in rows),
             group_ids=torch.tensor([i for i, g in enumerate(groups) for _ in g.completions], device=device),
-            advantages=padded([row for c in credits for row in c.advantages], width).to(device),
-            weights=padded([row for c in credits for row in c.weights], width).to(device),
-            mask=padded(masks, width).to(device),
-            sampler_logprobs=padded([r.logprobs for r in rows], width).to(device),
+            advantages=pad([row for c in credits for row in c.advantages], width).to(device),
+            weights=pad([row for c in credits for row in c.weights], width).to(device),
+            mask=pad(masks, width).to(device),
+            sampler_logprobs=pad([r.logprobs for r in rows], width).to(device),
         )
 
     @property
@@ -448,23 +448,23 @@ class LossInput:
         return (kept.sum(-1, keepdim=True) / self.lengths).to(self.advantages).expand_as(self.advantages)
 
 
-def copied(value: Any) -> Any:
+def copy_value(value: Any) -> Any:
     """``value`` with containers and arrays of its own; what is neither stays itself.
 
-    >>> copied(row := {"answers": ["4", "four"]})["answers"].pop(), row
+    >>> copy_value(row := {"answers": ["4", "four"]})["answers"].pop(), row
     ('four', {'answers': ['4', 'four']})
     """
     if type(value) is dict:
-        return {key: copied(item) for key, item in value.items()}
+        return {key: copy_value(item) for key, item in value.items()}
     if type(value) in (list, tuple, set):
-        return type(value)(copied(item) for item in value)
+        return type(value)(copy_value(item) for item in value)
     return deepcopy(value) if hasattr(value, "__array__") else value
 
 
-def padded(rows: list[Tensor], width: int) -> Tensor:
+def pad(rows: list[Tensor], width: int) -> Tensor:
     """Stack 1-D tensors of different lengths into ``[len(rows), width]``, zeros (False) on padding.
 
-    >>> padded([torch.tensor([1, 2]), torch.tensor([3])], 3).tolist()
+    >>> pad([torch.tensor([1, 2]), torch.tensor([3])], 3).tolist()
     [[1, 2, 0], [3, 0, 0]]
     """
     if not rows:

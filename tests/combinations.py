@@ -173,15 +173,16 @@ def token_rewards(tree: ProcessTree) -> torch.Tensor:
 HEAD = """\
 # Losses and estimators
 
-The table says which [policy loss](components.md#policyloss) works with which
-[advantage estimator](components.md#advantageestimator), with and without λ weights. `python -m tests.combinations` makes it. For
-each cell it trains two optimizer steps on one rollout with outcomes and step rewards, with a KL penalty, an entropy bonus,
-`top_entropy` and `off_policy_kl`. "yes" means that this works in padded rows and in trees. "no" means that the combination is
-refused before the first step. ", token" means `init_args: {token: true}`.
+The table says which [policy loss](components.md#policyloss) works with which [advantage
+estimator](components.md#advantageestimator), with and without λ weights. `python -m tests.combinations` makes
+it. For each cell it trains two optimizer steps on one rollout with outcomes and step rewards, with a KL
+penalty, an entropy bonus, `top_entropy` and `off_policy_kl`. "yes" means that this works in padded rows and in
+trees. "no" means that the combination is refused before the first step. ", token" means `init_args: {token:
+true}`.
 
-With `GSPO`, `GMPO` and `LUSPO` all tokens of a completion share one ratio. If tokens have different advantages, as with process
-rewards, their mean over the trained tokens is used. The token forms use each token's own advantage.
-"""
+With `GSPO`, `GMPO` and `LUSPO` all tokens of a completion share one ratio. If tokens have different advantages,
+as with process rewards, their mean over the trained tokens is used. The token forms use each token's own
+advantage."""
 
 
 def page(found: dict[Combination, str]) -> str:

@@ -17,7 +17,7 @@ from lgrpo_lightning.commands.run import main
 from lgrpo_lightning.errors import check_metrics, listed
 from lgrpo_lightning.policy import Lora, PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch, RewardFunction, StepRewardFunction, TeacherLogprobs
-from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
+from lgrpo_lightning.rewards.checks import RewardError, check_rewards
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.testing import toy_group, toy_tree
@@ -127,7 +127,7 @@ def test_what_plugins_and_reward_functions_give() -> None:
             RewardFunction(lambda completions, _answer=answer, **_: _answer).score_batch([group], trees)
     extras = Rewards(outcome=torch.zeros(3), extras={"note": "abc"})  # type: ignore[dict-item]
     with pytest.raises(RewardError, match="extras note are a string"):
-        checked_rewards(ExactMatch(), [group], trees, [extras])
+        check_rewards(ExactMatch(), [group], trees, [extras])
     with pytest.raises(ValueError, match=r"keys\[0\] is the string 'ab'"):
         ProcessTree.from_steps(["ab"], [[0, 1]])
     with pytest.raises(ValueError, match="completions is the string"):

@@ -26,8 +26,8 @@ OF_LEVEL = {
 
 TRL_PAGE = """# From TRL
 
-`lgrpo import-trl FILE` converts a TRL configuration for GRPO and prints a configuration for `lgrpo fit`. `FILE` is the YAML of
-`trl grpo --config`, or a script with a `GRPOConfig(…)`.
+`lgrpo import-trl FILE` converts a TRL configuration for GRPO and prints a configuration for `lgrpo fit`. `FILE`
+is the YAML of `trl grpo --config`, or a script with a `GRPOConfig(…)`.
 
 ```bash
 lgrpo import-trl grpo.yaml
@@ -36,21 +36,21 @@ lgrpo import-trl train_grpo.py --processes 8 --rows 7473
 
 - `--processes` is the number of processes that TRL ran on. It determines `prompts_per_step`.
 - `--rows` is the number of training rows. Schedules that need their last step use it.
-- A script is parsed and never run. Only literals are read; a comment names every other value. If the model or adapter is not a
-  literal, fill it in: `lgrpo fit` refuses the file until then.
+- A script is parsed and never run. Only literals are read; a comment names every other value. If the model or
+  adapter is not a literal, fill it in: `lgrpo fit` refuses the file until then.
 - Defaults of TRL that differ from this library's are written, with the comment "TRL's default".
 - Comments at the top name options without a match or with another meaning.
 
-On the same rollouts the loss of the configuration equals that of TRL's trainer; a test checks this. The runs still differ, because
-random numbers, the order of prompts and mini-batches (complete groups) differ.
+On the same rollouts the loss of the configuration equals that of TRL's trainer; a test checks this. The runs
+still differ, because random numbers, the order of prompts and mini-batches (complete groups) differ.
 
 The estimator is `GRPO`. For λ-GRPO set `--model.advantage_estimator=LambdaGRPO`.
 
-Reward functions of a script are named by their import path. A function that the script imports keeps that path. A function that
-the script defines becomes `<script>_rewards.<name>`; move it to such a module, because importing the script would start the
-training. If the training is under `if __name__ == "__main__":`, the path is `<script>.<name>`. `tools` and `environment_factory`
-become an [`EnvironmentSampler`](environments.md) in the same way, and `get_reward` of an environment becomes an
-`EnvironmentReward`.
+Reward functions of a script are named by their import path. A function that the script imports keeps that path.
+A function that the script defines becomes `<script>_rewards.<name>`; move it to such a module, because
+importing the script would start the training. If the training is under `if __name__ == "__main__":`, the path
+is `<script>.<name>`. `tools` and `environment_factory` become an [`EnvironmentSampler`](environments.md) in the
+same way, and `get_reward` of an environment becomes an `EnvironmentReward`.
 
 The tables are made from `lgrpo_lightning/commands/migration` for TRL {version}.
 
@@ -79,8 +79,8 @@ These are the options of the command that are not in `GRPOConfig`.
 
 VERL_PAGE = """# From verl and OpenRLHF
 
-This page lists the most used options of verl and OpenRLHF with their equivalents. Defaults differ, so check the default before you
-omit an option.
+This page lists the most used options of verl and OpenRLHF with their equivalents. Defaults differ, so check the
+default before you omit an option.
 
 ## verl
 

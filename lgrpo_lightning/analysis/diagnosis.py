@@ -13,7 +13,7 @@ from lgrpo_lightning.analysis.rules import complete_thresholds
 from lgrpo_lightning.analysis.tracker import Tracker
 from lgrpo_lightning.analysis.window import Facts
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.secrets import masked
+from lgrpo_lightning.run_folder.secrets import mask_secrets
 
 DOCS = "docs/doctor.md"
 FEWEST = 6
@@ -64,7 +64,9 @@ def findings(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
     for row in rows:
         tracker.see(row)
     return [
-        Finding(rule=rule, text=text, settings={key: masked(run.option(key), key) for key in rule.settings})
+        Finding(
+            rule=rule, text=text, settings={key: mask_secrets(run.option(key), key) for key in rule.settings}
+        )
         for rule, text in tracker.findings
     ]
 

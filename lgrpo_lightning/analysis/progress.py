@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from lgrpo_lightning.analysis.plan import LOG, Run
-from lgrpo_lightning.run_folder.names import METRICS, shown
+from lgrpo_lightning.run_folder.names import METRICS, show_path
 
 
 class ComparisonProgress:
@@ -70,7 +70,7 @@ class ComparisonProgress:
         if status:
             log = run.folder / LOG
             self._say(
-                f"[{self.done}/{len(self.runs)}] {run.label} FAILED ({status}); see {shown(log)}:\n"
+                f"[{self.done}/{len(self.runs)}] {run.label} FAILED ({status}); see {show_path(log)}:\n"
                 f"{last_lines(log)}"
             )
         else:

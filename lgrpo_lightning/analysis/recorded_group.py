@@ -17,7 +17,7 @@ from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.errors import NotFoundError, UserError
 from lgrpo_lightning.functional import equal_rewards, group_advantages
 from lgrpo_lightning.process_tree import ProcessTree, Step
-from lgrpo_lightning.types import padded
+from lgrpo_lightning.types import pad
 
 COLUMNS = ("text_ends", "step_ids", "token_advantages", "token_weights", "token_mask")
 
@@ -168,7 +168,7 @@ def nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
     rewards = torch.tensor([float(m["reward"]) for m in members])
     width = tree.step_ids.shape[1]
     own, weights, mask = (
-        padded([torch.tensor(list(m[name]), dtype=torch.float32) for m in members], width)
+        pad([torch.tensor(list(m[name]), dtype=torch.float32) for m in members], width)
         for name in ("token_advantages", "token_weights", "token_mask")
     )
     advantages = group_advantages(rewards[None])[0][:, None] * mask

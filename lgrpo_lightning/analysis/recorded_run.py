@@ -13,9 +13,9 @@ import pyarrow.parquet
 import yaml
 
 from lgrpo_lightning.errors import NotFoundError, UserError
-from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
+from lgrpo_lightning.run_folder.damaged import skip_if_damaged
 from lgrpo_lightning.run_folder.metric_series import Series, metric_rows, metric_series
-from lgrpo_lightning.run_folder.names import CONFIG, METRICS, ROLLOUT_FILE, ROLLOUTS, shown
+from lgrpo_lightning.run_folder.names import CONFIG, METRICS, ROLLOUT_FILE, ROLLOUTS, show_path
 
 KEYS = {"rollout", "prompt_uid", "member", "prompt"}
 """Columns without which a row is of no rollout."""
@@ -35,7 +35,7 @@ class RecordedRun:
         self.folder, self.damaged = folder, set[Path]()
         if not (folder / METRICS).is_file() and not (folder / ROLLOUTS).is_dir():
             runs = sorted(p.parent for depth in ("*", "*/*") for p in folder.glob(f"{depth}/{METRICS}"))
-            below = f" Below it are {', '.join(map(shown, runs[:5]))}." if runs else ""
+            below = f" Below it are {', '.join(map(show_path, runs[:5]))}." if runs else ""
             what = f"has neither {METRICS} nor {ROLLOUTS}/" if folder.is_dir() else "is no folder"
             raise NotFoundError(
                 f"{folder} {what}. RUN is the folder that trainer.default_root_dir named.{below}"
@@ -74,7 +74,7 @@ class RecordedRun:
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:
         """The path of a file of the run; where what is done with it fails, that is said once, and it is left out."""
-        with left_out_if_damaged(self.folder / name, self.damaged):
+        with skip_if_damaged(self.folder / name, self.damaged):
             yield self.folder / name
 
     def rollouts(self, columns: Sequence[str] | None = None, *, only: int | None = None) -> pandas.DataFrame:
@@ -95,7 +95,7 @@ class RecordedRun:
                     tables.append(pandas.read_parquet(path, columns=chosen))
         if not tables:
             what = "rollouts" if only is None else f"rollout {only}; there are {self._numbered()}"
-            raise NotFoundError(f"{shown(self.folder / ROLLOUTS)} has no {what}.")
+            raise NotFoundError(f"{show_path(self.folder / ROLLOUTS)} has no {what}.")
         table = pandas.concat(tables, ignore_index=True)
         order = [c for c in ("rollout", "prompt_uid", "member") if c in table]
         return table.sort_values(order, ignore_index=True, kind="stable") if order else table

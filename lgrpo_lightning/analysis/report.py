@@ -18,10 +18,10 @@ from lgrpo_lightning.analysis.pages import page
 from lgrpo_lightning.analysis.recorded_group import RecordedGroup, recorded_group
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
+from lgrpo_lightning.run_folder.damaged import skip_if_damaged
 from lgrpo_lightning.run_folder.metric_series import Series, validation_metrics
-from lgrpo_lightning.run_folder.names import CONFIG, ENVIRONMENT, duration, shown
-from lgrpo_lightning.run_folder.secrets import masked_yaml
+from lgrpo_lightning.run_folder.names import CONFIG, ENVIRONMENT, duration, show_path
+from lgrpo_lightning.run_folder.secrets import mask_yaml
 
 CURVES: tuple[tuple[str, str], ...] = (
     ("reward", "reward"),
@@ -51,11 +51,11 @@ def comparison_report(folder: Path) -> str:
     lines = (folder / "table.md").read_text(encoding="utf-8", errors="replace").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     if len(rows) < 2:
-        raise UserError(f"{shown(folder / 'table.md')} holds no table: run `lgrpo compare` there again.")
+        raise UserError(f"{show_path(folder / 'table.md')} holds no table: run `lgrpo compare` there again.")
     arms = sorted((folder / "arms").rglob("*.yaml"))
     return page(
         "comparison.html",
-        title=f"Comparison {shown(folder)}",
+        title=f"Comparison {show_path(folder)}",
         head=rows[0],
         rows=rows[2:],
         legend=" ".join(line for line in lines if not line.startswith("|")).replace("`", "").strip(),
@@ -71,7 +71,7 @@ def comparison_report(folder: Path) -> str:
 
 def run_report(folders: Sequence[Path]) -> str:
     """The page of one run or several: findings, curves, trees, samples, environment, configuration."""
-    runs = {shown(folder): RecordedRun(folder) for folder in folders}
+    runs = {show_path(folder): RecordedRun(folder) for folder in folders}
     first = next(iter(runs.values()))
     one = len(runs) == 1
     return page(
@@ -167,7 +167,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     table = pandas.DataFrame()
-    with left_out_if_damaged(path, set()):
+    with skip_if_damaged(path, set()):
         table = pandas.read_csv(path)
     rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
     return [{k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
@@ -175,8 +175,8 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 def _masked(path: Path, damaged: set[Path]) -> str:
     """A configuration without its secrets."""
-    with left_out_if_damaged(path, damaged):
-        return masked_yaml(path.read_text(encoding="utf-8")) if path.exists() else ""
+    with skip_if_damaged(path, damaged):
+        return mask_yaml(path.read_text(encoding="utf-8")) if path.exists() else ""
     return ""
 
 

@@ -12,9 +12,9 @@ import pandas
 from lgrpo_lightning.analysis.plan import Run, setting_name
 from lgrpo_lightning.analysis.statistics import estimate, first_reached
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.damaged import left_out_if_damaged
+from lgrpo_lightning.run_folder.damaged import skip_if_damaged
 from lgrpo_lightning.run_folder.metric_series import metric_rows
-from lgrpo_lightning.run_folder.names import METRICS, shown
+from lgrpo_lightning.run_folder.names import METRICS, show_path
 
 TREE = ("tree/path_depth", "tree/intermediate_proportion", "frac_reward_zero_std")
 """The statistics of process trees that every comparison shows."""
@@ -103,10 +103,12 @@ def recorded(runs: Sequence[Run]) -> dict[Path, pandas.DataFrame]:
     """
     found = {}
     for run in runs:
-        with left_out_if_damaged(run.folder / METRICS, set()):
+        with skip_if_damaged(run.folder / METRICS, set()):
             found[run.folder] = rollout_rows(run)
     if not found:
-        raise UserError(f"No run has metrics that can be read; remove {shown(runs[0].folder)} to repeat it.")
+        raise UserError(
+            f"No run has metrics that can be read; remove {show_path(runs[0].folder)} to repeat it."
+        )
     return found
 
 

@@ -13,7 +13,7 @@ from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.names import show_path
 
 Kept = tuple[str, float, int]
 """File name, score and rollouts done."""
@@ -74,7 +74,10 @@ class BestCheckpoint(RolloutState):
         set_older_aside(trainer, pl_module, names)
         gone = [name for name, _, _ in self.kept if not (folder / name).exists()]
         if gone:
-            say(trainer, f"BestCheckpoint: {', '.join(gone)} is no longer in {shown(folder)}, and forgotten.")
+            say(
+                trainer,
+                f"BestCheckpoint: {', '.join(gone)} is no longer in {show_path(folder)}, and forgotten.",
+            )
         self.kept = [kept for kept in self.kept if kept[0] not in gone]
         self._name_best(folder)
 
@@ -162,7 +165,7 @@ class BestCheckpoint(RolloutState):
         for old, _, _ in displaced:
             trainer.strategy.remove_checkpoint(str(folder / old))
         if self.kept[0][0] == name:
-            say(trainer, f"Best {self.monitor} so far, {score:.4g}, is in {shown(folder / name)}.")
+            say(trainer, f"Best {self.monitor} so far, {score:.4g}, is in {show_path(folder / name)}.")
 
     def _name_best(self, folder: Path) -> None:
         self.best_model_path = str(folder / self.kept[0][0]) if self.kept else ""

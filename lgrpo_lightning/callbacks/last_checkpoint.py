@@ -19,7 +19,7 @@ from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metrics_csv import log_before_checkpoint
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, shown
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, show_path
 from lgrpo_lightning.run_folder.whole_files import DiskFullError
 
 
@@ -90,7 +90,7 @@ class LastCheckpoint(ModelCheckpoint):
             self._written = self._start
         if trainer.is_global_zero and not dry_run(trainer):
             if cut_off := file.settle(used):
-                names = ", ".join(shown(path) for path in cut_off)
+                names = ", ".join(show_path(path) for path in cut_off)
                 say(trainer, f"Removed {names}, a checkpoint whose writing was cut off.")
             if self._start == 0:
                 self._keep_older(trainer, file)
@@ -102,7 +102,7 @@ class LastCheckpoint(ModelCheckpoint):
             if path.exists():
                 kept = set_aside(path, f"old-{{n}}-{path.name}")
                 if path == file.last:
-                    say(trainer, f"The checkpoint of an older run is kept as {shown(kept)}.")
+                    say(trainer, f"The checkpoint of an older run is kept as {show_path(kept)}.")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -161,7 +161,7 @@ class LastCheckpoint(ModelCheckpoint):
         said = f"{name} ended the run after {rollouts}; "
         if self._written <= 0:
             return f"{said}nothing new is saved."
-        last = shown(self._file(trainer).last)
+        last = show_path(self._file(trainer).last)
         return f"{said}the state after {self._written} is in {last}. Resume with --ckpt_path last."
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -217,9 +217,11 @@ class LastCheckpoint(ModelCheckpoint):
         for path, reason in damaged.items():
             if newest is None:
                 raise broken(path, reason)
-            say(trainer, f"Passed over {shown(path)}: {reason}. The run resumes from {shown(newest)}.")
+            say(
+                trainer, f"Passed over {show_path(path)}: {reason}. The run resumes from {show_path(newest)}."
+            )
         if newest is None:
-            say(trainer, f"--ckpt_path last: there is no checkpoint in {shown(file.folder)} yet.")
+            say(trainer, f"--ckpt_path last: there is no checkpoint in {show_path(file.folder)} yet.")
         return {str(newest)} if newest else set()
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lgrpo_lightning.callbacks.rollout_callback import dry_run
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.run_folder.lock import FolderLock
-from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.names import show_path
 from lgrpo_lightning.run_folder.whole_files import make_folder
 
 
@@ -47,7 +47,7 @@ class LockFolder(Callback):
                     make_folder(Path(logger.log_dir))
             say(
                 trainer,
-                f"{shown(root)} was removed, moved or emptied (trainer.default_root_dir). The run goes on there: "
+                f"{show_path(root)} was removed, moved or emptied (trainer.default_root_dir). The run goes on there: "
                 "what it wrote before is missing, what it writes from now on, checkpoints among it, is not.",
             )
 

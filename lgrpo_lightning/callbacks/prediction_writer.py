@@ -14,7 +14,7 @@ from lgrpo_lightning.callbacks.rollout_callback import dry_run
 from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import set_aside, shown
+from lgrpo_lightning.run_folder.names import set_aside, show_path
 from lgrpo_lightning.run_folder.plain import as_json
 from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.types import Rollout
@@ -95,7 +95,7 @@ class PredictionWriter(Callback):
                 hidden.write_text("".join(f"{line}\n" for line in json_lines(table)), encoding="utf-8")
             if path.exists():
                 set_aside(path)
-        say(trainer, f"{len(table)} completions are in {shown(path)}.")
+        say(trainer, f"{len(table)} completions are in {show_path(path)}.")
 
 
 def json_lines(table: Any) -> Iterator[str]:

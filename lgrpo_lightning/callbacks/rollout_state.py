@@ -14,7 +14,7 @@ from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
 from lgrpo_lightning.checkpoints.held_state import Held
 from lgrpo_lightning.checkpoints.writing import write_checkpoint
 from lgrpo_lightning.distributed.terminal import say
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, shown
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, show_path
 
 
 class RolloutState(Checkpoint):
@@ -89,7 +89,7 @@ def set_older_aside(trainer: Trainer, pl_module: LightningModule, paths: list[Pa
     for path in paths:
         if path.exists():
             kept = set_aside(path, "old-{n}-{stem}{suffix}")
-            say(trainer, f"The checkpoint of an older run is kept as {shown(kept)}.")
+            say(trainer, f"The checkpoint of an older run is kept as {show_path(kept)}.")
 
 
 def in_writing_order(callbacks: list[Callback], last: tuple[type, ...]) -> list[Callback]:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run, rollouts_done
 from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.distributed.terminal import say
-from lgrpo_lightning.run_folder.names import ROLLOUT_FILE, ROLLOUTS, set_aside, shown
+from lgrpo_lightning.run_folder.names import ROLLOUT_FILE, ROLLOUTS, set_aside, show_path
 from lgrpo_lightning.run_folder.whole_files import make_folder, whole_file
 from lgrpo_lightning.types import Rollout
 
@@ -31,7 +31,7 @@ class RolloutWriter(RolloutCallback):
         if trainer.is_global_zero and not dry_run(trainer):
             if rollouts_done(pl_module) == 0 and any(ROLLOUT_FILE.fullmatch(f.name) for f in _files(folder)):
                 kept = set_aside(folder)
-                say(trainer, f"The rollouts of an older run are kept in {shown(kept)}.")
+                say(trainer, f"The rollouts of an older run are kept in {show_path(kept)}.")
             _prune(folder, rollouts_done(pl_module))
             make_folder(folder)
         trainer.strategy.barrier("RolloutWriter.on_train_start")

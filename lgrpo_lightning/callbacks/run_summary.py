@@ -23,7 +23,7 @@ from lgrpo_lightning.run_folder.names import (
     PLOT,
     ROLLOUTS,
     duration,
-    shown,
+    show_path,
 )
 
 WHAT = {
@@ -98,24 +98,28 @@ def places(root: Path, *, board: bool, width: int | None = None) -> list[str]:
     """
     there = [name for name in WHAT if (root / name).exists()]
     lines = (
-        [f"Everything is in {shown(root)}:", *(f"  {name:<22} {WHAT[name]}" for name in there)]
+        [f"Everything is in {show_path(root)}:", *(f"  {name:<22} {WHAT[name]}" for name in there)]
         if there
         else []
     )
-    path = {name: shlex.quote(shown(root / name)) for name in there}
+    path = {name: shlex.quote(show_path(root / name)) for name in there}
     following = []
     if LAST_CHECKPOINT in path and CONFIG in path:
         options = (f"--config {path[CONFIG]}", f"--ckpt_path {path[LAST_CHECKPOINT]}")
         following.append(joined("  lgrpo validate", *options, joint=" ", broken=" \\\n      ", width=width))
     if ROLLOUTS in path and METRICS in path:
-        following.append(f"  lgrpo report {shlex.quote(shown(root))}")
+        following.append(f"  lgrpo report {shlex.quote(show_path(root))}")
     if ROLLOUTS in path:
         columns = "[['rollout', 'prompt', 'completion', 'reward', 'advantage']]"
-        read = ("import pandas; print(", f"pandas.read_parquet({shown(root / ROLLOUTS)!r})", f"{columns})")
+        read = (
+            "import pandas; print(",
+            f"pandas.read_parquet({show_path(root / ROLLOUTS)!r})",
+            f"{columns})",
+        )
         code = joined(*read, joint="", broken="\n      ", width=width and width - len('  python -c ""'))
         following.append(f"  python -c {shlex.quote(code) if chr(34) in code else chr(34) + code + chr(34)}")
     if board:
-        following.append(f"  tensorboard --logdir {shlex.quote(shown(root))}")
+        following.append(f"  tensorboard --logdir {shlex.quote(show_path(root))}")
     return [*lines, *(["Next:", *following] if following else [])]
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from lgrpo_lightning.checkpoints.checkpoint_file import put_in_place
 from lgrpo_lightning.distributed.activity import doing
-from lgrpo_lightning.run_folder.whole_files import explained_if_unwritable, make_folder
+from lgrpo_lightning.run_folder.whole_files import explain_if_unwritable, make_folder
 
 
 def write_checkpoint(
@@ -32,7 +32,7 @@ def write_checkpoint(
     """
     partial = path.with_name(f".{path.name}.part")
     doing(f"writing {path.name}", waits=True, keeps=True)
-    with explained_if_unwritable(path):
+    with explain_if_unwritable(path):
         make_folder(path.parent)
         trainer.strategy.save_checkpoint(state, str(partial))
     doing(f"waiting for {path.name}", waits=True)

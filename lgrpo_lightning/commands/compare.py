@@ -34,7 +34,7 @@ from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.resume import flat
 from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, shown
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, show_path
 from lgrpo_lightning.run_folder.whole_files import write_whole
 
 DESCRIPTION = """\
@@ -205,7 +205,7 @@ def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
         write_whole(out / name, content)
     pictures = draw_all(curves, summary, measure, out)
     print(f"\n{text}")
-    print(f"Everything is in {shown(out)}: table.md, table.csv, runs.csv (one row a run), curves.csv,")
+    print(f"Everything is in {show_path(out)}: table.md, table.csv, runs.csv (one row a run), curves.csv,")
     print(f"  {', '.join(pictures)} (each .png and .svg), and every run in {RUNS}/.")
 
 
@@ -226,7 +226,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
         found = None
     if not isinstance(found, Mapping):
-        raise UserError(f"{shown(path)} holds no configuration; remove it to have it written again.")
+        raise UserError(f"{show_path(path)} holds no configuration; remove it to have it written again.")
     return found
 
 
@@ -260,8 +260,8 @@ class Comparison:
             )
         if path.exists() and (key := changed(_read(path), config)):
             raise UserError(
-                f"{shown(self.out)} holds a comparison in which {arm.label} has another configuration: {key} differs "
-                f"from {shown(path)}. Name another folder with --out, or remove this one."
+                f"{show_path(self.out)} holds a comparison in which {arm.label} has another configuration: {key} "
+                f"differs from {show_path(path)}. Name another folder with --out, or remove this one."
             )
         if not path.exists():
             write_whole(path, text, private=True)

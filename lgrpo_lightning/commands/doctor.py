@@ -11,7 +11,7 @@ from lgrpo_lightning.analysis.diagnosis import Finding, findings
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.names import show_path
 from lgrpo_lightning.run_folder.plain import as_json
 
 
@@ -66,7 +66,7 @@ def plain_values(finding: Finding) -> dict[str, Any]:
 
 def described(run: RecordedRun, found: Sequence[Finding]) -> str:
     """The findings as a person reads them."""
-    done = f"{len(run.rollout_metrics)} rollouts of {shown(run.folder)}"
+    done = f"{len(run.rollout_metrics)} rollouts of {show_path(run.folder)}"
     if not found:
         return f"Nothing found in {done}."
     lines = [f"{len(found)} finding{'s' if len(found) > 1 else ''} in {done}, causes first:"]

@@ -11,7 +11,7 @@ from lgrpo_lightning.checkpoints.lookup import named_checkpoint
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.errors import NotFoundError, UserError
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, shown
+from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, show_path
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
         )
     except Exception as error:
         return report(error)
-    print(f"Wrote {shown(options.out)} from {shown(path)}. Load it with:")
-    print(f'  {loads}.from_pretrained("{shown(options.out)}")')
+    print(f"Wrote {show_path(options.out)} from {show_path(path)}. Load it with:")
+    print(f'  {loads}.from_pretrained("{show_path(options.out)}")')
     if options.adapter:
         print("It needs peft, and the base model where adapter_config.json says it is.")
     return 0
@@ -111,7 +111,7 @@ def export_checkpoint(
     config = run_policy_config(run, state)
     if config.trust_remote_code and not trusted:
         raise UserError(
-            f"{shown(run)} has code run that comes with the model {config.path}. If you trust its authors, "
+            f"{show_path(run)} has code run that comes with the model {config.path}. If you trust its authors, "
             "pass --trust_remote_code."
         )
     policy = Policy(config)

@@ -11,7 +11,7 @@ from pathlib import Path
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.registry.hookspecs import CONTRACT
-from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.names import show_path
 
 KINDS = {
     "reward": "A reward",
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         folder = write(options.kind, options.name, options.out)
     except Exception as error:
         return report(error)
-    where = shown(folder)
+    where = show_path(folder)
     print(f"Wrote {where}. Install it, test it, run it:")
     print(f'  pip install -e "{where}[test]"\n  pytest {where}\n  lgrpo fit --config {where}/example.yaml')
     return 0
@@ -66,7 +66,7 @@ def write(kind: str, name: str, out: Path) -> Path:
     folder = out / package
     if folder.exists():
         raise UserError(
-            f"{shown(folder)} is there already, and nothing is overwritten. Take another NAME or --out."
+            f"{show_path(folder)} is there already, and nothing is overwritten. Take another NAME or --out."
         )
     values = {
         "kind": kind,

@@ -9,7 +9,7 @@ from pathlib import Path
 from lgrpo_lightning.analysis.report import comparison_report, is_comparison, run_report
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.names import show_path
 from lgrpo_lightning.run_folder.whole_files import write_whole
 
 REPORT = "report.html"
@@ -22,12 +22,14 @@ def main(argv: Sequence[str]) -> int:
     try:
         compared = [folder for folder in options.runs if is_comparison(folder)]
         if compared and len(options.runs) > 1:
-            raise UserError(f"{shown(compared[0])} is a comparison; a comparison has a report of its own.")
+            raise UserError(
+                f"{show_path(compared[0])} is a comparison; a comparison has a report of its own."
+            )
         text = comparison_report(compared[0]) if compared else run_report(options.runs)
         write_whole(out, text)
     except Exception as error:
         return report(error)
-    print(f"Wrote {shown(out)}.")
+    print(f"Wrote {show_path(out)}.")
     return 0
 
 

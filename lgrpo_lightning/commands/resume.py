@@ -13,8 +13,8 @@ from lgrpo_lightning.checkpoints.lookup import checkpoint_folder
 from lgrpo_lightning.commands.yaml_text import loaded
 from lgrpo_lightning.distributed.slurm import restarts
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import CONFIG, shown
-from lgrpo_lightning.run_folder.secrets import masked
+from lgrpo_lightning.run_folder.names import CONFIG, show_path
+from lgrpo_lightning.run_folder.secrets import mask_secrets
 from lgrpo_lightning.training.optimizers import TAKEN_OVER
 
 KEYWORDS = ("last", "hpc")
@@ -51,7 +51,7 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
         return
     written = loaded((folder / CONFIG).read_text(encoding="utf-8"))
     if not isinstance(written, Mapping):
-        _say(f"{shown(folder / CONFIG)} holds no configuration: what this run changes cannot be told.")
+        _say(f"{show_path(folder / CONFIG)} holds no configuration: what this run changes cannot be told.")
         return
     before = dict(flat(written))
     now = dict(flat(loaded(configuration)))
@@ -67,8 +67,11 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
                 "--ckpt_path in another trainer.default_root_dir."
             )
     if changed:
-        lines = [f"  {k}: {masked(was, k)} -> {masked(given, k)}" for k, (was, given) in changed.items()]
-        _say("\n".join([f"Going on with another configuration than {shown(folder / CONFIG)}:", *lines]))
+        lines = [
+            f"  {k}: {mask_secrets(was, k)} -> {mask_secrets(given, k)}"
+            for k, (was, given) in changed.items()
+        ]
+        _say("\n".join([f"Going on with another configuration than {show_path(folder / CONFIG)}:", *lines]))
 
 
 def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

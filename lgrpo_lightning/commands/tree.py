@@ -13,7 +13,7 @@ from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.analysis.tree_text import header_lines, step_lines
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.distributed.terminal import on_terminal, printable
-from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.names import show_path
 from lgrpo_lightning.run_folder.whole_files import write_whole
 
 
@@ -23,13 +23,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         group = recorded_group(RecordedRun(options.run), options.rollout, options.prompt)
         if options.html is not None:
-            title = f"Process tree of {shown(options.run)}"
+            title = f"Process tree of {show_path(options.run)}"
             write_whole(options.html, page("tree.html", title=title, group=group))
     except Exception as error:
         return report(error)
     show(group, options.width)
     if options.html is not None:
-        print(f"Wrote {shown(options.html)}.")
+        print(f"Wrote {show_path(options.html)}.")
     return 0
 
 

@@ -28,7 +28,7 @@ def shard(
 ) -> None:
     """Shard every decoder layer, then the policy as the root.
 
-    All work on the weights has to enter through the root: its ``forward``, or ``unsharded``.
+    All work on the weights has to enter through the root: its ``forward``, or ``unshard``.
 
     Args:
         mesh: The device mesh of data parallelism.

@@ -57,7 +57,7 @@ class Pool:
 
     def _reset(self, environment: Environment, seed: int, prompt: Prompt) -> str | None:
         environment.seed = seed
-        columns = dict(prompt.copied().columns)
+        columns = dict(prompt.copy().columns)
         found: str | None = bounded(environment, lambda: environment.reset(columns), timeout=self.timeout)
         return found
 

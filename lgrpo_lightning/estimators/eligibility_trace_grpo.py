@@ -61,9 +61,9 @@ class EligibilityTraceGRPO(WeightedGRPO):
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
         """``[G, T]`` GRPO's, fading towards the beginning."""
-        return self._clamped(self.outcome_advantages(outcome, deviation))[:, None] * self._trace(tree)
+        return self._clamp(self.outcome_advantages(outcome, deviation))[:, None] * self._trace(tree)
 
-    def _clamped(self, advantages: Tensor) -> Tensor:
+    def _clamp(self, advantages: Tensor) -> Tensor:
         """``[G]``, none below ``min_advantage``."""
         return advantages if self.min_advantage is None else advantages.clamp(min=self.min_advantage)
 

@@ -100,10 +100,10 @@ class WeightedGRPO(GRPO):
 
     def __init__(self, scale: Scale = "group", eps: float = 1e-4, lambda_power: float = 0.0) -> None:
         super().__init__(scale=scale, eps=eps)
-        self.power = self.lambda_power = checked_power(type(self).__name__, "lambda_power", lambda_power)
+        self.power = self.lambda_power = check_power(type(self).__name__, "lambda_power", lambda_power)
 
 
-def checked_power(owner: str, name: str, power: float) -> float:
+def check_power(owner: str, name: str, power: float) -> float:
     """A power of λ weights.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lgrpo_lightning.estimators.grpo import GRPO, Scale, checked_power
+from lgrpo_lightning.estimators.grpo import GRPO, Scale, check_power
 
 
 class LambdaGRPO(GRPO):
@@ -30,4 +30,4 @@ class LambdaGRPO(GRPO):
 
     def __init__(self, scale: Scale = "group", eps: float = 1e-4, power: float = 1.0) -> None:
         super().__init__(scale=scale, eps=eps)
-        self.power = checked_power(type(self).__name__, "power", power)
+        self.power = check_power(type(self).__name__, "power", power)

@@ -80,7 +80,7 @@ class LearnableTokenPreference(WeightedGRPO):
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
         """The credit of one group; Λ stays."""
         deviation = self.deviation([rewards.outcome], lambda x: x)
-        return self._weighted(
+        return self._weight(
             super().credit(self.outcome_advantages(rewards.outcome, deviation)[:, None], tree), tree
         )
 
@@ -93,7 +93,7 @@ class LearnableTokenPreference(WeightedGRPO):
         for credit, tree in zip(plain, trees, strict=True):
             told += self._slope(credit, tree)
         slope, tokens = reduce(told).tolist()
-        credits = [self._weighted(credit, tree) for credit, tree in zip(plain, trees, strict=True)]
+        credits = [self._weight(credit, tree) for credit, tree in zip(plain, trees, strict=True)]
         self.preference += self.preference_lr * slope / max(tokens, 1.0)
         return credits
 
@@ -121,7 +121,7 @@ class LearnableTokenPreference(WeightedGRPO):
         value = (plain.advantages.double() * plain.weights).sum(1)
         return torch.stack([(self._factors(tree)[1] * value).sum(), tree.trained.sum().double()])
 
-    def _weighted(self, plain: Credit, tree: ProcessTree) -> Credit:
+    def _weight(self, plain: Credit, tree: ProcessTree) -> Credit:
         """The credit with every completion's weights times f."""
         factors = self._factors(tree)[0].float()[:, None]
         return Credit(advantages=plain.advantages, weights=plain.weights * factors)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
-from lgrpo_lightning.functional.process_rewards import normalised, sums_to_come
+from lgrpo_lightning.functional.process_rewards import normalise, sums_to_come
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
 
@@ -87,7 +87,7 @@ class ProcessGRPO(WeightedGRPO):
         values = [self._values(r, t) for r, t in zip(rewards, trees, strict=True)]
         pools = [self._pool(r, t, v) for r, t, v in zip(rewards, trees, values, strict=True)]
         deviation = self.deviation(pools, reduce)
-        return [sums_to_come(self._normalised(v, p, deviation)) for v, p in zip(values, pools, strict=True)]
+        return [sums_to_come(self._normalise(v, p, deviation)) for v, p in zip(values, pools, strict=True)]
 
     def _values(self, rewards: Rewards, tree: ProcessTree) -> Tensor:
         """``[K, G, T]``: process rewards where they are given, NaN elsewhere; a layer of steps, one of tokens."""
@@ -104,9 +104,9 @@ class ProcessGRPO(WeightedGRPO):
             return torch.cat([rewards.steps[trained], values[1:].flatten()])
         return values.flatten()
 
-    def _normalised(self, values: Tensor, pool: Tensor, deviation: Tensor | None) -> Tensor:
+    def _normalise(self, values: Tensor, pool: Tensor, deviation: Tensor | None) -> Tensor:
         """``[G, T]``: the layers normalised and added up; NaN where none has a value."""
-        out = normalised(values, pool, scale=self.scale == "group", eps=self.eps)
+        out = normalise(values, pool, scale=self.scale == "group", eps=self.eps)
         if deviation is not None:
             out = out / (deviation + self.eps)
         return torch.where(out.isnan().all(0), torch.nan, out.nansum(0))

@@ -70,7 +70,7 @@ class ReinforcePlusPlus(WeightedGRPO):
         """The credit of every group of the batch; collective over the ranks."""
         values = [self._values(r.outcome) for r in rewards]
         mean, deviation = batch_statistics(
-            [self._counted(v, t) for v, t in zip(values, trees, strict=True)], reduce
+            [self._repeat_by_length(v, t) for v, t in zip(values, trees, strict=True)], reduce
         )
         if self.baseline and self.normalize_over == "completions":
             mean = torch.zeros_like(mean)  # by definition, and so without rounding
@@ -85,7 +85,7 @@ class ReinforcePlusPlus(WeightedGRPO):
             return outcome.double()
         return torch.where(outcome.isnan(), torch.nan, group_advantages(outcome[None], scale="none")[0])
 
-    def _counted(self, values: Tensor, tree: ProcessTree) -> Tensor:
+    def _repeat_by_length(self, values: Tensor, tree: ProcessTree) -> Tensor:
         """The numbers that mean and deviation are taken over."""
         if self.normalize_over == "completions":
             return values

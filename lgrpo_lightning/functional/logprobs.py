@@ -115,18 +115,18 @@ def chunked_logprobs(
         (log-probs ``[n]``, entropies ``[n]``), fp32.
     """
 
-    def scored(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def score(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         chosen, entropy = _TokenLogprobs.apply(head(h), t, temperature, True, entropy_gradient)  # type: ignore[no-untyped-call]
         return chosen, entropy
 
     count = -(-len(hidden) // chunk)
     if count <= 1:
-        return scored(hidden, targets)
+        return score(hidden, targets)
     size = -(-len(hidden) // count)  # equal chunks
     parts = []
     for start in range(0, len(hidden), size):
         h, t = hidden[start : start + size], targets[start : start + size]
         last = start + size >= len(hidden)  # its backward comes first
         kept = last or not torch.is_grad_enabled()
-        parts.append(scored(h, t) if kept else checkpoint(scored, h, t, use_reentrant=False))
+        parts.append(score(h, t) if kept else checkpoint(score, h, t, use_reentrant=False))
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])

@@ -8,10 +8,10 @@ from torch import Tensor
 from lgrpo_lightning.functional.equality import equal_rewards
 
 
-def normalised(values: Tensor, pool: Tensor, *, scale: bool, eps: float) -> Tensor:
+def normalise(values: Tensor, pool: Tensor, *, scale: bool, eps: float) -> Tensor:
     """``values`` less the mean of ``pool``, divided by its deviation (Bessel), fp64; NaN stays, an equal pool gives 0.
 
-    >>> normalised(torch.tensor([0.0, torch.nan, 2.0]), torch.tensor([0.0, 2.0]), scale=False, eps=1e-4).tolist()
+    >>> normalise(torch.tensor([0.0, torch.nan, 2.0]), torch.tensor([0.0, 2.0]), scale=False, eps=1e-4).tolist()
     [-1.0, nan, 1.0]
     """
     pool, values = pool[~pool.isnan()].double(), values.double()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional.losses import Normalizer
-from lgrpo_lightning.losses.options import checked_normalizer, positive
+from lgrpo_lightning.losses.options import check_normalizer, positive
 from lgrpo_lightning.types import LossInput
 
 
@@ -35,7 +35,7 @@ class CISPO(PolicyLoss):
 
     def __init__(self, ratio_max: float = 5.0, normalizer: Normalizer | None = None) -> None:
         self.ratio_max = positive("CISPO", "ratio_max", ratio_max)
-        self.normalizer = checked_normalizer("CISPO", normalizer, "token")
+        self.normalizer = check_normalizer("CISPO", normalizer, "token")
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional import clipped_surrogate
 from lgrpo_lightning.functional.losses import Normalizer
-from lgrpo_lightning.losses.options import checked, checked_normalizer
+from lgrpo_lightning.losses.options import check_normalizer, check_number
 from lgrpo_lightning.types import LossInput
 
 
@@ -46,10 +46,12 @@ class ClippedSurrogate(PolicyLoss):
         delta: float | None = None,
         normalizer: Normalizer | None = None,
     ) -> None:
-        self.clip_low = checked("ClippedSurrogate", "clip_low", clip_low, high=1.0)
-        self.clip_high = checked("ClippedSurrogate", "clip_high", clip_high)
-        self.delta = None if delta is None else checked("ClippedSurrogate", "delta", delta, low=1 + clip_high)
-        self.normalizer = checked_normalizer("ClippedSurrogate", normalizer, "token")
+        self.clip_low = check_number("ClippedSurrogate", "clip_low", clip_low, high=1.0)
+        self.clip_high = check_number("ClippedSurrogate", "clip_high", clip_high)
+        self.delta = (
+            None if delta is None else check_number("ClippedSurrogate", "delta", delta, low=1 + clip_high)
+        )
+        self.normalizer = check_normalizer("ClippedSurrogate", normalizer, "token")
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""

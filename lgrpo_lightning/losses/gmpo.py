@@ -10,7 +10,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional.losses import Normalizer
 from lgrpo_lightning.losses.clipped_surrogate import clip_metrics
-from lgrpo_lightning.losses.options import checked_normalizer, positive
+from lgrpo_lightning.losses.options import check_normalizer, positive
 from lgrpo_lightning.types import LossInput
 
 
@@ -40,7 +40,7 @@ class GMPO(PolicyLoss):
 
     def __init__(self, log_clip: float = 0.4, normalizer: Normalizer | None = None) -> None:
         self.log_clip = positive("GMPO", "log_clip", log_clip)
-        self.normalizer = checked_normalizer("GMPO", normalizer, "sequence")
+        self.normalizer = check_normalizer("GMPO", normalizer, "sequence")
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional.losses import Normalizer
 from lgrpo_lightning.losses.clipped_surrogate import clip_metrics
-from lgrpo_lightning.losses.options import checked, checked_normalizer
+from lgrpo_lightning.losses.options import check_normalizer, check_number
 from lgrpo_lightning.types import LossInput
 
 
@@ -50,10 +50,10 @@ class GSPO(PolicyLoss):
         normalizer: Normalizer | None = None,
     ) -> None:
         name = type(self).__name__
-        self.clip_range_low = checked(name, "clip_range_low", clip_range_low, high=1.0)
-        self.clip_range_high = checked(name, "clip_range_high", clip_range_high)
+        self.clip_range_low = check_number(name, "clip_range_low", clip_range_low, high=1.0)
+        self.clip_range_high = check_number(name, "clip_range_high", clip_range_high)
         self.token, self.level = token, "token" if token else "sequence"
-        self.normalizer = checked_normalizer(name, normalizer, "sequence")
+        self.normalizer = check_normalizer(name, normalizer, "sequence")
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""

@@ -9,7 +9,7 @@ from lgrpo_lightning.errors import require
 from lgrpo_lightning.functional.losses import Normalizer
 
 
-def checked_normalizer(owner: str, normalizer: Normalizer | None, own: Normalizer) -> Normalizer:
+def check_normalizer(owner: str, normalizer: Normalizer | None, own: Normalizer) -> Normalizer:
     """``normalizer``, or the loss's ``own`` where it is null.
 
     Raises:
@@ -23,7 +23,7 @@ def checked_normalizer(owner: str, normalizer: Normalizer | None, own: Normalize
     return normalizer
 
 
-def checked(owner: str, name: str, value: float, *, low: float = 0.0, high: float = math.inf) -> float:
+def check_number(owner: str, name: str, value: float, *, low: float = 0.0, high: float = math.inf) -> float:
     """``value``.
 
     Raises:

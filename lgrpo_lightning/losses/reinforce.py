@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional.losses import Normalizer
-from lgrpo_lightning.losses.options import checked_normalizer
+from lgrpo_lightning.losses.options import check_normalizer
 from lgrpo_lightning.types import LossInput
 
 
@@ -28,7 +28,7 @@ class Reinforce(PolicyLoss):
     """
 
     def __init__(self, normalizer: Normalizer | None = None) -> None:
-        self.normalizer = checked_normalizer("Reinforce", normalizer, "token")
+        self.normalizer = check_normalizer("Reinforce", normalizer, "token")
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""

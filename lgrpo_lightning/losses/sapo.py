@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional.losses import Normalizer
-from lgrpo_lightning.losses.options import checked_normalizer, positive
+from lgrpo_lightning.losses.options import check_normalizer, positive
 from lgrpo_lightning.types import LossInput
 
 
@@ -38,7 +38,7 @@ class SAPO(PolicyLoss):
     ) -> None:
         self.temperature_pos = positive("SAPO", "temperature_pos", temperature_pos)
         self.temperature_neg = positive("SAPO", "temperature_neg", temperature_neg)
-        self.normalizer = checked_normalizer("SAPO", normalizer, "sequence")
+        self.normalizer = check_normalizer("SAPO", normalizer, "sequence")
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""

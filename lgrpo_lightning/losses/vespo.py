@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.functional.losses import Normalizer
-from lgrpo_lightning.losses.options import checked, checked_normalizer, positive
+from lgrpo_lightning.losses.options import check_normalizer, check_number, positive
 from lgrpo_lightning.types import LossInput
 
 LOWEST, HIGHEST = math.log(1e-8), 20.0
@@ -51,10 +51,10 @@ class VESPO(PolicyLoss):
         rate_neg: float = 2.0,
         normalizer: Normalizer | None = None,
     ) -> None:
-        self.k_pos, self.k_neg = checked("VESPO", "k_pos", k_pos), checked("VESPO", "k_neg", k_neg)
+        self.k_pos, self.k_neg = check_number("VESPO", "k_pos", k_pos), check_number("VESPO", "k_neg", k_neg)
         self.rate_pos = positive("VESPO", "rate_pos", rate_pos)
         self.rate_neg = positive("VESPO", "rate_neg", rate_neg)
-        self.normalizer = checked_normalizer("VESPO", normalizer, "token")
+        self.normalizer = check_normalizer("VESPO", normalizer, "token")
 
     def terms(self, batch: LossInput) -> Tensor:
         """``[N, T]``."""

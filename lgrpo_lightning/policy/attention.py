@@ -67,9 +67,9 @@ def segment_tree_attention(
         rows, length = block.query.shape
         causal = block.causal and window is None
         out = scaled_dot_product_attention(
-            _picked(query, block.query),
-            _picked(key, block.key),
-            _picked(value, block.key),
+            _pick(query, block.query),
+            _pick(key, block.key),
+            _pick(value, block.key),
             attn_mask=None if causal else block.mask(window, query.dtype),
             is_causal=causal,
             scale=scale,
@@ -79,7 +79,7 @@ def segment_tree_attention(
     return torch.cat(outputs).index_select(0, restore)[None]
 
 
-def _picked(states: Tensor, positions: Tensor) -> Tensor:
+def _pick(states: Tensor, positions: Tensor) -> Tensor:
     """``[1, heads, L, D]`` at ``positions`` ``[B, n]`` → ``[B, heads, n, D]``, with a deterministic backward."""
     heads, width = states.shape[1], states.shape[3]
     picked = states[0].index_select(1, positions.flatten())

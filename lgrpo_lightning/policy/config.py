@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lgrpo_lightning.errors import UserError, listed, mapped
-from lgrpo_lightning.policy.lora import Lora, settled
+from lgrpo_lightning.policy.lora import Lora, settle
 
 ASSETS = Path(__file__).parent / "assets"
 BUILTIN = "lgrpo:"
@@ -93,7 +93,7 @@ class PolicyConfig:
         if not 0 <= self.dropout < 1:
             raise UserError(f"policy.dropout is {self.dropout}; it must be at least 0 and below 1.")
         if self.lora is not None:
-            object.__setattr__(self, "lora", settled(self.lora))
+            object.__setattr__(self, "lora", settle(self.lora))
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> PolicyConfig:
@@ -109,15 +109,15 @@ class PolicyConfig:
     @property
     def resolved_path(self) -> str:
         """``path`` with ``lgrpo:`` names turned into the folder inside this package; a folder's whole path."""
-        return _resolved(self.path)
+        return _resolve(self.path)
 
     @property
     def resolved_tokenizer(self) -> str:
         """Where the tokenizer is loaded from."""
-        return _resolved(self.tokenizer or self.path)
+        return _resolve(self.tokenizer or self.path)
 
 
-def _resolved(path: str) -> str:
+def _resolve(path: str) -> str:
     if not path.startswith(BUILTIN):
         return os.path.abspath(path) if os.path.isdir(path) else path
     if path == f"{BUILTIN}smollm2":

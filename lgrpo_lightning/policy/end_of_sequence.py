@@ -8,7 +8,7 @@ from typing import Any
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.loading import load_config
-from lgrpo_lightning.policy.refusals import explained
+from lgrpo_lightning.policy.refusals import explain_load_errors
 
 ANSWER = "lgrpo answer 4711"
 """Content of an assistant's message; what a chat template writes behind it closes the turn."""
@@ -88,7 +88,7 @@ def _configured(config: PolicyConfig) -> tuple[str, list[int | None]]:
     """(who says so, ids) of the model's own configuration."""
     from transformers import GenerationConfig
 
-    with explained("policy.path", config.path, config.resolved_path):
+    with explain_load_errors("policy.path", config.path, config.resolved_path):
         try:
             found = GenerationConfig.from_pretrained(
                 config.resolved_path, revision=config.revision

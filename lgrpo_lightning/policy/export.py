@@ -18,7 +18,7 @@ from lgrpo_lightning.policy.merging import base_tied, check_merged, check_names,
 from lgrpo_lightning.policy.multimodal import copy_processor
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.rotary import own_factors
-from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.policy.training_noise import is_noise
 
 PREFIX = "policy.model."
@@ -69,7 +69,7 @@ def export(
     if adapter and not lora:
         raise UserError("There is no adapter to export: the run trained all weights (policy.lora is null).")
     merge = lora and not adapter
-    weights = dict(_whole(model, merged=merge, kept=writes))
+    weights = dict(_gather_weights(model, merged=merge, kept=writes))
     if not writes:
         return
     untied = merge and unties(model)
@@ -85,7 +85,7 @@ def export(
     model._hf_peft_config_loaded = adapter
     try:
         ends = eos_token_ids(policy.config, tokenizer)
-        with _tied_as(model, not untied), _ending_at(model, ends), _as_published(policy), own_factors(model):
+        with _tie(model, not untied), _set_ends(model, ends), _cast_as_published(policy), own_factors(model):
             model.save_pretrained(out, state_dict=kept)
     finally:
         model._hf_peft_config_loaded = lora
@@ -115,7 +115,7 @@ def _note_type(path: Path, dtype: str) -> None:
 
 
 @contextmanager
-def _tied_as(model: Any, tied: bool) -> Iterator[None]:
+def _tie(model: Any, tied: bool) -> Iterator[None]:
     """Inside, the configuration says of embeddings and head that they are not tied, where they are not any more."""
     both = (model.config, model.config.get_text_config())
     configs = [config for config in both if hasattr(config, "tie_word_embeddings")]
@@ -130,7 +130,7 @@ def _tied_as(model: Any, tied: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _as_published(policy: Policy) -> Iterator[None]:
+def _cast_as_published(policy: Policy) -> Iterator[None]:
     """Inside, dropout, jitter and router outputs are in the configuration as the base has them, not as trained."""
     from transformers import AutoConfig
 
@@ -164,7 +164,7 @@ def _for_training(name: str, value: Any) -> bool:
 
 
 @contextmanager
-def _ending_at(model: Any, ends: Sequence[int]) -> Iterator[None]:
+def _set_ends(model: Any, ends: Sequence[int]) -> Iterator[None]:
     """Inside, the generation config ends a sequence at each of ``ends``."""
     config = model.generation_config
     if config is None:
@@ -180,9 +180,9 @@ def _ending_at(model: Any, ends: Sequence[int]) -> Iterator[None]:
         config.eos_token_id = before
 
 
-def _whole(model: Any, *, merged: bool, kept: bool) -> Iterator[tuple[str, Tensor]]:
+def _gather_weights(model: Any, *, merged: bool, kept: bool) -> Iterator[tuple[str, Tensor]]:
     """(name, whole tensor on the CPU) pairs; nothing where they are not ``kept``."""
     for name, tensor in merged_weights(model) if merged else model.state_dict().items():
-        gathered = whole(tensor)
+        gathered = gather_whole(tensor)
         if kept:
             yield name, gathered.detach().cpu()

@@ -37,7 +37,7 @@ def flex_tree_attention(
     if query.is_cuda and width < SMALLEST_HEAD:
         scale = scale if scale is not None else width**-0.5
         query, key, value = (pad(x, (0, SMALLEST_HEAD - width)) for x in (query, key, value))
-    kernel = _compiled() if query.is_cuda else _flex()
+    kernel = _compile() if query.is_cuda else _flex()
     out: Tensor = kernel(
         query,
         key,
@@ -65,7 +65,11 @@ def block_mask(plan: TreePlan, window: int | None) -> Any:
         return ancestor if window is None else ancestor & (depth[q] - depth[k] < window)
 
     return BlockMask.from_kv_blocks(
-        *_listed(partly), *_listed(wholly), BLOCK_SIZE=BLOCK, mask_mod=reads, seq_lengths=(len(ends),) * 2
+        *_list_blocks(partly),
+        *_list_blocks(wholly),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=reads,
+        seq_lengths=(len(ends),) * 2,
     )
 
 
@@ -87,7 +91,7 @@ def blocks_read(ends: Tensor, depth: Tensor, window: int | None) -> tuple[Tensor
     return whole, (some & ~whole) | (first[None, :] == first[:, None])
 
 
-def _listed(read: Tensor) -> tuple[Tensor, Tensor]:
+def _list_blocks(read: Tensor) -> tuple[Tensor, Tensor]:
     """(``[1, 1, n]`` number of blocks, ``[1, 1, n, n]`` their indices first) of ``[n, n]``."""
     counts = read.sum(1, dtype=torch.int32)
     order = read.to(torch.int8).argsort(dim=1, descending=True, stable=True).to(torch.int32)
@@ -101,7 +105,7 @@ def _flex() -> Callable[..., Any]:
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
+def _compile() -> Callable[..., Any]:
     """FlexAttention compiled for all lengths; says each time a kernel is compiled.
 
     Past its limit of recompilations torch would take the eager version, which makes all scores at once: the limit is

@@ -90,7 +90,7 @@ def verify_head(model: Any, input_ids: Tensor, *, tolerance: float) -> float:
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # given, as in every pass
     found = backbone(model)(input_ids=input_ids, position_ids=positions, use_cache=False)
     ours = head_logits(model, found.last_hidden_state[0]).float()
-    difference, allowed = _compared(own, ours, tolerance)
+    difference, allowed = _compare(own, ours, tolerance)
     if difference > allowed:
         raise UserError(
             f"{type(model).__name__}: logits from hidden states differ from the model's own by {difference:.3g} "
@@ -115,7 +115,7 @@ def verify_causal(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
     changed = input_ids.clone()
     changed[0, -1] = (changed[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
     own, other = (_own_logits(model, ids)[:-1] for ids in (input_ids, changed))
-    difference, allowed = _compared(own, other, tolerance) if len(own) else (0.0, 0.0)
+    difference, allowed = _compare(own, other, tolerance) if len(own) else (0.0, 0.0)
     if difference > allowed:
         raise UserError(
             f"{type(model).__name__} is bidirectional: another last token changes what it says of the tokens before. "
@@ -134,6 +134,6 @@ def _own_logits(model: Any, input_ids: Tensor) -> Tensor:
     return logits.float()
 
 
-def _compared(own: Tensor, other: Tensor, tolerance: float) -> tuple[float, float]:
+def _compare(own: Tensor, other: Tensor, tolerance: float) -> tuple[float, float]:
     """(the largest difference, the largest that is allowed)."""
     return float((own - other).abs().max()), tolerance * max(1.0, float(own.abs().max()))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgrpo_lightning.policy.sharded_weights import divided_like, own_part, put_together, reshard
+from lgrpo_lightning.policy.sharded_weights import divide_like, own_part, put_together, reshard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class KeptWeights:
     def of(cls, policy: nn.Module, version: int) -> KeptWeights:
         """A copy of the weights as they are."""
         reshard(policy)
-        tensors = {name: own_part(p).detach().to("cpu", copy=True) for name, p in _trained(policy)}
+        tensors = {name: own_part(p).detach().to("cpu", copy=True) for name, p in _trained_tensors(policy)}
         return cls(version=version, tensors=tensors)
 
     @classmethod
@@ -38,7 +38,7 @@ class KeptWeights:
         reshard(policy)
         parameters = dict(policy.named_parameters())
         tensors = {
-            name: own_part(divided_like(parameters[name], tensor)).to("cpu", copy=True)
+            name: own_part(divide_like(parameters[name], tensor)).to("cpu", copy=True)
             for name, tensor in state["tensors"].items()
         }
         return cls(version=int(state["version"]), tensors=tensors)
@@ -75,6 +75,6 @@ class KeptWeights:
             own_part(parameters[name]).copy_(part)
 
 
-def _trained(policy: nn.Module) -> Iterator[tuple[str, Any]]:
+def _trained_tensors(policy: nn.Module) -> Iterator[tuple[str, Any]]:
     """The parameters that are trained, by name."""
     return ((name, p) for name, p in policy.named_parameters() if p.requires_grad)

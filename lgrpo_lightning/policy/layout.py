@@ -11,10 +11,10 @@ from torch import Tensor
 Tokens = Sequence[int]
 
 
-def placed(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+def place(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
     """Index tensors (int64) on ``device``: one copy carries them all.
 
-    >>> [t.tolist() for t in placed([torch.tensor([[1, 2]]), torch.tensor([3])], "cpu")]
+    >>> [t.tolist() for t in place([torch.tensor([[1, 2]]), torch.tensor([3])], "cpu")]
     [[[1, 2]], [3]]
     """
     flat = torch.cat([t.flatten() for t in tensors])
@@ -78,7 +78,7 @@ def padded_layout(
     predictors, targets = flat[scored] - 1, ids.flatten()[flat[scored]]
     gather = torch.where(scored, number, int(scored.sum()))
     positions = torch.arange(width).expand(len(rows), width)
-    made = placed([ids, positions, predictors, targets, gather, real.long()], device)
+    made = place([ids, positions, predictors, targets, gather, real.long()], device)
     return Layout(
         input_ids=made[0],
         position_ids=made[1],

@@ -16,7 +16,7 @@ from lgrpo_lightning.policy.attention import tree_capable
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
 from lgrpo_lightning.policy.multimodal import auto_class, freeze_outside_of_text
-from lgrpo_lightning.policy.refusals import check_weights, explained
+from lgrpo_lightning.policy.refusals import check_weights, explain_load_errors
 from lgrpo_lightning.policy.rotary import settle_frequencies
 from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_training_noise
 
@@ -30,7 +30,7 @@ def _config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
     """The configuration, and those of ``model_kwargs`` that are no entries of it but arguments of the loading."""
     from transformers import AutoConfig
 
-    with explained("policy.path", config.path, config.resolved_path):
+    with explain_load_errors("policy.path", config.path, config.resolved_path):
         hf_config, rest = AutoConfig.from_pretrained(
             config.resolved_path, return_unused_kwargs=True, **_loading(config)
         )
@@ -64,8 +64,8 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
         "attn_implementation": attention_of(hf_config, config.attn_implementation),
         **{k: v for k, v in rest.items() if k not in ("revision", "trust_remote_code")},
     }
-    with explained("policy.path", config.path, config.resolved_path):
-        model, info = loaded(config, hf_config, arguments)
+    with explain_load_errors("policy.path", config.path, config.resolved_path):
+        model, info = load_pretrained(config, hf_config, arguments)
     if info is not None:
         check_weights("policy.path", config.path, model, info)
     if model.config.is_encoder_decoder:
@@ -89,7 +89,7 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
     return model.train()
 
 
-def loaded(config: PolicyConfig, hf_config: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
+def load_pretrained(config: PolicyConfig, hf_config: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """The model and what transformers tells of its weights; None of that where they are random."""
     if config.weights == "random":
         return random_model(hf_config, arguments), None
@@ -144,7 +144,7 @@ def load_tokenizer(config: PolicyConfig) -> Any:
     from transformers import AutoTokenizer
 
     key, path = ("policy.tokenizer", config.tokenizer) if config.tokenizer else ("policy.path", config.path)
-    with explained(key, path, config.resolved_tokenizer):
+    with explain_load_errors(key, path, config.resolved_tokenizer):
         tokenizer = AutoTokenizer.from_pretrained(
             config.resolved_tokenizer, revision=config.revision, trust_remote_code=config.trust_remote_code
         )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lgrpo_lightning.errors import MissingPackageError, UserError, listed
-from lgrpo_lightning.policy.lora_targets import excluded, targets
+from lgrpo_lightning.policy.lora_targets import find_excluded, targets
 from lgrpo_lightning.policy.refusals import check_weights
 
 ADAPTER = "default"
@@ -75,7 +75,7 @@ def add_adapter(model: Any, lora: Lora) -> None:
         lora_dropout=lora.dropout,
         target_modules=targets(model, lora.targets),
         use_rslora=lora.rslora,
-        exclude_modules=excluded(model, lora.targets) or None,
+        exclude_modules=find_excluded(model, lora.targets) or None,
         task_type="CAUSAL_LM",
     )
     try:
@@ -112,7 +112,7 @@ def _train_adapter_alone(model: Any) -> None:
         parameter.requires_grad_(is_adapter_weight(name))
 
 
-def settled(lora: Lora) -> Lora:
+def settle(lora: Lora) -> Lora:
     """``lora`` with what is read from the adapter that it continues from.
 
     Raises:

@@ -30,7 +30,7 @@ FUSED = ("out_proj", "x_proj", "dt_proj")
 """Layers of a Mamba mixer whose weights are read by themselves, past an adapter."""
 
 
-def excluded(model: Any, wanted: list[str] | str) -> list[str]:
+def find_excluded(model: Any, wanted: list[str] | str) -> list[str]:
     """Modules that get no adapter: where it would do nothing, or could not be merged.
 
     Those are what text does not go through, what Mamba mixers read past the module, and weights that layers share

@@ -38,7 +38,9 @@ def tree_packs(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget:
         ordered = sorted(rows, key=lambda i: tuple(completions[i]))
         size, piece = len(prompts[rows[0]]), list[int]()
         for row in ordered:
-            new = len(completions[row]) - (_shared(completions[piece[-1]], completions[row]) if piece else 0)
+            new = len(completions[row]) - (
+                _shared_length(completions[piece[-1]], completions[row]) if piece else 0
+            )
             if piece and size + new > budget:
                 pieces.append((size, piece))
                 size, piece, new = len(prompts[row]), [], len(completions[row])
@@ -53,7 +55,7 @@ def tree_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> int
     for rows in rows_by_prompt(prompts):
         ordered = sorted(tuple(completions[i]) for i in rows)
         total += len(prompts[rows[0]]) + len(ordered[0])
-        total += sum(len(b) - _shared(a, b) for a, b in pairwise(ordered))
+        total += sum(len(b) - _shared_length(a, b) for a, b in pairwise(ordered))
     return total
 
 
@@ -70,7 +72,7 @@ def _first_fit(pieces: list[tuple[int, list[int]]], budget: int) -> list[list[in
     return [rows for _, rows in packs]
 
 
-def _shared(a: Tokens, b: Tokens) -> int:
+def _shared_length(a: Tokens, b: Tokens) -> int:
     """Length of the common prefix."""
     n = 0
     for x, y in zip(a, b, strict=False):

@@ -24,7 +24,7 @@ from lgrpo_lightning.policy.loading import context_length, load_model
 from lgrpo_lightning.policy.packing import padded_packs, tree_packs
 from lgrpo_lightning.policy.rotary import check_length, longest_alike
 from lgrpo_lightning.policy.router import router_loss
-from lgrpo_lightning.policy.sharded_weights import Division, unsharded
+from lgrpo_lightning.policy.sharded_weights import Division, unshard
 from lgrpo_lightning.policy.training_noise import noise_found
 from lgrpo_lightning.policy.tree_layout import tree_layout
 
@@ -291,7 +291,7 @@ class Policy(nn.Module):
             return
         self.generating = True
         try:
-            with torch.no_grad(), self.evaluation(), unsharded(self):
+            with torch.no_grad(), self.evaluation(), unshard(self):
                 yield self.model
         finally:
             self.generating = False

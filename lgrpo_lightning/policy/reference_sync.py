@@ -11,7 +11,7 @@ from torch import Tensor
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.reference import Reference
-from lgrpo_lightning.policy.sharded_weights import divided_like, reshard, whole
+from lgrpo_lightning.policy.sharded_weights import divide_like, gather_whole, reshard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def own(reference: Reference | None) -> Policy:
 def reference_state(reference: Reference | None) -> dict[str, Tensor]:
     """The weights of a reference, whole and on the CPU. Collective where they are sharded."""
     reshard(kept := own(reference))
-    return {name: whole(p.detach()).cpu().clone() for name, p in kept.named_parameters()}
+    return {name: gather_whole(p.detach()).cpu().clone() for name, p in kept.named_parameters()}
 
 
 @torch.no_grad()
@@ -65,4 +65,4 @@ def load_reference_state(reference: Reference | None, state: Mapping[str, Tensor
     """Put back what ``reference_state`` gave."""
     reshard(own(reference))
     for name, parameter in own(reference).named_parameters():
-        parameter.copy_(divided_like(parameter, state[name]))
+        parameter.copy_(divide_like(parameter, state[name]))

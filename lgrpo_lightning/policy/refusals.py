@@ -16,7 +16,7 @@ CODE = "custom code"
 
 
 @contextmanager
-def explained(key: str, path: str, resolved: str) -> Iterator[None]:
+def explain_load_errors(key: str, path: str, resolved: str) -> Iterator[None]:
     """Names the option behind what transformers refuses to load, and what is there instead.
 
     Raises:

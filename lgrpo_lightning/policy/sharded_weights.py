@@ -25,7 +25,7 @@ class Division:
 
 
 @contextmanager
-def unsharded(policy: Any) -> Iterator[None]:
+def unshard(policy: Any) -> Iterator[None]:
     """All weights gathered on every rank, so that what happens inside needs no collectives; nothing where not sharded.
 
     Under tensor parallelism each has its own part of the layers, and every forward pass is a collective of the group.
@@ -51,12 +51,12 @@ def reshard(policy: Any) -> None:
             module.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_whole(tensor: Tensor) -> Tensor:
     """All of a sharded tensor, on every rank: collective. A tensor that is not sharded is itself."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def divided_like(parameter: Any, value: Tensor) -> Any:
+def divide_like(parameter: Any, value: Tensor) -> Any:
     """A whole tensor, with the type and on the device of ``parameter``, divided over ranks as that is."""
     value = value.to(device=parameter.device, dtype=parameter.dtype)
     if not hasattr(parameter, "full_tensor"):
@@ -80,7 +80,7 @@ def put_together(parameter: Any, part: Tensor) -> Tensor:
 
     shape = {"shape": parameter.shape, "stride": parameter.stride()}
     here = part.to(parameter.device)
-    return whole(DTensor.from_local(here, parameter.device_mesh, parameter.placements, **shape))
+    return gather_whole(DTensor.from_local(here, parameter.device_mesh, parameter.placements, **shape))
 
 
 def is_divided(parameter: Any) -> bool:

@@ -14,7 +14,7 @@ from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights
 from lgrpo_lightning.policy.merging import base_weights, merged_weights, unties
 from lgrpo_lightning.policy.policy import Policy
-from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.policy.stored_names import stored
 
 
@@ -86,11 +86,11 @@ class PolicySource:
                 "policy.lora.targets adapts embeddings or head of a model that ties them. An engine such as vLLM keeps "
                 "them tied: leave them out of the targets, or sample with TransformersSampler."
             )
-        yield from _whole(merged_weights(model) if self.policy.config.lora else model.state_dict().items())
+        yield from _gather(merged_weights(model) if self.policy.config.lora else model.state_dict().items())
 
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Those of the model without its adapter."""
-        yield from _whole(base_weights(self.policy.model))
+        yield from _gather(base_weights(self.policy.model))
 
     def stored(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """The weights of ``weights`` or ``base_weights`` under the names of a checkpoint."""
@@ -106,7 +106,7 @@ class PolicySource:
             alpha=lora.alpha,
             rslora=lora.rslora,
             targets=adapted_modules(self.policy.model),
-            weights=_whole(adapter_weights(self.policy.model)),
+            weights=_gather(adapter_weights(self.policy.model)),
         )
 
     @contextmanager
@@ -116,7 +116,7 @@ class PolicySource:
             yield model
 
 
-def _whole(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def _gather(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The pairs with every shard gathered; collective."""
     for name, tensor in pairs:
-        yield name, whole(tensor)
+        yield name, gather_whole(tensor)

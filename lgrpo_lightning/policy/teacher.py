@@ -13,7 +13,7 @@ from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.layout import Tokens
 from lgrpo_lightning.policy.loading import load_config, load_tokenizer
 from lgrpo_lightning.policy.policy import Policy
-from lgrpo_lightning.policy.refusals import explained
+from lgrpo_lightning.policy.refusals import explain_load_errors
 
 
 class Teacher:
@@ -46,7 +46,7 @@ class Teacher:
         Raises:
             ValueError: There is no such model, or a token has another id; with one that differs.
         """
-        with explained(key, self.config.path, self.config.resolved_path):
+        with explain_load_errors(key, self.config.path, self.config.resolved_path):
             theirs = load_tokenizer(self.config).get_vocab()
             ids = int(load_config(self.config).get_text_config().vocab_size)
         ours = tokenizer.get_vocab()
@@ -70,7 +70,7 @@ class Teacher:
         """``[T]`` fp32 log-probs of each completion's tokens after its prompt, on the CPU."""
         if not completions:
             return []
-        policy = self._policy = self._policy or self._loaded()
+        policy = self._policy = self._policy or self._load()
         policy.choose_layout(prompts, completions)
         found: dict[int, Tensor] = {}
         for pack in policy.packs(prompts, completions):
@@ -79,7 +79,7 @@ class Teacher:
             found |= {i: row[: len(completions[i])] for i, row in zip(pack, scores, strict=True)}
         return [found[i] for i in range(len(completions))]
 
-    def _loaded(self) -> Policy:
+    def _load(self) -> Policy:
         tokenizer = load_tokenizer(self.config)
         policy = Policy(self.config, pad=tokenizer.pad_token_id or 0, longest=self.longest)
         policy.restrict(tokenizer, self.ends)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lgrpo_lightning.policy.flex_attention import BLOCK
-from lgrpo_lightning.policy.layout import Layout, Tokens, placed
+from lgrpo_lightning.policy.layout import Layout, Tokens, place
 from lgrpo_lightning.policy.tree_plan import TreePlan
 from lgrpo_lightning.process_tree import Trie
 
@@ -81,7 +81,7 @@ def tree_layout(
     )
     gather = torch.where(gather < 0, nodes, gather)
     whole = [torch.cat(parts) for parts in (ids, depths, ends, predictors, targets)]
-    input_ids, depth, end, predictor, target, gather = placed([*whole, gather], device)
+    input_ids, depth, end, predictor, target, gather = place([*whole, gather], device)
     return TreeLayout(
         input_ids=input_ids[None],
         position_ids=depth[None],

@@ -48,14 +48,14 @@ class BackgroundLoop:
             )
             self._thread.start()
 
-        async def limited() -> Any:
+        async def run_with_limit() -> Any:
             try:
                 return await asyncio.wait_for(awaitable, timeout)
             except TimeoutError as error:
                 said = str(error) or f"no answer within {timeout:g} seconds (timeout)"
                 raise TimeoutError(said) from error
 
-        future = asyncio.run_coroutine_threadsafe(limited(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(run_with_limit(), self._loop)
         try:
             return awaited(future, timeout=timeout + GRACE, look=abandon_if_stopping)
         except AbandonedError:

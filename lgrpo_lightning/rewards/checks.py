@@ -18,7 +18,7 @@ class RewardError(UserError):
     """A reward could not be computed or breaks the contract; the message says whose and where."""
 
 
-def checked_rewards(
+def check_rewards(
     model: RewardModel, groups: Sequence[Group], trees: Sequence[ProcessTree], rewards: Sequence[Rewards]
 ) -> list[Rewards]:
     """``rewards`` as fp32 on the CPU, after a check of their number, shapes and values.
@@ -31,10 +31,10 @@ def checked_rewards(
             f"Reward model {model.name!r} returned {len(rewards)} results for {len(groups)} groups; "
             "score_batch returns one Rewards per group, in order."
         )
-    return [_checked(model, g, t, r) for g, t, r in zip(groups, trees, rewards, strict=True)]
+    return [_check(model, g, t, r) for g, t, r in zip(groups, trees, rewards, strict=True)]
 
 
-def _checked(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewards) -> Rewards:
+def _check(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewards) -> Rewards:
     where = f"Reward model {model.name!r}, prompt {group.prompt.uid!r}"
     if not isinstance(rewards, Rewards):
         raise RewardError(f"{where}: got {type(rewards).__name__}; score_batch returns a list of Rewards.")
@@ -55,7 +55,7 @@ def _checked(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewar
         else _vector(steps, len(tree.steps), f"{where}: steps", "one per process step"),
         tokens=None
         if tokens is None
-        else _shaped(
+        else _check_shape(
             tokens, tuple(tree.set_sizes().shape), f"{where}: tokens", "one reward per token, NaN for none"
         ),
         parts={
@@ -67,10 +67,10 @@ def _checked(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewar
 
 def _vector(value: Tensor, length: int, what: str, meaning: str) -> Tensor:
     """``value`` as fp32 ``[length]`` on the CPU; refused where it has another shape or is infinite."""
-    return _shaped(value, (length,), what, meaning)
+    return _check_shape(value, (length,), what, meaning)
 
 
-def _shaped(value: Tensor, shape: tuple[int, ...], what: str, meaning: str) -> Tensor:
+def _check_shape(value: Tensor, shape: tuple[int, ...], what: str, meaning: str) -> Tensor:
     """The same for any shape."""
     if not isinstance(value, Tensor):
         raise RewardError(

@@ -44,7 +44,7 @@ class EnvironmentReward(RewardModel):
             spoken = [turn for turn in completion.turns if turn.role == "assistant" and turn.end > turn.start]
             if len(completion.rewards) != len(spoken):
                 continue
-            for number, value in _summed(completion, [t.end for t in spoken], tree, member).items():
+            for number, value in _sum_by_step(completion, [t.end for t in spoken], tree, member).items():
                 if not math.isnan(value):
                     paid.setdefault(number, []).append(value)
         steps = torch.full((len(tree.steps),), math.nan)
@@ -59,7 +59,7 @@ def _total(rewards: tuple[float, ...]) -> float:
     return sum(there) if there else math.nan
 
 
-def _summed(completion: Completion, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:
+def _sum_by_step(completion: Completion, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:
     """Step → the rewards of the turns that end in it."""
     found: dict[int, float] = {}
     for end, value in zip(ends, completion.rewards, strict=True):

@@ -15,7 +15,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.answers import answers
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.numbers import LONGEST, as_number, last_number, one_number
-from lgrpo_lightning.rewards.opening import opened_texts
+from lgrpo_lightning.rewards.opening import complete_tags
 from lgrpo_lightning.types import Group, Rewards
 
 
@@ -76,7 +76,7 @@ class ExactMatch(RewardModel):
             targets = self._targets(group.prompt.columns)
         except ValueError as error:
             raise RewardError(f"Prompt {group.prompt.uid!r}: {error}") from error
-        found = [self._find(text) for text in opened_texts(group)]
+        found = [self._find(text) for text in complete_tags(group)]
         right = [a is not None and any(same_answer(a, target) for target in targets) for a in found]
         paid = [
             self.missing if answer is None else self.correct if good else self.incorrect

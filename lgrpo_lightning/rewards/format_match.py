@@ -11,7 +11,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.rewards.opening import opened_texts
+from lgrpo_lightning.rewards.opening import complete_tags
 from lgrpo_lightning.types import Group
 
 
@@ -61,5 +61,5 @@ class FormatMatch(RewardModel):
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
         """``[G]``: ``reward`` or ``otherwise``."""
         return torch.tensor(
-            [self.reward if self._match(text.strip()) else self.otherwise for text in opened_texts(group)]
+            [self.reward if self._match(text.strip()) else self.otherwise for text in complete_tags(group)]
         )

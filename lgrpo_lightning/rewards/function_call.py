@@ -16,7 +16,7 @@ import torch
 from lgrpo_lightning.distributed.interruption import AbandonedError
 from lgrpo_lightning.errors import refuse_text
 from lgrpo_lightning.rewards.checks import RewardError
-from lgrpo_lightning.types import Completion, Group, Progress, Prompt, Rewards, copied
+from lgrpo_lightning.types import Completion, Group, Progress, Prompt, Rewards, copy_value
 
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Keyword arguments of every call; the others are data columns."""
@@ -60,7 +60,7 @@ class FunctionCall:
         names = dict.fromkeys(c for g in self.groups for c in g.prompt.columns)
         return {
             **{
-                column: [copied(prompt.columns.get(column)) for prompt in prompts]
+                column: [copy_value(prompt.columns.get(column)) for prompt in prompts]
                 for column in names
                 if column not in {*own, *NEVER_PASSED}
             },
@@ -169,13 +169,13 @@ class FunctionCall:
 
 def _prompt(prompt: Prompt) -> Any:
     """A prompt as TRL passes it: its text, or for a chat its messages."""
-    return prompt.text if prompt.messages is None else [copied(dict(m)) for m in prompt.messages]
+    return prompt.text if prompt.messages is None else [copy_value(dict(m)) for m in prompt.messages]
 
 
 def _completion(prompt: Prompt, completion: Completion) -> Any:
     """A completion as TRL passes it: its text, or for a chat the messages of its turns, or the assistant's one."""
     if prompt.messages is not None and completion.turns:
-        return [copied(dict(message)) for turn in completion.turns for message in turn.messages]
+        return [copy_value(dict(message)) for turn in completion.turns for message in turn.messages]
     return completion.text if prompt.messages is None else [{"role": "assistant", "content": completion.text}]
 
 

@@ -10,12 +10,12 @@ TAG = re.compile(r"<(/?)([A-Za-z][\w-]*)>\s*")
 OPENED = re.compile(r"(?:<[A-Za-z][\w-]*>\s*)+\Z")
 
 
-def opened_texts(group: Group) -> list[str]:
+def complete_tags(group: Group) -> list[str]:
     """Each completion's text, after the tags that its prompt leaves open and it closes. No other word of the prompt
     counts: what the prompt says is not the policy's answer. Nor does what an environment says between its turns.
 
     >>> from lgrpo_lightning.testing import toy_group
-    >>> opened_texts(toy_group(["2</think> 3", "<think>1</think> 2", "4"], prompt="1+2=<think>"))
+    >>> complete_tags(toy_group(["2</think> 3", "<think>1</think> 2", "4"], prompt="1+2=<think>"))
     ['<think>2</think> 3', '<think>1</think> 2', '4']
     """
     tags = _left_open(_begun(group.prompt))

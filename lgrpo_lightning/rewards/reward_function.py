@@ -87,7 +87,7 @@ class RewardFunction(RewardModel):
         self.timeout = timeout
         self.thread = thread
         self.failures = Failures(on_error, max_errors_in_a_row)
-        self._accepts, self.columns, self._reserved = accepted(  # type: ignore[misc]
+        self._accepts, self.columns, self._reserved = check_arguments(  # type: ignore[misc]
             self.function, self._name, self.kwargs, self.passed
         )
         self._loop = BackgroundLoop()
@@ -125,7 +125,7 @@ class RewardFunction(RewardModel):
         if self._accepts is not None:
             passed = {key: value for key, value in passed.items() if key in self._accepts}
         try:
-            rewards = call.rewards(call.guarded(lambda: self._called(passed)))
+            rewards = call.rewards(call.guarded(lambda: self._call(passed)))
         except RewardError as error:
             self.failures.failure(self.name, error)
             return call.failed()
@@ -133,7 +133,7 @@ class RewardFunction(RewardModel):
         self._warn_of_nan(rewards)
         return rewards
 
-    def _called(self, passed: Mapping[str, Any]) -> Any:
+    def _call(self, passed: Mapping[str, Any]) -> Any:
         if self.thread:
             value = limited(lambda: self.function(**passed), timeout=self.timeout, look=abandon_if_stopping)
         else:
@@ -165,7 +165,7 @@ def _callable_name(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def accepted(
+def check_arguments(
     function: Any, name: str, kwargs: Mapping[str, Any], passed: Sequence[str] = PASSED
 ) -> tuple[frozenset[str] | None, tuple[str, ...], frozenset[str]]:
     """(argument names that the function takes, None for all; data columns it requires; names it has no column for)."""

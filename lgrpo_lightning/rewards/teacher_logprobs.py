@@ -11,7 +11,7 @@ from torch import Tensor
 from lgrpo_lightning.contracts import RewardModel, WeightSource
 from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Group, Rewards, padded
+from lgrpo_lightning.types import Group, Rewards, pad
 
 if TYPE_CHECKING:
     from lgrpo_lightning.policy.teacher import Teacher
@@ -79,12 +79,12 @@ class TeacherLogprobs(RewardModel):
                 "the teacher's log-probs would be compared with the sampler's at another temperature, and a teacher "
                 "equal to the policy would reward. Leave it out: it follows sampling.temperature."
             )
-        self._teacher = self._made(source.eos_token_ids, getattr(source, "longest_sequence", None))
+        self._teacher = self._make(source.eos_token_ids, getattr(source, "longest_sequence", None))
         self._teacher.check_vocabulary(source.tokenizer, "TeacherLogprobs.path")
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
         """The token rewards of every group, scored together."""
-        self._teacher = self._teacher or self._made((), None)
+        self._teacher = self._teacher or self._make((), None)
         rows = iter(
             self._teacher.logprobs(
                 [g.prompt.token_ids for g in groups for _ in g.completions],
@@ -101,7 +101,7 @@ class TeacherLogprobs(RewardModel):
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_teacher": None}
 
-    def _made(self, ends: Sequence[int], longest: int | None) -> Teacher:
+    def _make(self, ends: Sequence[int], longest: int | None) -> Teacher:
         from lgrpo_lightning.policy.config import PolicyConfig
         from lgrpo_lightning.policy.teacher import Teacher
 
@@ -120,11 +120,11 @@ class TeacherLogprobs(RewardModel):
             for completion, row in zip(group.completions, logprobs, strict=True)
         ]
         width = max((len(gap) for gap in gaps), default=0)
-        real = padded([torch.ones(len(gap), dtype=torch.bool) for gap in gaps], width)
+        real = pad([torch.ones(len(gap), dtype=torch.bool) for gap in gaps], width)
         outcome, divergence = torch.full((len(group),), torch.nan), -torch.cat(gaps).nanmean()
         return Rewards(
             outcome=outcome,
-            tokens=torch.where(real, self.coefficient * padded(gaps, width), torch.nan),
+            tokens=torch.where(real, self.coefficient * pad(gaps, width), torch.nan),
             parts={self.name: outcome},
             metrics={} if divergence.isnan() else {f"rewards/{self.name}/reverse_kl": float(divergence)},
         )

@@ -15,7 +15,7 @@ from lgrpo_lightning.contracts import RewardModel, WeightSource
 from lgrpo_lightning.distributed.component_call import apart
 from lgrpo_lightning.errors import UserError, listed
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
+from lgrpo_lightning.rewards.checks import RewardError, check_rewards
 from lgrpo_lightning.types import Group, Progress, Rewards
 
 
@@ -71,10 +71,10 @@ class RewardSum(RewardModel):
         scored = []
         for model in self.models:
             with apart():
-                answer = model.score_batch([group.copied() for group in groups], trees)
-            scored.append(checked_rewards(model, groups, trees, answer))
-        summed = [self._summed([rewards[i] for rewards in scored]) for i in range(len(groups))]
-        return [_applied(*told) for told in zip(summed, groups, trees, strict=True)]
+                answer = model.score_batch([group.copy() for group in groups], trees)
+            scored.append(check_rewards(model, groups, trees, answer))
+        summed = [self._sum([rewards[i] for rewards in scored]) for i in range(len(groups))]
+        return [_mask_dropped(*told) for told in zip(summed, groups, trees, strict=True)]
 
     def teardown(self) -> None:
         """Passed on to every model."""
@@ -82,7 +82,7 @@ class RewardSum(RewardModel):
             with apart():
                 model.teardown()
 
-    def _summed(self, rewards: list[Rewards]) -> Rewards:
+    def _sum(self, rewards: list[Rewards]) -> Rewards:
         """The sum over the models for one group."""
         weighted = list(zip(rewards, self.weights, strict=True))
         stepped = [(r.steps, w) for r, w in weighted if r.steps is not None]
@@ -98,12 +98,12 @@ class RewardSum(RewardModel):
                 for parts, (r, w) in zip(own, weighted, strict=True)
                 for name in parts
             ),
-            metrics=_averaged([r.metrics for r in rewards]),
+            metrics=_average([r.metrics for r in rewards]),
             extras=_uniquely_named(pair for r in rewards for pair in r.extras.items()),
         )
 
 
-def _applied(rewards: Rewards, group: Group, tree: ProcessTree) -> Rewards:
+def _mask_dropped(rewards: Rewards, group: Group, tree: ProcessTree) -> Rewards:
     """The rewards without any for completions that are worth nothing, and for steps that only those have."""
     applies = group.applies
     if bool(applies.all()):
@@ -139,7 +139,7 @@ def _nan_sum(values: list[Tensor], weights: list[float]) -> Tensor:
     return total
 
 
-def _averaged(metrics: list[Mapping[str, float]]) -> dict[str, float]:
+def _average(metrics: list[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each metric over those that have it."""
     values: dict[str, list[float]] = defaultdict(list)
     for one in metrics:

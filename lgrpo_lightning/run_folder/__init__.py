@@ -9,12 +9,12 @@ from lgrpo_lightning.run_folder.names import (
     PLOT,
     ROLLOUTS,
     set_aside,
-    shown,
+    show_path,
 )
 from lgrpo_lightning.run_folder.whole_files import (
     DiskFullError,
     UnwritableError,
-    explained_if_unwritable,
+    explain_if_unwritable,
     flush_to_disk,
     whole_file,
     write_whole,
@@ -30,10 +30,10 @@ __all__ = [
     "ROLLOUTS",
     "DiskFullError",
     "UnwritableError",
-    "explained_if_unwritable",
+    "explain_if_unwritable",
     "flush_to_disk",
     "set_aside",
-    "shown",
+    "show_path",
     "whole_file",
     "write_whole",
 ]

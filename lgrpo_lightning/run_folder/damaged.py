@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.names import show_path
 
 
 @contextmanager
-def left_out_if_damaged(path: Path, told: set[Path]) -> Iterator[None]:
+def skip_if_damaged(path: Path, told: set[Path]) -> Iterator[None]:
     """Where reading ``path`` fails, say so in one line, once for all that share ``told``, and go on without it."""
     try:
         yield
     except Exception as error:  # whatever a reader makes of bytes that are not its own
         if path not in told:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"Left out: {shown(path)}: {reason}", file=sys.stderr)
+            print(f"Left out: {show_path(path)}: {reason}", file=sys.stderr)
         told.add(path)

@@ -14,8 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import METRICS, set_aside, shown
-from lgrpo_lightning.run_folder.whole_files import explained_if_unwritable, make_folder, whole_file
+from lgrpo_lightning.run_folder.names import METRICS, set_aside, show_path
+from lgrpo_lightning.run_folder.whole_files import explain_if_unwritable, make_folder, whole_file
 
 
 class MetricsCSV(Logger):
@@ -100,7 +100,7 @@ class MetricsCSV(Logger):
         if new := [name for name in row if name not in self._columns]:
             self._rewrite([*self._columns, *new], self._rows())
         with (
-            explained_if_unwritable(self.path),
+            explain_if_unwritable(self.path),
             self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
             csv.DictWriter(file, self._columns, restval="").writerow(row)
@@ -116,7 +116,7 @@ class MetricsCSV(Logger):
         resumed = self._trainer is None or self._trainer.ckpt_path is not None
         kept = [row for row in rows if _earlier(row, first)] if resumed else []
         if rows and not kept:
-            rank_zero_info(f"The metrics of an older run are kept in {shown(set_aside(self.path))}.")
+            rank_zero_info(f"The metrics of an older run are kept in {show_path(set_aside(self.path))}.")
         self._rewrite(list(kept[0]) if kept else ["step", "epoch"], kept)
 
     def _mine(self) -> bool:
@@ -130,9 +130,11 @@ class MetricsCSV(Logger):
 
     def _begin_anew(self) -> None:
         """Somebody removed or replaced the file: what stands there is no file of this run."""
-        kept = f" What stood there is kept as {shown(set_aside(self.path))}." if self.path.exists() else ""
+        kept = (
+            f" What stood there is kept as {show_path(set_aside(self.path))}." if self.path.exists() else ""
+        )
         rank_zero_warn(
-            f"{shown(self.path)} was removed or replaced while the run goes on: it begins anew.{kept} The rows "
+            f"{show_path(self.path)} was removed or replaced while the run goes on: it begins anew.{kept} The rows "
             "before are missing."
         )
         self._rewrite(self._columns, [])

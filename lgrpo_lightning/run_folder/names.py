@@ -32,7 +32,7 @@ def set_aside(path: Path, name: str = "{stem}.old-{n}{suffix}") -> Path:
     return path.rename(kept)
 
 
-def shown(path: Path) -> str:
+def show_path(path: Path) -> str:
     """``path`` as a person in the current folder would type it."""
     try:
         here, there = Path.cwd().resolve(), path.resolve()

@@ -25,20 +25,20 @@ def is_secret(name: str) -> bool:
     return bool(SECRET.fullmatch(name)) and not SPECIAL.fullmatch(name)
 
 
-def masked(value: Any, key: str = "") -> Any:
+def mask_secrets(value: Any, key: str = "") -> Any:
     """``value``, found under the dotted ``key``, with ``***`` for each text in it that is secret.
 
-    >>> masked({"kwargs": {"api_key": "abc", "model": "m"}})
+    >>> mask_secrets({"kwargs": {"api_key": "abc", "model": "m"}})
     {'kwargs': {'api_key': '***', 'model': 'm'}}
     """
     if isinstance(value, Mapping):
-        return {name: masked(inner, str(name)) for name, inner in value.items()}
+        return {name: mask_secrets(inner, str(name)) for name, inner in value.items()}
     if isinstance(value, list):
-        return [masked(inner, key) for inner in value]
+        return [mask_secrets(inner, key) for inner in value]
     return MASK if isinstance(value, str) and is_secret(key.rpartition(".")[2]) else value
 
 
-def masked_yaml(text: str) -> str:
+def mask_yaml(text: str) -> str:
     """A configuration as it is written, so masked; comments are left out.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import set_aside, shown
+from lgrpo_lightning.run_folder.names import set_aside, show_path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CUT = ("RuntimeError", "CheckpointException", "SafetensorError")
@@ -36,7 +36,7 @@ def make_folder(folder: Path) -> None:
         with suppress(FileNotFoundError):  # another rank was faster
             kept = set_aside(folder)
             rank_zero_warn(
-                f"{shown(folder)} is no folder any more. It is kept as {shown(kept)}, and the folder made anew."
+                f"{show_path(folder)} is no folder any more. It is kept as {show_path(kept)}, and the folder made anew."
             )
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -52,7 +52,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             removed, an older ``path`` is untouched.
     """
     hidden = path if path.suffix == ".part" else path.with_name(f".{path.name}.part")
-    with explained_if_unwritable(path):
+    with explain_if_unwritable(path):
         make_folder(path.parent)
         try:
             yield hidden
@@ -82,7 +82,7 @@ def write_whole(path: Path, text: str, *, private: bool = False) -> None:
 
 
 @contextmanager
-def explained_if_unwritable(path: Path) -> Iterator[None]:
+def explain_if_unwritable(path: Path) -> Iterator[None]:
     """Say which file cannot be written, why and what to do.
 
     Raises:
@@ -100,22 +100,22 @@ def explained_if_unwritable(path: Path) -> Iterator[None]:
         ):
             raise UnwritableError(
                 errno.EFBIG,
-                f"{shown(path)} cannot be written: a file of this process may have {limit:,} bytes (ulimit -f). Raise "
-                "that; then resume with --ckpt_path last",
+                f"{show_path(path)} cannot be written: a file of this process may have {limit:,} bytes (ulimit -f). "
+                "Raise that; then resume with --ckpt_path last",
             ) from error
         if not _for_want_of_room(error, path):
             if isinstance(error, OSError) and error.errno is not None:
                 raise UnwritableError(
                     error.errno,
-                    f"{shown(path)} cannot be written ({error.strerror}). Make it possible, or copy the run's folder "
-                    "and set trainer.default_root_dir; then resume with --ckpt_path last",
+                    f"{show_path(path)} cannot be written ({error.strerror}). Make it possible, or copy the run's "
+                    "folder and set trainer.default_root_dir; then resume with --ckpt_path last",
                 ) from error
             raise
         free = shutil.disk_usage(_existing(path)).free
         raise DiskFullError(
             errno.ENOSPC,
-            f"No room to write {shown(path)}: {free / 2**20:.1f} MiB are left on its disk or in its quota. What was "
-            "written before is untouched. Make room, or copy the run's folder to a larger disk and set "
+            f"No room to write {show_path(path)}: {free / 2**20:.1f} MiB are left on its disk or in its quota. What "
+            "was written before is untouched. Make room, or copy the run's folder to a larger disk and set "
             "trainer.default_root_dir; then resume with --ckpt_path last",
         ) from error
 

@@ -54,14 +54,14 @@ class DelimiterSegmenter(StepSegmenter):
         self.delimiter = delimiter
         self.normalize = normalize
         self.ignore_case = ignore_case
-        self._pattern = _compiled(delimiter)
+        self._pattern = _compile(delimiter)
 
     def segment(self, group: Group) -> ProcessTree:
         """The tree of steps with equal normalised text."""
-        divided = [self._divided(completion) for completion in group.completions]
+        divided = [self._divide(completion) for completion in group.completions]
         return ProcessTree.from_steps([keys for keys, _ in divided], [steps for _, steps in divided])
 
-    def _divided(self, completion: Completion) -> tuple[list[tuple[str, ...]], list[int]]:
+    def _divide(self, completion: Completion) -> tuple[list[tuple[str, ...]], list[int]]:
         """(key of each step, step of each token) of one completion; every step has a token."""
         pieces = self._pieces(completion.text)
         starts = [start for start, _ in pieces]
@@ -86,14 +86,14 @@ class DelimiterSegmenter(StepSegmenter):
         for start, end in pairwise(cuts):
             if start == end:
                 continue
-            key = self._normalized(text[start:end])
+            key = self._normalize(text[start:end])
             if pieces and not pieces[-1][1]:  # only white space so far: the text starts there
                 pieces[-1] = (pieces[-1][0], key)
             elif key or not pieces:
                 pieces.append((start, key))
         return pieces
 
-    def _normalized(self, text: str) -> str:
+    def _normalize(self, text: str) -> str:
         if self.ignore_case:
             text = text.casefold()
         if self.normalize == "none":
@@ -101,7 +101,7 @@ class DelimiterSegmenter(StepSegmenter):
         return text.strip() if self.normalize == "strip" else " ".join(text.split())
 
 
-def _compiled(delimiter: str) -> re.Pattern[str]:
+def _compile(delimiter: str) -> re.Pattern[str]:
     """The pattern of a delimiter, refused where it is invalid or cuts at every character."""
     try:
         pattern = re.compile(NAMED.get(delimiter, delimiter))

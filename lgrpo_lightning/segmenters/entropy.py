@@ -36,7 +36,7 @@ class EntropySegmenter(StepSegmenter):
 
     def segment(self, group: Group) -> ProcessTree:
         """The tree of steps between undecided tokens."""
-        starts = undecided(group, self.quantile)
+        starts = find_high_entropy(group, self.quantile)
         keys, steps = [], []
         for row, ids in zip(starts, group.sequences, strict=True):
             begins = [t for t in range(len(ids)) if t == 0 or row[t]]
@@ -46,7 +46,7 @@ class EntropySegmenter(StepSegmenter):
         return ProcessTree.from_steps(keys, steps)
 
 
-def undecided(group: Group, quantile: float) -> list[list[bool]]:
+def find_high_entropy(group: Group, quantile: float) -> list[list[bool]]:
     """For every token whether its entropy is above the quantile of the group's distinct trained tokens.
 
     A prefix that several train has one entropy, the mean of theirs, so that rounding does not part them.

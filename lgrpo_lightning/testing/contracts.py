@@ -21,10 +21,10 @@ from lgrpo_lightning.contracts import (
 )
 from lgrpo_lightning.data.sources import all_rows
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.rewards.checks import checked_rewards
+from lgrpo_lightning.rewards.checks import check_rewards
 from lgrpo_lightning.testing.toys import toy_group, toy_tree
 from lgrpo_lightning.training.checks import check_credits, check_trees
-from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Sampling, padded
+from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Sampling, pad
 
 
 def check_reward_model(
@@ -44,20 +44,20 @@ def check_reward_model(
     columns = dict.fromkeys(model.columns, "2")
     if group is None:
         group = toy_group(["2", "3", "so 2\nor 3", ""], columns=columns)
-    flipped, single = _permuted(group), Group(prompt=group.prompt, completions=group.completions[:1])
+    flipped, single = _permute(group), Group(prompt=group.prompt, completions=group.completions[:1])
     trees = [toy_tree(g) for g in (group, flipped, single)]
     first, second, _ = (
-        _scored(model, [g], [t])[0] for g, t in zip((group, flipped, single), trees, strict=True)
+        _score(model, [g], [t])[0] for g, t in zip((group, flipped, single), trees, strict=True)
     )
     if ordered:
-        together = _scored(model, [group, flipped], trees[:2])
+        together = _score(model, [group, flipped], trees[:2])
         assert _same(together[0].outcome, first.outcome, tolerance), (
             f"{model.name}: groups influence each other"
         )
         assert _same(second.outcome, first.outcome.flip(0), tolerance), (
             f"{model.name}: the order of members matters"
         )
-        again = _scored(model, [group], trees[:1])[0]
+        again = _score(model, [group], trees[:1])[0]
         assert _same(again.outcome, first.outcome, tolerance), (
             f"{model.name}: a second call gives something else"
         )
@@ -72,7 +72,7 @@ def check_segmenter(segmenter: StepSegmenter, group: Group | None = None) -> Pro
     who = type(segmenter).__name__
     single = Group(prompt=group.prompt, completions=group.completions[:1])
     alone = segmenter.segment(single)
-    with _asserted():
+    with _raise_assertions():
         check_trees(segmenter, [group, single], [tree := segmenter.segment(group), alone])
     sizes, steps = tree.set_sizes(), tree.step_ids
     for number, step in enumerate(tree.steps):
@@ -82,7 +82,7 @@ def check_segmenter(segmenter: StepSegmenter, group: Group | None = None) -> Pro
             assert (sizes[member, start:end] == len(step.members)).all(), (
                 f"{who}: a set's size is its member count"
             )
-    flipped = segmenter.segment(_permuted(group)).set_sizes()
+    flipped = segmenter.segment(_permute(group)).set_sizes()
     assert torch.equal(flipped, sizes.flip(0)), f"{who}: the order of members matters"
     assert bool((alone.set_sizes() <= 1).all()), f"{who}: a completion by itself is in sets of one"
     return tree
@@ -103,7 +103,7 @@ def check_estimator(estimator: AdvantageEstimator, *, tolerance: float = 1e-5) -
             assert (credit.advantages[outcome.isnan()] == 0).all(), (
                 f"{who}: a NaN reward must give advantage 0"
             )
-    flipped = _credits(estimator, [o.flip(0) for o in outcomes], [_permuted(g) for g in groups])
+    flipped = _credits(estimator, [o.flip(0) for o in outcomes], [_permute(g) for g in groups])
     for a, b in zip(credits, flipped, strict=True):
         same = _same(a.advantages.flip(0), b.advantages, tolerance) and _same(
             a.weights.flip(0), b.weights, tolerance
@@ -145,7 +145,7 @@ def _trained_at(sequences: Sequence[Sequence[int]], masks: Sequence[Sequence[int
     """A toy group of which these tokens are trained, and none behind them."""
     group = toy_group(sequences)
     permuted = (
-        replace(r, mask=padded([torch.tensor(m, dtype=torch.bool)], len(r))[0])
+        replace(r, mask=pad([torch.tensor(m, dtype=torch.bool)], len(r))[0])
         for r, m in zip(group.completions, masks, strict=True)
     )
     return replace(group, completions=tuple(permuted))
@@ -175,10 +175,10 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
         for i, t in enumerate(texts)
     ]
 
-    def drawn(asked: Sequence[Prompt], counter: int = 0) -> list[Group]:
+    def draw(asked: Sequence[Prompt], counter: int = 0) -> list[Group]:
         return sampler.sample(asked, 3, sampling=sampling, random_key=RandomKey(0, "train", counter))
 
-    groups = drawn(prompts)
+    groups = draw(prompts)
     assert [g.prompt.uid for g in groups] == [p.uid for p in prompts], (
         f"{who}: one group per prompt, in order"
     )
@@ -197,12 +197,12 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
             assert apart < 1e-2 or not sampler.is_policy, (
                 f"{who}: log-probs are {apart:.2g} from the policy's"
             )
-    again, backwards = drawn(prompts), drawn(prompts[::-1])[::-1]
+    again, backwards = draw(prompts), draw(prompts[::-1])[::-1]
     for other, what in ((again, "a second call"), (backwards, "another order of prompts")):
         assert [g.sequences for g in other] == [g.sequences for g in groups], (
             f"{who}: {what} draws something else"
         )
-    assert [g.sequences for g in drawn(prompts, 1)] != [g.sequences for g in groups], (
+    assert [g.sequences for g in draw(prompts, 1)] != [g.sequences for g in groups], (
         f"{who}: another random key draws the same"
     )
     return groups
@@ -211,7 +211,7 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
 def check_prompt_source(source: PromptSource) -> Sequence[Mapping[str, Any]]:
     """Assert that ``source`` keeps its contract, and return its rows."""
     who = type(source).__name__
-    with _asserted():
+    with _raise_assertions():
         rows = all_rows(source.rows(), who)
     assert len(rows) > 0, f"{who}: there are no rows"
     for number, row in enumerate(rows):
@@ -250,9 +250,9 @@ def check_component(component: Any, options: Mapping[str, Any] | None = None) ->
             assert again == value, f"{kind.__name__}: made from YAML, {name} is {again!r} and not {value!r}"
 
 
-def _scored(model: RewardModel, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-    with _asserted():
-        return checked_rewards(model, groups, trees, model.score_batch(groups, trees))
+def _score(model: RewardModel, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
+    with _raise_assertions():
+        return check_rewards(model, groups, trees, model.score_batch(groups, trees))
 
 
 def _credits(estimator: AdvantageEstimator, outcomes: list[Tensor], groups: list[Group]) -> list[Credit]:
@@ -267,13 +267,13 @@ def _credits(estimator: AdvantageEstimator, outcomes: list[Tensor], groups: list
             replace(r, tokens=torch.where(c > 0, c, torch.nan)) for r, c in zip(rewards, counts, strict=True)
         ]
     credits = estimator.estimate_batch(rewards, trees, reduce=lambda x: x)
-    with _asserted():
+    with _raise_assertions():
         check_credits(estimator, groups, credits)
     return credits
 
 
 @contextmanager
-def _asserted() -> Iterator[None]:
+def _raise_assertions() -> Iterator[None]:
     """What a run refuses is a failed assertion here."""
     try:
         yield
@@ -281,7 +281,7 @@ def _asserted() -> Iterator[None]:
         raise AssertionError(str(error)) from error
 
 
-def _permuted(group: Group) -> Group:
+def _permute(group: Group) -> Group:
     """The group with its members in reverse order."""
     return Group(prompt=group.prompt, completions=group.completions[::-1])
 

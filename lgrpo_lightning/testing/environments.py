@@ -27,15 +27,15 @@ def check_environment(
     """
     who = type(environment).__name__
     one, other = copy.deepcopy(environment), copy.deepcopy(environment)
-    first = _played(one, columns or {}, turns, who)
-    assert _played(other, columns or {}, turns, who) == first, f"{who}: a copy plays another episode"
-    assert _played(one, columns or {}, turns, who) == first, (
+    first = _play(one, columns or {}, turns, who)
+    assert _play(other, columns or {}, turns, who) == first, f"{who}: a copy plays another episode"
+    assert _play(one, columns or {}, turns, who) == first, (
         f"{who}: a second episode is not the first one again"
     )
     return first
 
 
-def _played(
+def _play(
     environment: Environment, columns: Mapping[str, Any], turns: Sequence[str], who: str
 ) -> list[Message]:
     environment.seed = 7

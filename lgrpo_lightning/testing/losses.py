@@ -72,20 +72,20 @@ def _terms(loss: PolicyLoss, batch: LossInput) -> tuple[Tensor, Tensor]:
 
 
 def _loss_rows(batch: LossInput, rows: list[int]) -> LossInput:
-    return _changed(batch, lambda _, value: value[rows])
+    return _change(batch, lambda _, value: value[rows])
 
 
 def _loss_padded(batch: LossInput, count: int) -> LossInput:
     """With ``count`` more tokens behind, which are not trained and hold anything."""
     padding = {"mask": False, "logprobs": -7.0, "old_logprobs": 3.0}
 
-    def wider(name: str, value: Tensor) -> Tensor:
+    def widen(name: str, value: Tensor) -> Tensor:
         return torch.nn.functional.pad(value, (0, count), value=padding.get(name, 0.5))
 
-    return _changed(batch, wider)
+    return _change(batch, widen)
 
 
-def _changed(batch: LossInput, change: Callable[[str, Tensor], Tensor]) -> LossInput:
+def _change(batch: LossInput, change: Callable[[str, Tensor], Tensor]) -> LossInput:
     there = {name: value.detach() for name, value in vars(batch).items() if value is not None}
     return replace(batch, **{name: change(name, value) for name, value in there.items()})
 

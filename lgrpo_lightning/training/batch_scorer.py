@@ -12,7 +12,7 @@ from lgrpo_lightning.distributed.activity import progressed
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.policy.policy import TokenScores
-from lgrpo_lightning.types import TrainBatch, padded
+from lgrpo_lightning.types import TrainBatch, pad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class BatchScorer:
                 rows.update(zip(pack, zip(scores.logprobs, scores.entropies, strict=True), strict=True))
         logprobs, entropies = ([rows[i][part] for i in range(len(batch))] for part in (0, 1))
         width = batch.mask.shape[1]
-        return TokenScores(logprobs=padded(logprobs, width), entropies=padded(entropies, width))
+        return TokenScores(logprobs=pad(logprobs, width), entropies=pad(entropies, width))
 
 
 def select_pack(values: Tensor | None, pack: list[int], micro: TrainBatch) -> Tensor | None:

@@ -95,7 +95,7 @@ class Components:
         self, prompts: Sequence[Prompt], count: int, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """``count`` completions for every prompt. A stop that is asked for abandons them."""
-        own = [prompt.copied() for prompt in prompts]
+        own = [prompt.copy() for prompt in prompts]
         with (
             abandonable(self._trainer, random_key, "sampling"),
             self._call(random_key, "sampler", *(p.uid for p in own[:1])),
@@ -108,7 +108,7 @@ class Components:
         """The process tree of every group, which knows what is trained."""
         own = [group.masked(mask_truncated=self.mask_truncated) for group in groups]
         with self._call(random_key, "segmenter", *_first(groups)):
-            trees = [self.segmenter.segment(group.copied()) for group in own]
+            trees = [self.segmenter.segment(group.copy()) for group in own]
         check_trees(self.segmenter, groups, trees)
         return [tree.masked(group.mask) for group, tree in zip(own, trees, strict=True)]
 

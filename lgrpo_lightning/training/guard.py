@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.policy import Policy
-from lgrpo_lightning.policy.sharded_weights import whole
-from lgrpo_lightning.run_folder.names import NONFINITE, shown
+from lgrpo_lightning.policy.sharded_weights import gather_whole
+from lgrpo_lightning.run_folder.names import NONFINITE, show_path
 from lgrpo_lightning.training.nonfinite import Finding, NonFiniteError, cause, description, local, save
 from lgrpo_lightning.training.optimizers import compute_gradient_norm
 from lgrpo_lightning.training.options import OnNonFinite
@@ -70,7 +70,7 @@ class StepGuard:
         """
         norm = compute_gradient_norm(self.policy.parameters())
         self.norm = norm if self.scaler is None else None
-        value = float(whole(norm))
+        value = float(gather_whole(norm))
         flags = [not pending.finite, not math.isfinite(value) and not self._scaled_too_far()]
         loss, gradient = self.ranks.max(torch.tensor(flags, device=self.policy.device).float()).tolist()
         if not loss and not gradient:
@@ -129,9 +129,9 @@ class StepGuard:
             path = self.root / NONFINITE / f"{step}-rank-{self.rank:03d}.pt"
             try:
                 save(path, rollout, pending, finding, **facts)
-                place = f"The batch is in {shown(path)} (torch.load(..., weights_only=True))."
+                place = f"The batch is in {show_path(path)} (torch.load(..., weights_only=True))."
             except OSError as error:
-                place = f"The batch could not be written to {shown(path)}: {error}."
+                place = f"The batch could not be written to {show_path(path)}: {error}."
         found = self.ranks.gather((finding, place))
         worst = next((i for i, (f, _) in enumerate(found) if f.rows or f.inputs), self.rank)
         return [f for f, _ in found], found[worst][1]

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.policy.sharded_weights import whole
+from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.run_folder.plain import plain
 from lgrpo_lightning.training.options import Schedule
 
@@ -140,7 +140,9 @@ def compute_gradient_norm(params: Iterable[Parameter]) -> Tensor:
         torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
         for group in _by_mesh(params)
     ]
-    return norms[0] if len(norms) == 1 else torch.nn.utils.get_total_norm([whole(norm) for norm in norms])
+    return (
+        norms[0] if len(norms) == 1 else torch.nn.utils.get_total_norm([gather_whole(norm) for norm in norms])
+    )
 
 
 def clip(params: Iterable[Parameter], norm: Tensor, limit: float | None) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.types import TrainBatch, padded
+from lgrpo_lightning.types import TrainBatch, pad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class PendingStep:
     def logprobs(self) -> Tensor:
         """``[n, T]`` log-probs of ``rows`` as the policy gave them."""
         by_row = {row: p.logprobs[i] for p in self.passes for i, row in enumerate(p.rows)}
-        return padded([by_row[row] for row in self.rows], self.batch.mask.shape[1])
+        return pad([by_row[row] for row in self.rows], self.batch.mask.shape[1])
 
     def offending(self) -> list[int]:
         """Rows with a loss or log-prob that is not finite on a trained token."""

@@ -22,7 +22,7 @@ from lgrpo_lightning.distributed.precision import check_precision
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rewards import RewardFunction
-from lgrpo_lightning.run_folder.names import shown
+from lgrpo_lightning.run_folder.names import show_path
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.types import Sampling
 
@@ -206,7 +206,7 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"trainer.default_root_dir is {shown(Path(folder))!r}, and nothing can be written there "
+            f"trainer.default_root_dir is {show_path(Path(folder))!r}, and nothing can be written there "
             f"({error.strerror}). Everything a run writes goes into this folder; name one that is yours."
         ) from error
 

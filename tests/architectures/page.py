@@ -18,37 +18,37 @@ TABLE = ("sampled", "trees", "checkpointing", "trained", "lora", "names")
 INTRODUCTION = """
 # Models
 
-You can train any causal language model of transformers that continues its prompt. Other models are refused before the first
-update, with the reason. `policy.verify` checks every model on its first batch: it compares the log-probs of the first group
-with the model's own, with those of sampling, and in trees with padded rows. It also compares the shortest and longest row
-together with each row alone. No architecture can therefore be wrong without an error.
+You can train any causal language model of transformers that continues its prompt. Other models are refused
+before the first update, with the reason. `policy.verify` checks every model on its first batch: it compares the
+log-probs of the first group with the model's own, with those of sampling, and in trees with padded rows. It
+also compares the shortest and longest row together with each row alone. No architecture can therefore be wrong
+without an error.
 
-Two kinds of rotary embedding choose their frequencies by the longest row of a pass. With `longrope` (Phi-3, Phi-4, Phi-MoE)
-all rows of a run use the same factors: the long ones if a prompt and its completion can exceed
-`original_max_position_embeddings`, else the short ones. vLLM does the same; `generate` of transformers uses the short factors
-until a row exceeds that length. With `dynamic` NTK, rows are limited to `max_position_embeddings`, where frequencies are
-constant.
+Two kinds of rotary embedding choose their frequencies by the longest row of a pass. With `longrope` (Phi-3,
+Phi-4, Phi-MoE) all rows of a run use the same factors: the long ones if a prompt and its completion can exceed
+`original_max_position_embeddings`, else the short ones. vLLM does the same; `generate` of transformers uses the
+short factors until a row exceeds that length. With `dynamic` NTK, rows are limited to
+`max_position_embeddings`, where frequencies are constant.
 
-`python -m tests.architectures` tested every causal architecture, and every model of text with images or sound, with tiny
-random weights in float32: {versions}.
+`python -m tests.architectures` tested every causal architecture, and every model of text with images or sound,
+with tiny random weights in float32: {versions}.
 
-- **sampled**: the difference of the log-probs of sampling (prompts of several lengths, members of a group, rows that end
-  early) and of training from the model's own.
-- **trees**: the difference between trees and padded rows. Architectures without trees use padded rows under `layout: auto`:
-  the numbers are the same, but every row computes its prompt.
-- **checkpointing**: the difference of gradients with and without `gradient_checkpointing`, relative to the largest.
-- **trained**: the difference between the trained model and its export, after five optimizer steps. Their greedy texts are
-  equal.
+- **sampled**: the difference of the log-probs of sampling (prompts of several lengths, members of a group, rows
+  that end early) and of training from the model's own.
+- **trees**: the difference between trees and padded rows. Architectures without trees use padded rows under
+  `layout: auto`: the numbers are the same, but every row computes its prompt.
+- **checkpointing**: the difference of gradients with and without `gradient_checkpointing`, relative to the
+  largest.
+- **trained**: the difference between the trained model and its export, after five optimizer steps. Their greedy
+  texts are equal.
 - **LoRA**: the same with a merged adapter.
-- **names**: whether the weights sent to vLLM have the names and values of a checkpoint's files. **vLLM**: whether vLLM has the
-  architecture.
-""".strip()
+- **names**: whether the weights sent to vLLM have the names and values of a checkpoint's files. **vLLM**:
+  whether vLLM has the architecture.""".strip()
 MULTIMODAL = """
 ## Text with images or sound
 
-These models are loaded completely, trained on text and exported completely. Weights that text does not use stay unchanged,
-and the files of the processor are copied.
-""".strip()
+These models are loaded completely, trained on text and exported completely. Weights that text does not use stay
+unchanged, and the files of the processor are copied.""".strip()
 ENCODERS = """
 ## Encoders
 

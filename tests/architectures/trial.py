@@ -19,7 +19,7 @@ from lgrpo_lightning.policy.multimodal import auto_class
 from lgrpo_lightning.policy.stored_names import stored
 from lgrpo_lightning.policy.training_noise import set_training_noise
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
-from lgrpo_lightning.types import Sampling, padded
+from lgrpo_lightning.types import Sampling, pad
 from tests.architectures.tiny import tiny
 from tests.models import far_from_uniform, tokenizer
 
@@ -75,13 +75,13 @@ class Trial:
         """Six completions of two prompts, and their log-probs when sampled."""
         prompts, found = drawn(self.policy)
         completions = [d.token_ids for d in found]
-        return prompts, completions, padded([d.logprobs for d in found], max(map(len, completions)))
+        return prompts, completions, pad([d.logprobs for d in found], max(map(len, completions)))
 
     def sampled(self) -> str:
         """How far sampled and scored log-probs are from the model's own."""
         prompts, completions, sampled = self.group
         rows = zip(prompts, completions, strict=True)
-        own = padded([own_logprobs(self.policy, p, c) for p, c in rows], sampled.shape[1])
+        own = pad([own_logprobs(self.policy, p, c) for p, c in rows], sampled.shape[1])
         self.policy.choose_layout(prompts, completions)
         first = max(map(len, completions[:3]))
         self.policy.verify(prompts[:3], completions[:3], sampled=sampled[:3, :first])

@@ -15,7 +15,7 @@ from lgrpo_lightning import PromptDataModule, RewardModel
 from lgrpo_lightning.data.encoding import PromptEncoder
 from lgrpo_lightning.data.files import PromptFile
 from lgrpo_lightning.rewards import ExactMatch, FormatMatch
-from lgrpo_lightning.rewards.opening import opened_texts
+from lgrpo_lightning.rewards.opening import complete_tags
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.types import Prompt, Turn
 from tests.models import tokenizer
@@ -195,7 +195,7 @@ def test_reasoning_that_the_template_has_ended_is_not_the_policys(prompt: str) -
     ],
 )
 def test_a_tag_counts_where_the_completion_closes_it(prompt: str, completion: str, text: str) -> None:
-    assert opened_texts(toy_group([completion], prompt=prompt)) == [text]
+    assert complete_tags(toy_group([completion], prompt=prompt)) == [text]
 
 
 def test_what_an_environment_says_earns_nothing() -> None:
@@ -203,7 +203,7 @@ def test_what_an_environment_says_earns_nothing() -> None:
     spans = (("assistant", 0, 4), ("environment", 4, 6))
     turns = tuple(Turn(role=role, start=a, end=b, messages=()) for role, a, b in spans)  # type: ignore[arg-type]
     group = replace(toy_group(["x"], columns={"answer": "42"}), completions=(replace(plain, turns=turns),))
-    assert opened_texts(group) == ["17=?"]
+    assert complete_tags(group) == ["17=?"]
     assert ExactMatch().score(group, toy_tree(group)).outcome.tolist() == [0.0]
 
 

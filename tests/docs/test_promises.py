@@ -28,7 +28,8 @@ RELIABILITY = {
     "With tensor parallelism": "test_ranks_that_draw_each_token_together_stop_after_the_last",
     "A vLLM engine": "test_a_stop_gives_up_what_was_not_sent",
     "A custom sampler": "test_samplers_give_up_only_when_asked",
-    "Signal handlers are installed": "test_handlers_are_put_back test_a_fit_outside_the_main_thread_leaves_signals_alone",
+    "Signal handlers are installed": "test_handlers_are_put_back"
+    " test_a_fit_outside_the_main_thread_leaves_signals_alone",
     "Let SLURM send": "test_requeued_and_resumed",
     "On SIGUSR1 (or": "test_requeued_and_resumed test_a_task_of_an_array_that_slurm_refuses test_preempted",
     "`last.ckpt` is written": "test_counts_rollouts_and_is_there_at_the_end test_written_once_at_whatever_ends_the_run",
@@ -98,7 +99,13 @@ SECTIONS = {
     "reliability": ("Exit codes", "Signals", "SLURM", "Checkpoints", "Resume", "When a rank fails or hangs"),
     "environments": ("Tools", "What is trained", "Steps", "What goes wrong", "Threads or processes"),
 }
-NO_PROMISE = ("code", "Functions and classes that were", "This was tested with", "event |", "It is not a sandbox")
+NO_PROMISE = (
+    "code",
+    "Functions and classes that were",
+    "This was tested with",
+    "event |",
+    "It is not a sandbox",
+)
 
 
 def promises(page: str) -> list[str]:

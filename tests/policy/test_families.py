@@ -9,7 +9,7 @@ import pytest
 
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.loading import load_model
-from lgrpo_lightning.types import padded
+from lgrpo_lightning.types import pad
 from tests.architectures.trial import COLUMNS, Trial, drawn, write_model
 
 FAMILIES = (
@@ -38,7 +38,7 @@ def test_verify_refuses_what_was_sampled_from_another_distribution(tmp_path: Pat
     policy = trial_of("recurrent_gemma", tmp_path).policy
     prompts, found = drawn(policy)
     completions = [d.token_ids for d in found][:3]
-    sampled = padded([d.logprobs for d in found[:3]], max(map(len, completions)))
+    sampled = pad([d.logprobs for d in found[:3]], max(map(len, completions)))
     with pytest.raises(ValueError, match="log-probs of sampling differ"):
         policy.verify(prompts[:3], completions[:3], sampled=sampled)
 
@@ -86,6 +86,6 @@ def test_log_probs_of_another_sampler_are_warned_of(tmp_path: Path) -> None:
     policy = trial_of("llama", tmp_path).policy
     prompts, found = drawn(policy)
     completions = [d.token_ids for d in found]
-    sampled = padded([d.logprobs - 1 for d in found], max(map(len, completions)))
+    sampled = pad([d.logprobs - 1 for d in found], max(map(len, completions)))
     with pytest.warns(UserWarning, match="The sampler's log-probs are not the policy's: LlamaForCausalLM"):
         policy.verify(prompts, completions, sampled=sampled, own=False)

@@ -20,7 +20,7 @@ from lgrpo_lightning.policy.multimodal import auto_class
 from lgrpo_lightning.policy.source import PolicySource
 from lgrpo_lightning.policy.training_noise import set_training_noise
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.types import Prompt, Sampling, padded
+from lgrpo_lightning.types import Prompt, Sampling, pad
 from tests.architectures.tiny import tiny
 from tests.models import far_from_uniform, tokenizer
 from tests.runs import fit, rollouts, train_metrics
@@ -88,7 +88,7 @@ def check(policy: Policy, lengths: tuple[int, ...], new: int) -> None:
     drawn = [(g.prompt.token_ids, r) for g in together for r in g.completions]
     prompts, completions = [p for p, _ in drawn], [r.token_ids for _, r in drawn]
     policy.choose_layout(prompts, completions)
-    sampled = padded([r.logprobs for _, r in drawn], max(map(len, completions)))
+    sampled = pad([r.logprobs for _, r in drawn], max(map(len, completions)))
     policy.verify(prompts, completions, sampled=sampled, beside=(prompts, completions))  # as a run begins
     with torch.no_grad():
         scored = [policy(prompts, completions, layout="padded").logprobs]

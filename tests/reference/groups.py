@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from lgrpo_lightning.types import padded
+from lgrpo_lightning.types import pad
 
 
 def random_group(seed, *, size=None, longest=9, vocabulary=3, empty=True):
@@ -36,4 +36,4 @@ def shared_logprobs(sequences, seed, *, low=-3.0):
 
 def matrix(rows, dtype=torch.float32):
     """[N, T], zeros on padding, of a list of rows."""
-    return padded([torch.tensor(r, dtype=dtype) for r in rows], max(map(len, rows), default=0))
+    return pad([torch.tensor(r, dtype=dtype) for r in rows], max(map(len, rows), default=0))

@@ -19,7 +19,7 @@ from lgrpo_lightning.callbacks import LastCheckpoint
 from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
-from lgrpo_lightning.run_folder.whole_files import DiskFullError, explained_if_unwritable, whole_file
+from lgrpo_lightning.run_folder.whole_files import DiskFullError, explain_if_unwritable, whole_file
 from tests.callbacks.stub import StubModule, fit, trainer
 from tests.reliability.processes import RUN, Run, finished, finished_pair, same_run
 from tests.runs import lgrpo
@@ -245,9 +245,9 @@ def test_no_room_for_other_files(small_disk: Path) -> None:
     with pytest.raises(DiskFullError, match=r"y\.parquet"), whole_file(path) as hidden:
         hidden.write_bytes(bytes(100_000))
     assert path.read_text() == "old"
-    with pytest.raises(DiskFullError, match="metrics"), explained_if_unwritable(small_disk / "metrics.csv"):
+    with pytest.raises(DiskFullError, match="metrics"), explain_if_unwritable(small_disk / "metrics.csv"):
         (small_disk / "metrics.csv").write_bytes(bytes(100_000))
-    with pytest.raises(OSError, match="something else") as error, explained_if_unwritable(path):
+    with pytest.raises(OSError, match="something else") as error, explain_if_unwritable(path):
         raise OSError(errno.EIO, "something else")
     assert not isinstance(error.value, DiskFullError)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.loading import load_tokenizer
 from lgrpo_lightning.rewards import TeacherLogprobs
-from lgrpo_lightning.rewards.checks import checked_rewards
+from lgrpo_lightning.rewards.checks import check_rewards
 from lgrpo_lightning.testing import check_reward_model, toy_group, toy_tree
 from lgrpo_lightning.types import Group, Rewards
 from tests.runs import checkpoint, fit, lgrpo, train_metrics
@@ -30,7 +30,7 @@ def known_ids(completions: Sequence[Sequence[int]] = COMPLETIONS, prompt: tuple[
 
 def scored(model: TeacherLogprobs, *groups: Group) -> list[Rewards]:
     trees = [toy_tree(g) for g in groups]
-    return checked_rewards(model, groups, trees, model.score_batch(groups, trees))
+    return check_rewards(model, groups, trees, model.score_batch(groups, trees))
 
 
 def naive(folder: Path, prompt: tuple[int, ...], completion: list[int], temperature: float) -> list[float]:

@@ -9,7 +9,7 @@ import torch
 
 from lgrpo_lightning.contracts import StepSegmenter
 from lgrpo_lightning.segmenters import EntropySegmenter, SentenceSegmenter, TagSegmenter, WindowSegmenter
-from lgrpo_lightning.segmenters.entropy import undecided
+from lgrpo_lightning.segmenters.entropy import find_high_entropy
 from lgrpo_lightning.testing import check_segmenter, toy_group
 from lgrpo_lightning.types import Group
 from tests.reference.groups import random_group
@@ -83,14 +83,14 @@ def test_steps_begin_at_undecided_tokens() -> None:
     """Entropies of the six distinct tokens: .1 .2 3 .1 4 .1; the upper third begins a step."""
     group = with_entropies([[1, 2, 3, 4], [1, 2, 5, 6]], [[0.1, 0.2, 3.0, 0.1], [0.1, 0.2, 4.0, 0.1]])
     tree = EntropySegmenter(quantile=0.6).segment(group)
-    assert undecided(group, 0.6) == [[False, False, True, False]] * 2
+    assert find_high_entropy(group, 0.6) == [[False, False, True, False]] * 2
     assert [step.members for step in tree.steps] == [(0, 1), (0,), (1,)]
     assert [step.spans[0] for step in tree.steps] == [(0, 2), (2, 4), (2, 4)]
 
 
 def test_rounding_of_a_shared_prefix_parts_nobody() -> None:
     group = with_entropies([[1, 2, 3], [1, 2, 4]], [[0.1, 1.0, 0.3], [0.1, 1.0 + 1e-6, 0.2]])
-    first, second = undecided(group, 0.5)
+    first, second = find_high_entropy(group, 0.5)
     assert first[:2] == second[:2]
 
 
@@ -146,7 +146,7 @@ def test_entropies_of_tokens_that_are_not_trained_count_nowhere(seed: int) -> No
     bound = float(torch.tensor(list(means.values())).quantile(0.5)) if means else 0.0
     wanted = [[means.get(r.token_ids[: t + 1], -1.0) > bound + 1e-6 for t in range(len(r))] for r in rollouts]
     at_bound = any(abs(m - bound) < 1e-6 for m in means.values()) and len(means) % 2 == 0
-    found = undecided(replace(group, completions=tuple(rollouts)), 0.5)
+    found = find_high_entropy(replace(group, completions=tuple(rollouts)), 0.5)
     assert at_bound or found == wanted
     blind = tuple(replace(r, entropies=None, mask=torch.zeros(len(r), dtype=torch.bool)) for r in rollouts)
-    assert not any(map(any, undecided(replace(group, completions=blind), 0.5)))
+    assert not any(map(any, find_high_entropy(replace(group, completions=blind), 0.5)))

@@ -10,7 +10,7 @@ import pytest
 from lgrpo_math import MathAnswer, checker, gold, math_answer
 
 from lgrpo_lightning.registry.lookup import find
-from lgrpo_lightning.rewards.checks import RewardError, checked_rewards
+from lgrpo_lightning.rewards.checks import RewardError, check_rewards
 from lgrpo_lightning.testing import check_reward_model, toy_group, toy_tree
 
 TEXTS = ["2", "3", "I pass", r"\boxed{9^{9^{9^{9^{9}}}}}"]
@@ -71,7 +71,7 @@ def test_every_verdict_has_its_share_and_its_reward(made):
         "rewards/MathAnswer/crashes": 0.0,
     }
     group = toy_group(TEXTS, columns={"answer": "2"})
-    assert checked_rewards(model, [group], [toy_tree(group)], [rewards])
+    assert check_rewards(model, [group], [toy_tree(group)], [rewards])
 
 
 def test_without_own_rewards_everything_but_right_is_incorrect(made):

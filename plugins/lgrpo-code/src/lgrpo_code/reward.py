@@ -13,7 +13,7 @@ import torch
 from lgrpo_code.runner import Limits, Program, Result, check, run_all
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.rewards.opening import opened_texts
+from lgrpo_lightning.rewards.opening import complete_tags
 
 if TYPE_CHECKING:
     from lgrpo_lightning.contracts import WeightSource
@@ -106,7 +106,7 @@ class CodeTests(RewardModel):
         jobs = [
             (g, m, test, code)
             for g, group in enumerate(groups)
-            for m, text in enumerate(opened_texts(group))
+            for m, text in enumerate(complete_tags(group))
             if (code := self._program(text)) is not None
             for test in self._tests(group.prompt.columns)
         ]

@@ -14,7 +14,7 @@ from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError
-from lgrpo_lightning.rewards.opening import opened_texts
+from lgrpo_lightning.rewards.opening import complete_tags
 from lgrpo_lightning.types import Group, Prompt, Rewards
 from lgrpo_math.gold import gold_texts
 from lgrpo_math.pool import Pool
@@ -125,7 +125,7 @@ class MathAnswer(RewardModel):
         requests = [
             {"gold": gold, "text": text, **self._options}
             for group, gold in zip(groups, golds, strict=True)
-            for text in opened_texts(group)
+            for text in complete_tags(group)
         ]
         verdicts = iter(self._running().verdicts(requests, self.timeout))
         return [self._rewards([next(verdicts) for _ in group.completions]) for group in groups]

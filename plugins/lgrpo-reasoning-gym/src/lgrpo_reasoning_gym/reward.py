@@ -12,7 +12,7 @@ import torch
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional import reaches
-from lgrpo_lightning.rewards.opening import opened_texts
+from lgrpo_lightning.rewards.opening import complete_tags
 
 
 class ReasoningGymReward(RewardModel):
@@ -50,7 +50,7 @@ class ReasoningGymReward(RewardModel):
         """The rewards; as metrics the shares of completions without an answer and with full reward."""
         entry = group.prompt.columns["entry"]
         scorer = self._scorer(entry)
-        found = [self._answer(text) for text in opened_texts(group)]
+        found = [self._answer(text) for text in complete_tags(group)]
         paid = [self.missing if answer is None else self._scored(scorer, answer, entry) for answer in found]
         outcome = torch.tensor(paid, dtype=torch.float32)
         metrics = {
