@@ -21,14 +21,14 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Group, LossInput, Progress, Prompt, Rewards, Sampling
 
 Level = Literal["token", "sequence"]
-"""What a policy loss has terms for."""
+"""Whether a policy loss has one term per token or one per completion."""
 
 Reduce = Callable[[Tensor], Tensor]
-"""Sum of a tensor over all ranks; the identity in one process."""
+"""Sums a tensor over all ranks; the identity in one process."""
 
 
 class RandomKey(NamedTuple):
-    """Keys the sampling noise: the same key, prompt uid, member and position give the same draw."""
+    """Key of the sampling noise: the same key, prompt uid, member and position give the same random numbers."""
 
     seed: int
     phase: str
@@ -37,10 +37,10 @@ class RandomKey(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """A low-rank adapter (LoRA) apart from its model.
+    """A low-rank adapter (LoRA) without its model.
 
     Attributes:
-        rank, alpha, rslora: Its update is scaled by alpha / rank, with ``rslora`` by alpha / sqrt(rank).
+        rank, alpha, rslora: The update is scaled by alpha / rank, with ``rslora`` by alpha / sqrt(rank).
         targets: Last parts of the names of the modules it adapts.
         weights: (name in a peft file, full tensor) pairs; collective, in one order on all ranks.
     """
@@ -53,7 +53,7 @@ class Adapter:
 
 
 class WeightSource(Protocol):
-    """What a sampler may know of the policy: its weights, not its training."""
+    """The policy as samplers see it: its weights, but not its training."""
 
     @property
     def tokenizer(self) -> Any:
@@ -65,59 +65,59 @@ class WeightSource(Protocol):
 
     @property
     def pad_token_ids(self) -> tuple[int, ...]:
-        """Token ids that pad, by the tokenizer or the model's configuration."""
+        """Padding token ids of the tokenizer and the model's configuration."""
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The token ids that may be drawn: those with a text."""
+        """The token ids that may be sampled: those that have a text."""
 
     @property
     def context_length(self) -> int:
-        """Most tokens a prompt and its completion may have together."""
+        """Maximal tokens of a prompt plus its completion."""
 
     @property
     def longest_sequence(self) -> int:
-        """Most tokens that a prompt of this run's data and its completion have; no more than ``context_length``."""
+        """Maximal tokens of a prompt of this run's data plus its completion; at most ``context_length``."""
 
     @property
     def temperature(self) -> float:
-        """That of sampling: log-probs of completions are those at it."""
+        """The sampling temperature, which the log-probs of completions use, too."""
 
     @property
     def version(self) -> int:
-        """Number of optimizer steps the weights have had."""
+        """Number of optimizer steps of the current weights."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor) pairs, an adapter added; collective, in one order on all ranks."""
+        """(Hugging Face name, full tensor) pairs with a merged adapter; collective, in one order on all ranks."""
 
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The same of the model without its adapter: they never change where there is one."""
+        """The weights of the model without its adapter. If there is an adapter, they never change."""
 
     def stored(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The weights of one of these under the names of a checkpoint, which other engines read.
+        """These weights under the names of a checkpoint, which other engines read.
 
-        They differ where transformers holds weights otherwise in memory, such as all experts of a layer in one tensor.
+        The names differ where transformers has another form in memory, such as all experts of a layer in one tensor.
         """
 
     def adapter(self) -> Adapter | None:
-        """The adapter by itself; None where all weights are trained."""
+        """The adapter without its model; None if all weights are trained."""
 
     def generation_model(self) -> AbstractContextManager[Any]:
-        """A context that gives the Hugging Face causal LM, ready for no-grad forwards without collectives."""
+        """A context with the Hugging Face causal LM, ready for no-grad forward passes without collectives."""
 
 
 class Sampler(ABC):
-    """Draws a group of completions for each prompt."""
+    """Samples a group of completions for each prompt."""
 
     is_policy: ClassVar[bool] = False
-    """Whether it runs the policy's own weights and code, so that its log-probs need no importance correction."""
+    """Whether it uses the policy's own weights and code, so that its log-probs need no importance correction."""
 
     takes_turns: ClassVar[bool] = False
-    """Whether a completion holds turns of an environment, too."""
+    """Whether completions contain turns of an environment."""
 
     apart: bool = False
-    """Whether ``sample`` may run on another thread while the policy is trained; ``model.rollouts_ahead`` needs it. It
-    draws from weights of its own then, those of the last ``sync``, and uses neither the policy nor other ranks."""
+    """Whether ``sample`` may run on another thread while the policy is trained, as ``model.rollouts_ahead`` needs.
+    It then samples from its own copy of the weights, loaded by ``sync``, and uses neither policy nor other ranks."""
 
     def setup(self, source: WeightSource) -> None:  # noqa: B027
         """Called once before the first rollout, on every rank."""
@@ -126,7 +126,7 @@ class Sampler(ABC):
         """Load the source's weights, which are now at ``version``. Collective; called before each rollout."""
 
     def ready(self, sampling: Sampling) -> None:  # noqa: B027
-        """Called between ``sync`` and a ``sample`` on another thread: here is done what has to see the policy."""
+        """Called between ``sync`` and a ``sample`` on another thread, for work that needs the policy."""
 
     @abstractmethod
     def sample(
@@ -134,19 +134,19 @@ class Sampler(ABC):
     ) -> list[Group]:
         """One group of ``group_size`` completions per prompt, in order.
 
-        Noise is keyed by (random key, prompt uid, member, position), so that neither the batch nor the number
-        of ranks changes a completion.
+        Noise depends only on (random key, prompt uid, member, position), so neither the batch nor the number of
+        ranks changes a completion.
         """
 
     def release(self) -> None:  # noqa: B027
-        """Called when nothing more is sampled before the next ``sync``: memory may be freed for training."""
+        """Called when nothing more is sampled before the next ``sync``; may free memory for training."""
 
     def teardown(self) -> None:  # noqa: B027
         """Called once at the end: release engines and connections."""
 
 
 class StepSegmenter(ABC):
-    """Divides the completions of a group into process steps."""
+    """Splits the completions of a group into process steps."""
 
     @abstractmethod
     def segment(self, group: Group) -> ProcessTree:
@@ -154,43 +154,43 @@ class StepSegmenter(ABC):
 
 
 class RewardModel(ABC):  # noqa: B024 - one of two methods is enough
-    """Scores completions. Lives outside the module tree: it owns its device and is never trained or saved.
+    """Scores completions. It is not part of the module tree: it owns its device and is never trained or saved.
 
-    Override ``score`` for one group, or ``score_batch`` to see all groups of a rollout batch at once
-    (batched, asynchronous and remote scoring).
+    Override ``score`` for one group, or ``score_batch`` to get all groups of a rollout at once (batched,
+    asynchronous and remote scoring).
     """
 
     @property
     def name(self) -> str:
-        """What its part of the reward is logged under."""
+        """The name of its part of the reward in the logs."""
         return type(self).__name__
 
     columns: ClassVar[tuple[str, ...]] = ()
     """Data columns it requires; checked before the first step. May be set per instance."""
 
     def setup(self, source: WeightSource) -> None:  # noqa: B027
-        """Called once before the first rollout, on every rank; ``source`` tells the tokenizer of the policy.
+        """Called once before the first rollout, on every rank; ``source`` provides the policy's tokenizer.
 
         Raises:
-            ValueError: It does not go with this policy.
+            ValueError: It does not work with this policy.
         """
 
     def check_row(self, row: Mapping[str, Any]) -> None:  # noqa: B027
-        """Called with every data row before the first step: refuse one that cannot be judged.
+        """Called with every data row before the first step, to refuse rows that cannot be scored.
 
         Raises:
-            ValueError: With the reason; the row is named by the caller.
+            ValueError: With the reason; the caller names the row.
         """
 
     def start(self, progress: Progress) -> None:  # noqa: B027
-        """Called before each rollout batch, validation, test and prediction is scored, with the place in the run."""
+        """Called before a rollout, validation, test or prediction is scored, with the position in the run."""
 
     def score(self, group: Group, tree: ProcessTree) -> Tensor | Rewards:
-        """A ``[G]`` tensor of rewards, or ``Rewards``. NaN means "does not apply", which is not 0."""
+        """A ``[G]`` tensor of rewards, or ``Rewards``. NaN means "does not apply" and differs from 0."""
         raise NotImplementedError(f"{type(self).__name__} defines neither score nor score_batch.")
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        """The rewards of every group of a rollout batch; by default ``score`` group by group."""
+        """The rewards of every group of a rollout; by default calls ``score`` for each group."""
         return [as_rewards(self.score(g, t), self.name) for g, t in zip(groups, trees, strict=True)]
 
     def teardown(self) -> None:  # noqa: B027
@@ -198,13 +198,13 @@ class RewardModel(ABC):  # noqa: B024 - one of two methods is enough
 
 
 class AdvantageEstimator(ABC):
-    """The algorithm: says of every token what it is worth and how much it counts."""
+    """The algorithm: gives each token an advantage and a weight."""
 
     reads: ClassVar[tuple[str, ...]] = ("outcome",)
-    """Which of a reward's ``outcome``, ``steps`` and ``tokens`` it looks at."""
+    """Which of a reward's ``outcome``, ``steps`` and ``tokens`` it uses."""
 
     takes_penalties: ClassVar[bool] = True
-    """Whether outcomes may be less by a penalty: False where they are compared with a threshold, or not looked at."""
+    """Whether a penalty may be subtracted from outcomes. False if it ignores them or compares them with a threshold."""
 
     power: float = 0.0
     """p of the token weights 1/|λ(i, t)|^p that it gives, as ``tree.weights(p)``; 0: the tokens of a completion count
@@ -222,45 +222,45 @@ class AdvantageEstimator(ABC):
 
 
 class PolicyLoss(ABC):
-    """The loss of every token, from log-probs and credit. It knows no layout, no rank and no other completion."""
+    """The loss of every token, from log-probs and credit. It does not depend on layout, rank or other completions."""
 
     normalizer: Normalizer = "token"
-    """What the sum over tokens is divided by."""
+    """Divisor of the sum over tokens."""
 
     level: Level = "token"
-    """Whether each token has a term of its own, or all tokens of a completion share one, as with sequence ratios.
+    """Either "token" (each token has its own term) or "sequence" (all tokens of a completion share one ratio).
 
-    At "sequence" an update gives ``terms`` the mean over a completion's trained tokens as the advantage of each.
+    At "sequence" an update passes the mean advantage of a completion's trained tokens for each of its tokens.
     """
 
     corrects: ClassVar[bool] = False
-    """Whether ``terms`` applies the importance correction, that of tokens, itself; else terms are multiplied by it."""
+    """Whether ``terms`` itself applies the importance correction of tokens; if False, an update multiplies by it."""
 
     @abstractmethod
     def terms(self, batch: LossInput) -> Tensor:
-        """``[N, T]``, to be minimised; a row depends on that row alone. What stands off the mask is ignored."""
+        """``[N, T]`` to be minimised; a row depends only on that row. Values outside the mask are ignored."""
 
     def ratio(self, batch: LossInput) -> Tensor:
-        """``[N, T]`` the importance ratio that the terms are made of; π/π_old of each token by default."""
+        """``[N, T]`` the importance ratio in the terms; π/π_old of each token by default."""
         return batch.log_ratio.exp()
 
     def advantages(self, batch: LossInput) -> Tensor:
-        """``[N, T]`` what tokens are worth to this loss: at the level "sequence" the mean over the completion's."""
+        """``[N, T]`` advantages for this loss; at the level "sequence" the mean over a completion's trained tokens."""
         return batch.mean_advantages if self.level == "sequence" else batch.advantages
 
     def metrics(self, batch: LossInput) -> Mapping[str, Tensor]:
-        """Name → ``[N, T]`` values whose mean over all trained tokens is logged; NaN does not count."""
+        """Name → ``[N, T]`` values; their mean over all trained tokens, without NaN, is logged."""
         return {}
 
 
 class PromptSource(ABC):
-    """Where prompts come from: a file, a hub data set, a generator of tasks."""
+    """Provides prompts from a file, a hub data set or a generator of tasks."""
 
     @abstractmethod
     def rows(self) -> Iterable[Mapping[str, Any]]:
         """The data rows; each has a ``prompt`` (a string or a list of messages) and any other columns.
 
-        A list, a data set, or a generator or streaming data set that ends: it is read whole before the first step.
+        A list, a data set, or a generator or streaming data set that ends. It is read completely before the first step.
         """
 
 

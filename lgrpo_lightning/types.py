@@ -1,4 +1,4 @@
-"""The values that travel between components: frozen, keyword-only, complete.
+"""The values that components exchange: frozen, keyword-only, complete.
 
 Shapes: ``G`` completions of a group, ``T`` tokens of the longest one, ``N`` completions of a batch.
 """
@@ -87,11 +87,11 @@ class Prompt:
     """One prompt, rendered and tokenised.
 
     Attributes:
-        uid: Names the prompt within its data set; keys the sampling noise.
-        text: What the model reads, after the chat template.
+        uid: Name of the prompt in its data set; part of the key of the sampling noise.
+        text: Input of the model, after the chat template.
         token_ids: ``text`` as token ids.
         messages: The chat it was rendered from, or None for a plain string.
-        columns: Every other column of the data row; what rewards read.
+        columns: All other columns of the data row, for rewards.
     """
 
     uid: str
@@ -105,14 +105,14 @@ class Prompt:
         refuse_text("Prompt.messages", self.messages)
 
     def copy(self) -> Prompt:
-        """The same, with columns and messages of its own."""
+        """A copy with its own columns and messages."""
         messages = None if self.messages is None else tuple(copy_value(dict(m)) for m in self.messages)
         return replace(self, messages=messages, columns=copy_value(dict(self.columns)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """Where a completion was branched off another member of its group: after ``position`` tokens of ``member``."""
+    """Origin of a forked completion: it inherited the first ``position`` tokens of ``member`` of its group."""
 
     member: int
     position: int
@@ -133,21 +133,21 @@ class Completion:
     """One sampled completion.
 
     Attributes:
-        token_ids: The completion, the end-of-sequence token included where it was sampled.
-        logprobs: ``[T]`` fp32, of the distribution really sampled from.
+        token_ids: The completion, including the end-of-sequence token if it was sampled.
+        logprobs: ``[T]`` fp32, of the distribution that was sampled from.
         text: The completion as text, without the tokens that ``Sampling.strip_special_tokens`` strips.
-        text_ends: Length of ``text`` after each token, in characters; ``T`` non-decreasing numbers. Of the whole
-            characters, where a token ends inside one.
+        text_ends: Length of ``text`` after each token, in characters; ``T`` non-decreasing numbers. If a token ends
+            inside a character, only complete characters count.
         finish_reason: "stop" (end of sequence or a stop string) or "length".
-        mask: ``[T]`` bool; False on tokens that are not the model's own (a tool's output). In what a segmenter is
-            given, on all that are not trained.
-        weight_version: Number of weight updates the sampler had seen.
-        entropies: ``[T]`` entropy of the sampled distribution, where the sampler knows it.
-        fork: Where it was branched off another member, or None for a fresh sample.
-        applies: Whether it is worth anything: False for an episode whose environment failed; no reward applies to it.
+        mask: ``[T]`` bool; False on tokens that the policy did not sample (a tool's output). In the group that a
+            segmenter gets, False on all untrained tokens.
+        weight_version: Number of weight updates of the weights that sampled it.
+        entropies: ``[T]`` entropy of the sampled distribution, if the sampler computes it.
+        fork: Origin of a forked completion; None for an independent sample.
+        applies: False for an episode whose environment failed: no reward applies to it.
         turns: The turns of an episode, in order; empty for a completion of one turn.
-        rewards: What the environment paid: one number, or one for each of the assistant's turns; empty without one.
-        metrics: Numbers that the sampler has of it; their means over completions are logged.
+        rewards: Rewards of the environment: one number, or one per turn of the assistant; empty without a reward.
+        metrics: Metrics of the sampler; their means over completions are logged.
     """
 
     token_ids: tuple[int, ...]
@@ -180,11 +180,11 @@ class Completion:
 
     @property
     def truncated(self) -> bool:
-        """Whether it was cut off."""
+        """Whether it was cut off at the maximal length."""
         return self.finish_reason == "length"
 
     def trained(self, *, mask_truncated: bool = False) -> Tensor:
-        """``[T]`` bool: the tokens that are trained: its own, and none of one that failed or, if asked, was cut off."""
+        """``[T]`` bool: the trained tokens: those it sampled; none if it failed or is truncated under that option."""
         return self.mask & (self.applies and not (mask_truncated and self.truncated))
 
     def text_between(self, start: int, end: int) -> str:
@@ -204,11 +204,11 @@ class Group:
         return len(self.completions)
 
     def copy(self) -> Group:
-        """The same, with a prompt of its own."""
+        """A copy with its own prompt."""
         return replace(self, prompt=self.prompt.copy())
 
     def masked(self, *, mask_truncated: bool = False) -> Group:
-        """The same, the mask of each completion being the tokens that are trained."""
+        """A copy in which the mask of each completion marks the trained tokens."""
         own = [replace(r, mask=r.trained(mask_truncated=mask_truncated)) for r in self.completions]
         return replace(self, completions=tuple(own))
 
@@ -221,7 +221,7 @@ class Group:
 
     @property
     def applies(self) -> Tensor:
-        """``[G]`` bool: the completions that are worth anything."""
+        """``[G]`` bool: False on episodes that were dropped."""
         return torch.tensor([r.applies for r in self.completions], dtype=torch.bool)
 
     @property
@@ -232,15 +232,15 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
-    """What a reward model says of one group.
+    """The rewards of one group.
 
     Attributes:
         outcome: ``[G]`` fp32, one reward per completion; NaN = "does not apply".
         steps: One reward per step of the group's process tree, in the order of ``ProcessTree.steps``, or None;
             NaN = "does not apply".
-        tokens: ``[G, T]`` fp32, a reward for every token, or None; NaN = "none here", and so on padding.
+        tokens: ``[G, T]`` fp32, a reward per token, or None; NaN on padding and where a token has no reward.
         parts: The named summands of ``outcome``, each ``[G]`` and unweighted; logged as ``rewards/<name>/…``.
-        part_weights: What each part is multiplied by in ``outcome``, by name; 1 where it is not named.
+        part_weights: Factor of each part in ``outcome``, by name; 1 if it is missing.
         metrics: Scalars to log, by name.
         extras: Columns to store with the completions, ``G`` values each.
     """
@@ -256,7 +256,7 @@ class Rewards:
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """What an algorithm says of every token: its worth and how much it counts. ``[G, T]``, 0 on padding."""
+    """The advantage and weight of every token: ``[G, T]``, 0 on padding."""
 
     advantages: Tensor
     weights: Tensor
@@ -264,14 +264,14 @@ class Credit:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """One rollout: the groups of a batch of prompts on this rank, and what every stage said of them.
+    """One rollout: the groups of a batch of prompts on this rank, with their trees, rewards and credits.
 
     Attributes:
         index: Number of the rollout in the run, from 0.
-        groups, trees, rewards, credits: One entry a group, in order.
-        trained: Whether each group takes part in the update (False: dropped because its rewards are equal).
-        mask_truncated: Whether completions that were cut off leave the loss.
-        replaced: Groups that were sampled before and gave way to others; none of them is trained.
+        groups, trees, rewards, credits: One entry per group, in order.
+        trained: Whether the update uses each group (False: dropped because its rewards are equal).
+        mask_truncated: Whether truncated completions are removed from the loss.
+        replaced: Groups that were sampled first and then replaced; none of them is trained.
     """
 
     index: int
@@ -285,7 +285,7 @@ class Rollout:
 
     @property
     def sampled(self) -> Rollout:
-        """All that was sampled: with the groups that were replaced, behind the others."""
+        """All sampled groups: the replaced ones follow the others."""
         if (more := self.replaced) is None:
             return self
         return replace(
@@ -299,25 +299,25 @@ class Rollout:
         )
 
     def takes_part(self, at: int, member: int) -> bool:
-        """Whether a completion of the group at ``at`` takes part in the update."""
+        """Whether the update uses a completion of the group at ``at``."""
         completion = self.groups[at].completions[member]
         return self.trained[at] and completion.applies and not (self.mask_truncated and completion.truncated)
 
     def to(self, device: Any, **options: Any) -> Rollout:
-        """Itself: everything a rollout holds is on the CPU. Lightning asks when it collects predictions."""
+        """The rollout itself, because all its tensors are on the CPU. Lightning calls this for predictions."""
         return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where the completions are from that are scored.
+    """The position in the run of the completions that are scored.
 
     Attributes:
-        rollout: Rollouts done, or the number of the one that is scored.
-        global_step: Optimizer steps that the weights have had from which they are sampled.
-        epoch: Epochs done.
-        max_steps: Most optimizer steps of the run, as its limits and whole rollouts allow; -1: not limited by them.
-        max_rollouts: Most rollouts; -1: no limit.
+        rollout: Finished rollouts, or the number of the rollout that is scored.
+        global_step: Optimizer steps of the weights that sampled.
+        epoch: Finished epochs.
+        max_steps: Maximal optimizer steps of the run, in complete rollouts; -1: no limit.
+        max_rollouts: Maximal rollouts; -1: no limit.
     """
 
     rollout: int = 0
@@ -329,7 +329,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatch:
-    """Completions of whole groups with their credit: what the policy is updated on.
+    """Completions of complete groups with their credit: the input of an update.
 
     Attributes:
         prompts: Token ids of each row's prompt; rows of a group share the object.
