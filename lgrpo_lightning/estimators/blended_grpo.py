@@ -1,4 +1,4 @@
-"""Outcome and process advantages together."""
+"""Sum of outcome and process advantages."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lgrpo_lightning.types import Credit, Rewards
 
 
 class BlendedGRPO(ProcessGRPO):
-    r"""The completion's advantage and, times a coefficient, that of the steps still to come.
+    r"""Outcome advantage plus a coefficient times the advantage of this and later steps.
 
     .. math:: A_{i,t} = A^\mathrm{outcome}_i + c \, A^\mathrm{process}_{i,t}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
-    with ``GRPO``'s advantage of the outcome and ``ProcessGRPO``'s of the step rewards, each normalised by itself.
+    with ``GRPO``'s advantage of the outcome and ``ProcessGRPO``'s of the step rewards, each normalised separately.
 
     Args:
-        coefficient: c, how much process rewards count beside the outcome.
-        scale: Which standard deviation divides each of the two, as in ``GRPO``.
+        coefficient: c, weight of the process rewards.
+        scale: Standard deviation that divides each of the two, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
         statistics: What mean and deviation of process rewards are taken over, as in ``ProcessGRPO``.

@@ -1,4 +1,4 @@
-"""Token rewards as they are: on-policy distillation."""
+"""Token rewards as advantages: on-policy distillation."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from lgrpo_lightning.types import Credit, Rewards
 
 
 class Distillation(WeightedGRPO):
-    r"""A token is worth its own reward, neither normalised nor summed over later ones; plus the outcome's advantage.
+    r"""The advantage of a token is its own reward, not normalised or summed, plus the outcome's advantage.
 
     .. math:: A_{i,t} = r_{i,t} + c \, \frac{r_i - \mathrm{mean}(r)}{\mathrm{std} + \epsilon},
         \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
     With ``TeacherLogprobs``, whose :math:`r_{i,t}` is log π_teacher - log π of the sampled token, that is on-policy
-    distillation: the policy gradient of the reverse KL at each token alone (GKD, arXiv:2306.13649; discount 0 in
+    distillation: the policy gradient of the reverse KL at each single token (GKD, arXiv:2306.13649; discount 0 in
     Thinking Machines' *On-Policy Distillation*, 2025). It reads ``Rewards.tokens``, NaN counting as 0, and the outcome,
     whose part is 0 where it does not apply.
 
     Args:
-        coefficient: c, how much the outcome counts beside the tokens' rewards.
-        scale: Which standard deviation divides the outcome's advantage, as in ``GRPO``.
+        coefficient: c, weight of the outcome.
+        scale: Standard deviation that divides the outcome's advantage, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 

@@ -1,4 +1,4 @@
-"""GRPO-λ of eligibility traces: credit fades towards the beginning of a completion."""
+"""GRPO-λ with eligibility traces: advantages decay towards the beginning of a completion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 
 
 class EligibilityTraceGRPO(WeightedGRPO):
-    r"""GRPO-λ, in its token form (arXiv:2510.00194). No relative of this library's λ-GRPO but in name.
+    r"""GRPO-λ in its token form (arXiv:2510.00194). It shares only the name with this library's λ-GRPO.
 
     .. math:: A_{i,t} = \hat r_i \, (\gamma \lambda)^{T_i - 1 - t}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
@@ -25,8 +25,8 @@ class EligibilityTraceGRPO(WeightedGRPO):
     Args:
         trace_decay: λ of the trace, from 0 to 1; 1 (with gamma 1) is GRPO.
         gamma: Discount γ, from 0 to 1.
-        min_advantage: Advantages r̂ below it are raised to it, such as -0.1; null: none are.
-        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        min_advantage: Lower bound of the advantages r̂, such as -0.1; null: none.
+        scale: Standard deviation that divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 
@@ -60,14 +60,14 @@ class EligibilityTraceGRPO(WeightedGRPO):
         self.trace_decay, self.gamma, self.min_advantage = trace_decay, gamma, min_advantage
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
-        """``[G, T]`` GRPO's, fading towards the beginning."""
+        """``[G, T]`` GRPO's advantages, which decay towards the beginning."""
         return self._clamp(self.outcome_advantages(outcome, deviation))[:, None] * self._trace(tree)
 
     def _clamp(self, advantages: Tensor) -> Tensor:
-        """``[G]``, none below ``min_advantage``."""
+        """``[G]`` advantages of at least ``min_advantage``."""
         return advantages if self.min_advantage is None else advantages.clamp(min=self.min_advantage)
 
     def _trace(self, tree: ProcessTree) -> Tensor:
-        """``[G, T]`` (γλ)^(trained tokens still to come)."""
+        """``[G, T]`` (γλ)^(number of later trained tokens)."""
         to_come = tree.trained.sum(1, keepdim=True) - tree.trained.cumsum(1)
         return torch.tensor(self.gamma * self.trace_decay).pow(to_come)

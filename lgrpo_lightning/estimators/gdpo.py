@@ -1,4 +1,4 @@
-"""GDPO: every reward normalised by itself before they are added up."""
+"""GDPO: each reward is normalised separately before the sum."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class GDPO(WeightedGRPO):
     .. math:: s_i = \sum_k c_k \, \frac{r^k_i - \mathrm{mean}(r^k)}{\mathrm{std}(r^k) + \epsilon}, \quad
         A_{i,t} = \frac{s_i}{\mathrm{std}_B(s) + \epsilon}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
-    r^k are the parts of the reward, c_k their weights (``reward_weights``), B the rollout batch on all ranks. The mean
+    r^k are the parts of the reward, c_k their weights (``reward_weights``), B the rollout on all ranks. The mean
     of s over B, which the paper takes off, is 0 as that of every group is. Summed first, as GRPO does, different
-    combinations of rewards may look the same, and a reward of small spread is drowned.
+    combinations of rewards may have the same sum, and a reward of large spread dominates.
 
     It is TRL's ``multi_objective_aggregation="normalize_then_sum"``. A part that does not apply adds nothing; parts
     that are equal in the group give exactly 0. With ``updates.drop_equal_groups`` a group whose parts differ and whose

@@ -1,4 +1,4 @@
-"""GRPO: every token of a completion is worth the completion's advantage and counts once."""
+"""GRPO: every token has the advantage of its completion and weight 1."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class GRPO(AdvantageEstimator):
 
     .. math:: A_{i,t} = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std} + \epsilon}, \quad w_{i,t} = 1
 
-    Groups of equal rewards give exactly 0; NaN rewards leave mean and deviation and get 0.
+    Groups of equal rewards give exactly 0. NaN rewards are not in mean and deviation and get 0.
 
     Args:
-        scale: Which standard deviation (with Bessel's correction) divides the advantages: "group" that of the
-            group, "batch" that of all rewards of the rollout batch on all ranks, "none" nothing (Dr.GRPO).
+        scale: Standard deviation (with Bessel's correction) that divides the advantages: of the "group", of the
+            "batch" (all rewards of the rollout on all ranks), or "none" (Dr.GRPO).
         eps: Added to the standard deviation; above 0.
 
     Raises:
@@ -79,7 +79,7 @@ class GRPO(AdvantageEstimator):
         return advantages if deviation is None else advantages / (deviation + self.eps)
 
     def credit(self, advantages: Tensor, tree: ProcessTree) -> Credit:
-        """Credit from advantages that broadcast to ``[G, T]``: 0 where nothing is trained, weighted by ``power``."""
+        """Credit from advantages that broadcast to ``[G, T]``: 0 on untrained tokens, weighted by ``power``."""
         return Credit(
             advantages=torch.where(tree.trained, advantages, 0.0).float(), weights=self.weights(tree)
         )
@@ -90,10 +90,10 @@ class GRPO(AdvantageEstimator):
 
 
 class WeightedGRPO(GRPO):
-    """Base of estimators that take λ weights by ``lambda_power``.
+    """Base class of estimators with λ weights (``lambda_power``).
 
     Args:
-        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        scale: Standard deviation that divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
     """

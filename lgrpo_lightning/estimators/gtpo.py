@@ -13,13 +13,13 @@ from lgrpo_lightning.process_tree import ProcessTree
 
 
 class GTPO(WeightedGRPO):
-    r"""GRPO whose conflict tokens are never pushed down, and pulled up harder (arXiv:2508.03772).
+    r"""GRPO without negative updates of conflict tokens and with larger positive ones (arXiv:2508.03772).
 
     .. math:: A_{i,t} = \delta_{i,t} \, a_i, \quad \delta_{i,t} = \begin{cases} c & a_i > 0 \\ 0 & a_i < 0 \end{cases}
         \text{ in conflict}, \quad 1 \text{ elsewhere}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
-    with GRPO's advantage a_i. A token is in conflict where completions with a positive and with a negative advantage
-    share it. δ and c = 2 are those of the authors' code.
+    with GRPO's advantage a_i. A token is in conflict if completions with a positive and with a negative advantage
+    share it. δ and c = 2 are from the authors' code.
 
     What is this library's reading: shared is what has one process set, the whole prefix being the same; the authors
     compare position and token, in an unbroken run from the first token, and so in a run that ends at the last
@@ -27,10 +27,10 @@ class GTPO(WeightedGRPO):
     advantage and the division of a completion's loss by its number of conflict tokens are not part of it.
 
     Args:
-        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        scale: Standard deviation that divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
-        conflict_factor: c, the factor of positive advantages in conflict; at least 0, 1 leaves them.
+        conflict_factor: c, the factor of positive advantages in conflict; at least 0; 1 leaves them unchanged.
 
     Raises:
         ValueError: An argument is out of range.

@@ -1,4 +1,4 @@
-"""GRPO written with step rewards: what the theorem says it is."""
+"""GRPO written with step rewards, by the theorem of the paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 
 
 class ImplicitPRM(WeightedGRPO):
-    r"""Every token is worth its process step: the mean advantage of the completions that share it.
+    r"""The advantage of a token is the mean advantage of the completions that share its step.
 
     .. math:: A_{i,t} = \frac{1}{|\lambda(i,t)|} \sum_{j \in \lambda(i,t)}
         \frac{r_j - \mathrm{mean}(r)}{\mathrm{std} + \epsilon}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
@@ -20,7 +20,7 @@ class ImplicitPRM(WeightedGRPO):
     clipping they differ, as members of a set then have one sign of advantage.
 
     Args:
-        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        scale: Standard deviation that divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 

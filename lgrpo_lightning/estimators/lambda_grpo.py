@@ -11,14 +11,14 @@ class LambdaGRPO(GRPO):
     .. math:: A_{i,t} = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std} + \epsilon}, \quad
         w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
-    GRPO lets a process step count as often as completions share it; the weight takes that back. Over exact
+    GRPO counts a process step once for each completion that shares it; the weight removes this factor. Over exact
     tokens the weights of a group add up to its number of distinct prefixes, the nodes of its trie (with p = 1).
 
     Args:
-        scale: Which standard deviation (with Bessel's correction) divides the advantages: "group" that of the
-            group, "batch" that of all rewards of the rollout batch on all ranks, "none" nothing (Dr.GRPO).
+        scale: Standard deviation (with Bessel's correction) that divides the advantages: of the "group", of the
+            "batch" (all rewards of the rollout on all ranks), or "none" (Dr.GRPO).
         eps: Added to the standard deviation; above 0.
-        power: p, how much of the count is taken back: 1 is the paper's, 0 is GRPO, at least 0.
+        power: p, at least 0: 1 is the paper's λ-GRPO, 0 is GRPO.
 
     >>> from lgrpo_lightning.process_tree import ProcessTree
     >>> tree = ProcessTree.from_sequences([[1, 2], [1], [3]])

@@ -18,7 +18,7 @@ from lgrpo_lightning.types import Credit, Rewards
 
 
 class LearnableTokenPreference(WeightedGRPO):
-    r"""GRPO whose completions are weighted by their length, to a learned degree (arXiv:2510.06870).
+    r"""GRPO with weights that depend on a completion's length, to a learned degree (arXiv:2510.06870).
 
     .. math:: z_i = \frac{T_i - \mu}{\sigma + \epsilon}, \quad h_i = 1 + r z_i, \quad
         f_i = G \, \mathrm{softmax}(h^\Lambda)_i, \quad w_{i,t} = \frac{f_i}{|\lambda(i,t)|^p}
@@ -26,7 +26,7 @@ class LearnableTokenPreference(WeightedGRPO):
     with GRPO's advantages; the paper calls it λ-GRPO and Λ λ. Λ starts at 0, where all f are 1; above 0 long
     completions count more, below 0 short ones. Take the token normaliser, which is the paper's.
 
-    What is this library's reading: after each rollout batch Λ takes one step of gradient descent on the value that the
+    This library's interpretation: after each rollout Λ takes one step of gradient descent on the value that the
     loss has at the first update (ratio 1, no KL, the batch's N tokens on all ranks),
 
     .. math:: L(\Lambda) = -\frac{1}{N} \sum_i f_i(\Lambda) \sum_t \frac{a_i}{|\lambda(i,t)|^p}, \quad
@@ -37,8 +37,8 @@ class LearnableTokenPreference(WeightedGRPO):
 
     Args:
         length_ratio: r, how far length moves h; above 0.
-        preference_lr: η, the learning rate of Λ; at least 0, which leaves it where it is.
-        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        preference_lr: η, the learning rate of Λ; at least 0; 0 keeps it constant.
+        scale: Standard deviation that divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation, of rewards and of lengths; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 
@@ -78,7 +78,7 @@ class LearnableTokenPreference(WeightedGRPO):
         self.preference = 0.0
 
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
-        """The credit of one group; Λ stays."""
+        """The credit of one group; Λ does not change."""
         deviation = self.deviation([rewards.outcome], lambda x: x)
         return self._weight(
             super().credit(self.outcome_advantages(rewards.outcome, deviation)[:, None], tree), tree
@@ -102,7 +102,7 @@ class LearnableTokenPreference(WeightedGRPO):
         return {"preference": self.preference}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put Λ back."""
+        """Restore Λ."""
         self.preference = float(state["preference"])
 
     def _factors(self, tree: ProcessTree) -> tuple[Tensor, Tensor]:
@@ -122,6 +122,6 @@ class LearnableTokenPreference(WeightedGRPO):
         return torch.stack([(self._factors(tree)[1] * value).sum(), tree.trained.sum().double()])
 
     def _weight(self, plain: Credit, tree: ProcessTree) -> Credit:
-        """The credit with every completion's weights times f."""
+        """The credit, with the weights of each completion multiplied by f."""
         factors = self._factors(tree)[0].float()[:, None]
         return Credit(advantages=plain.advantages, weights=plain.weights * factors)

@@ -1,4 +1,4 @@
-"""Pass@k training: the advantage of a completion in the groups of k that it could be drawn into."""
+"""Pass@k training: the mean advantage of a completion over all subsets of k that contain it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PassAtK(WeightedGRPO):
 
     Args:
         k: Size of the subsets; at least 1, and below the group's size, or there is nothing to compare (warned of).
-        success_threshold: A completion is right where its outcome reward is at least this.
+        success_threshold: A completion is right if its outcome reward is at least this.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 
     Raises:

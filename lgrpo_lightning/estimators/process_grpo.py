@@ -1,4 +1,4 @@
-"""GRPO with process supervision: a token is worth the step rewards still to come."""
+"""GRPO with process supervision: the advantage of a token is the sum of this and later step rewards."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class ReinforcePlusPlus(WeightedGRPO):
         A_{i,t} = \frac{x_i - \mathrm{mean}_B(x)}{\mathrm{std}_B(x) + \epsilon},
         \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
 
-    B is the rollout batch on all ranks. The paper's statistics are over A(i,t), one number a token, and so is the code
+    B is the rollout on all ranks. The paper's statistics are over A(i,t), one number a token, and so is the code
     of verl; others take one a completion. ε is this library's: the paper has none. The paper puts the KL penalty
     into the reward; here it belongs to the loss.
 

@@ -22,7 +22,7 @@ class TEMPO(WeightedGRPO):
 
     Args:
         coefficient: c, how much the change in value counts.
-        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        scale: Standard deviation that divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 

@@ -13,7 +13,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 
 
 class TreeAdv(ImplicitPRM):
-    r"""A token is worth what the completions that share it are worth together (arXiv:2601.03703, its advantage half).
+    r"""The advantage of a token aggregates those of the completions that share it (arXiv:2601.03703).
 
     .. math:: A_{i,t} = \frac{1}{|\lambda(i,t)|^q} \sum_{j \in \lambda(i,t)}
         \frac{r_j - \mathrm{mean}(r)}{\mathrm{std} + \epsilon}, \quad w_{i,t} = \frac{1}{|\lambda(i,t)|^p}
@@ -26,7 +26,7 @@ class TreeAdv(ImplicitPRM):
     (``ForkingSampler`` with ``cut: entropy``).
 
     Args:
-        scale: Which standard deviation divides the advantages, as in ``GRPO``.
+        scale: Standard deviation that divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; 1 has a shared token count once, as one node of a tree.
         leaf_power: q, how far the sum over leaves is divided by their number; at least 0.

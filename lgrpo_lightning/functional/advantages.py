@@ -18,7 +18,7 @@ def group_advantages(
     .. math:: a_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std}(r) + \epsilon}
 
     with Bessel's correction in the standard deviation, in float64. A group whose rewards are all equal, or that has
-    fewer than two, gives exactly 0. NaN rewards leave mean and deviation and get 0.
+    fewer than two, gives exactly 0. NaN rewards are not in mean and deviation and get 0.
 
     Args:
         rewards: ``[B, G]``, one row a group; NaN = "does not apply".

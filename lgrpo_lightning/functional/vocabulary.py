@@ -1,4 +1,4 @@
-"""The tokens that may be drawn: those with a text, none suppressed. Embeddings are often padded beyond them."""
+"""The tokens that may be sampled: those with a text that are not suppressed. Embeddings are often padded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lgrpo_lightning.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Which of the model's ids may be drawn; the others have probability 0, in sampling and log-probs alike.
+    """The model's ids that may be sampled; all others have probability 0 in sampling and log-probs.
 
     Attributes:
         total: Ids of the model.
-        size: One past the last id that may be drawn.
+        size: One past the last id that may be sampled.
         holes: Ids below ``size`` that may not.
-        suppressed: Those of the ids that may not be drawn that have a text: the configuration says so.
+        suppressed: Ids with a text that the configuration suppresses.
     """
 
     total: int
@@ -30,16 +30,16 @@ class Vocabulary:
 
     @property
     def complete(self) -> bool:
-        """Whether every id may be drawn."""
+        """Whether every id may be sampled."""
         return self.size == self.total and not self.holes
 
     @property
     def excluded(self) -> list[int]:
-        """The ids that may not be drawn."""
+        """The ids that may not be sampled."""
         return [*self.holes, *range(self.size, self.total)]
 
     def masked(self, logits: Tensor) -> Tensor:
-        """``[..., V]`` logits without those of the ids at the end that may not be drawn, and -inf in the holes.
+        """``[..., V]`` logits without those of the ids at the end that may not be sampled, and -inf in the holes.
 
         >>> Vocabulary(total=4, size=3, holes=(1,)).masked(torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist()
         [1.0, -inf, 3.0]
@@ -51,7 +51,7 @@ class Vocabulary:
         return logits
 
     def replaced(self, targets: Tensor) -> Tensor:
-        """``targets`` with an id that may be drawn in the place of those that may not.
+        """``targets`` in which ids that may not be sampled are replaced by one that may.
 
         What an environment says may have such ids. It is not trained, so that their log-probs do not matter, and a
         log-prob of -inf would only be in the way.
@@ -66,7 +66,7 @@ class Vocabulary:
         return torch.where(torch.isin(targets, excluded), drawn, targets)
 
     def check(self, completions: Sequence[Sequence[int]]) -> None:
-        """Refuse completions with ids that may not be drawn: their log-prob would be -inf.
+        """Refuse completions with ids that may not be sampled: their log-prob would be -inf.
 
         Raises:
             ValueError: With the completion and the id.
@@ -105,8 +105,8 @@ def vocabulary(
     """The vocabulary of a model with ``total`` ids.
 
     Args:
-        ends: Ids that may be drawn without a text: those that end a completion.
-        suppressed: Ids that may not be drawn.
+        ends: Ids that may be sampled without a text: those that end a completion.
+        suppressed: Ids that may not be sampled.
 
     Raises:
         ValueError: Fewer than two ids are left.

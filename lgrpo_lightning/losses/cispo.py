@@ -22,7 +22,7 @@ class CISPO(PolicyLoss):
 
     Args:
         ratio_max: ρ_max, the largest weight; above 0.
-        normalizer: What the sum over tokens is divided by; null: "token", the paper's.
+        normalizer: Divisor of the sum over tokens; null: "token", the paper's.
 
     Raises:
         ValueError: An option is out of range.

@@ -25,7 +25,7 @@ class GMPO(PolicyLoss):
 
     Args:
         log_clip: ε, how far the logarithm of a token's ratio may go before its gradient is cut; the paper's is 0.4.
-        normalizer: What the sum over tokens is divided by; null: "sequence", the paper's.
+        normalizer: Divisor of the sum over tokens; null: "sequence", the paper's.
 
     Raises:
         ValueError: An option is out of range.

@@ -31,7 +31,7 @@ class GSPO(PolicyLoss):
         clip_range_low, clip_range_high: How far s may be from 1 before a completion's gradient is cut: the paper's are
             a hundredth of those of token ratios.
         token: The token form. λ weights need it: a completion with one ratio has no tokens to weigh.
-        normalizer: What the sum over tokens is divided by; null: "sequence", the paper's.
+        normalizer: Divisor of the sum over tokens; null: "sequence", the paper's.
 
     Raises:
         ValueError: An option is out of range.

@@ -17,7 +17,7 @@ class LUSPO(GSPO):
         clip_range_low, clip_range_high: How far s may be from 1 before a completion's gradient is cut; the defaults
             are the paper's (section 5.1).
         token: The token form, as in ``GSPO``.
-        normalizer: What the sum over tokens is divided by; null: "completion", the paper's.
+        normalizer: Divisor of the sum over tokens; null: "completion", the paper's.
 
     Raises:
         ValueError: An option is out of range.

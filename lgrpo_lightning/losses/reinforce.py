@@ -20,7 +20,7 @@ class Reinforce(PolicyLoss):
     account of how far the policy has moved.
 
     Args:
-        normalizer: What the sum over tokens is divided by; null: "token".
+        normalizer: Divisor of the sum over tokens; null: "token".
 
     >>> from lgrpo_lightning.testing import toy_loss_input
     >>> Reinforce().terms(toy_loss_input(advantages=[[2.0]], logprobs=[[-0.5]])).tolist()

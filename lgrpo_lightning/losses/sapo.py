@@ -19,7 +19,7 @@ class SAPO(PolicyLoss):
 
     Args:
         temperature_pos, temperature_neg: τ: the larger, the sooner gradients fade; above 0.
-        normalizer: What the sum over tokens is divided by; null: "sequence", the paper's.
+        normalizer: Divisor of the sum over tokens; null: "sequence", the paper's.
 
     Raises:
         ValueError: An option is out of range.

@@ -30,7 +30,7 @@ class VESPO(PolicyLoss):
     Args:
         k_pos, rate_pos: k and λ where the advantage is at least 0.
         k_neg, rate_neg: Where it is below 0. All four defaults are those of the authors.
-        normalizer: What the sum over tokens is divided by; null: "token", that of the authors' code.
+        normalizer: Divisor of the sum over tokens; null: "token", that of the authors' code.
 
     Raises:
         ValueError: An option is out of range.

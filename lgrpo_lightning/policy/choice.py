@@ -1,4 +1,4 @@
-"""Which layout a rollout batch gets: padded rows or trees."""
+"""Which layout a rollout gets: padded rows or trees."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def choice(
     *,
     unsupported: str | None,
 ) -> Choice:
-    """The layout of a rollout batch.
+    """The layout of a rollout.
 
     Args:
         wanted: "padded", "tree" or "auto": trees where an estimate of linear layers and attention promises a gain.

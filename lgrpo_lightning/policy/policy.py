@@ -100,7 +100,7 @@ class Policy(nn.Module):
         self.vocabulary = vocabulary(tokenizer, self.vocabulary.total, ends, suppressed)
 
     def choose_layout(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Choice:
-        """Settle the layout of the passes to come, for one rollout batch."""
+        """Settle the layout of the passes to come, for one rollout."""
         self.choice = choice(
             self.model,
             self.config.layout,
@@ -140,7 +140,7 @@ class Policy(nn.Module):
             with_router_loss: Whether a mixture of experts tells its load-balancing loss, too.
 
         Returns:
-            ``TokenScores`` of shape ``[N, T]``. Those of ids that may not be drawn mean nothing.
+            ``TokenScores`` of shape ``[N, T]``. Those of ids that may not be sampled mean nothing.
         """
         with nullcontext() if torch.is_grad_enabled() else self.evaluation():
             return self._scores(

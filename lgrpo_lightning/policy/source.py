@@ -65,7 +65,7 @@ class PolicySource:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The ids that may be drawn."""
+        """The ids that may be sampled."""
         return self.policy.vocabulary
 
     @property

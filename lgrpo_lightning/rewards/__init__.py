@@ -1,4 +1,4 @@
-"""Reward models: what a completion is worth."""
+"""Reward models: they score completions."""
 
 from lgrpo_lightning.rewards.binary_tree import BinaryTreeReward
 from lgrpo_lightning.rewards.checks import RewardError

@@ -1,4 +1,4 @@
-"""What every reward model's answer is held to, and the error where it falls short."""
+"""Checks of what a reward model returns."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from lgrpo_lightning.types import Group, Progress, Rewards
 
 
 class RewardFunction(RewardModel):
-    """Calls a reward function as TRL does, once per rollout batch with all groups one after the other.
+    """Calls a reward function as TRL does, once per rollout with all groups one after the other.
 
     The function gets keyword arguments, each list with one entry per completion: ``prompts`` and
     ``completions`` (strings; for chat prompts lists of messages, ``completions[i][0]["content"]``),
@@ -39,7 +39,7 @@ class RewardFunction(RewardModel):
             directory), or the function itself.
         name: What its rewards are logged under; the function's name by default.
         kwargs: Further keyword arguments for the function, the same at every call.
-        timeout: Seconds that an ``async`` function, or one on a ``thread``, may take for one rollout batch.
+        timeout: Seconds that an ``async`` function, or one on a ``thread``, may take for one rollout.
         thread: Run a function that is not ``async`` on a thread, so that ``timeout`` holds for it; else nothing can
             interrupt it. One that took too long is abandoned and goes on beside the run. Not for functions that set
             signal handlers, as math-verify does.

@@ -12,12 +12,12 @@ from lgrpo_lightning.types import Group, Rewards
 
 
 class StepRewardFunction(RewardFunction):
-    """Calls a function with every process step of a rollout batch, a step that several completions share once.
+    """Calls a function with every process step of a rollout, a step that several completions share once.
 
     The function gets keyword arguments, each list with one entry per step: ``steps`` (the text of the step),
     ``prefixes`` (the completion's text before it), ``prompts`` (strings, or for chats lists of messages), one list for
     each data column, and ``trainer_state`` and ``log_metric(name, value)``. It returns a list of numbers; None means
-    "does not apply". It may be ``async``. It is called once a rollout batch. What a step is, the segmenter says:
+    "does not apply". It may be ``async``. It is called once per rollout. What a step is, the segmenter says:
     ``DelimiterSegmenter`` makes it a line.
 
     The rewards are ``Rewards.steps``, for ``ProcessGRPO`` and ``BlendedGRPO``; the outcome does not apply.
@@ -27,7 +27,7 @@ class StepRewardFunction(RewardFunction):
             the function itself.
         name: What its rewards are logged under; the function's name by default.
         kwargs: Further keyword arguments for the function, the same at every call.
-        timeout: Seconds that an ``async`` function, or one on a ``thread``, may take for one rollout batch.
+        timeout: Seconds that an ``async`` function, or one on a ``thread``, may take for one rollout.
         thread: Run a function that is not ``async`` on a thread, so that ``timeout`` holds for it.
         on_error: What a call leads to that fails: "stop" ends the run, "none" makes its steps "does not apply".
         max_errors_in_a_row: With "none", so many calls that fail one after the other end the run.

@@ -36,7 +36,7 @@ class TeacherLogprobs(RewardModel):
             other is possible in a run.
         dtype: Of its weights: "float32", "bfloat16" or "float16".
         device: Where it runs, such as "cuda:1"; "auto": the process's GPU where there is one.
-        batch_tokens: Most tokens of one forward pass, padding included.
+        batch_tokens: Maximal tokens of one forward pass, including padding.
         model_kwargs: As ``policy.model_kwargs``.
 
     Raises:

@@ -104,7 +104,7 @@ class RewardSum(RewardModel):
 
 
 def _mask_dropped(rewards: Rewards, group: Group, tree: ProcessTree) -> Rewards:
-    """The rewards without any for completions that are worth nothing, and for steps that only those have."""
+    """The rewards, with NaN for dropped completions and for steps that only those have."""
     applies = group.applies
     if bool(applies.all()):
         return rewards

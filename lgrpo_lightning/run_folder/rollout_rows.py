@@ -1,4 +1,4 @@
-"""A rollout batch as a table: one row per completion, the same columns in every file."""
+"""A rollout as a table: one row per completion, the same columns in every file."""
 
 from __future__ import annotations
 

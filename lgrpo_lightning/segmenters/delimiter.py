@@ -19,7 +19,7 @@ Normalize = Literal["none", "strip", "collapse"]
 
 
 class DelimiterSegmenter(StepSegmenter):
-    """Cuts completions into steps at text boundaries; equal texts are one process step.
+    """Splits completions into steps at text boundaries; equal texts are one process step.
 
     Two steps are the same where their normalised texts are, and those of all steps before them. Process sets
     differ from those over exact tokens: they forgive white space, another tokenisation and the
@@ -35,7 +35,7 @@ class DelimiterSegmenter(StepSegmenter):
             such as ``(?<=[.!?])\\s`` for sentences or ``(?=Step \\d)`` to cut before each "Step 1".
         normalize: What of white space does not matter when steps are compared: "none" compares exactly,
             "strip" ignores it around a step, "collapse" also its amount inside.
-        ignore_case: Whether upper and lower case are the same.
+        ignore_case: Whether to ignore upper and lower case.
 
     Raises:
         ValueError: ``delimiter`` is no regular expression, or one that matches nothing at every position.

@@ -1,4 +1,4 @@
-"""Steps begin where the policy was undecided."""
+"""Steps begin at tokens with a high entropy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lgrpo_lightning.types import Group
 
 
 class EntropySegmenter(StepSegmenter):
-    """Cuts completions before tokens that were drawn with a high entropy; steps of equal tokens are one process step.
+    """Splits completions before tokens with a high entropy; steps of equal tokens are one process step.
 
     λ(i,t) are the completions whose tokens agree to the end of token t's step, up to the next undecided token: where
     completions part at a decided token, they share less than over exact tokens. What counts as high is told for each
@@ -23,7 +23,7 @@ class EntropySegmenter(StepSegmenter):
     ``entropy_top: 20``.
 
     Args:
-        quantile: Share of a group's distinct trained tokens that begin no step; from 0 to 1.
+        quantile: Share of a group's distinct trained tokens that do not begin a step; from 0 to 1.
 
     Raises:
         ValueError: ``quantile`` is out of range, or completions have no entropies.
@@ -35,7 +35,7 @@ class EntropySegmenter(StepSegmenter):
         self.quantile = quantile
 
     def segment(self, group: Group) -> ProcessTree:
-        """The tree of steps between undecided tokens."""
+        """The tree of steps between high-entropy tokens."""
         starts = find_high_entropy(group, self.quantile)
         keys, steps = [], []
         for row, ids in zip(starts, group.sequences, strict=True):
@@ -49,7 +49,7 @@ class EntropySegmenter(StepSegmenter):
 def find_high_entropy(group: Group, quantile: float) -> list[list[bool]]:
     """For every token whether its entropy is above the quantile of the group's distinct trained tokens.
 
-    A prefix that several train has one entropy, the mean of theirs, so that rounding does not part them.
+    A shared trained prefix has one entropy, the mean of its members, so that rounding does not separate them.
 
     Raises:
         ValueError: A completion has no entropies.

@@ -9,14 +9,14 @@ SENTENCE = r"(?:[.!?…]+[\"'”’)\]]*\s+|[。！？]+|\n+)"
 
 
 class SentenceSegmenter(DelimiterSegmenter):
-    """Cuts completions into sentences; equal sentences after equal beginnings are one process step.
+    """Splits completions into sentences; equal sentences after equal beginnings are one process step.
 
     λ(i,t) are the completions that wrote the same sentences up to and including token t's, whatever their white space
     and tokenisation. A mark ends a sentence where white space follows it, so that abbreviations do too ("e.g. this").
 
     Args:
-        normalize: What of white space does not matter, as in ``DelimiterSegmenter``.
-        ignore_case: Whether upper and lower case are the same.
+        normalize: Treatment of white space, as in ``DelimiterSegmenter``.
+        ignore_case: Whether to ignore upper and lower case.
 
     >>> from lgrpo_lightning.testing import toy_group
     >>> tree = SentenceSegmenter().segment(toy_group(["So. It is 3.5!", "So.  It is 4."]))

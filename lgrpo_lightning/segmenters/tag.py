@@ -1,4 +1,4 @@
-"""Steps are what stands between tags."""
+"""Steps are the texts between tags."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from lgrpo_lightning.segmenters.delimiter import DelimiterSegmenter, Normalize
 
 
 class TagSegmenter(DelimiterSegmenter):
-    """Cuts completions before each opening and after each closing tag, such as ``<think>…</think><step>…</step>``.
+    """Splits completions before each opening and after each closing tag, such as ``<think>…</think><step>…</step>``.
 
     λ(i,t) are the completions whose tagged parts are equal up to and including the one in which token t lies. What
     stands outside of tags is a step of its own.
 
     Args:
         tags: Names of the tags, without brackets.
-        normalize: What of white space does not matter, as in ``DelimiterSegmenter``.
-        ignore_case: Whether upper and lower case are the same, in the text; tags are found in either.
+        normalize: Treatment of white space, as in ``DelimiterSegmenter``.
+        ignore_case: Whether to ignore upper and lower case in the text. In tags it is always ignored.
 
     Raises:
         ValueError: There is no tag, or one with characters that no name has.

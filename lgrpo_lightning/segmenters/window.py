@@ -1,4 +1,4 @@
-"""Steps are windows of so many tokens."""
+"""Steps are windows with a fixed number of tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lgrpo_lightning.types import Group
 
 
 class WindowSegmenter(StepSegmenter):
-    """Cuts completions into windows of ``size`` tokens; equal windows after equal beginnings are one process step.
+    """Splits completions into windows of ``size`` tokens; equal windows after equal beginnings are one process step.
 
     λ(i,t) are the completions whose tokens agree to the end of token t's window: fewer than over exact tokens, where
     they share a window's beginning only. For process rewards it gives steps of one length.
