@@ -4,8 +4,8 @@ Definitions (arXiv:2509.21154, section 3): the process set of token (i, t) is
 λ(i, t) = { j : y_j[:t+1] = y_i[:t+1] }, the completions that share the prefix up to and including t.
 Process sets are ordered by inclusion; a process step is a maximal run of tokens with one process set.
 
-Where some tokens are not trained, λ(i, t) are those of its members that train the token at that place of the step;
-where nobody trains it, all of them. Steps are what was sampled, whoever trains it.
+If some tokens are not trained, λ(i, t) contains only the members that train the token at that position of the step,
+or all members if none trains it. The mask does not change steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lgrpo_lightning.errors import refuse_text
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A process step: its parent's index (-1: none), the members that share it, and each one's token span."""
+    """A process step: its parent's index (-1: none), the members that share it, and the token span of each."""
 
     parent: int
     members: tuple[int, ...]
@@ -119,7 +119,7 @@ class ProcessTree:
 
     @classmethod
     def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> ProcessTree:
-        """B(G) over exact tokens. A completion that is a prefix of another shares as far as it goes."""
+        """B(G) over exact tokens. A completion that is a prefix of another one shares all its tokens."""
         trie = Trie.from_sequences(sequences)
         members = trie.members()
         return cls(
@@ -131,7 +131,7 @@ class ProcessTree:
 
     @classmethod
     def from_steps(cls, keys: Sequence[Sequence[Hashable]], steps: Sequence[Sequence[int]]) -> ProcessTree:
-        """A tree whose steps are equal where their keys, and those of all steps before, are.
+        """A tree in which steps are equal if their keys and the keys of all earlier steps are equal.
 
         Args:
             keys: For each completion the keys of its steps, in order.
@@ -161,7 +161,7 @@ class ProcessTree:
         return cls(sizes=sizes, units=units, num_nodes=len(trie), leaf_sizes=_twins(coded))
 
     def masked(self, mask: Tensor) -> ProcessTree:
-        """The same tree where only the tokens of ``mask``, ``[G, T]`` bool, are trained. A run does this to every tree.
+        """This tree with only the tokens of ``mask`` (``[G, T]`` bool) trained. A run calls this for every tree.
 
         Raises:
             ValueError: ``mask`` has another shape.
@@ -185,9 +185,9 @@ class ProcessTree:
         return torch.where(counts > 0, counts, self.sizes)
 
     def weights(self, power: float = 1.0) -> Tensor:
-        """|λ(i, t)|^-power: ``[G, T]`` fp32, 0 where nothing is trained, and so on padding.
+        """|λ(i, t)|^-power: ``[G, T]`` fp32, 0 on padding and where no member trains the token.
 
-        With 0 every token weighs 1, with 1 every process set.
+        With power 0 every token has weight 1; with power 1 the weights of each shared token add up to 1.
 
         >>> ProcessTree.from_sequences([[1, 2], [1], [3]]).weights().tolist()
         [[0.5, 1.0], [0.5, 0.0], [1.0, 0.0]]
@@ -197,10 +197,10 @@ class ProcessTree:
     def set_means(self, values: Tensor, *, trained: bool = True) -> Tensor:
         """The mean of ``values`` ``[G]`` over the process set of every token: ``[G, T]``, 0 on padding.
 
-        NaN does not count; where there is nothing else the mean is NaN. It is fp64 of fp64 values, else fp32.
+        NaN values are ignored; the mean is NaN if all are. It is fp64 for fp64 values, else fp32.
 
         Args:
-            trained: False: over all members of the step, whoever trains the token, as for the value of a prefix.
+            trained: If False, the mean is over all members of the step, as for the value of a prefix.
 
         >>> ProcessTree.from_sequences([[1, 2], [1], [3]]).set_means(torch.tensor([1.0, 0.0, 5.0])).tolist()
         [[0.5, 1.0], [0.5, 0.0], [5.0, 0.0]]
@@ -218,9 +218,9 @@ class ProcessTree:
         return out.to(kept)
 
     def _set_sums(self, values: Tensor) -> Tensor:
-        """``values`` ``[G, T]`` added up over the members of every token's step, place by place from its beginning.
+        """``values`` ``[G, T]`` summed over the members of every token's step, position by position.
 
-        Of a member whose step is shorter the last token counts.
+        For a member whose step is shorter, its last token is used.
         """
         out = torch.zeros_like(values)
         for step in self.steps:
@@ -235,7 +235,7 @@ class ProcessTree:
     def at_ends(self, values: Tensor) -> Tensor:
         """``values`` ``[S]`` of the steps at the last trained token of each step of each completion: ``[G, T]``.
 
-        NaN elsewhere; a completion that trains no token of a step has none for it.
+        NaN elsewhere, also if a completion trains no token of a step.
 
         >>> tree = ProcessTree.from_steps([["a", "b"], ["a"]], [[0, 0, 1], [0]])
         >>> tree.at_ends(torch.tensor([1.0, 2.0])).tolist()
@@ -276,7 +276,7 @@ class ProcessTree:
         )
 
     def path_depth(self) -> Tensor:
-        """``[G]`` long: process sets strictly between the group and each completion's leaf, whoever trains them."""
+        """``[G]`` long: number of process sets between the group and each completion's leaf, trained or not."""
         group = len(self.sizes)
         inner = (self.sizes > self.leaf_sizes[:, None]) & (self.sizes < group)
         first = torch.ones_like(inner)

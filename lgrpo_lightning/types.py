@@ -23,7 +23,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How completions are drawn. One instance, read by the sampler, the policy and validation.
+    """Options of sampling. The sampler, the policy and validation share one instance.
 
     Args:
         temperature: Logits are divided by it, in the sampler and in the policy's log-probs alike.
@@ -73,12 +73,12 @@ class Sampling:
 
     @property
     def greedy(self) -> Sampling:
-        """The same lengths and stop strings at temperature 0, nothing truncated."""
+        """These options at temperature 0, without truncation of the distribution."""
         return replace(self, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
 
     @property
     def truncated(self) -> bool:
-        """Whether the distribution sampled from is not the policy's own at this temperature."""
+        """Whether options such as ``top_p`` truncate the policy's distribution."""
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 

@@ -1,4 +1,4 @@
-"""CISPO: the clipped ratio is a weight of the gradient, which is never cut."""
+"""CISPO: the clipped ratio is a weight of the gradient, which is never 0."""
 
 from __future__ import annotations
 

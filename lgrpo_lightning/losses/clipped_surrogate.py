@@ -14,7 +14,7 @@ from lgrpo_lightning.types import LossInput
 
 
 class ClippedSurrogate(PolicyLoss):
-    r"""The ratio times the advantage, without gradient once the ratio has gone far enough (arXiv:1707.06347).
+    r"""The ratio times the advantage, with no gradient once the ratio leaves the clip range (arXiv:1707.06347).
 
     .. math:: -\min(\min(\rho, \delta) A,\; \mathrm{clip}(\rho, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A),
         \quad \rho_{i,t} = \pi(y_{i,t}) / \pi_{old}(y_{i,t})

@@ -15,7 +15,7 @@ from lgrpo_lightning.types import LossInput
 
 
 class GMPO(PolicyLoss):
-    r"""Completions count by the geometric mean of their tokens' clipped ratios (arXiv:2507.20673).
+    r"""Weights completions by the geometric mean of their tokens' clipped ratios (arXiv:2507.20673).
 
     .. math:: -\Bigl(\prod_t \tilde\rho_{i,t}\Bigr)^{1/|y_i|} A, \quad
         \log\tilde\rho = s \min(s \log\rho,\; \mathrm{clip}(s \log\rho, -\epsilon, \epsilon)),

@@ -7,7 +7,7 @@ from lgrpo_lightning.losses.gspo import GSPO
 
 
 class LUSPO(GSPO):
-    r"""GSPO's term times the completion's length, so that long completions are not held down (arXiv:2602.05261).
+    r"""GSPO's term times the completion's length, so that long completions count more (arXiv:2602.05261).
 
     .. math:: -|y_i| \min(s_i A_i,\; \mathrm{clip}(s_i, 1 - \epsilon_{low}, 1 + \epsilon_{high}) A_i)
 

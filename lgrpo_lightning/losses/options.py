@@ -10,7 +10,7 @@ from lgrpo_lightning.functional.losses import Normalizer
 
 
 def check_normalizer(owner: str, normalizer: Normalizer | None, own: Normalizer) -> Normalizer:
-    """``normalizer``, or the loss's ``own`` where it is null.
+    """``normalizer``, or the loss's ``own`` if it is null.
 
     Raises:
         ValueError: There is no such one.

@@ -12,7 +12,7 @@ from lgrpo_lightning.types import LossInput
 
 
 class SAPO(PolicyLoss):
-    r"""The ratio through a sigmoid of slope 1 at 1: gradients fade out instead of being cut (arXiv:2511.20347).
+    r"""The ratio through a sigmoid of slope 1 at 1: gradients decrease smoothly, without clipping (arXiv:2511.20347).
 
     .. math:: -\frac{4}{\tau} \, \sigma(\tau (\rho - 1)) \, A, \quad \tau = \tau_{pos} \text{ where } A > 0,
         \text{ else } \tau_{neg}

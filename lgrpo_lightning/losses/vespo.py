@@ -19,7 +19,7 @@ LOWEST, HIGHEST = math.log(1e-8), 20.0
 
 
 class VESPO(PolicyLoss):
-    r"""A completion's gradient counts by a gamma weight of its ratio to what sampled it (arXiv:2602.10693).
+    r"""Weights a completion's gradient by a gamma function of its ratio to the sampler (arXiv:2602.10693).
 
     .. math:: -\mathrm{sg}[\phi(w_i)] \, A \, \log\pi, \quad \phi(w) = e^{\lambda} w^k e^{-\lambda w},
         \quad w_i = \prod_t \rho_{i,t} \, c_{i,t}

@@ -1,4 +1,4 @@
-"""Which layout a rollout gets: padded rows or trees."""
+"""Chooses the layout of a rollout: padded rows or trees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lgrpo_lightning.policy.packing import tree_tokens
 LayoutName = Literal["padded", "tree"]
 
 GAIN = 1.2
-"""Trees have to promise to be this much cheaper: gathering keys and values takes time, too."""
+"""Minimal estimated gain of trees, because gathering keys and values takes time, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

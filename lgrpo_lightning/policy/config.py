@@ -1,4 +1,4 @@
-"""What the policy is made of: the options of ``model.policy``."""
+"""The options of ``model.policy``: model, memory, layout and adapter."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ class PolicyConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> PolicyConfig:
-        """What ``model.policy`` of a configuration stands for."""
+        """The options of ``model.policy``."""
         lora = options.get("lora")
         return cls(**{**options, "lora": Lora(**lora) if lora else None})
 
     @property
     def trust_remote_code(self) -> bool:
-        """Whether code that comes with the model may be run: only where ``model_kwargs`` says so."""
+        """Whether the model's own code may run: only if ``model_kwargs`` allows it."""
         return bool(self.model_kwargs.get("trust_remote_code", False))
 
     @property

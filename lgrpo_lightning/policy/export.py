@@ -165,7 +165,7 @@ def _for_training(name: str, value: Any) -> bool:
 
 @contextmanager
 def _set_ends(model: Any, ends: Sequence[int]) -> Iterator[None]:
-    """Inside, the generation config ends a sequence at each of ``ends``."""
+    """A context in which the generation config ends a sequence at each of ``ends``."""
     config = model.generation_config
     if config is None:
         yield

@@ -1,4 +1,4 @@
-"""Weights that the policy had before, kept on the CPU, to be put back for a while."""
+"""Earlier weights of the policy, kept on the CPU."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class KeptWeights:
 
     @classmethod
     def of(cls, policy: nn.Module, version: int) -> KeptWeights:
-        """A copy of the weights as they are."""
+        """A copy of the current weights."""
         reshard(policy)
         tensors = {name: own_part(p).detach().to("cpu", copy=True) for name, p in _trained_tensors(policy)}
         return cls(version=version, tensors=tensors)
 
     @classmethod
     def read(cls, policy: nn.Module, state: Mapping[str, Any]) -> KeptWeights:
-        """What ``state`` gave, in any number of processes."""
+        """Restore ``state``, in any number of processes."""
         reshard(policy)
         parameters = dict(policy.named_parameters())
         tensors = {
@@ -59,7 +59,7 @@ class KeptWeights:
 
     @contextmanager
     def put(self, policy: nn.Module) -> Iterator[None]:
-        """Inside, the policy has these weights."""
+        """A context in which the policy has these weights."""
         now = KeptWeights.of(policy, self.version)
         self._write(policy)
         try:
@@ -76,5 +76,5 @@ class KeptWeights:
 
 
 def _trained_tensors(policy: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The parameters that are trained, by name."""
+    """The trained parameters, by name."""
     return ((name, p) for name, p in policy.named_parameters() if p.requires_grad)

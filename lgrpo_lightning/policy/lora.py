@@ -113,7 +113,7 @@ def _train_adapter_alone(model: Any) -> None:
 
 
 def settle(lora: Lora) -> Lora:
-    """``lora`` with what is read from the adapter that it continues from.
+    """``lora`` completed from the adapter that it continues from.
 
     Raises:
         ValueError: There is no such adapter, it is of a kind that is not trained here, or an option contradicts it.
@@ -156,7 +156,7 @@ def settle(lora: Lora) -> Lora:
 
 
 def _not_trained_here(config: Any) -> str:
-    """What of an adapter is more than plain LoRA, if anything is."""
+    """The parts of an adapter that are not plain LoRA."""
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
         return f"peft_type {config.peft_type}"
     extra = {

@@ -1,4 +1,4 @@
-"""An adapter added to the weights of its model: the one way to it, and the proof that it is right."""
+"""Merges an adapter into the weights of its model, and checks the result."""
 
 from __future__ import annotations
 

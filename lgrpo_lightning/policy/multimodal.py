@@ -57,7 +57,7 @@ def outside_of_text(model: Any) -> dict[str, nn.Module]:
 
 
 def freeze_outside_of_text(model: Any) -> int:
-    """Keep what text does not go through as it is; the number of weights that are not trained."""
+    """Freeze the weights that text does not use; return their number."""
     frozen = [p for module in outside_of_text(model).values() for p in module.parameters(recurse=False)]
     for parameter in frozen:
         parameter.requires_grad_(False)

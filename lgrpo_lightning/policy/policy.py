@@ -64,14 +64,14 @@ class Policy(nn.Module):
         self.generating = False  # whether all weights are gathered
 
     def take_type(self, config: PolicyConfig) -> None:
-        """Give the weights the type that ``config``, the same but for that, asks for."""
+        """Cast the weights to the type of ``config``, which is otherwise the same."""
         if config.dtype != self.config.dtype:
             self.to(getattr(torch, config.dtype))
         self.config = config
 
     @property
     def device(self) -> torch.device:
-        """Where it computes: where the weights are, but for shards that are offloaded."""
+        """The device of computation: that of the weights, except for offloaded shards."""
         return self.compute_device or next(self.parameters()).device
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

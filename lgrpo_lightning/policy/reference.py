@@ -20,7 +20,7 @@ class Reference(Protocol):
 
 
 class AdapterOff:
-    """A policy without its adapter: the base model is its own reference, and takes no more memory."""
+    """The base model of a policy with an adapter; as a reference it needs no further memory."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy

@@ -1,4 +1,4 @@
-"""A reference that follows the policy (TR-DPO, arXiv:2404.09656)."""
+"""A reference that is updated from the policy (TR-DPO, arXiv:2404.09656)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReferenceSync:
     mix: float
 
     def due(self, step: int) -> bool:
-        """Whether the reference is updated after so many optimizer steps."""
+        """Whether the reference is updated after this optimizer step."""
         return step > 0 and step % self.steps == 0
 
     @torch.no_grad()

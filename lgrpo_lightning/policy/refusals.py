@@ -1,4 +1,4 @@
-"""What transformers and torch refuse to load, or load in part, in words that name the option behind it."""
+"""Errors of loading that name the option behind them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of which this rank holds a part: gathering them, and how they are divided."""
+"""Sharded weights: gathers them and shards them again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Division:
 
 @contextmanager
 def unshard(policy: Any) -> Iterator[None]:
-    """All weights gathered on every rank, so that what happens inside needs no collectives; nothing where not sharded.
+    """Gather all weights on every rank, so that code inside needs no collectives; does nothing if they are not sharded.
 
     Under tensor parallelism each has its own part of the layers, and every forward pass is a collective of the group.
     """
@@ -45,19 +45,19 @@ def unshard(policy: Any) -> Iterator[None]:
 
 
 def reshard(policy: Any) -> None:
-    """Give up the gathered weights that a forward pass has left, so that its parameters are the shards; local."""
+    """Free the weights that a forward pass gathered, so that parameters are shards again; local."""
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def gather_whole(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor, on every rank: collective. A tensor that is not sharded is itself."""
+    """Gather a sharded tensor on every rank (collective); return any other tensor unchanged."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def divide_like(parameter: Any, value: Tensor) -> Any:
-    """A whole tensor, with the type and on the device of ``parameter``, divided over ranks as that is."""
+    """Shard a full tensor like ``parameter``, with its type and device."""
     value = value.to(device=parameter.device, dtype=parameter.dtype)
     if not hasattr(parameter, "full_tensor"):
         return value
@@ -67,13 +67,13 @@ def divide_like(parameter: Any, value: Tensor) -> Any:
 
 
 def own_part(tensor: Any) -> Tensor:
-    """What this rank has of a tensor; it shares its memory."""
+    """This rank's part of a tensor; it shares memory with the tensor."""
     part: Tensor = tensor._local_tensor if hasattr(tensor, "full_tensor") else tensor
     return part
 
 
 def put_together(parameter: Any, part: Tensor) -> Tensor:
-    """The whole of which every rank has a ``part``, divided as ``parameter`` is. Collective."""
+    """The full tensor of which every rank has a ``part``, sharded like ``parameter``. Collective."""
     if not hasattr(parameter, "full_tensor"):
         return part
     from torch.distributed.tensor import DTensor

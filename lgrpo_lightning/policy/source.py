@@ -1,4 +1,4 @@
-"""What samplers may know of the policy."""
+"""The policy as samplers see it."""
 
 from __future__ import annotations
 

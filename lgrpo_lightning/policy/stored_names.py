@@ -1,4 +1,4 @@
-"""Weights under the names of a checkpoint: some models hold them otherwise in memory (experts in one tensor)."""
+"""Weights under the names of a checkpoint; some models have another form in memory (experts in one tensor)."""
 
 from __future__ import annotations
 

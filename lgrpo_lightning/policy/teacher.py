@@ -17,7 +17,7 @@ from lgrpo_lightning.policy.refusals import explain_load_errors
 
 
 class Teacher:
-    """A causal language model on a device of its own, loaded when it is first asked.
+    """A causal language model on its own device, loaded at its first use.
 
     Args:
         config: What to load; its ``micro_batch_tokens`` are those of a forward pass.

@@ -1,4 +1,4 @@
-"""What a model draws in training mode: dropout, and noise beside it."""
+"""Random numbers of a model in training mode: dropout and other noise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def set_dropout_modules(model: nn.Module, dropout: float) -> None:
 
 
 def noise_found(model: Any) -> str:
-    """What may make two passes in training mode differ, for a message."""
+    """The sources of noise in training mode, for a message."""
     fields = [
         f"config.{name} = {value}"
         for name, value in vars(model.config.get_text_config()).items()

@@ -75,7 +75,7 @@ class TreePlan:
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def cached(self, name: Any, make: Callable[[], Made]) -> Made:
-        """What ``make`` gives, made when a kernel first asks for it."""
+        """The result of ``make``, computed at the first use."""
         if name not in self._made:
             self._made[name] = make()
         found: Made = self._made[name]

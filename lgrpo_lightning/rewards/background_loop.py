@@ -33,7 +33,7 @@ class BackgroundLoop:
         self._thread: threading.Thread | None = None
 
     def result(self, awaitable: Awaitable[Any], *, timeout: float) -> Any:
-        """What ``awaitable`` gives; ``TimeoutError`` after ``timeout`` seconds, and it is cancelled.
+        """The result of ``awaitable``; after ``timeout`` seconds it is cancelled with ``TimeoutError``.
 
         One that does not end then is abandoned with its loop: it may block it. A stop that is asked for ends the
         waiting, too.
@@ -68,7 +68,7 @@ class BackgroundLoop:
             raise TimeoutError(f"no answer within {timeout:g} seconds (timeout){UNENDED}") from None
 
     def close(self) -> None:
-        """Cancel what is under way, stop the loop and its thread; a later ``result`` starts new ones."""
+        """Cancel running tasks, stop the loop and its thread; a later ``result`` starts new ones."""
         if self._loop is None or self._thread is None:
             return
         asyncio.run_coroutine_threadsafe(_ended(), self._loop)
@@ -77,7 +77,7 @@ class BackgroundLoop:
 
 
 async def _ended() -> None:
-    """Cancel all tasks, so that nobody waits for them for ever, and stop the loop."""
+    """Cancel all tasks, so that nothing waits for them forever, and stop the loop."""
     loop = asyncio.get_running_loop()
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:

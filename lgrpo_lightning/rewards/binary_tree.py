@@ -1,4 +1,4 @@
-"""The rewards of the λ-GRPO paper's toy: one leaf pays in full, its neighbours are a trap."""
+"""The rewards of the λ-GRPO paper's toy task."""
 
 from __future__ import annotations
 

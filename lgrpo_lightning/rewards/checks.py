@@ -15,7 +15,7 @@ from lgrpo_lightning.types import Group, Rewards
 
 
 class RewardError(UserError):
-    """A reward could not be computed or breaks the contract; the message says whose and where."""
+    """A reward could not be computed or violates the contract; the message names it and the place."""
 
 
 def check_rewards(

@@ -1,4 +1,4 @@
-"""What the environment of an episode pays."""
+"""The reward that the environment of an episode returned."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EnvironmentReward(RewardModel):
 
 
 def _total(rewards: tuple[float, ...]) -> float:
-    """The sum of those that apply; NaN where none does."""
+    """The sum of the rewards that apply; NaN if none does."""
     there = [value for value in rewards if not math.isnan(value)]
     return sum(there) if there else math.nan
 

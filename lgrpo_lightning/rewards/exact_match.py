@@ -88,7 +88,7 @@ class ExactMatch(RewardModel):
         return Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics)
 
     def _targets(self, row: Mapping[str, Any]) -> list[Any]:
-        """The right answers of a row, of which any will do."""
+        """The right answers of a row; any of them is accepted."""
         try:
             found = answers(row.get(self.column))
         except ValueError as error:
@@ -112,7 +112,7 @@ class ExactMatch(RewardModel):
         return read
 
     def _target(self, value: Any) -> Any:
-        """An answer, read out of a worked solution; None where it can never be found."""
+        """The answer in a full solution; None if it can never be found."""
         if not isinstance(value, str | bool) or as_number(value) is not None:
             return value
         text = str(value)
@@ -145,7 +145,7 @@ def same_answer(answer: Any, target: Any) -> bool:
 
 
 def boxed(text: str) -> str | None:
-    r"""What stands in the last complete ``\boxed{...}`` of ``text``, or None.
+    r"""The content of the last complete ``\boxed{...}`` of ``text``, or None.
 
     >>> boxed(r"\boxed{1}, no: \boxed{\frac{1}{2}}"), boxed(r"\boxed{1")
     ('\\frac{1}{2}', None)

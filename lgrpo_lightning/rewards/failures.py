@@ -1,4 +1,4 @@
-"""Calls of a reward function that fail: how many, and when that is too many."""
+"""Counts failed calls of a reward function and stops the run after too many."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Failures:
         self._warned = False
 
     def success(self) -> None:
-        """A call that worked."""
+        """Reset the count of failed calls in a row."""
         self.in_a_row = 0
 
     def failure(self, name: str, error: RewardError) -> None:
-        """A call that did not: warn the first time.
+        """Count a failed call, and warn the first time.
 
         Raises:
             RewardError: The run is to stop.

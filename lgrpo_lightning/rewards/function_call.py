@@ -68,7 +68,7 @@ class FunctionCall:
         }
 
     def told(self, progress: Progress) -> dict[str, Any]:
-        """Where training is, and how to log a number."""
+        """Position in the run, and the function that logs a number."""
         from transformers import TrainerState
 
         return {
@@ -84,7 +84,7 @@ class FunctionCall:
         self.extras[column].extend(values)
 
     def guarded(self, call: Callable[[], Any]) -> Any:
-        """What ``call`` gives; an exception in it names the function and shows its first prompts."""
+        """The result of ``call``; an exception in it is raised with the function's name and its first prompts."""
         try:
             return call()
         except AbandonedError:
@@ -119,7 +119,7 @@ class FunctionCall:
         return out
 
     def failed(self) -> list[Rewards]:
-        """What a call that failed gives: "does not apply" for every completion, and nothing that it logged."""
+        """The result of a failed call: no reward applies to its completions, and its logs are dropped."""
         metrics = {f"rewards/{self.name}/nan": 0.0, f"rewards/{self.name}/errors": 1.0}
         outcomes = [torch.full((len(group),), math.nan) for group in self.groups]
         return [Rewards(outcome=o, parts={self.name: o}, metrics=metrics) for o in outcomes]

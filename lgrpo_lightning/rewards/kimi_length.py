@@ -18,7 +18,7 @@ from lgrpo_lightning.types import Group, Progress, Rewards
 
 
 class KimiLengthReward(RewardModel):
-    r"""Kimi k1.5's length reward around a reward that says what is right (arXiv:2501.12599, section 2.3.3).
+    r"""Kimi k1.5's length reward around a reward for correctness (arXiv:2501.12599, section 2.3.3).
 
     .. math:: r_i + c \begin{cases} \lambda_i & r_i \ge \text{threshold} \\ \min(0, \lambda_i) & \text{else}
         \end{cases}, \qquad \lambda_i = \frac{1}{2} - \frac{|y_i| - \min_j |y_j|}{\max_j |y_j| - \min_j |y_j|}

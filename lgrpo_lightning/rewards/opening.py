@@ -1,4 +1,4 @@
-"""What of a completion rewards read: the policy's own words, and the tags that its prompt opened and it closes."""
+"""The text that rewards read: the policy's own text, and tags that its prompt opened and it closes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def complete_tags(group: Group) -> list[str]:
 
 
 def _begun(prompt: Prompt) -> str:
-    """What the prompt has of the answer: the assistant's last message, or the tags at its end."""
+    """The part of the answer that the prompt already has: the assistant's last message, or the tags at its end."""
     if prompt.messages and prompt.messages[-1]["role"] == "assistant":
         return str(prompt.messages[-1]["content"])
     found = OPENED.search(prompt.text)
@@ -31,7 +31,7 @@ def _begun(prompt: Prompt) -> str:
 
 
 def _own_text(completion: Completion) -> str:
-    """A completion's text; of an episode the assistant's turns, a line each."""
+    """A completion's text; for an episode the assistant's turns, one per line."""
     if not completion.turns:
         return completion.text
     own = [turn for turn in completion.turns if turn.role == "assistant"]

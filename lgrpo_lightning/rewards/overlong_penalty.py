@@ -12,7 +12,7 @@ from lgrpo_lightning.types import Group
 
 
 class OverlongPenalty(RewardModel):
-    r"""DAPO's soft overlong punishment (arXiv:2503.14476, equation 13); beside a reward for what is right.
+    r"""DAPO's soft overlong punishment (arXiv:2503.14476, equation 13); to be added to another reward.
 
     .. math:: R(y) = \begin{cases} 0 & |y| \le L - B \\ (L - B - |y|) / B & L - B < |y| \le L \\
         -1 & |y| > L \text{ or cut off} \end{cases}

@@ -112,7 +112,7 @@ class RewardFunction(RewardModel):
             )
 
     def start(self, progress: Progress) -> None:
-        """Keep the place in the run for ``trainer_state``."""
+        """Store the position in the run for ``trainer_state``."""
         self._progress = progress
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
@@ -120,7 +120,7 @@ class RewardFunction(RewardModel):
         return self.answered(FunctionCall(name=self.name, groups=tuple(groups))) if groups else []
 
     def answered(self, call: FunctionCall) -> list[Rewards]:
-        """What one call of the function gives, group by group."""
+        """The results of one call of the function, one per group."""
         passed = {**call.arguments(self._progress), **self.kwargs}
         if self._accepts is not None:
             passed = {key: value for key, value in passed.items() if key in self._accepts}

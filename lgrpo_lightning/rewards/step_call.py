@@ -50,7 +50,7 @@ class StepCall(FunctionCall):
         return out
 
     def failed(self) -> list[Rewards]:
-        """What a call that failed gives: "does not apply" for every step."""
+        """The result of a failed call: no reward applies to its steps."""
         metrics = {f"rewards/{self.name}/errors": 1.0}
         pairs = zip(self.groups, self.trees, strict=True)
         return [self._told(g, torch.full((len(t.steps),), math.nan), metrics) for g, t in pairs]

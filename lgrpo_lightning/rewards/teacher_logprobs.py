@@ -1,4 +1,4 @@
-"""A frozen teacher's judgement of every token."""
+"""Token rewards from a frozen teacher."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class TeacherLogprobs(RewardModel):
-    r"""Rewards every token by how much more probable it is to a teacher: ``Rewards.tokens``.
+    r"""Rewards each token with log π_teacher - log π of the sampler: ``Rewards.tokens``.
 
     .. math:: r_{i,t} = c \, (\log \pi_{teacher}(y_{i,t}) - \log \pi_{sampler}(y_{i,t}))
 
@@ -95,7 +95,7 @@ class TeacherLogprobs(RewardModel):
         return [self._rewards(group, [next(rows) for _ in group.completions]) for group in groups]
 
     def teardown(self) -> None:
-        """Let go of the teacher."""
+        """Free the teacher."""
         self._teacher = None
 
     def __getstate__(self) -> dict[str, Any]:

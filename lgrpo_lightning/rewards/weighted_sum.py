@@ -128,7 +128,7 @@ def _columns(model: RewardModel) -> tuple[str, ...]:
 
 
 def _nan_sum(values: list[Tensor], weights: list[float]) -> Tensor:
-    """Weighted sum that skips NaN, in fp64 and then fp32; NaN where there is nothing else."""
+    """Weighted sum without NaN, in fp64 and then fp32; NaN if all values are."""
     stacked = torch.stack(values).double()
     weighted = stacked * torch.tensor(weights, dtype=torch.double).view(-1, *[1] * values[0].dim())
     total = torch.where(stacked.isnan().all(0), torch.nan, weighted.nansum(0)).float()

@@ -1,4 +1,4 @@
-"""Files of a run that somebody cut off, overwrote or put there."""
+"""Damaged files of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lgrpo_lightning.run_folder.names import show_path
 
 @contextmanager
 def skip_if_damaged(path: Path, told: set[Path]) -> Iterator[None]:
-    """Where reading ``path`` fails, say so in one line, once for all that share ``told``, and go on without it."""
+    """Skip ``path`` if reading fails, with one line of warning for all that share ``told``."""
     try:
         yield
     except Exception as error:  # whatever a reader makes of bytes that are not its own

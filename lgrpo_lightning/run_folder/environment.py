@@ -16,7 +16,7 @@ PACKAGES = ("lgrpo_lightning", "torch", "lightning", "transformers", "peft", "vl
 
 
 def environment() -> dict[str, Any]:
-    """Versions of what is installed, the machine, its GPUs; nothing that names a person or a place."""
+    """Versions, machine and GPUs; nothing that identifies a person or a place."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

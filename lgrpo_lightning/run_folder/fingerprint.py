@@ -1,4 +1,4 @@
-"""What a set of prompts holds, in a few characters: so that a resumed run knows whether it is the same."""
+"""Digests of a set of prompts, to detect changes when a run resumes."""
 
 from __future__ import annotations
 

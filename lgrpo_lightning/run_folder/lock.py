@@ -50,7 +50,7 @@ class FolderLock:
         self._handle, self._file = handle, folder / LOCK
 
     def lost(self) -> bool:
-        """Whether the file that is held is not in the folder any more: somebody removed or moved it."""
+        """Whether the lock file was removed or moved."""
         try:
             return self._handle is not None and not os.path.samestat(
                 os.fstat(self._handle), self._file.stat()
@@ -59,7 +59,7 @@ class FolderLock:
             return True
 
     def release(self) -> None:
-        """Let another run have it."""
+        """Release the lock for another run."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

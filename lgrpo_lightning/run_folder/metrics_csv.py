@@ -70,7 +70,7 @@ class MetricsCSV(Logger):
         return Path(self.dir) / METRICS
 
     def attach(self, trainer: Trainer) -> None:
-        """Learn the folder of the run, whether it fits, and whether it resumes."""
+        """Store the folder of the run, whether it is a fit, and whether it resumes."""
         self._trainer = trainer
         self.dir = self.dir or trainer.default_root_dir
 

@@ -1,4 +1,4 @@
-"""What a run writes under ``trainer.default_root_dir``, and how older runs there are kept."""
+"""File names under ``trainer.default_root_dir``, and the renaming of older runs there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def set_aside(path: Path, name: str = "{stem}.old-{n}{suffix}") -> Path:
 
 
 def show_path(path: Path) -> str:
-    """``path`` as a person in the current folder would type it."""
+    """``path`` relative to the current folder, as a user would type it."""
     try:
         here, there = Path.cwd().resolve(), path.resolve()
     except FileNotFoundError:  # the current folder was removed

@@ -23,7 +23,7 @@ def clean(text: str) -> str:
 
 
 def as_json(value: Any) -> str:
-    """A JSON text of any value.
+    """Any value as JSON text.
 
     >>> as_json({"x": float("nan"), 1: {2}, "b": b"yes"})
     '{"x": null, "1": [2], "b": "yes"}'

@@ -91,7 +91,7 @@ def rollout_rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
 
 
 def _completion(group: Group, member: int) -> dict[str, Any]:
-    """What the sampler says of one completion."""
+    """Columns of one completion from the sampler."""
     rollout = group.completions[member]
     return {
         "member": member,
@@ -108,7 +108,7 @@ def _completion(group: Group, member: int) -> dict[str, Any]:
 
 
 def _rewards(rewards: Rewards, member: int) -> dict[str, Any]:
-    """What the reward models say of one completion."""
+    """Columns of one completion from the reward models."""
     extras = {name: values[member] for name, values in rewards.extras.items()}
     return {
         "reward": float(rewards.outcome[member]),
@@ -118,7 +118,7 @@ def _rewards(rewards: Rewards, member: int) -> dict[str, Any]:
 
 
 def _credit(rollout: Rollout, at: int, member: int) -> dict[str, Any]:
-    """What the process tree and the estimator say of one completion."""
+    """Columns of one completion from the process tree and the estimator."""
     tree, steps = rollout.trees[at], rollout.rewards[at].steps
     trained, count = tree.trained[member].nonzero().flatten(), len(rollout.groups[at].completions[member])
     sizes = tree.set_sizes()[member][trained]

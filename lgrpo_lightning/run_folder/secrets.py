@@ -1,4 +1,4 @@
-"""Keys and passwords in a configuration: what is shown of it does not show them."""
+"""Masks keys and passwords of a configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPECIAL = re.compile(r"(?i)(pad|eos|bos|unk|cls|sep|mask|start|end|stop|image)_t
 
 
 def is_secret(name: str) -> bool:
-    """Whether a value of this name, by its last word, is nobody's business.
+    """Whether a name, by its last word, is that of a secret.
 
     >>> [n for n in ("api_key", "HF-Token", "max_new_tokens", "pad_token", "tokenizer", "keyword") if is_secret(n)]
     ['api_key', 'HF-Token']
@@ -39,7 +39,7 @@ def mask_secrets(value: Any, key: str = "") -> Any:
 
 
 def mask_yaml(text: str) -> str:
-    """A configuration as it is written, so masked; comments are left out.
+    """The YAML text of a configuration with masked secrets and without comments.
 
     Raises:
         yaml.YAMLError: It is none.

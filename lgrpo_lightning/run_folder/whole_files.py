@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what to do when the disk is full."""
+"""Atomic writes, and errors for a full disk."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lgrpo_lightning.run_folder.names import set_aside, show_path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CUT = ("RuntimeError", "CheckpointException", "SafetensorError")
-"""What torch and safetensors raise where a write fails, without a number."""
+"""Errors of torch and safetensors for a failed write, which have no errno."""
 NO_ROOM = 1 << 20
-"""Bytes left on a disk below which a write that failed without a reason is put down to that."""
+"""If fewer bytes are free, a write that failed without a reason is reported as a full disk."""
 
 
 class UnwritableError(UserError, OSError):
@@ -27,7 +27,7 @@ class UnwritableError(UserError, OSError):
 
 
 class DiskFullError(UnwritableError):
-    """There is no room for a file; what was there before is still there."""
+    """The disk is full; the old file is unchanged."""
 
 
 def make_folder(folder: Path) -> None:
@@ -66,7 +66,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a text file (UTF-8) that is whole or not there.
+    """Write a text file (UTF-8) atomically.
 
     Args:
         private: Nobody else may read it.
@@ -121,7 +121,7 @@ def explain_if_unwritable(path: Path) -> Iterator[None]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Have the system put a file, or the names in a folder, on the disk."""
+    """Flush a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -146,5 +146,5 @@ def _number(error: BaseException) -> int | None:
 
 
 def _existing(path: Path) -> Path:
-    """``path``, or the nearest folder above it that is there."""
+    """``path``, or its nearest existing parent."""
     return next(p for p in (path, *path.parents) if p.exists())

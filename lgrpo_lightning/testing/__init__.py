@@ -1,4 +1,4 @@
-"""For plug-in authors: groups without a model, and checks that a component keeps its contract."""
+"""For plug-in authors: groups without a model, and checks that a component fulfils its contract."""
 
 from lgrpo_lightning.testing.contracts import (
     check_component,

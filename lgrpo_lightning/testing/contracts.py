@@ -1,4 +1,4 @@
-"""Checks that a component keeps its contract: what a run refuses, and what a run cannot see."""
+"""Checks that a component fulfils its contract, also where a run would not notice a violation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Sampling, pad
 def check_reward_model(
     model: RewardModel, group: Group | None = None, *, ordered: bool = True, tolerance: float = 1e-5
 ) -> Rewards:
-    """Assert that ``model`` keeps its contract, and return its rewards for ``group``.
+    """Assert that ``model`` fulfils its contract, and return its rewards for ``group``.
 
     Checked are what a run refuses (shapes, values), that two groups at once give what each gives alone, that a second
     call gives the same, that permuting the completions permutes the rewards, and that a group of one and an empty
@@ -65,7 +65,7 @@ def check_reward_model(
 
 
 def check_segmenter(segmenter: StepSegmenter, group: Group | None = None) -> ProcessTree:
-    """Assert that ``segmenter`` keeps its contract, and return its tree of ``group``."""
+    """Assert that ``segmenter`` fulfils its contract, and return its tree of ``group``."""
     if group is None:
         group = toy_group(["1+2\n=3", "1+2\n=4", "1+2", "", "1+2\n=3"], eos=True)
         check_segmenter(segmenter, toy_group(["1+2\n=3", "", "1+2"]))  # a completion without any token
@@ -89,7 +89,7 @@ def check_segmenter(segmenter: StepSegmenter, group: Group | None = None) -> Pro
 
 
 def check_estimator(estimator: AdvantageEstimator, *, tolerance: float = 1e-5) -> list[Credit]:
-    """Assert that ``estimator`` keeps its contract, and return its credit of two groups.
+    """Assert that ``estimator`` fulfils its contract, and return its credit of two groups.
 
     Checked are what a run refuses (shapes, values), NaN rewards, that permuting the completions permutes the credit,
     that small groups are taken, and that tokens which are not trained change nothing.
@@ -117,7 +117,7 @@ def check_estimator(estimator: AdvantageEstimator, *, tolerance: float = 1e-5) -
 
 
 def _check_trained(estimator: AdvantageEstimator, tolerance: float) -> None:
-    """Assert that neither tokens nor members of a process set count that are not trained."""
+    """Assert that untrained tokens and members change nothing."""
     who, outcomes = type(estimator).__name__, [torch.tensor([1.0, 0.0, 0.5])]
     without, behind = (
         _credits(estimator, outcomes, [_trained_at(sequences, [[1, 1, 1], [1, 1], [1]])])[0]
@@ -152,7 +152,7 @@ def _trained_at(sequences: Sequence[Sequence[int]], masks: Sequence[Sequence[int
 
 
 def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Group]:
-    """Assert that ``sampler`` keeps its contract with a real model, and return the groups that it draws.
+    """Assert that ``sampler`` fulfils its contract with a real model, and return the groups that it samples.
 
     Checked are numbers, lengths and texts, that the log-probs are the policy's, that the same random key gives the same
     completions again, in another order too, and that another one gives others.
@@ -209,7 +209,7 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
 
 
 def check_prompt_source(source: PromptSource) -> Sequence[Mapping[str, Any]]:
-    """Assert that ``source`` keeps its contract, and return its rows."""
+    """Assert that ``source`` fulfils its contract, and return its rows."""
     who = type(source).__name__
     with _raise_assertions():
         rows = all_rows(source.rows(), who)
@@ -274,7 +274,7 @@ def _credits(estimator: AdvantageEstimator, outcomes: list[Tensor], groups: list
 
 @contextmanager
 def _raise_assertions() -> Iterator[None]:
-    """What a run refuses is a failed assertion here."""
+    """A context that turns errors of a run into failed assertions."""
     try:
         yield
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Checks that an environment keeps its contract."""
+"""Checks that an environment fulfils its contract."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_environment(
     columns: Mapping[str, Any] | None = None,
     turns: Sequence[str] = ("1", "2", "", "5"),
 ) -> list[Message]:
-    """Assert that ``environment`` keeps its contract, and return the messages of an episode.
+    """Assert that ``environment`` fulfils its contract, and return the messages of an episode.
 
     Checked are that copies with the same seed and columns begin and answer alike and do not share what happens in an
     episode, that answers are messages, that there is a reward, and that an episode can begin anew.

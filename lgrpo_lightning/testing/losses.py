@@ -1,4 +1,4 @@
-"""Checks that a policy loss keeps its contract."""
+"""Checks that a policy loss fulfils its contract."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lgrpo_lightning.types import LossInput
 
 
 def check_loss(loss: PolicyLoss, *, tolerance: float = 1e-5) -> Tensor:
-    """Assert that ``loss`` keeps its contract, and return its terms for two completions.
+    """Assert that ``loss`` fulfils its contract, and return its terms for two completions.
 
     Checked are shapes and values, that a completion's terms and gradient are its own, whatever stands beside it, in
     which order and behind it as padding, that a worth of 0 costs nothing, and that ``level`` is so.
@@ -50,7 +50,7 @@ def check_loss(loss: PolicyLoss, *, tolerance: float = 1e-5) -> Tensor:
 
 
 def _check_said(loss: PolicyLoss, batch: LossInput) -> None:
-    """What a loss says of itself is so: its normaliser, its ratio and metrics, and that tokens stand by themselves."""
+    """Check what a loss declares: its normaliser, ratio and metrics, and that tokens are independent."""
     name, shape = type(loss).__name__, batch.mask.shape
     assert loss.normalizer in get_args(Normalizer), f"{name}: normalizer is {loss.normalizer!r}"
     assert loss.level in get_args(Level), f"{name}: level is {loss.level!r}"
@@ -76,7 +76,7 @@ def _loss_rows(batch: LossInput, rows: list[int]) -> LossInput:
 
 
 def _loss_padded(batch: LossInput, count: int) -> LossInput:
-    """With ``count`` more tokens behind, which are not trained and hold anything."""
+    """Append ``count`` untrained tokens of any value."""
     padding = {"mask": False, "logprobs": -7.0, "old_logprobs": 3.0}
 
     def widen(name: str, value: Tensor) -> Tensor:

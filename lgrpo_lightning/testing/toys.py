@@ -72,7 +72,7 @@ def toy_loss_input(
     advantages: Sequence[Sequence[float]],
     logprobs: Sequence[Sequence[float]] | None = None,
 ) -> LossInput:
-    """What a policy loss is given: every token is trained, the sampler is the policy before the update.
+    """Input of a policy loss: every token is trained, and the sampler is the policy before the update.
 
     Args:
         ratios: π/π_old of every token; 1 by default.
