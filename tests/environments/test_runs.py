@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.integration.test_resume import EVERY_ROLLOUT, finished, wait_for
-from tests.reliability.processes import same_run
+from tests.reliability.processes import RUN, Run, same_run
 from tests.runs import checkpoint, fit, lgrpo_arguments, rollouts, train_metrics
 from tests.several import commands
 
+EVERY_ROLLOUT = RUN["trainer__callbacks"]
 GAME = {
     "model__sampler": json.dumps(
         {
@@ -48,19 +45,13 @@ def test_what_a_run_leaves(whole: Path) -> None:
 
 
 def test_killed_and_resumed(whole: Path, tmp_path: Path) -> None:
-    command = lgrpo_arguments("fit", tmp_path, **GAME, trainer__callbacks=EVERY_ROLLOUT)
-    start = [sys.executable, "-m", "lgrpo_lightning.cli", *command]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_for(tmp_path / "rollouts" / "rollout-000001-rank-000.parquet", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finished(
-        subprocess.Popen(
-            [*start, "--ckpt_path=last"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-    )
-    same_run(whole, tmp_path)
+    root = tmp_path / "run"
+    run = Run(root, **GAME, trainer__callbacks=EVERY_ROLLOUT)
+    run.until("rollouts/rollout-000001-rank-000.parquet")
+    run.signalled(signal.SIGKILL)
+    assert run.ended() == -signal.SIGKILL
+    fit(root, **GAME, trainer__callbacks=EVERY_ROLLOUT, ckpt_path="last")
+    same_run(whole, root)
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])

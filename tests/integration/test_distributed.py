@@ -1,15 +1,13 @@
 """Two real processes give what one gives."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from tests.runs import checkpoint, lgrpo_arguments, rollouts, train_metrics
+from tests.runs import checkpoint, fit, lgrpo_arguments, rollouts, train_metrics
+from tests.several import commands
 
 RUN = {
     "trainer__max_steps": 4,
@@ -22,22 +20,14 @@ RUN = {
 }
 
 
-def run(root: Path, **extra: object) -> Path:
-    arguments = lgrpo_arguments("fit", root, **(RUN | extra))
-    done = subprocess.run(
-        [sys.executable, "-m", "lgrpo_lightning.cli", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+def two_processes(root: Path, **extra: object) -> Path:
+    commands([lgrpo_arguments("fit", root, **(RUN | {"trainer__devices": 2} | extra))])
     return root
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("one"))
+    return fit(tmp_path_factory.mktemp("one"), **RUN)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +39,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_two_processes_equal_one(strategy: str, layout: str, one: Path, tmp_path: Path) -> None:
-    two = run(tmp_path, trainer__devices=2, trainer__strategy=strategy, model__policy__layout=layout)
+    two = two_processes(tmp_path, trainer__strategy=strategy, model__policy__layout=layout)
     a, b = rollouts(one), rollouts(two)
     pd.testing.assert_frame_equal(a, b, check_exact=False, atol=1e-4)
     assert list(a["completion"]) == list(b["completion"])

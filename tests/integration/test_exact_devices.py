@@ -13,9 +13,9 @@ from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 from lgrpo_lightning.policy import PolicyConfig
 from tests.recorded.components import recorded
 from tests.recorded.record import GOLDEN
-from tests.recorded.run import Outcome, fit
+from tests.recorded.run import Outcome, fit, several
 from tests.reference import naive
-from tests.several import torchrun
+from tests.several import ranks
 
 SEVERAL = {"padded": {3: 480, 8: 160}, "tree": {3: 320, 8: 110}}
 """Layout → passes of the first optimizer step in one process → ``micro_batch_tokens`` that give them."""
@@ -52,7 +52,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, model: str) -> dict[tuple[str,
         for strategy in STRATEGIES
         for layout in SEVERAL
     } | {(s, "free"): {"strategy": s, "free": True, "policy": {"path": model}} for s in STRATEGIES}
-    torchrun(2, "tests.recorded.run", str(out), json.dumps(list(fits.values())))
+    ranks(2, several, str(out), list(fits.values()))
     return dict(zip(fits, (Outcome(**o) for o in torch.load(out, weights_only=True)), strict=True))
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from lgrpo_lightning import cli
 from lgrpo_lightning.distributed.sharded_checkpoint import whole_checkpoint
 from tests.runs import CONFIG, checkpoint, lgrpo, lgrpo_arguments, metrics, rollouts
-from tests.several import commands
+from tests.several import commands, torchrun
 
 RUN = {
     "trainer__accelerator": "cpu",
@@ -245,8 +245,7 @@ def test_by_class_name_in_a_file(tmp_path: Path) -> None:
     }
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(written))
-    commands_of = command("fit", tmp_path / "run", config=path, trainer__strategy=None, trainer__max_steps=1)
-    commands([commands_of])
+    torchrun(command("fit", tmp_path / "run", config=path, trainer__strategy=None, trainer__max_steps=1))
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["strategy"]
     assert saved["init_args"]["reduce_dtype"] == "bfloat16"
 

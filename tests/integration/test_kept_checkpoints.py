@@ -1,11 +1,8 @@
 """From every checkpoint that a run keeps it goes on exactly as the uninterrupted run did, to the bit."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.integration.test_resume import finished, same
-from tests.runs import fit, lgrpo, lgrpo_arguments, metrics, rollouts
+from tests.reliability.processes import finished_pair, same
+from tests.runs import fit, lgrpo, metrics, rollouts
 
 STEPS = 14
 RUN: dict[str, Any] = {
@@ -70,7 +67,13 @@ def test_what_is_there(whole: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [f"best-rollout-{n:06d}.ckpt" for n in (0, 2, 4, 6)] + [f"rollout-{n:06d}.ckpt" for n in (1, 2, 3, 5, 6)],
+    [
+        "best-rollout-000002.ckpt",
+        "rollout-000003.ckpt",
+        "rollout-000005.ckpt",
+    ]  # inside and at the end of an epoch
+    + [pytest.param(f"best-rollout-{n:06d}.ckpt", marks=pytest.mark.slow) for n in (0, 4, 6)]
+    + [pytest.param(f"rollout-{n:06d}.ckpt", marks=pytest.mark.slow) for n in (1, 2, 6)],
 )
 def test_resumed_it_equals_the_uninterrupted_run(name: str, whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
@@ -133,22 +136,13 @@ def test_a_metric_that_nothing_logs_is_refused_before_the_first_rollout(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_go_on_from_their_best(strategy: str, tmp_path: Path) -> None:
-    two = RUN | {"trainer__devices": 2, "trainer__strategy": strategy}
-    finished(started(tmp_path, **two))
-    whole = loaded(tmp_path / "checkpoints" / "last.ckpt")
-    a = after(4, rollouts(tmp_path))
-    at = tmp_path / "checkpoints" / "best-rollout-000004.ckpt"
-    finished(started(tmp_path, ckpt_path=at, **two))
-    resumed = loaded(tmp_path / "checkpoints" / "last.ckpt")
+    two = RUN | {"trainer__strategy": strategy}
+    root = finished_pair(tmp_path / "run", **two)
+    whole = loaded(root / "checkpoints" / "last.ckpt")
+    a = after(4, rollouts(root))
+    at = root / "checkpoints" / "best-rollout-000004.ckpt"
+    finished_pair(root, log="2", ckpt_path=at, **two)
+    resumed = loaded(root / "checkpoints" / "last.ckpt")
     for part in ("state_dict", "optimizer_states", "lgrpo", "global_step"):
         same(whole[part], resumed[part], part)
-    pd.testing.assert_frame_equal(a, after(4, rollouts(tmp_path)), check_exact=True)
-
-
-def started(root: Path, **changes: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lgrpo_lightning.cli", *lgrpo_arguments("fit", root, **changes)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    pd.testing.assert_frame_equal(a, after(4, rollouts(root)), check_exact=True)

@@ -1,8 +1,6 @@
 """A checkpoint of text and images: trained on text through the command line, exported whole with its processor."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +10,20 @@ from safetensors.torch import load_file
 from lgrpo_lightning import cli
 from tests.architectures.trial import write_model
 from tests.integration.test_export import TRAIN
-from tests.runs import fit, lgrpo_arguments
+from tests.reliability.processes import finished_pair
+from tests.runs import fit
 
 LORA = {"model__policy__lora__rank": 2}
 
 
 @pytest.mark.parametrize(
-    ("family", "options"), [("gemma3", {}), ("qwen3_vl", LORA), ("llama4", {}), ("qwen3_5", LORA)]
+    ("family", "options"),
+    [
+        ("gemma3", {}),
+        ("qwen3_vl", LORA),
+        pytest.param("llama4", {}, marks=pytest.mark.slow),
+        pytest.param("qwen3_5", LORA, marks=pytest.mark.slow),
+    ],
 )
 def test_train_and_export(family: str, options: dict[str, object], tmp_path: Path) -> None:
     write_model(family, tmp_path / "model")
@@ -37,16 +42,6 @@ def test_train_and_export(family: str, options: dict[str, object], tmp_path: Pat
 def test_two_processes(tmp_path: Path) -> None:
     """Weights without a gradient do not stop ``ddp``."""
     write_model("gemma3", tmp_path / "model")
-    words = lgrpo_arguments(
-        "fit",
-        tmp_path / "run",
-        **TRAIN,
-        trainer__devices=2,
-        trainer__strategy="ddp",
-        model__policy__path=tmp_path / "model",
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "lgrpo_lightning.cli", *words], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    options = TRAIN | {"trainer__strategy": "ddp", "model__policy__path": tmp_path / "model"}
+    finished_pair(tmp_path / "run", **options)
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.integration.test_resume import same
-from tests.runs import checkpoint, fit, lgrpo, lgrpo_arguments, rollouts, train_metrics
+from tests.reliability.processes import pair, same
+from tests.runs import checkpoint, fit, lgrpo, rollouts, train_metrics
 
 RUN: dict[str, Any] = {"trainer__limit_val_batches": 0, "trainer__max_steps": 5}
 
@@ -160,16 +157,10 @@ def test_an_update_that_breaks_the_weights(tmp_path: Path, capsys: pytest.Captur
     assert all(t.isfinite().all() for t in kept.values())  # type: ignore[attr-defined]
 
 
-def started(root: Path, **extra: Any) -> subprocess.CompletedProcess[str]:
-    arguments = lgrpo_arguments("fit", root, **RUN | {"trainer__devices": 2} | extra)
-    return subprocess.run(
-        [sys.executable, "-m", "lgrpo_lightning.cli", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def ended(root: Path, **options: Any) -> tuple[list[int], str]:
+    """Statuses of two processes, and what they said."""
+    both = pair(root, **RUN | options)
+    return [run.ended(120) for run in both], "".join(run.said() for run in both)
 
 
 @pytest.mark.slow
@@ -180,8 +171,8 @@ def test_only_one_rank_is_poisoned_and_all_decide_alike(strategy: str, tmp_path:
         "trainer__max_steps": 3,
         "trainer__callbacks": poison("output", 1, rank=1),
     }
-    skipped = started(tmp_path / "skip", **run, model__updates__on_nonfinite="skip")
-    assert skipped.returncode == 0, skipped.stderr[-3000:]
+    statuses, said = ended(tmp_path / "skip", **run, model__updates__on_nonfinite="skip")
+    assert statuses == [0, 0], said[-3000:]
     assert train_metrics(tmp_path / "skip")["updates/nonfinite"].tolist() == [0, 1, 0, 0]
     assert train_metrics(tmp_path / "skip")["step"].tolist() == [1, 1, 2, 3]
     assert all(t.isfinite().all() for t in checkpoint(tmp_path / "skip")["state_dict"].values())  # type: ignore[attr-defined]
@@ -194,10 +185,10 @@ def test_only_one_rank_is_poisoned_and_all_decide_alike(strategy: str, tmp_path:
     assert two["rows"]
     if strategy == "fsdp2":
         return
-    stopped = started(tmp_path / "stop", **run)
-    assert stopped.returncode not in (0, -9)
-    assert f"rank 1: loss nan, rows {two['rows'][0]} (prompt {two['uids'][0]}" in stopped.stderr
-    assert "rank-001.pt" in stopped.stderr
+    statuses, said = ended(tmp_path / "stop", **run)
+    assert not {0, -9} & set(statuses)
+    assert f"rank 1: loss nan, rows {two['rows'][0]} (prompt {two['uids'][0]}" in said
+    assert "rank-001.pt" in said
     assert checkpoint(tmp_path / "stop")["global_step"] == 1
 
 
@@ -206,10 +197,10 @@ def test_ranks_decide_alike_beside_a_scaler(tmp_path: Path) -> None:
     """The gradient is NaN on both ranks and left to the GradScaler; the loss is NaN on one, and both drop the step."""
     run = scaled(2.0) | {"trainer__strategy": "ddp", "trainer__max_steps": 3}
     run |= {"trainer__callbacks": poison("output", 1, rank=1), "model__updates__on_nonfinite": "skip"}
-    done = started(tmp_path, **run)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert train_metrics(tmp_path)["updates/nonfinite"].tolist() == [0, 1, 0, 0]
-    one, two = saved(tmp_path).values()
+    statuses, said = ended(tmp_path / "run", **run)
+    assert statuses == [0, 0], said[-3000:]
+    assert train_metrics(tmp_path / "run")["updates/nonfinite"].tolist() == [0, 1, 0, 0]
+    one, two = saved(tmp_path / "run").values()
     assert one["what"] == two["what"] == "loss"
 
 

@@ -1,6 +1,5 @@
 """``trainer.precision`` in one process, with ddp and with fsdp2: what trains, in which types, and what is refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from lgrpo_lightning.distributed.precision import small_step_warning
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from tests.recorded.run import fit
+from tests.recorded.run import fit, several
 from tests.runs import fit as fit_command
 from tests.runs import lgrpo
-from tests.several import torchrun
+from tests.several import ranks
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
@@ -28,7 +27,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[
         for s in ("ddp", "fsdp2")
         for p in PRECISIONS
     }
-    torchrun(2, "tests.recorded.run", str(out), json.dumps(list(fits.values())))
+    ranks(2, several, str(out), list(fits.values()))
     return dict(zip(fits, torch.load(out, weights_only=True), strict=True))
 
 

@@ -1,6 +1,5 @@
 """Layers divided over two processes, and two such pairs: the training, the checkpoints and the files of one process."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,9 @@ from tests.integration.test_fsdp2 import (
 )
 from tests.models import make_model
 from tests.recorded.run import Outcome, fit
+from tests.recorded.run import several as fit_several
 from tests.runs import lgrpo, rollouts, train_metrics
-from tests.several import commands, torchrun
+from tests.several import commands, ranks
 
 TENSOR = {"tensor_parallel_size": 2}
 RECORDED = {"padded": {"micro_batch_tokens": 480}, "tree": {"micro_batch_tokens": 320}}
@@ -54,12 +54,7 @@ def alone(fits: dict[str, dict[str, object]], tmp_path_factory: pytest.TempPathF
 
 def several(processes: int, fits: dict[str, dict[str, object]], folder: Path) -> dict[str, Outcome]:
     out = folder / "outcomes.pt"
-    torchrun(
-        processes,
-        "tests.recorded.run",
-        str(out),
-        json.dumps([o | {"strategy": TENSOR} for o in fits.values()]),
-    )
+    ranks(processes, fit_several, str(out), [o | {"strategy": TENSOR} for o in fits.values()])
     return dict(zip(fits, (Outcome(**o) for o in torch.load(out, weights_only=True)), strict=True))
 
 

@@ -1,13 +1,9 @@
-"""One fit on the recorded rollouts, and everything by which two fits are compared.
-
-torchrun --nproc-per-node 2 -m tests.recorded.run OUT '[{"strategy": "ddp"}, {"strategy": "fsdp2"}]'
-"""
+"""One fit on the recorded rollouts, and everything by which two fits are compared."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,12 +132,12 @@ def strategy(named: str | dict[str, Any]) -> Any:
     return FSDP2Strategy(**named) if isinstance(named, dict) else named
 
 
-def main(out: str, fits: str) -> None:
-    """Run several fits, one after the other, and save their outcomes from rank 0."""
+def several(out: str, fits: Sequence[dict[str, Any]]) -> None:
+    """Be one of several processes that run fits, one after the other; rank 0 saves their outcomes."""
     devices = int(os.environ["WORLD_SIZE"])
     outcomes = [
         fit(Path(out).parent / str(i), devices=devices, **o | {"strategy": strategy(o["strategy"])})
-        for i, o in enumerate(json.loads(fits))
+        for i, o in enumerate(fits)
     ]
     for outcome in outcomes:
         shares: list[Any] = [None] * devices
@@ -149,7 +145,3 @@ def main(out: str, fits: str) -> None:
         outcome.completions = {key: value for share in shares for key, value in share.items()}
     if torch.distributed.get_rank() == 0:
         torch.save([vars(o) for o in outcomes], out)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

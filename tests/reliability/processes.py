@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +17,8 @@ import torch
 
 from lgrpo_lightning.checkpoints.held_state import EARLIER
 from tests.runs import lgrpo_arguments, rollouts
+from tests.several import Fork, rank_environments
+from tests.several import lgrpo as be_lgrpo
 
 TWO = {"trainer__devices": 2}
 RUN = {
@@ -38,12 +37,6 @@ SLOW = {"model__group_size": 16, "model__sampler__init_args__max_batch_tokens": 
 MINUTES = {"model__group_size": 6000, "model__sampler__init_args__max_batch_tokens": 1}
 """A rollout takes minutes."""
 TIMES = ("time/", "tokens_per_second")
-
-
-FORKS: Any = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["lgrpo_lightning.commands.run", "pandas", "pyarrow.parquet", "matplotlib.figure"]
-)
 
 
 class Running:
@@ -94,15 +87,8 @@ class Run(Running):
         self, root: Path, *, environment: Mapping[str, str] | None = None, log: str = "1", **options: object
     ) -> None:
         super().__init__(root, log)
-        arguments = lgrpo_arguments("fit", root, **options)
-        target = (arguments, str(self.log), {"OMP_NUM_THREADS": "1"} | dict(environment or {}))
-        self.process = FORKS.Process(target=_work, args=target)
-        self.process.start()
-        self.pid = self.process.pid
-
-    def status(self) -> int | None:
-        """The exit status."""
-        return self.process.exitcode  # type: ignore[no-any-return]
+        fork = Fork(self.log, be_lgrpo, lgrpo_arguments("fit", root, **options), **(environment or {}))
+        self.process, self.pid, self.status = fork.process, fork.pid, fork.status  # type: ignore[method-assign]
 
 
 class Launched(Running):
@@ -129,36 +115,18 @@ class Launched(Running):
         return [int(p) for p in found.read_text().split()] if found.exists() else []
 
 
-def _work(arguments: list[str], log: str, environment: dict[str, str]) -> None:
-    """Be ``lgrpo``."""
-    out = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    os.environ.update(environment)
-    faulthandler.enable(out)
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the server it is forked off has read its own
-    sys.argv = ["lgrpo", *arguments]
-    from lgrpo_lightning import cli
-
-    sys.exit(cli.main(arguments))
-
-
 def pair(
     root: Path, *, log: str = "1", second: Mapping[str, object] | None = None, **options: object
 ) -> list[Run]:
     """Two processes of one run, started one by one as torchrun does; ``second`` are other options of rank 1."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
     return [
         Run(
             root,
             log=f"{log}.rank{r}",
-            environment=shared | {"LOCAL_RANK": str(r), "RANK": str(r)},
+            environment=environment,
             **TWO | options | ((second or {}) if r else {}),
         )
-        for r in range(2)
+        for r, environment in enumerate(rank_environments(2))
     ]
 
 
