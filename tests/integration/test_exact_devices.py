@@ -17,7 +17,7 @@ from tests.recorded.run import Outcome, fit, several
 from tests.reference import naive
 from tests.several import ranks
 
-SEVERAL = {"padded": {3: 480, 8: 160}, "tree": {3: 320, 8: 110}}
+SEVERAL = {"padded": {3: 480, 8: 160}, "tree": {8: 110}}
 """Layout → passes of the first optimizer step in one process → ``micro_batch_tokens`` that give them."""
 ARITHMETIC = PolicyConfig().resolved_path
 STRATEGIES = ("ddp", "fsdp2")
@@ -34,8 +34,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Outco
     return {
         (layout, passes): fit(root / f"{layout}{passes}", policy=policy(layout, passes))
         for layout in SEVERAL
-        for passes in (0, 3, 8)
-    }
+        for passes in (0, 8)
+    } | {("padded", 3): fit(root / "padded3", policy=policy("padded", 3))}
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,7 @@ def test_what_is_replayed_tells_one_run_from_another(
         check_golden(other)
 
 
-@pytest.mark.parametrize("layout", SEVERAL)
-@pytest.mark.parametrize("passes", [3, 8])
+@pytest.mark.parametrize(("layout", "passes"), [("padded", 3), ("padded", 8), ("tree", 8)])
 def test_micro_batches(layout: str, passes: int, one: dict[tuple[str, int], Outcome]) -> None:
     check_same(one[layout, passes], one[layout, 0])
 

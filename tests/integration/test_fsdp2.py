@@ -97,7 +97,7 @@ def test_predictions_before_any_training_step(runs: Path) -> None:
     pd.testing.assert_frame_equal(*drawn)
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("kind", [pytest.param("file", marks=pytest.mark.slow), "folder"])
 def test_one_process_goes_on(kind: str, runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / kind, tmp_path / kind)
     one("validate", tmp_path / kind, ckpt_path="last")
@@ -250,6 +250,7 @@ def test_by_class_name_in_a_file(tmp_path: Path) -> None:
     assert saved["init_args"]["reduce_dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_forks_are_drawn_by_each_rank_in_its_own_calls(tmp_path: Path) -> None:
     forking = json.dumps({"class_path": "ForkingSampler", "init_args": {"share": 0.5}})
     options = {"model__sampler": forking, "trainer__max_steps": 3}

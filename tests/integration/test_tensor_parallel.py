@@ -69,13 +69,18 @@ def check(found: dict[str, Outcome], alone: dict[str, Outcome]) -> None:
             assert float(max(g.abs().max() for g in outcome.gradients.values())) > 1e-3
 
 
-def test_two_processes(fits: dict[str, dict[str, object]], alone: dict[str, Outcome], tmp_path: Path) -> None:
-    check(several(2, fits, tmp_path), alone)
+def test_two_processes(fits: dict[str, dict[str, object]], tmp_path: Path) -> None:
+    some = {name: fits[name] for name in ("tree", "llama_tied")}
+    alone = {name: fit(tmp_path / name, **options) for name, options in some.items()}  # type: ignore[arg-type]
+    check(several(2, some, tmp_path), alone)
 
 
 @pytest.mark.slow
-def test_two_pairs(fits: dict[str, dict[str, object]], alone: dict[str, Outcome], tmp_path: Path) -> None:
-    check(several(4, fits, tmp_path), alone)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_model(
+    processes: int, fits: dict[str, dict[str, object]], alone: dict[str, Outcome], tmp_path: Path
+) -> None:
+    check(several(processes, fits, tmp_path), alone)
 
 
 @pytest.fixture(scope="module")

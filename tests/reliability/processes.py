@@ -32,8 +32,14 @@ RUN = {
     "data__prompts_per_step": 2,
 }
 """Four rollouts over two epochs, two updates each, with dropout: every generator and position matters."""
-SLOW = {"model__group_size": 16, "model__sampler__init_args__max_batch_tokens": 1}
-"""Completions one at a time: a rollout takes a second or more."""
+SLOW = {
+    "model__group_size": 8,
+    "model__sampler__init_args__max_batch_tokens": 1,
+    "data__validation__init_args__count": 1,
+}
+"""Completions one at a time: a rollout takes about a second or more."""
+IN_SAMPLING = 0.4
+"""Seconds after a ``SLOW`` rollout was written in which its updates are over and the next one is being sampled."""
 MINUTES = {"model__group_size": 6000, "model__sampler__init_args__max_batch_tokens": 1}
 """A rollout takes minutes."""
 TIMES = ("time/", "tokens_per_second")

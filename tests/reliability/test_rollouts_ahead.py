@@ -48,7 +48,8 @@ def test_stopped_with_rollouts_in_flight(tmp_path: Path) -> None:
     assert time.monotonic() - asked < 10
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes(strategy: str, tmp_path: Path) -> None:
     options = AHEAD | {"model__rollouts_ahead": 1, "trainer__strategy": strategy}
     both = pair(tmp_path / "run", **options)

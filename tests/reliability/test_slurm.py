@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.processes import RUN, SLOW, Run, finished, same_run
+from tests.reliability.processes import IN_SAMPLING, RUN, SLOW, Run, finished, same_run
 
 SECOND = "rollouts/rollout-000001-rank-000.parquet"
 JOB = {
@@ -38,7 +38,7 @@ def scontrol(tmp_path: Path) -> dict[str, str]:
 def interrupted(root: Path, environment: dict[str, str], signum: int) -> Run:
     run = Run(root, environment=environment, **RUN, **SLOW)
     run.until(SECOND)
-    time.sleep(0.8)
+    time.sleep(IN_SAMPLING)
     run.signalled(signum)
     return run
 

@@ -18,6 +18,7 @@ from lgrpo_lightning.distributed.interruption import (
 )
 from tests.callbacks.stub import StubModule, fit
 from tests.reliability.processes import (
+    IN_SAMPLING,
     MINUTES,
     RUN,
     SLOW,
@@ -61,7 +62,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (signal.SIGTERM, 143),
         (signal.SIGINT, 130),
-        (signal.SIGHUP, 129),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
         pytest.param(signal.SIGQUIT, 131, marks=pytest.mark.slow),
         pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
     ],
@@ -72,7 +73,7 @@ def test_stopped_while_sampling_and_resumed(
     root = tmp_path / "run"
     run = Run(root, **RUN, **SLOW)
     run.until(SECOND)
-    time.sleep(0.8)
+    time.sleep(IN_SAMPLING)
     run.signalled(signum)
     assert run.ended(30) == status
     assert f"{signum.name} ended the run after 2 whole rollouts; the state after 2 is in" in run.said()
@@ -152,7 +153,7 @@ def test_nothing_to_save_before_the_first_rollout(tmp_path: Path) -> None:
 def test_a_launched_run_stops_whoever_is_asked(who: str, tmp_path: Path) -> None:
     run = Launched(tmp_path / "run", **RUN, **TWO, **SLOW, trainer__strategy="ddp")
     run.until(SECOND)
-    time.sleep(0.8)
+    time.sleep(IN_SAMPLING)
     (child,) = run.children()
     os.kill(run.pid if who == "parent" else child, signal.SIGTERM)
     assert run.ended(30) == 143, run.said()[-3000:]
@@ -164,11 +165,11 @@ def test_a_launched_run_stops_whoever_is_asked(who: str, tmp_path: Path) -> None
     ("strategy", "asked"),
     [
         ("ddp", [1]),
-        ("fsdp2", [0]),
         *(
             pytest.param(s, who, marks=pytest.mark.slow)
             for s in ("ddp", "fsdp2")
             for who in ([0], [1], [0, 1])
+            if (s, who) != ("ddp", [1])
         ),
     ],
 )
@@ -178,7 +179,7 @@ def test_every_rank_stops_and_is_resumed(strategy: str, asked: list[int], tmp_pa
     root = tmp_path / "run"
     both = pair(root, **options)
     both[0].until(SECOND)
-    time.sleep(0.8)
+    time.sleep(IN_SAMPLING)
     for rank in asked:
         both[rank].signalled(signal.SIGTERM)
     assert [run.ended(30) for run in both] == [143, 143], both[0].said()[-2000:]

@@ -10,11 +10,19 @@ from lgrpo_lightning.samplers.decoding import Decoding, Request
 from lgrpo_lightning.types import Sampling
 from tests.architectures.trial import PROMPTS, Trial, write_model
 
+TOP_K = {"temperature": 0.7, "top_k": 9}
 REQUESTS = [Request(prompt=i // 6, key=i * 7919) for i in range(12)]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2", "mistral"])
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 9}])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("llama", {}),
+        ("gemma2", TOP_K),
+        *(pytest.param(f, {}, marks=pytest.mark.slow) for f in ("qwen3", "gemma2", "gpt2", "mistral")),
+        *(pytest.param(f, TOP_K, marks=pytest.mark.slow) for f in ("llama", "qwen3", "gpt2", "mistral")),
+    ],
+)
 def test_the_same_draws(family, options, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(compiled, "BACKEND", {"backend": "eager"})
     compiled.compiled_step.cache_clear()
@@ -35,6 +43,7 @@ def test_the_same_draws(family, options, tmp_path, monkeypatch) -> None:
     assert sizes <= {12, 6, 3, 1}
 
 
+@pytest.mark.slow
 def test_really_compiled(tmp_path) -> None:
     torch._dynamo.reset()
     compiled.compiled_step.cache_clear()
