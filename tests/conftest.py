@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, 
 
 import torch
 
+from lgrpo_lightning.callbacks import reward_plot
 from tests.models import make_model
 
 torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other crawl on a busy machine
@@ -28,6 +29,23 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return made[architecture]
 
     return get
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pictures() -> Iterator[pytest.MonkeyPatch]:
+    """Hundreds of short runs end with a picture, which takes longer than many of them: an empty file stands for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reward_plot, "draw_run", lambda metrics, path: path.touch())
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def real_pictures(_pictures: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs of this module draw theirs."""
+    empty = reward_plot.draw_run
+    _pictures.undo()
+    yield
+    _pictures.setattr(reward_plot, "draw_run", empty)
 
 
 @pytest.fixture(autouse=True)

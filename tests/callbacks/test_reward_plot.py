@@ -7,6 +7,7 @@ from lgrpo_lightning.callbacks.reward_plot import draw_run
 from tests.callbacks.stub import FailureError, StubModule, fit
 
 PNG = b"\x89PNG"
+pytestmark = pytest.mark.usefixtures("real_pictures")
 
 
 def test_drawn_at_the_end_of_fit(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ written to that file first. Numbers that would take minutes are replaced: see ``
 
 import doctest
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 
 from tests.docs.markdown import PAGES, ROOT, blocks
 from tests.runs import CONFIG, lgrpo, train_metrics
+from tests.several import Fork
 
 SHORTER = {"max_steps=150": "max_steps=2", "count=200": "count=4"}
 """What is replaced in the code of the docs so that it runs in seconds."""
@@ -27,8 +28,8 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def run_page(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the blocks of ``page`` in ``folder``; line numbers of errors are those of the page."""
+def run_page(page: Path, folder: Path) -> tuple[int | None, str]:
+    """Run the blocks of ``page`` in ``folder``: status and output; line numbers of errors are those of the page."""
     lines: list[str] = []
     for block in blocks(page, "python"):
         if block.title:
@@ -39,15 +40,22 @@ def run_page(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     for long, short in SHORTER.items():
         script = script.replace(long, short)
     (folder / f"{page.stem}_page.py").write_text(script)
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, f"{page.stem}_page.py"]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    run = Fork(folder / "log", as_main, folder, f"{page.stem}_page.py")
+    run.process.join(300)
+    return run.status(), run.said()
+
+
+def as_main(folder: Path, script: str) -> None:
+    """Be ``python SCRIPT`` in ``folder``."""
+    os.chdir(folder)
+    sys.argv, sys.path[:0] = [script], [str(folder), str(ROOT)]
+    runpy.run_path(script, run_name="__main__")
 
 
 @pytest.mark.parametrize("page", [p for p in WITH_PYTHON if p.name != "README.md"], ids=name)
 def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    run = run_page(page, tmp_path)
-    assert run.returncode == 0, run.stderr
+    status, said = run_page(page, tmp_path)
+    assert status == 0, said
 
 
 @pytest.mark.parametrize("page", WITH_SESSIONS, ids=name)
@@ -61,8 +69,8 @@ def test_sessions_print_what_they_show(page: Path) -> None:
 
 
 def test_the_readmes_python_is_the_same_run_as_the_quickstart(tmp_path: Path) -> None:
-    run = run_page(ROOT / "README.md", tmp_path)
-    assert run.returncode == 0, run.stderr
+    status, said = run_page(ROOT / "README.md", tmp_path)
+    assert status == 0, said
     kept = "data__prompts_per_step data__train__init_args__count model__group_size model__validation__k "
     kept += "model__sampling__max_new_tokens model__schedule__warmup_steps"
     unchanged = dict.fromkeys(kept.split())

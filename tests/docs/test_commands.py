@@ -37,8 +37,17 @@ def words(line: str) -> list[str] | None:
     return shlex.split(rest, comments=True) if found else None
 
 
+QUICK = ("README.md", "docs/start.md", "docs/plugins.md")
+"""Pages whose blocks and commands are tried always; continuous integration tries all."""
+
+
+def marks(block: Block) -> list[pytest.MarkDecorator]:
+    """``slow``, but for some pages."""
+    return [] if str(block.page.relative_to(ROOT)) in QUICK else [pytest.mark.slow]
+
+
 COMMANDS = [
-    pytest.param(block.id, argv, id=f"{block.id} {' '.join(argv)}")
+    pytest.param(block.id, argv, id=f"{block.id} {' '.join(argv)}", marks=marks(block))
     for block in SHELL
     for line in lines(block)
     if (argv := words(line))
@@ -85,19 +94,24 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What became of every block and command; tried once, also where several processes run the tests."""
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What became of the blocks and commands asked for; tried once, also where several processes run the tests."""
+    asked = {
+        item.callspec.id
+        for item in request.session.items
+        if item.path == Path(__file__) and hasattr(item, "callspec")
+    }
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "outcomes.json"
     with FileLock(f"{shared}.lock"):
         if not shared.exists():
-            shared.write_text(json.dumps(tried(tmp_path_factory.mktemp("commands"))))
+            shared.write_text(json.dumps(tried(asked, tmp_path_factory.mktemp("commands"))))
     found: dict[str, str] = json.loads(shared.read_text())
     return found
 
 
-def tried(work: Path) -> dict[str, str]:
-    """What became of every block and command, all tried in one process with the plug-ins installed."""
+def tried(asked: set[str], work: Path) -> dict[str, str]:
+    """What became of blocks and commands, all tried in one process with the plug-ins installed."""
     installed(work / "site", work)
     tasks: list[dict[str, Any]] = []
     for block in YAML:
@@ -115,7 +129,7 @@ def tried(work: Path) -> dict[str, str]:
     }
     run = subprocess.run(
         [sys.executable, "-m", "tests.docs.parse_commands"],
-        input=json.dumps(tasks),
+        input=json.dumps([task for task in tasks if task["id"] in asked]),
         env=env,
         capture_output=True,
         text=True,
@@ -126,7 +140,7 @@ def tried(work: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("block", YAML, ids=lambda b: b.id)
+@pytest.mark.parametrize("block", [pytest.param(b, id=b.id, marks=marks(b)) for b in YAML])
 def test_the_configuration_builds(block: Block, outcomes: dict[str, str]) -> None:
     assert set(yaml.safe_load(block.text)) <= TOP
     assert outcomes[block.id] == ""

@@ -30,6 +30,15 @@ STRINGS = ("huge", "unpicklable", "torn")
 """What a tool may return: it is made a string."""
 
 
+QUICK = ("exits", "hangs", "garbles", "raises", "unspeakable", "unpicklable")
+"""Tried always; continuous integration tries all."""
+
+
+def each(*ways: str) -> list[Any]:
+    """Those that are quick, and the others as slow tests."""
+    return [w if w in QUICK else pytest.param(w, marks=pytest.mark.slow) for w in ways]
+
+
 @pytest.fixture(scope="module")
 def policy(model_folder: Callable[[str], Path]) -> Policy:
     return Policy(PolicyConfig(path=str(model_folder("llama"))))
@@ -61,7 +70,7 @@ def played(policy: Policy, said: Any, columns: Any = None, **options: Any) -> tu
         sampler.teardown()
 
 
-@pytest.mark.parametrize("how", [*ENDS, *ANSWERS])
+@pytest.mark.parametrize("how", each(*ENDS, *ANSWERS))
 def test_a_tool(policy: Policy, how: str) -> None:
     """It remembers nothing: the policy reads the error, and the next call is made in another process."""
     said = [call("faulty", how=how) + call("process_id"), call("process_id"), "Done."]
@@ -80,7 +89,7 @@ def test_a_tool(policy: Policy, how: str) -> None:
             assert first.startswith("{'error'")
 
 
-@pytest.mark.parametrize("how", [*ENDS, *ANSWERS])
+@pytest.mark.parametrize("how", each(*ENDS, *ANSWERS))
 def test_a_method_of_an_object(policy: Policy, how: str) -> None:
     """Its state is lost with the process: the episode is dropped, whatever ``on_error``."""
     said = [call("work", how=""), call("work", how=how), call("work", how=""), "Done."]
@@ -94,7 +103,7 @@ def test_a_method_of_an_object(policy: Policy, how: str) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["message", "drop"])
-@pytest.mark.parametrize("how", [*ENDS, *ANSWERS])
+@pytest.mark.parametrize("how", each(*ENDS, *ANSWERS))
 def test_respond(policy: Policy, how: str, on_error: str) -> None:
     rollouts, seconds = played(policy, ["a"] * 5, environment=Wrong("respond", how), on_error=on_error)
     assert seconds < 15
@@ -105,7 +114,7 @@ def test_respond(policy: Policy, how: str, on_error: str) -> None:
         assert "Error" in rollouts[0].turns[3].messages[0]["content"] or how in ("leaves", "interrupts")
 
 
-@pytest.mark.parametrize("how", [*ENDS, *ANSWERS])
+@pytest.mark.parametrize("how", each(*ENDS, *ANSWERS))
 def test_reward(policy: Policy, how: str) -> None:
     rollouts, seconds = played(policy, ["a"] * 5, environment=Wrong("reward", how))
     assert seconds < 15
@@ -118,16 +127,16 @@ def test_reward(policy: Policy, how: str) -> None:
     assert [r.applies for r in rollouts] == [False, False, True, True]
 
 
-@pytest.mark.parametrize("how", [*ENDS, "raises", "leaves", "interrupts", "unspeakable"])
+@pytest.mark.parametrize("how", each(*ENDS, "raises", "leaves", "interrupts", "unspeakable"))
 def test_close(policy: Policy, how: str) -> None:
     rollouts, seconds = played(policy, ["a"] * 5, environment=Wrong("close", how))
     assert seconds < 15
     assert [r.rewards for r in rollouts] == [(3.0,)] * 4
 
 
-@pytest.mark.parametrize(("how", "message"), [*ENDING.items(), ("raises", "nothing here")])
-def test_reset_stops_the_run(policy: Policy, how: str, message: str) -> None:
-    with pytest.raises(Exception, match=message) as caught:
+@pytest.mark.parametrize("how", each(*ENDING, "raises"))
+def test_reset_stops_the_run(policy: Policy, how: str) -> None:
+    with pytest.raises(Exception, match=ENDING.get(how, "nothing here")) as caught:
         played(policy, ["a"], environment=Wrong("reset", how))
     if how == "raises":
         assert any("go_wrong" in note for note in caught.value.__notes__)
