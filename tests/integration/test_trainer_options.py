@@ -1,12 +1,18 @@
 """The Trainer's options do what their names say."""
 
+import re
 from pathlib import Path
+from statistics import mean
+from typing import ClassVar
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
+from lgrpo_lightning import Group, ProcessTree
+from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.training.settings import check_processes
 from tests.reliability.processes import same
 from tests.runs import CONFIG, checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
@@ -142,7 +148,24 @@ def test_early_stopping_and_best_checkpoint(tmp_path: Path) -> None:
     torch.load(root / "checkpoints" / "best.ckpt", weights_only=True)
 
 
+class Seen(ExactMatch):
+    """Notes what it scores."""
+
+    groups: ClassVar[list[Group]] = []
+
+    def score(self, group: Group, tree: ProcessTree) -> Tensor:
+        self.groups.append(group)
+        return super().score(group, tree)
+
+
+def right(group: Group) -> list[bool]:
+    """Whether the last number of each completion is the sum of the prompt's."""
+    total = sum(map(int, re.findall(r"\d+", group.prompt.text)))
+    return [re.findall(r"\d+", c.text)[-1:] == [str(total)] for c in group.completions]
+
+
 def test_several_named_validation_sets(tmp_path: Path) -> None:
+    """The numbers logged are those that are counted in the texts by hand; without a set's name, means of the sets."""
     config = yaml.safe_load(CONFIG.read_text())
     tasks = {"easy": {"count": 3, "terms": 2}, "hard": {"count": 2, "terms": 5}}
     config["data"]["validation"] = {
@@ -150,11 +173,23 @@ def test_several_named_validation_sets(tmp_path: Path) -> None:
     }
     path = tmp_path / "two_sets.yaml"
     path.write_text(yaml.safe_dump(config))
-    root = fit(tmp_path / "run", config=path, data__validation__init_args__count=None)
+    Seen.groups.clear()
+    reward = f"{__name__}.Seen"
+    own = {"data__validation__init_args__count": None, "trainer__max_steps": 1, "model__validation__k": 3}
+    root = fit(tmp_path / "run", config=path, model__reward_model=reward, **own)
     row = metrics(root).dropna(subset=["val/accuracy"]).iloc[0]
-    for name in ("accuracy", "avg@k"):
-        mean = (row[f"val/easy/{name}"] + row[f"val/hard/{name}"]) / 2
-        assert abs(mean - row[f"val/{name}"]) < 1e-6
+    expected = dict[str, list[float]]()
+    for name, args in tasks.items():
+        mine = [right(g) for g in Seen.groups if g.prompt.uid.startswith(f"{name}/")]
+        greedy = [g for g in mine if len(g) == 1][: args["count"]]  # before the first step
+        sampled = [g for g in mine if len(g) == 3][: args["count"]]
+        expected.setdefault("accuracy", []).append(mean(map(sum, greedy)))
+        expected.setdefault("avg@k", []).append(mean(sum(g) / 3 for g in sampled))
+        expected.setdefault("pass@k", []).append(mean(map(any, sampled)))
+    assert len(set(expected["avg@k"])) == 2
+    for name, (easy, hard) in expected.items():
+        logged = [row[f"val/{which}{name}"] for which in ("easy/", "hard/", "")]
+        assert logged == pytest.approx([easy, hard, (easy + hard) / 2], abs=1e-6), name
 
 
 def test_more_processes_than_cores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
