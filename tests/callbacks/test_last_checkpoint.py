@@ -77,7 +77,7 @@ def test_stopping_early_is_an_end_too(tmp_path: Path, written: list[int]) -> Non
 
 
 @pytest.mark.parametrize("when", ["sample", "update"])
-@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("at", [1, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 @pytest.mark.parametrize("validate", [False, True])
 def test_cut_short_and_resumed_equals_uninterrupted(
     tmp_path: Path, when: str, at: int, validate: bool

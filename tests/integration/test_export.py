@@ -35,7 +35,13 @@ def greedy(model: object) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["llama", "qwen2", "qwen3", "gemma3", "gpt2", "granite", "gemma2", "cohere"]
+    "architecture",
+    [
+        "llama",
+        "gemma3",
+        "gpt2",
+        *(pytest.param(a, marks=pytest.mark.slow) for a in ("qwen2", "qwen3", "granite", "gemma2", "cohere")),
+    ],
 )
 def test_train_export_reload(architecture: str, model_folder: Callable[..., Path], tmp_path: Path) -> None:
     run = fit(tmp_path / "run", model__policy__path=model_folder(architecture), **TRAIN)

@@ -96,7 +96,9 @@ def test_micro_batches_change_nothing(run: Path, tmp_path: Path) -> None:
         assert math.isclose(train_metrics(run)[name][0], train_metrics(small)[name][0], rel_tol=2e-5)
 
 
-@pytest.mark.parametrize("normalizer", ["token", "sequence", "constant"])
+@pytest.mark.parametrize(
+    "normalizer", ["token", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sequence", "constant"))]
+)
 def test_several_updates_per_rollout_with_a_reference(normalizer: str, tmp_path: Path) -> None:
     root = fit(
         tmp_path,

@@ -148,7 +148,14 @@ def test_kl_in_the_reward_trains_and_validates_without_it(tmp_path: Path) -> Non
     assert every.between(0, 1).all()
 
 
-@pytest.mark.parametrize("loss", ["GSPO", "GMPO", "CISPO", "SAPO", "LUSPO", "VESPO", "Reinforce"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "GSPO",
+        "Reinforce",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("GMPO", "CISPO", "SAPO", "LUSPO", "VESPO")),
+    ],
+)
 def test_every_loss_by_its_name(loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Under its defaults; the estimator without λ weights, which losses of sequences refuse."""
     flags = {"model__advantage_estimator": "GRPO", "model__loss": loss, "trainer__limit_val_batches": 0}

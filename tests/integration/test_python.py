@@ -146,7 +146,13 @@ def test_the_same_trainer_goes_on(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ Lightning's callbacks
 
 
-@pytest.mark.parametrize("monitor", ["reward", "loss", "entropy", "completions/mean_length"])
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        "loss",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("reward", "entropy", "completions/mean_length")),
+    ],
+)
 def test_monitors_of_training(tmp_path: Path, monitor: str) -> None:
     callbacks = [
         EarlyStopping(monitor=monitor, patience=9),

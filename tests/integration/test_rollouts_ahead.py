@@ -23,6 +23,7 @@ from tests.samplers.apart import ApartSampler, OwnWeights
 
 APART = "tests.samplers.apart.ApartSampler"
 HERE = "tests.integration.test_rollouts_ahead"
+SLOW = pytest.mark.slow
 LONG = {"trainer__max_steps": 7, "model__updates__iterations": 1}
 TWICE = {"trainer__max_steps": 10, "model__updates__iterations": 2}
 
@@ -71,7 +72,9 @@ class Slow(RewardModel):
         return torch.tensor([float(len(r) % 3) for r in group.completions])
 
 
-@pytest.mark.parametrize(("count", "options"), [(1, LONG), (2, TWICE), (3, LONG)])
+@pytest.mark.parametrize(
+    ("count", "options"), [pytest.param(1, LONG, marks=SLOW), (2, TWICE), pytest.param(3, LONG, marks=SLOW)]
+)
 def test_the_weights_are_those_of_exactly_k_rollouts_before(
     count: int, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -86,7 +89,7 @@ def test_the_weights_are_those_of_exactly_k_rollouts_before(
     assert (table["time/sampler_idle"][1:] >= 0).all()
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), 2])
 def test_it_is_the_run_that_draws_old_weights_one_after_the_other(count: int, tmp_path: Path) -> None:
     """Same prompts, noise, credit, importance correction and weights, to the bit; with validations in between."""
     ahead = fit(tmp_path / "ahead", model__sampler=APART, model__rollouts_ahead=count, **TWICE)
@@ -103,7 +106,7 @@ def test_it_is_the_run_that_draws_old_weights_one_after_the_other(count: int, tm
     assert (train_metrics(ahead)["sampling/importance_sampling_ratio/mean"][count:] != 1).all()
 
 
-@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), 2])
 def test_who_is_faster_does_not_matter(count: int, tmp_path: Path) -> None:
     options = LONG | {"model__rollouts_ahead": count, "model__validation__k": 2}
 
@@ -182,11 +185,12 @@ def test_what_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
 
 
 def test_resumed_with_another_number(tmp_path: Path) -> None:
-    half = LONG | {"trainer__max_steps": 3}
+    long = LONG | {"trainer__limit_val_batches": 0}
+    half = long | {"trainer__max_steps": 3}
     for before, after in ((0, 2), (2, 1)):
         root = tmp_path / f"{before}-{after}"
         fit(root, model__sampler=APART, model__rollouts_ahead=before, **half)
-        run = fit(root, model__sampler=APART, model__rollouts_ahead=after, ckpt_path="last", **LONG)
+        run = fit(root, model__sampler=APART, model__rollouts_ahead=after, ckpt_path="last", **long)
         versions = rollouts(run).groupby("rollout")["weight_version"].first()
         assert versions.tolist()[3 + after :] == [n - after for n in range(3 + after, 7)]
         assert all(v <= n for n, v in versions.items())
@@ -195,6 +199,7 @@ def test_resumed_with_another_number(tmp_path: Path) -> None:
 def test_an_adapter(tmp_path: Path) -> None:
     lora = {"rank": 2, "alpha": 4}
     options = LONG | {"model__sampler": APART, "model__rollouts_ahead": 1, "model__policy__lora": lora}
+    options |= {"trainer__limit_val_batches": 0}
     whole = fit(tmp_path / "whole", **options)
     fit(tmp_path / "run", **options | {"trainer__max_steps": 4})
     same_run(whole, fit(tmp_path / "run", ckpt_path="last", **options))
