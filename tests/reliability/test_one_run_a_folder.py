@@ -56,11 +56,14 @@ def test_a_reward_that_closes_standard_output(tmp_path: Path) -> None:
     assert len(metrics(root)) >= 4
 
 
-@pytest.mark.parametrize("output", ["pipe", "full disk", "closed"])
+SHORT = {"trainer__max_steps": 2, "trainer__limit_val_batches": 0}
+
+
+@pytest.mark.parametrize("output", ["pipe", pytest.param("full disk", marks=pytest.mark.slow), "closed"])
 def test_a_run_outlives_its_output(output: str, tmp_path: Path) -> None:
     root = tmp_path / "run"
     command = [sys.executable, "-m", "lgrpo_lightning.cli",
-               *lgrpo_arguments("fit", root, trainer__enable_progress_bar="true")]  # fmt: skip
+               *lgrpo_arguments("fit", root, **SHORT, trainer__enable_progress_bar="true")]  # fmt: skip
     shell = {"pipe": " 2>&1 | head -n 1", "full disk": " > /dev/full", "closed": " >&-"}[output]
     script = 'set -o pipefail; "$@"' + shell
     done = subprocess.run(["bash", "-c", script, "bash", *command], env=os.environ | {"OMP_NUM_THREADS": "1"},

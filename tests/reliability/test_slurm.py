@@ -68,6 +68,7 @@ def test_a_task_of_an_array_that_slurm_refuses(scontrol: dict[str, str], tmp_pat
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_preempted(scontrol: dict[str, str], tmp_path: Path) -> None:
     """SIGTERM: SLURM requeues by itself."""
     run = interrupted(tmp_path / "run", scontrol, signal.SIGTERM)

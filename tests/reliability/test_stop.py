@@ -142,7 +142,7 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
 def test_nothing_to_save_before_the_first_rollout(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", **RUN | MINUTES, model__validation__at_start="false")
     run.until("config.yaml")
-    time.sleep(8)
+    time.sleep(3)
     run.signalled(signal.SIGTERM)
     assert run.ended(30) in (143, -signal.SIGTERM)
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
