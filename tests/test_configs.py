@@ -58,6 +58,15 @@ def comes_with_the_package(config: Path) -> bool:
     return str(path).startswith("lgrpo:") and path != "lgrpo:smollm2"
 
 
+def small(config: Path) -> list[str]:
+    """Flags for a step that takes seconds."""
+    data = yaml.safe_load(config.read_text())["data"]
+    sets = {which: data.get(which) for which in ("train", "validation")}
+    counted = [w for w, s in sets.items() if isinstance(s, dict) and "count" in s.get("init_args", {})]
+    few = [f"--data.{which}.init_args.count=16" for which in counted]
+    return [*SMALL, f"--data.prompts_per_step={min(2, data['prompts_per_step'])}", *few]
+
+
 def stand_in(folder: Path, copy: Path) -> Path:
     """A tiny model that takes chats."""
     shutil.copytree(folder, copy)
@@ -95,7 +104,7 @@ def test_it_runs_a_step(
     if reason := CANNOT_RUN.get(config.name):
         pytest.skip(reason)
     monkeypatch.chdir(config.parent.parent)
-    flags = [*SMALL, f"--trainer.default_root_dir={tmp_path}"]
+    flags = [*small(config), f"--trainer.default_root_dir={tmp_path}"]
     if not comes_with_the_package(config):
         assert config.name in STAND_IN, f"{config.name} has a model of its own: give a reason in STAND_IN"
         tiny = stand_in(model_folder("llama"), tmp_path / "model")

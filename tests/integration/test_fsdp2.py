@@ -237,6 +237,7 @@ def test_refused(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.slow  # torchrun itself imports everything three times
 def test_by_class_name_in_a_file(tmp_path: Path) -> None:
     written = yaml.safe_load(CONFIG.read_text())
     written["trainer"]["strategy"] = {
