@@ -13,23 +13,9 @@ from types import MappingProxyType
 
 import pluggy
 
-from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.registry import hookspecs
 from lgrpo_lightning.registry.installed import DISABLE, enabled_entry_points
 from lgrpo_lightning.registry.loading import Component, PluginError, offered
-
-__all__ = [
-    "Component",
-    "PluginError",
-    "UnknownComponentError",
-    "components",
-    "find",
-    "unknown_component_message",
-]
-
-
-class UnknownComponentError(UserError):
-    """No installed package has a component of this kind and name."""
 
 
 @cache
@@ -52,18 +38,6 @@ def components() -> Mapping[str, Component]:
                     f"{DISABLE}={component.package}."
                 )
     return MappingProxyType(found)
-
-
-def find(kind: str, name: str) -> Component:
-    """The installed component of this kind and name.
-
-    Raises:
-        UnknownComponentError: There is none; the message lists the alternatives.
-    """
-    component = components().get(name)
-    if component is None or component.kind != kind:
-        raise UnknownComponentError(unknown_component_message(kind, name))
-    return component
 
 
 def unknown_component_message(kind: str, name: str) -> str:
