@@ -49,7 +49,7 @@ def verbose() -> int:
 
     from lgrpo_lightning.registry import hookspecs
     from lgrpo_lightning.registry.installed import enabled_entry_points, package
-    from lgrpo_lightning.registry.loading import PluginError, offered
+    from lgrpo_lightning.registry.loading import offered
 
     broken, owners = 0, dict[str, str]()
     for entry in enabled_entry_points():

@@ -9,7 +9,7 @@ import lgrpo_math
 import pytest
 from lgrpo_math import MathAnswer, checker, gold, math_answer
 
-from lgrpo_lightning.registry.lookup import find
+from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.rewards.checks import RewardError, check_rewards
 from lgrpo_lightning.testing import check_reward_model, toy_group, toy_tree
 
@@ -195,7 +195,7 @@ def test_refuses_what_is_out_of_range(options, message):
 
 def test_is_found_by_the_registry():
     assert lgrpo_math.lgrpo_components() == [MathAnswer]
-    assert find("reward_model", "MathAnswer").package == "lgrpo-math"
+    assert components()["MathAnswer"].package == "lgrpo-math"
 
 
 def test_a_worker_loads_neither_torch_nor_numpy():
