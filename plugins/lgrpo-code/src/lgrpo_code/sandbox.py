@@ -14,8 +14,6 @@ import signal
 import sys
 import threading
 
-from lgrpo_lightning.errors import UserError
-
 NOBODY = 65534
 NEWUSER = 0x10000000
 NOSUID, NODEV, BIND, REC = 2, 4, 4096, 16384
@@ -40,7 +38,7 @@ def checked(result, what):
     """Refuse where a call into the kernel failed."""
     if result != 0:
         number = ctypes.get_errno()
-        raise UserError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def mount(source, target, kind=None, flags=0, data=None):

@@ -28,7 +28,7 @@ class Elsewhere(Environment):
 
     def respond(self, turns: Sequence[Mapping[str, Any]]) -> None:
         """Never asked: verifiers answers."""
-        raise UserError("verifiers answers the turns of this episode.")
+        raise NotImplementedError("verifiers answers the turns of this episode.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from verifiers.v1.dialects.chat import message_to_wire
 from verifiers.v1.harnesses.utils.compaction import bound_tool_message
 from verifiers.v1.harnesses.utils.mcp import call_mcp, connect_mcp
 
-from lgrpo_lightning.errors import UserError
 from lgrpo_verifiers.wire import TOO_LONG
 
 DONE = ProgramResult(exit_code=0, stdout="", stderr="")
@@ -86,7 +85,7 @@ def _ended(answer: httpx.Response, trace: Any) -> ProgramResult:
         RuntimeError: The model could not answer.
     """
     if trace.stop_condition is None and TOO_LONG not in answer.text:
-        raise UserError(f"the model did not answer: {answer.status_code} {answer.text[:500]}")
+        raise RuntimeError(f"the model did not answer: {answer.status_code} {answer.text[:500]}")
     return DONE
 
 
