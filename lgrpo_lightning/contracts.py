@@ -254,13 +254,23 @@ class PolicyLoss(ABC):
 
 
 class PromptSource(ABC):
-    """Provides prompts from a file, a hub data set or a generator of tasks."""
+    """Provides prompts from a file, a hub data set or a generator of tasks.
+
+    Attributes:
+        streaming: Whether training takes one row after another from ``rows()``, which then gives the same rows at every
+            call; else it is read whole before the first step.
+        shuffle_buffer: Of so many rows the next one is drawn when a stream is shuffled.
+    """
+
+    streaming: bool = False
+    shuffle_buffer: int = 10_000
 
     @abstractmethod
     def rows(self) -> Iterable[Mapping[str, Any]]:
         """The data rows; each has a ``prompt`` (a string or a list of messages) and any other columns.
 
-        A list, a data set, or a generator or streaming data set that ends. It is read completely before the first step.
+        A list, a data set, or a generator that ends, which is read completely before the first step; or any iterable with
+        ``streaming``.
         """
 
 

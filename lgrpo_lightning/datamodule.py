@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,8 @@ from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder, check_colu
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.row_columns import check_template_kwargs
 from lgrpo_lightning.data.sizes import check_prompts_per_step, limited
-from lgrpo_lightning.data.sources import all_rows, named_sources
+from lgrpo_lightning.data.sources import all_rows, check_row, named_sources
+from lgrpo_lightning.data.stream import PromptStream, check_streamed_run
 from lgrpo_lightning.distributed.component_call import component_call
 from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.errors import UserError, mapped, require
@@ -106,6 +107,15 @@ class PromptDataModule(LightningDataModule):
             "test": named_sources("test", test),
             "predict": named_sources("predict", predict),
         }
+        self.streamed = any(source.streaming for source in self.sources["train"].values())
+        for which, named in self.sources.items():
+            if which != "train" and any(source.streaming for source in named.values()):
+                raise UserError(f"data.{which} is read whole: leave streaming out, it is for data.train.")
+        if self.streamed and curriculum is not None:
+            raise UserError(
+                "data.curriculum draws from all prompts by their pass rates, and data.train has streaming: true. Leave "
+                "one of them out."
+            )
         self.prompts_per_step, self.validation_batch_size = prompts_per_step, validation_batch_size
         self.shuffle, self.seed, self.curriculum = shuffle, seed, curriculum
         self.pass_rates: PassRates | None = None
@@ -115,7 +125,7 @@ class PromptDataModule(LightningDataModule):
         self.on_change = on_change
         self.fingerprints: dict[str, dict[str, str]] = {}
         self.prompts: dict[str, dict[str, list[Prompt]]] = {}
-        self._train_loader: PromptLoader | None = None
+        self._train_loader: PromptLoader | PromptStream | None = None
         self._resumed_state: dict[str, Any] = {}
 
     @property
@@ -135,10 +145,13 @@ class PromptDataModule(LightningDataModule):
 
     @property
     def longest_sequence(self) -> int:
-        """Most tokens that a prompt of the sets that were read and its completion may have."""
+        """Most tokens that a prompt of the sets that were read, or may be of a stream, and its completion have."""
+        module = self._trainer.lightning_module
         sets = (prompts for named in self.prompts.values() for prompts in named.values())
         longest = max((len(p.token_ids) for prompts in sets for p in prompts), default=0)
-        return longest + int(self._trainer.lightning_module.sampling.max_new_tokens)
+        if self.streamed and self._trainer.state.fn == "fit":
+            longest = self._max_length(module)
+        return longest + int(module.sampling.max_new_tokens)
 
     def setup(self, stage: str) -> None:
         """Read and encode the sets of ``stage``.
@@ -153,11 +166,14 @@ class PromptDataModule(LightningDataModule):
                     f"data.{which} is not set, and `lgrpo {getattr(stage, 'value', stage)}` needs it: a path, "
                     "or a prompt source such as ArithmeticTasks."
                 )
-            self.prompts[which] = {name: self._encoded(name, s) for name, s in self.sources[which].items()}
+            if not (which == "train" and self.streamed):
+                self.prompts[which] = {
+                    name: self._encoded(name, s) for name, s in self.sources[which].items()
+                }
         self.fingerprints = {
             "data.train" if which == "train" else f"data.{which} ({name})": fingerprint(prompts)
             for which in STAGES[stage]
-            for name, prompts in self.prompts[which].items()
+            for name, prompts in self.prompts.get(which, {}).items()
         }
         if stage == "fit":
             self._train_loader, self._resumed_state = None, {}
@@ -166,8 +182,12 @@ class PromptDataModule(LightningDataModule):
                 self.prompts_per_step,
                 world_size=data_rank(self._trainer).size,
                 mini_batches=getattr(self._trainer.lightning_module, "mini_batches", 1),
-                prompts=(count := len(self.prompts["train"]["train"])),
+                prompts=None if self.streamed else len(self.prompts["train"]["train"]),
             )
+            if self.streamed:
+                check_streamed_run(self._trainer, validates=bool(self.sources["validation"]))
+                return
+            count = len(self.prompts["train"]["train"])
             rest = count % self.prompts_per_step
             if rest and not self.shuffle and not self._trainer.overfit_batches:
                 rank_zero_warn(
@@ -176,29 +196,54 @@ class PromptDataModule(LightningDataModule):
                     "true, under which every epoch leaves out others, or take another number of prompts."
                 )
 
-    def train_dataloader(self) -> PromptLoader:
+    def train_dataloader(self) -> PromptLoader | PromptStream:
         """Batches of ``prompts_per_step`` prompts over all ranks; an incomplete last one is left out."""
-        prompts, trainer = self.prompts["train"]["train"], self._trainer
-        loader = PromptLoader(
-            prompts,
-            self.prompts_per_step,
-            rank=data_rank(trainer).rank,
-            world_size=data_rank(trainer).size,
-            shuffle=self.shuffle and not trainer.overfit_batches,
-            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed,
-            drop_last=True,
-            limit=limited(len(prompts) // self.prompts_per_step, trainer.limit_train_batches),
-            weights=None if self.pass_rates is None else self.pass_rates.weights,
-        )
+        trainer, data = self._trainer, data_rank(self._trainer)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed
+        limit = trainer.limit_train_batches
+        loader: PromptLoader | PromptStream
+        if self.streamed:
+            source = self.sources["train"]["train"]
+            loader = PromptStream(
+                source.rows,
+                self._row_encoder("train", source),
+                self.prompts_per_step,
+                rank=data.rank,
+                world_size=data.size,
+                buffer=source.shuffle_buffer if self.shuffle else None,
+                seed=seed,
+                limit=limit if isinstance(limit, int) else None,
+            )
+        else:
+            prompts = self.prompts["train"]["train"]
+            loader = PromptLoader(
+                prompts,
+                self.prompts_per_step,
+                rank=data.rank,
+                world_size=data.size,
+                shuffle=self.shuffle and not trainer.overfit_batches,
+                seed=seed,
+                drop_last=True,
+                limit=limited(len(prompts) // self.prompts_per_step, limit),
+                weights=None if self.pass_rates is None else self.pass_rates.weights,
+            )
         if state := self.state_dict() or self._resumed_state:
+            if ("taken" in state) != self.streamed:
+                raise UserError(
+                    f"The checkpoint was made with streaming: {str(not self.streamed).lower()} of data.train, by which "
+                    "its place in the prompts is kept. Set that, or start without --ckpt_path in another "
+                    "trainer.default_root_dir."
+                )
             loader.load_state_dict(state)
+        if self.streamed:
+            loader.upcoming(1)  # so that rows that cannot be read are told before the first step
         self._train_loader = loader
         return loader
 
     def further_prompts(self, count: int, without: set[str]) -> list[Prompt]:
         """At most ``count`` training prompts beside the last batch's, without those of the given uids.
 
-        The same on every rank. The order of the epoch stays as it is.
+        The same on every rank. The order of the epoch stays as it is; a stream gives its next ones, once.
         """
         return [] if self._train_loader is None else self._train_loader.further(count, without)
 
@@ -288,10 +333,9 @@ class PromptDataModule(LightningDataModule):
             for prompts in self.prompts[which].values()
         ]
 
-    def _encoded(self, name: str, source: PromptSource) -> list[Prompt]:
-        """The prompts of one set, checked against what the model and its rewards need."""
-        module, origin = self._trainer.lightning_module, str(getattr(source, "path", type(source).__name__))
-        encoder = PromptEncoder(
+    def _encoder(self) -> PromptEncoder:
+        module = self._trainer.lightning_module
+        return PromptEncoder(
             tokenizer=module.tokenizer,
             max_length=self._max_length(module),
             long_prompts=self.long_prompts,
@@ -301,8 +345,9 @@ class PromptDataModule(LightningDataModule):
             chat_template_kwargs=self.chat_template_kwargs,
             vocabulary=getattr(module, "vocabulary_size", None),
         )
-        with component_call(RandomKey(0, "data", 0), name):
-            rows = all_rows(source.rows(), origin)
+
+    def _check_columns(self, rows: Sequence[Mapping[str, Any]], origin: str, first: int = 0) -> None:
+        module = self._trainer.lightning_module
         readers = getattr(getattr(module, "reward_model", None), "models", ())
         check_columns(
             rows,
@@ -310,7 +355,28 @@ class PromptDataModule(LightningDataModule):
             origin=origin,
             readers={column: model.name for model in readers for column in model.columns},
             check=getattr(getattr(module, "reward_model", None), "check_row", None),
+            first=first,
         )
+
+    def _row_encoder(
+        self, name: str, source: PromptSource
+    ) -> Callable[[Mapping[str, Any], int], Prompt | None]:
+        """Makes prompts of single rows, checked like those of a set."""
+        encoder, origin = self._encoder(), _origin(source)
+
+        def encode(row: Mapping[str, Any], number: int) -> Prompt | None:
+            check_row(row, number, origin)
+            self._check_columns([row], origin, number)
+            return encoder.encode_row(row, number, name=name, origin=origin)
+
+        return encode
+
+    def _encoded(self, name: str, source: PromptSource) -> list[Prompt]:
+        """The prompts of one set, checked against what the model and its rewards need."""
+        encoder, origin = self._encoder(), _origin(source)
+        with component_call(RandomKey(0, "data", 0), name):
+            rows = all_rows(source.rows(), origin)
+        self._check_columns(rows, origin)
         prompts = encoder.encode(rows, name=name, origin=origin)
         if dropped := len(rows) - len(prompts):
             rank_zero_warn(
@@ -327,3 +393,7 @@ class PromptDataModule(LightningDataModule):
                 f"and completion share. Use less than {context}."
             )
         return int(min(context - new, self.max_prompt_length or context))
+
+
+def _origin(source: PromptSource) -> str:
+    return str(getattr(source, "path", type(source).__name__))

@@ -46,17 +46,17 @@ class PromptEncoder:
             ValueError: A prompt is missing, empty, of a wrong type, too long, or refused by the chat
                 template; the message names the row.
         """
-        prompts = [
-            prompt
-            for number, row in enumerate(rows)
-            if self._fits(
-                prompt := self._prompt(row, f"{name}/{number}", f"{origin}, row {number} (from 0)"), origin
-            )
-        ]
+        encoded = (self.encode_row(row, number, name=name, origin=origin) for number, row in enumerate(rows))
+        prompts = [prompt for prompt in encoded if prompt is not None]
         if not prompts:
             why = f"every prompt is longer than {self.max_length} tokens" if rows else "there are no rows"
             raise UserError(f"{origin} gives no prompts: {why}.")
         return prompts
+
+    def encode_row(self, row: Mapping[str, Any], number: int, *, name: str, origin: str) -> Prompt | None:
+        """The prompt of row ``number``; None where it is left out for its length. Errors as of ``encode``."""
+        prompt = self._prompt(row, f"{name}/{number}", f"{origin}, row {number} (from 0)")
+        return prompt if self._fits(prompt, origin) else None
 
     def _prompt(self, row: Mapping[str, Any], uid: str, where: str) -> Prompt:
         if "prompt" not in row:
@@ -197,6 +197,7 @@ def check_columns(
     origin: str,
     readers: Mapping[str, str] | None = None,
     check: Callable[[Mapping[str, Any]], None] | None = None,
+    first: int = 0,
 ) -> None:
     """Refuse rows without a column that a reward reads, or with one that it cannot judge by.
 
@@ -206,11 +207,12 @@ def check_columns(
         origin: What to call the rows.
         readers: Column → the reward that reads it, where that is known.
         check: Refuses (``ValueError``) a row that cannot be judged.
+        first: Number of the first of the rows.
 
     Raises:
         ValueError: Names the column, the first row without it, and the columns there are.
     """
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, first):
         for column in required:
             if column not in row:
                 reader = (readers or {}).get(column)

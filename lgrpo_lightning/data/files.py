@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.contracts import PromptSource
-from lgrpo_lightning.data.readers import POSSIBLE, READERS, Rows, read_csv
-from lgrpo_lightning.data.shards import files_of, suffix
+from lgrpo_lightning.data.hub import dataset_rows
+from lgrpo_lightning.data.readers import POSSIBLE, READERS, Rows, read_csv, suffix
+from lgrpo_lightning.data.shards import files_of
 from lgrpo_lightning.errors import NotFoundError, UserError
 
 
@@ -19,20 +21,21 @@ class PromptFile(PromptSource):
     columns; they all reach the rewards.
 
     Args:
-        path: A file (``.jsonl``, ``.json``, ``.parquet``, ``.arrow``, ``.csv``, ``.tsv``; those of text also as
-            ``.gz``, ``.bz2``, ``.xz``, ``.zst``), a folder of such files or a pattern
-            (``data/train-*.parquet``), read in the order of their names; a folder saved by
-            ``datasets.save_to_disk``, or the name of a hub data set, such as ``openai/gsm8k``. The last two need
-            the extra ``datasets``.
+        path: A file (``.jsonl``, ``.json``, ``.parquet``, ``.arrow``, ``.csv``, ``.tsv``, ``.txt``; those of text
+            also as ``.gz``, ``.bz2``, ``.xz``, ``.zst``) or its URL (``hf://``, ``https://``), a folder of such files
+            or a pattern (``data/train-*.parquet``), read in the order of their names; a folder saved by
+            ``datasets.save_to_disk``, or the name of a hub data set, such as ``openai/gsm8k``.
         split: Which split of a saved or hub data set; None where it has only one.
         subset: Which configuration of a hub data set, such as ``main``; None for its default.
         prompt_column: The column that holds the prompt.
         limit: Use only the first ``limit`` rows; None uses all.
         infer_types: Give columns of a CSV file the types that their values look like. Else they are text, as they
             stand in the file: ``12:30`` and ``007`` stay what they are.
+        streaming: Read rows as training needs them, so that they are never all in memory; for training prompts only.
+        shuffle_buffer: Of so many rows the next one is drawn when a stream is shuffled.
 
     Raises:
-        ValueError: ``limit`` is below 1.
+        ValueError: ``limit`` or ``shuffle_buffer`` is below 1, or types are to be inferred of a stream.
     """
 
     def __init__(
@@ -43,34 +46,45 @@ class PromptFile(PromptSource):
         prompt_column: str = "prompt",
         limit: int | None = None,
         infer_types: bool = False,
+        streaming: bool = False,
+        shuffle_buffer: int = 10_000,
     ) -> None:
         if limit is not None and limit < 1:
             raise UserError(f"PromptFile: limit is {limit}; it must be at least 1, or null for all rows.")
+        if shuffle_buffer < 1:
+            raise UserError(f"PromptFile: shuffle_buffer is {shuffle_buffer}; it must be at least 1.")
+        if streaming and infer_types:
+            raise UserError("PromptFile: infer_types reads a whole file, and streaming: true does not.")
         self.path, self.split, self.subset = str(path), split, subset
         self.prompt_column, self.limit, self.infer_types = prompt_column, limit, infer_types
+        self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        """The rows, with the prompt under ``prompt``.
+    def rows(self) -> Iterable[Mapping[str, Any]]:
+        """The rows, with the prompt under ``prompt``; a list, or with ``streaming`` an iterator.
 
         Raises:
             FileNotFoundError: There is nothing of that name.
             ValueError: The file is empty, malformed, or lacks the prompt column; the message names the place.
         """
-        rows = self._read()[: self.limit]
-        if not rows:
-            raise UserError(f"{self.path} is empty. It needs at least one row with a {self.prompt_column!r}.")
+        rows = self._checked(islice(self._read(), self.limit))
+        return rows if self.streaming else list(rows)
+
+    def _checked(self, rows: Iterable[dict[str, Any]]) -> Rows:
+        number = -1
         for number, row in enumerate(rows):
             if self.prompt_column not in row:
                 raise UserError(
                     f"{self.path}, row {number} (from 0): there is no column {self.prompt_column!r}; the "
                     f"columns are {', '.join(map(repr, row)) or 'none'}. Set prompt_column to the right one."
                 )
-        return [{**row, "prompt": row[self.prompt_column]} for row in rows]
+            yield {**row, "prompt": row[self.prompt_column]}
+        if number < 0:
+            raise UserError(f"{self.path} is empty. It needs at least one row with a {self.prompt_column!r}.")
 
     def _read(self) -> Rows:
-        if (shards := files_of(self.path, READERS, POSSIBLE)) is not None:
+        if (shards := files_of(self.path)) is not None:
             self._refuse_dataset_options("folder or pattern of files")
-            return [row for shard in shards for row in self._rows_of(shard)]
+            return chain.from_iterable(map(self._rows_of, shards))
         path = Path(self.path).expanduser()
         if path.is_file():
             if suffix(path) not in READERS:
@@ -79,14 +93,12 @@ class PromptFile(PromptSource):
                     f"{POSSIBLE}, a folder saved by datasets.save_to_disk, and hub data sets."
                 )
             self._refuse_dataset_options("file")
-            return self._rows_of(path)
+            return self._rows_of(str(path))
         if suffix(path) in READERS and not path.is_dir():
             raise NotFoundError(f"There is no file {self.path} (looked in {Path.cwd()}).")
-        from lgrpo_lightning.data.hub import dataset_rows
+        return dataset_rows(self.path, self.split, self.subset, streaming=self.streaming)
 
-        return dataset_rows(self.path, self.split, self.subset)
-
-    def _rows_of(self, path: Path) -> Rows:
+    def _rows_of(self, path: str) -> Rows:
         """The rows of one file."""
         reader = READERS[suffix(path)]
         return read_csv(path, types=self.infer_types) if reader is read_csv else reader(path)

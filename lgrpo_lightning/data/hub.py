@@ -2,51 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lightning.data.arrow import table_rows
-from lgrpo_lightning.errors import MissingPackageError, NotFoundError, UserError
+from lgrpo_lightning.data.readers import ROWS, table_rows
+from lgrpo_lightning.errors import NotFoundError, UserError
 
 
-def dataset_rows(path: str, split: str | None, subset: str | None) -> list[dict[str, Any]]:
+def dataset_rows(
+    path: str, split: str | None, subset: str | None, *, streaming: bool
+) -> Iterator[dict[str, Any]]:
     """The rows of a folder written by ``save_to_disk``, or else of a hub data set.
 
+    Args:
+        streaming: Read a hub data set as rows are asked for, rather than download it first.
+
     Raises:
-        ModuleNotFoundError: The ``datasets`` library is not installed.
         FileNotFoundError: There is no such folder or hub data set.
         ValueError: The split does not exist, or there are several and none was named.
     """
-    folder = Path(path).expanduser()
+    import datasets  # takes a second
+
+    folder, quiet = Path(path).expanduser(), datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
-        import datasets
-    except ModuleNotFoundError as error:
-        what = "a saved data set" if folder.is_dir() else "neither a file nor a folder, so a hub data set"
-        raise MissingPackageError(
-            f"{path} is {what}, and reading one needs: pip install 'lgrpo_lightning[datasets]'. Otherwise "
-            "give a .jsonl, .json, .parquet, .arrow or .csv file, or a prompt source such as ArithmeticTasks."
-        ) from error
-    if folder.is_dir():
-        if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if not folder.is_dir():
+            data = datasets.load_dataset(path, subset, streaming=streaming)
+        elif any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            data = datasets.load_from_disk(str(folder))
+        else:
             raise NotFoundError(
                 f"{path} is a folder, but not one written by datasets.save_to_disk. Name a file in it."
             )
-        data = datasets.load_from_disk(str(folder))
-    else:
-        data = _hub_dataset(path, subset)
-    return table_rows(_only_split(path, data, split).with_format("arrow")[:])
-
-
-def _hub_dataset(path: str, subset: str | None) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(path, subset)
-    except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (ConnectionError, ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        if folder.is_dir():
+            raise
         raise NotFoundError(
             f"{path} is neither a file, nor a folder, nor a prompt source such as ArithmeticTasks, and as a "
             f"hub data set it cannot be loaded: {error}"
         ) from error
+    finally:
+        if not quiet:
+            datasets.enable_progress_bars()
+    for table in _only_split(path, data, split).with_format("arrow").iter(ROWS):
+        yield from table_rows(table)
 
 
 def _only_split(path: str, data: Any, split: str | None) -> Any:

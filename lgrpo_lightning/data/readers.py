@@ -1,56 +1,68 @@
-"""Readers of files, by how their names end."""
+"""Readers of files, by how their names end: each gives one row after another, with the place of what is wrong.
+
+They are not those of ``datasets``, which turn text such as "2024-01-02" and "007" into dates and numbers, give rows the
+columns that they lack, and name no file or line.
+"""
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
+import io
 import json
 import lzma
-import zlib
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path, PurePath
 from typing import Any
 
-from lgrpo_lightning.data.arrow import table_rows
-from lgrpo_lightning.data.shards import PACKED, suffix
 from lgrpo_lightning.errors import UserError
 
-Rows = list[dict[str, Any]]
+Rows = Iterator[dict[str, Any]]
 
 EXAMPLE = 'such as {"prompt": "1+1=", "answer": 2}'
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+"""What compressed files are called after the name of what they hold, and how they are compressed."""
+ROWS = 1000
+"""Rows of a table that are made Python objects at a time."""
 
 
-def read_json(path: Path) -> Rows:
+def suffix(path: PurePath | str) -> str:
+    """What a file is by its name: ".jsonl", also of "train.jsonl.gz"; ".jsonl.gz" there.
+
+    >>> suffix("a.b.JSONL"), suffix("hf://datasets/me/sums/train.jsonl.gz")
+    ('.jsonl', '.jsonl.gz')
+    """
+    path = PurePath(path)
+    last = path.suffix.lower()
+    return f"{path.with_suffix('').suffix.lower()}{last}" if last in PACKED else last
+
+
+def read_json(path: str) -> Rows:
     """One JSON object a line, or one array of objects; blank lines are skipped.
 
     Raises:
         ValueError: It is neither; naming the line.
     """
-    content = _unpacked(path)
-    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
-        rows = _parsed(_text(content, path, 1), path, 1)
-        if other := [(number, row) for number, row in enumerate(rows) if not isinstance(row, dict)]:
-            number, row = other[0]
-            raise UserError(
-                f"{path}, entry {number} (from 0) of the array: a {type(row).__name__}, where a JSON object is needed, "
-                f"{EXAMPLE}."
-            )
-        return list(rows)
-    rows = []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not (text := _text(line, path, number)).strip():
+    lines, begun = _lines(path), False
+    for number, text in lines:
+        if not text.strip():
             continue
-        row = _parsed(text, path, number)
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}, line {number}: a {type(row).__name__}, where a JSON object is needed, {EXAMPLE}."
-            )
-        rows.append(row)
-    return rows
+        if not begun and text.lstrip().startswith("["):
+            whole = text + "".join(more for _, more in lines)
+            for entry, row in enumerate(_parsed(whole, path, number)):
+                yield _object(row, f"{path}, entry {entry} (from 0) of the array")
+            return
+        begun = True
+        yield _object(_parsed(text.rstrip(), path, number), f"{path}, line {number}")
 
 
-def _parsed(text: str, path: Path, first: int) -> Any:
+def _object(row: Any, where: str) -> dict[str, Any]:
+    if isinstance(row, dict):
+        return row
+    raise UserError(f"{where}: a {type(row).__name__}, where a JSON object is needed, {EXAMPLE}.")
+
+
+def _parsed(text: str, path: str, first: int) -> Any:
     """JSON whose first line is line ``first`` of the file."""
     try:
         return json.loads(text)
@@ -63,120 +75,189 @@ def _parsed(text: str, path: Path, first: int) -> Any:
         raise UserError(f"{path}, line {first}: JSON that Python does not read ({error}).") from error
 
 
-def _text(content: bytes, path: Path, first: int) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = first + content.count(b"\n", 0, error.start)
-        begin = content.rfind(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {number}: not UTF-8 (byte "
-            f"{content[error.start]:#04x} at column {error.start - begin + 1}). Save the file as UTF-8."
-        ) from error
+def read_text(path: str) -> Rows:
+    """A prompt a line; blank lines are skipped."""
+    for _, text in _lines(path):
+        if text.strip():
+            yield {"prompt": text.rstrip("\r\n")}
 
 
-def _unpacked(path: Path) -> bytes:
-    """What a file holds, unpacked where it is compressed.
+def read_csv(path: str, *, types: bool = False) -> Rows:
+    """A CSV file with a header line, divided by commas or, as Excel writes it in much of Europe, semicolons.
+
+    Args:
+        types: Infer the columns' types, from the whole file; else all are text.
 
     Raises:
-        ValueError: It is cut off, or not compressed; naming it.
+        ValueError: It is malformed; naming the line.
     """
-    kind = path.suffix.lower()
-    if kind not in PACKED:
-        return path.read_bytes()
+    csv.field_size_limit(2**31 - 1)  # Python's own limit is 128 KiB a cell
+    lines = (text for _, text in _lines(path))
+    first = next(lines, "")
+    delimiter = "\t" if suffix(path).startswith(".tsv") else max(",;", key=lambda d: len(_cells(first, d)))
+    table = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
+    rows = _cut(table, path)
     try:
-        if kind == ".zst":
-            import pyarrow
-
-            with pyarrow.input_stream(str(path), compression="zstd") as file:
-                return bytes(file.read())
-        with UNPACK[kind](path) as file:
-            return bytes(file.read())
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path} is not a whole {NAMES[kind]} file: {error}") from error
+        yield from _typed(list(rows)) if types else rows
+    except csv.Error as error:
+        raise UserError(f"{path}, line {table.line_num}: not valid CSV ({error}).") from error
 
 
-UNPACK: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-NAMES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard"}
+def _cut(table: Any, path: str) -> Iterator[dict[str, str]]:
+    """The rows under a header line."""
+    names: list[str] = next(table, [])
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
+    for cells in filter(None, table):  # without blank lines
+        if len(cells) != len(names):
+            raise UserError(
+                f"{path}, line {table.line_num}: {len(cells)} cells, and the header has {len(names)}."
+            )
+        yield dict(zip(names, cells, strict=True))
 
 
-def read_parquet(path: Path) -> Rows:
+def _cells(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _typed(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Rows of text with the types that the values of each column look like."""
+    import pyarrow
+    from pyarrow import csv as arrow
+
+    if not rows:
+        return []
+    text = pyarrow.BufferOutputStream()
+    arrow.write_csv(pyarrow.Table.from_pylist(rows), text)
+    size = arrow.ReadOptions(block_size=min(text.tell(), 2**31 - 1))  # a cell must not span blocks
+    parse = arrow.ParseOptions(newlines_in_values=True)
+    found: list[dict[str, Any]] = arrow.read_csv(
+        pyarrow.BufferReader(text.getvalue()), size, parse
+    ).to_pylist()
+    return found
+
+
+def read_parquet(path: str) -> Rows:
     """A Parquet file."""
     import pyarrow
-    import pyarrow.parquet
+    from pyarrow import parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with _opened(path) as file:
+            for batch in parquet.ParquetFile(file).iter_batches(ROWS):
+                yield from table_rows(batch)
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is not a readable Parquet file: {error}") from error
-    return table_rows(table)
 
 
-def read_arrow(path: Path) -> Rows:
+def read_arrow(path: str) -> Rows:
     """An Arrow file, or an Arrow stream, which is what ``datasets`` writes."""
     import pyarrow
 
     try:
-        with pyarrow.memory_map(str(path)) as file:
+        with _opened(path) as file:
             try:
-                return table_rows(pyarrow.ipc.open_file(file).read_all())
+                found = pyarrow.ipc.open_file(file)
+                batches: Any = map(found.get_batch, range(found.num_record_batches))
             except pyarrow.ArrowInvalid:
                 file.seek(0)
-                return table_rows(pyarrow.ipc.open_stream(file).read_all())
+                batches = pyarrow.ipc.open_stream(file)
+            for batch in batches:
+                for start in range(0, len(batch), ROWS):
+                    yield from table_rows(batch.slice(start, ROWS))
     except (pyarrow.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
         raise UserError(f"{path} is not a readable Arrow file: {error}") from error
 
 
-def read_csv(path: Path, *, types: bool = False) -> Rows:
-    """A CSV file with a header line, divided by commas or, as Excel writes it in much of Europe, semicolons.
+def table_rows(table: Any) -> list[dict[str, Any]]:
+    """The rows of an Arrow table. A narrow float is the number that was written: 0.1, not 0.10000000149011612.
 
-    Args:
-        types: Infer the columns' types; else all are text.
+    >>> import pyarrow
+    >>> table_rows(pyarrow.table({"answer": pyarrow.array([[0.1]], pyarrow.list_(pyarrow.float32()))}))
+    [{'answer': [0.1]}]
     """
-    import pyarrow
-    from pyarrow import csv as arrow
+    rows: list[dict[str, Any]] = table.to_pylist()
+    narrow = [field for field in table.schema if "float" in str(field.type)]  # "double" is the wide one
+    for row in rows if narrow else ():
+        row.update({field.name: _as_written(row[field.name], field.type) for field in narrow})
+    return rows
 
-    content = _text(_unpacked(path), path, 1).encode()
-    if not content:
-        return []
-    parse = arrow.ParseOptions(newlines_in_values=True, delimiter=_delimiter(path, content))
-    read = arrow.ReadOptions(block_size=min(max(len(content), 2), 2**31 - 1))  # a cell must not span blocks
+
+def _as_written(value: Any, kind: Any) -> Any:
+    """A value of an Arrow type, its floats of 16 and 32 bits as the shortest decimals that are rounded to them."""
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if types.is_float16(kind) or types.is_float32(kind):
+        return float(str(kind.to_pandas_dtype()(value)))
+    if types.is_struct(kind):
+        return {field.name: _as_written(value[field.name], field.type) for field in kind}
+    if types.is_map(kind):
+        return [(key, _as_written(item, kind.item_type)) for key, item in value]
+    if hasattr(kind, "value_type") and isinstance(value, list):
+        return [_as_written(item, kind.value_type) for item in value]
+    return value
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    """(number from 1, text with its end) of the lines of a file, unpacked where it is compressed.
+
+    Raises:
+        ValueError: It is cut off, not compressed, or not UTF-8; naming the line.
+    """
+    packed = PACKED.get(PurePath(path).suffix.lower())
     try:
-        names = arrow.open_csv(pyarrow.BufferReader(content), read, parse).schema.names
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
-        convert = arrow.ConvertOptions()
-        if not types:
-            convert = arrow.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
-        table = arrow.read_csv(pyarrow.BufferReader(content), read, parse, convert)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a readable CSV file: {error}") from error
-    return list(table.to_pylist())
+        with _opened(path) as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield number, line.decode("utf-8-sig")
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{path}, line {number}: not UTF-8 (byte {line[error.start]:#04x} at column {error.start + 1})."
+                        " Save the file as UTF-8."
+                    ) from error
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        if packed is None or isinstance(error, FileNotFoundError):
+            raise
+        raise UserError(f"{path} is not a whole {packed} file: {error}") from error
 
 
-def _delimiter(path: Path, content: bytes) -> str:
-    """What the header line is divided by."""
-    if suffix(path).startswith(".tsv"):
-        return "\t"
-    header = content.splitlines()[:1]
-    commas, semicolons = (len(next(csv.reader([header[0].decode()], delimiter=d), [])) for d in ",;")
-    return ";" if semicolons > commas else ","
+def _opened(path: str) -> Any:
+    """A file, or what a URL names, unpacked where its name says that it is compressed."""
+    packed = PACKED.get(PurePath(path).suffix.lower())
+    if "://" in path:
+        import fsspec
+
+        file = fsspec.open(path, "rb").open()
+    else:
+        file = Path(path).open("rb")  # noqa: SIM115, the caller closes it
+    if packed is None:
+        return file
+    if packed == "xz":
+        return lzma.open(file)
+    import pyarrow
+
+    return io.BufferedReader(pyarrow.input_stream(file, compression=packed))
 
 
-TEXT: Mapping[str, Callable[[Path], Rows]] = {
+TEXT: Mapping[str, Callable[[str], Rows]] = {
     ".jsonl": read_json,
     ".json": read_json,
     ".ndjson": read_json,
     ".csv": read_csv,
     ".tsv": read_csv,
+    ".txt": read_text,
 }
-BINARY: Mapping[str, Callable[[Path], Rows]] = {
+BINARY: Mapping[str, Callable[[str], Rows]] = {
     ".parquet": read_parquet,
     ".pq": read_parquet,
     ".arrow": read_arrow,
     ".feather": read_arrow,
 }
-READERS: Mapping[str, Callable[[Path], Rows]] = {
+READERS: Mapping[str, Callable[[str], Rows]] = {
     **TEXT,
     **BINARY,
     **{f"{name}{packed}": reader for name, reader in TEXT.items() for packed in PACKED},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from glob import escape, glob, has_magic
 from pathlib import Path
 
+from lgrpo_lightning.data.readers import POSSIBLE, READERS, suffix
 from lgrpo_lightning.errors import NotFoundError, UserError
 
-SPLITS = (
+SPLITS = [
     "train",
     "training",
     "test",
@@ -21,7 +22,7 @@ SPLITS = (
     "eval",
     "heldout",
     "holdout",
-)
+]
 """Words in names of files and folders that tell one split from another."""
 
 
@@ -32,34 +33,18 @@ BESIDE = re.compile(
 )
 """Names of files that stand beside data and are none."""
 
-PACKED = (".gz", ".bz2", ".xz", ".zst")
-"""What compressed files are called after the name of what they hold."""
 
-
-def suffix(path: Path) -> str:
-    """What a file is by its name: ".jsonl", also of "train.jsonl.gz"; ".jsonl.gz" there.
-
-    >>> suffix(Path("a.b.JSONL")), suffix(Path("train.jsonl.gz"))
-    ('.jsonl', '.jsonl.gz')
-    """
-    last = path.suffix.lower()
-    return f"{path.with_suffix('').suffix.lower()}{last}" if last in PACKED else last
-
-
-def files_of(text: str, readable: Collection[str], possible: str) -> list[Path] | None:
+def files_of(text: str) -> list[str] | None:
     """The files of a pattern or of a folder of shards, in order of their names; None where ``text`` is neither.
 
     Files that stand beside data by their names (``BESIDE``) are passed over, and so are hidden folders.
-
-    Args:
-        text: What was given.
-        readable: Suffixes of files that can be read.
-        possible: The same in words, for errors.
 
     Raises:
         FileNotFoundError: A pattern that matches nothing.
         ValueError: Files that cannot be read, of several kinds, or of several splits.
     """
+    if "://" in text:
+        return _urls(text)
     path = Path(text).expanduser()
     if path.is_file() or any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return None
@@ -72,16 +57,29 @@ def files_of(text: str, readable: Collection[str], possible: str) -> list[Path] 
     else:
         return None
     files = sorted(p for p in map(Path, found) if not p.is_dir() and not BESIDE.fullmatch(p.name))
-    if foreign := [str(p.relative_to(base)) for p in files if suffix(p) not in readable]:
+    if foreign := [str(p.relative_to(base)) for p in files if suffix(p) not in READERS]:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise UserError(
-            f"{text} holds files that cannot be read: {', '.join(foreign[:3])}{more}. Possible are {possible}. "
+            f"{text} holds files that cannot be read: {', '.join(foreign[:3])}{more}. Possible are {POSSIBLE}. "
             f"Turn them into one of these, or name those to be read, such as {base}/*.jsonl."
         )
     if not files and not path.is_dir():
-        raise UserError(f"What matches {text} is no data; possible are files {possible}.")
+        raise UserError(f"What matches {text} is no data; possible are files {POSSIBLE}.")
     _check_alike(text, base, files)
-    return files or None
+    return [str(file) for file in files] or None
+
+
+def _urls(text: str) -> list[str]:
+    """What a URL names, or matches where it is a pattern: ``hf://``, ``https://`` and all else that fsspec opens."""
+    import fsspec
+
+    files, found = fsspec.url_to_fs(text)
+    urls = [files.unstrip_protocol(name) for name in sorted(files.glob(found))] if "*" in text else [text]
+    if not urls:
+        raise NotFoundError(f"No file matches {text}.")
+    if foreign := [url for url in urls if suffix(url) not in READERS]:
+        raise UserError(f"{foreign[0]}: cannot read {suffix(foreign[0]) or 'it'}. Possible are {POSSIBLE}.")
+    return urls
 
 
 def _check_alike(text: str, base: Path, files: Sequence[Path]) -> None:

@@ -6,7 +6,7 @@ from lgrpo_lightning.errors import UserError
 
 
 def check_prompts_per_step(
-    prompts_per_step: int, *, world_size: int, mini_batches: int, prompts: int
+    prompts_per_step: int, *, world_size: int, mini_batches: int, prompts: int | None
 ) -> None:
     """Refuse a batch that the ranks and mini-batches cannot share evenly, or that the set cannot fill.
 
@@ -14,7 +14,7 @@ def check_prompts_per_step(
         prompts_per_step: Prompts of a rollout batch over all ranks.
         world_size: Number of processes.
         mini_batches: Optimizer steps that a rank's share is divided into.
-        prompts: Size of the training set.
+        prompts: Size of the training set; None where it is not known.
 
     Raises:
         ValueError: With the nearest numbers that work.
@@ -36,7 +36,7 @@ def check_prompts_per_step(
         raise UserError(
             f"data.prompts_per_step is {prompts_per_step}, which {how} cannot share evenly. Use {nearest}."
         )
-    if prompts < prompts_per_step:
+    if prompts is not None and prompts < prompts_per_step:
         largest = prompts // unit * unit
         cure = f"Use at most {largest}" if largest else f"At least {unit} prompts are needed"
         raise UserError(

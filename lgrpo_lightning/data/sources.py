@@ -65,16 +65,20 @@ def all_rows(rows: Iterable[Mapping[str, Any]], origin: str) -> Sequence[Mapping
             raise UserError(
                 f"{origin} gives more than {MOST:,} rows without saying how many there are. A run holds all its "
                 "prompts, to draw their order and to go on at any of them: let rows() end "
-                "(dataset.take(n), itertools.islice), or return a list."
+                "(dataset.take(n), itertools.islice), return a list, or set streaming: true for training prompts."
             )
     for number, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise UserError(
-                f"{origin}, row {number} (from 0) is a {type(row).__name__}; a row is a mapping with a 'prompt', "
-                "such as "
-                '{"prompt": "1+1=", "answer": 2}.'
-            )
+        check_row(row, number, origin)
     return cast(Sequence[Mapping[str, Any]], rows)
+
+
+def check_row(row: Any, number: int, origin: str) -> None:
+    """Refuse a row that is no mapping (``TypeError``)."""
+    if not isinstance(row, Mapping):
+        raise UserError(
+            f"{origin}, row {number} (from 0) is a {type(row).__name__}; a row is a mapping with a 'prompt', such as "
+            '{"prompt": "1+1=", "answer": 2}.'
+        )
 
 
 def _source(key: str, given: Any) -> PromptSource:

@@ -1,4 +1,3 @@
-import builtins
 import bz2
 import gzip
 import json
@@ -10,8 +9,7 @@ import pyarrow.feather
 import pytest
 
 from lgrpo_lightning.data.files import PromptFile
-from lgrpo_lightning.data.readers import READERS
-from lgrpo_lightning.data.shards import suffix
+from lgrpo_lightning.data.readers import READERS, suffix
 
 ROWS = [{"prompt": "1+1=", "answer": 2}, {"prompt": "Zürich →\n日本", "answer": 3}]
 CHAT = [{"role": "user", "content": "1+1?"}]
@@ -27,7 +25,8 @@ def lines(*rows):
 
 
 def test_every_format_gives_the_same_rows(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     frame = pd.DataFrame(ROWS)
     write(tmp_path / "p.jsonl", lines(*ROWS))
     frame.to_parquet(tmp_path / "p.parquet")
@@ -70,7 +69,8 @@ def test_a_limit_takes_the_first_rows(tmp_path):
 
 
 def test_a_saved_data_set_gives_its_split(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     parts = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:1])}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "two"))
     datasets.DatasetDict({"train": parts["train"]}).save_to_disk(str(tmp_path / "one"))
@@ -86,42 +86,28 @@ def test_a_saved_data_set_gives_its_split(tmp_path):
 
 
 def test_a_hub_name_is_loaded_with_its_subset(monkeypatch):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     seen = []
 
-    def load_dataset(*arguments):
-        seen.append(arguments)
+    def load_dataset(*arguments, streaming):
+        seen.append((*arguments, streaming))
         return datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert PromptFile("owner/name", subset="main").rows() == ROWS
-    assert seen == [("owner/name", "main")]
+    assert seen == [("owner/name", "main", False)]
 
 
 def test_an_unknown_hub_name_says_everything_it_is_not(monkeypatch):
-    datasets = pytest.importorskip("datasets")
+    import datasets
 
-    def load_dataset(*_):
+    def load_dataset(*_, **__):
         raise datasets.exceptions.DatasetNotFoundError("not on the hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(FileNotFoundError, match=r"owner/nam is neither a file, nor a folder.*not on the hub"):
         PromptFile("owner/nam").rows()
-
-
-@pytest.mark.parametrize("folder", [True, False])
-def test_a_missing_datasets_library_names_the_extra(tmp_path, monkeypatch, folder):
-    real = builtins.__import__
-
-    def without_datasets(name, *rest):
-        if name == "datasets":
-            raise ModuleNotFoundError("No module named 'datasets'", name="datasets")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_datasets)
-    what = "a saved data set" if folder else "neither a file nor a folder, so a hub data set"
-    with pytest.raises(ModuleNotFoundError, match=rf"{what}.*pip install 'lgrpo_lightning\[datasets\]'"):
-        PromptFile(str(tmp_path) if folder else "owner/name").rows()
 
 
 BAD = {
@@ -138,8 +124,9 @@ BAD = {
     "ragged CSV": (
         "p.csv",
         "prompt,answer\na,1\nb,2,3\n",
-        "p.csv is not a readable CSV file: .*Expected 2 columns",
+        "p.csv, line 3: 3 cells, and the header has 2",
     ),
+    "open quote": ("p.csv", 'prompt,answer\n"1+1=,2\n', "p.csv, line 2: not valid CSV"),
     "not Parquet": ("p.parquet", "hello", "p.parquet is not a readable Parquet file"),
     "no prompt": (
         "p.jsonl",
@@ -152,9 +139,9 @@ BAD = {
         r"row 1 \(from 0\): there is no column 'prompt'",
     ),
     "extension": (
-        "p.txt",
+        "p.yaml",
         "1+1=",
-        r"p.txt: cannot read .txt. Possible are .jsonl, .json, .ndjson, .csv, .tsv, .parquet, ",
+        r"p.yaml: cannot read .yaml. Possible are .jsonl, .json, .ndjson, .csv, .tsv, .txt, .parquet, ",
     ),
 }
 
@@ -167,7 +154,6 @@ def test_a_bad_file_is_named_with_its_place(tmp_path, case):
 
 
 def test_a_missing_file_and_a_foreign_folder(tmp_path):
-    pytest.importorskip("datasets")
     with pytest.raises(FileNotFoundError, match=r"There is no file .*nowhere.jsonl \(looked in "):
         PromptFile(str(tmp_path / "nowhere.jsonl")).rows()
     with pytest.raises(FileNotFoundError, match=r"a folder, but not one written by datasets.save_to_disk"):
@@ -279,7 +265,7 @@ PACK = {
 def test_a_broken_compressed_file_is_named(tmp_path, packed, cut):
     path = tmp_path / f"p.jsonl{packed}"
     path.write_bytes(PACK[packed](b'{"prompt": "1"}\n' * 99)[:20] if cut else b"not compressed")
-    with pytest.raises(ValueError, match=rf"p.jsonl{packed} is not a whole (gzip|bzip2|xz|Zstandard) file"):
+    with pytest.raises(ValueError, match=rf"p.jsonl{packed} is not a whole (gzip|bz2|xz|zstd) file"):
         PromptFile(str(path)).rows()
 
 
@@ -297,7 +283,7 @@ def written(path, rows):
     else:
         inner = kind.removesuffix(packed) if packed in PACK else kind
         texts = {".json": json.dumps(rows, indent=1), ".tsv": frame.to_csv(index=False, sep="\t")}
-        texts[".csv"] = frame.to_csv(index=False)
+        texts |= {".csv": frame.to_csv(index=False), ".txt": "".join(f"{r['prompt']}\n\n" for r in rows)}
         content = texts.get(inner, lines(*rows)).encode()
         path.write_bytes(PACK[packed](content) if packed in PACK else content)
 
@@ -306,6 +292,8 @@ def written(path, rows):
 @pytest.mark.parametrize("how", ["{}", "{}/*"])
 def test_every_kind_of_shard_is_read(tmp_path, kind, how):
     rows = [{"prompt": f"{i}+1=\n\t'é'", "answer": f"0{i}"} for i in range(4)]
+    if kind.startswith(".txt"):
+        rows = [{"prompt": f" {i}+1=\t'é'"} for i in range(4)]
     for shard in range(2):
         written(tmp_path / f"train-{shard}{kind.upper() if shard else kind}", rows[2 * shard : 2 * shard + 2])
     for name in (
@@ -324,7 +312,7 @@ def test_every_kind_of_shard_is_read(tmp_path, kind, how):
 
 @pytest.mark.parametrize(
     "kind",
-    [".txt", ".zip", ".parquet.gz", ".arrow.zst", ".jsonl.lz4", ".jsonl.part", ".xlsx", ".h5", ".yaml", ""],
+    [".zip", ".parquet.gz", ".arrow.zst", ".jsonl.lz4", ".jsonl.part", ".xlsx", ".h5", ".yaml", ""],
 )
 @pytest.mark.parametrize("how", ["{}", "{}/*", "{}/**/*"])
 def test_shards_of_another_kind_are_refused_by_name(tmp_path, kind, how):
@@ -347,6 +335,19 @@ def test_links_among_shards(tmp_path):
     (tmp_path / "data" / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
     with pytest.raises(FileNotFoundError, match=r"gone.jsonl"):
         PromptFile(str(tmp_path / "data")).rows()
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".csv.gz", ".parquet", ".arrow", ".jsonl.xz"])
+def test_urls(tmp_path, kind):
+    rows = [{"prompt": f"{i}+1=", "answer": f"00{i}"} for i in range(4)]
+    for shard in range(2):
+        written(tmp_path / f"train-{shard}{kind}", rows[2 * shard : 2 * shard + 2])
+    assert PromptFile(f"file://{tmp_path}/train-0{kind}").rows() == rows[:2]
+    assert PromptFile(f"file://{tmp_path}/train-*{kind}").rows() == rows
+    with pytest.raises(FileNotFoundError, match="No file matches file://"):
+        PromptFile(f"file://{tmp_path}/test-*{kind}").rows()
+    with pytest.raises(ValueError, match=r"a.yaml: cannot read .yaml"):
+        PromptFile(f"file://{tmp_path}/a.yaml").rows()
 
 
 # ------------------------------------------------------------------------------------------ JSON and CSV as found

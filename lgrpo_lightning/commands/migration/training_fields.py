@@ -78,7 +78,7 @@ SCRIPT_ROWS: tuple[Row, ...] = (
     ("dataset_config", None, "PromptFile.subset", ""),
     ("dataset_train_split", "train", "PromptFile.split", ""),
     ("dataset_test_split", "test", "PromptFile.split", "of `data.validation`"),
-    ("dataset_streaming", False, "", "sets are read whole before the first step"),
+    ("dataset_streaming", False, "PromptFile.streaming", ""),
     ("datasets", None, "PromptFile", "one set: a file, a folder, a pattern or a hub data set"),
     ("reward_funcs", None, "RewardFunction.function", "an import path; TRL's own are in `trl.rewards`"),
     ("accelerate_config", None, "trainer.strategy", "`fsdp2` for `zero1`, `zero2`, `zero3`, `fsdp1` and `fsdp2`"),

@@ -22,10 +22,10 @@ DATA = {
         config={"data.train": "prompts.jsonl"},
     ),
     "unknown extension": BadInput(
-        says=("prompts.txt", "cannot read .txt", ".jsonl, .json, .ndjson, .csv"),
-        did="`data.train: prompts.txt`",
-        config={"data.train": "prompts.txt"},
-        files={"prompts.txt": "1+1="},
+        says=("prompts.xlsx", "cannot read .xlsx", ".jsonl, .json, .ndjson, .csv"),
+        did="`data.train: prompts.xlsx`",
+        config={"data.train": "prompts.xlsx"},
+        files={"prompts.xlsx": "1+1="},
     ),
     "empty file": BadInput(
         says=("prompts.jsonl is empty", "'prompt'"),
