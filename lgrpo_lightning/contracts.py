@@ -269,8 +269,8 @@ class PromptSource(ABC):
     def rows(self) -> Iterable[Mapping[str, Any]]:
         """The data rows; each has a ``prompt`` (a string or a list of messages) and any other columns.
 
-        A list, a data set, or a generator that ends, which is read completely before the first step; or any iterable with
-        ``streaming``.
+        A list, a data set, or a generator that ends, which is read completely before the first step. With
+        ``streaming``, any iterable.
         """
 
 
