@@ -15,7 +15,7 @@ from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
 from lgrpo_lightning.callbacks.lock_folder import LockFolder
 from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
-from lgrpo_lightning.callbacks.rank_watch import RankWatch, die_with_parent
+from lgrpo_lightning.callbacks.rank_watch import RankWatch
 from lgrpo_lightning.callbacks.reward_plot import RewardPlot
 from lgrpo_lightning.callbacks.rollout_callback import dry_run
 from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
@@ -23,6 +23,13 @@ from lgrpo_lightning.callbacks.rollout_state import in_writing_order
 from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
+from lgrpo_lightning.distributed.interruption import PEER_LOST
+from lgrpo_lightning.distributed.lightning_internals import (
+    replace_signal_handling,
+    set_root_folder,
+    stop_signals,
+)
+from lgrpo_lightning.distributed.processes import end_with_launcher
 from lgrpo_lightning.distributed.stop_signals import StopSignals
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
@@ -73,9 +80,9 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
             "where files can be renamed: set a local path, and copy the folder away when the run is done."
         )
     _settle_paths(trainer)
-    die_with_parent()
-    if not isinstance(trainer._signal_connector, StopSignals):
-        trainer._signal_connector = StopSignals(trainer)
+    end_with_launcher(PEER_LOST)
+    if stop_signals(trainer) is None:
+        replace_signal_handling(trainer, StopSignals(trainer))
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     _complete_loggers(trainer)
@@ -95,12 +102,11 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
 
 def _settle_paths(trainer: Trainer) -> None:
     """Make the folders of a run absolute: where it writes does not change with the working directory."""
-    settings: Any = trainer
-    settings._default_root_dir = os.path.abspath(os.path.expanduser(trainer.default_root_dir))
+    set_root_folder(trainer, os.path.abspath(os.path.expanduser(trainer.default_root_dir)))
     owners: list[tuple[Any, tuple[str, ...]]] = [
         (logger, ("dir", "_root_dir", "_save_dir")) for logger in trainer.loggers
     ]
-    owners += [(callback, ("dirpath", "path")) for callback in settings.callbacks]
+    owners += [(callback, ("dirpath", "path")) for callback in trainer.callbacks]
     for owner, names in owners:
         for name in names:
             path = vars(owner).get(name)

@@ -31,8 +31,8 @@ def write_checkpoint(
         UnwritableError: With the reason; there is no room, say.
     """
     partial = path.with_name(f".{path.name}.part")
-    doing(f"writing {path.name}", waits=True, keeps=True)
-    with explain_if_unwritable(path):
+    doing(f"writing {path.name}", waits=True, saves=True)
+    with explained_if_unwritable(path):
         make_folder(path.parent)
         trainer.strategy.save_checkpoint(state, str(partial))
     doing(f"waiting for {path.name}", waits=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.analysis.plan import FINISHED, LOG
-from lgrpo_lightning.callbacks.rank_watch import parent_death_signal
 from lgrpo_lightning.commands import run
 from lgrpo_lightning.distributed.leaving import leave_soon, note_status
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.distributed.processes import signal_at_parents_end
 from lgrpo_lightning.run_folder.names import CONFIG, LAST_CHECKPOINT
 
 LOCK = ".lock"
@@ -66,7 +66,7 @@ def complete_configuration(words: Sequence[str]) -> str:
 
 def _fit(words: list[str], folder: Path, threads: int, forked: bool, environment: dict[str, str]) -> None:
     """In the new process."""
-    parent_death_signal(signal.SIGTERM)
+    signal_at_parents_end(signal.SIGTERM)
     os.environ.update(environment, OMP_NUM_THREADS=str(threads))
     folder.mkdir(parents=True, exist_ok=True)
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

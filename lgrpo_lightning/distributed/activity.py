@@ -12,28 +12,24 @@ from lgrpo_lightning.distributed.interruption import check_peers
 
 @dataclass(frozen=True, kw_only=True)
 class Activity:
-    """What a process is doing.
+    """``what`` a process is doing ("sampling rollout 5"), and ``since`` when (``time.monotonic()``).
 
-    Attributes:
-        what: In words: "sampling rollout 5".
-        waits: Whether it cannot go on without the others.
-        keeps: Whether it saves something that is worth waiting for.
-        since: ``time.monotonic()`` when it began.
+    ``waits``: it cannot go on without the others. ``saves``: it writes a checkpoint.
     """
 
     what: str
     waits: bool = False
-    keeps: bool = False
+    saves: bool = False
     since: float = field(default_factory=time.monotonic)
 
 
 _now = Activity(what="starting")
 
 
-def doing(what: str, *, waits: bool = False, keeps: bool = False) -> None:
+def doing(what: str, *, waits: bool = False, saves: bool = False) -> None:
     """Say what comes now. ``waits``: it takes all ranks, so that one can hang in it for want of another."""
     global _now
-    _now = Activity(what=what, waits=waits, keeps=keeps)
+    _now = Activity(what=what, waits=waits, saves=saves)
 
 
 def progressed() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from lgrpo_lightning.distributed.interruption import begin, forget_stop, request_stop, stop_signal
+from lgrpo_lightning.distributed.lightning_internals import cluster_environment
 from lgrpo_lightning.distributed.slurm import requeue
 
 ALSO = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
@@ -24,7 +24,7 @@ TWICE = 0.3
 """Seconds within which a second Ctrl-C is taken for the same one."""
 
 
-class StopSignals(_SignalConnector):
+class StopSignals:
     """Notes that a stop was asked for; the run stops where its state can be saved.
 
     Lightning's own handlers broadcast in the handler, where other ranks may be anywhere, end a run with status
@@ -36,17 +36,19 @@ class StopSignals(_SignalConnector):
         trainer: Whose signals they are.
     """
 
+    received_sigterm = False  # Lightning's loops would end the run where they see it
+
     def __init__(self, trainer: Trainer) -> None:
-        super().__init__(trainer)
+        self.trainer = trainer
+        self.at_end: Callable[[], None] | None = None  # called when the run is over, however it ended
         self._before: dict[int, Any] = {}
         self._interrupted = -math.inf  # when this process was: a stop may also come from another one
-        self.at_end: Callable[[], None] | None = None  # called when the run is over, however it ended
         begin()
 
     @property
     def requeue_signal(self) -> int:
         """SLURM's signal to stop and be started again; 0 where the run is not under SLURM's requeueing."""
-        environment = self.trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(self.trainer)
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             return int(environment.requeue_signal or 0)
         return 0
@@ -55,11 +57,9 @@ class StopSignals(_SignalConnector):
         """Install the handlers."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for signum in {int(signal.SIGTERM), int(signal.SIGINT), self.requeue_signal} - {0}:
-            self._before[signum] = signal.signal(signum, self._noted)
-        for signum in map(int, ALSO):
-            if signal.getsignal(signum) == signal.SIG_DFL:  # nohup ignores SIGHUP, and others may use SIGUSR1
-                self._before[signum] = signal.signal(signum, self._noted)
+        free = [s for s in ALSO if signal.getsignal(s) == signal.SIG_DFL]  # nohup ignores SIGHUP, say
+        for signum in {*map(int, (signal.SIGTERM, signal.SIGINT, *free)), self.requeue_signal} - {0}:
+            self._before[signum] = signal.signal(signum, self._note)
 
     def teardown(self) -> None:
         """Put the handlers back; requeue the job if that was asked for."""
@@ -72,7 +72,7 @@ class StopSignals(_SignalConnector):
             requeue(self.trainer)
         forget_stop()
 
-    def _noted(self, signum: int, frame: Any) -> None:
+    def _note(self, signum: int, frame: Any) -> None:
         name = signal.Signals(signum).name
         if signum == signal.SIGINT:
             earlier, self._interrupted = self._interrupted, time.monotonic()
@@ -98,7 +98,7 @@ class StopSignals(_SignalConnector):
         os._exit(128 + signal.SIGINT)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_before": {}, "_original_handlers": {}}
+        return self.__dict__ | {"_before": {}}
 
 
 def _write(text: str) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
+from torch.distributed import PrefixStore
+
 from lgrpo_lightning.distributed.activity import activity
-from lgrpo_lightning.distributed.alive import machine
 from lgrpo_lightning.distributed.interruption import PEER_LOST, lose, lost, request_stop, stop_signal
-from lgrpo_lightning.distributed.report import DONE, Report
+from lgrpo_lightning.distributed.processes import machine, process_gone
 
 POLL = 0.5
 """Seconds between two looks at the store."""
 SILENT = 60.0
-"""Seconds without a sign of life after which a process on another machine counts as gone."""
+"""Seconds without a report after which a process on another machine counts as gone."""
 GRACE = 30.0
 """Seconds that the main thread has to end by itself once another process is gone."""
 SAVING = 10
@@ -32,165 +35,129 @@ HINT = (
 _runs = count()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a process tells the others about itself; ``done``: it has nothing left to do."""
+
+    rank: int
+    host: str
+    pid: int
+    machine: str
+    what: str
+    waits: bool
+    seconds: float
+    done: bool = False
+
+    @classmethod
+    def of_this(cls, rank: int, *, done: bool = False) -> Report:
+        """This process's own."""
+        now, host = activity(), socket.gethostname()
+        seconds = round(time.monotonic() - now.since, 1)
+        where = {"rank": rank, "host": host, "pid": os.getpid(), "machine": machine()}
+        return cls(**where, what=now.what, waits=now.waits, seconds=seconds, done=done)
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (host {self.host}, process {self.pid})"
+
+    @property
+    def doing(self) -> str:
+        """Such as "sampling rollout 5 (for 3 s)"."""
+        return f"{self.what} (for {self.seconds:.0f} s)"
+
+    @property
+    def gone(self) -> bool:
+        """Whether the process does not run any more, as far as can be told from here."""
+        return self.machine == machine() and process_gone(self.pid)
+
+
 class Watch(threading.Thread):
-    """Talks to the other processes through the store of the process group, while the main thread works.
+    """Talks to the other processes through a store, while the main thread works.
 
-    A stop that one process was asked for reaches all within ``POLL``. A process that ended, is silent, or is
-    waited for longer than ``limit`` is named on standard error, with what it was doing; then the main thread gets a
-    ``PeerLostError`` where it would wait for others next, and after ``GRACE`` the process is ended.
-
-    Args:
-        store: A connection of its own to the store.
-        rank, world_size: This process; how many there are.
-        limit: Longest wait for the others, in seconds.
-        before_exit: Called before the process is ended from here.
+    A stop that one process was asked for reaches all within ``POLL``. A process that failed, is gone or silent, or is
+    waited for longer than ``limit`` seconds is named on standard error, with what it was doing; then the main thread
+    gets a ``PeerLostError`` where it would wait for others next, and after ``GRACE`` the process is ended.
     """
 
-    def __init__(
-        self, store: Any, *, rank: int, world_size: int, limit: float, before_exit: Callable[[], None]
-    ) -> None:
+    def __init__(self, store: Any, *, rank: int, world_size: int, limit: float) -> None:
         super().__init__(name="lgrpo-watch", daemon=True)
-        self.store, self.rank, self.world_size, self.limit = store, rank, world_size, limit
-        self.before_exit = before_exit
-        self.prefix = f"lgrpo/{next(_runs)}"
+        self.store, self.rank, self.limit = PrefixStore(f"lgrpo/{next(_runs)}", store), rank, limit
         self.ending = False  # the store may go away now
-        self._ended, self._blames = "", False
+        self._others = [str(r) for r in range(world_size) if r != rank]
         self._over = threading.Event()
-        self._beats = count()
         self._seen: dict[int, tuple[Report, float]] = {}  # last report of each rank, and when it changed
-        self._began = time.monotonic()
-        self._told = False
 
-    def end(self, why: str = DONE, *, blames: bool = False) -> None:
-        """Tell the others that this process ends, and stop watching."""
-        self.ending, self._ended, self._blames = True, why, blames
+    def end(self, error: str = "") -> None:
+        """Stop watching, and tell the others that this process is done, or failed."""
+        self.ending = True
         self._over.set()
         self.join(timeout=8)
+        with suppress(RuntimeError):  # the store may be gone already
+            me = Report.of_this(self.rank, done=not error)
+            self.store.set(str(self.rank), json.dumps(asdict(me)))
+            if error:
+                self.store.compare_set("lost", "", f"{me} ended with {error}. It was {me.doing}.")
+                time.sleep(
+                    4 * POLL if self.rank == 0 else 0
+                )  # the store ends with rank 0: let the others read it
 
     def run(self) -> None:
         """Until ``end``."""
-        lost_at = 0.0
-        while not self._over.is_set():
-            self._step()
-            if lost() and not lost_at:
-                lost_at = time.monotonic()
-            if lost_at and time.monotonic() > lost_at + GRACE * (SAVING if activity().keeps else 1):
-                self._exit()
-            self._over.wait(POLL)
-        self._last_words()
+        until = 0.0
+        while not self._over.wait(POLL):
+            try:
+                self._step()
+            except Exception as error:  # the store's errors have no common class
+                host = f"{self._seen[0][0]}, which" if 0 in self._seen else "Rank 0, which"
+                was = (
+                    f" It was {self._seen[0][0].doing}." if 0 in self._seen else f" ({type(error).__name__})"
+                )
+                if not self.ending and not lost():
+                    self._lose(f"{host} hosts the store of the process group, is gone.{was}")
+            if lost() and not until:
+                until = time.monotonic() + GRACE * (SAVING if activity().saves else 1)
+            if until and time.monotonic() > until:
+                what = f"lgrpo: rank {self.rank} is ended: it hangs, {activity().what}."
+                print(what, file=sys.stderr, flush=True)
+                os._exit(PEER_LOST)
 
     def _step(self) -> None:
-        try:
-            self._pass_on_stop()
-            self._publish()
-            if not lost():
-                self._look()
-        except Exception as error:  # the store's errors have no common class
-            if not self.ending and not lost():
-                self._lose(self._store_lost(error))
-
-    def _last_words(self) -> None:
-        try:
-            self._publish()
-            if (
-                self.rank == 0 and self._ended != DONE
-            ):  # the store ends with this process: let the others read it
-                until = time.monotonic() + 5
-                while time.monotonic() < until and not all(r.ended for r in self._reports()):
-                    time.sleep(0.1)
-        except Exception as error:
-            if self.rank == 0:
-                print(f"rank 0 could not say good-bye to the others: {error}", file=sys.stderr, flush=True)
-
-    def _pass_on_stop(self) -> None:
-        key = f"{self.prefix}/stop"
-        if not self.store.check([key]):
-            if signum := stop_signal():
-                self.store.set(key, str(signum))
-        elif not stop_signal():
-            request_stop(int(self.store.get(key)))
-
-    def _publish(self) -> None:
-        now = activity()
-        report = Report(
-            rank=self.rank,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            machine=machine(),
-            beat=next(self._beats),
-            what=now.what,
-            waits=now.waits,
-            seconds=round(time.monotonic() - now.since, 1),
-            ended=self._ended,
-            blames=self._blames,
-        )
-        self.store.set(f"{self.prefix}/rank/{self.rank}", report.text())
-
-    def _reports(self) -> list[Report]:
-        """Of all other processes that have said something."""
-        keys = [f"{self.prefix}/rank/{r}" for r in range(self.world_size) if r != self.rank]
-        there = keys if self.store.check(keys) else [key for key in keys if self.store.check([key])]
-        return [Report.read(text) for text in self.store.multi_get(there)] if there else []
-
-    def _look(self) -> None:
-        """Find out whether all others are well."""
-        now = time.monotonic()
-        for report in self._reports():
-            seen = self._seen.get(report.rank)
-            if seen is None or seen[0].beat != report.beat:
-                self._seen[report.rank] = (report, now)
-        running = [(r, at) for r, at in self._seen.values() if not r.ended]
-        for report, at in running:
-            if report.gone() and not self._ended_since(report.rank):
-                self._lose(f"{report} is gone. It was {_doing(report)}.")
-            elif report.machine != machine() and now - at > SILENT:
-                self._lose(f"{report} has been silent for {now - at:.0f} s. It was {_doing(report)}.")
-        for report, at in self._seen.values():
-            if report.blames:
-                self._lose(report.ended)
-            elif report.ended not in ("", DONE) and now - at > 2 * POLL:  # one that lost another comes second
-                self._lose(f"{report} ended with {report.ended}. It was {_doing(report)}.")
-        self._check_patience()
-
-    def _ended_since(self, rank: int) -> bool:
-        """Whether a process that is gone had said that it would be."""
-        report = Report.read(self.store.get(f"{self.prefix}/rank/{rank}"))
-        self._seen[rank] = (report, time.monotonic())
-        return bool(report.ended)
-
-    def _check_patience(self) -> None:
-        """Not to wait longer than ``limit``."""
-        mine = activity()
-        waited = time.monotonic() - mine.since
-        if not mine.waits or waited < self.limit:
+        if self.store.check(["stop"]):
+            request_stop(int(self.store.get("stop")))
+        elif signum := stop_signal():
+            self.store.set("stop", str(signum))
+        if lost():
             return
+        gone = [
+            r for r, (report, _) in self._seen.items() if report.gone
+        ]  # before reading whether they are done
+        self.store.set(str(self.rank), json.dumps(asdict(Report.of_this(self.rank))))
+        all_there = self.store.check(self._others)
+        there = [key for key in self._others if all_there or self.store.check([key])]
+        for text in self.store.multi_get(there) if there else ():
+            report = Report(**json.loads(text))
+            if report.rank not in self._seen or self._seen[report.rank][0] != report:
+                self._seen[report.rank] = (report, time.monotonic())
+        if why := self._find_lost(gone):
+            self.store.compare_set("lost", "", why)  # of several reasons the first counts, on all ranks
+        if self.store.check(["lost"]):
+            self._lose(self.store.get("lost").decode())
+
+    def _find_lost(self, gone: list[int]) -> str:
+        """Which process this one cannot go on without, and why; "" where all is well."""
+        now, mine = time.monotonic(), activity()
+        for report, at in self._seen.values():
+            if report.rank in gone and not report.done:
+                return f"{report} is gone. It was {report.doing}."
+            if report.machine != machine() and not report.done and now - at > SILENT:
+                return f"{report} has been silent for {now - at:.0f} s. It was {report.doing}."
+        if not mine.waits or now - mine.since < self.limit:
+            return ""
         others = [r for r, _ in self._seen.values()]
         behind = [r for r in others if not r.waits] or [r for r in others if r.what != mine.what] or others
-        named = "; ".join(f"{r} is {_doing(r)}" for r in behind) or "no other rank has reported"
-        self._lose(f"Waited {waited:.0f} s for other ranks (RankWatch.timeout_minutes): {named}.")
-
-    def _store_lost(self, error: Exception) -> str:
-        host = self._seen.get(0)
-        if host is None:
-            return f"The store of the process group, which rank 0 hosts, is gone ({type(error).__name__})."
-        return f"{host[0]}, which hosts the store of the process group, is gone. It was {_doing(host[0])}."
+        named = "; ".join(f"{r} is {r.doing}" for r in behind) or "no other rank has reported"
+        return f"Waited {now - mine.since:.0f} s for other ranks (RankWatch.timeout_minutes): {named}."
 
     def _lose(self, why: str) -> None:
         lose(why[:1].upper() + why[1:])
-        if not self._told:
-            self._told = True
-            now = activity()
-            took = f"{time.monotonic() - now.since:.0f} s"
-            here = f"This is rank {self.rank}, {now.what} (for {took})."
-            print(f"lgrpo: {lost()} {here} {HINT}", file=sys.stderr, flush=True)
-
-    def _exit(self) -> None:
-        """End the process, whose main thread does not come back."""
-        print(f"lgrpo: rank {self.rank} is ended: it hangs, {activity().what}.", file=sys.stderr, flush=True)
-        self.before_exit()
-        sys.stdout.flush()
-        os._exit(PEER_LOST)
-
-
-def _doing(report: Report) -> str:
-    return f"{report.what} (for {report.seconds:.0f} s)"
+        here = f"This is rank {self.rank}, {Report.of_this(self.rank).doing}."
+        print(f"lgrpo: {lost()} {here} {HINT}", file=sys.stderr, flush=True)

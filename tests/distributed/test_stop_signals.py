@@ -12,11 +12,11 @@ from lgrpo_lightning.distributed.stop_signals import StopSignals
 from lgrpo_lightning.distributed.interruption import request_stop, stop_signal
 signals = StopSignals(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
 request_stop({first})
-signals._noted(signal.SIGINT, None)
-signals._noted(signal.SIGINT, None)  # the same Ctrl-C, once more
+signals._note(signal.SIGINT, None)
+signals._note(signal.SIGINT, None)  # the same Ctrl-C, once more
 print("still here", flush=True)
 time.sleep(0.4)
-signals._noted(signal.SIGINT, None)
+signals._note(signal.SIGINT, None)
 print("never said", flush=True)
 """
 

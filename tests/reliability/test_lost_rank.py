@@ -6,12 +6,12 @@ import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.distributed.alive import machine
-from lgrpo_lightning.distributed.report import Report
+from lgrpo_lightning.distributed.watch import Report
 from tests.reliability.processes import MINUTES, RUN, SLOW, TWO, Launched, finished_pair, gone, pair, same_run
 
 SECOND = "rollouts/rollout-000001-rank-000.parquet"
@@ -107,23 +107,14 @@ def test_a_launched_process_does_not_outlive_its_parent(tmp_path: Path) -> None:
 
 
 def test_reports() -> None:
-    here = {
-        "rank": 1,
-        "host": "h",
-        "machine": machine(),
-        "beat": 0,
-        "what": "x",
-        "waits": False,
-        "seconds": 1.0,
-    }
-    mine, nobody = (Report(pid=pid, **here) for pid in (os.getpid(), 2**22 + 1))
-    assert not mine.gone()
-    assert nobody.gone()
-    assert Report.read(mine.text()) == mine
-    assert not Report(pid=2**22 + 1, **here | {"machine": "another"}).gone()
+    mine = Report.of_this(1)
+    nobody = replace(mine, pid=2**22 + 1)
+    assert not mine.gone
+    assert nobody.gone
+    assert not replace(nobody, machine="another").gone
     child = os.fork()
     if child == 0:
         os._exit(0)
     time.sleep(0.2)
-    assert Report(pid=child, **here).gone()  # a zombie
+    assert replace(mine, pid=child).gone  # a zombie
     os.waitpid(child, 0)

@@ -1,0 +1,64 @@
+"""Processes of this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+from functools import cache
+from pathlib import Path
+
+LAUNCHER = "_LGRPO_LAUNCHER"
+"""Environment variable: the process whose Lightning launcher started this one."""
+
+
+def process_gone(pid: int) -> bool:
+    """Whether a process of this machine does not run any more; one that nobody has waited for yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return Path("/proc/self/stat").exists() or not _answers(pid)
+    return state in ("Z", "X")
+
+
+@cache
+def machine() -> str:
+    """This machine and its numbering of processes: of two containers there are two."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def end_with_launcher(status: int) -> None:
+    """End this process when the one whose Lightning launcher started it is gone, until ``RankWatch`` takes over.
+
+    Called in both: the launcher leaves its number in the environment. torchrun's processes are left alone.
+    """
+    launcher = int(os.environ.get(LAUNCHER, "0"))
+    if os.environ.get("LOCAL_RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" in os.environ:
+        os.environ[LAUNCHER] = str(os.getpid())
+    elif launcher == os.getppid():
+        signal_at_parents_end(signal.SIGKILL)
+    elif launcher and process_gone(launcher):
+        print("lgrpo: the process that launched this one is gone.", file=sys.stderr, flush=True)
+        os._exit(status)
+
+
+def signal_at_parents_end(signum: int) -> None:
+    """Have Linux send this process a signal when its parent ends; 0 for none."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signum, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def _answers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
