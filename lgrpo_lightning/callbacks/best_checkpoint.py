@@ -59,7 +59,7 @@ class BestCheckpoint(RolloutState):
     @property
     def state_key(self) -> str:
         """Its own state for each metric and file."""
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode, filename=self.filename)
+        return f"{type(self).__name__}:{self.monitor}:{self.mode}:{self.filename}"
 
     @property
     def best_score(self) -> float | None:

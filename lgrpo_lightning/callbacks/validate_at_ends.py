@@ -8,10 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loops.fit_loop import _FitLoop
 
 from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.distributed.lightning_internals import (
+    run_hooks_of_a_complete_fit,
+    validation_follows,
+    validation_in_between,
+)
 
 
 class ValidateAtEnds(Callback):
@@ -36,8 +40,7 @@ class ValidateAtEnds(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have a resumed run that is complete come to its end, too."""
-        if type(trainer.fit_loop) is _FitLoop:
-            trainer.fit_loop.__class__ = _FitLoopToTheEnd
+        run_hooks_of_a_complete_fit(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the first rollout of a new run, or where a validation is due."""
@@ -52,8 +55,7 @@ class ValidateAtEnds(Callback):
     ) -> None:
         """Whether Lightning validates next."""
         self.epoch = trainer.current_epoch
-        fetcher: Any = trainer.fit_loop._data_fetcher
-        self.due = trainer.enable_validation and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+        self.due = validation_follows(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember when the last validation was."""
@@ -66,7 +68,7 @@ class ValidateAtEnds(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take that over."""
         self.due, self.validated_at = state_dict["due"], state_dict["validated_at"]
-        self.epoch = state_dict.get("epoch")  # checkpoints of before have none
+        self.epoch = state_dict["epoch"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last rollout, unless it was just validated."""
@@ -101,15 +103,6 @@ def _set_aside(trainer: Any, pl_module: Any) -> Iterator[None]:
         trainer.callbacks = callbacks
 
 
-class _FitLoopToTheEnd(_FitLoop):
-    """Goes through its hooks, too, where a resumed run has no rollout left: the validation may be missing."""
-
-    @property
-    def skip(self) -> bool:
-        """Whether there is nothing to fit."""
-        return bool(self.trainer.limit_train_batches == 0)
-
-
 def validate_now(trainer: Any, epoch: int | None) -> None:
     """Run the validation loop inside a fit, as Lightning itself does between batches.
 
@@ -119,9 +112,9 @@ def validate_now(trainer: Any, epoch: int | None) -> None:
     if not trainer.enable_validation:
         return
     trainer.fit_loop.epoch_loop.val_loop.restarting = False
-    connector, progress = trainer._logger_connector, trainer.fit_loop.epoch_progress.current
-    first_iteration, completed = connector._first_loop_iter, progress.completed
-    trainer.validating, progress.completed = True, completed if epoch is None else epoch
-    trainer.fit_loop.epoch_loop.val_loop.run()
-    trainer.training, progress.completed = True, completed
-    connector._first_loop_iter = first_iteration
+    progress = trainer.fit_loop.epoch_progress.current
+    completed = progress.completed
+    with validation_in_between(trainer):
+        progress.completed = completed if epoch is None else epoch
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        progress.completed = completed

@@ -5,9 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from lgrpo_lightning.distributed.sharded_metadata import INDEX, reader
-
-REST = "meta.pt"
+from lgrpo_lightning.distributed.sharded_metadata import INDEX, REST, reader
 
 
 def unreadable(path: Path) -> str:

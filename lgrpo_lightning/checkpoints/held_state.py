@@ -12,6 +12,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
+from lgrpo_lightning.distributed.lightning_internals import dump_checkpoint
+
 WEIGHTS = ("state_dict", "optimizer_states")
 EARLIER = "lgrpo_earlier_weights"
 """Key of the weights that rollouts in the queue were drawn from, oldest first; they never change."""
@@ -37,7 +39,7 @@ class HeldState:
     def taken(cls, trainer: Trainer, rollouts: int) -> HeldState:
         """The state as it is now. Collective."""
         with _without_weights(trainer):
-            state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            state = dump_checkpoint(trainer)
         return cls.of(state, rollouts)
 
     @classmethod
@@ -56,7 +58,7 @@ class HeldState:
         """What is to be written, with weights and optimizer. Collective where the strategy shards."""
         if WEIGHTS[0] in self.checkpoint and not sharded(trainer):
             return dict(self.checkpoint)
-        now = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        now = dump_checkpoint(trainer)
         return self.checkpoint | {name: now[name] for name in (*WEIGHTS, EARLIER) if name in now}
 
     def whole(self, trainer: Trainer) -> bool:

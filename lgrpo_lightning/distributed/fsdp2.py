@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.fabric.strategies.model_parallel import _load_raw_module_state
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.optim import Optimizer
@@ -66,6 +67,8 @@ class FSDP2Strategy(ModelParallelStrategy):
             save_distributed_checkpoint=save_distributed_checkpoint,
             timeout=timedelta(seconds=timeout_seconds if 0 < timeout_seconds < LONGEST else LONGEST),
         )
+        self.tensor_parallel_size = tensor_parallel_size
+        self.in_shards = save_distributed_checkpoint
         self.cpu_offload = cpu_offload
         self.reduce_dtype = reduce_dtype
         self.refused = _refused(tensor_parallel_size, timeout_seconds)
@@ -78,7 +81,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def _indivisible(self) -> str | None:
         """Why the processes do not fall into tensor groups."""
-        size, here = int(self._tensor_parallel_size), self.num_processes
+        size, here = self.tensor_parallel_size, self.num_processes
         if here % size == 0:
             return None
         possible = ", ".join(str(n) for n in range(1, here + 1) if here % n == 0)
@@ -89,7 +92,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """All ranks of all nodes shard together, those of a tensor group as one."""
-        self._data_parallel_size = self.num_nodes * self.num_processes // int(self._tensor_parallel_size)
+        self._data_parallel_size = self.num_nodes * self.num_processes // self.tensor_parallel_size
         if self.cpu_offload and self.root_device.type == "cuda":
             self._process_group_backend = (
                 "cpu:gloo,cuda:nccl"  # norms and checkpoints are those of CPU shards
@@ -114,14 +117,14 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.model is not None
         for module in self.model.modules():
             for name, buffer in module.named_buffers(recurse=False):
-                module._buffers[name] = buffer.to(self.root_device)
+                setattr(module, name, buffer.to(self.root_device))
         return None
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's state as one process would give it (on rank 0), or this rank's part of it. Collective."""
-        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        optimizer = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         assert self.model is not None
-        whole = not self._save_distributed_checkpoint
+        whole = not self.in_shards
         options = StateDictOptions(full_state_dict=whole, cpu_offload=True)
         state = get_optimizer_state_dict(self.model, optimizer, options=options)
         return (
@@ -148,8 +151,10 @@ class FSDP2Strategy(ModelParallelStrategy):
             checkpoint: dict[str, Any] = torch.load(
                 path, mmap=True, map_location="cpu", weights_only=weights_only
             )
-        _load_raw_module_state(checkpoint.pop("state_dict"), self.model, strict=module.strict_loading)
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        whole, strict = {"full_state_dict": True, "broadcast_from_rank0": True}, module.strict_loading
+        options = StateDictOptions(**whole, strict=strict)
+        set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
+        options = StateDictOptions(**whole)
         for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states", ()), strict=False):
             named = renumbered(state, dict(enumerate(parameter_names(self.model, optimizer))))
             set_optimizer_state_dict(self.model, optimizer, named, options=options)

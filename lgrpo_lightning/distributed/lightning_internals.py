@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
 
 
 def stop_signals(trainer: Any) -> Any:
@@ -41,3 +44,45 @@ def process_group_timeout(trainer: Trainer) -> float:
 def set_root_folder(trainer: Any, folder: str) -> None:
     """``default_root_dir`` cannot be set once the trainer is made, and changes with the working directory."""
     trainer._default_root_dir = folder
+
+
+class _FitLoopToTheEnd(_FitLoop):
+    """Goes through its hooks, too, where a resumed run has no rollout left: the validation may be missing."""
+
+    @property
+    def skip(self) -> bool:
+        """Whether there is nothing to fit."""
+        return bool(self.trainer.limit_train_batches == 0)
+
+
+def run_hooks_of_a_complete_fit(trainer: Trainer) -> None:
+    """Lightning skips a complete fit with its hooks. The loop is in use already: it cannot be another object."""
+    if type(trainer.fit_loop) is _FitLoop:
+        trainer.fit_loop.__class__ = _FitLoopToTheEnd
+
+
+def validation_follows(trainer: Any) -> bool:
+    """Whether the fit loop validates after the batch just done."""
+    loop = trainer.fit_loop
+    return bool(trainer.enable_validation and loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+
+
+@contextmanager
+def validation_in_between(trainer: Any) -> Iterator[None]:
+    """Run the validation loop inside; the training loop then logs its next batch as if nothing had come between."""
+    connector = trainer._logger_connector
+    first_iteration, trainer.validating = connector._first_loop_iter, True
+    yield
+    trainer.training, connector._first_loop_iter = True, first_iteration
+
+
+def dump_checkpoint(trainer: Any) -> dict[str, Any]:
+    """What ``trainer.save_checkpoint`` writes, in memory."""
+    state: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    return state
+
+
+def metrics_of_batch(trainer: Any) -> dict[str, Any]:
+    """What loggers will get of the batch just done; nothing where ``log_every_n_steps`` passes it over."""
+    connector = trainer._logger_connector
+    return dict(connector.metrics["log"]) if connector.should_update_logs else {}

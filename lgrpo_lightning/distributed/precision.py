@@ -107,7 +107,7 @@ def check_optimizer(precision: str, optimizer: Optimizer) -> None:
     Raises:
         ValueError: With what to use.
     """
-    if precision == "16-mixed" and getattr(optimizer, "_step_supports_amp_scaling", False):
+    if precision == "16-mixed" and optimizer.defaults.get("fused"):
         raise UserError(
             f"{type(optimizer).__name__} with fused: true does not fit trainer.precision '16-mixed': gradients could "
             "not be clipped. Use fused: false, or trainer.precision: bf16-mixed."

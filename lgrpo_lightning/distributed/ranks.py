@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -48,8 +49,9 @@ class DataRank:
 
 def tensor_mesh(strategy: Any) -> Any:
     """The device mesh of tensor parallelism, or None where there is none."""
-    mesh = getattr(strategy, "_device_mesh", None)
-    return None if mesh is None or mesh["tensor_parallel"].size() == 1 else mesh["tensor_parallel"]
+    if not isinstance(strategy, ModelParallelStrategy) or strategy.device_mesh["tensor_parallel"].size() == 1:
+        return None
+    return strategy.device_mesh["tensor_parallel"]
 
 
 def data_rank(trainer: Any) -> DataRank:

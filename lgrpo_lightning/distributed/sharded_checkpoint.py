@@ -11,21 +11,20 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.fabric.utilities.load import _METADATA_FILENAME
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.optim import Optimizer
 
 from lgrpo_lightning.distributed.archive import damaged_entry
-from lgrpo_lightning.distributed.sharded_metadata import reader
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.distributed.sharded_metadata import REST, reader
 
 OPTIMIZER = re.compile(r"optimizer_(\d+)")
 
 
 def is_folder(path: str | Path) -> bool:
     """Whether ``path`` is a checkpoint written as a folder (``save_distributed_checkpoint``)."""
-    return (Path(path) / _METADATA_FILENAME).is_file()
+    return (Path(path) / REST).is_file()
 
 
 class AnyCheckpointIO(TorchCheckpointIO):
@@ -130,9 +129,7 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
 
     folder, found = Path(path), dict[str, Any]()
     if not is_folder(folder):
-        raise UserError(
-            f"{folder} is no checkpoint: it has no {_METADATA_FILENAME}, so its writing was cut off."
-        )
+        raise UserError(f"{folder} is no checkpoint: it has no {REST}, so its writing was cut off.")
     plan: Any = WholePlanner
     planner = plan({"state_dict"} if only_weights else None)
     with pickles_refused(folder):
@@ -144,7 +141,7 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
 
 def _rest(folder: Path) -> dict[str, Any]:
     """All that is neither weights nor optimizer."""
-    refuse_damaged(path := folder / _METADATA_FILENAME)
+    refuse_damaged(path := folder / REST)
     with pickles_refused(folder):
         rest: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return rest

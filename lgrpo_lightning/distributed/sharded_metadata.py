@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-INDEX = ".metadata"
+INDEX, REST = ".metadata", "meta.pt"
+"""Files of a folder beside its shards: what they hold, and all that is neither weights nor optimizer."""
 MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 """Where the classes of an index are defined."""
 PLAIN = {

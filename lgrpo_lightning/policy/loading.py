@@ -17,6 +17,8 @@ from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
 from lgrpo_lightning.policy.multimodal import auto_class, freeze_outside_of_text
 from lgrpo_lightning.policy.refusals import check_weights, explain_load_errors
+from lgrpo_lightning.policy.multimodal import architecture_of, auto_class, freeze_outside_of_text
+from lgrpo_lightning.policy.refusals import check_weights, explained
 from lgrpo_lightning.policy.rotary import settle_frequencies
 from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_training_noise
 
@@ -113,7 +115,7 @@ def attention_of(hf_config: Any, wanted: str) -> str:
 
     Architectures without "sdpa" (attention sinks; no attention at all) run what they have: "eager".
     """
-    architecture = auto_class(hf_config)._model_mapping.get(type(hf_config), None)
+    architecture = architecture_of(hf_config)
     if wanted == "sdpa" and not getattr(architecture, "_supports_sdpa", True):
         return "eager"
     own_classes = architecture is not None and not getattr(architecture, "_supports_attention_backend", True)

@@ -23,6 +23,14 @@ BESIDE_EMBEDDINGS = "embed_tokens_extend"
 """Where Phi-4 multimodal, one configuration for all its parts, keeps those of images and sound."""
 
 
+MODELS = {
+    "AutoModelForMultimodalLM": "MODEL_FOR_MULTIMODAL_LM_MAPPING",
+    "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING",
+}
+"""Class of transformers that loads a model → its models by configuration. The first that fits drops no part."""
+
+
 def auto_class(hf_config: Any) -> Any:
     """The class of transformers that loads every part of a model.
 
@@ -31,15 +39,18 @@ def auto_class(hf_config: Any) -> Any:
     """
     import transformers
 
-    causal = transformers.AutoModelForCausalLM
-    names = ("AutoModelForMultimodalLM", "AutoModelForImageTextToText")
-    whole = [
-        c
-        for c in (getattr(transformers, n, None) for n in names)
-        if c and type(hf_config) in c._model_mapping
-    ]
+    fits = [name for name, models in MODELS.items() if type(hf_config) in getattr(transformers, models, ())]
     composite = hf_config.get_text_config() is not hf_config
-    return whole[0] if whole and (composite or type(hf_config) not in causal._model_mapping) else causal
+    causal = "AutoModelForCausalLM" in fits and not composite
+    return getattr(transformers, "AutoModelForCausalLM" if causal or not fits else fits[0])
+
+
+def architecture_of(hf_config: Any) -> Any:
+    """The class of the model itself, or None where transformers has none."""
+    import transformers
+
+    models = getattr(transformers, MODELS[auto_class(hf_config).__name__])
+    return models.get(type(hf_config), None)
 
 
 def outside_of_text(model: Any) -> dict[str, nn.Module]:

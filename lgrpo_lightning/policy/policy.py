@@ -81,7 +81,7 @@ class Policy(nn.Module):
         for name, buffer in dict(self.named_buffers()).items():
             if buffer.dtype != before[name].dtype:
                 owner, _, leaf = name.rpartition(".")
-                self.get_submodule(owner)._buffers[leaf] = before[name].to(buffer.device)
+                setattr(self.get_submodule(owner), leaf, before[name].to(buffer.device))
         return self
 
     @property

@@ -67,8 +67,8 @@ def divide_like(parameter: Any, value: Tensor) -> Any:
 
 
 def own_part(tensor: Any) -> Tensor:
-    """This rank's part of a tensor; it shares memory with the tensor."""
-    part: Tensor = tensor._local_tensor if hasattr(tensor, "full_tensor") else tensor
+    """What this rank has of a tensor; it shares its memory."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "full_tensor") else tensor
     return part
 
 

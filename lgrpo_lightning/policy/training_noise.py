@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def is_noise(name: str, value: Any) -> bool:
@@ -28,7 +29,7 @@ def set_training_noise(hf_config: Any, dropout: float) -> None:
 def set_dropout_modules(model: nn.Module, dropout: float) -> None:
     """The same for dropout modules whose probability is not in the configuration."""
     for module in model.modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, DROPOUT):
             module.p = dropout
 
 
@@ -42,6 +43,6 @@ def noise_found(model: Any) -> str:
         and value > 0
     ]
     modules = [
-        f"{name} (p = {m.p})" for name, m in model.named_modules() if isinstance(m, _DropoutNd) and m.p > 0
+        f"{name} (p = {m.p})" for name, m in model.named_modules() if isinstance(m, DROPOUT) and m.p > 0
     ]
     return ", ".join([*fields, *modules][:6]) or "nothing that its configuration names"

@@ -16,6 +16,9 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, r
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import METRICS, set_aside, show_path
 from lgrpo_lightning.run_folder.whole_files import explain_if_unwritable, make_folder, whole_file
+from lgrpo_lightning.distributed.lightning_internals import metrics_of_batch
+from lgrpo_lightning.run_folder.names import METRICS, set_aside, shown
+from lgrpo_lightning.run_folder.whole_files import explained_if_unwritable, make_folder, whole_file
 
 
 class MetricsCSV(Logger):
@@ -175,13 +178,11 @@ def _earlier(row: dict[str, str], first: dict[str, Any]) -> bool:
 
 def log_before_checkpoint(trainer: Trainer) -> None:
     """Have the rollout's row in ``metrics.csv`` before the checkpoint that counts it: Lightning logs afterwards."""
-    connector: Any = trainer._logger_connector
-    if not (trainer.is_global_zero and connector.should_update_logs):
+    if not trainer.is_global_zero or "step" not in (found := metrics_of_batch(trainer)):
         return
     for logger in trainer.loggers:
-        if isinstance(logger, MetricsCSV) and "step" in (
-            metrics := metrics_to_scalars(connector.metrics["log"])
-        ):
+        if isinstance(logger, MetricsCSV):
+            metrics = metrics_to_scalars(found)
             step = int(metrics.pop("step"))
             logger.log_metrics(metrics, step)
             row = {"step": step, "epoch": trainer.current_epoch, **metrics}
