@@ -114,7 +114,9 @@ def overridden(file: str) -> Iterator[str]:
             }
             theirs = {name for base in bases for name in vars(base)} | inits
             mine = {*vars(cls), *(n for n in names_of(ast.parse(inspect.getsource(module))))}
-            yield from {name for name in mine & theirs if private(name) and name not in ("_abc_impl", "_backward_cls")}
+            yield from {
+                name for name in mine & theirs if private(name) and name not in ("_abc_impl", "_backward_cls")
+            }
 
 
 def test_every_private_part_is_listed() -> None:

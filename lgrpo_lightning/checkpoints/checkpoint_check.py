@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from lgrpo_lightning.distributed.sharded_metadata import INDEX, REST, reader
+from lgrpo_lightning.distributed.sharded_reading import INDEX, REST, CheckedReader
 
 
 def unreadable(path: Path) -> str:
@@ -41,7 +41,7 @@ def _folder(path: Path) -> str:
     if reason := _file(path / REST):
         return f"{REST}: {reason}"
     try:
-        entries = reader(path).read_metadata().storage_data
+        entries = CheckedReader(path).read_metadata().storage_data
     except Exception as error:
         return f"{INDEX} is damaged ({type(error).__name__}: {error})"
     ends: dict[str, int] = {}

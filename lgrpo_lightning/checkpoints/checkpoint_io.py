@@ -6,15 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
 from lgrpo_lightning.distributed.sharded_checkpoint import AnyCheckpointIO
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.distributed.sharded_checkpoint import (
+    is_folder,
+    pickles_refused,
+    refuse_damaged,
+    whole_checkpoint,
+)
 from lgrpo_lightning.run_folder.whole_files import whole_file
 
 
-class AtomicCheckpointIO(AnyCheckpointIO):
-    """Checkpoints of one file: written beside, flushed to the disk and renamed. Folders are read, too.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints of one file: written beside, flushed to the disk and renamed.
+
+    Folders are read, too, put together in CPU memory, so that one process (or ddp) resumes from an fsdp2 run.
 
     Lightning's default goes through a temporary folder, from where a file is copied if that is another disk, and
     holds a checkpoint in memory twice.
@@ -35,17 +44,24 @@ class AtomicCheckpointIO(AnyCheckpointIO):
     def load_checkpoint(
         self,
         path: Any,
-        map_location: Any = lambda storage, location: storage,
+        map_location: Any = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read it.
+        """The checkpoint, in CPU memory, as one process would have written it.
+
+        In a folder, the optimizer's state goes by names of parameters in place of numbers; ``Optimizer`` takes both.
 
         Raises:
             ValueError: It is cut off, or no checkpoint.
         """
         if "://" not in str(path) and Path(path).exists() and (reason := unreadable(Path(path))):
             raise broken(Path(path), reason)
-        loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        if is_folder(path):
+            return whole_checkpoint(path)
+        refuse_damaged(path)
+        cpu: Any = "cpu"  # Lightning's default, a function, does not load subclasses of tensors
+        with pickles_refused(path):
+            loaded: dict[str, Any] = super().load_checkpoint(path, cpu, weights_only)
         return loaded
 
 

@@ -130,11 +130,12 @@ def read_checkpoint(checkpoint: Path, *, weights_only: bool = True) -> Mapping[s
         ValueError: It is neither.
     """
 
-    from lgrpo_lightning.distributed.sharded_checkpoint import AnyCheckpointIO, whole_checkpoint
+    from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
+    from lgrpo_lightning.distributed.sharded_checkpoint import whole_checkpoint
 
     if checkpoint.is_dir():
         return whole_checkpoint(checkpoint, only_weights=True)
-    return AnyCheckpointIO().load_checkpoint(checkpoint, weights_only=weights_only)
+    return AtomicCheckpointIO().load_checkpoint(checkpoint, weights_only=weights_only)
 
 
 def run_policy_config(run: Path, checkpoint: Mapping[str, Any] | None = None) -> Any:

@@ -10,14 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict, load
 from torch.optim import Optimizer
 
 from lgrpo_lightning.distributed.archive import damaged_entry
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.distributed.sharded_metadata import REST, reader
+from lgrpo_lightning.distributed.sharded_reading import (
+    REST,
+    CheckedReader,
+    PlainPlanner,
+    WholePlanner,
+    damaged_entry,
+)
 
 OPTIMIZER = re.compile(r"optimizer_(\d+)")
 
@@ -25,24 +37,6 @@ OPTIMIZER = re.compile(r"optimizer_(\d+)")
 def is_folder(path: str | Path) -> bool:
     """Whether ``path`` is a checkpoint written as a folder (``save_distributed_checkpoint``)."""
     return (Path(path) / REST).is_file()
-
-
-class AnyCheckpointIO(TorchCheckpointIO):
-    """Reads folders, too, put together in CPU memory, so that one process (or ddp) resumes from an fsdp2 run."""
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """The checkpoint, in CPU memory, as one process would have written it.
-
-        In a folder, the optimizer's state goes by names of parameters in place of numbers; ``Optimizer`` takes both.
-        """
-        if is_folder(path):
-            return whole_checkpoint(path)
-        refuse_damaged(path)
-        cpu: Any = "cpu"  # Lightning's default, a function, does not load subclasses of tensors
-        with pickles_refused(path):
-            return super().load_checkpoint(path, cpu, weights_only)
 
 
 @contextmanager
@@ -99,9 +93,7 @@ def entries_of(folder: str | Path) -> tuple[Any, Mapping[str, Any]]:
     Raises:
         ValueError: It names something else, or weights that are no tensors.
     """
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
-    index = reader(folder)
+    index = CheckedReader(folder)
     names: Mapping[str, Any] = index.read_metadata().state_dict_metadata
     for name, kind in names.items():
         part = name.partition(".")[0]
@@ -123,10 +115,6 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
     Raises:
         ValueError: It is no such folder, or a file in it is missing.
     """
-    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
-
-    from lgrpo_lightning.distributed.sharded_reading import WholePlanner
-
     folder, found = Path(path), dict[str, Any]()
     if not is_folder(folder):
         raise UserError(f"{folder} is no checkpoint: it has no {REST}, so its writing was cut off.")
@@ -161,15 +149,6 @@ def load_folder(
     Raises:
         ValueError: Weights are missing.
     """
-    from torch.distributed.checkpoint.state_dict import (
-        get_model_state_dict,
-        get_optimizer_state_dict,
-        set_optimizer_state_dict,
-    )
-    from torch.distributed.checkpoint.state_dict_loader import load
-
-    from lgrpo_lightning.distributed.sharded_reading import PlainPlanner
-
     with pickles_refused(path):
         index, saved = entries_of(path)
         weights = get_model_state_dict(module)

@@ -1,10 +1,17 @@
-"""Reading the shards of a checkpoint: every entry's checksum is compared, and bytes are read without running code."""
+"""Reading checkpoints without running code that they name, and comparing the checksums of what is read.
+
+A file of ``torch.save`` is a zip archive, which torch reads without looking at its checksums; an entry of a shard is
+such an archive, too. The index of a folder of shards is a pickle.
+"""
 
 from __future__ import annotations
 
+import pickle
+import zipfile
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _EmptyStateDictLoadPlanner
@@ -12,17 +19,48 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from lgrpo_lightning.distributed.archive import damaged_entry
 from lgrpo_lightning.errors import UserError
+INDEX, REST = ".metadata", "meta.pt"
+"""Files of a folder beside its shards: what they hold, and all that is neither weights nor optimizer."""
+MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+"""Where the classes of an index are defined."""
+PLAIN = {
+    ("collections", "OrderedDict"),
+    ("builtins", "set"),
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch.serialization", "_get_layout"),  # a name of a layout → the layout
+    *((module, kind) for module in ("pathlib", "pathlib._local") for kind in ("PosixPath", "WindowsPath")),
+}
+"""What else an index names."""
 
 
 class DamagedError(UserError, OSError):
     """An entry of a checkpoint does not have its checksum."""
 
 
+def damaged_entry(archive: Path | IO[bytes]) -> str:
+    """The first entry whose bytes do not have its checksum, or what else is wrong; "" for nothing. Reads all of it."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return opened.testzip() or ""
+    except Exception as error:  # a flipped bit can make zipfile raise anything
+        return f"{type(error).__name__}: {error}"
+
+
 class CheckedReader(FileSystemReader):
-    """Torch's reader, which compares the checksums of what this rank reads: each entry is an archive with its own."""
+    """Torch's reader of a folder whose index names nothing that could run code; it compares checksums.
+
+    Raises:
+        UnpicklingError: The index names something else.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        with (Path(folder) / INDEX).open("rb") as file:
+            _IndexAlone(file).load()
+        super().__init__(folder)
 
     def read_data(self, plan: Any, planner: Any) -> Any:
-        """Read what ``plan`` names.
+        """Read what ``plan`` names for this rank.
 
         Raises:
             DamagedError: An entry is damaged.
@@ -53,3 +91,14 @@ class PlainPlanner(DefaultLoadPlanner):
 
 class WholePlanner(PlainPlanner, _EmptyStateDictLoadPlanner):
     """The same, without a state to fill: it takes what the index names."""
+
+
+class _IndexAlone(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """The class called so, where an index may hold it."""
+        known = module in (*MODULES, "torch") and "." not in name
+        found = getattr(import_module(module), name, None) if known else None
+        own = isinstance(found, type) and found.__module__ == module
+        if own or isinstance(found, torch.dtype) or (module, name) in PLAIN:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is no part of a checkpoint's index")
