@@ -17,7 +17,6 @@ from torch.distributed.fsdp import FSDPModule
 from lgrpo_lightning.checkpoints import state
 from lgrpo_lightning.checkpoints.code import changed_code, code_of
 from lgrpo_lightning.checkpoints.resume import check_weights, other_world_size
-from lgrpo_lightning.distributed.freed_memory import keep_freed_memory
 from lgrpo_lightning.distributed.fsdp2 import register, sharding_of
 from lgrpo_lightning.distributed.precision import check_optimizer, settle_precision, small_step_warning
 from lgrpo_lightning.distributed.ranks import Ranks, gathered, gradient_sync, ranks
@@ -249,12 +248,7 @@ class PolicyModule(LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """Move the reference beside the policy; warn where steps are too small for the type of the weights.
-
-        On a CPU the process keeps the memory that it frees from now on.
-        """
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        """Move the reference beside the policy; warn where steps are too small for the type of the weights."""
         if isinstance(self.reference, Policy) and self.reference.compute_device is None:
             self.reference.to(self.device)
         for optimizer in self.trainer.optimizers:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, TQDMProgressBar
 
 from lgrpo_lightning.callbacks.alarms import Alarms
@@ -29,7 +30,7 @@ from lgrpo_lightning.distributed.lightning_internals import (
     set_root_folder,
     stop_signals,
 )
-from lgrpo_lightning.distributed.processes import end_with_launcher
+from lgrpo_lightning.distributed.processes import end_with_launcher, keep_freed_memory
 from lgrpo_lightning.distributed.stop_signals import StopSignals
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
@@ -81,6 +82,8 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
         )
     _settle_paths(trainer)
     end_with_launcher(PEER_LOST)
+    if isinstance(trainer.accelerator, CPUAccelerator):
+        keep_freed_memory()  # here, before a process group or the model starts threads
     if stop_signals(trainer) is None:
         replace_signal_handling(trainer, StopSignals(trainer))
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:

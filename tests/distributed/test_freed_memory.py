@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from lgrpo_lightning.distributed.freed_memory import keep_freed_memory
+from lgrpo_lightning.distributed.processes import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 for _ in range(8):
