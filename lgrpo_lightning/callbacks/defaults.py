@@ -109,7 +109,7 @@ def _settle_paths(trainer: Trainer) -> None:
     owners: list[tuple[Any, tuple[str, ...]]] = [
         (logger, ("dir", "_root_dir", "_save_dir")) for logger in trainer.loggers
     ]
-    owners += [(callback, ("dirpath", "path")) for callback in trainer.callbacks]
+    owners += [(callback, ("dirpath", "path")) for callback in trainer.callbacks]  # type: ignore[attr-defined]
     for owner, names in owners:
         for name in names:
             path = vars(owner).get(name)

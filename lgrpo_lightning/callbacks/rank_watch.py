@@ -57,7 +57,8 @@ class RankWatch(RolloutCallback):
                 signal_at_parents_end(0)  # from here on the watch says what happened
             disarm_child_observer()
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            store = torch.distributed.TCPStore(address, port, wait_for_workers=False)
+            distributed: Any = torch.distributed
+            store = distributed.TCPStore(address, port, wait_for_workers=False)
             limit = min(60 * self.timeout_minutes, max(process_group_timeout(trainer) - MARGIN, MARGIN))
             self._watch = Watch(store, rank=trainer.global_rank, world_size=trainer.world_size, limit=limit)
             self._watch.start()

@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from lgrpo_lightning.checkpoints.checkpoint_check import REST, unreadable
+from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
+from lgrpo_lightning.distributed.sharded_reading import REST
 from lgrpo_lightning.run_folder.whole_files import flush_to_disk
 
 

@@ -151,10 +151,10 @@ class FSDP2Strategy(ModelParallelStrategy):
             checkpoint: dict[str, Any] = torch.load(
                 path, mmap=True, map_location="cpu", weights_only=weights_only
             )
-        whole, strict = {"full_state_dict": True, "broadcast_from_rank0": True}, module.strict_loading
-        options = StateDictOptions(**whole, strict=strict)
+        options = StateDictOptions(
+            full_state_dict=True, broadcast_from_rank0=True, strict=module.strict_loading
+        )
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
-        options = StateDictOptions(**whole)
         for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states", ()), strict=False):
             named = renumbered(state, dict(enumerate(parameter_names(self.model, optimizer))))
             set_optimizer_state_dict(self.model, optimizer, named, options=options)

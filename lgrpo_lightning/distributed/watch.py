@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
-from torch.distributed import PrefixStore
+import torch.distributed
 
 from lgrpo_lightning.distributed.activity import activity
 from lgrpo_lightning.distributed.interruption import PEER_LOST, lose, lost, request_stop, stop_signal
@@ -51,10 +51,17 @@ class Report:
     @classmethod
     def of_this(cls, rank: int, *, done: bool = False) -> Report:
         """This process's own."""
-        now, host = activity(), socket.gethostname()
-        seconds = round(time.monotonic() - now.since, 1)
-        where = {"rank": rank, "host": host, "pid": os.getpid(), "machine": machine()}
-        return cls(**where, what=now.what, waits=now.waits, seconds=seconds, done=done)
+        now = activity()
+        return cls(
+            rank=rank,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=machine(),
+            what=now.what,
+            waits=now.waits,
+            seconds=round(time.monotonic() - now.since, 1),
+            done=done,
+        )
 
     def __str__(self) -> str:
         return f"rank {self.rank} (host {self.host}, process {self.pid})"
@@ -80,7 +87,9 @@ class Watch(threading.Thread):
 
     def __init__(self, store: Any, *, rank: int, world_size: int, limit: float) -> None:
         super().__init__(name="lgrpo-watch", daemon=True)
-        self.store, self.rank, self.limit = PrefixStore(f"lgrpo/{next(_runs)}", store), rank, limit
+        distributed: Any = torch.distributed
+        self.store = distributed.PrefixStore(f"lgrpo/{next(_runs)}", store)
+        self.rank, self.limit = rank, limit
         self.ending = False  # the store may go away now
         self._others = [str(r) for r in range(world_size) if r != rank]
         self._over = threading.Event()
