@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -155,6 +156,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             full_state_dict=True, broadcast_from_rank0=True, strict=module.strict_loading
         )
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
+        options = replace(options, strict=True)
         for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states", ()), strict=False):
             named = renumbered(state, dict(enumerate(parameter_names(self.model, optimizer))))
             set_optimizer_state_dict(self.model, optimizer, named, options=options)
