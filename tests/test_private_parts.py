@@ -1,7 +1,6 @@
 """Private parts of other libraries are used in one file, or stand in this list with their reason."""
 
 import ast
-import inspect
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -113,7 +112,7 @@ def overridden(file: str) -> Iterator[str]:
                 name for base in bases if "__init__" in vars(base) for name in base.__init__.__code__.co_names
             }
             theirs = {name for base in bases for name in vars(base)} | inits
-            mine = {*vars(cls), *(n for n in names_of(ast.parse(inspect.getsource(module))))}
+            mine = {*vars(cls), *(n for n in names_of(ast.parse((PACKAGE / file).read_text())))}
             yield from {
                 name for name in mine & theirs if private(name) and name not in ("_abc_impl", "_backward_cls")
             }

@@ -10,12 +10,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
-from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.distributed.lightning_internals import (
     run_hooks_of_a_complete_fit,
     validation_follows,
     validation_in_between,
 )
+from lgrpo_lightning.errors import UserError
 
 
 class ValidateAtEnds(Callback):

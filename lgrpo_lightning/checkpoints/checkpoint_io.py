@@ -9,14 +9,13 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
-from lgrpo_lightning.distributed.sharded_checkpoint import AnyCheckpointIO
-from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.distributed.sharded_checkpoint import (
     is_folder,
     pickles_refused,
     refuse_damaged,
     whole_checkpoint,
 )
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.whole_files import whole_file
 
 

@@ -21,8 +21,6 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict, load
 from torch.optim import Optimizer
 
-from lgrpo_lightning.distributed.archive import damaged_entry
-from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.distributed.sharded_reading import (
     REST,
     CheckedReader,
@@ -30,6 +28,7 @@ from lgrpo_lightning.distributed.sharded_reading import (
     WholePlanner,
     damaged_entry,
 )
+from lgrpo_lightning.errors import UserError
 
 OPTIMIZER = re.compile(r"optimizer_(\d+)")
 

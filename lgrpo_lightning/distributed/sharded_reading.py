@@ -17,8 +17,8 @@ import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from lgrpo_lightning.distributed.archive import damaged_entry
 from lgrpo_lightning.errors import UserError
+
 INDEX, REST = ".metadata", "meta.pt"
 """Files of a folder beside its shards: what they hold, and all that is neither weights nor optimizer."""
 MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")

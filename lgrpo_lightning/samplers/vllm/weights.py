@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.errors import NotFoundError
 from lgrpo_lightning.distributed.processes import process_gone
+from lgrpo_lightning.errors import NotFoundError
 
 Weights = Iterator[tuple[str, Tensor]]
 SHARD_BYTES = 2**30
