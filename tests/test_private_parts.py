@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parents[1] / "lgrpo_lightning"
 LIBRARIES = ("lightning", "torch", "transformers", "peft", "jsonargparse", "vllm", "datasets")
@@ -108,9 +109,8 @@ def overridden(file: str) -> Iterator[str]:
     for cls in vars(module).values():
         if isinstance(cls, type) and cls.__module__ == module.__name__:
             bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] in LIBRARIES]
-            inits = {
-                name for base in bases if "__init__" in vars(base) for name in base.__init__.__code__.co_names
-            }
+            made: list[Any] = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
+            inits = {name for init in made for name in init.__code__.co_names}
             theirs = {name for base in bases for name in vars(base)} | inits
             mine = {*vars(cls), *(n for n in names_of(ast.parse((PACKAGE / file).read_text())))}
             yield from {
