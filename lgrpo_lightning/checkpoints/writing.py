@@ -32,7 +32,7 @@ def write_checkpoint(
     """
     partial = path.with_name(f".{path.name}.part")
     doing(f"writing {path.name}", waits=True, saves=True)
-    with explained_if_unwritable(path):
+    with explain_if_unwritable(path):
         make_folder(path.parent)
         trainer.strategy.save_checkpoint(state, str(partial))
     doing(f"waiting for {path.name}", waits=True)

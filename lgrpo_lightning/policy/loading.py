@@ -15,10 +15,8 @@ from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.attention import tree_capable
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
-from lgrpo_lightning.policy.multimodal import auto_class, freeze_outside_of_text
-from lgrpo_lightning.policy.refusals import check_weights, explain_load_errors
 from lgrpo_lightning.policy.multimodal import architecture_of, auto_class, freeze_outside_of_text
-from lgrpo_lightning.policy.refusals import check_weights, explained
+from lgrpo_lightning.policy.refusals import check_weights, explain_load_errors
 from lgrpo_lightning.policy.rotary import settle_frequencies
 from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_training_noise
 

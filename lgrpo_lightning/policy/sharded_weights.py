@@ -67,7 +67,7 @@ def divide_like(parameter: Any, value: Tensor) -> Any:
 
 
 def own_part(tensor: Any) -> Tensor:
-    """What this rank has of a tensor; it shares its memory."""
+    """This rank's part of a tensor; it shares memory with the tensor."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "full_tensor") else tensor
     return part
 

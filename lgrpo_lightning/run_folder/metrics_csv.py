@@ -13,13 +13,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from lgrpo_lightning.distributed.lightning_internals import metrics_of_batch
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import METRICS, set_aside, show_path
 from lgrpo_lightning.run_folder.whole_files import explain_if_unwritable, make_folder, whole_file
-from lgrpo_lightning.distributed.lightning_internals import metrics_of_batch
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import METRICS, set_aside, shown
-from lgrpo_lightning.run_folder.whole_files import explained_if_unwritable, make_folder, whole_file
 
 
 class MetricsCSV(Logger):
