@@ -30,7 +30,6 @@ from lgrpo_lightning.losses.clipped_surrogate import ClippedSurrogate
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.loading import run_seed
 from lgrpo_lightning.policy.router import check_router
-from lgrpo_lightning.policy_module import PolicyModule
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
@@ -54,6 +53,7 @@ from lgrpo_lightning.training.metrics_log import MetricsLog
 from lgrpo_lightning.training.mini_batches import mini_batches
 from lgrpo_lightning.training.no_step import check_steps
 from lgrpo_lightning.training.optimizers import default_optimizer
+from lgrpo_lightning.training.policy_module import PolicyModule
 from lgrpo_lightning.training.refill import Refill, ScoredGroups
 from lgrpo_lightning.training.rollout_queue import RolloutQueue
 from lgrpo_lightning.training.run_limits import RunLimits

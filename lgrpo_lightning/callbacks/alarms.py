@@ -42,7 +42,7 @@ class Alarms(RolloutCallback):
         models = getattr(pl_module, "reward_model", None)
         names, weights = getattr(models, "models", []), getattr(models, "weights", [])
         self.tracker.window.facts = Facts(
-            weighs_sets=getattr(estimator, "power", 0.0) > 0,
+            weighs_sets=estimator is not None and estimator.power > 0,
             reward_weights={model.name: weight for model, weight in zip(names, weights, strict=True)},
         )
 
