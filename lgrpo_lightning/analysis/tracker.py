@@ -29,7 +29,9 @@ class Tracker:
 
     def see(self, metrics: Mapping[str, float]) -> list[str]:
         """Take the metrics of a rollout; what is newly wrong."""
-        self.window.add({name: float(value) for name, value in metrics.items()})
+        # without validation's, which a resumed run does not have before it validates
+        own = {name: float(value) for name, value in metrics.items() if not name.startswith("val/")}
+        self.window.add(own)
         return [text for rule in RULES if rule.name in self.thresholds and (text := self._looked(rule))]
 
     def _looked(self, rule: Rule) -> str | None:
