@@ -48,7 +48,7 @@ def listed(key: str, value: Any, *, of: type | tuple[type, ...] = str) -> tuple[
     >>> listed("sampling.stop", "abc")
     Traceback (most recent call last):
     ...
-    ValueError: sampling.stop is the string 'abc', where a list is meant: write ['abc'].
+    lgrpo_lightning.errors.UserError: sampling.stop is the string 'abc', where a list is meant: write ['abc'].
     """
     refuse_text(key, value)
     kinds = of if isinstance(of, tuple) else (of,)
@@ -71,7 +71,7 @@ def mapped(key: str, value: Any) -> dict[str, Any]:
     >>> mapped("kwargs", "abc")
     Traceback (most recent call last):
     ...
-    ValueError: kwargs is 'abc', where values by name are meant, such as {'name': 'value'}.
+    lgrpo_lightning.errors.UserError: kwargs is 'abc', where values by name are meant, such as {'name': 'value'}.
     """
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise UserError(f"{key} is {value!r}, where values by name are meant, such as {{'name': 'value'}}.")
@@ -84,10 +84,10 @@ def check_metrics(owner: str, names: Iterable[Any]) -> None:
     Raises:
         ValueError: With the name.
 
-    >>> check_metrics("MyReward", ["rewards/MyReward/longest", "kl"])
+    >>> check_metrics("Mine", ["rewards/Mine/longest", "kl"])
     Traceback (most recent call last):
     ...
-    ValueError: MyReward logs a metric 'kl', a name of the library's own. Call it MyReward/kl, say.
+    lgrpo_lightning.errors.UserError: Mine logs a metric 'kl', a name of the library's own. Call it Mine/kl, say.
     """
     for name in names:
         if not isinstance(name, str) or not name.isprintable() or not re.match(r"\w", name):
@@ -114,7 +114,7 @@ def require(owner: str, values: Mapping[str, Any], *rows: tuple[bool, str, str])
     >>> require("sampling.", {"top_k": -1}, (False, "top_k", "at least 0 (0 keeps every token)"))
     Traceback (most recent call last):
     ...
-    ValueError: sampling.top_k is -1; it must be at least 0 (0 keeps every token).
+    lgrpo_lightning.errors.UserError: sampling.top_k is -1; it must be at least 0 (0 keeps every token).
     """
     for ok, name, what in rows:
         if not ok:

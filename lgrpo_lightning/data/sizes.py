@@ -22,7 +22,7 @@ def check_prompts_per_step(
     >>> check_prompts_per_step(16, world_size=2, mini_batches=4, prompts=100)
     >>> check_prompts_per_step(10, world_size=4, mini_batches=1, prompts=100)
     Traceback (most recent call last):
-    ValueError: data.prompts_per_step is 10, which 4 processes cannot share evenly. Use 8 or 12.
+    lgrpo_lightning.errors.UserError: data.prompts_per_step is 10, which 4 processes cannot share evenly. Use 8 or 12.
     """
     unit = world_size * mini_batches
     if prompts_per_step % unit:

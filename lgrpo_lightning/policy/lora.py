@@ -126,8 +126,7 @@ def settle(lora: Lora) -> Lora:
 
     try:
         config: Any = PeftConfig.from_pretrained(lora.from_adapter)
-        if odd := _not_trained_here(config):
-            raise UserError(odd)
+        odd = _not_trained_here(config)
         modules = config.target_modules
         read: dict[str, Any] = {
             "rank": int(config.r),
@@ -135,13 +134,13 @@ def settle(lora: Lora) -> Lora:
             "targets": sorted(modules) if isinstance(modules, list | set) else modules,
             "rslora": bool(config.use_rslora),
         }
-    except NotImplementedError as error:
-        raise UserError(
-            f"policy.lora.from_adapter is {lora.from_adapter!r}, an adapter with {error}, which cannot be "
-            "trained here: plain LoRA can."
-        ) from None
     except Exception as error:  # of any kind: OSError, KeyError, TypeError
         raise _unreadable(lora.from_adapter, error) from error
+    if odd:
+        raise UserError(
+            f"policy.lora.from_adapter is {lora.from_adapter!r}, an adapter with {odd}, which cannot be trained here: "
+            "plain LoRA can."
+        )
     default = Lora()
     for name, value in read.items():
         given = getattr(lora, name)

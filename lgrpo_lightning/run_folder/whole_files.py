@@ -22,7 +22,7 @@ NO_ROOM = 1 << 20
 """If fewer bytes are free, a write that failed without a reason is reported as a full disk."""
 
 
-class UnwritableError(UserError, OSError):
+class UnwritableError(OSError, UserError):
     """A file of a run cannot be written."""
 
 

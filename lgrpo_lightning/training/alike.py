@@ -67,13 +67,12 @@ def describe_run(module: Any) -> dict[str, str]:
             for name, digests in getattr(data, "fingerprints", {}).items()
         },
     }
-    components = module.components.by_name
-    code = code_of({**components, "loss": module.loss})
+    code = code_of({**module.components.by_name, "loss": module.loss})
     return {
         **{name: str(value) for name, value in options.items()},
         **dict(_options("model.policy", module.policy_config)),
+        **dict(_options("model", module.components)),
         **dict(_options("model", module)),
-        **{key: text for name, part in components.items() for key, text in _options(f"model.{name}", part)},
         **dict(_options("data", data)),
         **{f"the file of {name}" if "." in name else name: value for name, value in code.items()},
     }

@@ -21,7 +21,7 @@ def select_high_entropy(entropies: Tensor, taking_part: Tensor, share: float, ra
         taking_part: ``[N, T]`` bool, the trained tokens of the optimizer step.
 
     >>> h = torch.tensor([[0.1, 0.9, 0.5, 0.7]])
-    >>> undecided(h, torch.ones(1, 4).bool(), 0.5, Ranks()).tolist()
+    >>> select_high_entropy(h, torch.ones(1, 4).bool(), 0.5, Ranks()).tolist()
     [[False, True, False, True]]
     """
     found = ranks.gather(entropies[taking_part].float().cpu())

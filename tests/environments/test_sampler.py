@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.environments.messages import checked_answer, checked_rewards
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards import EnvironmentReward, FormatMatch, RewardSum
@@ -328,7 +329,7 @@ def test_an_environment_that_always_fails_ends_the_run(
     sample()
     sample()
     with pytest.raises(
-        RuntimeError,
+        UserError,
         match=rf"in 3 rollouts in a row \(max_errors_in_a_row\).*AlwaysFails\.{where} failed.*the server is down",
     ):
         sample()

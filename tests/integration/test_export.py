@@ -157,7 +157,7 @@ def test_going_on_from_an_adapter(how: str, model_folder: Callable[..., Path], t
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
         given["config"] = tmp_path / "run.yaml"
     else:
-        given["model__policy__lora__from"] = tmp_path / "adapter"
+        given["model__policy__lora__from_adapter"] = tmp_path / "adapter"
     second = fit(tmp_path / "second", trainer__max_steps=2, **given)
     assert train_metrics(second)["kl"].iloc[0] == pytest.approx(0, abs=1e-6)
     plain = fit(

@@ -86,10 +86,10 @@ ADAPTERS: dict[str, tuple[Change, str]] = {
                              PEFT), "has no place for: model.layers.7"),
     "rank": (entry("adapter_config.json", r=5), r"another shape than .*: .* \[2, 96\] for \[5, 96\]"),
     "NaN": (weights(with_nan, PEFT), "holds NaN or infinity: .*v_proj.lora_B"),
-    "cut": (cut(PEFT), "no adapter that can be read .SafetensorError"),
-    "pickle": (as_pickle, "no adapter that can be read .FileNotFoundError"),
-    "kind": (entry("adapter_config.json", peft_type="FOO"), "no adapter that can be read .KeyError: 'FOO'"),
-    "broken pattern": (entry("adapter_config.json", target_modules="(["), "no adapter that can be read .error: unterm"),
+    "cut": (cut(PEFT), "no adapter can be read there .SafetensorError"),
+    "pickle": (as_pickle, "no adapter can be read there .FileNotFoundError"),
+    "kind": (entry("adapter_config.json", peft_type="FOO"), "no adapter can be read there .KeyError: 'FOO'"),
+    "broken pattern": (entry("adapter_config.json", target_modules="(["), "can be read there .error: unterm"),
 }  # fmt: skip
 
 

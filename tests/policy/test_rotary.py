@@ -83,7 +83,7 @@ def check(policy: Policy, lengths: tuple[int, ...], new: int) -> None:
     source = PolicySource(policy, tokenizer=tokenizer(), eos_token_ids=(1, 4, 9), version=lambda: 0)
     sampler = TransformersSampler()
     sampler.setup(source)
-    given = {"sampling": Sampling(max_new_tokens=new), "stream": RandomKey(0, "train", 0)}
+    given = {"sampling": Sampling(max_new_tokens=new), "random_key": RandomKey(0, "train", 0)}
     together = sampler.sample(prompts_of(*lengths), 2, **given)  # type: ignore[arg-type]
     drawn = [(g.prompt.token_ids, r) for g in together for r in g.completions]
     prompts, completions = [p for p, _ in drawn], [r.token_ids for _, r in drawn]

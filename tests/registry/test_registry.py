@@ -187,7 +187,7 @@ def test_the_template_installed_with_pip(tmp_path):
     )
     assert python(code, tmp_path / "site").strip() == "lgrpo-length-reward 0.1.0"
     if "LengthReward" not in components():
-        assert "'LengthReward' is not a reward_model." in python(code, tmp_path)
+        assert "KeyError: 'LengthReward'" in python(code, tmp_path)
 
 
 def test_the_template_is_short():
