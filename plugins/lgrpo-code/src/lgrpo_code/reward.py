@@ -95,7 +95,10 @@ class CodeTests(RewardModel):
 
     def setup(self, source: WeightSource) -> None:
         """Refuse a machine on which programs cannot be run apart."""
-        check()
+        try:
+            check()
+        except SandboxError as error:
+            raise UserError(str(error)) from error
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Refuse a row without tests."""
