@@ -15,6 +15,8 @@ import pytest
 from lgrpo_code import CodeTests, runner
 from lgrpo_code.runner import Limits, Program, SandboxError, check, run, run_all
 
+from lgrpo_lightning.errors import UserError
+
 README = Path(__file__).parents[1] / "README.md"
 MB = 1 << 20
 LINES: set[str] = set()
@@ -290,13 +292,13 @@ def test_where_the_kernel_refuses_nothing_is_run(monkeypatch, tmp_path, broken, 
     tool.chmod(0o755)
     monkeypatch.setattr(runner, "UNSHARE", str(tool))
     monkeypatch.setattr(runner, "SETUP", 2.0)
-    with pytest.raises(SandboxError, match=rf"(?s)refuses to run: .*{says}.*max_user_namespaces"):
+    with pytest.raises(UserError, match=rf"(?s)refuses to run: .*{says}.*max_user_namespaces"):
         CodeTests(allow_execution=True).setup(None)
 
 
 def test_older_kernels_and_other_systems_are_refused(monkeypatch):
     monkeypatch.setattr("platform.release", lambda: "5.4.0-generic")
-    with pytest.raises(SandboxError, match=r"Linux 5\.14 or newer.*5\.4\.0"):
+    with pytest.raises(UserError, match=r"Linux 5\.14 or newer.*5\.4\.0"):
         CodeTests(allow_execution=True).setup(None)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lgrpo_code.runner import Limits, Program, Result, check, run_all
+from lgrpo_code.runner import Limits, Program, Result, SandboxError, check, run_all
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rewards.opening import complete_tags
