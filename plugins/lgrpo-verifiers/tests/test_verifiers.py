@@ -337,7 +337,7 @@ def test_the_example(tmp_path):
         ),
         (
             lambda: VerifiersSampler(
-                "vf-sums", sampler=EnvironmentSampler(tools=["lgrpo_lightning.errors.run_seed"])
+                "vf-sums", sampler=EnvironmentSampler(tools=["lgrpo_lightning.policy.loading.run_seed"])
             ),
             "takes turns with an environment of its own",
         ),
