@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -46,7 +47,7 @@ class PromptDataModule(LightningDataModule):
         validation: Validation prompts, or several sets by name.
         test: Prompts of ``lgrpo test``, or several sets by name.
         predict: Prompts of ``lgrpo predict``, or several sets by name.
-        prompts_per_step: Prompts of a rollout batch over all devices together.
+        prompts_per_step: Prompts of a rollout over all devices together.
         validation_batch_size: Prompts of a validation, test or prediction batch over all devices together.
         shuffle: Draw a new order of the training prompts each epoch.
         seed: Draws the orders; null for the run's seed (``seed_everything``).
@@ -346,16 +347,16 @@ class PromptDataModule(LightningDataModule):
             vocabulary=getattr(module, "vocabulary_size", None),
         )
 
-    def _check_columns(self, rows: Sequence[Mapping[str, Any]], origin: str, first: int = 0) -> None:
+    def _column_check(self, origin: str) -> Callable[..., None]:
+        """``check_columns`` for what the rewards of the run need; takes rows, and the number of the first."""
         module = self._trainer.lightning_module
         readers = getattr(getattr(module, "reward_model", None), "models", ())
-        check_columns(
-            rows,
-            getattr(module, "required_columns", ()),
+        return partial(
+            check_columns,
+            required=getattr(module, "required_columns", ()),
             origin=origin,
             readers={column: model.name for model in readers for column in model.columns},
             check=getattr(getattr(module, "reward_model", None), "check_row", None),
-            first=first,
         )
 
     def _row_encoder(
@@ -363,10 +364,11 @@ class PromptDataModule(LightningDataModule):
     ) -> Callable[[Mapping[str, Any], int], Prompt | None]:
         """Makes prompts of single rows, checked like those of a set."""
         encoder, origin = self._encoder(), _origin(source)
+        check = self._column_check(origin)
 
         def encode(row: Mapping[str, Any], number: int) -> Prompt | None:
             check_row(row, number, origin)
-            self._check_columns([row], origin, number)
+            check([row], first=number)
             return encoder.encode_row(row, number, name=name, origin=origin)
 
         return encode
@@ -376,7 +378,7 @@ class PromptDataModule(LightningDataModule):
         encoder, origin = self._encoder(), _origin(source)
         with component_call(RandomKey(0, "data", 0), name):
             rows = all_rows(source.rows(), origin)
-        self._check_columns(rows, origin)
+        self._column_check(origin)(rows)
         prompts = encoder.encode(rows, name=name, origin=origin)
         if dropped := len(rows) - len(prompts):
             rank_zero_warn(

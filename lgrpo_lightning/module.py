@@ -43,7 +43,6 @@ from lgrpo_lightning.training import (
     settings,
 )
 from lgrpo_lightning.training.alike import check_alike, describe_run
-from lgrpo_lightning.training.batch_scorer import BatchScorer
 from lgrpo_lightning.training.components import Components
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.evaluation import Evaluations, evaluation_names
@@ -85,7 +84,7 @@ class GRPOModule(PolicyModule):
         optimizer: Any optimizer class. Default AdamW with lr 1e-6 and no weight decay.
         schedule: Learning rate over optimizer steps.
         validation: What is measured on the validation sets.
-        max_rollouts: Stop after so many rollout batches; -1 leaves it to the Trainer.
+        max_rollouts: Stop after so many rollouts; -1 leaves it to the Trainer.
         rollouts_ahead: Rollouts that are sampled and scored while earlier ones are trained on (k): each is drawn from
             the weights of exactly k rollouts before. For samplers with an engine of their own.
         seed: Keys the sampling noise; null takes the run's seed (``seed_everything``).
@@ -219,11 +218,10 @@ class GRPOModule(PolicyModule):
         """The rewards, less the KL penalty where ``objective.kl_place`` is "reward". Collective."""
         if not self.objective.kl_in_reward or self.reference is None:
             return scored.rewards
-        temperature = self.sampling.temperature
         return subtract_kl_penalty(
             scored.rewards,
             scored.groups,
-            scorer=BatchScorer(policy=self.policy, ranks=self.ranks, temperature=temperature),
+            scorer=self.update.scorer,
             policy=self.policy,
             reference=self.reference,
             coefficient=self.objective.kl_coef,

@@ -65,7 +65,7 @@ class RecordedGroup:
     """A group with its tree.
 
     Attributes:
-        rollout: Number of the rollout batch.
+        rollout: Number of the rollout.
         place, of: Which of how many groups of the rollout, from 0.
         prompt: Its text.
         uid: Its name.

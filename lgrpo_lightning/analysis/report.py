@@ -21,6 +21,7 @@ from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.damaged import skip_if_damaged
 from lgrpo_lightning.run_folder.metric_series import Series, validation_metrics
 from lgrpo_lightning.run_folder.names import CONFIG, ENVIRONMENT, duration, show_path
+from lgrpo_lightning.run_folder.rollout_rows import spread_over_rewards
 from lgrpo_lightning.run_folder.secrets import mask_yaml
 
 CURVES: tuple[tuple[str, str], ...] = (
@@ -150,9 +151,8 @@ def samples(run: RecordedRun, count: int = 6) -> list[dict[str, Any]]:
         table = run.rollouts(columns, only=run.rollout_numbers[-1])
     except FileNotFoundError:  # damaged
         return []
-    table = table.sort_values("reward", ascending=False, kind="stable", ignore_index=True)
-    at = sorted({round(i * (len(table) - 1) / max(count - 1, 1)) for i in range(count)})
-    return [{str(k): v for k, v in row.items()} for row in table.iloc[at].to_dict("records")]
+    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+    return spread_over_rewards(rows, count)
 
 
 def _findings(run: RecordedRun) -> list[Finding] | str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -37,25 +36,13 @@ class CompletionTable(RolloutCallback):
         """Show the table if it is due."""
         if not self.every_n_rollouts or rollout.index % self.every_n_rollouts or not trainer.is_global_zero:
             return
-        from lgrpo_lightning.run_folder.rollout_rows import rollout_rows
+        from lgrpo_lightning.run_folder.rollout_rows import rollout_rows, spread_over_rewards
 
-        rows = spread(list(rollout_rows(rollout)), self.count)
+        rows = spread_over_rewards(list(rollout_rows(rollout)), self.count)
         if on_terminal():
             show(trainer, _table(rollout.index, rows))
         else:
             say(trainer, "\n".join(_line(row) for row in rows))
-
-
-def spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """``count`` rows evenly spaced from the best to the worst reward; NaN last.
-
-    >>> [row["reward"] for row in spread([{"reward": r} for r in (0.5, 1.0, 0.0, 0.2, 0.9)], 3)]
-    [1.0, 0.5, 0.0]
-    """
-    ordered = sorted(rows, key=lambda row: math.inf if math.isnan(row["reward"]) else -row["reward"])
-    if len(ordered) <= count:
-        return ordered
-    return [ordered[round(i * (len(ordered) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
 def _tree(row: dict[str, Any]) -> str:

@@ -10,14 +10,14 @@ from lgrpo_lightning.types import Rollout
 
 
 class RolloutCallback(Callback):
-    """A Lightning callback that also sees every rollout batch.
+    """A Lightning callback that also sees every rollout.
 
     The module calls ``on_rollout_end`` after credit was assigned and before the update, on every rank with
     that rank's groups. At that time ``pl_module.rollout_index == rollout.index``.
     """
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
-        """Called once per rollout batch; override it."""
+        """Called once per rollout; override it."""
 
 
 def call_rollout_callbacks(trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:

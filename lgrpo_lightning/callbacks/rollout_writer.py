@@ -15,7 +15,7 @@ from lgrpo_lightning.types import Rollout
 
 
 class RolloutWriter(RolloutCallback):
-    """Writes each rollout batch to ``<default_root_dir>/rollouts/``, one Parquet file per rollout and rank.
+    """Writes each rollout to ``<default_root_dir>/rollouts/``, one Parquet file per rollout and rank.
 
     A file is written beside under a hidden name and renamed, so ``pandas.read_parquet("rollouts")`` works
     at any time, also while the run goes on; its columns are those of ``rollout_table``. It is written

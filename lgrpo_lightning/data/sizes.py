@@ -11,7 +11,7 @@ def check_prompts_per_step(
     """Refuse a batch that the ranks and mini-batches cannot share evenly, or that the set cannot fill.
 
     Args:
-        prompts_per_step: Prompts of a rollout batch over all ranks.
+        prompts_per_step: Prompts of a rollout over all ranks.
         world_size: Number of processes.
         mini_batches: Optimizer steps that a rank's share is divided into.
         prompts: Size of the training set; None where it is not known.

@@ -102,7 +102,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     @property
     def sharding(self) -> dict[str, Any]:
-        """Arguments of ``strategies.sharding.shard``."""
+        """Arguments of ``sharding.shard``."""
         return {
             "mesh": self.device_mesh["data_parallel"],
             "tensor_mesh": tensor_mesh(self),
@@ -181,7 +181,7 @@ def register() -> None:
 
 
 def sharding_of(strategy: Any) -> dict[str, Any] | None:
-    """Arguments of ``strategies.sharding.shard`` where the strategy shards; None elsewhere."""
+    """Arguments of ``sharding.shard`` where the strategy shards; None elsewhere."""
     if isinstance(strategy, FSDP2Strategy):
         return strategy.sharding
     if isinstance(strategy, ModelParallelStrategy):

@@ -34,7 +34,7 @@ PLAIN = {
 """What else an index names."""
 
 
-class DamagedError(UserError, OSError):
+class DamagedError(OSError, UserError):
     """An entry of a checkpoint does not have its checksum."""
 
 

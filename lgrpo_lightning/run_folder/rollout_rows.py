@@ -134,3 +134,15 @@ def _credit(rollout: Rollout, at: int, member: int) -> dict[str, Any]:
         "path_depth": int(tree.path_depth()[member]),
         "step_rewards": None if steps is None else [float(steps[s]) for s, _ in groupby(taken) if s >= 0],
     }
+
+
+def spread_over_rewards(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """``count`` rows evenly spaced from the best to the worst reward; NaN last.
+
+    >>> [row["reward"] for row in spread_over_rewards([{"reward": r} for r in (0.5, 1.0, 0.0, 0.2, 0.9)], 3)]
+    [1.0, 0.5, 0.0]
+    """
+    ordered = sorted(rows, key=lambda row: math.inf if math.isnan(row["reward"]) else -row["reward"])
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[round(i * (len(ordered) - 1) / max(count - 1, 1))] for i in range(count)]

@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 from lgrpo_lightning.functional import reaches
 from lgrpo_lightning.training.components import Components
 from lgrpo_lightning.training.options import Validation
+from lgrpo_lightning.training.refill import ScoredGroups
 from lgrpo_lightning.types import Group, Prompt, Rewards, Sampling
 
 
@@ -40,23 +41,19 @@ class Evaluations:
         """
         evaluation = list(self.sets.values())[number]
         if self.options.greedy:
-            groups, rewards = self._score(prompts, 1, self.sampling.greedy, "greedy")
-            evaluation.add_greedy(rewards)
+            evaluation.add_greedy(self._draw(prompts, 1, self.sampling.greedy, "greedy").rewards)
         if self.options.k:
-            groups, rewards = self._score(prompts, self.options.k, self.sampling, "validation")
-            evaluation.add_samples(groups, rewards)
+            scored = self._draw(prompts, self.options.k, self.sampling, "validation")
+            evaluation.add_samples(scored.groups, scored.rewards)
 
     def metrics(self, prefix: str) -> dict[str, Tensor]:
         """``evaluation_metrics`` of all sets."""
         return evaluation_metrics(self.sets, prefix)
 
-    def _score(
-        self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str
-    ) -> tuple[list[Group], list[Rewards]]:
+    def _draw(self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str) -> ScoredGroups:
         random_key = self.components.random_key(phase)
         groups = self.components.sample_groups(prompts, count, sampling, random_key)
-        trees = self.components.segment(groups, random_key)
-        return groups, self.components.score(groups, trees, random_key)
+        return self.components.score_groups(groups, random_key)
 
 
 class Evaluation:

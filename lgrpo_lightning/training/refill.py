@@ -56,7 +56,7 @@ class ScoredGroups:
 class Refill:
     """Replaces groups of equal rewards, round by round, wherever they lie (DAPO, arXiv:2503.14476, section 3.2).
 
-    Each round, the places of such groups on all ranks, in the order of the rollout batch, take the next of the further
+    Each round, the places of such groups on all ranks, in the order of the rollout, take the next of the further
     prompts: which prompt stands where depends on neither the number of ranks nor which of them ask. A place keeps its
     rank. Nothing is sampled twice in a rollout, and a group is replaced even where the next one is no better.
 
@@ -107,7 +107,7 @@ class Refill:
         return scored, replaced
 
     def _empty(self, scored: ScoredGroups, seen: set[str]) -> list[int]:
-        """Places of groups of equal rewards in the whole rollout batch; adds the uids of all groups to ``seen``."""
+        """Places of groups of equal rewards in the whole rollout; adds the uids of all groups to ``seen``."""
         own = [(group.prompt.uid, equal) for group, equal in zip(scored.groups, scored.equal, strict=True)]
         places = []
         for rank, theirs in enumerate(self.gather(own)):

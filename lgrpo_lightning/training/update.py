@@ -112,7 +112,7 @@ class Update:
         means.put("tree/token_ratio", choice.computed, choice.padded)
         count_masked(batch, mini_batches, means)
         return compute_fixed_scores(
-            batch, self._scorer, reference=self.reference, objective=self.objective, updates=self.updates
+            batch, self.scorer, reference=self.reference, objective=self.objective, updates=self.updates
         )
 
     def accumulate(
@@ -134,7 +134,7 @@ class Update:
         chosen = self._choose_tokens(batch, rows, fixed)
         count = self.ranks.sum(select_rows(chosen, batch.mask, rows).sum().float()).clamp(min=1)
         entropy_sum = torch.zeros((), device=part.mask.device)
-        passes = list(self._scorer.passes(batch, rows))
+        passes = list(self.scorer.passes(batch, rows))
         noise = GradientNoise(self.policy.parameters()) if self.updates.gradient_snr else None
         results: list[MicroBatchResult] = []
         for number, (pack, real) in enumerate(passes):
@@ -169,7 +169,8 @@ class Update:
             self.bonus.saw(float(self.ranks.sum(pending.entropy)))
 
     @cached_property
-    def _scorer(self) -> BatchScorer:
+    def scorer(self) -> BatchScorer:
+        """Divides batches into forward passes, and scores them."""
         return BatchScorer(policy=self.policy, ranks=self.ranks, temperature=self.temperature)
 
     @cached_property
