@@ -116,7 +116,7 @@ class Sampler(ABC):
     """Whether completions contain turns of an environment."""
 
     apart: bool = False
-    """Whether ``sample`` may run on another thread while the policy is trained, as ``model.rollouts_ahead`` needs.
+    """Whether ``sample`` may run on another thread while the policy is trained, as ``updates.rollouts_ahead`` needs.
     It then samples from its own copy of the weights, loaded by ``sync``, and uses neither policy nor other ranks."""
 
     def setup(self, source: WeightSource) -> None:  # noqa: B027

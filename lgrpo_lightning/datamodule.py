@@ -182,7 +182,9 @@ class PromptDataModule(LightningDataModule):
             check_prompts_per_step(
                 self.prompts_per_step,
                 world_size=data_rank(self._trainer).size,
-                mini_batches=getattr(self._trainer.lightning_module, "mini_batches", 1),
+                mini_batches=getattr(
+                    getattr(self._trainer.lightning_module, "updates", None), "mini_batches", 1
+                ),
                 prompts=None if self.streamed else len(self.prompts["train"]["train"]),
             )
             if self.streamed:
@@ -353,7 +355,7 @@ class PromptDataModule(LightningDataModule):
         readers = getattr(getattr(module, "reward_model", None), "models", ())
         return partial(
             check_columns,
-            required=getattr(module, "required_columns", ()),
+            required=getattr(getattr(module, "reward_model", None), "columns", ()),
             origin=origin,
             readers={column: model.name for model in readers for column in model.columns},
             check=getattr(getattr(module, "reward_model", None), "check_row", None),

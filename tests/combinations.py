@@ -30,6 +30,7 @@ from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
+from tests.updates import run_update
 
 PAGE = Path(__file__).parent.parent / "docs" / "combinations.md"
 SEQUENCES = [
@@ -119,20 +120,25 @@ def train(loss: PolicyLoss, estimator: AdvantageEstimator, layout: LayoutName) -
     objective = Objective(kl_coef=0.05, entropy_coef=0.01, top_entropy=0.8, off_policy_kl=5.0)
     means = Means()
     data = batch(estimator)
-    Update(
-        policy=policy,
-        reference=reference,
-        loss=loss,
-        objective=objective,
-        bonus=EntropyBonus(objective),
-        updates=Updates(iterations=STEPS),
-        temperature=1.0,
-        max_length=8,
-        ranks=Ranks(),
-        backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-        step=step,
-        importance="none",
-    ).run(data, [range(len(data))], means)
+    run_update(
+        Update(
+            policy=policy,
+            reference=reference,
+            loss=loss,
+            objective=objective,
+            bonus=EntropyBonus(objective),
+            updates=Updates(iterations=STEPS),
+            temperature=1.0,
+            max_length=8,
+            ranks=Ranks(),
+            backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
+            step=step,
+            importance="none",
+        ),
+        data,
+        [range(len(data))],
+        means,
+    )
     assert policy.layout == layout
     assert len(steps) == STEPS
     assert all(0 < norm < float("inf") for norm in steps), f"gradient norms {steps}"

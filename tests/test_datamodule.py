@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 from lgrpo_lightning.data.files import PromptFile
 from lgrpo_lightning.datamodule import PromptDataModule
+from lgrpo_lightning.training import Updates
 from lgrpo_lightning.types import Prompt, Sampling
 from tools.make_arithmetic import build_tokenizer
 
@@ -29,7 +30,8 @@ class Recorder(LightningModule):
         self.tokenizer = build_tokenizer()
         self.context_length = context_length
         self.sampling = Sampling(max_new_tokens=max_new_tokens)
-        self.required_columns, self.mini_batches = columns, mini_batches
+        self.reward_model = types.SimpleNamespace(columns=columns, models=[], check_row=None)
+        self.updates = Updates(mini_batches=mini_batches)
         self.seen = {"train": [], "validation": [], "test": [], "predict": []}
 
     def configure_optimizers(self):

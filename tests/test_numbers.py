@@ -62,9 +62,7 @@ NEGATIVE = {
     "ExactMatch.missing",
     "FormatMatch.otherwise",
     "FormatMatch.reward",
-    "GRPOModule.max_rollouts",
     "GRPOModule.reward_weights",
-    "GRPOModule.seed",
     "GuessingGame.cost",
     "GuessingGame.lowest",
     "GuessingTask.lowest",
@@ -77,6 +75,7 @@ NEGATIVE = {
     "RolloutCheckpoint.keep",
     "TEMPO.coefficient",
     "TeacherLogprobs.coefficient",
+    "Updates.max_rollouts",
     "VLLMSampler.entropy_top",
     "Validation.success_threshold",
 }

@@ -76,7 +76,7 @@ ROWS: tuple[Row, ...] = (
     ("reward.custom_reward_function.path", None, "RewardFunction.function", "an import path"),
     ("reward.reward_model.enable", False, "", "no reward model of its own; a reward may call one"),
     ("trainer.total_epochs", 30, "trainer.max_epochs", ""),
-    ("trainer.total_training_steps", None, "model.max_rollouts", "rollouts; `trainer.max_steps` are optimizer steps"),
+    ("trainer.total_training_steps", None, "model.updates.max_rollouts", "`trainer.max_steps` are optimizer steps"),
     ("trainer.save_freq", -1, "RolloutCheckpoint.every_n_rollouts", "`last.ckpt` is always kept"),
     ("trainer.test_freq", -1, "trainer.val_check_interval", "rollouts, here as there"),
     ("trainer.val_before_train", True, "model.validation.at_start", ""),

@@ -13,7 +13,7 @@ class CloseQueue(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nobody trains on these rollouts; the sampler is free on all ranks afterwards."""
         module: Any = pl_module
-        if module.rollouts_ahead:
+        if module.updates.rollouts_ahead:
             module.queue.close()
             trainer.strategy.barrier("CloseQueue.on_train_end")
 

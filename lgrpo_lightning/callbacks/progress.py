@@ -132,7 +132,8 @@ def total_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:
     ``max_steps`` counts optimizer steps; how many a rollout takes is read off the run so far, at the start its options.
     """
     limits = [math.inf]
-    if (most := getattr(pl_module, "max_rollouts", None) or -1) > 0:
+    updates: Any = getattr(pl_module, "updates", None)
+    if updates is not None and (most := updates.max_rollouts) > 0:
         limits.append(most)
     if (trainer.max_epochs or -1) > 0:
         limits.append(float(trainer.max_epochs or 0) * trainer.num_training_batches)

@@ -289,7 +289,7 @@ class Comparison:
         """Rollouts of a run; 0 where its configuration does not say."""
         config = self.configs[run.config]
         model, steps = config["model"], int(config["trainer"]["max_steps"])
-        if (limit := int(model["max_rollouts"])) > 0:
+        if (limit := int(model["updates"]["max_rollouts"])) > 0:
             return limit
         updates = model["updates"]
         return max(0, steps) // (int(updates["iterations"]) * int(updates["mini_batches"]))

@@ -31,7 +31,7 @@ def check_numbers(options: Mapping[str, Any], written: Sequence[Entry]) -> None:
             shown, wanted = str(value), "a finite number"
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             shown, wanted = f"a number of {value.bit_length()} bits", "a whole number of at most 64 bits"
-        elif key in ("seed_everything", "model.seed", "data.seed") and not 0 <= value < SEEDS:
+        elif key in ("seed_everything", "data.seed") and not 0 <= value < SEEDS:
             shown, wanted = str(value), f"from 0 to {SEEDS - 1}"
         if wanted:
             raise UserError(f"{place_of(key, written)}{key} is {shown}; it must be {wanted}.")

@@ -185,11 +185,11 @@ def check_streamed_run(trainer: Any, *, validates: bool) -> None:
             f"{said}, of which trainer.overfit_batches or limit_train_batches takes a share. Give limit_train_batches "
             "as a number of batches."
         )
-    ends = max(trainer.max_steps, getattr(trainer.lightning_module, "max_rollouts", None) or -1) > 0
+    ends = (getattr(trainer.lightning_module, "planned_steps", None) or trainer.max_steps) > 0
     ends |= counted and (trainer.max_epochs or -1) > 0
     if not ends and not any(isinstance(callback, Timer) for callback in trainer.callbacks):
         raise UserError(
-            f"{said}, and nothing else ends the run. Set trainer.max_steps or model.max_rollouts."
+            f"{said}, and nothing else ends the run. Set trainer.max_steps or model.updates.max_rollouts."
         )
     if validates and not counted and isinstance(every, float):
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from lgrpo_lightning.contracts import AdvantageEstimator, RandomKey, Sampler, StepSegmenter
@@ -14,9 +15,10 @@ from lgrpo_lightning.policy import PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.training.checks import check_credits, check_sampled, check_trees, warn_of_unread
+from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.training.refill import ScoredGroups
 from lgrpo_lightning.training.trained_groups import trained_groups
-from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Sampling
+from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Rollout, Sampling
 
 
 class Components:
@@ -27,7 +29,7 @@ class Components:
 
     Args:
         sampler, segmenter, reward_model, advantage_estimator: The components.
-        mask_truncated: Whether the tokens of truncated completions leave the loss.
+        updates: Whether the tokens of truncated completions leave the loss, and groups of equal rewards.
         seed: Of the run.
     """
 
@@ -38,14 +40,14 @@ class Components:
         segmenter: StepSegmenter,
         reward_model: RewardSum,
         advantage_estimator: AdvantageEstimator,
-        mask_truncated: bool,
+        updates: Updates,
         seed: int,
     ) -> None:
         self.sampler = sampler
         self.segmenter = segmenter
         self.reward_model = reward_model
         self.advantage_estimator = advantage_estimator
-        self.mask_truncated = mask_truncated
+        self.updates = updates
         self.seed = seed
         self._trainer: Any = None
 
@@ -106,7 +108,7 @@ class Components:
 
     def segment(self, groups: Sequence[Group], random_key: RandomKey) -> list[ProcessTree]:
         """The process tree of every group, which knows what is trained."""
-        own = [group.masked(mask_truncated=self.mask_truncated) for group in groups]
+        own = [group.masked(mask_truncated=self.updates.mask_truncated) for group in groups]
         with self._call(random_key, "segmenter", *_first(groups)):
             trees = [self.segmenter.segment(group.copy()) for group in own]
         check_trees(self.segmenter, groups, trees)
@@ -116,6 +118,11 @@ class Components:
         """Tell the reward models where the run is."""
         with self._call(random_key, "start"):
             self.reward_model.start(progress)
+
+    def start_evaluation(self, phase: str, version: int, progress: Progress) -> None:
+        """Have the sampler load the policy's weights, and tell the reward models where the run is. Collective."""
+        self.sync_sampler(version)
+        self.start_rewards(self.random_key(phase), progress)
 
     def score(
         self, groups: Sequence[Group], trees: Sequence[ProcessTree], random_key: RandomKey
@@ -152,6 +159,28 @@ class Components:
             credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=reduce)
         check_credits(self.advantage_estimator, groups, credits)
         return credits
+
+    def assign_credit(
+        self, index: int, scored: ScoredGroups, rewards: Sequence[Rewards], random_key: RandomKey
+    ) -> Rollout:
+        """The rollout of scored groups. Collective.
+
+        Args:
+            rewards: What credit is estimated from: those of ``scored``, or less a penalty. Records, and the choice of
+                groups that are trained on, take those of ``scored``.
+        """
+        credits = self.estimate_credit(scored.groups, rewards, scored.trees, random_key)
+        return Rollout(
+            index=index,
+            groups=scored.groups,
+            trees=scored.trees,
+            rewards=tuple(
+                replace(raw, metrics=less.metrics) for raw, less in zip(scored.rewards, rewards, strict=True)
+            ),
+            credits=tuple(credits),
+            trained=trained_groups(scored.rewards, drop_equal=self.updates.drop_equal_groups),
+            mask_truncated=self.updates.mask_truncated,
+        )
 
     def _call(self, random_key: RandomKey, *key: object) -> AbstractContextManager[None]:
         rank = 0 if self._trainer is None else self._trainer.global_rank

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lgrpo_lightning.functional import kl_estimate
-from lgrpo_lightning.policy import Policy, Reference
+from lgrpo_lightning.policy import Reference
 from lgrpo_lightning.training.batch_scorer import BatchScorer
+from lgrpo_lightning.training.refill import ScoredGroups
 from lgrpo_lightning.types import Credit, Group, Rewards, TrainBatch
 
 
 def subtract_kl_penalty(
-    rewards: Sequence[Rewards],
-    groups: Sequence[Group],
-    *,
-    scorer: BatchScorer,
-    policy: Policy,
-    reference: Reference,
-    coefficient: float,
+    scored: ScoredGroups, reference: Reference, scorer: BatchScorer, coefficient: float
 ) -> list[Rewards]:
     r"""Rewards whose outcomes are less by the coefficient times the completion's log π/π_ref. Collective.
 
@@ -31,12 +25,13 @@ def subtract_kl_penalty(
     rows: trees are verified later). What does not apply still does not; the parts of a reward
     stay as they were.
     """
-    batch = TrainBatch.from_groups(groups, [_none(g) for g in groups], device=policy.device)
-    now, before = (scorer.score(who, batch).logprobs for who in (policy, reference))
+    groups = scored.groups
+    batch = TrainBatch.from_groups(groups, [_none(g) for g in groups], device=scorer.policy.device)
+    now, before = (scorer.score(who, batch).logprobs for who in (scorer.policy, reference))
     kl = torch.where(batch.mask, kl_estimate(now, before, estimator="k1"), 0.0).cpu()
     counts = batch.mask.sum(-1).cpu()
     out, start = [], 0
-    for group, given in zip(groups, rewards, strict=True):
+    for group, given in zip(groups, scored.rewards, strict=True):
         end = start + len(group)
         own, tokens = kl[start:end].sum(-1), int(counts[start:end].sum())
         metrics = {**given.metrics, "kl": float(own.sum()) / max(tokens, 1)}

@@ -10,6 +10,7 @@ import torch
 from lgrpo_lightning.distributed.ranks import data_gathered, ranks
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, pass_rates
+from lgrpo_lightning.training.options import Updates, Validation
 from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.utilization import utilization_metrics
 from lgrpo_lightning.types import Rollout
@@ -19,13 +20,13 @@ class MetricsLog:
     """Puts together the metrics of each rollout.
 
     Args:
-        success_threshold: Outcome at which a completion is right.
-        passes: Of the update over each rollout.
+        validation: Says at which outcome a completion is right.
+        updates: Says how often each rollout is passed over.
     """
 
-    def __init__(self, *, success_threshold: float, passes: int) -> None:
-        self.success_threshold = success_threshold
-        self.passes = passes
+    def __init__(self, validation: Validation, updates: Updates) -> None:
+        self.success_threshold = validation.success_threshold
+        self.passes = updates.iterations
         self._logged: dict[str, float] = {}
 
     def clear(self) -> None:

@@ -26,14 +26,14 @@ def select_rows(kept: Tensor | None, mask: Tensor, rows: list[int]) -> Tensor:
     return mask & taking_part if kept is None else mask & taking_part & kept
 
 
-def mini_batches(trained: Sequence[bool], group_size: int, parts: int) -> list[list[int]]:
+def split_into_mini_batches(trained: Sequence[bool], group_size: int, parts: int) -> list[list[int]]:
     """Rows of each optimizer step: whole groups in order, without those that are dropped.
 
     Args:
         trained: Whether each group takes part.
         parts: Optimizer steps that the groups are divided into.
 
-    >>> mini_batches([True, False, True, True], group_size=2, parts=2)
+    >>> split_into_mini_batches([True, False, True, True], group_size=2, parts=2)
     [[0, 1], [4, 5, 6, 7]]
     """
     per_step = len(trained) // parts

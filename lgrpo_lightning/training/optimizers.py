@@ -61,7 +61,7 @@ def build_scheduler(optimizer: Optimizer, schedule: Schedule, *, total_steps: in
     if total is None and name not in ENDLESS and "num_stable_steps" not in given:
         raise UserError(
             f"schedule.name {name!r} needs to know where it ends: set trainer.max_steps, "
-            "model.max_rollouts or model.schedule.total_steps."
+            "model.updates.max_rollouts or model.schedule.total_steps."
         )
     steps = {"num_warmup_steps": schedule.warmup_steps, "num_training_steps": total}
     try:
@@ -89,6 +89,12 @@ def _check_names(schedule: Schedule) -> None:
         raise UserError(
             f"schedule.kwargs has {', '.join(unknown)}; {schedule.name} takes {', '.join(sorted(takes)) or 'none'}."
         )
+
+
+def describe_optimizer(optimizer: Optimizer) -> dict[str, str]:
+    """Key in a configuration → text of each option."""
+    options = {"class_path": type(optimizer).__name__, **optimizer.defaults}
+    return {f"model.optimizer.{name}": str(value) for name, value in options.items()}
 
 
 TAKEN_OVER = ("lr", "weight_decay", "betas", "eps")

@@ -29,6 +29,9 @@ class Updates:
             (``policy.micro_batch_tokens`` divides it); in one process, and with a copy of the gradient.
         on_nonfinite: Where the loss or gradient of an optimizer step is not finite: "stop" ends the run before the
             update, "skip" drops that step (neither optimizer nor schedule moves) and goes on.
+        max_rollouts: Rollouts after which the run ends; -1 leaves the end to the Trainer.
+        rollouts_ahead: Rollouts that are sampled and scored while earlier ones are trained on (k): rollout n is drawn
+            with the weights after the update of rollout n - 1 - k. For samplers with an engine of their own.
         max_rollouts_without_step: Stop with the cause where so many rollouts in a row make no optimizer step.
     """
 
@@ -41,12 +44,22 @@ class Updates:
     old_logprobs: Literal["policy", "sampler"] = "policy"
     on_nonfinite: OnNonFinite = "stop"
     gradient_snr: bool = False
+    max_rollouts: int = -1
+    rollouts_ahead: int = 0
     max_rollouts_without_step: int = 50
 
     def __post_init__(self) -> None:
         for name in ("iterations", "mini_batches", "max_rollouts_without_step"):
             if getattr(self, name) < 1:
                 raise UserError(f"updates.{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.max_rollouts < -1 or self.max_rollouts == 0:
+            raise UserError(
+                f"updates.max_rollouts is {self.max_rollouts}; it must be at least 1, or -1 for no limit."
+            )
+        if self.rollouts_ahead < 0:
+            raise UserError(
+                f"updates.rollouts_ahead is {self.rollouts_ahead}; it must be at least 0 (0: none is drawn ahead)."
+            )
         if self.refill_rounds < 0:
             raise UserError(
                 f"updates.refill_rounds is {self.refill_rounds}; it must be at least 0 (0: no group is replaced)."
@@ -74,7 +87,7 @@ class Schedule:
     Args:
         name: A schedule of transformers: "constant", "constant_with_warmup", "linear", "cosine", ...
         warmup_steps: Optimizer steps in which the rate rises from 0.
-        total_steps: Steps until the end of a decaying schedule; None takes trainer.max_steps or max_rollouts.
+        total_steps: Steps until the end of a decaying schedule; None takes trainer.max_steps or updates.max_rollouts.
         kwargs: What the schedule takes beside these, such as ``min_lr_rate``.
     """
 

@@ -9,17 +9,14 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from lgrpo_lightning.checkpoints import state
-from lgrpo_lightning.checkpoints.code import changed_code, code_of
-from lgrpo_lightning.checkpoints.resume import check_weights, other_world_size
+from lgrpo_lightning.checkpoints.resume import check_weights
 from lgrpo_lightning.distributed.fsdp2 import register, sharding_of
 from lgrpo_lightning.distributed.precision import check_optimizer, settle_precision, small_step_warning
-from lgrpo_lightning.distributed.ranks import Ranks, gathered, gradient_sync, ranks
+from lgrpo_lightning.distributed.ranks import Ranks, gradient_sync, ranks
 from lgrpo_lightning.distributed.sharding import shard
 from lgrpo_lightning.distributed.tensor_parallel import agree_gradients
 from lgrpo_lightning.distributed.terminal import say
@@ -27,23 +24,26 @@ from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference
 from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence
 from lgrpo_lightning.policy.loading import context_length, load_config, load_tokenizer
 from lgrpo_lightning.policy.lora import is_adapter_weight
-from lgrpo_lightning.policy.reference_sync import ReferenceSync, load_reference_state, own, reference_state
+from lgrpo_lightning.policy.reference_sync import load_reference_state, own, reference_state
 from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.run_folder.plain import plain
-from lgrpo_lightning.training import Schedule
+from lgrpo_lightning.training import Objective, Schedule, Updates
 from lgrpo_lightning.training.alike import check_alike
+from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.guard import StepGuard
+from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.optimizers import (
     build_optimizer,
     build_scheduler,
     clip,
     compute_gradient_norm,
+    describe_optimizer,
     read_rates,
-    take_over_rates,
 )
-from lgrpo_lightning.training.options import OnNonFinite
 from lgrpo_lightning.training.pending_step import PendingStep
-from lgrpo_lightning.types import Rollout
+from lgrpo_lightning.training.run_limits import RunLimits
+from lgrpo_lightning.training.run_state import RunState
+from lgrpo_lightning.types import Progress, Rollout
 
 register()
 
@@ -53,45 +53,38 @@ class PolicyModule(LightningModule):
 
     Args:
         policy: What to load.
-        with_reference: Whether a frozen reference is needed.
-        reference_sync: How it follows the policy; None: it stays the starting model.
+        objective: Says whether a frozen reference is needed, and how it follows the policy.
+        updates: Gradient clipping, what to do with an optimizer step that is not finite, and the end of the run.
         optimizer: Makes the optimizer of the trainable parameters.
         schedule: Learning rate over optimizer steps.
-        gradient_clip_val: Largest norm of the gradient, or None.
-        on_nonfinite: What to do with an optimizer step whose loss or gradient is not finite.
     """
 
     def __init__(
         self,
         policy: PolicyConfig,
         *,
-        with_reference: bool,
-        reference_sync: ReferenceSync | None = None,
+        objective: Objective,
+        updates: Updates,
         optimizer: OptimizerCallable,
         schedule: Schedule,
-        gradient_clip_val: float | None,
-        on_nonfinite: OnNonFinite = "stop",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.policy_config = policy
-        self.with_reference = with_reference
-        self.reference_sync = reference_sync
+        self.objective = objective
+        self.updates = updates
         self.optimizer_factory = optimizer
         self.schedule = schedule
-        self.gradient_clip_val = gradient_clip_val
-        self.on_nonfinite = on_nonfinite
+        self.limits = RunLimits(updates=updates)
         self.guard: StepGuard
         self.rollout_index = 0
-        self._rollouts_with_step = 0  # done when the last optimizer step of this fit was made
+        self.rollouts_until_step = 0  # up to the last optimizer step, or the start of this fit
         self._steps = self._epoch = 0  # that the weights have had, where the Trainer does not know
         self.step_metrics: dict[str, float] = {}
-        self.stateful: dict[str, Any] = {}  # parts whose state a checkpoint keeps, by name
+        self.entropy_bonus = EntropyBonus(objective)
+        self.run_state = RunState()
+        self.run_state.parts["entropy_bonus"] = self.entropy_bonus
         self.reference: Reference | None
-        self._saved_rng: list[Any] | None = None
-        self._code: dict[str, str] = {}
-        self._rates: list[dict[str, Any]] = []  # what the optimizer was told
-        self._rates_before: list[dict[str, Any]] = []  # what that of the checkpoint was told
         self._layout_announced = ""
         self._tokens_announced = False
         self.strict_loading = policy.lora is None  # an adapter's checkpoint holds no other weights
@@ -123,8 +116,19 @@ class PolicyModule(LightningModule):
 
     @property
     def planned_steps(self) -> int | None:
-        """Optimizer steps of the run where they are known."""
-        return self.trainer.max_steps if self.trainer.max_steps > 0 else None
+        """Upper bound on the optimizer steps of the run, those of whole rollouts; None: there is none."""
+        return self.limits.planned_steps(self.trainer)
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is."""
+        return Progress(
+            rollout=self.rollout_index,
+            global_step=self.weight_version,
+            epoch=self.current_epoch or self._epoch,  # that of the checkpoint where no Trainer counts
+            max_steps=self.planned_steps or -1,
+            max_rollouts=self.updates.max_rollouts,
+        )
 
     def configure_model(self) -> None:
         """Load the policy and, where it is needed, the reference; shard them under FSDP2.
@@ -145,8 +149,8 @@ class PolicyModule(LightningModule):
             self.context_length = self.policy.context_length
             self.policy.restrict(self.tokenizer, ends)
             # outside the module tree: never saved, trained or wrapped
-            self.__dict__["reference"] = reference_of(self.policy) if self.with_reference else None
-            if self.reference_sync is not None:
+            self.__dict__["reference"] = reference_of(self.policy) if self.objective.kl_coef > 0 else None
+            if self.objective.reference_sync is not None:
                 own(self.reference)  # refused before the first step where it has no weights of its own
         models = [m for m in (self.policy, self.reference) if isinstance(m, Policy)]
         sharding = None if self._trainer is None else sharding_of(self.trainer.strategy)
@@ -162,8 +166,8 @@ class PolicyModule(LightningModule):
         """
         if self.trainer.global_step == 0:
             self.rollout_index = self._steps = self._epoch = 0
-        self._saved_rng, self.step_metrics, self._rates_before = None, {}, []
-        self._code = code_of(self.stateful)
+        self.step_metrics = {}
+        self.run_state.begin()
 
     def announce_tokens(self) -> None:
         """Say once which tokens end a completion, and which ids are never drawn."""
@@ -205,7 +209,7 @@ class PolicyModule(LightningModule):
             self.optimizer_factory, [p for p in self.policy.parameters() if p.requires_grad]
         )
         check_optimizer(self.trainer.precision, optimizer)
-        self._rates = read_rates(optimizer, self.schedule)
+        self.run_state.rates = read_rates(optimizer, self.schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": build_scheduler(optimizer, self.schedule, total_steps=self.planned_steps),
@@ -218,9 +222,10 @@ class PolicyModule(LightningModule):
         if last:
             agree_gradients(self.policy)
 
-    def allows_step(self, rollout: Rollout, pending: PendingStep) -> bool:
-        """Whether loss and gradient are finite; where not, and the run goes on, the gradient is gone."""
+    def allows_step(self, rollout: Rollout, pending: PendingStep, means: Means) -> bool:
+        """Whether loss and gradient are finite. Where not, and the run goes on, the gradient is gone. Collective."""
         allowed = self.guard.allows(rollout, pending, self.global_step)
+        means.put("updates/nonfinite", float(not allowed))
         if not allowed:
             self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
         return allowed
@@ -233,15 +238,15 @@ class PolicyModule(LightningModule):
         schedulers: Any = self.lr_schedulers()
         schedulers.step()
         self._steps, self._epoch = self.global_step, self.current_epoch
-        self._rollouts_with_step = self.rollout_index + 1
+        self.rollouts_until_step = self.rollout_index + 1
         self.guard.check_weights(self.global_step)
-        if self.reference_sync is not None and self.reference_sync.due(self.global_step):
-            self.reference_sync.update(self.reference, self.policy)
+        if (sync := self.objective.reference_sync) is not None and sync.due(self.global_step):
+            sync.update(self.reference, self.policy)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the gradient: here it is complete, averaged and unscaled."""
         norm = compute_gradient_norm(self.policy.parameters()) if self.guard.norm is None else self.guard.norm
-        clip(self.policy.parameters(), norm, self.gradient_clip_val)
+        clip(self.policy.parameters(), norm, self.updates.gradient_clip_val)
         self.step_metrics = {
             "grad_norm": float(gather_whole(norm)),
             "learning_rate": optimizer.param_groups[0]["lr"],
@@ -252,13 +257,10 @@ class PolicyModule(LightningModule):
         if isinstance(self.reference, Policy) and self.reference.compute_device is None:
             self.reference.to(self.device)
         for optimizer in self.trainer.optimizers:
-            options = {"class_path": type(optimizer).__name__, **optimizer.defaults}
-            check_alike(self.trainer, {f"model.optimizer.{name}": str(v) for name, v in options.items()})
-        groups = [g for optimizer in self.trainer.optimizers for g in optimizer.param_groups]
-        rate = max((float(g.get("initial_lr", g["lr"])) for g in groups), default=0.0)
-        trained = [p for p in self.policy.parameters() if p.requires_grad]
-        if groups and (warning := small_step_warning(trained, rate)):
-            rank_zero_warn(warning)
+            check_alike(self.trainer, describe_optimizer(optimizer))
+            rate = max(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
+            if warning := small_step_warning([p for p in self.policy.parameters() if p.requires_grad], rate):
+                rank_zero_warn(warning)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning leaves out: the rollout counter, every rank's generators, component state.
@@ -270,14 +272,10 @@ class PolicyModule(LightningModule):
             checkpoint["state_dict"] = {name: t for name, t in weights.items() if is_adapter_weight(name)}
         checkpoint["lgrpo"] = {
             "rollout_index": self.rollout_index,
-            "world_size": self.trainer.world_size,
-            "rng": gathered(self.trainer, state.rng_state()),
-            "components": state.component_state(self.stateful),
-            "code": self._code,
-            "rates": self._rates,
             "policy": plain(asdict(self.policy_config)),
+            **self.run_state.save(self.trainer),
         }
-        if self.reference_sync is not None:
+        if self.objective.reference_sync is not None:
             checkpoint["lgrpo"]["reference"] = reference_state(self.reference)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -286,22 +284,9 @@ class PolicyModule(LightningModule):
         self._steps, self._epoch = (int(checkpoint.get(name, 0)) for name in ("global_step", "epoch"))
         check_weights(checkpoint.get("state_dict", {}), self)
         self.rollout_index = saved["rollout_index"]
-        state.load_component_state(self.stateful, saved["components"])
-        if self.reference_sync is not None and "reference" in saved:
+        if self.objective.reference_sync is not None and "reference" in saved:
             load_reference_state(self.reference, saved["reference"])
-        if self._trainer is None:
-            return
-        self._saved_rng = saved["rng"] if saved["world_size"] == self.trainer.world_size else None
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        self._rates_before = saved.get("rates", [])
-        if self._saved_rng is None:
-            say(self.trainer, other_world_size(saved["world_size"], self.trainer.world_size))
-        if lines := changed_code(saved.get("code", {}), self._code):
-            say(
-                self.trainer,
-                "\n".join(["Going on with other code than the checkpoint was made with:", *lines]),
-            )
+        self.run_state.load(saved, self._trainer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Forget the last rollout's step, so that it is not logged again where none is made."""
@@ -310,18 +295,14 @@ class PolicyModule(LightningModule):
     def on_train_start(self) -> None:
         """Put the generators back as the checkpoint had them, let rates be as told, and guard the steps to come."""
         trainer: Any = self.trainer
+        self.rollouts_until_step = self.rollout_index
         self.guard = StepGuard(
             self.policy,
             ranks=self.ranks,
             rank=self.global_rank,
             root=None if trainer.fast_dev_run else Path(trainer.default_root_dir),
-            on_nonfinite=self.on_nonfinite,
+            on_nonfinite=self.updates.on_nonfinite,
             say=lambda text: say(trainer, text),
             scaler=getattr(trainer.precision_plugin, "scaler", None),
         )
-        if said := take_over_rates(
-            trainer.optimizers[0], self.lr_schedulers(), self._rates, self._rates_before
-        ):
-            say(trainer, f"The optimizer goes on with {said}.")
-        if self._saved_rng is not None:
-            state.set_rng_state(self._saved_rng[self.global_rank])
+        self.run_state.restore(trainer, self.lr_schedulers())

@@ -75,19 +75,6 @@ class Refill:
     further: Callable[[int, set[str]], Sequence[Prompt]]
     draw: Callable[[Sequence[Prompt]], ScoredGroups]
 
-    @classmethod
-    def of(cls, trainer: Any, rounds: int, draw: Callable[[Sequence[Prompt]], ScoredGroups]) -> Refill:
-        """With the ranks and the data module of a Trainer."""
-        data = data_rank(trainer)
-        return cls(
-            rounds=rounds,
-            rank=data.rank,
-            size=data.size,
-            gather=lambda value: data_gathered(trainer, value),
-            further=lambda count, without: trainer.datamodule.further_prompts(count, without),
-            draw=draw,
-        )
-
     def __call__(self, scored: ScoredGroups) -> tuple[ScoredGroups, ScoredGroups]:
         """(the groups that are left, those that were replaced)."""
         replaced, seen = ScoredGroups(), set[str]()
@@ -114,6 +101,21 @@ class Refill:
             seen.update(uid for uid, _ in theirs)
             places += [i * self.size + rank for i, (_, equal) in enumerate(theirs) if equal]
         return sorted(places)
+
+
+def replace_equal_groups(
+    trainer: Any, scored: ScoredGroups, *, rounds: int, draw: Callable[[Sequence[Prompt]], ScoredGroups]
+) -> tuple[ScoredGroups, ScoredGroups]:
+    """(the groups that are left, those that were replaced), with the ranks and prompts of a Trainer: see ``Refill``."""
+    data = data_rank(trainer)
+    return Refill(
+        rounds=rounds,
+        rank=data.rank,
+        size=data.size,
+        gather=lambda value: data_gathered(trainer, value),
+        further=lambda count, without: trainer.datamodule.further_prompts(count, without),
+        draw=draw,
+    )(scored)
 
 
 def _with(scored: ScoredGroups, places: Sequence[int], drawn: ScoredGroups) -> ScoredGroups:

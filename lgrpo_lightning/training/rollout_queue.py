@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lgrpo_lightning.checkpoints.held_state import EARLIER, weights_left_out
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.distributed.activity import doing
 from lgrpo_lightning.distributed.component_call import changed, generators
@@ -30,7 +31,7 @@ GRACE_PERIOD = 5.0
 """Seconds that rewards have to end once nobody waits for them."""
 DRAWS = (
     "Something that runs beside the update, a reward or a segmenter, draws from the process's generator of {}, which "
-    "training uses meanwhile: with model.rollouts_ahead the run cannot be repeated or resumed to the bit. Give it a "
+    "training uses meanwhile: with updates.rollouts_ahead the run cannot be repeated or resumed to the bit. Give it a "
     "generator of its own, such as random.Random(0) or torch.Generator()."
 )
 
@@ -126,14 +127,18 @@ class RolloutQueue:
         """A new run needs no weights of an earlier one."""
         self._earlier.clear()
 
-    def earlier_weights(self, *, keep: bool) -> list[dict[str, Any]]:
-        """For a checkpoint: the weights that rollouts in the queue were drawn from, oldest first. Collective."""
-        return [weights.state(self._policy, keep=keep) for weights in self._earlier]
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Add the weights that rollouts in the queue were drawn from, oldest first. Collective."""
+        resumes = "optimizer_states" in checkpoint  # else it is of weights only
+        if self.ahead and resumes and not weights_left_out(self._trainer):
+            keep = self._trainer.is_global_zero
+            checkpoint[EARLIER] = [weights.state(self._policy, keep=keep) for weights in self._earlier]
 
-    def load_earlier_weights(self, policy: Policy, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Take them back."""
-        kept = [KeptWeights.read(policy, state) for state in saved]
-        self._earlier = deque(kept[-self.ahead :])
+    def load(self, checkpoint: Mapping[str, Any], policy: Policy) -> None:
+        """Restore the weights that rollouts in the queue were drawn from."""
+        if self.ahead:
+            kept = [KeptWeights.read(policy, state) for state in checkpoint.get(EARLIER, ())]
+            self._earlier = deque(kept[-self.ahead :])
 
     # ------------------------------------------------------------------------------------------ with k > 0
 
@@ -216,5 +221,5 @@ def _check_prompts(drawn: RolloutRequest, given: RolloutRequest) -> None:
         raise UserError(
             f"Rollout {given.index} was drawn ahead for the prompts {', '.join(before[:3])}, …, as the data module's "
             f"upcoming_prompts announced, and its batch has {', '.join(now[:3])}, …. upcoming_prompts(count) has to "
-            "give what the next batches will be; or set model.rollouts_ahead: 0."
+            "give what the next batches will be; or set updates.rollouts_ahead: 0."
         )

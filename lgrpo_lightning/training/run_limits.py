@@ -1,14 +1,20 @@
-"""When a run ends: whole rollouts within ``trainer.max_steps`` and ``max_rollouts``."""
+"""When a run ends: whole rollouts within ``trainer.max_steps`` and ``updates.max_rollouts``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lgrpo_lightning.analysis.rules import RULES
+from lgrpo_lightning.analysis.window import Window
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.training.rollout_thread import RolloutRequest
 from lgrpo_lightning.types import Progress, Prompt
+
+NOTHING_TO_LEARN = ("not_applicable", "clipped", "dead_groups")
+"""Rules of ``lgrpo doctor`` whose causes leave nothing to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,36 +22,59 @@ class RunLimits:
     """What bounds a run.
 
     Attributes:
-        max_rollouts: Stop after so many; -1: no limit.
-        updates: Options, which say how many optimizer steps a rollout makes.
+        updates: The limits, and how many optimizer steps a rollout makes.
     """
 
-    max_rollouts: int
     updates: Updates
 
     def planned_steps(self, trainer: Any) -> int | None:
         """Most optimizer steps of the run where they are known: those of whole rollouts."""
         most, each = trainer.max_steps, self.updates.steps_per_rollout
-        limits = [most - most % each if self.updates.steps_are_sure else most, self.max_rollouts * each]
+        limits = [
+            most - most % each if self.updates.steps_are_sure else most,
+            self.updates.max_rollouts * each,
+        ]
         return min((n for n in limits if n > 0), default=None)
 
     def stop_after_last(self, trainer: Any, rollouts_done: int) -> None:
         """Have the run end where all its rollouts are done, or another one could go beyond ``trainer.max_steps``."""
         left = trainer.max_steps - trainer.global_step
         too_few = trainer.max_steps > 0 and left < self.updates.steps_per_rollout
-        if too_few or 0 < self.max_rollouts <= rollouts_done:
+        if too_few or 0 < self.updates.max_rollouts <= rollouts_done:
             # trainer.should_stop would wait for min_steps and min_epochs
             trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
 
-    def upcoming(
-        self, trainer: Any, prompts: Sequence[Prompt], progress: Progress, ahead: int
-    ) -> list[RolloutRequest]:
-        """This rollout, and up to ``ahead`` after it that the run is sure to reach."""
-        if not ahead:
+    def check_steps(self, without: int, metrics: Mapping[str, Any]) -> None:
+        """Stop a run that makes no optimizer step any more, and so would never end.
+
+        Args:
+            without: Rollouts in a row without an optimizer step.
+            metrics: Those of the last one: without a step, those before had the same weights.
+
+        Raises:
+            UserError: With the finding of ``lgrpo doctor``.
+        """
+        if without < self.updates.max_rollouts_without_step:
+            return
+        window = Window(1)
+        for _ in range(2):  # a full window, in which nothing rises
+            window.add({name: float(value) for name, value in metrics.items()})
+        causes = [rule.says(window, rule.threshold) for rule in RULES if rule.name in NOTHING_TO_LEARN]
+        cause = next(
+            filter(None, causes), "no token was trained. Look at updates/masked_tokens, and into rollouts/."
+        )
+        raise UserError(
+            f"{without} rollouts in a row made no optimizer step (updates.max_rollouts_without_step), so that the run "
+            f"would never end: {cause}"
+        )
+
+    def upcoming(self, trainer: Any, prompts: Sequence[Prompt], progress: Progress) -> list[RolloutRequest]:
+        """This rollout, and up to ``updates.rollouts_ahead`` after it that the run is sure to reach."""
+        if not self.updates.rollouts_ahead:
             return [RolloutRequest(prompts=tuple(prompts), progress=progress)]
-        left = [ahead]
-        if self.max_rollouts > 0:
-            left.append(self.max_rollouts - progress.rollout - 1)
+        left = [self.updates.rollouts_ahead]
+        if self.updates.max_rollouts > 0:
+            left.append(self.updates.max_rollouts - progress.rollout - 1)
         if trainer.max_steps > 0 and self.updates.steps_are_sure:
             steps = trainer.max_steps - trainer.global_step
             left.append(steps // self.updates.steps_per_rollout - 1)

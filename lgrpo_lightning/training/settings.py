@@ -53,7 +53,7 @@ UNSUPPORTED = ("fsdp", "deepspeed")
 """Beginnings of the names of strategies that do not work here."""
 
 
-def check_options(group_size: int, sampling: Sampling, updates: Updates, max_rollouts: int) -> None:
+def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None:
     """Refuse options with which GRPO cannot learn.
 
     Raises:
@@ -64,8 +64,6 @@ def check_options(group_size: int, sampling: Sampling, updates: Updates, max_rol
             f"model.group_size is {group_size}; it must be at least 2: a completion is compared with the "
             "others of its group."
         )
-    if max_rollouts < -1 or max_rollouts == 0:
-        raise UserError(f"model.max_rollouts is {max_rollouts}; it must be at least 1, or -1 for no limit.")
     if sampling.temperature == 0:
         raise UserError(
             "sampling.temperature is 0, so that all completions of a group would be the same; it must be "
@@ -91,7 +89,7 @@ def as_reward_model(given: Any) -> RewardModel:
     return cast(RewardModel, given)
 
 
-def check_components(**given: Any) -> None:
+def check_kinds(**given: Any) -> None:
     """Refuse what is no component of its kind; None stands for the default.
 
     Raises:
@@ -217,8 +215,11 @@ def _has_gpu(accelerator: str) -> bool:
     return torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
 
 
-def check_trainer(trainer: Any) -> None:
-    """Refuse Trainer options that this library replaces by its own, and a folder that cannot be written.
+def check_trainer(trainer: Any, updates: Updates, planned: int | None) -> None:
+    """Refuse Trainer options that this library replaces by its own or that train nothing, and a folder without rights.
+
+    Args:
+        planned: Upper bound on the optimizer steps of the run, if there is one.
 
     Raises:
         ValueError: Naming the option to use.
@@ -233,6 +234,9 @@ def check_trainer(trainer: Any) -> None:
         )
     if trainer.state.fn == "fit" and not trainer.fast_dev_run and trainer.is_global_zero:
         check_folder(trainer.default_root_dir)
+    if trainer.state.fn == "fit":
+        check_limits(trainer, updates, planned)
+    check_gradient_snr(trainer, updates)
 
 
 def check_limits(trainer: Any, updates: Updates, planned: int | None) -> None:
@@ -244,8 +248,6 @@ def check_limits(trainer: Any, updates: Updates, planned: int | None) -> None:
     Raises:
         ValueError: Naming the limit and what is possible.
     """
-    if trainer.state.fn != "fit":
-        return
     each = updates.steps_per_rollout
     if trainer.fast_dev_run:  # its number is one of batches
         trainer.fit_loop.epoch_loop.max_steps = int(trainer.fast_dev_run) * each
@@ -268,8 +270,8 @@ def check_limits(trainer: Any, updates: Updates, planned: int | None) -> None:
         )
     if planned is not None and (trainer.min_steps or 0) > planned:
         raise UserError(
-            f"trainer.min_steps is {trainer.min_steps}, but trainer.max_steps or model.max_rollouts end the run after "
-            f"{planned}."
+            f"trainer.min_steps is {trainer.min_steps}, but trainer.max_steps or model.updates.max_rollouts end the "
+            f"run after {planned}."
         )
     if trainer.max_steps > 0 and trainer.max_steps % each and updates.steps_are_sure:
         say(

@@ -13,7 +13,7 @@ from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.types import Rewards, Rollout
 
 
-def drop_unjudged(rollout: Rollout, ranks: Ranks, device: torch.device | str = "cpu") -> Rollout:
+def drop_unrewarded(rollout: Rollout, ranks: Ranks, device: torch.device | str = "cpu") -> Rollout:
     """The rollout; without trained groups where no reward applies to any completion on any rank. Collective.
 
     An optimizer step on it would have a gradient of zero, with which an optimizer's momentum still moves the weights.
@@ -21,8 +21,8 @@ def drop_unjudged(rollout: Rollout, ranks: Ranks, device: torch.device | str = "
     Args:
         device: Where ranks add numbers up.
     """
-    judged = sum(int((~told.isnan()).sum()) for rewards in rollout.rewards for told in _told(rewards))
-    if int(ranks.sum(torch.tensor(judged, device=device))):
+    applying = sum(int((~told.isnan()).sum()) for rewards in rollout.rewards for told in _told(rewards))
+    if int(ranks.sum(torch.tensor(applying, device=device))):
         return rollout
     return replace(rollout, trained=(False,) * len(rollout.groups))
 

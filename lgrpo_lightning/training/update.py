@@ -29,10 +29,6 @@ from lgrpo_lightning.training.token_loss import TokenLoss
 from lgrpo_lightning.types import LossInput, TrainBatch
 
 
-def _always(pending: PendingStep) -> bool:
-    return True
-
-
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """All optimizer steps of a rollout; built once for a run.
@@ -49,8 +45,7 @@ class Update:
         step: Makes the optimizer step.
         importance: Correction for the sampler; with "none" its ratios are only logged. None where it truncates, and
             there is nothing to compare.
-        corrects: Whether the correction is applied.
-        from_policy: Whether the sampler's log-probs have to be the policy's own.
+        corrects: Whether the correction is applied; without it the sampler's log-probs have to be the policy's own.
     """
 
     policy: Policy
@@ -66,45 +61,23 @@ class Update:
     step: Callable[[], None]
     importance: ImportanceMode | None = None
     corrects: bool = True
-    from_policy: bool = False
 
-    def run(
-        self,
-        batch: TrainBatch,
-        mini_batches: Sequence[Sequence[int]],
-        means: Means,
-        allows: Callable[[PendingStep], bool] = _always,
-    ) -> None:
-        """Update on ``batch``.
+    def prepare(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> FixedScores:
+        """Choose and verify the layout, and compute what stays fixed for all optimizer steps of a rollout. Collective.
 
         Args:
             mini_batches: Rows of each optimizer step; as many of them on every rank.
             means: Receives the metrics.
-            allows: Asked after the last backward pass whether the step may be made; a refused one leaves no gradient.
         """
-        fixed = self.prepare(batch, mini_batches, means)
-        for _ in range(self.updates.iterations):
-            for rows in mini_batches:
-                pending = self.accumulate(batch, list(rows), fixed, means)
-                if pending is None:
-                    continue
-                allowed = allows(pending)
-                means.put("updates/nonfinite", float(not allowed))
-                if allowed:
-                    self.commit(pending, means)
-
-    def prepare(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> FixedScores:
-        """Choose and verify the layout, and compute what stays fixed. Collective."""
         self.policy.vocabulary.check(batch.trained_ids)
         choice = self.policy.choose_layout(batch.prompts, batch.completions)
         first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
-        comparable = self.importance is not None or self.from_policy
         self.policy.verify(
             first.prompts,
             first.completions,
             temperature=self.temperature,
-            sampled=first.sampler_logprobs.where(first.mask, torch.nan) if comparable else None,
-            own=self.from_policy,
+            sampled=None if self.importance is None else first.sampler_logprobs.where(first.mask, torch.nan),
+            own=self.importance is not None and not self.corrects,
             beside=_shortest_and_longest(batch),
         )
         if choice.layout == "tree" and self.policy.no_tree:  # verify has just found that trees do not hold

@@ -50,7 +50,7 @@ def one(root: Path, url: str, ahead: int, seed: int, asked: argparse.Namespace) 
         "model.schedule.warmup_steps": 10,
         "model.sampler": {"class_path": "VLLMSampler", "init_args": {"server": {"urls": [url]}}},
         "model.reward_model": ["ExactMatch", waiting],
-        "model.rollouts_ahead": ahead,
+        "model.updates.rollouts_ahead": ahead,
     }
     flat = {key.replace(".", "__"): value for key, value in options.items()}
     assert cli.main(lgrpo_arguments("fit", root, **flat)) == 0

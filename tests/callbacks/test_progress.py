@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from lgrpo_lightning.callbacks import CompletionTable, RewardProgressBar
+from lgrpo_lightning.training import Updates
 from tests.callbacks.stub import StubModule, fit
 
 
@@ -35,7 +36,7 @@ def test_limits_count_rollouts_not_optimizer_steps(
     fit(tmp_path, max_epochs=-1, max_steps=6)  # two optimizer steps a rollout
     assert re.findall(r"^rollout (\S+)", capsys.readouterr().out, re.M) == ["1/3", "2/3", "3/3"]
     module = StubModule()
-    module.max_rollouts = 2
+    module.updates = Updates(max_rollouts=2)
     fit(tmp_path / "b", module=module, max_epochs=-1, max_steps=6)
     assert "rollout 1/2 " in capsys.readouterr().out
 

@@ -157,7 +157,7 @@ def test_a_streamed_run_equals_one_that_holds_its_prompts(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_epochs": 2}, r"Set trainer.max_steps or model.max_rollouts"),
+        ({"max_epochs": 2}, r"Set trainer.max_steps or model.updates.max_rollouts"),
         ({"max_steps": 3, "limit_train_batches": 0.5}, "Give limit_train_batches as a number"),
         ({"max_steps": 3, "overfit_batches": 2}, "overfit_batches"),
         ({"max_steps": 3, "val": True}, r"val_check_interval is 1.0 of one. Set it to a number"),

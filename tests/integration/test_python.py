@@ -21,7 +21,7 @@ from lgrpo_lightning.policy import Lora, PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
-from lgrpo_lightning.training import Validation
+from lgrpo_lightning.training import Updates, Validation
 
 QUIET = {
     "accelerator": "cpu",
@@ -120,7 +120,7 @@ def test_pickle() -> None:
 
 @pytest.mark.parametrize("limit", ["max_rollouts", "max_steps"])
 def test_a_second_trainer_is_a_new_run(tmp_path: Path, limit: str) -> None:
-    one = module(**({"max_rollouts": 2} if limit == "max_rollouts" else {}))
+    one = module(**({"updates": Updates(max_rollouts=2)} if limit == "max_rollouts" else {}))
     options = {"max_steps": -1} if limit == "max_rollouts" else {"max_steps": 2}
     for root in ("a", "b"):
         before = weights(one) if hasattr(one, "policy") else {}

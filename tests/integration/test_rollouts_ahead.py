@@ -78,7 +78,7 @@ class Slow(RewardModel):
 def test_the_weights_are_those_of_exactly_k_rollouts_before(
     count: int, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    run = fit(tmp_path, model__sampler=APART, model__rollouts_ahead=count, **options)
+    run = fit(tmp_path, model__sampler=APART, model__updates__rollouts_ahead=count, **options)
     steps = options["model__updates__iterations"]
     drawn = rollouts(run).groupby("rollout")["weight_version"].unique()
     assert [list(v) for v in drawn] == [[max(0, n - count) * steps] for n in range(len(drawn))]
@@ -92,7 +92,7 @@ def test_the_weights_are_those_of_exactly_k_rollouts_before(
 @pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), 2])
 def test_it_is_the_run_that_draws_old_weights_one_after_the_other(count: int, tmp_path: Path) -> None:
     """Same prompts, noise, credit, importance correction and weights, to the bit; with validations in between."""
-    ahead = fit(tmp_path / "ahead", model__sampler=APART, model__rollouts_ahead=count, **TWICE)
+    ahead = fit(tmp_path / "ahead", model__sampler=APART, model__updates__rollouts_ahead=count, **TWICE)
     behind = {"class_path": f"{HERE}.Behind", "init_args": {"behind": count}}
     with pytest.warns(UserWarning, match="older than those it was given"):
         serial = fit(tmp_path / "serial", model__sampler=behind, **TWICE)
@@ -108,7 +108,7 @@ def test_it_is_the_run_that_draws_old_weights_one_after_the_other(count: int, tm
 
 @pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), 2])
 def test_who_is_faster_does_not_matter(count: int, tmp_path: Path) -> None:
-    options = LONG | {"model__rollouts_ahead": count, "model__validation__k": 2}
+    options = LONG | {"model__updates__rollouts_ahead": count, "model__validation__k": 2}
 
     def run(name: str, *, sampling: float, rewards: float) -> Path:
         parts = {
@@ -131,6 +131,7 @@ def test_over_epochs_and_up_to_the_last(tmp_path: Path) -> None:
     from lgrpo_lightning import GRPOModule, PromptDataModule
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
     from lgrpo_lightning.policy import PolicyConfig
+    from lgrpo_lightning.training import Updates
 
     reward = Slow(0.0)
     module = GRPOModule(
@@ -138,8 +139,8 @@ def test_over_epochs_and_up_to_the_last(tmp_path: Path) -> None:
         PolicyConfig(path="lgrpo:arithmetic"),
         ApartSampler(),
         group_size=2,
-        rollouts_ahead=2,
         sampling=Sampling(max_new_tokens=16),
+        updates=Updates(rollouts_ahead=2),
     )
     data = PromptDataModule(train=ArithmeticTasks(count=6), prompts_per_step=2)
     trainer = Trainer(max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, logger=False)
@@ -167,9 +168,8 @@ def test_what_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
         PolicyConfig(path="lgrpo:arithmetic"),
         ApartSampler(0.5),
         group_size=2,
-        rollouts_ahead=1,
         sampling=Sampling(max_new_tokens=16),
-        updates=Updates(on_nonfinite="skip"),
+        updates=Updates(rollouts_ahead=1, on_nonfinite="skip"),
     )
     data = PromptDataModule(train=tasks, validation=tasks, prompts_per_step=2)
     trainer = Trainer(max_steps=2, max_epochs=-1, accelerator="cpu", default_root_dir=tmp_path, logger=False)
@@ -189,8 +189,8 @@ def test_resumed_with_another_number(tmp_path: Path) -> None:
     half = long | {"trainer__max_steps": 3}
     for before, after in ((0, 2), (2, 1)):
         root = tmp_path / f"{before}-{after}"
-        fit(root, model__sampler=APART, model__rollouts_ahead=before, **half)
-        run = fit(root, model__sampler=APART, model__rollouts_ahead=after, ckpt_path="last", **long)
+        fit(root, model__sampler=APART, model__updates__rollouts_ahead=before, **half)
+        run = fit(root, model__sampler=APART, model__updates__rollouts_ahead=after, ckpt_path="last", **long)
         versions = rollouts(run).groupby("rollout")["weight_version"].first()
         assert versions.tolist()[3 + after :] == [n - after for n in range(3 + after, 7)]
         assert all(v <= n for n, v in versions.items())
@@ -198,7 +198,11 @@ def test_resumed_with_another_number(tmp_path: Path) -> None:
 
 def test_an_adapter(tmp_path: Path) -> None:
     lora = {"rank": 2, "alpha": 4}
-    options = LONG | {"model__sampler": APART, "model__rollouts_ahead": 1, "model__policy__lora": lora}
+    options = LONG | {
+        "model__sampler": APART,
+        "model__updates__rollouts_ahead": 1,
+        "model__policy__lora": lora,
+    }
     options |= {"trainer__limit_val_batches": 0}
     whole = fit(tmp_path / "whole", **options)
     fit(tmp_path / "run", **options | {"trainer__max_steps": 4})
@@ -226,7 +230,7 @@ REFUSED = {
     "truncated": ({"model__sampling__top_p": 0.9}, "cannot correct for that"),
     "refill": ({"model__updates__refill_rounds": 1}, "updates.refill_rounds: 0"),
     "curriculum": ({"data__curriculum": "{}"}, "data.curriculum"),
-    "negative": ({"model__rollouts_ahead": -1}, "must be at least 0"),
+    "negative": ({"model__updates__rollouts_ahead": -1}, "must be at least 0"),
     "state": ({"model__reward_model": f"{HERE}.Counting"}, "Counting keeps a state"),
 }
 
@@ -241,7 +245,10 @@ class Counting(Slow):
 @pytest.mark.parametrize("case", sorted(REFUSED))
 def test_refused_with_the_reason(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes, reason = REFUSED[case]
-    assert lgrpo("fit", tmp_path, **{"model__sampler": APART, "model__rollouts_ahead": 1} | changes) != 0
+    assert (
+        lgrpo("fit", tmp_path, **{"model__sampler": APART, "model__updates__rollouts_ahead": 1} | changes)
+        != 0
+    )
     said = " ".join(capsys.readouterr().err.split())
     assert reason in said
     assert not list(tmp_path.glob("rollouts/*"))
@@ -259,7 +266,7 @@ class Wrong(Slow):
 def test_a_mistake_in_flight_ends_the_run_where_it_is_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = LONG | {"model__sampler": APART, "model__rollouts_ahead": 2}
+    options = LONG | {"model__sampler": APART, "model__updates__rollouts_ahead": 2}
     assert lgrpo("fit", tmp_path, model__reward_model=f"{HERE}.Wrong", **options) != 0
     said = capsys.readouterr()
     assert "a mistake in a reward" in said.err
@@ -281,15 +288,16 @@ class Once(Slow):
         return super().score(group, tree)
 
 
-def parts(reward: RewardModel, sampler: ApartSampler, **options: Any) -> tuple[Any, Any]:
+def parts(reward: RewardModel, sampler: ApartSampler, **updates: Any) -> tuple[Any, Any]:
     """A module and its data, in this process."""
     from lgrpo_lightning import GRPOModule, PromptDataModule
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
     from lgrpo_lightning.policy import PolicyConfig
+    from lgrpo_lightning.training import Updates
 
     module = GRPOModule(
         reward, PolicyConfig(path="lgrpo:arithmetic"), sampler,
-        group_size=2, sampling=Sampling(max_new_tokens=16), **options,
+        group_size=2, sampling=Sampling(max_new_tokens=16), updates=Updates(**updates),
     )  # fmt: skip
     tasks = ArithmeticTasks(count=8)
     return module, PromptDataModule(train=tasks, test=tasks, validation=tasks, prompts_per_step=2)
@@ -320,10 +328,7 @@ def test_the_last_validation_does_not_wait_for_rollouts_for_nobody(tmp_path: Pat
             if progress.rollout == 1 and threading.current_thread() is not threading.main_thread():
                 raise ValueError("in a rollout for nobody")
 
-    from lgrpo_lightning.training import Updates
-
-    unsure = Updates(on_nonfinite="skip")
-    module, data = parts(Stops(0.0), ApartSampler(0.5), rollouts_ahead=1, updates=unsure)
+    module, data = parts(Stops(0.0), ApartSampler(0.5), rollouts_ahead=1, on_nonfinite="skip")
     trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
     assert module.rollout_index == 1
 
@@ -337,7 +342,12 @@ class Draws(Slow):
 
 def test_draws_from_the_process_are_warned_of(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="draws from the process's generator of python"):
-        fit(tmp_path, model__sampler=APART, model__rollouts_ahead=1, model__reward_model=f"{HERE}.Draws")
+        fit(
+            tmp_path,
+            model__sampler=APART,
+            model__updates__rollouts_ahead=1,
+            model__reward_model=f"{HERE}.Draws",
+        )
 
 
 def test_weights_alone_are_saved_without_earlier_ones(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ NOTHING = [
     {"trainer__limit_train_batches": 0.1},
     {"trainer__max_steps": 0},
     {"trainer__max_epochs": 0},
-    {"model__max_rollouts": 0},
+    {"model__updates__max_rollouts": 0},
     {"trainer__max_steps": 3, **FOUR_STEPS},
     {"trainer__min_steps": 10},
 ]
@@ -92,7 +92,7 @@ def test_prompts_that_no_epoch_has_are_said(tmp_path: Path, recwarn: pytest.Warn
 
 
 def test_max_rollouts(tmp_path: Path) -> None:
-    root = fit(tmp_path, trainer__max_steps=None, model__max_rollouts=2)
+    root = fit(tmp_path, trainer__max_steps=None, model__updates__max_rollouts=2)
     assert list(rollouts(root)["rollout"].unique()) == [0, 1]
 
 

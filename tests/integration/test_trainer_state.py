@@ -47,5 +47,5 @@ def test_trainer_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_limited_by_rollouts(tmp_path: Path) -> None:
-    limits = {"trainer__max_steps": None, "model__max_rollouts": 1}
+    limits = {"trainer__max_steps": None, "model__updates__max_rollouts": 1}
     assert noted("fit", tmp_path, **limits)[-1] == (2, 2, 0)

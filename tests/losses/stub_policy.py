@@ -19,6 +19,7 @@ from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import TrainBatch
+from tests.updates import run_update
 
 LONGEST = 11
 """Longest possible completion, for the constant normaliser."""
@@ -155,20 +156,25 @@ def updated(
     objective = objective or Objective()
     case.logprobs.grad = case.entropies.grad = None
     means = Means()
-    Update(
-        policy=StubPolicy(case, per_pass),  # type: ignore[arg-type]
-        reference=StubPolicy(case, per_pass, reference=True),
-        loss=loss,
-        objective=objective,
-        bonus=bonus or EntropyBonus(objective),
-        updates=Updates(mini_batches=2 if off_policy else 1),  # one of them is made
-        temperature=1.0,
-        max_length=LONGEST,
-        ranks=ranks or Ranks(),
-        backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-        step=lambda: None,
-        importance=importance,
-    ).run(case.batch(weights), [rows or list(range(len(case.lengths)))], means)
+    run_update(
+        Update(
+            policy=StubPolicy(case, per_pass),  # type: ignore[arg-type]
+            reference=StubPolicy(case, per_pass, reference=True),
+            loss=loss,
+            objective=objective,
+            bonus=bonus or EntropyBonus(objective),
+            updates=Updates(mini_batches=2 if off_policy else 1),  # one of them is made
+            temperature=1.0,
+            max_length=LONGEST,
+            ranks=ranks or Ranks(),
+            backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
+            step=lambda: None,
+            importance=importance,
+        ),
+        case.batch(weights),
+        [rows or list(range(len(case.lengths)))],
+        means,
+    )
     nothing = torch.zeros_like(case.logprobs)
     found = [nothing if x.grad is None else x.grad.clone() for x in (case.logprobs, case.entropies)]
     return means.values(), found[0], found[1]

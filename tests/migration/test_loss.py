@@ -25,6 +25,7 @@ from lgrpo_lightning.types import Rewards, TrainBatch
 from tests.docs.parse_commands import BuildCLI
 from tests.migration.trl_trainer import trl_advantages, trl_config, trl_loss
 from tests.recorded.components import recorded
+from tests.updates import run_update
 
 pytest.importorskip("trl.trainer.grpo_trainer")
 
@@ -88,25 +89,30 @@ def recorded_batch(made: GRPOModule) -> tuple[TrainBatch, torch.Tensor]:
     groups = [toy_group(sequences, uid=str(n), prompt="!") for n, sequences in enumerate(tokens)]
     trees = [ProcessTree.from_sequences(sequences) for sequences in tokens]
     judged = [Rewards(outcome=row) for row in rewards]
-    credits = made.advantage_estimator.estimate_batch(judged, trees, reduce=lambda x: x)
+    credits = made.components.advantage_estimator.estimate_batch(judged, trees, reduce=lambda x: x)
     return TrainBatch.from_groups(groups, credits), rewards
 
 
 def our_loss(made: GRPOModule, reference: Any, batch: TrainBatch) -> float:
     means = Means()
-    Update(
-        policy=made.policy,
-        reference=reference,
-        loss=made.loss,
-        objective=made.objective,
-        bonus=made.entropy_bonus,
-        updates=replace(made.updates, old_logprobs="sampler"),
-        temperature=made.sampling.temperature,
-        max_length=made.sampling.max_new_tokens,
-        ranks=Ranks(),
-        backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-        step=lambda: None,
-    ).run(batch, [range(len(batch))], means)
+    run_update(
+        Update(
+            policy=made.policy,
+            reference=reference,
+            loss=made.loss,
+            objective=made.objective,
+            bonus=made.entropy_bonus,
+            updates=replace(made.updates, old_logprobs="sampler"),
+            temperature=made.sampling.temperature,
+            max_length=made.sampling.max_new_tokens,
+            ranks=Ranks(),
+            backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
+            step=lambda: None,
+        ),
+        batch,
+        [range(len(batch))],
+        means,
+    )
     return means.values()["loss"]
 
 

@@ -107,7 +107,6 @@ def module(outcome: Outcome, **options: Any) -> GRPOModule:
         "updates": Updates(iterations=2),
         "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-3, eps=1e-5, weight_decay=0.0),
         "validation": Validation(at_start=False, at_end=False),
-        "seed": 0,
     }
     return Observed(outcome, **(defaults | options))
 

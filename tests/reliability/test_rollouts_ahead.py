@@ -18,7 +18,7 @@ SECOND = "rollouts/rollout-000001-rank-000.parquet"
 
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_with_rollouts_in_flight(count: int, tmp_path: Path) -> None:
-    options = AHEAD | {"model__rollouts_ahead": count}
+    options = AHEAD | {"model__updates__rollouts_ahead": count}
     run = Run(tmp_path / "run", **options)
     run.until(SECOND)
     time.sleep(0.2)
@@ -31,7 +31,7 @@ def test_killed_with_rollouts_in_flight(count: int, tmp_path: Path) -> None:
 def test_stopped_with_rollouts_in_flight(tmp_path: Path) -> None:
     """The state held in memory has the weights of the rollouts in flight, too; a stop does not wait for them."""
     slow = {"class_path": "tests.samplers.apart.ApartSampler", "init_args": {"seconds": 5.0}}
-    options = AHEAD | {"model__rollouts_ahead": 2, "trainer__callbacks": None}
+    options = AHEAD | {"model__updates__rollouts_ahead": 2, "trainer__callbacks": None}
     run = Run(tmp_path / "run", **options)
     run.until(SECOND)
     run.signalled(signal.SIGTERM)
@@ -51,7 +51,7 @@ def test_stopped_with_rollouts_in_flight(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes(strategy: str, tmp_path: Path) -> None:
-    options = AHEAD | {"model__rollouts_ahead": 1, "trainer__strategy": strategy}
+    options = AHEAD | {"model__updates__rollouts_ahead": 1, "trainer__strategy": strategy}
     both = pair(tmp_path / "run", **options)
     both[0].until(SECOND)
     time.sleep(0.2)
@@ -64,7 +64,7 @@ def test_two_processes(strategy: str, tmp_path: Path) -> None:
 
 def test_the_status_is_the_runs_where_a_reward_is_within_torch(tmp_path: Path) -> None:
     options = AHEAD | {
-        "model__rollouts_ahead": 1,
+        "model__updates__rollouts_ahead": 1,
         "model__reward_model": "tests.reliability.rewards.Computes",
         "model__validation__at_start": "false",
     }

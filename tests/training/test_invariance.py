@@ -25,12 +25,13 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates
+from lgrpo_lightning.training.compatibility import check_weights
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
-from lgrpo_lightning.training.fitting_loss import check_weights
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Group, Rewards, TrainBatch
 from tests.training.several_ranks import together
+from tests.updates import run_update
 
 SEQUENCES = [
     [[5, 6, 7, 1], [5, 6, 8, 9, 1], [5, 6, 7, 1], [10, 1]],
@@ -113,20 +114,25 @@ def updated(
     data = replace(data, sampler_logprobs=torch.where(data.mask, before[:, : data.mask.shape[1]], 0.0))
     policy.zero_grad()
     means = Means()
-    Update(
-        policy=policy,
-        reference=copy.copy(models.reference),
-        loss=loss,
-        objective=OBJECTIVE,
-        bonus=EntropyBonus(OBJECTIVE),
-        updates=Updates(old_logprobs="sampler"),
-        temperature=1.0,
-        max_length=8,
-        ranks=ranks,
-        backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-        step=lambda: None,
-        importance="none",
-    ).run(data, [range(len(data))], means)
+    run_update(
+        Update(
+            policy=policy,
+            reference=copy.copy(models.reference),
+            loss=loss,
+            objective=OBJECTIVE,
+            bonus=EntropyBonus(OBJECTIVE),
+            updates=Updates(old_logprobs="sampler"),
+            temperature=1.0,
+            max_length=8,
+            ranks=ranks,
+            backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
+            step=lambda: None,
+            importance="none",
+        ),
+        data,
+        [range(len(data))],
+        means,
+    )
     value = means.values()["loss"] / ranks.world_size
     return value, [p.grad / ranks.world_size for p in policy.parameters() if p.grad is not None]
 

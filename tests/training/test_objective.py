@@ -28,10 +28,11 @@ from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective
 from lgrpo_lightning.training.batch_scorer import BatchScorer
+from lgrpo_lightning.training.compatibility import check_correction
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
-from lgrpo_lightning.training.fitting_loss import check_correction
 from lgrpo_lightning.training.high_entropy import select_high_entropy
 from lgrpo_lightning.training.kl_reward import subtract_kl_penalty
+from lgrpo_lightning.training.refill import ScoredGroups
 from lgrpo_lightning.types import Rewards
 from tests.losses.stub_policy import drawn, updated
 from tests.training.several_ranks import together
@@ -170,9 +171,8 @@ def test_kl_in_the_reward(budget: int, layout: Any, model_folder: Callable[..., 
     outcomes = [torch.tensor([1.0, 0.5, math.nan]), torch.tensor([0.0, 2.0])]
     rewards = [Rewards(outcome=o, parts={"x": o}) for o in outcomes]
     scorer = BatchScorer(policy=policy, ranks=Ranks(), temperature=0.7)
-    found = subtract_kl_penalty(
-        rewards, groups, scorer=scorer, policy=policy, reference=reference, coefficient=0.3
-    )
+    scored = ScoredGroups(groups=tuple(groups), rewards=tuple(rewards))
+    found = subtract_kl_penalty(scored, reference, scorer, 0.3)
     for group, given, got in zip(groups, outcomes, found, strict=True):
         total, expected = 0.0, []
         for rollout, reward in zip(group.completions, given.tolist(), strict=True):

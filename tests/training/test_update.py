@@ -21,6 +21,7 @@ from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
 from tests.reference import naive
+from tests.updates import run_update
 
 GROUPS = [
     ([[5, 6, 7, 1], [5, 6, 8, 9, 1], [5, 6, 7, 1], [10, 1]], [1.0, 0.0, 0.5, 0.25]),
@@ -53,19 +54,24 @@ def run(
 ) -> Means:
     policy.zero_grad()
     means = Means()
-    Update(
-        policy=policy,
-        reference=more.get("reference"),
-        loss=loss or ClippedSurrogate(),
-        objective=objective or Objective(),
-        bonus=EntropyBonus(objective or Objective()),
-        updates=updates or Updates(),
-        temperature=0.8,
-        max_length=MAX_LENGTH,
-        ranks=Ranks(),
-        backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-        step=step or (lambda: None),
-    ).run(data, more.get("mini_batches", [range(len(data))]), means)
+    run_update(
+        Update(
+            policy=policy,
+            reference=more.get("reference"),
+            loss=loss or ClippedSurrogate(),
+            objective=objective or Objective(),
+            bonus=EntropyBonus(objective or Objective()),
+            updates=updates or Updates(),
+            temperature=0.8,
+            max_length=MAX_LENGTH,
+            ranks=Ranks(),
+            backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
+            step=step or (lambda: None),
+        ),
+        data,
+        more.get("mini_batches", [range(len(data))]),
+        means,
+    )
     return means
 
 

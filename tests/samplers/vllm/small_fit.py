@@ -18,6 +18,7 @@ from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
+from lgrpo_lightning.training import Updates
 
 
 class Digest(Callback):
@@ -49,9 +50,7 @@ def main(root: str, options: str) -> None:
         group_size=4,
         sampling=Sampling(max_new_tokens=24),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-4),
-        seed=0,
-        max_rollouts=chosen["steps"],
-        rollouts_ahead=chosen.get("ahead", 0),
+        updates=Updates(max_rollouts=chosen["steps"], rollouts_ahead=chosen.get("ahead", 0)),
     )
     data = PromptDataModule(
         train=ArithmeticTasks(count=40), validation=ArithmeticTasks(count=5, seed=1), prompts_per_step=4
