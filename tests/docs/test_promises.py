@@ -32,6 +32,7 @@ RELIABILITY = {
     " test_a_fit_outside_the_main_thread_leaves_signals_alone",
     "Let SLURM send": "test_requeued_and_resumed",
     "On SIGUSR1 (or": "test_requeued_and_resumed test_a_task_of_an_array_that_slurm_refuses test_preempted",
+    "A checkpoint is one file": "test_checkpoints_of_both_kinds_hold_the_run_of_one_process",
     "`last.ckpt` is written": "test_counts_rollouts_and_is_there_at_the_end test_written_once_at_whatever_ends_the_run",
     "`BestCheckpoint` and": "test_put_in_place_of_an_older_one",
     "A file is written": "test_killed_before_any_step_of_replacing test_the_checkpoints_of_users_are_atomic_too",
@@ -44,11 +45,11 @@ RELIABILITY = {
     "If the configuration differs": "test_other_options_are_named test_what_cannot_work_is_refused",
     "A checkpoint contains": "test_other_data_and_code_under_the_same_names",
     "Every process tells": "test_reports",
-    "ended with an error": "test_a_rank_fails_or_hangs",
-    "is gone (detected": "test_a_rank_is_killed_in_the_middle_of_sampling",
-    "hosts the connection": "test_a_rank_is_killed_in_the_middle_of_sampling",
-    "kept the others waiting": "test_a_rank_fails_or_hangs",
-    "Rank 0 first saves": "test_what_rank_0_holds_is_saved_when_another_is_lost"
+    "The process ended with": "test_a_rank_fails_or_hangs",
+    "The process is gone": "test_a_rank_is_killed_in_the_middle_of_sampling",
+    "The process is rank 0": "test_a_rank_is_killed_in_the_middle_of_sampling",
+    "The process kept the others": "test_a_rank_fails_or_hangs",
+    "Rank 0 saves": "test_what_rank_0_holds_is_saved_when_another_is_lost"
     " test_a_launched_process_does_not_outlive_its_parent",
     "`timeout_minutes` is 30": "test_a_rank_fails_or_hangs",
 }
@@ -102,7 +103,7 @@ SECTIONS = {
 NO_PROMISE = (
     "code",
     "Functions and classes that were",
-    "This was tested with",
+    "SLURM support was tested",
     "event |",
     "It is not a sandbox",
 )
