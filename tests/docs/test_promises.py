@@ -56,56 +56,74 @@ RELIABILITY = {
 ENVIRONMENTS = {
     "Tools are type-hinted": "test_a_function_as_a_tool test_prompts_that_cannot_show_tools_are_refused",
     "The calls of a turn": "test_answers_are_what_tools_return test_which_turns_end_an_episode",
-    "A call that is malformed": "test_a_tool_that_fails_is_answered_with_the_error",
+    "A call that fails": "test_a_tool_that_fails_is_answered_with_the_error",
+    "A mapping as": "test_the_data_choose_among_environments",
     "A turn that has calls": "test_an_environment_is_given_the_calls",
     "Training uses exactly": "test_logprobs_are_those_of_a_teacher_forced_pass test_it_is_what_the_template_writes",
+    "Some chat templates change": "test_it_is_what_the_template_writes",
     "Masked tokens count": "test_no_reward_applies_to_what_was_dropped",
     "`sampling.max_new_tokens` limits": "test_no_turn_is_drawn_beyond_the_episodes_budget"
     " test_a_turn_has_a_limit_of_its_own",
-    "Reward functions for chats": "test_what_a_run_leaves",
+    "If prompts are chats": "test_what_a_run_leaves",
     "`TurnSegmenter` makes": "test_equal_turns_after_equal_histories_are_one_step",
     "a tool raises": "test_a_tool_that_fails_is_answered_with_the_error test_a_tool",
-    "a function that is a tool": "test_what_hung_once_is_not_used_again test_a_tool",
-    "… ends its process": "test_a_tool test_a_method_of_an_object test_respond test_reward test_close",
-    "a method of an object": "test_what_a_call_may_still_change_is_not_used_again test_a_method_of_an_object",
     "`Environment.respond` raises": "test_an_environment_that_fails_ends_no_run test_respond",
-    "… hangs": "test_an_environment_that_hung_is_not_used_again test_respond",
     "`Environment.reward` raises": "test_an_environment_that_fails_ends_no_run test_reward",
     "`Environment.close` raises": "test_an_environment_that_cannot_be_closed_is_left_alone test_close",
     "`Environment.reset` raises": "test_reset_stops_the_run",
+    "a function that is a tool hangs": "test_what_hung_once_is_not_used_again test_a_tool",
+    "a function that is a tool ends": "test_a_tool",
+    "a method of an object hangs": "test_what_a_call_may_still_change_is_not_used_again test_a_method_of_an_object",
+    "a method of an object ends": "test_a_method_of_an_object",
+    "`Environment.respond` hangs": "test_an_environment_that_hung_is_not_used_again test_respond",
+    "`Environment.respond` or": "test_respond test_reward",
+    "`Environment.close` ends": "test_close",
+    "`Environment.reset` ends": "test_reset_stops_the_run",
     "a tool or an environment calls": "test_an_environment_that_exits_does_not_end_the_run test_a_tool",
-    "an answer of ten megabytes": "test_the_whole_answer_has_a_limit test_every_tool_call_keeps_its_message",
+    "an answer is longer": "test_the_whole_answer_has_a_limit test_every_tool_call_keeps_its_message",
     "an answer of `Environment`": "test_what_a_process_sends_runs_nothing_in_the_trainer",
-    "every answer, or": "test_an_environment_that_always_fails_ends_the_run",
+    "every answer fails": "test_an_environment_that_always_fails_ends_the_run",
     "an environment that never": "test_it_is_cut_off_where_there_is_no_end",
     "`reset` gives": "test_members_need_one_task",
     "a template that shows": "test_prompts_that_cannot_show_tools_are_refused",
     "the training process is": "test_no_process_outlives_the_trainer",
     "By default environments": "test_episodes_are_those_of_threads",
-    "Each rank then has": "test_episodes_are_those_of_threads",
-    "An environment stays": "test_environments_share_processes_only_where_there_are_more"
+    "Each rank (training": "test_episodes_are_those_of_threads",
+    "**Episodes that share": "test_environments_share_processes_only_where_there_are_more"
     " test_episodes_that_share_a_process_are_dropped_with_it",
-    "Tools without an object": "test_a_tool",
-    "A process is a new": "test_it_is_made_in_no_process_before_setup",
-    "The environment is pickled": "test_what_cannot_live_in_a_process_is_refused_early"
+    "**Functions as tools": "test_a_tool",
+    "**Imports": "test_it_is_made_in_no_process_before_setup",
+    "**Objects": "test_what_cannot_live_in_a_process_is_refused_early"
     " test_a_class_of_the_script_is_refused",
-    "Ctrl-C and SIGTERM": "test_no_process_outlives_the_trainer",
-    "Answers are sent": "test_what_a_process_sends_runs_nothing_in_the_trainer",
+    "**Signals": "test_no_process_outlives_the_trainer",
+    "**Answers": "test_what_a_process_sends_runs_nothing_in_the_trainer",
     "An environment that draws": "test_nothing_depends_on_the_batch_or_the_number_of_threads",
-    "If the environment could": "test_around_a_forking_sampler_is_refused_by_nothing"
+    "Under tensor parallelism": "test_nothing_depends_on_the_batch_or_the_number_of_threads",
+    "If there are tools": "test_the_prompt_shows_tools_and_what_the_environment_says",
+    "An environment that returns": "test_turns_pay_in_the_step_that_they_end_in",
+    "[`ForkingSampler`]": "test_around_a_forking_sampler_is_refused_by_nothing"
     " test_forks_of_episodes_are_refused",
 }
 """First words of a promise → its tests."""
 SECTIONS = {
     "reliability": ("Exit codes", "Signals", "SLURM", "Checkpoints", "Resume", "When a rank fails or hangs"),
-    "environments": ("Tools", "What is trained", "Steps", "What goes wrong", "Threads or processes"),
+    "environments": (
+        "Tools",
+        "What is trained",
+        "Steps",
+        "What goes wrong",
+        "Threads or processes",
+        "Notes for authors of environments",
+    ),
 }
 NO_PROMISE = (
     "code",
     "Functions and classes that were",
     "SLURM support was tested",
     "event |",
-    "It is not a sandbox",
+    "Environments run on threads of",
+    "These events have",
+    "**No sandbox",
 )
 
 
