@@ -93,8 +93,7 @@ ENVIRONMENTS = {
     " test_episodes_that_share_a_process_are_dropped_with_it",
     "**Functions as tools": "test_a_tool",
     "**Imports": "test_it_is_made_in_no_process_before_setup",
-    "**Objects": "test_what_cannot_live_in_a_process_is_refused_early"
-    " test_a_class_of_the_script_is_refused",
+    "**Objects": "test_what_cannot_live_in_a_process_is_refused_early test_a_class_of_the_script_is_refused",
     "**Signals": "test_no_process_outlives_the_trainer",
     "**Answers": "test_what_a_process_sends_runs_nothing_in_the_trainer",
     "An environment that draws": "test_nothing_depends_on_the_batch_or_the_number_of_threads",
