@@ -180,15 +180,22 @@ HEAD = """\
 # Losses and estimators
 
 The table says which [policy loss](components.md#policyloss) works with which [advantage
-estimator](components.md#advantageestimator), with and without λ weights. `python -m tests.combinations` makes
-it. For each cell it trains two optimizer steps on one rollout with outcomes and step rewards, with a KL
-penalty, an entropy bonus, `top_entropy` and `off_policy_kl`. "yes" means that this works in padded rows and in
-trees. "no" means that the combination is refused before the first step. ", token" means `init_args: {token:
-true}`.
+estimator](components.md#advantageestimator). The column "λ weights" says whether the estimator weights each token
+by 1/|λ|, as λ-GRPO does ([definition](algorithm.md#definitions)).
 
-With `GSPO`, `GMPO` and `LUSPO` all tokens of a completion share one ratio. If tokens have different advantages,
-as with process rewards, their mean over the trained tokens is used. The token forms use each token's own
-advantage."""
+- "yes" means that the combination trains, both in padded rows (one row per completion) and in trees (tokens that
+  several completions share are computed once).
+- "no" means that the combination is refused before the first optimizer step.
+- ", token" means the token form of the loss, `init_args: {token: true}`.
+
+`python -m tests.combinations` makes the table. For each cell it makes two optimizer steps on one rollout with
+rewards for completions and for process steps, with a KL penalty, an entropy bonus, `top_entropy` and
+`off_policy_kl`.
+
+With `GSPO`, `GMPO` and `LUSPO` all tokens of a completion share one ratio (the probability under the policy divided
+by that before the update). If the tokens of a completion have different advantages, as with rewards for process
+steps, these losses use the mean advantage of its trained tokens. The token forms use the advantage of each token."""
+REFUSED = "The error of each loss for the first combination that is refused:"
 
 
 def page(found: dict[Combination, str]) -> str:
@@ -197,6 +204,7 @@ def page(found: dict[Combination, str]) -> str:
     titles = [f"`{loss}`{', token' if token else ''}" for loss, token in columns]
     lines = [
         HEAD,
+        "",
         "| estimator | λ weights | " + " | ".join(titles) + " |",
         "|" + "---|" * (len(columns) + 2),
     ]
@@ -205,7 +213,7 @@ def page(found: dict[Combination, str]) -> str:
         tried = [found[Combination(loss=loss, token=token, **one)] for loss, token in columns]
         cells = ["no" if refusal else "yes" for refusal in tried]
         lines.append(f"| `{estimator}` | {'yes' if weighted else 'no'} | " + " | ".join(cells) + " |")
-    lines += ["", "## Refused", "", "| loss | first error |", "|---|---|"]
+    lines += ["", "## Refused", "", REFUSED, "", "| loss | first error |", "|---|---|"]
     first = {c.loss: said for c, said in reversed(found.items()) if said}
     lines += [f"| `{loss}` | `{said.replace('|', chr(92) + '|')}` |" for loss, said in sorted(first.items())]
     return "\n".join(lines) + "\n"

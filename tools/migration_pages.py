@@ -26,39 +26,49 @@ OF_LEVEL = {
 
 TRL_PAGE = """# From TRL
 
-`lgrpo import-trl FILE` converts a TRL configuration for GRPO and prints a configuration for `lgrpo fit`. `FILE`
-is the YAML of `trl grpo --config`, or a script with a `GRPOConfig(…)`.
+`lgrpo import-trl FILE` converts a configuration of TRL's GRPO trainer. It prints a configuration for `lgrpo fit`.
+`FILE` is the YAML file of `trl grpo --config`, or a Python script that contains a `GRPOConfig(…)`.
 
 ```bash
 lgrpo import-trl grpo.yaml
 lgrpo import-trl train_grpo.py --processes 8 --rows 7473
 ```
 
-- `--processes` is the number of processes that TRL ran on. It determines `prompts_per_step`.
-- `--rows` is the number of training rows. Schedules that need their last step use it.
-- A script is parsed and never run. Only literals are read; a comment names every other value. If the model or
-  adapter is not a literal, fill it in: `lgrpo fit` refuses the file until then.
-- Defaults of TRL that differ from this library's are written, with the comment "TRL's default".
-- Comments at the top name options without a match or with another meaning.
+- `--processes` is the number of processes that TRL ran on. `data.prompts_per_step` depends on this number.
+- `--rows` is the number of training rows. Learning-rate schedules that depend on the number of steps need it.
+- A script is parsed but not executed. Only literal values are converted. For every other value the output has a
+  comment. If the model or the adapter is not a literal, write it into the output: `lgrpo fit` refuses the file
+  until then.
+- If a default of TRL differs from the default of this library, the output contains TRL's value with the comment
+  "TRL's default".
+- Comments at the top of the output list the options that have no equivalent here or another meaning.
 
-On the same rollouts the loss of the configuration equals that of TRL's trainer; a test checks this. The runs
-still differ, because random numbers, the order of prompts and mini-batches (complete groups) differ.
+For the same rollouts (prompts with completions), the converted configuration gives the same loss as TRL's trainer.
+The runs still differ: random numbers and the order of prompts differ, and mini-batches contain complete groups here.
 
-The estimator is `GRPO`. For λ-GRPO set `--model.advantage_estimator=LambdaGRPO`.
+The converted configuration uses the estimator `GRPO`. To use λ-GRPO, set
+`--model.advantage_estimator=LambdaGRPO`.
 
-Reward functions of a script are named by their import path. A function that the script imports keeps that path.
-A function that the script defines becomes `<script>_rewards.<name>`; move it to such a module, because
-importing the script would start the training. If the training is under `if __name__ == "__main__":`, the path
-is `<script>.<name>`. `tools` and `environment_factory` become an [`EnvironmentSampler`](environments.md) in the
-same way, and `get_reward` of an environment becomes an `EnvironmentReward`.
+The output names reward functions by import paths:
 
-The tables are made from `lgrpo_lightning/commands/migration` for TRL {version}.
+- A function that the script imports keeps its path.
+- A function that the script defines gets the path `<script>_rewards.<name>`. Move the function to a module of that
+  name, because an import of the script would start the training.
+- If the training of the script is under `if __name__ == "__main__":`, the path is `<script>.<name>`.
+
+`tools` and `environment_factory` become an [`EnvironmentSampler`](environments.md) with paths of the same form. The
+method `get_reward` of an environment becomes an `EnvironmentReward`.
+
+The following tables are for TRL {version}. In the column *note*, "A is B" means: write B for TRL's A. "Here" means
+this library. A name such as `SAPO.temperature_neg` is the option `temperature_neg` of the component `SAPO`. *Trees*
+and padding are explained in [models](models.md).
 
 ## GRPOConfig
 
 {own}
 
-Each `loss_type` is a loss class and a normaliser:
+Each `loss_type` becomes a class (`model.loss`) and a [normaliser](algorithm.md#normalisers). The class depends on
+`importance_sampling_level`, which is `token` or `sequence`:
 
 {losses}
 
@@ -68,19 +78,23 @@ Each `loss_type` is a loss class and a normaliser:
 
 ## trl grpo
 
-These are the options of the command that are not in `GRPOConfig`.
+These options belong to the command `trl grpo` and are not in `GRPOConfig`.
 
 {script}
 
-## Earlier versions
+## Earlier versions of TRL
 
 {older}
 """
 
 VERL_PAGE = """# From verl and OpenRLHF
 
-This page lists the most used options of verl and OpenRLHF with their equivalents. Defaults differ, so check the
-default before you omit an option.
+This page lists the most used options of verl and OpenRLHF with their equivalents in this library ("here"). Defaults
+differ, so check the default before you omit an option.
+
+In the column *note*, "A is B" means: write B for the A of the other library. A name such as `GRPO.scale` is the
+option `scale` of the component `GRPO`. A *rollout* is one batch of prompts with its completions. *Trees* and
+padding are explained in [models](models.md).
 
 ## verl
 
@@ -98,7 +112,8 @@ Source: {openrlhf_source}.
 
 def pages() -> dict[str, str]:
     """The text of each page, by its name."""
-    own, training, script, older, verl, openrlhf = map(table, (OWN, TRAINING, SCRIPT, OLDER, VERL, OPENRLHF))
+    own, training, script, older = (table(fields, "TRL") for fields in (OWN, TRAINING, SCRIPT, OLDER))
+    verl, openrlhf = table(VERL, "verl"), table(OPENRLHF, "OpenRLHF")
     return {
         "from-trl.md": TRL_PAGE.format(
             version=VERSION, own=own, training=training, script=script, older=older, losses=losses()
@@ -109,10 +124,19 @@ def pages() -> dict[str, str]:
     }
 
 
-def table(fields: Mapping[str, Field]) -> str:
-    """A row an option: its name, its default there, what it is here."""
-    rows = ([f"`{f.name}`", code(f.default), here(f), f.note] for f in fields.values())
-    return rendered(["option", "default there", "here", ""], rows)
+def table(fields: Mapping[str, Field], whose: str) -> str:
+    """A row an option of a library: its name, its default, what it is here."""
+    rows = ([f"`{f.name}`", code(f.default), here(f), sentences(f.note)] for f in fields.values())
+    return rendered([f"option of {whose}", f"default in {whose}", "here", "note"], rows)
+
+
+def sentences(note: str) -> str:
+    """A note with its last full stop.
+
+    >>> sentences("Rewards get every column"), sentences("")
+    ('Rewards get every column.', '')
+    """
+    return f"{note}." if note else ""
 
 
 def losses() -> str:
@@ -120,8 +144,8 @@ def losses() -> str:
     rows = []
     for kind, normalizer in NORMALIZER.items():
         classes = OF_LEVEL.get(kind, ("ClippedSurrogate", "GSPO"))
-        rows.append([f"`{kind}`", *(f"`{c}`" if c else "no match" for c in classes), f"`{normalizer}`"])
-    return rendered(["`loss_type`", "ratios of tokens", "of completions", "`normalizer`"], rows)
+        rows.append([f"`{kind}`", *(f"`{c}`" if c else "no equivalent" for c in classes), f"`{normalizer}`"])
+    return rendered(["`loss_type`", "class with `token`", "class with `sequence`", "`normalizer`"], rows)
 
 
 def rendered(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -132,7 +156,7 @@ def rendered(header: list[str], rows: Iterable[list[str]]) -> str:
 
 def here(field: Field) -> str:
     """The keys and components of a field, as code."""
-    return ", ".join(f"`{name}`" for name in field.here) or "no match"
+    return ", ".join(f"`{name}`" for name in field.here) or "no equivalent"
 
 
 def code(value: Any) -> str:

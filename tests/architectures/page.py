@@ -18,43 +18,115 @@ TABLE = ("sampled", "trees", "checkpointing", "trained", "lora", "names")
 INTRODUCTION = """
 # Models
 
-You can train any causal language model of transformers that continues its prompt. Other models are refused
-before the first update, with the reason. `policy.verify` checks every model on its first batch: it compares the
-log-probs of the first group with the model's own, with those of sampling, and in trees with padded rows. It
-also compares the shortest and longest row together with each row alone. No architecture can therefore be wrong
-without an error.
+You can train every model in the first two tables of this page: causal language models of `transformers`, and
+models of text with images or sound, which are trained on text. Set `model.policy.path` to the model. Models that
+cannot be trained are refused before the first update, and the error gives the reason.
 
-Two kinds of rotary embedding choose their frequencies by the longest row of a pass. With `longrope` (Phi-3,
-Phi-4, Phi-MoE) all rows of a run use the same factors: the long ones if a prompt and its completion can exceed
-`original_max_position_embeddings`, else the short ones. vLLM does the same; `generate` of transformers uses the
-short factors until a row exceeds that length. With `dynamic` NTK, rows are limited to
-`max_position_embeddings`, where frequencies are constant.
+Training computes the log-probs of a batch in one of two layouts:
 
-`python -m tests.architectures` tested every causal architecture, and every model of text with images or sound,
-with tiny random weights in float32: {versions}.
+- **Padded rows**: each row contains one prompt and one completion, padded to the length of the longest row.
+- **Trees**: tokens that several rows share, such as the prompt, are computed once. Log-probs and gradients are
+  the same as with padded rows.
 
-- **sampled**: the difference of the log-probs of sampling (prompts of several lengths, members of a group, rows
-  that end early) and of training from the model's own.
-- **trees**: the difference between trees and padded rows. Architectures without trees use padded rows under
-  `layout: auto`: the numbers are the same, but every row computes its prompt.
-- **checkpointing**: the difference of gradients with and without `gradient_checkpointing`, relative to the
-  largest.
-- **trained**: the difference between the trained model and its export, after five optimizer steps. Their greedy
-  texts are equal.
-- **LoRA**: the same with a merged adapter.
-- **names**: whether the weights sent to vLLM have the names and values of a checkpoint's files. **vLLM**:
-  whether vLLM has the architecture.""".strip()
+`policy.layout: auto` (the default) uses trees if the model supports them and if they are estimated to be faster.
+
+With `policy.verify: true` (the default), every run checks the model on its first batch. The run stops if the
+log-probs of training differ from one of these:
+
+- the log-probs of the model's own forward pass,
+- the log-probs of the sampler (a warning if the sampler has its own copy of the weights, such as `VLLMSampler`),
+- the log-probs of padded rows, if trees are used (with `layout: auto` the run continues with padded rows),
+- the log-probs of the shortest and longest row, each computed alone.
+
+## The test of the architectures
+
+`python -m tests.architectures` tested every causal architecture, and every model of text with images or sound. Each
+was a tiny model with random weights in float32. Date and versions: {versions}.
+
+Each number in the tables is the largest difference between two results that should be equal. 0e+00 means exactly
+equal. Differences up to 1e-4 pass, because float32 arithmetic rounds.
+
+- **sampled**: log-probs of sampling and of training against log-probs of the model's own forward pass. The test
+  has prompts of different lengths, several completions per prompt, and completions that end early.
+- **trees**: log-probs of trees against those of padded rows. Models with "no" use padded rows, for one of these
+  reasons:
+    - *own attention*: the model does not use the attention interface of `transformers`.
+    - *layers …*: some layers, which the table names, are not ordinary attention.
+    - *no sdpa*: the model has no attention implementation `sdpa`.
+    - *different log-probs*: trees of this model give other log-probs.
+- **checkpointing**: gradients with `policy.gradient_checkpointing` against gradients without it, divided by the
+  largest gradient.
+- **trained**: log-probs of a model after five optimizer steps against those of its export, loaded again. The
+  texts that both models generate greedily are equal too. "no": the steps changed fewer than half of the weights.
+- **LoRA**: log-probs of a model with a trained adapter against those of its export, in which the adapter is
+  merged into the weights.
+- **names**: whether the weights that are sent to vLLM have the names and values of the checkpoint's files.
+- **vLLM**: whether vLLM supports the architecture.""".strip()
 MULTIMODAL = """
 ## Text with images or sound
 
-These models are loaded completely, trained on text and exported completely. Weights that text does not use stay
-unchanged, and the files of the processor are copied.""".strip()
+These models are loaded completely, trained on text, and exported completely with the files of their processor.
+Training does not change weights that text does not use.""".strip()
 ENCODERS = """
 ## Encoders
 
-transformers lists these models because they can be the decoder of a pair. Their tokens attend to later tokens
-(`is_decoder: false`; PaliGemma does so in its prompt), so they have no log-prob of a next token and are refused:
+`transformers` lists these models as causal, because they can be the decoder in an encoder-decoder pair. By
+default their tokens attend to later tokens (`is_decoder: false`; in PaliGemma, the tokens of the prompt do). Such
+a model gives no probability of the next token, so it is refused:
 """.strip()
+REFUSED = """
+## Refused
+
+If the reason is sampling or the cache, [`VLLMSampler`](vllm.md) may work with the model.
+""".strip()
+NOT_TESTED = """
+## Not tried
+
+These model types are not language models of their own, or the test could not create a tiny model (the table gives
+the error). The check of the first batch also protects a run with such a model.
+""".strip()
+ROTARY = """
+## Rotary embeddings that depend on the length
+
+Two kinds of rotary position embeddings choose their frequencies by the longest row of a forward pass. The
+log-probs of a row would then depend on the other rows. This library prevents that:
+
+- `longrope` (Phi-3, Phi-4, Phi-MoE) has factors for short rows and factors for long rows. All rows of a run use
+  the same factors, as in vLLM: the long factors if a prompt with its completion can be longer than
+  `original_max_position_embeddings`, else the short factors. `generate` of `transformers` instead changes to the
+  long factors when a row exceeds that length.
+- With `dynamic` NTK scaling, rows are limited to `max_position_embeddings`. Up to that length the frequencies are
+  constant.
+""".strip()
+PLAIN = (
+    (r"no: does not use transformers' attention interface", "no: own attention"),
+    (r"no: has layers of another kind than attention over positions \((.*)\)", r"no: layers \1"),
+    (r"no: attention implementation '\w+' does not take trees .*", "no: no sdpa"),
+    (r"no: gives other log-probs in trees", "no: different log-probs"),
+    (r"\w+ does not support gradient checkpointing\.", "not supported"),
+    (r"no: (\d+) of (\d+) weights moved", r"no: training changed \1 of \2 weight tensors"),
+    (
+        r"\w+ cannot be sampled from with text and a cache of transformers \((.*?)\.?\)",
+        r"Sampling from text with the cache of `transformers` fails: `\1`",
+    ),
+    (
+        r"\w+ keeps what it has read in no cache of transformers.*",
+        "The model does not fill the cache of `transformers`, so `TransformersSampler` cannot continue a prompt.",
+    ),
+    (
+        r"\w+: log-probs of sampling differ from those of the same tokens in one pass by ([\d.]+).*",
+        r"The cache of the model is not exact: log-probs with the cache and without it differ by \1.",
+    ),
+    (
+        r"\w+: logits from hidden states differ from the model's own by ([\d.]+).*",
+        r"Logits that are computed from the hidden states differ from the model's own logits by \1.",
+    ),
+    (r"\w+ has no separate backbone and head.*", "The model has no separate backbone and output head."),
+    (r"an encoder-decoder model .*", "The model is an encoder-decoder model."),
+    (r"transformers refuses to load it: (.*)", r"`transformers` cannot load the test model: \1"),
+    (r"(\w+Error: .*|The size of tensor .*)", r"The test ends with an error: `\1`"),
+)
+"""(What a trial answers, what the page says instead)."""
 
 
 def page(found: Mapping[str, Result]) -> str:
@@ -75,14 +147,18 @@ def _lines(found: Mapping[str, Result]) -> Iterator[str]:
     encoders = [n for n, r in found.items() if "bidirectional" in r.get("sampled", "")]
     yield f"\n{ENCODERS}\n{', '.join(f'`{n}`' for n in encoders)}."
     refused = [n for n, r in found.items() if "sampled" in r and n not in works and n not in encoders]
-    yield "\n## Refused\n\n| model type | why |\n|---|---|"
+    yield f"\n{REFUSED}\n\n| model type | reason |\n|---|---|"
     yield from (f"| `{n}` | {_reason(found[n]['sampled'])} |" for n in refused)
-    yield "\n## Not tried\n\n| model type | why |\n|---|---|"
+    yield f"\n{NOT_TESTED}\n\n| model type | reason or error |\n|---|---|"
     yield from (f"| `{n}` | {_not_tried(n, r['made'])} |" for n, r in found.items() if "made" in r)
+    yield f"\n{ROTARY}"
 
 
 def _not_tried(name: str, answer: str) -> str:
-    return answer if name in NOT_TRIED else f"no tiny model of it was made: {_reason(answer)[:160]}"
+    if name in NOT_TRIED:
+        return answer
+    line = _line(answer).replace("`", "'")
+    return f"`{line if len(line) <= 160 else line[:159] + '…'}`"
 
 
 def _table(names: list[str], found: Mapping[str, Result]) -> Iterator[str]:
@@ -127,6 +203,15 @@ def _works(answer: str) -> bool:
 
 
 def _reason(answer: str) -> str:
+    """An answer as the page says it."""
+    line = _line(answer)
+    for pattern, plain in PLAIN:
+        if found := re.fullmatch(pattern, line.replace("`", "'")):
+            return found.expand(plain)
+    return line if len(line) < 300 else line[:297] + "…"
+
+
+def _line(answer: str) -> str:
     """One line without the class's name in front, fit for a cell."""
     line: Any = " ".join(answer.replace("|", "\\|").split())
     line = re.sub(r"^(RuntimeError|ValueError): (?=\w)", "", line)
@@ -134,8 +219,7 @@ def _reason(answer: str) -> str:
     line = re.sub(r"policy.path is '[^']*'[,:] ", "", line)
     line = re.sub(r" Checkout 'https://\S+' for available files\.", "", line)
     line = re.sub(r"/\S*/model(?=[ /])", "the folder", line)
-    line = re.sub(r"\. Use VLLMSampler if vLLM has.*", "", line)
-    return str(line if len(line) < 300 else line[:297] + "…")
+    return str(re.sub(r"\. Use VLLMSampler if vLLM has.*", "", line))
 
 
 def _version(name: str) -> str:

@@ -27,13 +27,13 @@ EXACT = 1e-4
 STEPS = 5
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 
-DRAFTER = "a drafter of speculative decoding, which reads the states of another model"
+DRAFTER = "The model is a drafter for speculative decoding and reads the states of another model."
 NOT_TRIED = {
     "gemma4_assistant": DRAFTER,
     "gemma4_unified_assistant": DRAFTER,
-    "musicgen": "makes sound from text",
-    "musicgen_melody": "makes sound from text",
-    "shieldgemma2": "a classifier of images",
+    "musicgen": "The model generates sound from text.",
+    "musicgen_melody": "The model generates sound from text.",
+    "shieldgemma2": "The model classifies images.",
 }
 """Model type → why no language model can be made of it."""
 

@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--estimator", default="LambdaGRPO")
     parser.add_argument("--check", action="store_true")
     options, flags = parser.parse_known_args()
-    print("| seed | estimator | avg@k at the start | at the end | greedy at the end | seconds |")
+    print("| seed | estimator | avg@k at the start | avg@k at the end | greedy at the end | seconds |")
     print("|---|---|---|---|---|---|")
     rows = []
     for seed in options.seeds:

@@ -255,8 +255,8 @@ def report(options: argparse.Namespace, results: dict[str, list[dict[str, float]
         floor = update_gigaflops(options) / peak
         line |= {"gflops_peak": peak, "floor_s": floor, "of_floor": floor / best["lgrpo"]["train"]}
         print(
-            f"The update's matrix products need {floor:.2f} s at that speed: {line['of_floor']:.0%} of what lgrpo "
-            f"takes, {floor / best['TRL']['train']:.0%} of what TRL takes."
+            f"At {peak:.0f} GFLOP/s the update's matrix products need {floor:.2f} s: {line['of_floor']:.0%} of lgrpo's "
+            f"training time, {floor / best['TRL']['train']:.0%} of TRL's."
         )
     print(json.dumps(line))
 

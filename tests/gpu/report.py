@@ -80,7 +80,7 @@ def layout_table(layouts: list[dict[str, Any]]) -> str:
     """A row a model and shape."""
     heads = ["model", "P", "C", "G"]
     for layout in ("padded", "tree"):
-        heads += [f"{layout} s", "of it the host", "MFU", "GiB"]
+        heads += [f"{layout} {what}" for what in ("s", "host s", "MFU", "GiB")]
     rows = []
     for x in layouts:
         row = [x["model"], x["P"], x["C"], x["G"]]
@@ -88,7 +88,7 @@ def layout_table(layouts: list[dict[str, Any]]) -> str:
             y = x[layout]
             row += [y.get(k, "") for k in ("seconds", "host_seconds", "mfu", "peak_gib")]
         rows.append([*row, f"{x.get('faster', '')}x"])
-    return table([*heads, "trees faster"], rows)
+    return table([*heads, "padded s / tree s"], rows)
 
 
 if __name__ == "__main__":

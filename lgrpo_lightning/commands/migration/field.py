@@ -15,7 +15,7 @@ class Field:
         default: Its default there.
         here: Keys of a configuration here, or options of components such as ``SAPO.temperature_pos``; none where
             there is no match.
-        note: What differs; where there is no match, why or what does it instead.
+        note: What differs; where there is no match, why or what does it instead. Sentences, without the last full stop.
     """
 
     name: str

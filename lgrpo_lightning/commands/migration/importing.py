@@ -80,7 +80,7 @@ def _tell_the_rest(new: Draft) -> None:
         if name in FIELDS:
             field = FIELDS[name]
             here = f"here {', '.join(field.here)}" if field.here else "no match"
-            new.remark("; ".join(filter(None, (here, field.note.replace("`", "")))) + ".", name)
+            new.remark(". ".join(filter(None, (here, field.note.replace("`", "")))) + ".", name)
             continue
         close = difflib.get_close_matches(name, FIELDS, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""

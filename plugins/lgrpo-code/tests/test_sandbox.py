@@ -79,7 +79,7 @@ def runaway(mark):
 # --- may ---
 
 
-@line("have `processes` processes and threads at a time, whatever other programs start")
+@line("have `processes` processes and threads at the same time, not counting those of other programs")
 def test_processes_are_counted_a_program():
     threads = (
         "import threading\ngate = threading.Barrier(8)\n"
@@ -109,13 +109,13 @@ def test_no_more_processes_than_allowed():
     assert written(code, processes=5) == "5\n"
 
 
-@line("read the whole of its test's input, however long")
+@line("read the complete input of its test, of any length")
 def test_input_larger_than_the_disk():
     text = "x" * (20 * MB)
     assert written("import sys; print(len(sys.stdin.read()))", stdin=text, disk_mb=16) == f"{len(text)}\n"
 
 
-@line("write `disk_mb` to files in `/work`, in at most 256 files a MB")
+@line("write `disk_mb` to files in `/work`, with at most 256 files per MB of `disk_mb`")
 def test_files():
     fill = "f = open('/work/f', 'wb')\ntry:\n    while True: f.write(bytes(1 << 16))\nexcept OSError: print(f.tell())"
     assert MB <= int(written(fill, disk_mb=2)) <= 2 * MB
@@ -124,9 +124,9 @@ def test_files():
 
 
 @line(
-    "run for `seconds`, counted from its own start",
-    "write `output_kb` to standard output and error together",
-    "take `memory_mb` of address space in each process",
+    "run for `seconds`, counted from its start",
+    "write `output_kb` to standard output and standard error together",
+    "use `memory_mb` of address space in each process",
 )
 def test_time_output_memory():
     began = time.monotonic()
@@ -138,7 +138,7 @@ def test_time_output_memory():
     assert written("print(len(bytearray(50 << 20)))", memory_mb=128)
 
 
-@line("read the system's programs and this Python's own library")
+@line("read the programs of the system and the standard library of this Python")
 def test_reads_the_library():
     assert (
         written("import json, subprocess; print(subprocess.check_output(['/bin/echo', 'here']).decode())")
@@ -149,11 +149,11 @@ def test_reads_the_library():
 # --- may not ---
 
 REFUSED = {
-    "reach a network, this machine's own included": [
+    "reach a network, including the local network of this machine": [
         ("import socket; socket.create_connection(('127.0.0.1', 22), 1)", "unreachable|refused"),
         ("import socket; socket.getaddrinfo('example.org', 80)", "resolution|not known"),
     ],
-    "read a home, `/etc`, `/proc`, data, or the packages of the environment": [
+    "read home folders, `/etc`, `/proc`, data, or the packages of the Python environment": [
         ("open('/etc/passwd')", "No such file"),
         ("import os; os.listdir('/proc')", "No such file"),
         ("import os; os.listdir('/var')", "No such file"),
@@ -161,13 +161,13 @@ REFUSED = {
         ("import torch", "No module"),
         ("import os; os.chroot('.')", "not permitted"),
     ],
-    "write anywhere but in `/work`": [
+    "write to any folder except `/work`": [
         ("open('/usr/lgrpo', 'w')", "Read-only|denied"),
         ("open('/main.py', 'a')", "Read-only|denied"),
         ("import os; os.mkdir('/new')", "Read-only|denied"),
         ("import os, sys; open(os.path.dirname(os.__file__) + '/new', 'w')", "Read-only|denied"),
     ],
-    "become another user, mount anything, or make namespaces": [
+    "become another user, mount file systems, or create namespaces": [
         ("import os; os.setuid(0)", "not permitted|Invalid"),
         (
             "import subprocess; subprocess.run(['/bin/su', '-c', 'id'], check=True)",
@@ -187,7 +187,7 @@ REFUSED = {
             )
         ),
     ],
-    "see, stop or trace a process that is not its own": [
+    "see, stop or trace processes that it did not start": [
         ("import os; os.kill(1, 9)", "not permitted"),
         ("import os; os.kill(-1, 19)", "No such process|not permitted"),
         ("import ctypes; assert ctypes.CDLL(None).ptrace(16, 1, 0, 0) == 0, 'no trace'", "no trace"),
@@ -204,7 +204,7 @@ def test_refused(code, says):
     assert re.search(says, result.error), result.error
 
 
-@line("see the trainer's environment or open files")
+@line("see the environment variables or open files of the trainer")
 def test_nothing_is_inherited(monkeypatch, tmp_path):
     monkeypatch.setenv("LGRPO_SECRET", "hidden")
     with open(tmp_path / "open", "w") as file:
@@ -216,7 +216,7 @@ def test_nothing_is_inherited(monkeypatch, tmp_path):
         assert written(code) == "[0, 1, 2] False\n"
 
 
-@line("outlive its end, its limit or the trainer, whatever it starts, ignores or becomes")
+@line("keep a process running after the program ended, after its time limit, or after the trainer ended")
 @pytest.mark.parametrize("end", ["limit", "end", "output"])
 def test_nothing_outlives_a_program(end):
     mark = secrets.token_hex(8)
@@ -263,7 +263,7 @@ def test_nothing_outlives_a_killed_trainer(tmp_path, forked):
         os.killpg(trainer.pid, signal.SIGKILL) if forked else None
 
 
-@line("speak for the sandbox: its messages have a pipe of their own")
+@line("fake a message of the sandbox, because these messages have a separate pipe")
 @pytest.mark.parametrize("status", [0, 1, 97])
 def test_a_program_does_not_speak_for_the_sandbox(status):
     code = (
