@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
@@ -66,19 +67,22 @@ def _run(argv: list[str]) -> int:
         print(f"lgrpo_lightning {version('lgrpo_lightning')}")
         return 0
     if command not in COMMANDS:
-        print(_unknown(command), file=sys.stderr)
+        print(_refuse(command), file=sys.stderr)
         return 2
     if COMMANDS[command][0] == RUN and sys.stderr.isatty():
         print(
             f"lgrpo {command}: loading PyTorch, Lightning and transformers ...", file=sys.stderr, flush=True
         )
-    status: int | None = import_module(COMMANDS[command][0]).main(argv)
-    return status or 0
+    try:
+        status: int | None = import_module(COMMANDS[command][0]).main(argv)
+        return status or 0
+    except Exception as error:
+        from lgrpo_lightning.commands.messages import report
+
+        return report(error)
 
 
-def _unknown(command: str) -> str:
-    from difflib import get_close_matches
-
+def _refuse(command: str) -> str:
     close = get_close_matches(command, COMMANDS, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"lgrpo: there is no command '{command}'.{hint} Possible: {', '.join(COMMANDS)}. See lgrpo --help."

@@ -23,7 +23,7 @@ from lgrpo_lightning.data.stream import PromptStream, check_streamed_run
 from lgrpo_lightning.distributed.component_call import component_call
 from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.errors import UserError, mapped, require
-from lgrpo_lightning.run_folder.fingerprint import fingerprint
+from lgrpo_lightning.run_folder.plain import digest_prompts
 from lgrpo_lightning.types import Prompt
 
 STAGES: Mapping[str, tuple[str, ...]] = {
@@ -172,7 +172,7 @@ class PromptDataModule(LightningDataModule):
                     name: self._encoded(name, s) for name, s in self.sources[which].items()
                 }
         self.fingerprints = {
-            "data.train" if which == "train" else f"data.{which} ({name})": fingerprint(prompts)
+            "data.train" if which == "train" else f"data.{which} ({name})": digest_prompts(prompts)
             for which in STAGES[stage]
             for name, prompts in self.prompts.get(which, {}).items()
         }

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lgrpo_lightning.callbacks import complete_trainer
+from lgrpo_lightning.callbacks import complete_trainer, list_missing_callbacks
 from lgrpo_lightning.callbacks.close_queue import CloseQueue
 from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
@@ -228,7 +228,7 @@ class GRPOModule(PolicyModule):
         settings.check_trainer(self.trainer, self.updates, self.planned_steps)
         self.trainer.num_sanity_val_steps = 0  # validation at the start takes its place
         ends = {"at_start": self.validation.at_start, "at_end": self.validation.at_end}
-        return [CloseQueue(), ValidateAtEnds(**ends), *complete_trainer(self.trainer)]
+        return [CloseQueue(), ValidateAtEnds(**ends), *list_missing_callbacks(self.trainer)]
 
     def setup(self, stage: str) -> None:
         """Load the policy and connect the components with it."""

@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch import Callback
 
 from lgrpo_lightning import callbacks
-from lgrpo_lightning.commands.numbers_given import check_numbers
-from lgrpo_lightning.commands.written import Entry
+from lgrpo_lightning.commands.checks import check_numbers
+from lgrpo_lightning.commands.entries import Entry
 from lgrpo_lightning.data.curriculum import Curriculum
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.fsdp2 import FSDP2Strategy

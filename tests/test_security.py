@@ -16,7 +16,7 @@ import yaml
 
 from lgrpo_lightning import cli
 from lgrpo_lightning.commands.resume import tell_changes
-from lgrpo_lightning.registry.import_path import imported
+from lgrpo_lightning.registry.import_path import import_object
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.run_folder.whole_files import write_whole
 from lgrpo_lightning.testing import toy_group, toy_tree
@@ -115,8 +115,8 @@ def test_values_of_any_type_are_values(folder: Path, capsys: pytest.CaptureFixtu
 def test_the_standard_library_is_refused_by_any_path(path: str, folder: Path) -> None:
     """Rewards, tools and environments by their import paths."""
     with pytest.raises(ValueError, match="is of Python's standard library"):
-        imported(path)
-    assert callable(imported("touching.touch"))
+        import_object(path)
+    assert callable(import_object("touching.touch"))
 
 
 def test_no_tag_of_yaml_calls_anything(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lightning.commands.migration.field import Field
+from lgrpo_lightning.commands.migration.fields import VERSION
 from lgrpo_lightning.commands.migration.loss import NORMALIZER
-from lgrpo_lightning.commands.migration.training_fields import OLDER, SCRIPT, TRAINING
-from lgrpo_lightning.commands.migration.trl_fields import OWN, VERSION
+from tools.field import Field
 from tools.openrlhf_fields import OPENRLHF
 from tools.openrlhf_fields import SOURCE as OPENRLHF_SOURCE
+from tools.trl_fields import OLDER, OWN, SCRIPT, TRAINING
 from tools.verl_fields import SOURCE as VERL_SOURCE
 from tools.verl_fields import VERL
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lgrpo_lightning.commands.migration.field import Row, fields_of
+from tools.field import Row, fields_of
 
 SOURCE = "OpenRLHF 0.11.2 (September 2026), `openrlhf/cli/train_ppo_ray.py`"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lgrpo_lightning.commands.migration.field import Row, fields_of
+from tools.field import Row, fields_of
 
 SOURCE = "verl 0.9.1 (September 2026), `verl/trainer/config/`"
 A = "actor_rollout_ref.actor."

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
-from lgrpo_lightning.analysis.repetition import Repetition
 from lgrpo_lightning.analysis.rule import Rule
 from lgrpo_lightning.analysis.rules import complete_thresholds
 from lgrpo_lightning.analysis.tracker import Tracker
-from lgrpo_lightning.analysis.window import Facts
+from lgrpo_lightning.analysis.window import Facts, share_repeated
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.secrets import mask_secrets
 
@@ -40,7 +39,7 @@ class Finding:
         return f"{DOCS}#{self.rule.name}"
 
 
-def findings(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
+def diagnose(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
     """What was wrong at the end of the run, causes before what follows from them.
 
     Thresholds are those of the run's own ``Alarms``. A short run is judged by a quarter of its rollouts.
@@ -56,50 +55,48 @@ def findings(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
         raise UserError(
             f"{run.folder} has {len(rows)} rollouts so far; at least {FEWEST} are needed to judge it."
         )
-    own = _alarms(run)
+    own = _read_alarms(run)
     wanted = patience or int(own.get("patience", 20))
     thresholds = complete_thresholds(own.get("thresholds"))
     tracker = Tracker(max(2, min(wanted, len(rows) // 4)), thresholds)
-    tracker.window.facts = facts(run)
+    tracker.window.facts = gather_facts(run)
     for row in rows:
         tracker.see(row)
     return [
         Finding(
-            rule=rule, text=text, settings={key: mask_secrets(run.option(key), key) for key in rule.settings}
+            rule=rule,
+            text=text,
+            settings={key: mask_secrets(run.get_option(key), key) for key in rule.settings},
         )
         for rule, text in tracker.findings
     ]
 
 
-def facts(run: RecordedRun) -> Facts:
+def gather_facts(run: RecordedRun) -> Facts:
     """What rules know of a run beside its metrics."""
-    estimator = run.option("model.advantage_estimator") or {"class_path": "LambdaGRPO"}
+    estimator = run.get_option("model.advantage_estimator") or {"class_path": "LambdaGRPO"}
     options = estimator.get("init_args") or {}
     lambda_grpo = str(estimator.get("class_path")).endswith("LambdaGRPO")
     power = options.get("power", 1.0) if lambda_grpo else options.get("lambda_power", 0.0)
-    seen = Repetition()
+    texts: dict[str, str] = {}
     if run.rollout_numbers:
-        for row in run.rollouts(["prompt_uid", "prompt"]).drop_duplicates().itertuples():
-            seen.add(str(row.prompt_uid), str(row.prompt))
-    return Facts(
-        weighs_sets=power > 0,
-        reward_weights=_weights(run),
-        repeated=seen.share,
-    )
+        table = run.read_rollouts(["prompt_uid", "prompt"])
+        texts = dict(zip(table["prompt_uid"], table["prompt"], strict=True))
+    return Facts(weighs_sets=power > 0, reward_weights=_read_weights(run), repeated=share_repeated(texts))
 
 
-def _weights(run: RecordedRun) -> dict[str, float]:
+def _read_weights(run: RecordedRun) -> dict[str, float]:
     """Name of a reward → its weight, by the configuration."""
-    models, weights = run.option("model.reward_model"), run.option("model.reward_weights")
+    models, weights = run.get_option("model.reward_model"), run.get_option("model.reward_weights")
     if not isinstance(models, list) or not isinstance(weights, list):
         return {}
     names = [str(model.get("class_path")).rpartition(".")[2] for model in models]
     return {name: float(weight) for name, weight in zip(names, weights, strict=False)}
 
 
-def _alarms(run: RecordedRun) -> Mapping[str, Any]:
+def _read_alarms(run: RecordedRun) -> Mapping[str, Any]:
     """The options of the run's own ``Alarms``."""
-    callbacks = run.option("trainer.callbacks") or []
+    callbacks = run.get_option("trainer.callbacks") or []
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         if isinstance(callback, Mapping) and str(callback.get("class_path")).endswith("Alarms"):
             return callback.get("init_args") or {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas
 
+from lgrpo_lightning.analysis.charts import style_axes
 from lgrpo_lightning.analysis.results import TIMES, TREE, Measure
 from lgrpo_lightning.run_folder.whole_files import whole_file
 
@@ -34,46 +35,41 @@ def draw_all(curves: pandas.DataFrame, arms: pandas.DataFrame, measure: Measure,
     if arms["difference"].isna().all():
         del pictures["differences"]
     for name, figure in pictures.items():
-        save(figure, folder / name)
+        for suffix in ("png", "svg"):
+            with whole_file(folder / f"{name}.{suffix}") as hidden:
+                figure.savefig(hidden, format=suffix)
     return list(pictures)
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a picture as PNG and SVG."""
-    for suffix in ("png", "svg"):
-        with whole_file(path.with_suffix(f".{suffix}")) as hidden:
-            figure.savefig(hidden, format=suffix)
 
 
 def draw_curves(curves: pandas.DataFrame, name: str) -> Any:
     """A panel a setting: each arm's mean over seeds with its 95 % band."""
     settings = list(dict.fromkeys(curves["setting"]))
-    figure, panels = _panels(len(settings))
+    figure, panels = _add_panels(len(settings))
     for axes, setting in zip(panels, settings, strict=True):
-        _bands(axes, curves[curves["setting"] == setting])
+        _draw_bands(axes, curves[curves["setting"] == setting])
         axes.set_title(setting, fontsize=9, color=GREY)
         axes.set_xlabel("rollout")
         axes.set_ylabel(name)
         axes.sharey(panels[0])
-    _legend(figure, panels[0])
+    _add_legend(figure, panels[0])
     return figure
 
 
 def draw_values(arms: pandas.DataFrame, measure: Measure) -> Any:
     """Each arm's value with its 95 % interval, setting by setting."""
     settings, names = (list(dict.fromkeys(arms[c])) for c in ("setting", "arm"))
-    figure, (axes,) = _panels(1, width=max(6.4, 1.1 * len(settings) + 2.5))
+    figure, (axes,) = _add_panels(1, width=max(6.4, 1.1 * len(settings) + 2.5))
     width = 0.8 / len(names)
-    for i, (name, colour) in enumerate(zip(names, _colours(names), strict=True)):
+    for i, (name, colour) in enumerate(zip(names, _pick_colours(names), strict=True)):
         own = arms[arms["arm"] == name].set_index("setting").reindex(settings)
         at = [s + (i - (len(names) - 1) / 2) * width for s in range(len(settings))]
-        half, (low, high) = own["interval"].fillna(0.0), bounds(arms["mean"])
+        half, (low, high) = own["interval"].fillna(0.0), find_bounds(arms["mean"])
         ends = [half.clip(upper=own["mean"] - low), half.clip(upper=high - own["mean"])]
         axes.errorbar(at, own["mean"], yerr=ends, fmt="o", color=colour, capsize=3, markersize=5, label=name)
     axes.set_xticks(range(len(settings)), [s.replace(", ", "\n") for s in settings], fontsize=8)
     axes.set_xlim(-0.6, len(settings) - 0.4)
     axes.set_ylabel(measure.name)
-    _legend(figure, axes)
+    _add_legend(figure, axes)
     return figure
 
 
@@ -81,7 +77,7 @@ def draw_differences(arms: pandas.DataFrame, measure: Measure) -> Any:
     """Each arm's paired difference to the first arm of its setting, with its 95 % interval, and a line at 0."""
     first, rows = arms["arm"].iloc[0], arms[arms["difference"].notna()]
     labels = [f"{arm}\n{setting}".strip() for arm, setting in zip(rows["arm"], rows["setting"], strict=True)]
-    figure, (axes,) = _panels(1, height=1.6 + 0.5 * len(labels))
+    figure, (axes,) = _add_panels(1, height=1.6 + 0.5 * len(labels))
     half = rows["difference_interval"].fillna(0.0)
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.errorbar(rows["difference"], range(len(labels)), xerr=half, fmt="o", color=COLOURS[1], capsize=3)
@@ -96,22 +92,22 @@ def draw_trees(curves: pandas.DataFrame) -> Any:
     """The tree statistics over training: a row a setting, a column a statistic."""
     settings = list(dict.fromkeys(curves["setting"]))
     names = [name for name in TREE if name in set(curves["metric"])]
-    figure, panels = _panels(len(settings) * len(names), columns=len(names))
+    figure, panels = _add_panels(len(settings) * len(names), columns=len(names))
     for place, axes in enumerate(panels):
         setting, name = settings[place // len(names)], names[place % len(names)]
-        _bands(axes, curves[(curves["setting"] == setting) & (curves["metric"] == name)])
+        _draw_bands(axes, curves[(curves["setting"] == setting) & (curves["metric"] == name)])
         axes.set_title(setting, fontsize=9, color=GREY)
         axes.set_xlabel("rollout")
         axes.set_ylabel(NAMES[name])
         axes.set_ylim(bottom=0)
-    _legend(figure, panels[0])
+    _add_legend(figure, panels[0])
     return figure
 
 
 def draw_time(arms: pandas.DataFrame) -> Any:
     """Seconds of a rollout, by what they go into."""
     labels = [f"{row.arm}  {row.setting}".strip() for row in arms.itertuples()]
-    figure, (axes,) = _panels(1, height=max(2.4, 0.28 * len(labels) + 1.2))
+    figure, (axes,) = _add_panels(1, height=max(2.4, 0.28 * len(labels) + 1.2))
     left = pandas.Series(0.0, index=arms.index)
     for name, colour in zip([n for n in TIMES if n in arms], COLOURS[1:], strict=False):
         axes.barh(range(len(labels)), arms[name], left=left, color=colour, label=name.rpartition("/")[2])
@@ -119,18 +115,18 @@ def draw_time(arms: pandas.DataFrame) -> Any:
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("seconds a rollout")
-    _legend(figure, axes)
+    _add_legend(figure, axes)
     return figure
 
 
-def _bands(axes: Any, curves: pandas.DataFrame) -> None:
+def _draw_bands(axes: Any, curves: pandas.DataFrame) -> None:
     names = list(dict.fromkeys(curves["arm"]))
-    for name, colour in zip(names, _colours(names), strict=True):
+    for name, colour in zip(names, _pick_colours(names), strict=True):
         own = curves[curves["arm"] == name]
         half = own["interval"].fillna(0.0)
         marks = {"marker": "o", "markersize": 4} if len(own) < 15 else {}
         axes.plot(own["rollout"], own["mean"], color=colour, linewidth=1.8, label=name, **marks)
-        low, high = bounds(own["mean"])
+        low, high = find_bounds(own["mean"])
         axes.fill_between(
             own["rollout"],
             (own["mean"] - half).clip(low, high),
@@ -141,21 +137,21 @@ def _bands(axes: Any, curves: pandas.DataFrame) -> None:
         )
 
 
-def bounds(means: pandas.Series) -> tuple[float, float]:
+def find_bounds(means: pandas.Series) -> tuple[float, float]:
     """The range that bands stay in: of a share from 0 to 1 where every mean is one, else no limit.
 
-    >>> bounds(pandas.Series([0.0, 0.9])), bounds(pandas.Series([3.0, 200.0])), bounds(pandas.Series([-1.0, 1.0]))
-    ((0.0, 1.0), (0.0, inf), (-inf, inf))
+    >>> [find_bounds(pandas.Series(means)) for means in ([0.0, 0.9], [3.0, 200.0], [-1.0, 1.0])]
+    [(0.0, 1.0), (0.0, inf), (-inf, inf)]
     """
     low = 0.0 if (means.dropna() >= 0).all() else -math.inf
     return low, 1.0 if low == 0 and (means.dropna() <= 1).all() else math.inf
 
 
-def _colours(names: Sequence[str]) -> list[str]:
+def _pick_colours(names: Sequence[str]) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(len(names))]
 
 
-def _panels(
+def _add_panels(
     count: int, *, columns: int | None = None, width: float | None = None, height: float | None = None
 ) -> tuple[Any, list[Any]]:
     """A figure with so many axes, in rows."""
@@ -169,16 +165,13 @@ def _panels(
     FigureCanvasAgg(figure)
     panels = [figure.add_subplot(lines, columns, i + 1) for i in range(count)]
     for axes in panels:
-        axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-        axes.grid(color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=GREY, length=0, labelsize=8)
+        style_axes(axes, GREY, labelsize=8)
         axes.xaxis.label.set_color(GREY)
         axes.yaxis.label.set_color(GREY)
     return figure, panels
 
 
-def _legend(figure: Any, axes: Any) -> None:
+def _add_legend(figure: Any, axes: Any) -> None:
     """The names above the picture, as many in a row as fit."""
     handles, labels = axes.get_legend_handles_labels()
     inches = 0.6 + 0.085 * max(map(len, labels))  # of one name at this size

@@ -18,30 +18,32 @@ TREE = {
 }
 
 
-def markdown(table: pandas.DataFrame, measure: Measure) -> str:
+def write_markdown(table: pandas.DataFrame, measure: Measure) -> str:
     """The rows of ``arm_table`` with a sentence that says what they are."""
-    cells = [_cells(row, measure, str(table["arm"].iloc[0])) for row in table.to_dict("records")]
+    cells = [_fill_row(row, measure, str(table["arm"].iloc[0])) for row in table.to_dict("records")]
     names = [name for name in cells[0] if any(row[name] for row in cells)]
     lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in cells)]
-    return "\n".join([*map(_line, lines), "", *verdicts(table, measure), legend(measure)])
+    return "\n".join(
+        [*map(_join_cells, lines), "", *describe_differences(table, measure), write_legend(measure)]
+    )
 
 
-def verdicts(table: pandas.DataFrame, measure: Measure) -> list[str]:
+def describe_differences(table: pandas.DataFrame, measure: Measure) -> list[str]:
     """A sentence an arm: whether it is ahead of the first arm of its setting, or not told apart from it."""
     first = table["arm"].iloc[0]
     return [
         f"{row['arm']}{f' ({setting})' if (setting := row['setting']) else ''}: "
-        f"{verdict(row['difference'], row['difference_interval'], first)} in {measure.name}.\n"
+        f"{describe_difference(row['difference'], row['difference_interval'], first)} in {measure.name}.\n"
         for row in table.to_dict("records")
         if row["arm"] != first
     ]
 
 
-def verdict(mean: float, half: float, first: str) -> str:
+def describe_difference(mean: float, half: float, first: str) -> str:
     """What a paired difference and its 95 % interval say.
 
-    >>> verdict(0.2, 0.1, "GRPO"), verdict(-0.2, 0.3, "GRPO"), verdict(0.1, math.nan, "GRPO")
-    ('ahead of GRPO by 0.200', 'not told apart from GRPO', 'one seed does not tell it apart from GRPO')
+    >>> describe_difference(0.2, 0.1, "GRPO"), describe_difference(-0.2, 0.3, "GRPO")
+    ('ahead of GRPO by 0.200', 'not told apart from GRPO')
     """
     if math.isnan(mean) or math.isnan(half):
         return f"one seed does not tell it apart from {first}"
@@ -50,7 +52,7 @@ def verdict(mean: float, half: float, first: str) -> str:
     return f"{'ahead of' if mean > 0 else 'behind'} {first} by {abs(mean):.3f}"
 
 
-def legend(measure: Measure) -> str:
+def write_legend(measure: Measure) -> str:
     """What the columns are."""
     span = f"the last {measure.last} rollouts" if measure.last else "the last tenth of the rollouts"
     return (
@@ -62,7 +64,7 @@ def legend(measure: Measure) -> str:
     )
 
 
-def _cells(row: Mapping[Any, Any], measure: Measure, first: str) -> dict[str, str]:
+def _fill_row(row: Mapping[Any, Any], measure: Measure, first: str) -> dict[str, str]:
     """Heading → text of one arm's row."""
     reached, seeds = row["reached"], row["seeds"]
     return {
@@ -71,27 +73,27 @@ def _cells(row: Mapping[Any, Any], measure: Measure, first: str) -> dict[str, st
         "tuned": row["tuned"],
         "seeds": str(seeds),
         measure.name: str(Estimate(mean=row["mean"], half=row["interval"], count=seeds)),
-        f"difference to {first}": _signed(row["difference"], row["difference_interval"]),
+        f"difference to {first}": _format_difference(row["difference"], row["difference_interval"]),
         f"rollouts to {measure.share:.0%}": f"{row['rollouts_to_level']:.0f} ({reached}/{seeds})"
         if reached
         else f"– (0/{seeds})",
-        "tokens to it": _short(row["tokens_to_level"]),
+        "tokens to it": _shorten(row["tokens_to_level"]),
         **{name: f"{row[column]:.2f}" for name, column in TREE.items() if column in row},
         "seconds": f"{row['seconds']:.0f}",
     }
 
 
-def _line(cells: Sequence[str]) -> str:
+def _join_cells(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _signed(mean: float, half: float) -> str:
+def _format_difference(mean: float, half: float) -> str:
     if pandas.isna(mean):
         return ""
     return f"{mean:+.3f}" + ("" if pandas.isna(half) else f" ± {half:.3f}")
 
 
-def _short(count: float) -> str:
+def _shorten(count: float) -> str:
     if pandas.isna(count):
         return "–"
     return (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lgrpo_lightning.analysis.visible import visible
+from lgrpo_lightning.analysis.visible import make_visible
 
 
-def page(template: str, **values: Any) -> str:
-    """A page of ``insight/templates``; whatever is put into it is escaped."""
+def render_page(template: str, **values: Any) -> str:
+    """A page of ``analysis/templates``; whatever is put into it is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -19,21 +19,26 @@ def page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "number": number, "signed": signed, "bar": bar}
+    environment.filters |= {
+        "visible": make_visible,
+        "number": format_number,
+        "signed": format_signed,
+        "bar": size_bar,
+    }
     return environment.get_template(template).render(**values)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A number a person reads; – for NaN."""
     return "–" if math.isnan(value) else f"{value:.3g}"
 
 
-def signed(value: float) -> str:
+def format_signed(value: float) -> str:
     """The same with its sign."""
     return "–" if math.isnan(value) else f"{value:+.2f}"
 
 
-def bar(value: float, largest: float) -> str:
+def size_bar(value: float, largest: float) -> str:
     """The width of a bar, as a share of half its box."""
     if math.isnan(value) or not largest:
         return "0%"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from lgrpo_lightning.analysis.variations import Choice, grid
+from lgrpo_lightning.analysis.variations import Choice, combine
 from lgrpo_lightning.errors import UserError
 
 ARMS, RUNS, TUNING = "arms", "runs", "tuning"
@@ -39,13 +39,13 @@ class Arm:
     @property
     def place(self) -> Path:
         """Its folder below that of the runs."""
-        parts = [self.name, setting_name(self.setting), setting_name(self.tuned)]
-        return Path(*(slug(part) for part in parts if part))
+        parts = [self.name, name_setting(self.setting), name_setting(self.tuned)]
+        return Path(*(make_slug(part) for part in parts if part))
 
     @property
     def label(self) -> str:
         """Name and setting."""
-        return f"{self.name} ({setting_name(self.setting)})" if self.setting else self.name
+        return f"{self.name} ({name_setting(self.setting)})" if self.setting else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Run:
     seed: int
     folder: Path
     config: Path
-    extra: tuple[Choice, ...] = field(default=())
+    extra: tuple[Choice, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -78,7 +78,7 @@ class Run:
         return f"{self.arm.label}{tried} seed {self.seed}"
 
 
-def arms(configs: Sequence[str], axes: Sequence[Sequence[Choice]]) -> list[Arm]:
+def build_arms(configs: Sequence[str], axes: Sequence[Sequence[Choice]]) -> list[Arm]:
     """The arms of a comparison, setting by setting; the first of a setting is what others are compared with.
 
     Several configurations are what is compared, else the values of the first axis are; every further axis repeats
@@ -86,38 +86,40 @@ def arms(configs: Sequence[str], axes: Sequence[Sequence[Choice]]) -> list[Arm]:
     """
     compared: list[tuple[str, str, tuple[Choice, ...]]]
     if len(configs) > 1:
-        compared = [(name, config, ()) for name, config in zip(_names(configs), configs, strict=True)]
+        compared = [(name, config, ()) for name, config in zip(_name_configs(configs), configs, strict=True)]
         rest = axes
     else:
         first = axes[0] if axes else ()
-        compared = [(_named(c), configs[0], (c,)) for c in first] or [(Path(configs[0]).stem, configs[0], ())]
+        compared = [(_name_choice(c), configs[0], (c,)) for c in first] or [
+            (Path(configs[0]).stem, configs[0], ())
+        ]
         rest = axes[1:]
     return [
         Arm(name=name, config=config, choices=(*own, *setting), setting=setting)
-        for setting, (name, config, own) in product(grid(rest), compared)
+        for setting, (name, config, own) in product(combine(rest), compared)
     ]
 
 
-def setting_name(setting: Sequence[Choice]) -> str:
+def name_setting(setting: Sequence[Choice]) -> str:
     """The values of a setting in a line; nothing where there is one setting only."""
     return ", ".join(f"{c.key.rpartition('.')[2]}={c.name}" for c in setting)
 
 
-def slug(text: str) -> str:
+def make_slug(text: str) -> str:
     """A text as the name of a folder.
 
-    >>> slug("LambdaGRPO power=0.5, n=1")
+    >>> make_slug("LambdaGRPO power=0.5, n=1")
     'LambdaGRPO_power=0.5_n=1'
     """
     return re.sub(r"[^\w.=+-]+", "_", text).strip("_.") or "arm"
 
 
-def _named(choice: Choice) -> str:
+def _name_choice(choice: Choice) -> str:
     """What an arm is called: a class by its name, another value behind that of its key."""
-    return choice.name if choice.name[:1].isupper() else setting_name((choice,))
+    return choice.name if choice.name[:1].isupper() else name_setting((choice,))
 
 
-def _names(configs: Sequence[str]) -> list[str]:
+def _name_configs(configs: Sequence[str]) -> list[str]:
     """Names of configurations: of their files, with as many folders as it takes to tell them apart."""
     paths = [Path(config).with_suffix("") for config in configs]
     for depth in range(1, max(len(p.parts) for p in paths) + 1):

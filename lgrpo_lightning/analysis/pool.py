@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
-from typing import Protocol
 
 from lgrpo_lightning.analysis.plan import FINISHED, Run
+from lgrpo_lightning.analysis.progress import ComparisonProgress
 
 Start = Callable[[Run], BaseProcess]
 """Starts the process of a run."""
@@ -15,21 +15,13 @@ POLL = 0.2
 """Seconds between two looks at the processes."""
 
 
-class Watcher(Protocol):
-    """Who is told of what happens."""
-
-    def begin(self, run: Run) -> None:
-        """A run's process is started."""
-
-    def look(self) -> None:
-        """Time has passed."""
-
-    def end(self, run: Run, seconds: float, status: int) -> None:
-        """A run's process has ended with this exit status."""
-
-
 def run_all(
-    runs: Sequence[Run], start: Start, *, jobs: int, watcher: Watcher, finish: Callable[[Run], None]
+    runs: Sequence[Run],
+    start: Start,
+    *,
+    jobs: int,
+    progress: ComparisonProgress,
+    finish: Callable[[Run], None],
 ) -> list[Run]:
     """Run those that have not finished, ``jobs`` at a time, and ``finish`` each; which of them failed.
 
@@ -42,17 +34,17 @@ def run_all(
         while waiting or going:
             while waiting and len(going) < jobs:
                 run = waiting.pop(0)
-                watcher.begin(run)
+                progress.begin(run)
                 going[start(run)] = (run, time.monotonic())
             time.sleep(POLL)
-            watcher.look()
+            progress.update()
             for process in [p for p in going if p.exitcode is not None]:
                 run, began = going.pop(process)
                 process.join()
                 if not (status := process.exitcode or 0):
-                    (run.folder / FINISHED).touch()
+                    (run.folder / FINISHED).touch()  # before its checkpoints may be removed
                     finish(run)
-                watcher.end(run, time.monotonic() - began, status)
+                progress.end(run, time.monotonic() - began, status)
                 if status:
                     failed.append(run)
     except BaseException:

@@ -90,12 +90,12 @@ class RecordedGroup:
     @property
     def largest(self) -> float:
         """The largest push of any step, by any estimator."""
-        waiting, found = list(self.roots), 0.0
+        waiting, largest = list(self.roots), 0.0
         while waiting:
             step = waiting.pop()
             waiting.extend(step.children)
-            found = max(found, abs(step.own), abs(step.grpo), abs(step.lambda_grpo))
-        return found
+            largest = max(largest, abs(step.own), abs(step.grpo), abs(step.lambda_grpo))
+        return largest
 
     @property
     def flat(self) -> bool:
@@ -103,7 +103,7 @@ class RecordedGroup:
         return bool(equal_rewards(torch.tensor([self.rewards])))
 
 
-def recorded_group(run: RecordedRun, rollout: int | None = None, place: int | None = None) -> RecordedGroup:
+def read_group(run: RecordedRun, rollout: int | None = None, place: int | None = None) -> RecordedGroup:
     """A group of a run, with the process tree, the advantages and the weights that were recorded.
 
     Args:
@@ -117,7 +117,7 @@ def recorded_group(run: RecordedRun, rollout: int | None = None, place: int | No
     if not run.rollout_numbers:
         raise NotFoundError(f"{run.folder} has no rollouts yet.")
     number = run.rollout_numbers[-1] if rollout is None else rollout
-    table = run.rollouts(only=number)
+    table = run.read_rollouts(only=number)
     if missing := [name for name in COLUMNS if name not in table]:
         raise UserError(
             f"{run.folder} was recorded by an older version, without the columns {', '.join(missing)} of its "
@@ -125,7 +125,7 @@ def recorded_group(run: RecordedRun, rollout: int | None = None, place: int | No
         )
     uids = list(dict.fromkeys(table["prompt_uid"]))
     if place is None:
-        place = _largest(table, uids)
+        place = _find_largest(table, uids)
     if not 0 <= place < len(uids):
         raise UserError(
             f"Rollout {number} has {len(uids)} groups, 0 to {len(uids) - 1}; there is no group {place}."
@@ -139,15 +139,15 @@ def recorded_group(run: RecordedRun, rollout: int | None = None, place: int | No
         prompt=rows["prompt"].iloc[0],
         uid=uids[place],
         rewards=tuple(float(r) for r in rows["reward"]),
-        roots=nodes(rows),
+        roots=build_nodes(rows),
         path_depth=float(rows["path_depth"].mean()),
         shared=float((rows["shared_tokens"] / lengths).mean()),
-        segmenter=_name(run.option("model.segmenter.class_path")),
-        estimator=_name(run.option("model.advantage_estimator.class_path")),
+        segmenter=_get_class_name(run.get_option("model.segmenter.class_path")),
+        estimator=_get_class_name(run.get_option("model.advantage_estimator.class_path")),
     )
 
 
-def _largest(table: pandas.DataFrame, uids: Sequence[str]) -> int:
+def _find_largest(table: pandas.DataFrame, uids: Sequence[str]) -> int:
     """The group whose tokens are moved most; the first among equals."""
     moved = [
         sum(abs(a * w) for a, w in zip(row["token_advantages"], row["token_weights"], strict=True))
@@ -157,14 +157,14 @@ def _largest(table: pandas.DataFrame, uids: Sequence[str]) -> int:
     return max(range(len(uids)), key=lambda i: (float(sums[uids[i]]), -i))
 
 
-def _name(class_path: object) -> str:
+def _get_class_name(class_path: object) -> str:
     return class_path.rpartition(".")[2] if isinstance(class_path, str) else ""
 
 
-def nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
+def build_nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
     """The steps of a group's tree, nested; those with the best reward first."""
     members = rows.to_dict("records")
-    tree = _tree([[int(i) for i in m["step_ids"]] for m in members])
+    tree = _build_tree([[int(i) for i in m["step_ids"]] for m in members])
     rewards = torch.tensor([float(m["reward"]) for m in members])
     width = tree.step_ids.shape[1]
     own, weights, mask = (
@@ -180,28 +180,28 @@ def nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
         for m, row in zip(members, tree.step_ids, strict=True)
     ]
 
-    def node(number: int) -> StepNode:
+    def build(number: int) -> StepNode:
         step = tree.steps[number]
         first, (start, end) = members[step.members[0]], step.spans[0]
         ends = [0, *first["text_ends"]]
-        grpo = _pushed(step, advantages)
+        grpo = _sum_push(step, advantages)
         training = sum(bool(mask[m, a:b].any()) for m, (a, b) in zip(step.members, step.spans, strict=True))
         return StepNode(
             text=first["completion"][ends[start] : ends[end]],
             tokens=end - start,
             set_size=len(step.members),
-            reward=_mean([float(rewards[m]) for m in step.members]),
-            own=_pushed(step, own * weights * mask),
+            reward=_average([float(rewards[m]) for m in step.members]),
+            own=_sum_push(step, own * weights * mask),
             grpo=grpo,
             lambda_grpo=grpo / max(training, 1),
-            endings=tuple(_ending(members[m]) for m in step.members if last[m] == number),
-            children=_ordered([node(child) for child in following.get(number, [])]),
+            endings=tuple(_build_ending(members[m]) for m in step.members if last[m] == number),
+            children=_sort([build(child) for child in following.get(number, [])]),
         )
 
-    return _ordered([node(number) for number in following.get(-1, [])])
+    return _sort([build(number) for number in following.get(-1, [])])
 
 
-def _tree(step_ids: Sequence[Sequence[int]]) -> ProcessTree:
+def _build_tree(step_ids: Sequence[Sequence[int]]) -> ProcessTree:
     """The tree whose steps are numbered so."""
     keys = [list(dict.fromkeys(row)) for row in step_ids]
     return ProcessTree.from_steps(
@@ -209,13 +209,13 @@ def _tree(step_ids: Sequence[Sequence[int]]) -> ProcessTree:
     )
 
 
-def _pushed(step: Step, values: Tensor) -> float:
+def _sum_push(step: Step, values: Tensor) -> float:
     """The sum over the members of a step of the mean of ``values`` ``[G, T]`` over its tokens."""
     sums = [values[m, start:end].mean() for m, (start, end) in zip(step.members, step.spans, strict=True)]
     return round(float(torch.stack(sums).sum()), 6) + 0.0  # rounding is no push
 
 
-def _ending(row: Mapping[Hashable, Any]) -> Ending:
+def _build_ending(row: Mapping[Hashable, Any]) -> Ending:
     return Ending(
         member=int(row["member"]),
         reward=float(row["reward"]),
@@ -225,10 +225,10 @@ def _ending(row: Mapping[Hashable, Any]) -> Ending:
     )
 
 
-def _ordered(steps: Sequence[StepNode]) -> tuple[StepNode, ...]:
+def _sort(steps: Sequence[StepNode]) -> tuple[StepNode, ...]:
     return tuple(sorted(steps, key=lambda s: (-s.set_size, -s.reward if s.reward == s.reward else math.inf)))
 
 
-def _mean(values: Sequence[float]) -> float:
+def _average(values: Sequence[float]) -> float:
     there = [v for v in values if not math.isnan(v)]
     return sum(there) / len(there) if there else math.nan

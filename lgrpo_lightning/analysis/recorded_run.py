@@ -10,12 +10,11 @@ from typing import Any
 
 import pandas
 import pyarrow.parquet
-import yaml
 
 from lgrpo_lightning.errors import NotFoundError, UserError
-from lgrpo_lightning.run_folder.damaged import skip_if_damaged
-from lgrpo_lightning.run_folder.metric_series import Series, metric_rows, metric_series
+from lgrpo_lightning.run_folder.metric_series import Series, build_metric_series, read_metric_rows
 from lgrpo_lightning.run_folder.names import CONFIG, METRICS, ROLLOUT_FILE, ROLLOUTS, show_path
+from lgrpo_lightning.run_folder.reading import read_config, skip_if_damaged
 
 KEYS = {"rollout", "prompt_uid", "member", "prompt"}
 """Columns without which a row is of no rollout."""
@@ -45,17 +44,13 @@ class RecordedRun:
     def config(self) -> Mapping[str, Any]:
         """The complete configuration; empty where the run was started in Python."""
         with self.reading(CONFIG) as path:
-            if path.exists():
-                found = yaml.safe_load(path.read_text(encoding="utf-8"))
-                if isinstance(found, Mapping):
-                    return found
-                raise UserError("it holds no configuration")
+            return read_config(path) if path.exists() else {}
         return {}
 
     @cached_property
     def metrics(self) -> dict[str, Series]:
         """Every metric over optimizer steps."""
-        return metric_series(self._rows)
+        return build_metric_series(self._rows)
 
     @cached_property
     def rollout_metrics(self) -> list[dict[str, float]]:
@@ -66,7 +61,7 @@ class RecordedRun:
     def _rows(self) -> list[dict[str, float]]:
         rows: list[dict[str, float]] = []
         with self.reading(METRICS) as path:
-            rows, damaged = metric_rows(path)
+            rows, damaged = read_metric_rows(path)
             if damaged:
                 raise UserError(f"{damaged} of its lines, cut off or without numbers")
         return rows
@@ -77,7 +72,9 @@ class RecordedRun:
         with skip_if_damaged(self.folder / name, self.damaged):
             yield self.folder / name
 
-    def rollouts(self, columns: Sequence[str] | None = None, *, only: int | None = None) -> pandas.DataFrame:
+    def read_rollouts(
+        self, columns: Sequence[str] | None = None, *, only: int | None = None
+    ) -> pandas.DataFrame:
         """One row a completion.
 
         Args:
@@ -94,7 +91,7 @@ class RecordedRun:
                 with self.reading(name) as path:
                     tables.append(pandas.read_parquet(path, columns=chosen))
         if not tables:
-            what = "rollouts" if only is None else f"rollout {only}; there are {self._numbered()}"
+            what = "rollouts" if only is None else f"rollout {only}; there are {self._name_numbers()}"
             raise NotFoundError(f"{show_path(self.folder / ROLLOUTS)} has no {what}.")
         table = pandas.concat(tables, ignore_index=True)
         order = [c for c in ("rollout", "prompt_uid", "member") if c in table]
@@ -108,21 +105,21 @@ class RecordedRun:
     @cached_property
     def _files(self) -> list[tuple[int, str]]:
         """(number of the rollout, name) of the files in which rollouts are."""
-        found = []
+        files = []
         for file in sorted((self.folder / ROLLOUTS).glob("*.parquet")):
             with self.reading(f"{ROLLOUTS}/{file.name}") as path:
                 if not (named := ROLLOUT_FILE.fullmatch(file.name)):
                     raise UserError("a run gives no file this name")
                 if missing := KEYS - set(pyarrow.parquet.read_schema(path).names):
                     raise UserError(f"it lacks {', '.join(sorted(missing))}")
-                found.append((int(named[1]), f"{ROLLOUTS}/{file.name}"))
-        return found
+                files.append((int(named[1]), f"{ROLLOUTS}/{file.name}"))
+        return files
 
-    def _numbered(self) -> str:
+    def _name_numbers(self) -> str:
         numbers = self.rollout_numbers
         return f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
 
-    def option(self, key: str) -> Any:
+    def get_option(self, key: str) -> Any:
         """The value of a key of the configuration, ``init_args`` included; None where there is none."""
         value: Any = self.config
         for part in key.split("."):

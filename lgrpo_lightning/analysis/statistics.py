@@ -33,21 +33,16 @@ def estimate(values: Sequence[float]) -> Estimate:
     from scipy.stats import t
 
     there = np.asarray([v for v in values if not math.isnan(v)], dtype=float)
-    count = len(there)
-    if not count:
-        return Estimate(mean=math.nan, half=math.nan, count=0)
-    half = (
-        float(t.ppf(0.975, count - 1)) * float(there.std(ddof=1)) / math.sqrt(count)
-        if count > 1
-        else math.nan
-    )
-    return Estimate(mean=float(there.mean()), half=half, count=count)
+    count, half = len(there), math.nan
+    if count > 1:
+        half = float(t.ppf(0.975, count - 1)) * float(there.std(ddof=1)) / math.sqrt(count)
+    return Estimate(mean=float(there.mean()) if count else math.nan, half=half, count=count)
 
 
-def first_reached(values: Sequence[float], level: float) -> int | None:
+def find_first(values: Sequence[float], level: float) -> int | None:
     """The place of the first value at ``level`` or above; None where there is none.
 
-    >>> first_reached([0.0, 0.5, 0.4, 0.9], 0.5), first_reached([0.0], 0.5)
+    >>> find_first([0.0, 0.5, 0.4, 0.9], 0.5), find_first([0.0], 0.5)
     (1, None)
     """
     return next((i for i, value in enumerate(values) if value >= level), None)

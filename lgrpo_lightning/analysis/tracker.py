@@ -32,9 +32,9 @@ class Tracker:
         # without validation's, which a resumed run does not have before it validates
         own = {name: float(value) for name, value in metrics.items() if not name.startswith("val/")}
         self.window.add(own)
-        return [text for rule in RULES if rule.name in self.thresholds and (text := self._looked(rule))]
+        return [text for rule in RULES if rule.name in self.thresholds and (text := self._apply(rule))]
 
-    def _looked(self, rule: Rule) -> str | None:
+    def _apply(self, rule: Rule) -> str | None:
         """What a rule says, where that is new."""
         text = rule.says(self.window, self.thresholds[rule.name])
         named = rule.name in self.said

@@ -11,8 +11,6 @@ import yaml
 
 from lgrpo_lightning.errors import UserError
 
-NESTED = {"[": "]", "{": "}", "(": ")"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -34,7 +32,7 @@ class Choice:
         return f"--{self.key}={self.value}"
 
 
-def choices(option: str, text: str) -> list[Choice]:
+def parse_choices(option: str, text: str) -> list[Choice]:
     """The values of ``KEY=A,B,…``; commas inside brackets and quotes divide nothing.
 
     Args:
@@ -43,69 +41,64 @@ def choices(option: str, text: str) -> list[Choice]:
     Raises:
         ValueError: There is no key, a value is empty, or two are equal.
 
-    >>> [c.name for c in choices("--vary", "model.advantage_estimator=GRPO,LambdaGRPO")]
+    >>> [c.name for c in parse_choices("--vary", "model.advantage_estimator=GRPO,LambdaGRPO")]
     ['GRPO', 'LambdaGRPO']
-    >>> [c.name for c in choices("--vary", "model.e={class_path: LambdaGRPO, init_args: {power: 0.5}},GRPO")]
+    >>> [c.name for c in parse_choices("--vary", "model.e={class_path: LambdaGRPO, init_args: {power: 0.5}},GRPO")]
     ['LambdaGRPO power=0.5', 'GRPO']
     """
     key, equals, written = text.partition("=")
     key = key.lstrip("-")
     if not equals or not key:
         raise UserError(f"{option} {text}: write {option} KEY=A,B, such as {option} model.group_size=4,8.")
-    values = _divided(written)
+    values = _split(written)
     if not all(values) or len(set(values)) < len(values):
         raise UserError(f"{option} {text}: each value is to be there once, and none is empty: {values}.")
-    return [Choice(key=key, value=value, name=_name(value)) for value in values]
+    return [Choice(key=key, value=value, name=_shorten(value)) for value in values]
 
 
-def grid(axes: Sequence[Sequence[Choice]]) -> list[tuple[Choice, ...]]:
+def combine(axes: Sequence[Sequence[Choice]]) -> list[tuple[Choice, ...]]:
     """Every combination; one, empty, of no axes.
 
-    >>> grid([])
+    >>> combine([])
     [()]
     """
     return list(product(*axes))
 
 
-def seeds(text: str) -> list[int]:
+def parse_seeds(text: str) -> list[int]:
     """The numbers of a list with ranges.
 
     Raises:
         ValueError: It is none, or has a number twice.
 
-    >>> seeds("0-2,7")
+    >>> parse_seeds("0-2,7")
     [0, 1, 2, 7]
     """
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise UserError(f"Seeds are {text!r}; write numbers and ranges, such as 0-9 or 0,1,5.")
-        found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
-    if len(set(found)) < len(found):
+        numbers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if len(set(numbers)) < len(numbers):
         raise UserError(f"Seeds are {text!r}, which has a number twice.")
-    return found
+    return numbers
 
 
-def _divided(text: str) -> list[str]:
-    parts, closing, quote = [""], "", ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character in NESTED:
-            closing = NESTED[character] + closing
-        elif closing and character == closing[0]:
-            closing = closing[1:]
-        elif character == "," and not closing:
-            parts.append("")
-            continue
-        parts[-1] += character
-    return [part.strip() for part in parts]
+def _split(text: str) -> list[str]:
+    """What stands between the commas, each as it is written; commas inside brackets and quotes divide nothing."""
+    try:
+        node = yaml.compose(f"[{text}]", Loader=yaml.SafeLoader)
+    except yaml.YAMLError:  # an empty value, or one that is no YAML
+        return [part.strip() for part in text.split(",")]
+    parts = [
+        text[item.start_mark.index - 1 : item.end_mark.index - 1].strip()
+        for item in (node.value if node else ())
+    ]
+    return [*parts, ""] if not parts or text.rstrip().endswith(",") else parts
 
 
-def _name(value: str) -> str:
+def _shorten(value: str) -> str:
     """A short name: of a class with arguments, its name and they."""
     try:
         meant = yaml.safe_load(value)

@@ -9,23 +9,23 @@ UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 """Categories of characters that show nothing or do something: controls, directions, halves of pairs."""
 
 
-def visible(text: str, *, one_line: bool = False) -> str:
+def make_visible(text: str, *, one_line: bool = False) -> str:
     r"""``text`` with control characters written out, so that escapes of a terminal and changes of direction show.
 
     Args:
         one_line: Line breaks show as ⏎ only; else ⏎ and a break.
 
-    >>> visible("a\x1b[31mb", one_line=True), visible("1\n2", one_line=True)
+    >>> make_visible("a\x1b[31mb", one_line=True), make_visible("1\n2", one_line=True)
     ('a\\x1b[31mb', '1⏎2')
     """
-    shown = "".join(SHOWN.get(c) or (_escaped(c) if unicodedata.category(c) in UNSEEN else c) for c in text)
+    shown = "".join(SHOWN.get(c) or (_escape(c) if unicodedata.category(c) in UNSEEN else c) for c in text)
     return shown.replace("\n", "").replace("\t", "\\t") if one_line else shown
 
 
-def shortened(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """``text`` without its middle where it is longer than ``most``.
 
-    >>> shortened("abcdefgh", 5)
+    >>> shorten("abcdefgh", 5)
     'ab…gh'
     """
     if len(text) <= most:
@@ -34,5 +34,5 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most - 1 - half]}…{text[len(text) - half :]}"
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")

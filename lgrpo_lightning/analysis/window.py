@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,26 +49,26 @@ class Window:
             self.values[name] = [*self.values.get(name, []), value][-2 * self.n :]
             if len(self.first.setdefault(name, [])) < self.n and not math.isnan(value):
                 self.first[name].append(value)
-        if len(self.first.get("reward", [])) >= self.n and not math.isnan(reward := self.mean("reward")):
+        if len(self.first.get("reward", [])) >= self.n and not math.isnan(reward := self.get_mean("reward")):
             self.best = reward if math.isnan(self.best) else max(self.best, reward)
 
-    def now(self, name: str) -> float:
+    def get_last(self, name: str) -> float:
         """The last value; NaN where there is none."""
         return self.values.get(name, [math.nan])[-1]
 
-    def mean(self, name: str) -> float:
+    def get_mean(self, name: str) -> float:
         """The mean over the last ``n`` rollouts."""
-        return mean(self.values.get(name, [])[-self.n :])
+        return average(self.values.get(name, [])[-self.n :])
 
-    def start(self, name: str) -> float:
+    def get_start(self, name: str) -> float:
         """The mean over the first ``n`` rollouts of the run; NaN before there are so many."""
         values = self.first.get(name, [])
-        return mean(values[: self.n]) if len(values) >= self.n else math.nan
+        return average(values[: self.n]) if len(values) >= self.n else math.nan
 
-    def spread(self, name: str) -> float:
+    def get_error(self, name: str) -> float:
         """The standard error of the mean over the last ``n`` rollouts."""
         values = [v for v in self.values.get(name, [])[-self.n :] if math.isfinite(v)]
-        middle = mean(values)
+        middle = average(values)
         return math.sqrt(sum((v - middle) ** 2 for v in values)) / len(values) if values else math.nan
 
     @property
@@ -75,7 +76,7 @@ class Window:
         """Whether there are two halves to compare."""
         return any(len(values) >= 2 * self.n for values in self.values.values())
 
-    def change(self, name: str) -> int:
+    def compare_halves(self, name: str) -> int:
         """1 where the last ``n`` rollouts are above the ``n`` before by more than chance, -1 below, 0 neither.
 
         By chance is within the standard error of the difference. 0 also where there are too few.
@@ -83,17 +84,17 @@ class Window:
         values = self.values.get(name, [])
         if len(values) < 2 * self.n:
             return 0
-        return difference(values[: self.n], values[self.n :])
+        return compare_means(values[: self.n], values[self.n :])
 
-    def since_start(self, name: str) -> int:
+    def compare_with_start(self, name: str) -> int:
         """The same against the first ``n`` rollouts of the run."""
         first, values = self.first.get(name, []), self.values.get(name, [])
-        return difference(first[: self.n], values[-self.n :]) if len(first) >= self.n else 0
+        return compare_means(first[: self.n], values[-self.n :]) if len(first) >= self.n else 0
 
-    def named(self, beginning: str, end: str) -> dict[str, float]:
+    def find_named(self, beginning: str, end: str) -> dict[str, float]:
         """The last values of the metrics ``<beginning><name><end>``, by name, without those that are not known."""
         last = {
-            name.removeprefix(beginning).removesuffix(end): self.now(name)
+            name.removeprefix(beginning).removesuffix(end): self.get_last(name)
             for name in self.values
             if name.startswith(beginning) and name.endswith(end)
         }
@@ -109,25 +110,35 @@ class Window:
         self.best = state.get("best", math.nan)
 
 
-def mean(values: Sequence[float]) -> float:
+def share_repeated(texts: Mapping[str, Hashable]) -> float:
+    """Of the rows of the data, by their ids, those whose text another one has.
+
+    >>> share_repeated({"1": "a", "2": "b", "3": "a", "4": "c"})
+    0.5
+    """
+    counts = Counter(texts.values())
+    return sum(count for count in counts.values() if count > 1) / max(len(texts), 1)
+
+
+def average(values: Sequence[float]) -> float:
     """Of those that are no NaN.
 
-    >>> mean([1.0, float("nan"), 3.0]), mean([])
+    >>> average([1.0, float("nan"), 3.0]), average([])
     (2.0, nan)
     """
     there = [v for v in values if not math.isnan(v)]
     return sum(there) / len(there) if there else math.nan
 
 
-def difference(before: Sequence[float], after: Sequence[float]) -> int:
+def compare_means(before: Sequence[float], after: Sequence[float]) -> int:
     """The sign of the difference of means, 0 within its standard error.
 
-    >>> difference([0.0, 0.1], [1.0, 1.1]), difference([1.0, 0.0], [0.9, 0.2]), difference([0.5, 0.5], [0.5, 0.5])
-    (1, 0, 0)
+    >>> compare_means([0.0, 0.1], [1.0, 1.1]), compare_means([1.0, 0.0], [0.9, 0.2])
+    (1, 0)
     """
     pairs = [[v for v in values if math.isfinite(v)] for values in (before, after)]
     if not all(pairs):
         return 0
-    error = math.sqrt(sum(sum((v - mean(p)) ** 2 for v in p) / len(p) ** 2 for p in pairs))
-    change = mean(pairs[1]) - mean(pairs[0])
+    error = math.sqrt(sum(sum((v - average(p)) ** 2 for v in p) / len(p) ** 2 for p in pairs))
+    change = average(pairs[1]) - average(pairs[0])
     return 0 if abs(change) <= error else (1 if change > 0 else -1)

@@ -7,11 +7,10 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lgrpo_lightning.analysis.repetition import Repetition
 from lgrpo_lightning.analysis.rules import complete_thresholds
 from lgrpo_lightning.analysis.tracker import Tracker
-from lgrpo_lightning.analysis.window import Facts
-from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, rollouts_done
+from lgrpo_lightning.analysis.window import Facts, share_repeated
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, count_rollouts
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Rollout
@@ -34,7 +33,7 @@ class Alarms(RolloutCallback):
             raise UserError(f"Alarms(patience={patience}) must be at least 1.")
         self.thresholds = complete_thresholds(thresholds)
         self.tracker = Tracker(patience, self.thresholds)
-        self.seen = Repetition()
+        self.texts: dict[str, int] = {}  # id of a prompt → hash of its text
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Learn what the rules ask beside metrics."""
@@ -48,17 +47,16 @@ class Alarms(RolloutCallback):
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """See which prompts there are."""
-        for group in rollout.groups:
-            self.seen.add(group.prompt.uid, group.prompt.text)
+        self.texts |= {group.prompt.uid: hash(group.prompt.text) for group in rollout.groups}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the rollout just done."""
         window = self.tracker.window
-        window.facts = replace(window.facts, repeated=self.seen.share)
+        window.facts = replace(window.facts, repeated=share_repeated(self.texts))
         for text in self.tracker.see(trainer.callback_metrics):  # type: ignore[arg-type]
-            say(trainer, f"Alarm after rollout {rollouts_done(pl_module)}: {text}")
+            say(trainer, f"Alarm after rollout {count_rollouts(pl_module)}: {text}")
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen and said, so that a resumed run does not begin anew."""

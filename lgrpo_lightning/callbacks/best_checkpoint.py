@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
-from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
+from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
+from lgrpo_lightning.callbacks.rollout_state import RolloutState, check_monitored, is_fitting, set_older_aside
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import show_path
@@ -69,7 +68,7 @@ class BestCheckpoint(RolloutState):
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a metric that is not there; set an older run's files aside; forget files that are gone."""
         self._refuse_clash(trainer)
-        folder = self.folder(trainer)
+        folder = self.get_folder(trainer)
         names = [folder / f"{self.filename}.ckpt", *sorted(folder.glob(f"{self.filename}-rollout-*.ckpt"))]
         set_older_aside(trainer, pl_module, names)
         gone = [name for name, _, _ in self.kept if not (folder / name).exists()]
@@ -87,8 +86,8 @@ class BestCheckpoint(RolloutState):
         Raises:
             ValueError: With the names that exist.
         """
-        if (known := getattr(pl_module, "validation_metrics", ())) and not dry_run(trainer):
-            self._check_name(known)
+        if (known := getattr(pl_module, "validation_metrics", ())) and not is_dry_run(trainer):
+            check_monitored(self, known)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a run that validates nothing.
@@ -96,9 +95,9 @@ class BestCheckpoint(RolloutState):
         Raises:
             ValueError: With the reason.
         """
-        if dry_run(trainer):
+        if is_dry_run(trainer):
             return
-        if reason := _no_validation(trainer):
+        if reason := _explain_no_validation(trainer):
             raise UserError(
                 f"BestCheckpoint monitors {self.monitor!r}, but {reason}, so that nothing is ever measured. Set "
                 "data.validation, or use RolloutCheckpoint, which needs none."
@@ -111,17 +110,17 @@ class BestCheckpoint(RolloutState):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the state if it is among the best."""
-        if not fitting(trainer):
+        if not is_fitting(trainer):
             return
         self._begin(trainer, pl_module)
-        self._held.renew(trainer, rollouts_done(pl_module))
-        score = self._score(trainer, pl_module)
-        if not math.isnan(score) and self._good_enough(score):
+        self._held.renew(trainer, count_rollouts(pl_module))
+        score = self._read_score(trainer, pl_module)
+        if not math.isnan(score) and self._is_good_enough(score):
             self._keep(trainer, pl_module, score)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so where nothing was ever measured."""
-        if not self.kept and not dry_run(trainer):
+        if not self.kept and not is_dry_run(trainer):
             say(
                 trainer,
                 f"BestCheckpoint: no validation measured {self.monitor!r}, so nothing was kept. Set "
@@ -136,16 +135,17 @@ class BestCheckpoint(RolloutState):
         """Take up what the run kept so far."""
         self.kept = [(name, score, rollouts) for name, score, rollouts in state_dict["kept"]]
 
-    def _score(self, trainer: Trainer, pl_module: LightningModule) -> float:
+    def _read_score(self, trainer: Trainer, pl_module: LightningModule) -> float:
         """The score just measured, the same on every rank; NaN where there is none."""
         metrics = trainer.callback_metrics
         if self.monitor not in metrics and not getattr(pl_module, "validation_metrics", ()):
-            self._check_name([name for name in metrics if name != "step"])
+            check_monitored(self, [name for name in metrics if name != "step"])
         value = metrics.get(self.monitor)
+        # Lightning keeps the tensor of the validation before where this one logged nothing
         score = math.nan if value is None or value is self._before else float(value)
         return float(trainer.strategy.broadcast(score))
 
-    def _good_enough(self, score: float) -> bool:
+    def _is_good_enough(self, score: float) -> bool:
         if self.save_top_k == -1 or len(self.kept) < self.save_top_k:
             return True
         worst = self.kept[-1][1]
@@ -153,13 +153,13 @@ class BestCheckpoint(RolloutState):
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule, score: float) -> None:
         """Write the state, with itself among the best in it; then remove what it displaces."""
-        rollouts = rollouts_done(pl_module)
+        rollouts = count_rollouts(pl_module)
         name = f"{self.filename}{'' if self.save_top_k == 1 else f'-rollout-{rollouts:06d}'}.ckpt"
         all_kept = [kept for kept in self.kept if kept[0] != name] + [(name, score, rollouts)]
         all_kept.sort(key=lambda kept: -kept[1] if self.mode == "max" else kept[1])
         most = len(all_kept) if self.save_top_k == -1 else self.save_top_k
         self.kept, displaced = all_kept[:most], all_kept[most:]
-        folder = self.folder(trainer)
+        folder = self.get_folder(trainer)
         self._name_best(folder)
         self._write(trainer, pl_module, folder / name)
         for old, _, _ in displaced:
@@ -170,27 +170,17 @@ class BestCheckpoint(RolloutState):
     def _name_best(self, folder: Path) -> None:
         self.best_model_path = str(folder / self.kept[0][0]) if self.kept else ""
 
-    def _check_name(self, names: Any) -> None:
-        if self.monitor in names:
-            return
-        close = difflib.get_close_matches(self.monitor, names, n=1)
-        meant = f" Did you mean {close[0]!r}?" if close else ""
-        raise UserError(
-            f"BestCheckpoint monitors {self.monitor!r}, which validation does not log.{meant} It logs: "
-            f"{', '.join(names) or 'nothing'}."
-        )
-
     def _refuse_clash(self, trainer: Any) -> None:
         for other in trainer.callbacks:
             same = isinstance(other, BestCheckpoint) and other.filename == self.filename
-            if same and other is not self and other.folder(trainer) == self.folder(trainer):
+            if same and other is not self and other.get_folder(trainer) == self.get_folder(trainer):
                 raise UserError(
                     f"Two BestCheckpoint ({self.monitor}, {other.monitor}) would both write {self.filename}.ckpt; "
                     "give one of them another filename."
                 )
 
 
-def _no_validation(trainer: Any) -> str | None:
+def _explain_no_validation(trainer: Any) -> str | None:
     """Why there is no validation, if there is none."""
     if not trainer.limit_val_batches:
         return "trainer.limit_val_batches is 0"

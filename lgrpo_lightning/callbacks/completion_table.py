@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
+from lgrpo_lightning.analysis.visible import shorten
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback
 from lgrpo_lightning.distributed.terminal import on_terminal, say, show
 from lgrpo_lightning.errors import UserError
@@ -36,21 +37,21 @@ class CompletionTable(RolloutCallback):
         """Show the table if it is due."""
         if not self.every_n_rollouts or rollout.index % self.every_n_rollouts or not trainer.is_global_zero:
             return
-        from lgrpo_lightning.run_folder.rollout_rows import rollout_rows, spread_over_rewards
+        from lgrpo_lightning.run_folder.rollout_rows import build_rows, select_over_rewards
 
-        rows = spread_over_rewards(list(rollout_rows(rollout)), self.count)
+        rows = select_over_rewards(list(build_rows(rollout)), self.count)
         if on_terminal():
-            show(trainer, _table(rollout.index, rows))
+            show(trainer, _draw_table(rollout.index, rows))
         else:
-            say(trainer, "\n".join(_line(row) for row in rows))
+            say(trainer, "\n".join(_write_line(row) for row in rows))
 
 
-def _tree(row: dict[str, Any]) -> str:
+def _describe_tree(row: dict[str, Any]) -> str:
     """|λ| in short: its mean, and how many tokens are shared."""
     return f"{row['set_size_mean']:.2f} ({row['shared_tokens']}/{row['length']} shared)"
 
 
-def _line(row: dict[str, Any]) -> str:
+def _write_line(row: dict[str, Any]) -> str:
     """One completion in one line."""
     prompt, completion = (
         row[key].replace("\r", "\\r").replace("\n", "\\n") for key in ("prompt", "completion")
@@ -58,11 +59,11 @@ def _line(row: dict[str, Any]) -> str:
     return (
         f"completion  rollout {row['rollout']}  member {row['member']}  reward {row['reward']:.3g}  "
         f"advantage {row['advantage']:+.3g}  "
-        f"|λ| {_tree(row)}  prompt: {prompt}  completion: {completion}"
+        f"|λ| {_describe_tree(row)}  prompt: {prompt}  completion: {completion}"
     )
 
 
-def _table(index: int, rows: list[dict[str, Any]]) -> Any:
+def _draw_table(index: int, rows: list[dict[str, Any]]) -> Any:
     """The completions as a rich table."""
     from rich import box
     from rich.table import Table
@@ -76,12 +77,6 @@ def _table(index: int, rows: list[dict[str, Any]]) -> Any:
     for name in ("reward", "advantage", "|λ|"):
         table.add_column(name, justify="right", no_wrap=name != "|λ|")
     for row in rows:
-        texts = [Text(_shortened(row[key])) for key in ("prompt", "completion")]
-        table.add_row(*texts, f"{row['reward']:.3g}", f"{row['advantage']:+.3g}", _tree(row))
+        texts = [Text(shorten(row[key].strip("\n"), 400)) for key in ("prompt", "completion")]
+        table.add_row(*texts, f"{row['reward']:.3g}", f"{row['advantage']:+.3g}", _describe_tree(row))
     return table
-
-
-def _shortened(text: str, most: int = 400) -> str:
-    """``text`` without its middle if it is long: the end is where the answer stands."""
-    text = text.strip("\n")
-    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"

@@ -18,9 +18,9 @@ from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
 from lgrpo_lightning.callbacks.rank_watch import RankWatch
 from lgrpo_lightning.callbacks.reward_plot import RewardPlot
-from lgrpo_lightning.callbacks.rollout_callback import dry_run
+from lgrpo_lightning.callbacks.rollout_callback import is_dry_run
 from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
-from lgrpo_lightning.callbacks.rollout_state import in_writing_order
+from lgrpo_lightning.callbacks.rollout_state import sort_for_writing
 from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
@@ -37,10 +37,10 @@ from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
 from lgrpo_lightning.run_folder.names import CHECKPOINTS
 
 
-def default_callbacks() -> list[Callback]:
+def make_default_callbacks() -> list[Callback]:
     """The callbacks of a run, in the order in which they act."""
     return [
-        LockFolder(),
+        LockFolder(),  # before anything is written
         RankWatch(),
         RewardProgressBar(),
         RolloutWriter(),
@@ -49,15 +49,22 @@ def default_callbacks() -> list[Callback]:
         RewardPlot(),
         Alarms(),
         RunSummary(),
-        LastCheckpoint(),
+        LastCheckpoint(),  # its file holds the state of all the others
     ]
 
 
-def complete_trainer(trainer: Trainer) -> list[Callback]:
-    """Give a trainer what a run needs and it lacks, in its ``default_root_dir``; for ``configure_callbacks``.
+def list_missing_callbacks(trainer: Trainer) -> list[Callback]:
+    """The default callbacks of which a completed trainer has none; for ``configure_callbacks``."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    missing = [
+        c for c in make_default_callbacks() if not any(isinstance(other, type(c)) for other in callbacks)
+    ]
+    return [c for c in missing if not isinstance(c, ProgressBar | LastCheckpoint)]
 
-    - The default callbacks of which it has none are returned, to be added by Lightning; a user's own of the
-      same class stays.
+
+def complete_trainer(trainer: Trainer) -> None:
+    """Give a trainer what a run needs and it lacks, in its ``default_root_dir``.
+
     - ``RewardProgressBar`` and ``LastCheckpoint`` take the places of Lightning's automatic progress bar and
       checkpoint, here and not by Lightning, which would take a ``LastCheckpoint`` for the replacement of
       every ``ModelCheckpoint`` of the user. With ``enable_progress_bar=False`` there is no bar, with
@@ -95,12 +102,10 @@ def complete_trainer(trainer: Trainer) -> list[Callback]:
         _replace_automatic(callbacks, ModelCheckpoint, LastCheckpoint())
         if not any(isinstance(c, LastCheckpoint) for c in callbacks):
             callbacks.append(LastCheckpoint())
-    callbacks[:] = in_writing_order(callbacks, (RolloutCheckpoint, LastCheckpoint))
+    callbacks[:] = sort_for_writing(callbacks, (RolloutCheckpoint, LastCheckpoint))
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = os.path.join(trainer.default_root_dir, CHECKPOINTS)
-    missing = [c for c in default_callbacks() if not any(isinstance(other, type(c)) for other in callbacks)]
-    return [c for c in missing if not isinstance(c, ProgressBar | LastCheckpoint)]
 
 
 def _settle_paths(trainer: Trainer) -> None:
@@ -118,7 +123,7 @@ def _settle_paths(trainer: Trainer) -> None:
 
 
 def _complete_loggers(trainer: Trainer) -> None:
-    if dry_run(trainer) or not trainer.loggers:
+    if is_dry_run(trainer) or not trainer.loggers:
         return
     if not any(isinstance(logger, MetricsCSV) for logger in trainer.loggers):
         trainer.loggers = [MetricsCSV(), *trainer.loggers]
@@ -130,11 +135,11 @@ def _complete_loggers(trainer: Trainer) -> None:
 def _replace_automatic(callbacks: list[Callback], kind: type, ours: Callback) -> None:
     """Put ``ours`` in the place of the callback of this kind that Lightning adds by itself, if it did."""
     for i, callback in enumerate(callbacks):
-        if isinstance(callback, kind) and _automatic(callback):
+        if isinstance(callback, kind) and _is_automatic(callback):
             callbacks[i] = ours
 
 
-def _automatic(callback: Callback) -> bool:
+def _is_automatic(callback: Callback) -> bool:
     """Whether Lightning added it: a class that it adds, with no argument given."""
     if type(callback) not in (ModelCheckpoint, RichProgressBar, TQDMProgressBar):
         return False

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
+from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
 from lgrpo_lightning.checkpoints.held_state import sharded
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.export import export
@@ -31,7 +31,7 @@ class ExportModel(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Export where it is due."""
-        done = rollouts_done(pl_module)
+        done = count_rollouts(pl_module)
         if done % self.every_n_rollouts or not (trainer.is_global_zero or sharded(trainer)):
             return
         module: Any = pl_module

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
+from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.checkpoint_io import broken
 from lgrpo_lightning.checkpoints.held_state import Held, sharded
@@ -56,6 +56,7 @@ class LastCheckpoint(ModelCheckpoint):
                 f"LastCheckpoint(every_n_rollouts={every_n_rollouts}) must be at least 1; "
                 "to write no checkpoints use trainer.enable_checkpointing: false."
             )
+        # a ModelCheckpoint: Lightning asks only those for ckpt_path="last"
         super().__init__(dirpath=dirpath, save_top_k=0, save_last=True, save_on_exception=save_on_exception)
         self.every_n_rollouts = every_n_rollouts
         self.keep_previous = keep_previous
@@ -68,27 +69,27 @@ class LastCheckpoint(ModelCheckpoint):
         """Settle the folder."""
         self._training = False
         self._held.clear()
-        self._file(trainer)
+        self._get_file(trainer)
         super().setup(trainer, pl_module, stage)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Hold the state that the run resumes from."""
-        self._held.load(checkpoint, rollouts_done(pl_module))
+        self._held.load(checkpoint, count_rollouts(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear what an earlier run left unfinished, and keep what it finished; a validation may come first."""
         if self._training:
             return
-        self._start, self._written = rollouts_done(pl_module), -1
+        self._start, self._written = count_rollouts(pl_module), -1
         self._training = True
-        file, used = self._file(trainer), Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        file, used = self._get_file(trainer), Path(trainer.ckpt_path) if trainer.ckpt_path else None
         if used is not None and used.resolve() in {
             p.resolve() for p in (file.last, file.previous, file.partial)
         }:
             self._written = self._start
-        if trainer.is_global_zero and not dry_run(trainer):
+        if trainer.is_global_zero and not is_dry_run(trainer):
             if cut_off := file.settle(used):
                 names = ", ".join(show_path(path) for path in cut_off)
                 say(trainer, f"Removed {names}, a checkpoint whose writing was cut off.")
@@ -108,10 +109,10 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A rollout is done: hold its state, write it if that is due."""
-        if dry_run(trainer):
+        if is_dry_run(trainer):
             return
-        done = rollouts_done(pl_module)
-        due = done % self.every_n_rollouts == 0 or _last_batch(trainer)
+        done = count_rollouts(pl_module)
+        due = done % self.every_n_rollouts == 0 or _is_last_batch(trainer)
         if due or self.save_on_exception:
             self._held.take(trainer, done)
         if due:
@@ -131,15 +132,15 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last rollout's state where nothing told beforehand that it was the last."""
-        done = rollouts_done(pl_module)
-        if done > max(self._start, self._written) and not dry_run(trainer):
+        done = count_rollouts(pl_module)
+        if done > max(self._start, self._written) and not is_dry_run(trainer):
             if self._held.state is None or self._held.state.rollouts != done:
                 self._held.take(trainer, done)
             self._write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the state before the rollout that was cut short, if the weights are still those."""
-        if trainer.state.fn != TrainerFn.FITTING or dry_run(trainer):
+        if trainer.state.fn != TrainerFn.FITTING or is_dry_run(trainer):
             return
         if not self._training and isinstance(exception, Exception):
             return  # refused before it began
@@ -152,16 +153,16 @@ class LastCheckpoint(ModelCheckpoint):
             and (together or not sharded(trainer))
         ):
             self._write(trainer, wait=together)
-        say(trainer, self._ending(trainer, rollouts_done(pl_module), exception))
+        say(trainer, self._describe_end(trainer, count_rollouts(pl_module), exception))
 
-    def _ending(self, trainer: Trainer, done: int, exception: BaseException) -> str:
+    def _describe_end(self, trainer: Trainer, done: int, exception: BaseException) -> str:
         """How the run ended, what is saved and how to go on."""
         name = str(exception) if isinstance(exception, Interrupted) else type(exception).__name__
         rollouts = "1 whole rollout" if done == 1 else f"{done} whole rollouts"
         said = f"{name} ended the run after {rollouts}; "
         if self._written <= 0:
             return f"{said}nothing new is saved."
-        last = show_path(self._file(trainer).last)
+        last = show_path(self._get_file(trainer).last)
         return f"{said}the state after {self._written} is in {last}. Resume with --ckpt_path last."
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -177,8 +178,8 @@ class LastCheckpoint(ModelCheckpoint):
 
     def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Renew the state held, and its file."""
-        done = rollouts_done(pl_module)
-        if dry_run(trainer) or (done <= self._start and self._held.state is None):
+        done = count_rollouts(pl_module)
+        if is_dry_run(trainer) or (done <= self._start and self._held.state is None):
             return
         due = self._written == done or trainer.should_stop
         if (due or self.save_on_exception) and self._held.renew(trainer, done) and due:
@@ -188,7 +189,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Write the held state beside and rename it. ``wait``: all ranks are here."""
         held, self._held.state = self._held.state, None  # a failure to write is not met by writing again
         assert held is not None
-        file = self._file(trainer)
+        file = self._get_file(trainer)
         renewed = self._written == held.rollouts
         write_checkpoint(
             trainer,
@@ -200,7 +201,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._written, self._held.state = held.rollouts, held
         self.last_model_path = self.best_model_path = self._last_checkpoint_saved = str(file.last)
 
-    def _file(self, trainer: Trainer) -> CheckpointFile:
+    def _get_file(self, trainer: Trainer) -> CheckpointFile:
         """The checkpoint, in ``dirpath`` or else the run's folder."""
         if self.dirpath is None:
             self.dirpath = os.path.join(trainer.default_root_dir, CHECKPOINTS)
@@ -212,7 +213,7 @@ class LastCheckpoint(ModelCheckpoint):
         Raises:
             ValueError: There are only damaged ones.
         """
-        file = self._file(trainer)
+        file = self._get_file(trainer)
         newest, damaged = file.newest(), file.damaged()
         for path, reason in damaged.items():
             if newest is None:
@@ -225,7 +226,7 @@ class LastCheckpoint(ModelCheckpoint):
         return {str(newest)} if newest else set()
 
 
-def _last_batch(trainer: Trainer) -> bool:
+def _is_last_batch(trainer: Trainer) -> bool:
     """Whether the run is known to end with the rollout just done."""
     stopped = trainer.should_stop or (0 < trainer.max_steps <= trainer.global_step)
     return stopped or (trainer.is_last_batch and 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1)

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lgrpo_lightning.callbacks.rollout_callback import dry_run
+from lgrpo_lightning.callbacks.rollout_callback import is_dry_run
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.run_folder.lock import FolderLock
 from lgrpo_lightning.run_folder.names import show_path
@@ -27,7 +27,7 @@ class LockFolder(Callback):
         Raises:
             ValueError: Another run writes there.
         """
-        if stage == "fit" and trainer.is_global_zero and not dry_run(trainer):
+        if stage == "fit" and trainer.is_global_zero and not is_dry_run(trainer):
             self._lock.take(Path(trainer.default_root_dir))
 
     def on_train_batch_end(
@@ -38,7 +38,7 @@ class LockFolder(Callback):
         Raises:
             ValueError: Another run writes there by now.
         """
-        if self._lock.lost():
+        if self._lock.is_lost():
             root = Path(trainer.default_root_dir)
             self._lock.release()
             self._lock.take(root)

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lgrpo_lightning.callbacks.rollout_callback import dry_run
+from lgrpo_lightning.callbacks.rollout_callback import is_dry_run
 from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import set_aside, show_path
-from lgrpo_lightning.run_folder.plain import as_json
+from lgrpo_lightning.run_folder.plain import to_json
 from lgrpo_lightning.run_folder.whole_files import whole_file
 from lgrpo_lightning.types import Rollout
 
@@ -53,18 +53,18 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the rows of a batch."""
-        from lgrpo_lightning.run_folder.rollout_rows import rollout_table
+        from lgrpo_lightning.run_folder.rollout_rows import build_table
 
         if not isinstance(outputs, Rollout):
             raise UserError(
                 "PredictionWriter writes what predict_step returns, a Rollout; "
                 f"{type(pl_module).__name__}.predict_step returned {type(outputs).__name__}."
             )
-        self._tables.append(rollout_table(outputs))
+        self._tables.append(build_table(outputs))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the rows of all ranks into one file."""
-        if dry_run(trainer):
+        if is_dry_run(trainer):
             return
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -92,13 +92,13 @@ class PredictionWriter(Callback):
             if self.format == "parquet":
                 pq.write_table(table, hidden)
             else:
-                hidden.write_text("".join(f"{line}\n" for line in json_lines(table)), encoding="utf-8")
+                hidden.write_text("".join(f"{line}\n" for line in write_json_lines(table)), encoding="utf-8")
             if path.exists():
                 set_aside(path)
         say(trainer, f"{len(table)} completions are in {show_path(path)}.")
 
 
-def json_lines(table: Any) -> Iterator[str]:
-    """The rows of a ``rollout_table`` as JSON objects, one a line."""
+def write_json_lines(table: Any) -> Iterator[str]:
+    """The rows of a ``build_table`` as JSON objects, one a line."""
     for row in table.to_pylist():
-        yield as_json(row | {name: json.loads(row[name]) for name in ("columns", "extras")})
+        yield to_json(row | {name: json.loads(row[name]) for name in ("columns", "extras")})

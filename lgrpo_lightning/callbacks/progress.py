@@ -9,10 +9,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
+from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
 from lgrpo_lightning.distributed.terminal import on_terminal, say
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.metric_series import validation_metrics
+from lgrpo_lightning.run_folder.metric_series import find_validation_metrics
 
 LENGTH = "completions/mean_length"
 
@@ -62,7 +62,7 @@ class RewardProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The numbers shown, by their short names, the reward first."""
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        first = ("reward", *validation_metrics(logged)[-1:], "loss", "kl", "entropy")
+        first = ("reward", *find_validation_metrics(logged)[-1:], "loss", "kl", "entropy")
         labels = {name: name.rpartition("/")[2] for name in first}
         shown = {label: f"{logged[name]:.3f}" for name, label in labels.items() if name in logged}
         if LENGTH in logged:
@@ -75,8 +75,8 @@ class RewardProgressBar(RichProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One bar for the whole run, not one an epoch."""
         if self.is_enabled and self.progress is not None and self.train_progress_bar_id is None:
-            self.train_progress_bar_id = self._add_task(total_rollouts(trainer, pl_module), "Rollouts")
-            self._update(self.train_progress_bar_id, rollouts_done(pl_module))
+            self.train_progress_bar_id = self._add_task(estimate_rollouts(trainer, pl_module), "Rollouts")
+            self._update(self.train_progress_bar_id, count_rollouts(pl_module))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -88,7 +88,7 @@ class RewardProgressBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar, or print the rollout's line."""
-        done, total = rollouts_done(pl_module), total_rollouts(trainer, pl_module)
+        done, total = count_rollouts(pl_module), estimate_rollouts(trainer, pl_module)
         if self.is_enabled and self.progress is not None and self.train_progress_bar_id is not None:
             self.progress.update(self.train_progress_bar_id, total=total)
             self._update(self.train_progress_bar_id, done)
@@ -96,7 +96,7 @@ class RewardProgressBar(RichProgressBar):
             self.refresh()
         limit = f"/{total:.0f}" if math.isfinite(total) else ""
         if self._plain or (self.every_n_rollouts and (done - 1) % self.every_n_rollouts == 0):
-            self._line(f"rollout {done}{limit}", trainer, pl_module)
+            self._print_line(f"rollout {done}{limit}", trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the time."""
@@ -109,13 +109,13 @@ class RewardProgressBar(RichProgressBar):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             values = {
                 name: float(trainer.callback_metrics[name])
-                for name in validation_metrics(trainer.callback_metrics)
+                for name in find_validation_metrics(trainer.callback_metrics)
             }
-            self._line(
+            self._print_line(
                 "validation", trainer, pl_module, {name: f"{value:.3f}" for name, value in values.items()}
             )
 
-    def _line(
+    def _print_line(
         self, head: str, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, str] | None = None
     ) -> None:
         """Print one line, above the bar where there is one."""
@@ -126,7 +126,7 @@ class RewardProgressBar(RichProgressBar):
         say(trainer, "  ".join([*parts, f"{time.monotonic() - self._started:.1f} s"]))
 
 
-def total_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:
+def estimate_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:
     """How many rollouts the run will have at most, as far as one can tell; infinity if nothing limits it.
 
     ``max_steps`` counts optimizer steps; how many a rollout takes is read off the run so far, at the start its options.
@@ -139,7 +139,7 @@ def total_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:
         limits.append(float(trainer.max_epochs or 0) * trainer.num_training_batches)
     module: Any = pl_module
     steps = getattr(module, "planned_steps", None) or trainer.max_steps
-    done = rollouts_done(pl_module)
+    done = count_rollouts(pl_module)
     at_start = getattr(getattr(module, "updates", None), "steps_per_rollout", 1)
     if steps > 0 and (each := trainer.global_step / done if done else at_start):
         limits.append(steps / each)

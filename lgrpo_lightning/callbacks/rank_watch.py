@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, rollouts_done
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, count_rollouts
 from lgrpo_lightning.distributed.activity import doing
 from lgrpo_lightning.distributed.interruption import Interrupted, lost
 from lgrpo_lightning.distributed.lightning_internals import (
@@ -67,7 +67,7 @@ class RankWatch(RolloutCallback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Between two rollouts: stop here if that was asked for."""
-        doing(f"at the start of rollout {rollouts_done(pl_module)}")
+        doing(f"at the start of rollout {count_rollouts(pl_module)}")
         stop_together(trainer)
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
@@ -76,13 +76,13 @@ class RankWatch(RolloutCallback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Name the optimizer step."""
-        doing(f"optimizer step {trainer.global_step} of rollout {rollouts_done(pl_module)}", waits=True)
+        doing(f"optimizer step {trainer.global_step} of rollout {count_rollouts(pl_module)}", waits=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A rollout is done."""
-        doing(f"finishing rollout {rollouts_done(pl_module) - 1}", waits=True)
+        doing(f"finishing rollout {count_rollouts(pl_module) - 1}", waits=True)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any

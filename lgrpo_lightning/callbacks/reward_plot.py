@@ -8,14 +8,14 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run
+from lgrpo_lightning.analysis.charts import draw_curve, style_axes
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, is_dry_run
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metric_series import (
     Series,
-    metric_rows,
-    metric_series,
-    running_mean,
-    validation_metrics,
+    build_metric_series,
+    find_validation_metrics,
+    read_metric_rows,
 )
 from lgrpo_lightning.run_folder.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.names import METRICS, PLOT
@@ -60,13 +60,13 @@ class RewardPlot(RolloutCallback):
 
     def _draw(self, trainer: Trainer) -> None:
         root = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and not dry_run(trainer) and writes_metrics(trainer):
-            draw_run(metric_series(metric_rows(root / METRICS)[0]), root / PLOT)
+        if trainer.is_global_zero and not is_dry_run(trainer) and writes_metrics(trainer):
+            draw_run(build_metric_series(read_metric_rows(root / METRICS)[0]), root / PLOT)
 
 
 def draw_run(metrics: dict[str, Series], path: Path) -> bool:
     """Draw reward and validation accuracy into the PNG ``path``; whether there was anything to draw."""
-    validation = validation_metrics(metrics)
+    validation = find_validation_metrics(metrics)
     if "reward" not in metrics and not validation:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -78,28 +78,18 @@ def draw_run(metrics: dict[str, Series], path: Path) -> bool:
     rewards = metrics.get("reward", ([], []))
     rate = not rewards[1] or (min(rewards[1]) >= 0 and max(rewards[1]) <= 1)
     if rewards[1]:
-        _draw_reward(axes, rewards)
+        draw_curve(axes, *rewards, color=BLUE, label="reward")
     right = axes if rate or not validation else axes.twinx()
     for name, colour in zip(validation, COLOURS * len(validation), strict=False):
         style: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 5, "markeredgecolor": "white"}
         right.plot(*metrics[name], color=colour, label=name.removeprefix("val/") + " (validation)", **style)
-    _label(axes, right, rate=rate, validation=bool(validation))
+    _label_axes(axes, right, rate=rate, validation=bool(validation))
     with whole_file(path) as hidden:
         figure.savefig(hidden, format="png")
     return True
 
 
-def _draw_reward(axes: Any, rewards: Series) -> None:
-    """The reward: every rollout thin, its running mean thick; marks where there are few."""
-    steps, values = rewards
-    if len(values) < 20:
-        axes.plot(steps, values, color=BLUE, linewidth=1.8, marker=".", markersize=8, label="reward")
-    else:
-        axes.plot(steps, values, color=BLUE, linewidth=0.9, alpha=0.3)
-        axes.plot(steps, running_mean(values, len(values) // 15), color=BLUE, linewidth=2.4, label="reward")
-
-
-def _label(axes: Any, right: Any, *, rate: bool, validation: bool) -> None:
+def _label_axes(axes: Any, right: Any, *, rate: bool, validation: bool) -> None:
     """Names, limits, grid, and one legend above the picture, where it covers nothing.
 
     ``rate``: the reward shares the axis from 0 to 1 with the accuracy.
@@ -112,10 +102,8 @@ def _label(axes: Any, right: Any, *, rate: bool, validation: bool) -> None:
     if rate or validation:
         right.set_ylim(-0.02, 1.02)
     for side in {axes, right}:
-        side.spines[["top", "left", "right", "bottom"]].set_visible(False)
-        side.tick_params(colors=GREY, length=0)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
+        style_axes(side, GREY)
+        side.grid(side is axes)
     lines = [line for side in dict.fromkeys((axes, right)) for line in side.get_lines()]
     named = [line for line in lines if not line.get_label().startswith("_")]
     axes.legend(

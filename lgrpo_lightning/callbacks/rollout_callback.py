@@ -27,13 +27,13 @@ def call_rollout_callbacks(trainer: Trainer, pl_module: LightningModule, rollout
             callback.on_rollout_end(trainer, pl_module, rollout)
 
 
-def dry_run(trainer: Trainer) -> bool:
+def is_dry_run(trainer: Trainer) -> bool:
     """Whether this is ``fast_dev_run``, which leaves nothing on disk."""
     settings: Any = trainer
     return bool(settings.fast_dev_run)
 
 
-def rollouts_done(pl_module: LightningModule) -> int:
+def count_rollouts(pl_module: LightningModule) -> int:
     """Number of rollouts of the run so far: the module's ``rollout_index``, the index of the next one."""
     module: Any = pl_module
     return int(module.rollout_index)

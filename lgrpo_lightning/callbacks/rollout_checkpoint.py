@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
-from lgrpo_lightning.callbacks.rollout_state import RolloutState, fitting, set_older_aside
+from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
+from lgrpo_lightning.callbacks.rollout_state import RolloutState, is_fitting, set_older_aside
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metrics_csv import log_before_checkpoint
 
@@ -41,40 +41,40 @@ class RolloutCheckpoint(RolloutState):
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set an older run's aside."""
         self._written = -1
-        set_older_aside(trainer, pl_module, list(_files(self.folder(trainer)).values()))
+        set_older_aside(trainer, pl_module, list(_find_files(self.get_folder(trainer)).values()))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write where it is due."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        done = rollouts_done(pl_module)
-        if done % self.every_n_rollouts == 0 and not dry_run(trainer):
+        done = count_rollouts(pl_module)
+        if done % self.every_n_rollouts == 0 and not is_dry_run(trainer):
             self._written = done
             log_before_checkpoint(trainer)
             self._write_and_prune(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take what validation changed (best score, patience) into the checkpoint of this rollout."""
-        if not fitting(trainer):
+        if not is_fitting(trainer):
             return
-        done = rollouts_done(pl_module)
+        done = count_rollouts(pl_module)
         self._held.renew(trainer, done)
         if self._written == done:
             self._write_and_prune(trainer, pl_module)
 
     def _write_and_prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = self.folder(trainer)
+        folder = self.get_folder(trainer)
         path = folder / f"rollout-{self._written:06d}.ckpt"
         self._write(trainer, pl_module, path)
         self.best_model_path = str(path)
         if trainer.is_global_zero and self.keep > 0:
-            there = [file for number, file in _files(folder).items() if number <= self._written]
+            there = [file for number, file in _find_files(folder).items() if number <= self._written]
             for old in there[: -self.keep]:
                 trainer.strategy.remove_checkpoint(str(old))
 
 
-def _files(folder: Path) -> dict[int, Path]:
+def _find_files(folder: Path) -> dict[int, Path]:
     """The checkpoints there by their number of rollouts, in order."""
-    found = {int(m[1]): p for p in folder.glob("rollout-*.ckpt") if (m := FILE.fullmatch(p.name))}
-    return dict(sorted(found.items()))
+    files = {int(m[1]): p for p in folder.glob("rollout-*.ckpt") if (m := FILE.fullmatch(p.name))}
+    return dict(sorted(files.items()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
+from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
 from lgrpo_lightning.checkpoints.held_state import Held
 from lgrpo_lightning.checkpoints.writing import write_checkpoint
 from lgrpo_lightning.distributed.terminal import say
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, show_path
 
 
@@ -39,7 +42,7 @@ class RolloutState(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Hold the state that the run resumes from."""
-        self._held.load(checkpoint, rollouts_done(pl_module))
+        self._held.load(checkpoint, count_rollouts(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready, unless a validation before came first."""
@@ -49,8 +52,8 @@ class RolloutState(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A rollout is done."""
-        if not dry_run(trainer):
-            self._held.take(trainer, rollouts_done(pl_module))
+        if not is_dry_run(trainer):
+            self._held.take(trainer, count_rollouts(pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The state held is that after the epoch's last rollout."""
@@ -59,31 +62,47 @@ class RolloutState(Checkpoint):
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called once a fit, before anything is written; override it."""
 
-    def folder(self, trainer: Trainer) -> Path:
+    def get_folder(self, trainer: Trainer) -> Path:
         """Where the checkpoints are."""
         return Path(self.dirpath or os.path.join(trainer.default_root_dir, CHECKPOINTS))
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._began and not dry_run(trainer):
+        if not self._began and not is_dry_run(trainer):
             self._began = True
             self.begin(trainer, pl_module)
             trainer.strategy.barrier(f"{type(self).__name__} began")
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         """Write the state between the last rollout and the next, with this callback's own as it is now. Collective."""
-        self._held.renew(trainer, rollouts_done(pl_module))
+        self._held.renew(trainer, count_rollouts(pl_module))
         assert self._held.state is not None
         write_checkpoint(trainer, self._held.state.filled(trainer), path)
 
 
-def fitting(trainer: Trainer) -> bool:
+def is_fitting(trainer: Trainer) -> bool:
     """Whether this is a fit that leaves something on disk."""
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not dry_run(trainer)
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not is_dry_run(trainer)
+
+
+def check_monitored(callback: Any, names: Collection[str]) -> None:
+    """Refuse a callback whose metric is not among those that validation logs.
+
+    Raises:
+        ValueError: With the names that exist.
+    """
+    if callback.monitor in names:
+        return
+    close = difflib.get_close_matches(callback.monitor, names, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    raise UserError(
+        f"{type(callback).__name__} monitors {callback.monitor!r}, which validation does not log.{meant} It logs: "
+        f"{', '.join(names) or 'nothing'}."
+    )
 
 
 def set_older_aside(trainer: Trainer, pl_module: LightningModule, paths: list[Path]) -> None:
     """Keep an older run's checkpoints as ``old-<n>-…``, where this run is a new one."""
-    resumed = rollouts_done(pl_module) > 0 or trainer.ckpt_path is not None
+    resumed = count_rollouts(pl_module) > 0 or trainer.ckpt_path is not None
     if resumed or not trainer.is_global_zero:
         return
     for path in paths:
@@ -92,7 +111,7 @@ def set_older_aside(trainer: Trainer, pl_module: LightningModule, paths: list[Pa
             say(trainer, f"The checkpoint of an older run is kept as {show_path(kept)}.")
 
 
-def in_writing_order(callbacks: list[Callback], last: tuple[type, ...]) -> list[Callback]:
+def sort_for_writing(callbacks: list[Callback], last: tuple[type, ...]) -> list[Callback]:
     """``callbacks`` with those of the classes ``last`` at the end, in that order: they hold the others' state."""
     kinds = [next((i + 1 for i, kind in enumerate(last) if isinstance(c, kind)), 0) for c in callbacks]
     return [c for _, _, c in sorted(zip(kinds, range(len(callbacks)), callbacks, strict=True))]

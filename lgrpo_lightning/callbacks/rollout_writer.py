@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, dry_run, rollouts_done
+from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, count_rollouts, is_dry_run
 from lgrpo_lightning.distributed.ranks import data_rank
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.run_folder.names import ROLLOUT_FILE, ROLLOUTS, set_aside, show_path
@@ -18,7 +18,7 @@ class RolloutWriter(RolloutCallback):
     """Writes each rollout to ``<default_root_dir>/rollouts/``, one Parquet file per rollout and rank.
 
     A file is written beside under a hidden name and renamed, so ``pandas.read_parquet("rollouts")`` works
-    at any time, also while the run goes on; its columns are those of ``rollout_table``. It is written
+    at any time, also while the run goes on; its columns are those of ``build_table``. It is written
     before the update, so the completions that made an update fail are there to be looked at.
 
     On resume the rollouts after the checkpoint are removed, as they are sampled again. A fresh run keeps the
@@ -28,36 +28,38 @@ class RolloutWriter(RolloutCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make room: remove or set aside what this run will write again."""
         folder = Path(trainer.default_root_dir) / ROLLOUTS
-        if trainer.is_global_zero and not dry_run(trainer):
-            if rollouts_done(pl_module) == 0 and any(ROLLOUT_FILE.fullmatch(f.name) for f in _files(folder)):
+        if trainer.is_global_zero and not is_dry_run(trainer):
+            if count_rollouts(pl_module) == 0 and any(
+                ROLLOUT_FILE.fullmatch(f.name) for f in _list_files(folder)
+            ):
                 kept = set_aside(folder)
                 say(trainer, f"The rollouts of an older run are kept in {show_path(kept)}.")
-            _prune(folder, rollouts_done(pl_module))
+            _prune(folder, count_rollouts(pl_module))
             make_folder(folder)
         trainer.strategy.barrier("RolloutWriter.on_train_start")
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """Write this rank's groups; of ranks that have the same ones, the first does."""
         data = data_rank(trainer)
-        if dry_run(trainer) or not data.first:
+        if is_dry_run(trainer) or not data.first:
             return
         import pyarrow.parquet as pq
 
-        from lgrpo_lightning.run_folder.rollout_rows import rollout_table
+        from lgrpo_lightning.run_folder.rollout_rows import build_table
 
         name = f"rollout-{rollout.index:06d}-rank-{data.rank:03d}.parquet"
         path = Path(trainer.default_root_dir) / ROLLOUTS / name
         with whole_file(path) as hidden:
-            pq.write_table(rollout_table(rollout), hidden)
+            pq.write_table(build_table(rollout), hidden)
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _prune(folder: Path, rollouts: int) -> None:
     """Remove files of rollouts from ``rollouts`` on, and those whose writing was cut off."""
-    for file in _files(folder):
+    for file in _list_files(folder):
         match = ROLLOUT_FILE.fullmatch(file.name)
         if file.name.endswith(".parquet.part") or (match and int(match[1]) >= rollouts):
             file.unlink()

@@ -10,10 +10,15 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lgrpo_lightning.callbacks.rollout_callback import dry_run, rollouts_done
+from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
 from lgrpo_lightning.distributed.terminal import on_terminal, say
 from lgrpo_lightning.run_folder.environment import write_environment
-from lgrpo_lightning.run_folder.metric_series import Series, metric_rows, metric_series, validation_metrics
+from lgrpo_lightning.run_folder.metric_series import (
+    Series,
+    build_metric_series,
+    find_validation_metrics,
+    read_metric_rows,
+)
 from lgrpo_lightning.run_folder.metrics_csv import writes_metrics
 from lgrpo_lightning.run_folder.names import (
     CONFIG,
@@ -22,7 +27,7 @@ from lgrpo_lightning.run_folder.names import (
     METRICS,
     PLOT,
     ROLLOUTS,
-    duration,
+    format_duration,
     show_path,
 )
 
@@ -48,39 +53,43 @@ class RunSummary(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the time, and note on what the run runs."""
-        self._began, self._first = time.monotonic(), rollouts_done(pl_module)
-        if trainer.is_global_zero and not dry_run(trainer):
+        self._began, self._first = time.monotonic(), count_rollouts(pl_module)
+        if trainer.is_global_zero and not is_dry_run(trainer):
             write_environment(Path(trainer.default_root_dir))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the summary, after the progress bar is gone."""
-        if stage == "fit" and not dry_run(trainer) and trainer.is_global_zero:
+        if stage == "fit" and not is_dry_run(trainer) and trainer.is_global_zero:
             root = Path(trainer.default_root_dir)
             width = shutil.get_terminal_size().columns if on_terminal() else None
             board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
             lines = [
-                self._work(trainer, pl_module),
-                *(outcomes(metric_series(metric_rows(root / METRICS)[0])) if writes_metrics(trainer) else []),
-                *places(root, board=board, width=width),
+                self._describe_work(trainer, pl_module),
+                *(
+                    describe_outcomes(build_metric_series(read_metric_rows(root / METRICS)[0]))
+                    if writes_metrics(trainer)
+                    else []
+                ),
+                *list_places(root, board=board, width=width),
             ]
             say(trainer, "\n".join(lines))
 
-    def _work(self, trainer: Trainer, pl_module: LightningModule) -> str:
+    def _describe_work(self, trainer: Trainer, pl_module: LightningModule) -> str:
         """What was done and how long it took."""
-        done = rollouts_done(pl_module)
+        done = count_rollouts(pl_module)
         resumed = f" (resumed after {self._first})" if self._first else ""
-        took = duration(time.monotonic() - self._began)
+        took = format_duration(time.monotonic() - self._began)
         return f"\nDone: {done} rollouts{resumed}, {trainer.global_step} optimizer steps, in {took}."
 
 
-def outcomes(metrics: dict[str, Series]) -> list[str]:
+def describe_outcomes(metrics: dict[str, Series]) -> list[str]:
     """A line each for the reward and the validation metrics: from what to what."""
     lines = []
     if values := metrics.get("reward", ([], []))[1]:
         n = max(1, min(10, len(values) // 2))
         over = f"   (means of the first and last {n} rollouts)" if n > 1 else ""
         lines.append(f"  {'reward':<16} {sum(values[:n]) / n:.3f} -> {sum(values[-n:]) / n:.3f}{over}")
-    for name in validation_metrics(metrics):
+    for name in find_validation_metrics(metrics):
         values = metrics[name][1]
         lines.append(
             f"  {name:<16} {values[0]:.3f} -> {values[-1]:.3f}"
@@ -90,7 +99,7 @@ def outcomes(metrics: dict[str, Series]) -> list[str]:
     return lines
 
 
-def places(root: Path, *, board: bool, width: int | None = None) -> list[str]:
+def list_places(root: Path, *, board: bool, width: int | None = None) -> list[str]:
     """Where everything is, and the commands that resume from here; only what exists.
 
     Args:
@@ -106,7 +115,9 @@ def places(root: Path, *, board: bool, width: int | None = None) -> list[str]:
     following = []
     if LAST_CHECKPOINT in path and CONFIG in path:
         options = (f"--config {path[CONFIG]}", f"--ckpt_path {path[LAST_CHECKPOINT]}")
-        following.append(joined("  lgrpo validate", *options, joint=" ", broken=" \\\n      ", width=width))
+        following.append(
+            join_or_break("  lgrpo validate", *options, joint=" ", broken=" \\\n      ", width=width)
+        )
     if ROLLOUTS in path and METRICS in path:
         following.append(f"  lgrpo report {shlex.quote(show_path(root))}")
     if ROLLOUTS in path:
@@ -116,14 +127,16 @@ def places(root: Path, *, board: bool, width: int | None = None) -> list[str]:
             f"pandas.read_parquet({show_path(root / ROLLOUTS)!r})",
             f"{columns})",
         )
-        code = joined(*read, joint="", broken="\n      ", width=width and width - len('  python -c ""'))
+        code = join_or_break(
+            *read, joint="", broken="\n      ", width=width and width - len('  python -c ""')
+        )
         following.append(f"  python -c {shlex.quote(code) if chr(34) in code else chr(34) + code + chr(34)}")
     if board:
         following.append(f"  tensorboard --logdir {shlex.quote(show_path(root))}")
     return [*lines, *(["Next:", *following] if following else [])]
 
 
-def joined(*parts: str, joint: str, broken: str, width: int | None) -> str:
+def join_or_break(*parts: str, joint: str, broken: str, width: int | None) -> str:
     """The parts in one line if it is no wider than ``width``, else each in a line of its own."""
     line = joint.join(parts)
     return line if width is None or len(line) <= width else broken.join(parts)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lgrpo_lightning.callbacks.rollout_callback import rollouts_done
+from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
+from lgrpo_lightning.callbacks.rollout_state import check_monitored
 from lgrpo_lightning.distributed.lightning_internals import (
     run_hooks_of_a_complete_fit,
     validation_follows,
     validation_in_between,
 )
-from lgrpo_lightning.errors import UserError
 
 
 class ValidateAtEnds(Callback):
@@ -46,7 +45,7 @@ class ValidateAtEnds(Callback):
         """Before the first rollout of a new run, or where a validation is due."""
         if self.due:
             validate_now(trainer, self.epoch)
-        elif self.at_start and rollouts_done(pl_module) == 0:
+        elif self.at_start and count_rollouts(pl_module) == 0:
             with _set_aside(trainer, pl_module):
                 validate_now(trainer, self.epoch)
 
@@ -59,7 +58,7 @@ class ValidateAtEnds(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember when the last validation was."""
-        self.validated_at, self.due = rollouts_done(pl_module), False
+        self.validated_at, self.due = count_rollouts(pl_module), False
 
     def state_dict(self) -> dict[str, Any]:
         """Whether a validation is due, in which epoch, and when the last one was."""
@@ -72,7 +71,7 @@ class ValidateAtEnds(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last rollout, unless it was just validated."""
-        if self.at_end and self.validated_at != rollouts_done(pl_module):
+        if self.at_end and self.validated_at != count_rollouts(pl_module):
             validate_now(trainer, self.epoch)
 
 
@@ -89,12 +88,7 @@ def _set_aside(trainer: Any, pl_module: Any) -> Iterator[None]:
     for callback in callbacks if known else ():
         name = monitored.get(id(callback), "")
         if name.startswith("val") and name not in there:
-            close = difflib.get_close_matches(name, known, n=1)
-            meant = f" Did you mean {close[0]!r}?" if close else ""
-            raise UserError(
-                f"{type(callback).__name__} monitors {name!r}, which validation does not log.{meant} It logs: "
-                f"{', '.join(known)}."
-            )
+            check_monitored(callback, known)
     waiting = {number for number, name in monitored.items() if known and name not in there}
     trainer.callbacks = [callback for callback in callbacks if id(callback) not in waiting]
     try:
@@ -111,10 +105,10 @@ def validate_now(trainer: Any, epoch: int | None) -> None:
     """
     if not trainer.enable_validation:
         return
-    trainer.fit_loop.epoch_loop.val_loop.restarting = False
+    trainer.fit_loop.epoch_loop.val_loop.restarting = False  # else it skips what a run before had validated
     progress = trainer.fit_loop.epoch_progress.current
     completed = progress.completed
     with validation_in_between(trainer):
-        progress.completed = completed if epoch is None else epoch
+        progress.completed = completed if epoch is None else epoch  # Lightning logs this as the epoch
         trainer.fit_loop.epoch_loop.val_loop.run()
         progress.completed = completed

@@ -10,12 +10,12 @@ from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
-from lgrpo_lightning.run_folder.environment import environment
+from lgrpo_lightning.run_folder.environment import describe_environment
 
 
 def code_of(components: Mapping[str, Any]) -> dict[str, str]:
     """Name → version of a package, or digest of the file that holds a component or a function of one."""
-    found = dict(environment()["packages"])
+    found = dict(describe_environment()["packages"])
     for component in components.values():
         for held in _held(component):
             name = f"{held.__module__}.{held.__qualname__}"

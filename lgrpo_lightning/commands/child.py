@@ -25,7 +25,7 @@ LOCK = ".lock"
 """Held in a run's folder by the process that works there."""
 
 
-def start(words: Sequence[str], folder: Path, *, threads: int, forked: bool) -> BaseProcess:
+def start_fit(words: Sequence[str], folder: Path, *, threads: int, forked: bool) -> BaseProcess:
     """Start ``lgrpo fit WORDS`` into ``folder``, where its log goes too; from its checkpoint where there is one.
 
     Args:
@@ -33,21 +33,20 @@ def start(words: Sequence[str], folder: Path, *, threads: int, forked: bool) -> 
         forked: Whether it may run in the forked process itself; on several devices it needs a command line of its own.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__])  # torch and Lightning are imported once for all runs
     process = context.Process(target=_fit, args=(list(words), folder, threads, forked, dict(os.environ)))
     process.start()
     return process
 
 
-def on_one_device(config: Mapping[str, Any]) -> bool:
+def runs_on_one_device(config: Mapping[str, Any]) -> bool:
     """Whether a complete configuration runs in one process."""
     trainer = config["trainer"]
-    devices = str(trainer.get("devices"))
-    one = devices == "1" or (devices == "auto" and trainer.get("accelerator") == "cpu")
-    return one and int(trainer.get("num_nodes") or 1) == 1
+    possible = ("1", "auto") if trainer.get("accelerator") == "cpu" else ("1",)
+    return str(trainer.get("devices")) in possible and int(trainer.get("num_nodes") or 1) == 1
 
 
-def complete_configuration(words: Sequence[str]) -> str:
+def print_config(words: Sequence[str]) -> str:
     """What ``lgrpo fit WORDS --print_config`` prints: the configuration with all its defaults.
 
     Raises:
@@ -80,7 +79,7 @@ def _fit(words: list[str], folder: Path, threads: int, forked: bool, environment
     if (folder / LAST_CHECKPOINT).exists() and (folder / CONFIG).exists():
         words.append("--ckpt_path=last")
     if not forked:
-        os.set_inheritable(lock, True)
+        os.set_inheritable(lock, True)  # it stays locked beyond exec
         os.execv(sys.executable, [sys.executable, "-m", "lgrpo_lightning.cli", *words])
     import torch
 

@@ -14,27 +14,27 @@ from typing import Any
 import yaml
 
 from lgrpo_lightning.analysis.figures import draw_all
-from lgrpo_lightning.analysis.markdown import markdown
-from lgrpo_lightning.analysis.plan import ARMS, RUNS, TUNING, Arm, Run, arms, slug
+from lgrpo_lightning.analysis.markdown import write_markdown
+from lgrpo_lightning.analysis.plan import ARMS, RUNS, TUNING, Arm, Run, build_arms, make_slug
 from lgrpo_lightning.analysis.pool import run_all
 from lgrpo_lightning.analysis.progress import ComparisonProgress
 from lgrpo_lightning.analysis.results import (
     TREE,
     Measure,
-    arm_table,
-    curve_table,
-    recorded,
-    run_table,
-    settled,
+    read_metrics,
+    settle_metric,
+    tabulate_arms,
+    tabulate_curves,
+    tabulate_runs,
 )
-from lgrpo_lightning.analysis.tuning import chosen, tuning_table
-from lgrpo_lightning.analysis.variations import Choice, choices, grid, seeds
+from lgrpo_lightning.analysis.tuning import choose_best, tabulate_tuning
+from lgrpo_lightning.analysis.variations import Choice, combine, parse_choices, parse_seeds
 from lgrpo_lightning.commands import child
-from lgrpo_lightning.commands.messages import report
-from lgrpo_lightning.commands.resume import flat
+from lgrpo_lightning.commands.resume import flatten
 from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, show_path
+from lgrpo_lightning.run_folder.reading import read_config
 from lgrpo_lightning.run_folder.whole_files import write_whole
 
 DESCRIPTION = """\
@@ -53,14 +53,12 @@ Further flags are those of lgrpo fit and go to every run: --trainer.max_steps=50
 def main(argv: Sequence[str]) -> int:
     """Compare what ``argv`` asks for."""
     options, flags = parse(list(argv)[1:])
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _stop)  # else the runs would go on alone
     try:
         return compare(options, flags)
     except (KeyboardInterrupt, Interrupted) as stop:
         print("\nStopped; the runs have saved their state. The same command goes on.")
         return 128 + (stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
-    except Exception as error:
-        return report(error)
 
 
 def _stop(signum: int, frame: object) -> None:
@@ -103,12 +101,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--label", default="", help="what tables and pictures call it")
     add("--last", type=int, default=0, help="rollouts whose mean is a run's value; default the last tenth")
-    add(
-        "--share",
-        type=float,
-        default=0.9,
-        help="of the way to the first arm's peak; default .9",
-    )
+    add("--share", type=float, default=0.9, help="of the way to the first arm's peak; default .9")
     add("--drop_checkpoints", action="store_true", help="remove the checkpoints of a run when it is finished")
     options, flags = parser.parse_known_args(words)
     if wrong := [flag for flag in flags if not flag.startswith("--") or "=" not in flag]:
@@ -120,21 +113,21 @@ def compare(options: argparse.Namespace, flags: Sequence[str]) -> int:
     """Tune, run, and write tables and pictures; the exit status."""
     check(options)
     measure = Measure(metric=options.metric, label=options.label, last=options.last, share=options.share)
-    compared = arms(options.config, [choices("--vary", text) for text in options.vary])
-    made = Comparison(options, flags)
-    configs = {arm: made.configured(arm) for arm in compared}
+    arms = build_arms(options.config, [parse_choices("--vary", text) for text in options.vary])
+    comparison = Comparison(options, flags)
+    configs = {arm: comparison.write_config(arm) for arm in arms}
     if options.tune:
-        best = tuned(options, measure, made, configs)
-        compared = [replace(arm, tuned=best[arm]) for arm in compared]
-        configs = {arm: made.configured(arm) for arm in compared}
+        best = tune(options, measure, comparison, configs)
+        arms = [replace(arm, tuned=best[arm]) for arm in arms]
+        configs = {arm: comparison.write_config(arm) for arm in arms}
     runs = [
         Run(arm=arm, seed=seed, folder=options.out / RUNS / arm.place / f"seed-{seed}", config=configs[arm])
-        for arm in compared
-        for seed in seeds(options.seeds)
+        for arm in arms
+        for seed in parse_seeds(options.seeds)
     ]
-    failed = made.run(runs)
-    if whole := [run for run in runs if run.finished]:
-        summarise(whole, measure, options.out)
+    failed = comparison.run(runs)
+    if finished := [run for run in runs if run.finished]:
+        summarise(finished, measure, options.out)
     if failed:
         print(f"Left out, as they failed: {', '.join(run.label for run in failed)}.")
     return 1 if failed else 0
@@ -150,52 +143,49 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(
             "--share is above 0 and at most 1, --last and --jobs at least 0, --threads at least 1."
         )
-    if common := set(seeds(options.seeds)) & set(seeds(options.tune_seeds)):
+    if common := set(parse_seeds(options.seeds)) & set(parse_seeds(options.tune_seeds)):
         raise UserError(
             f"--seeds and --tune_seeds have {sorted(common)} in common; what was tuned on is not compared."
         )
 
 
-def tuned(
-    options: argparse.Namespace, measure: Measure, made: Comparison, configs: Mapping[Arm, Path]
+def tune(
+    options: argparse.Namespace, measure: Measure, comparison: Comparison, configs: Mapping[Arm, Path]
 ) -> dict[Arm, tuple[Choice, ...]]:
     """Try every point of the grid for every arm, write ``tuning.csv``; each arm's best point.
 
     Raises:
         ValueError: A run failed, so that no choice can be made.
     """
+    folder, points = options.out / TUNING, combine([parse_choices("--tune", text) for text in options.tune])
     runs = [
         Run(
             arm=arm,
             seed=seed,
-            folder=options.out
-            / TUNING
-            / arm.place
-            / slug(" ".join(c.flag[2:] for c in point))
-            / f"seed-{seed}",
+            folder=folder / arm.place / make_slug(" ".join(c.flag[2:] for c in point)) / f"seed-{seed}",
             config=config,
             extra=point,
         )
         for arm, config in configs.items()
-        for point in grid([choices("--tune", text) for text in options.tune])
-        for seed in seeds(options.tune_seeds)
+        for point in points
+        for seed in parse_seeds(options.tune_seeds)
     ]
-    if failed := made.run(runs):
+    if failed := comparison.run(runs):
         raise UserError(f"Nothing was compared, as {len(failed)} of the runs to tune on failed; see above.")
-    table = tuning_table(runs, measure)
+    table = tabulate_tuning(runs, measure)
     write_whole(options.out / "tuning.csv", table.to_csv(index=False))
-    return chosen(runs, table)
+    return choose_best(runs, table)
 
 
 def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
     """Write tables and pictures, and print the table."""
-    tables = recorded(runs)
+    tables = read_metrics(runs)
     runs = [run for run in runs if run.folder in tables]
-    measure = settled(measure, tables.values())
-    table = run_table(runs, tables, measure)
-    summary = arm_table(table)
-    curves = curve_table(runs, tables, [measure.metric, *(name for name in TREE if name != measure.metric)])
-    text = markdown(summary, measure)
+    measure = settle_metric(measure, tables.values())
+    table = tabulate_runs(runs, tables, measure)
+    summary = tabulate_arms(table)
+    curves = tabulate_curves(runs, tables, list(dict.fromkeys([measure.metric, *TREE])))
+    text = write_markdown(summary, measure)
     for name, content in (
         ("table.md", text),
         ("table.csv", summary.to_csv(index=False)),
@@ -209,25 +199,10 @@ def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
     print(f"  {', '.join(pictures)} (each .png and .svg), and every run in {RUNS}/.")
 
 
-def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def find_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """A key that both configurations have, with different values; an option of a newer version is no difference."""
-    old, new = dict(flat(before)), dict(flat(now))
+    old, new = dict(flatten(before)), dict(flatten(now))
     return next((key for key in old if key in new and old[key] != new[key]), None)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """An arm's configuration.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        found = None
-    if not isinstance(found, Mapping):
-        raise UserError(f"{show_path(path)} holds no configuration; remove it to have it written again.")
-    return found
 
 
 class Comparison:
@@ -243,22 +218,22 @@ class Comparison:
         self.jobs, self.flags = options.jobs, list(flags)
         self.configs: dict[Path, dict[str, Any]] = {}
 
-    def configured(self, arm: Arm) -> Path:
+    def write_config(self, arm: Arm) -> Path:
         """Write an arm's complete configuration, or check that it is the one that its runs here were made with.
 
         Raises:
             ValueError: The configuration is refused, or differs.
         """
         flags = [choice.flag for choice in (*arm.choices, *arm.tuned)]
-        text = child.complete_configuration([f"--config={arm.config}", *self.flags, *flags])
+        text = child.print_config([f"--config={arm.config}", *self.flags, *flags])
         part = "tuned" if arm.tuned else "as_given"
-        path = self.out / ARMS / part / arm.place.with_name(arm.place.name + ".yaml")
+        path: Path = self.out / ARMS / part / arm.place.with_name(arm.place.name + ".yaml")
         config = yaml.safe_load(text)
         if config["trainer"]["logger"] is False:
             raise UserError(
                 f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv."
             )
-        if path.exists() and (key := changed(_read(path), config)):
+        if path.exists() and (key := find_difference(read_config(path), config)):
             raise UserError(
                 f"{show_path(self.out)} holds a comparison in which {arm.label} has another configuration: {key} "
                 f"differs from {show_path(path)}. Name another folder with --out, or remove this one."
@@ -266,15 +241,15 @@ class Comparison:
         if not path.exists():
             write_whole(path, text, private=True)
         self.configs[path] = config
-        return Path(path)
+        return path
 
     def run(self, runs: Sequence[Run]) -> list[Run]:
         """Run them; which of them failed."""
         cpu = all(self.configs[run.config]["trainer"]["accelerator"] == "cpu" for run in runs)
         jobs = self.jobs or (max(1, (os.cpu_count() or 1) // self.threads) if cpu else 1)
-        rollouts = {run.folder: total for run in runs if (total := self._rollouts(run))}
-        with ComparisonProgress(runs, rollouts, jobs=jobs) as progress:
-            return run_all(runs, self._start, jobs=jobs, watcher=progress, finish=self._finish)
+        rollouts = {run.folder: total for run in runs if (total := self._count_rollouts(run))}
+        with ComparisonProgress(runs, rollouts) as progress:
+            return run_all(runs, self._start, jobs=jobs, progress=progress, finish=self._finish)
 
     def _finish(self, run: Run) -> None:
         if self.drop:
@@ -282,10 +257,10 @@ class Comparison:
 
     def _start(self, run: Run) -> Any:
         words = [f"--config={run.config}", *(c.flag for c in run.extra), f"--seed_everything={run.seed}"]
-        one = child.on_one_device(self.configs[run.config])
-        return child.start(words, run.folder, threads=self.threads, forked=one)
+        one = child.runs_on_one_device(self.configs[run.config])
+        return child.start_fit(words, run.folder, threads=self.threads, forked=one)
 
-    def _rollouts(self, run: Run) -> int:
+    def _count_rollouts(self, run: Run) -> int:
         """Rollouts of a run; 0 where its configuration does not say."""
         config = self.configs[run.config]
         model, steps = config["model"], int(config["trainer"]["max_steps"])

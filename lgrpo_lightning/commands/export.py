@@ -8,60 +8,51 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.checkpoints.lookup import named_checkpoint
-from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.errors import NotFoundError, UserError
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, show_path
+from lgrpo_lightning.run_folder.reading import read_config
 
 
 def main(argv: Sequence[str]) -> int:
     """Export what ``argv`` asks for."""
     parser = argparse.ArgumentParser(prog="lgrpo export", description=__doc__)
-    parser.add_argument(
-        "run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)"
-    )
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
-    parser.add_argument(
-        "--checkpoint", default=None, help="file in checkpoints/, or a path; default last.ckpt"
-    )
-    parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, not merged")
-    parser.add_argument(
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
+    add("out", type=Path, metavar="OUT", help="the folder to write")
+    add("--checkpoint", help="file in checkpoints/, or a path; default last.ckpt")
+    add("--adapter", action="store_true", help="write the LoRA adapter alone, not merged")
+    add(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
-        default=None,
         help="type of the weights in the files; default that of the base, of an adapter that of training",
     )
-    parser.add_argument(
+    add(
         "--weights_only",
         choices=["true", "false"],
         default="true",
         help="false reads a checkpoint with Python objects in it, which can run code; for those you trust",
     )
-    parser.add_argument(
+    add(
         "--trust_remote_code",
         action="store_true",
         help="run code that comes with the run's model, where the run did; for models you trust",
     )
     options = parser.parse_args(list(argv)[1:])
     quieten()
-    try:
-        check_folders(options.run, options.out)
-        path = named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
-        only = options.weights_only == "true"
-        trusted = options.trust_remote_code
-        loads = export_checkpoint(
-            options.run,
-            path,
-            options.out,
-            adapter=options.adapter,
-            weights_only=only,
-            trusted=trusted,
-            dtype=options.dtype,
-        )
-    except Exception as error:
-        return report(error)
+    check_folders(options.run, options.out)
+    path = named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
+    loader = export_checkpoint(
+        options.run,
+        path,
+        options.out,
+        adapter=options.adapter,
+        weights_only=options.weights_only == "true",
+        trusted=options.trust_remote_code,
+        dtype=options.dtype,
+    )
     print(f"Wrote {show_path(options.out)} from {show_path(path)}. Load it with:")
-    print(f'  {loads}.from_pretrained("{show_path(options.out)}")')
+    print(f'  {loader}.from_pretrained("{show_path(options.out)}")')
     if options.adapter:
         print("It needs peft, and the base model where adapter_config.json says it is.")
     return 0
@@ -108,7 +99,7 @@ def export_checkpoint(
     from lgrpo_lightning.policy.multimodal import auto_class
 
     state = read_checkpoint(checkpoint, weights_only=weights_only)
-    config = run_policy_config(run, state)
+    config = read_policy_config(run, state)
     if config.trust_remote_code and not trusted:
         raise UserError(
             f"{show_path(run)} has code run that comes with the model {config.path}. If you trust its authors, "
@@ -129,7 +120,6 @@ def read_checkpoint(checkpoint: Path, *, weights_only: bool = True) -> Mapping[s
     Raises:
         ValueError: It is neither.
     """
-
     from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
     from lgrpo_lightning.distributed.sharded_checkpoint import whole_checkpoint
 
@@ -138,19 +128,17 @@ def read_checkpoint(checkpoint: Path, *, weights_only: bool = True) -> Mapping[s
     return AtomicCheckpointIO().load_checkpoint(checkpoint, weights_only=weights_only)
 
 
-def run_policy_config(run: Path, checkpoint: Mapping[str, Any] | None = None) -> Any:
+def read_policy_config(run: Path, checkpoint: Mapping[str, Any] | None = None) -> Any:
     """The ``PolicyConfig`` of a run, read from its ``config.yaml``; of a run in Python from its checkpoint.
 
     Raises:
         FileNotFoundError: Neither has it.
     """
-    import yaml
-
     from lgrpo_lightning.distributed.precision import weights_config
     from lgrpo_lightning.policy.config import PolicyConfig
 
     if (run / CONFIG).is_file():
-        written = yaml.safe_load((run / CONFIG).read_text())
+        written = read_config(run / CONFIG)
         config = PolicyConfig.from_options(written["model"]["policy"])
         return weights_config(str((written.get("trainer") or {}).get("precision")), config)
     if options := ((checkpoint or {}).get("lgrpo") or {}).get("policy"):

@@ -28,7 +28,7 @@ Keys that are set most often:
 All keys, those of the trainer first:"""
 
 
-def usage(command: str) -> str:
+def write_usage(command: str) -> str:
     """The page of ``lgrpo fit``, ``validate``, ``test`` or ``predict``."""
     return PAGE.format(command=command)
 
@@ -38,10 +38,8 @@ def list_components(word: str) -> bool:
     key = word.removeprefix("--").removesuffix(".help")
     if not word.endswith(".help") or key not in KINDS:
         return False
-    found = sorted(
-        (c.name, c.cls.__doc__ or "") for c in lookup.components().values() if c.kind == KINDS[key]
-    )
-    for name, text in found:
-        print(f"  {name:<26} {text.strip().partition(chr(10))[0]}")
+    for component in sorted(lookup.components().values(), key=lambda c: c.name):
+        if component.kind == KINDS[key]:
+            print(f"  {component.name:<26} {component.summary}")
     print(f"--{key}.help NAME shows the options of one.")
     return True

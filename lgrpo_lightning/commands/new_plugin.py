@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.registry.hookspecs import CONTRACT
 from lgrpo_lightning.run_folder.names import show_path
@@ -26,28 +25,21 @@ KINDS = {
 
 def main(argv: Sequence[str]) -> int:
     """Write the package that ``argv`` asks for."""
-    options = parser().parse_args(list(argv)[1:])
-    try:
-        folder = write(options.kind, options.name, options.out)
-    except Exception as error:
-        return report(error)
-    where = show_path(folder)
+    options = build_parser().parse_args(list(argv)[1:])
+    where = show_path(write(options.kind, options.name, options.out))
     print(f"Wrote {where}. Install it, test it, run it:")
     print(f'  pip install -e "{where}[test]"\n  pytest {where}\n  lgrpo fit --config {where}/example.yaml')
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="lgrpo new-plugin", description=__doc__)
-    made.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
-    made.add_argument(
-        "name", metavar="NAME", help="such as brevity: the package lgrpo-brevity, the class Brevity"
-    )
-    made.add_argument(
-        "--out", type=Path, default=Path(), help="folder to put the package's folder in; default here"
-    )
-    return made
+    parser = argparse.ArgumentParser(prog="lgrpo new-plugin", description=__doc__)
+    add = parser.add_argument
+    add("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    add("name", metavar="NAME", help="such as brevity: the package lgrpo-brevity, the class Brevity")
+    add("--out", type=Path, default=Path(), help="folder to put the package's folder in; default here")
+    return parser
 
 
 def write(kind: str, name: str, out: Path) -> Path:
@@ -68,14 +60,7 @@ def write(kind: str, name: str, out: Path) -> Path:
         raise UserError(
             f"{show_path(folder)} is there already, and nothing is overwritten. Take another NAME or --out."
         )
-    values = {
-        "kind": kind,
-        "what": KINDS[kind],
-        "package": package,
-        "module": module,
-        "short": short,
-        "cls": cls,
-    }
+    values = dict(kind=kind, what=KINDS[kind], package=package, module=module, short=short, cls=cls)  # noqa: C408
     for template, path in (
         ("pyproject.toml", "pyproject.toml"),
         ("README.md", "README.md"),
@@ -84,11 +69,11 @@ def write(kind: str, name: str, out: Path) -> Path:
         ("test.py", f"tests/test_{short}.py"),
     ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(rendered(f"{template}.jinja", values), encoding="utf-8")
+        (folder / path).write_text(render(f"{template}.jinja", values), encoding="utf-8")
     return folder
 
 
-def rendered(template: str, values: dict[str, str]) -> str:
+def render(template: str, values: dict[str, str]) -> str:
     """A template of ``plugins/templates``, filled in."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgrpo_lightning.analysis.report import comparison_report, is_comparison, run_report
-from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.analysis.report import is_comparison, report_comparison, report_runs
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import show_path
 from lgrpo_lightning.run_folder.whole_files import write_whole
@@ -17,33 +16,26 @@ REPORT = "report.html"
 
 def main(argv: Sequence[str]) -> int:
     """Write the page."""
-    options = parser().parse_args(list(argv)[1:])
+    options = build_parser().parse_args(list(argv)[1:])
     out = options.out or options.runs[0] / REPORT
-    try:
-        compared = [folder for folder in options.runs if is_comparison(folder)]
-        if compared and len(options.runs) > 1:
-            raise UserError(
-                f"{show_path(compared[0])} is a comparison; a comparison has a report of its own."
-            )
-        text = comparison_report(compared[0]) if compared else run_report(options.runs)
-        write_whole(out, text)
-    except Exception as error:
-        return report(error)
+    compared = [folder for folder in options.runs if is_comparison(folder)]
+    if compared and len(options.runs) > 1:
+        raise UserError(f"{show_path(compared[0])} is a comparison; a comparison has a report of its own.")
+    write_whole(out, report_comparison(compared[0]) if compared else report_runs(options.runs))
     print(f"Wrote {show_path(out)}.")
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="lgrpo report", description=__doc__)
-    made.add_argument(
+    parser = argparse.ArgumentParser(prog="lgrpo report", description=__doc__)
+    add = parser.add_argument
+    add(
         "runs",
         type=Path,
         nargs="+",
         metavar="RUN",
         help="folders of runs (trainer.default_root_dir), or the folder of one comparison (lgrpo compare --out)",
     )
-    made.add_argument(
-        "--out", type=Path, default=None, help=f"file to write; default {REPORT} in the first folder"
-    )
-    return made
+    add("--out", type=Path, help=f"file to write; default {REPORT} in the first folder")
+    return parser

@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.lookup import checkpoint_folder
-from lgrpo_lightning.commands.yaml_text import loaded
+from lgrpo_lightning.commands.yaml_text import load
 from lgrpo_lightning.distributed.slurm import restarts
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import CONFIG, show_path
@@ -49,12 +49,12 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
     folder = Path(root or ".") if ckpt_path in KEYWORDS else Path(ckpt_path).resolve().parent.parent
     if not (folder / CONFIG).is_file():
         return
-    written = loaded((folder / CONFIG).read_text(encoding="utf-8"))
+    written = load((folder / CONFIG).read_text(encoding="utf-8"))
     if not isinstance(written, Mapping):
         _say(f"{show_path(folder / CONFIG)} holds no configuration: what this run changes cannot be told.")
         return
-    before = dict(flat(written))
-    now = dict(flat(loaded(configuration)))
+    before = dict(flatten(written))
+    now = dict(flatten(load(configuration)))
     changed = {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})
@@ -74,14 +74,14 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
         _say("\n".join([f"Going on with another configuration than {show_path(folder / CONFIG)}:", *lines]))
 
 
-def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf."""
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
-            yield from flat(inner, f"{key}.{name}" if key else str(name))
+            yield from flatten(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
         for i, item in enumerate(value):
-            yield from flat(item, f"{key}[{i}]")
+            yield from flatten(item, f"{key}[{i}]")
     else:
         yield key, value
 

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -15,21 +15,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.checkpoints.lookup import checkpoint_folder, listed, named_checkpoint
-from lgrpo_lightning.commands.config_file import ConfigFile
-from lgrpo_lightning.commands.explanations import explained, maker
-from lgrpo_lightning.commands.help_page import list_components, usage
-from lgrpo_lightning.commands.imports import limit_imports, refuse_calls
+from lgrpo_lightning.commands.checks import check_numbers, limit_imports, refuse_calls
+from lgrpo_lightning.commands.entries import Entry, read_entries
+from lgrpo_lightning.commands.explanations import explain, explain_maker
+from lgrpo_lightning.commands.help_page import list_components, write_usage
 from lgrpo_lightning.commands.lasting_output import lasting_output
 from lgrpo_lightning.commands.messages import report
-from lgrpo_lightning.commands.numbers_given import check_numbers
+from lgrpo_lightning.commands.parser import ArgumentParser, ConfigFile, RefusedError
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
-from lgrpo_lightning.commands.written import Entry, entries
 from lgrpo_lightning.commands.yaml_text import use_yaml_text
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.component_call import kept_directory
 from lgrpo_lightning.distributed.interruption import PEER_LOST, lost
-from lgrpo_lightning.distributed.leaving import note_status
 from lgrpo_lightning.errors import MissingPackageError, NotFoundError, UserError
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.registry import lookup
@@ -43,8 +41,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
     "max_epochs": -1,
-    "check_val_every_n_epoch": None,
-    "use_distributed_sampler": False,
+    "check_val_every_n_epoch": None,  # val_check_interval counts rollouts across epochs then
+    "use_distributed_sampler": False,  # the data module divides the prompts over the ranks itself
 }
 """Where a run of rollouts wants something else than Lightning's own defaults."""
 
@@ -57,24 +55,6 @@ COMPONENTS = {
     "model.optimizer": "torch.optim.AdamW",
 }
 """The components a run gets by default; named here so that ``config.yaml`` and ``--help`` show them."""
-
-
-class RefusedError(Exception):
-    """The parser does not understand the configuration."""
-
-
-class ArgumentParser(LightningArgumentParser):
-    """Leaves its errors to ``RunCLI``, and takes a path of the data for data, never for more configuration."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong."""
-        raise RefusedError(str(ex) if ex else message) from ex
-
-    def add_class_arguments(self, theclass: type, nested_key: str | None = None, **options: Any) -> Any:
-        """Add the options of a class; a file of prompts that exists must not be read as YAML."""
-        if nested_key == "data":
-            options["sub_configs"] = False
-        return super().add_class_arguments(theclass, nested_key, **options)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -107,7 +87,7 @@ class RunCLI(LightningCLI):
         possible = self.subcommands()
         if args and args[0] in possible:  # the options of all four would take a second more
             self.subcommands = lambda: {args[0]: possible[args[0]]}  # type: ignore[method-assign]
-            options["parser_kwargs"] = {args[0]: {"usage": usage(args[0])}}
+            options["parser_kwargs"] = {args[0]: {"usage": write_usage(args[0])}}
         super().__init__(module, data, args=args, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -127,8 +107,8 @@ class RunCLI(LightningCLI):
         if list_components(args[-1]):
             raise ParserExit(0)
         use_yaml_text()
-        written = self._written = defaults + entries(args[1:])
-        limit_imports(written)
+        written = self._written = defaults + read_entries(args[1:])
+        limit_imports(written)  # before the parser, which imports what values name
         try:
             super().parse_arguments(parser, args)
         except SystemExit as done:
@@ -136,7 +116,7 @@ class RunCLI(LightningCLI):
         except RefusedError as refused:
             command: Any = self._subcommand_parsers.get(args[0], parser)
             keys = [action.dest for action in command._actions if not action.dest.endswith("help")]
-            raise UserError(explained(str(refused), written, keys)) from refused
+            raise UserError(explain(str(refused), written, keys)) from refused
         command_options = self.config[self.config.subcommand]
         options = command_options.as_dict()
         refuse_calls(options, written)
@@ -145,7 +125,7 @@ class RunCLI(LightningCLI):
             resume_under_slurm(command_options)
         root = command_options.trainer.default_root_dir
         folder = checkpoint_folder(command_options.trainer)
-        command_options["ckpt_path"] = checkpoint(command_options.get("ckpt_path"), folder)
+        command_options["ckpt_path"] = find_checkpoint(command_options.get("ckpt_path"), folder)
         if args[0] == "fit" and command_options.get("ckpt_path"):
             shown = self._parser("fit").dump(command_options, skip_none=False)
             tell_changes(command_options.ckpt_path, root, shown)
@@ -167,7 +147,7 @@ class RunCLI(LightningCLI):
                 while cause.__cause__ is not None:  # the parser wraps it
                     cause = cause.__cause__
                 if isinstance(cause, ImportError):
-                    raise MissingPackageError(f"{maker(cause, self._written)}{cause}") from error
+                    raise MissingPackageError(f"{explain_maker(cause, self._written)}{cause}") from error
                 raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -184,7 +164,7 @@ class RunCLI(LightningCLI):
             raise UserError(f"The Trainer refuses its options (trainer.*): {error}") from error
         if options.overfit_batches and not options.fast_dev_run and options.limit_val_batches is not None:
             trainer.limit_val_batches = options.limit_val_batches  # else Lightning takes overfit_batches
-        complete_trainer(trainer)
+        complete_trainer(trainer)  # here: before a process group or the model starts threads
         return trainer
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -196,7 +176,7 @@ class RunCLI(LightningCLI):
         return parser
 
 
-def checkpoint(path: str | None, folder: Path) -> str | None:
+def find_checkpoint(path: str | None, folder: Path) -> str | None:
     """The checkpoint of ``--ckpt_path``; a bare name is one of the run's.
 
     Raises:
@@ -245,12 +225,10 @@ def _main(argv: Sequence[str]) -> int:
             raise
         traceback.print_exception(error)
         print(f"lgrpo: Something called sys.exit({error.code!r}) before the run was over.", file=sys.stderr)
-        note_status(status := error.code if isinstance(error.code, int) and error.code else 1)
-        return status
+        return error.code if isinstance(error.code, int) and error.code else 1
     except Exception as error:
         if not lost():
-            note_status(status := report(error))
-            return status
+            return report(error)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(PEER_LOST)  # at an ordinary exit torch may wait for the process that is gone

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.run_folder.reading import read_config
 
 if TYPE_CHECKING:
     from lgrpo_lightning.policy import PolicyConfig
@@ -28,39 +30,28 @@ VLLM_API_KEY, or one that this command makes and writes to a file of yours, whic
 
 def main(argv: Sequence[str]) -> int:
     """Start the server in place of this process; returns only where it cannot, or after ``--dry_run``."""
-    try:
-        return _serve(argv)
-    except Exception as error:
-        return report(error)
-
-
-def _serve(argv: Sequence[str]) -> int:
-    argv = list(argv)
-    own, extra = argv, []
-    if "--" in argv:
-        own, extra = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
-    options = parser().parse_args(own[1:])
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    options, extra = build_parser().parse_args(words[1:end]), words[end + 1 :]
     check_address(options.host, options.port)
-    command = server_command(load_run(options.config), host=options.host, port=options.port) + extra
+    command = build_command(load_run(options.config), host=options.host, port=options.port) + extra
     print(shlex.join(command), flush=True)
     if not options.dry_run:
-        os.execve(
-            command[0], command, {**os.environ, **ENVIRONMENT, **gate_options(options.host, options.port)}
-        )
+        os.execve(command[0], command, os.environ | ENVIRONMENT | guard_server(options.host, options.port))
     return 0
 
 
-def gate_options(host: str, port: int) -> Mapping[str, str]:
+def guard_server(host: str, port: int) -> dict[str, str]:
     """What the server lets in: the environment variables of ``Gate``."""
     from lgrpo_lightning.samplers.vllm.gate import LOOPBACK_ONLY
     from lgrpo_lightning.samplers.vllm.install import imported_vllm
     from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback
 
     imported_vllm()  # before a key is made for nothing
-    return {KEY: server_key(host, port), LOOPBACK_ONLY: str(int(is_loopback(host)))}
+    return {KEY: provide_key(host, port), LOOPBACK_ONLY: str(int(is_loopback(host)))}
 
 
-def server_key(host: str, port: int) -> str:
+def provide_key(host: str, port: int) -> str:
     """The key of the variable VLLM_API_KEY, or a new one; says where a run finds it."""
     from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback, key_file, make_key
 
@@ -81,21 +72,20 @@ ENVIRONMENT = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="lgrpo serve",
         description="Start a vLLM server for the model of a run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
-        "-c", "--config", required=True, help="the run's configuration (YAML): model and engine"
-    )
-    made.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    made.add_argument("--port", type=int, default=8000, help="default: 8000")
-    made.add_argument("--dry_run", action="store_true", help="print the server's command and stop")
-    return made
+    add = parser.add_argument
+    add("-c", "--config", type=Path, required=True, help="the run's configuration (YAML): model and engine")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=int, default=8000, help="default: 8000")
+    add("--dry_run", action="store_true", help="print the server's command and stop")
+    return parser
 
 
 def check_address(host: str, port: int) -> None:
@@ -115,22 +105,19 @@ def check_address(host: str, port: int) -> None:
             ) from error
 
 
-def load_run(path: str) -> Mapping[str, Any]:
+def load_run(path: Path) -> Mapping[str, Any]:
     """The configuration of a run.
 
     Raises:
-        OSError, ValueError: There is no such file, or it has no part ``model``.
+        ValueError: There is no such file, or it has no part ``model``.
     """
-    import yaml
-
-    with open(path) as file:
-        found = yaml.safe_load(file)
-    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+    run = read_config(path)
+    if not isinstance(run.get("model"), dict):
         raise UserError(f"{path} has no part 'model'; give the configuration of a run, as for `lgrpo fit`.")
-    return found
+    return run
 
 
-def server_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
+def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
     """The command that starts the server.
 
     Args:
@@ -146,13 +133,13 @@ def server_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]
     sampler = model.get("sampler")
     options = (sampler.get("init_args") or {}) if isinstance(sampler, dict) else {}
     engine = options.get("engine") or {}
-    config, cpu = load_config(policy), _on_cpu()
+    config, cpu = load_config(policy), _runs_on_cpu()
     arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).arguments(
         config,
         dtype=policy.dtype,
-        longest_sequence=min(longest_sequence(run), context_length(config)),
+        longest_sequence=min(find_longest_sequence(run), context_length(config)),
         cpu=cpu,
-        lora_rank=lora_rank(policy, config, engine.get("lora", "auto")),
+        lora_rank=choose_lora_rank(policy, config, engine.get("lora", "auto")),
         top=options.get("entropy_top", 0),
     )
     if options.get("sleep_level") and not cpu:
@@ -164,11 +151,11 @@ def server_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]
         *("--host", host, "--port", str(port)),
         *("--middleware", "lgrpo_lightning.samplers.vllm.gate.Gate"),
         *(["--revision", policy.revision] if policy.revision else []),
-        *(word for name, value in arguments.items() for word in flag(name, value)),
+        *(word for name, value in arguments.items() for word in write_flag(name, value)),
     ]
 
 
-def _on_cpu() -> bool:
+def _runs_on_cpu() -> bool:
     """Whether vLLM will run on the CPU; without vLLM, which a dry run does not need, whether PyTorch has no GPU."""
     if find_spec("vllm") is None:
         import torch
@@ -182,7 +169,7 @@ def _on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
-def lora_rank(policy: PolicyConfig, config: Any, wanted: str) -> int | None:
+def choose_lora_rank(policy: PolicyConfig, config: Any, wanted: str) -> int | None:
     """The rank of the adapters that the server will take; None where it takes merged weights."""
     from lgrpo_lightning.contracts import Adapter
     from lgrpo_lightning.samplers.vllm.lora import adapter_rank
@@ -195,10 +182,10 @@ def lora_rank(policy: PolicyConfig, config: Any, wanted: str) -> int | None:
     return adapter_rank(config, adapter, wanted)
 
 
-def longest_sequence(run: Mapping[str, Any]) -> int:
+def find_longest_sequence(run: Mapping[str, Any]) -> int:
     """Most tokens of a prompt and its completion, where the configuration tells; else a very large number.
 
-    >>> longest_sequence({"model": {"sampling": {"max_new_tokens": 100}}, "data": {"max_prompt_length": 28}})
+    >>> find_longest_sequence({"model": {"sampling": {"max_new_tokens": 100}}, "data": {"max_prompt_length": 28}})
     128
     """
     from lgrpo_lightning.types import Sampling
@@ -208,17 +195,15 @@ def longest_sequence(run: Mapping[str, Any]) -> int:
     return int(prompt + new) if prompt else 2**31
 
 
-def flag(name: str, value: Any) -> list[str]:
+def write_flag(name: str, value: Any) -> list[str]:
     """An argument of ``vllm.LLM`` as words of the server's command line.
 
-    >>> flag("enforce_eager", True), flag("max_model_len", 256)
+    >>> write_flag("enforce_eager", True), write_flag("max_model_len", 256)
     (['--enforce-eager'], ['--max-model-len', '256'])
     """
     words = "--" + name.replace("_", "-")
     if isinstance(value, bool):
         return [words if value else words.replace("--", "--no-", 1)]
     if isinstance(value, (dict, list)):
-        import json
-
         return [words, json.dumps(value)]
     return [words, str(value)]

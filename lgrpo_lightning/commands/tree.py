@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgrpo_lightning.analysis.pages import page
-from lgrpo_lightning.analysis.recorded_group import RecordedGroup, recorded_group
+from lgrpo_lightning.analysis.pages import render_page
+from lgrpo_lightning.analysis.recorded_group import RecordedGroup, read_group
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
-from lgrpo_lightning.analysis.tree_text import header_lines, step_lines
-from lgrpo_lightning.commands.messages import report
+from lgrpo_lightning.analysis.tree_text import write_header, write_steps
 from lgrpo_lightning.distributed.terminal import on_terminal, printable
 from lgrpo_lightning.run_folder.names import show_path
 from lgrpo_lightning.run_folder.whole_files import write_whole
@@ -19,47 +18,43 @@ from lgrpo_lightning.run_folder.whole_files import write_whole
 
 def main(argv: Sequence[str]) -> int:
     """Show the group that ``argv`` names."""
-    options = parser().parse_args(list(argv)[1:])
-    try:
-        group = recorded_group(RecordedRun(options.run), options.rollout, options.prompt)
-        if options.html is not None:
-            title = f"Process tree of {show_path(options.run)}"
-            write_whole(options.html, page("tree.html", title=title, group=group))
-    except Exception as error:
-        return report(error)
+    options = build_parser().parse_args(list(argv)[1:])
+    group = read_group(RecordedRun(options.run), options.rollout, options.prompt)
+    if options.html is not None:
+        title = f"Process tree of {show_path(options.run)}"
+        write_whole(options.html, render_page("tree.html", title=title, group=group))
     show(group, options.width)
     if options.html is not None:
         print(f"Wrote {show_path(options.html)}.")
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="lgrpo tree", description=__doc__)
-    add = made.add_argument
+    parser = argparse.ArgumentParser(prog="lgrpo tree", description=__doc__)
+    add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
-    add("--rollout", type=int, default=None, help="number of the rollout, from 0; default the last")
+    add("--rollout", type=int, help="number of the rollout, from 0; default the last")
     add(
         "--prompt",
         type=int,
-        default=None,
         help="which group of the rollout, from 0; default the one with the largest updates",
     )
-    add("--html", type=Path, default=None, help="write a self-contained HTML page here, too")
-    add("--width", type=int, default=None, help="characters of a step's text to show; default what fits")
-    return made
+    add("--html", type=Path, help="write a self-contained HTML page here, too")
+    add("--width", type=int, help="characters of a step's text to show; default what fits")
+    return parser
 
 
 def show(group: RecordedGroup, width: int | None) -> None:
     """Print the tree: coloured and fitted on a terminal, whole plain lines in a pipe."""
-    if on_terminal():
-        from rich.console import Console
-
-        console = Console()
-        for line in header_lines(group):
-            console.print(line)
-        for line in step_lines(group, most=width or max(20, console.width - 60)):
-            console.print(line, overflow="ellipsis", no_wrap=True)
+    if not on_terminal():
+        for line in (*write_header(group), *write_steps(group, most=width)):
+            sys.stdout.write(printable(line.plain) + "\n")
         return
-    for line in (*header_lines(group), *step_lines(group, most=width)):
-        sys.stdout.write(printable(line.plain) + "\n")
+    from rich.console import Console
+
+    console = Console()
+    for line in write_header(group):
+        console.print(line)
+    for line in write_steps(group, most=width or max(20, console.width - 60)):
+        console.print(line, overflow="ellipsis", no_wrap=True)

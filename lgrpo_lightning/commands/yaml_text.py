@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import set_dumper, set_loader
 from jsonargparse.typing import register_type
+
+from lgrpo_lightning.errors import UserError
 
 INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$|0x[0-9a-fA-F]+$")
 FLOAT = re.compile(
@@ -32,22 +35,9 @@ register_type(Text, serializer=Text, deserializer=Text)
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Takes ``12:30``, ``on``, ``no``, ``1_000``, ``007`` and dates for text, unlike YAML 1.1; no key stands twice."""
+    """Takes ``12:30``, ``on``, ``no``, ``1_000``, ``007`` and dates for text, unlike YAML 1.1."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, whose keys differ.
-
-        Raises:
-            yaml.MarkedYAMLError: They do not.
-        """
-        first: dict[str, yaml.Node] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and (before := first.setdefault(key.value, key)) is not key:
-                lines = f"line {before.start_mark.line + 1} and line {key.start_mark.line + 1}"
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice, in {lines}")
-        return dict(super().construct_mapping(node, deep=deep))
 
     def construct_text(self, node: yaml.ScalarNode) -> str:
         """A text, which stays one."""
@@ -71,10 +61,10 @@ for _tag, _pattern, _begins in PLAIN:
     Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_begins))
 
 
-def loaded(text: str) -> Any:
+def load(text: str) -> Any:
     """What the YAML stands for; ``Answer:`` and ``{a, b}``, which name keys without values, are text.
 
-    >>> loaded("{time: 12:30, when: on, rate: 1e-6, on: true}")
+    >>> load("{time: 12:30, when: on, rate: 1e-6, on: true}")
     {'time': '12:30', 'when': 'on', 'rate': 1e-06, 'on': True}
     """
     value = yaml.load(text, Loader=Loader)
@@ -86,12 +76,35 @@ def loaded(text: str) -> Any:
     return value
 
 
-def dumped(value: Any) -> str:
-    """``value`` in YAML, which ``loaded`` reads as it was."""
+def dump(value: Any) -> str:
+    """``value`` in YAML, which ``load`` reads as it was."""
     return str(yaml.dump(value, Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False))
 
 
 def use_yaml_text() -> None:
     """Have jsonargparse read and write YAML so."""
-    set_loader("yaml", loaded, (yaml.YAMLError,))
-    set_dumper("yaml", dumped)
+    set_loader("yaml", load, (yaml.YAMLError,))
+    set_dumper("yaml", dump)
+
+
+def compose_mapping(path: Path, example: str) -> yaml.MappingNode:
+    """The nodes of a file of keys, which know their lines.
+
+    Args:
+        example: What such a file looks like.
+
+    Raises:
+        ValueError: It is no YAML, empty, or has no keys.
+    """
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(
+            f"{path}{line}: not valid YAML: {error.problem}. Check the indentation there and one line above."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path} {'is empty' if node is None else 'holds no keys'}. {example}")
+    return node

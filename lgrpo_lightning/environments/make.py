@@ -14,7 +14,7 @@ from lgrpo_lightning.environments.limits import class_name
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.environments.toolbox import check_described
 from lgrpo_lightning.errors import UserError, listed
-from lgrpo_lightning.registry.import_path import imported
+from lgrpo_lightning.registry.import_path import import_object
 
 
 def environments(
@@ -32,7 +32,7 @@ def environments(
     Raises:
         ValueError: There is neither, or something named cannot be imported or used.
     """
-    functions = [imported(path) for path in listed("EnvironmentSampler: tools", tools or [])]
+    functions = [import_object(path) for path in listed("EnvironmentSampler: tools", tools or [])]
     if isinstance(environment, Environment):
         if functions:
             raise UserError(
@@ -103,7 +103,7 @@ def _pickled(environment: Environment) -> bytes:
 
 
 def _made(path: str | None, functions: list[Any], timeout: float) -> Environment:
-    factory = None if path is None else imported(path)
+    factory = None if path is None else import_object(path)
     if isinstance(factory, type) and issubclass(factory, Environment):
         return factory()
     if factory is not None and not callable(factory):

@@ -39,14 +39,14 @@ def names_a_file(text: str) -> bool:
     return text.rpartition(".")[2].lower() in FILES or Path(text).expanduser().exists()
 
 
-def imported(path: str) -> Any:
+def import_object(path: str) -> Any:
     """The object at ``package.module.name`` (or ``package.module:name``), from the working directory too.
 
     Raises:
         ValueError: Nothing is there; the message says how far the path leads and what is there instead. Or it is of
             Python's standard library, by whatever path.
 
-    >>> imported("numpy.sqrt")(9.0).item()
+    >>> import_object("numpy.sqrt")(9.0).item()
     3.0
     """
     parts = path.replace(":", ".").split(".")
@@ -60,25 +60,25 @@ def imported(path: str) -> Any:
     if parts[0] in STANDARD:
         raise UserError(f"{path!r} is {STANDARD_REFUSED}")
     search_working_directory()
-    depth = _modules(parts)
+    depth = _count_modules(parts)
     if not depth:
         raise UserError(
             f"{path!r}: there is no module {parts[0]!r}. Modules are searched in the working directory "
             f"({os.getcwd()}) and among the installed packages; set PYTHONPATH for another folder."
         )
     try:
-        found: Any = import_module(".".join(parts[:depth]))
+        target: Any = import_module(".".join(parts[:depth]))
     except Exception as error:
         raise UserError(
             f"{path!r}: importing {'.'.join(parts[:depth])!r} failed with {type(error).__name__}: {error}"
         ) from error
     for name in parts[depth:]:
-        if not hasattr(found, name):
-            raise UserError(_absent(path, found, name))
-        found = getattr(found, name)
-    if callable(found) and _origin(found) in STANDARD:
+        if not hasattr(target, name):
+            raise UserError(_explain_absent(path, target, name))
+        target = getattr(target, name)
+    if callable(target) and _find_package(target) in STANDARD:  # by way of a module that imports it
         raise UserError(f"{path!r} is {STANDARD_REFUSED}")
-    return found
+    return target
 
 
 def search_working_directory() -> None:
@@ -87,15 +87,15 @@ def search_working_directory() -> None:
         sys.path.append(os.getcwd())
 
 
-def _origin(found: Any) -> str:
+def _find_package(target: Any) -> str:
     """The package in which what is called is defined."""
-    while isinstance(found, partial):
-        found = found.func
-    named = found if inspect.isroutine(found) or isinstance(found, type) else type(found)
+    while isinstance(target, partial):
+        target = target.func
+    named = target if inspect.isroutine(target) or isinstance(target, type) else type(target)
     return str(getattr(named, "__module__", "")).partition(".")[0]
 
 
-def _modules(parts: list[str]) -> int:
+def _count_modules(parts: list[str]) -> int:
     """How many leading parts of the path are modules; the last part is taken as a name in one."""
     for depth in range(1, len(parts)):
         try:
@@ -107,13 +107,13 @@ def _modules(parts: list[str]) -> int:
     return len(parts) - 1
 
 
-def _absent(path: str, found: Any, name: str) -> str:
+def _explain_absent(path: str, target: Any, name: str) -> str:
     """The message for a name that an object does not have."""
-    there = sorted(n for n in vars(found) if not n.startswith("_") and callable(vars(found)[n]))
+    there = sorted(n for n in vars(target) if not n.startswith("_") and callable(vars(target)[n]))
     close = difflib.get_close_matches(name, there, n=1)
-    kind = "Module" if isinstance(found, ModuleType) else type(found).__name__
+    kind = "Module" if isinstance(target, ModuleType) else type(target).__name__
     return (
-        f"{path!r}: {kind} {found.__name__ if hasattr(found, '__name__') else found!r} has no {name!r}."
+        f"{path!r}: {kind} {target.__name__ if hasattr(target, '__name__') else target!r} has no {name!r}."
         + (f" Did you mean {close[0]!r}?" if close else "")
         + f" It has: {', '.join(there) or 'nothing that can be called'}."
     )

@@ -12,20 +12,24 @@ DISABLE = "LGRPO_DISABLE_PLUGINS"
 """Environment variable: names of packages not to load, with commas between them."""
 
 
-def enabled_entry_points() -> list[EntryPoint]:
+def list_entry_points() -> list[EntryPoint]:
     """The entry points of the group, the built-in one first, without the disabled packages."""
-    skipped = {_canonical(n) for n in os.environ.get(DISABLE, "").split(",")} - {
-        _canonical(hookspecs.PROJECT)
+    skipped = {_normalise(n) for n in os.environ.get(DISABLE, "").split(",")} - {
+        _normalise(hookspecs.PROJECT)
     }
-    entries = [e for e in entry_points(group=hookspecs.PROJECT) if _canonical(package(e)[0]) not in skipped]
-    return sorted(entries, key=lambda e: (package(e)[0] != hookspecs.PROJECT, package(e)[0], e.name))
+    entries = [
+        e for e in entry_points(group=hookspecs.PROJECT) if _normalise(identify_package(e)[0]) not in skipped
+    ]
+    return sorted(
+        entries, key=lambda e: (identify_package(e)[0] != hookspecs.PROJECT, identify_package(e)[0], e.name)
+    )
 
 
-def package(entry: EntryPoint) -> tuple[str, str]:
+def identify_package(entry: EntryPoint) -> tuple[str, str]:
     """Name and version of the distribution of an entry point."""
     return (entry.dist.name, entry.dist.version) if entry.dist else ("(unknown)", "(unknown)")
 
 
-def _canonical(name: str) -> str:
+def _normalise(name: str) -> str:
     """A distribution's name as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()

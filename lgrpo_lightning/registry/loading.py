@@ -13,7 +13,7 @@ import pluggy
 from lgrpo_lightning.contracts import CONTRACTS, RewardModel
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.registry import hookspecs
-from lgrpo_lightning.registry.installed import DISABLE, package
+from lgrpo_lightning.registry.installed import DISABLE, identify_package
 
 HOOK = "lgrpo_components"
 
@@ -42,9 +42,9 @@ class Component:
     summary: str
 
 
-def offered(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]:
+def load_components(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]:
     """The components of one entry point, each checked."""
-    owner, version = package(entry)
+    owner, version = identify_package(entry)
     where = f"Plug-in package {owner} {version} (entry point {entry.name!r} = {entry.value!r})"
     remedy = f"Update it, uninstall it (pip uninstall {owner}), or set {DISABLE}={owner} to run without it."
     try:
@@ -58,7 +58,7 @@ def offered(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]
             f"{hookspecs.CONTRACT}. Update lgrpo_lightning (pip install -U lgrpo_lightning), take an older {owner}, or "
             f"set {DISABLE}={owner} to run without it."
         )
-    hook = _hook(manager, plugin, where)
+    hook = _register(manager, plugin, where)
     try:
         classes: Iterable[Any] = list(hook())
     except (Exception, SystemExit) as error:
@@ -72,11 +72,11 @@ def offered(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]
             version=version,
             summary=(cls.__doc__ or "").strip().split("\n")[0],
         )
-        for cls, kind in ((c, _kind(c, where)) for c in classes)
+        for cls, kind in ((c, _find_kind(c, where)) for c in classes)
     ]
 
 
-def _hook(manager: pluggy.PluginManager, plugin: Any, where: str) -> Any:
+def _register(manager: pluggy.PluginManager, plugin: Any, where: str) -> Any:
     """The plug-in's hook function, registered."""
     expected = f"It must define `{HOOK}()`, marked with @hookimpl from lgrpo_lightning"
     try:
@@ -93,7 +93,7 @@ def _hook(manager: pluggy.PluginManager, plugin: Any, where: str) -> Any:
     raise PluginError(f"{where} implements no hook. {expected}.{unmarked}")
 
 
-def _kind(cls: Any, where: str) -> str:
+def _find_kind(cls: Any, where: str) -> str:
     """Which contract a class fulfils."""
     if not isinstance(cls, type):
         raise PluginError(

@@ -14,8 +14,8 @@ from types import MappingProxyType
 import pluggy
 
 from lgrpo_lightning.registry import hookspecs
-from lgrpo_lightning.registry.installed import DISABLE, enabled_entry_points
-from lgrpo_lightning.registry.loading import Component, PluginError, offered
+from lgrpo_lightning.registry.installed import DISABLE, list_entry_points
+from lgrpo_lightning.registry.loading import Component, PluginError, load_components
 
 
 @cache
@@ -27,24 +27,26 @@ def components() -> Mapping[str, Component]:
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    found: dict[str, Component] = {}
-    for entry in enabled_entry_points():
-        for component in offered(manager, entry):
-            other = found.setdefault(component.name, component)
+    by_name: dict[str, Component] = {}
+    for entry in list_entry_points():
+        for component in load_components(manager, entry):
+            other = by_name.setdefault(component.name, component)
             if other.cls is not component.cls:
                 raise PluginError(
-                    f"Two packages bring a component called {component.name!r}: {_of(other)} and "
-                    f"{_of(component)}. Names must be unique; uninstall one of them, or set "
+                    f"Two packages bring a component called {component.name!r}: {_describe_owner(other)} and "
+                    f"{_describe_owner(component)}. Names must be unique; uninstall one of them, or set "
                     f"{DISABLE}={component.package}."
                 )
-    return MappingProxyType(found)
+    return MappingProxyType(by_name)
 
 
-def unknown_component_message(kind: str, name: str) -> str:
+def explain_unknown(kind: str, name: str) -> str:
     """Why ``name`` is no component of this kind, what was perhaps meant, what there is, what to do."""
     other = components().get(name)
     about = (
-        f"{name!r} is not {_a(kind)}." if other is None else f"{name!r} is {_a(other.kind)}, not {_a(kind)}."
+        f"{name!r} is not {_add_article(kind)}."
+        if other is None
+        else f"{name!r} is {_add_article(other.kind)}, not {_add_article(kind)}."
     )
     installed = sorted(c.name for c in components().values() if c.kind == kind)
     lower = {n.lower(): n for n in installed}
@@ -56,9 +58,9 @@ def unknown_component_message(kind: str, name: str) -> str:
     )
 
 
-def _of(component: Component) -> str:
+def _describe_owner(component: Component) -> str:
     return f"{component.package} {component.version} ({component.cls.__module__})"
 
 
-def _a(kind: str) -> str:
+def _add_article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

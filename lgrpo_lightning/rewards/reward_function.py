@@ -14,7 +14,7 @@ from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.distributed.worker_thread import limited
 from lgrpo_lightning.errors import UserError, mapped
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.registry.import_path import imported
+from lgrpo_lightning.registry.import_path import import_object
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.failures import Failures, OnError
@@ -75,7 +75,7 @@ class RewardFunction(RewardModel):
             raise UserError(
                 f"RewardFunction: timeout is {timeout!r}; it must be a number of seconds above 0."
             )
-        self.function = imported(function) if isinstance(function, str) else function
+        self.function = import_object(function) if isinstance(function, str) else function
         if not callable(self.function) or isinstance(self.function, type):
             what = "the class" if isinstance(self.function, type) else f"a {type(self.function).__name__}:"
             raise UserError(

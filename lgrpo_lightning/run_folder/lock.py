@@ -49,7 +49,7 @@ class FolderLock:
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         self._handle, self._file = handle, folder / LOCK
 
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether the lock file was removed or moved."""
         try:
             return self._handle is not None and not os.path.samestat(

@@ -11,7 +11,7 @@ Series = tuple[list[int], list[float]]
 """Steps and values of one metric."""
 
 
-def metric_rows(path: Path) -> tuple[list[dict[str, float]], int]:
+def read_metric_rows(path: Path) -> tuple[list[dict[str, float]], int]:
     """The rows of the file, with what was logged in each; how many lines are no rows of numbers, or cut off."""
     if not path.exists():
         return [], 0
@@ -28,7 +28,7 @@ def metric_rows(path: Path) -> tuple[list[dict[str, float]], int]:
     return rows, damaged
 
 
-def metric_series(rows: Iterable[Mapping[str, float]]) -> dict[str, Series]:
+def build_metric_series(rows: Iterable[Mapping[str, float]]) -> dict[str, Series]:
     """Every metric with the steps and values at which it was logged; NaN is left out.
 
     Of several values at one step the last counts, so that a validation repeated on resume is not drawn twice.
@@ -41,10 +41,10 @@ def metric_series(rows: Iterable[Mapping[str, float]]) -> dict[str, Series]:
     return {name: (sorted(points), [points[s] for s in sorted(points)]) for name, points in values.items()}
 
 
-def validation_metrics(names: Iterable[str]) -> list[str]:
+def find_validation_metrics(names: Iterable[str]) -> list[str]:
     """The success rates of validation, accuracy first, then avg@k: over all sets, else of each.
 
-    >>> validation_metrics(["loss", "val/avg@k", "val/pass@k", "val/hard/accuracy", "val/accuracy"])
+    >>> find_validation_metrics(["loss", "val/avg@k", "val/pass@k", "val/hard/accuracy", "val/accuracy"])
     ['val/accuracy', 'val/avg@k']
     """
     val = sorted(name for name in names if name.startswith("val/"))
@@ -52,10 +52,10 @@ def validation_metrics(names: Iterable[str]) -> list[str]:
     return [n for n in rates if n.count("/") == 1] or rates
 
 
-def running_mean(values: list[float], radius: int) -> list[float]:
+def compute_running_mean(values: list[float], radius: int) -> list[float]:
     """The mean of each value and up to ``radius`` neighbours on either side.
 
-    >>> running_mean([1.0, 2.0, 6.0, 4.0], 1)
+    >>> compute_running_mean([1.0, 2.0, 6.0, 4.0], 1)
     [1.5, 3.0, 4.0, 5.0]
     """
     windows = [values[max(0, i - radius) : i + radius + 1] for i in range(len(values))]

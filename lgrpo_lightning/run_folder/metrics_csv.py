@@ -88,18 +88,18 @@ class MetricsCSV(Logger):
             "epoch": "" if self._trainer is None else self._trainer.current_epoch,
             **metrics,
         }
-        if self._names is not None and not self._mine():
+        if self._names is not None and not self._is_mine():
             self._begin_anew()
         early, self._early = self._early, None
         now = {name: str(value) for name, value in row.items()}  # NaN equals nothing, its text itself
         if now == early:
             return
         if early is not None and early.items() <= now.items():  # more of the same rollout was logged since
-            self._rewrite(self._columns, self._rows()[:-1])
+            self._rewrite(self._columns, self._read_rows()[:-1])
         if self._names is None:
-            self._start(row)
+            self._begin_file(row)
         if new := [name for name in row if name not in self._columns]:
-            self._rewrite([*self._columns, *new], self._rows())
+            self._rewrite([*self._columns, *new], self._read_rows())
         with (
             explain_if_unwritable(self.path),
             self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file,
@@ -110,17 +110,17 @@ class MetricsCSV(Logger):
     def _columns(self) -> list[str]:
         return self._names or []
 
-    def _start(self, first: dict[str, Any]) -> None:
+    def _begin_file(self, first: dict[str, Any]) -> None:
         """Keep the rows of before the run's ``first``, or set all aside with their file."""
         make_folder(self.path.parent)
-        rows = self._rows()
+        rows = self._read_rows()
         resumed = self._trainer is None or self._trainer.ckpt_path is not None
-        kept = [row for row in rows if _earlier(row, first)] if resumed else []
+        kept = [row for row in rows if _is_earlier(row, first)] if resumed else []
         if rows and not kept:
             rank_zero_info(f"The metrics of an older run are kept in {show_path(set_aside(self.path))}.")
         self._rewrite(list(kept[0]) if kept else ["step", "epoch"], kept)
 
-    def _mine(self) -> bool:
+    def _is_mine(self) -> bool:
         """Whether the file still begins with this run's columns."""
         try:
             with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
@@ -141,7 +141,7 @@ class MetricsCSV(Logger):
         self._rewrite(self._columns, [])
         self._early = None
 
-    def _rows(self) -> list[dict[str, str]]:
+    def _read_rows(self) -> list[dict[str, str]]:
         """The complete rows of the file; a last line that a kill cut off is left out."""
         if not self.path.exists():
             return []
@@ -161,7 +161,7 @@ class MetricsCSV(Logger):
         self._names = names
 
 
-def _earlier(row: dict[str, str], first: dict[str, Any]) -> bool:
+def _is_earlier(row: dict[str, str], first: dict[str, Any]) -> bool:
     """Whether a row in the file is from before ``first``.
 
     At the same step it is if it holds other metrics (a validation, say), or belongs to an earlier rollout,

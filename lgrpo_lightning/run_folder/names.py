@@ -41,10 +41,10 @@ def show_path(path: Path) -> str:
     return str(there.relative_to(here)) if there.is_relative_to(here) else str(there)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time a person reads.
 
-    >>> duration(4.2), duration(151), duration(7380)
+    >>> format_duration(4.2), format_duration(151), format_duration(7380)
     ('4.2 s', '2 min 31 s', '2 h 3 min')
     """
     minutes, rest = divmod(round(seconds), 60)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
+
+from lgrpo_lightning.types import Prompt
 
 DEEPEST = 32
 """Levels of nesting after which a value is cut off."""
 LONGEST = 10_000
 """Bits from which on an integer is not written: Python refuses to turn longer ones into text."""
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""What the text of an object has that is another one in every process."""
 
 
 def clean(text: str) -> str:
@@ -22,16 +28,16 @@ def clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def as_json(value: Any) -> str:
+def to_json(value: Any) -> str:
     """Any value as JSON text.
 
-    >>> as_json({"x": float("nan"), 1: {2}, "b": b"yes"})
+    >>> to_json({"x": float("nan"), 1: {2}, "b": b"yes"})
     '{"x": null, "1": [2], "b": "yes"}'
     """
-    return json.dumps(plain(value), ensure_ascii=False)
+    return json.dumps(to_plain(value), ensure_ascii=False)
 
 
-def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
+def to_plain(value: Any, within: tuple[int, ...] = ()) -> Any:
     """``value`` of the types that JSON has; numbers that are not finite are null, other objects their text.
 
     Args:
@@ -51,36 +57,45 @@ def plain(value: Any, within: tuple[int, ...] = ()) -> Any:
         return "…"
     inside = (*within, id(value))
     if isinstance(value, Mapping):
-        return _object(value, inside)
+        return _convert_mapping(value, inside)
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item, inside) for item in value]
-    return _array(value, inside)
+        return [to_plain(item, inside) for item in value]
+    return _convert_array(value, inside)
 
 
-def _object(value: Mapping[Any, Any], inside: tuple[int, ...]) -> dict[str, Any]:
+def _convert_mapping(value: Mapping[Any, Any], inside: tuple[int, ...]) -> dict[str, Any]:
     """A mapping, its keys as text; of two that are the same text the second gets its type beside it."""
     out: dict[str, Any] = {}
     for key, item in value.items():
-        name = clean(_text(key))
-        out[f"{name} ({type(key).__name__})" if name in out else name] = plain(item, inside)
+        name = clean(_to_text(key))
+        out[f"{name} ({type(key).__name__})" if name in out else name] = to_plain(item, inside)
     return out
 
 
-def _array(value: Any, inside: tuple[int, ...]) -> Any:
+def _convert_array(value: Any, inside: tuple[int, ...]) -> Any:
     """Arrays of numpy and torch as lists; anything else as its text."""
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if isinstance(value, type) or not hasattr(value, "tolist") or kind in ("m", "M"):
-        return clean(_text(value))
+        return clean(_to_text(value))
     try:
         items = value.tolist()
     except Exception:  # a tensor without values, or in a form that has no list
-        return clean(_text(value))
-    return plain(items, inside) if type(items) is not type(value) else plain(float(value))
+        return clean(_to_text(value))
+    return to_plain(items, inside) if type(items) is not type(value) else to_plain(float(value))
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     """``str(value)``; of an object that fails at that, its type."""
     try:
         return str(value)
     except Exception as error:
         return f"<{type(value).__name__}: {type(error).__name__}>"
+
+
+def digest_prompts(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Digests of the prompts with their columns: ``content`` whatever their order, ``order`` as they stand."""
+    rows = [sha256(ADDRESS.sub("", to_json([p.text, dict(p.columns)])).encode()).digest() for p in prompts]
+    return {
+        name: sha256(b"".join(given)).hexdigest()[:16]
+        for name, given in (("content", sorted(rows)), ("order", rows))
+    }

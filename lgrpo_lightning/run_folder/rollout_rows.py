@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lgrpo_lightning.run_folder.plain import as_json, clean
+from lgrpo_lightning.run_folder.plain import clean, to_json
 from lgrpo_lightning.types import Group, Rewards, Rollout
 
 BEFORE = (
@@ -44,7 +44,7 @@ AFTER = (
 )
 
 
-def rollout_table(rollout: Rollout) -> pa.Table:
+def build_table(rollout: Rollout) -> pa.Table:
     """One row per completion, group after group; those of replaced groups come last.
 
     Columns: ``rollout, prompt_uid, member, prompt, completion, token_ids, length, finish_reason, reward``, a
@@ -69,14 +69,14 @@ def rollout_table(rollout: Rollout) -> pa.Table:
     """
     parts = list(dict.fromkeys(name for rewards in rollout.sampled.rewards for name in rewards.parts))
     schema = pa.schema([*BEFORE, *((clean(f"reward/{name}"), pa.float32()) for name in parts), *AFTER])
-    return pa.Table.from_pylist(list(rollout_rows(rollout)), schema=schema)
+    return pa.Table.from_pylist(list(build_rows(rollout)), schema=schema)
 
 
-def rollout_rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
-    """The rows of ``rollout_table`` as dictionaries; a reward part that a group lacks is left out."""
+def build_rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
+    """The rows of ``build_table`` as dictionaries; a reward part that a group lacks is left out."""
     rollout = rollout.sampled
     for at, (group, rewards) in enumerate(zip(rollout.groups, rollout.rewards, strict=True)):
-        columns = as_json(group.prompt.columns)
+        columns = to_json(group.prompt.columns)
         for member in range(len(group)):
             yield {
                 "rollout": rollout.index,
@@ -84,13 +84,13 @@ def rollout_rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
                 "prompt": clean(group.prompt.text),
                 "trained": rollout.takes_part(at, member),
                 "columns": columns,
-                **_completion(group, member),
-                **_rewards(rewards, member),
-                **_credit(rollout, at, member),
+                **_describe_completion(group, member),
+                **_describe_rewards(rewards, member),
+                **_describe_credit(rollout, at, member),
             }
 
 
-def _completion(group: Group, member: int) -> dict[str, Any]:
+def _describe_completion(group: Group, member: int) -> dict[str, Any]:
     """Columns of one completion from the sampler."""
     rollout = group.completions[member]
     return {
@@ -101,23 +101,23 @@ def _completion(group: Group, member: int) -> dict[str, Any]:
         "text_ends": list(rollout.text_ends),
         "fork_member": None if rollout.fork is None else rollout.fork.member,
         "fork_position": None if rollout.fork is None else rollout.fork.position,
-        "turns": as_json([vars(turn) for turn in rollout.turns]) if rollout.turns else None,
+        "turns": to_json([vars(turn) for turn in rollout.turns]) if rollout.turns else None,
         "finish_reason": rollout.finish_reason,
         "weight_version": rollout.weight_version,
     }
 
 
-def _rewards(rewards: Rewards, member: int) -> dict[str, Any]:
+def _describe_rewards(rewards: Rewards, member: int) -> dict[str, Any]:
     """Columns of one completion from the reward models."""
     extras = {name: values[member] for name, values in rewards.extras.items()}
     return {
         "reward": float(rewards.outcome[member]),
         **{clean(f"reward/{name}"): float(values[member]) for name, values in rewards.parts.items()},
-        "extras": as_json(extras),
+        "extras": to_json(extras),
     }
 
 
-def _credit(rollout: Rollout, at: int, member: int) -> dict[str, Any]:
+def _describe_credit(rollout: Rollout, at: int, member: int) -> dict[str, Any]:
     """Columns of one completion from the process tree and the estimator."""
     tree, steps = rollout.trees[at], rollout.rewards[at].steps
     trained, count = tree.trained[member].nonzero().flatten(), len(rollout.groups[at].completions[member])
@@ -136,10 +136,10 @@ def _credit(rollout: Rollout, at: int, member: int) -> dict[str, Any]:
     }
 
 
-def spread_over_rewards(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+def select_over_rewards(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """``count`` rows evenly spaced from the best to the worst reward; NaN last.
 
-    >>> [row["reward"] for row in spread_over_rewards([{"reward": r} for r in (0.5, 1.0, 0.0, 0.2, 0.9)], 3)]
+    >>> [row["reward"] for row in select_over_rewards([{"reward": r} for r in (0.5, 1.0, 0.0, 0.2, 0.9)], 3)]
     [1.0, 0.5, 0.0]
     """
     ordered = sorted(rows, key=lambda row: math.inf if math.isnan(row["reward"]) else -row["reward"])

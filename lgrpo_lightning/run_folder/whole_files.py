@@ -56,13 +56,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         make_folder(path.parent)
         try:
             yield hidden
-            flush_to_disk(hidden)
+            flush_to_disk(hidden)  # before it is renamed: a power cut would leave an empty file
         except BaseException:
             with suppress(OSError):
                 hidden.unlink()
             raise
         os.replace(hidden, path)
-        flush_to_disk(path.parent)
+        flush_to_disk(path.parent)  # the name
 
 
 def write_whole(path: Path, text: str, *, private: bool = False) -> None:
@@ -96,14 +96,14 @@ def explain_if_unwritable(path: Path) -> Iterator[None]:
             raise
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if limit != resource.RLIM_INFINITY and (
-            error.__class__.__name__ in CUT or _number(error) == errno.EFBIG
+            error.__class__.__name__ in CUT or _get_errno(error) == errno.EFBIG
         ):
             raise UnwritableError(
                 errno.EFBIG,
                 f"{show_path(path)} cannot be written: a file of this process may have {limit:,} bytes (ulimit -f). "
                 "Raise that; then resume with --ckpt_path last",
             ) from error
-        if not _for_want_of_room(error, path):
+        if not _is_disk_full(error, path):
             if isinstance(error, OSError) and error.errno is not None:
                 raise UnwritableError(
                     error.errno,
@@ -111,7 +111,7 @@ def explain_if_unwritable(path: Path) -> Iterator[None]:
                     "folder and set trainer.default_root_dir; then resume with --ckpt_path last",
                 ) from error
             raise
-        free = shutil.disk_usage(_existing(path)).free
+        free = shutil.disk_usage(_find_existing(path)).free
         raise DiskFullError(
             errno.ENOSPC,
             f"No room to write {show_path(path)}: {free / 2**20:.1f} MiB are left on its disk or in its quota. What "
@@ -132,19 +132,19 @@ def flush_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _for_want_of_room(error: BaseException, path: Path) -> bool:
+def _is_disk_full(error: BaseException, path: Path) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
     if isinstance(error.__context__, OSError) and error.__context__.errno in FULL:
         return True
     torchs = isinstance(error, RuntimeError) or type(error).__name__ == "CheckpointException"
-    return torchs and shutil.disk_usage(_existing(path)).free < NO_ROOM
+    return torchs and shutil.disk_usage(_find_existing(path)).free < NO_ROOM
 
 
-def _number(error: BaseException) -> int | None:
+def _get_errno(error: BaseException) -> int | None:
     return error.errno if isinstance(error, OSError) else None
 
 
-def _existing(path: Path) -> Path:
+def _find_existing(path: Path) -> Path:
     """``path``, or its nearest existing parent."""
     return next(p for p in (path, *path.parents) if p.exists())

@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.sharded_weights import gather_whole
-from lgrpo_lightning.run_folder.plain import plain
+from lgrpo_lightning.run_folder.plain import to_plain
 from lgrpo_lightning.training.options import Schedule
 
 
@@ -104,7 +104,7 @@ TAKEN_OVER = ("lr", "weight_decay", "betas", "eps")
 def read_rates(optimizer: Optimizer, schedule: Schedule) -> list[dict[str, Any]]:
     """What an optimizer that has no scheduler yet was told: a dictionary for each group, and one for the schedule."""
     groups = [{name: group[name] for name in TAKEN_OVER if name in group} for group in optimizer.param_groups]
-    rates: list[dict[str, Any]] = plain([*groups, asdict(schedule)])  # a checkpoint takes nothing else
+    rates: list[dict[str, Any]] = to_plain([*groups, asdict(schedule)])  # a checkpoint takes nothing else
     return rates
 
 

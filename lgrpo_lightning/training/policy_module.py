@@ -26,7 +26,7 @@ from lgrpo_lightning.policy.loading import context_length, load_config, load_tok
 from lgrpo_lightning.policy.lora import is_adapter_weight
 from lgrpo_lightning.policy.reference_sync import load_reference_state, own, reference_state
 from lgrpo_lightning.policy.sharded_weights import gather_whole
-from lgrpo_lightning.run_folder.plain import plain
+from lgrpo_lightning.run_folder.plain import to_plain
 from lgrpo_lightning.training import Objective, Schedule, Updates
 from lgrpo_lightning.training.alike import check_alike
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
@@ -272,7 +272,7 @@ class PolicyModule(LightningModule):
             checkpoint["state_dict"] = {name: t for name, t in weights.items() if is_adapter_weight(name)}
         checkpoint["lgrpo"] = {
             "rollout_index": self.rollout_index,
-            "policy": plain(asdict(self.policy_config)),
+            "policy": to_plain(asdict(self.policy_config)),
             **self.run_state.save(self.trainer),
         }
         if self.objective.reference_sync is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet
 import torch
 
-from lgrpo_lightning.run_folder.rollout_rows import rollout_table
+from lgrpo_lightning.run_folder.rollout_rows import build_table
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.types import Group, Rewards
 from tests.analysis.sick_runs import WELL, Series, write_run
@@ -38,6 +38,6 @@ def record(
         toy_group(list(texts), prompt=prompt, uid=f"train/{i}") for i, (texts, _) in enumerate(groups)
     ]
     rewards = [Rewards(outcome=torch.tensor(list(values))) for _, values in groups]
-    rows = rollout_table(batch(0, made, rewards))
+    rows = build_table(batch(0, made, rewards))
     pyarrow.parquet.write_table(rows, run / "rollouts" / "rollout-000000-rank-000.parquet")
     return run

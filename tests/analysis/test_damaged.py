@@ -11,7 +11,7 @@ import pytest
 
 from lgrpo_lightning import cli
 from lgrpo_lightning.analysis.plan import Arm, Run
-from lgrpo_lightning.analysis.results import recorded
+from lgrpo_lightning.analysis.results import read_metrics
 from tests.analysis.recorded import record
 
 FILES = ("metrics.csv", "config.yaml", "environment.json", "rollouts/rollout-000000-rank-000.parquet")
@@ -95,7 +95,7 @@ def test_a_damaged_run_is_left_out_of_a_comparison(
         shutil.copytree(whole, run.folder)
         if run.seed:
             DAMAGE[run.folder.name](run.folder / "metrics.csv")
-    assert list(recorded(runs)) == [runs[0].folder]
+    assert list(read_metrics(runs)) == [runs[0].folder]
     assert capsys.readouterr().err.count("Left out: ") == len(DAMAGE)
     with pytest.raises(ValueError, match="No run has metrics that can be read"):
-        recorded(runs[1:])
+        read_metrics(runs[1:])

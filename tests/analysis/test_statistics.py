@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from lgrpo_lightning.analysis.figures import draw_values
-from lgrpo_lightning.analysis.markdown import verdict
-from lgrpo_lightning.analysis.results import Measure, arm_table, settled
+from lgrpo_lightning.analysis.markdown import describe_difference
+from lgrpo_lightning.analysis.results import Measure, settle_metric, tabulate_arms
 from lgrpo_lightning.analysis.statistics import estimate
 
 
@@ -52,7 +52,7 @@ def test_differences_are_paired_over_seeds() -> None:
             for arm, seed, value in rows
         ]
     )
-    first, second = arm_table(table).to_dict("records")
+    first, second = tabulate_arms(table).to_dict("records")
     assert math.isnan(first["difference"])
     assert (second["difference"], second["difference_interval"]) == (1.0, 0.0)
     assert (second["seeds"], second["reached"], second["rollouts_to_level"]) == (3, 2, 2.0)
@@ -62,9 +62,9 @@ def test_what_is_measured_by_default() -> None:
     """Validation's avg@k where every run has it; the reward where one lacks it; what was asked for in any case."""
     with_it = pandas.DataFrame({"reward": [0.1, 0.2], "val/avg@k": [math.nan, 0.5]})
     without = pandas.DataFrame({"reward": [0.1], "val/avg@k": [math.nan]})
-    assert settled(Measure(), [with_it, with_it]).metric == "val/avg@k"
-    assert settled(Measure(), [with_it, without]).metric == "reward"
-    assert settled(Measure(metric="kl"), [with_it]).metric == "kl"
+    assert settle_metric(Measure(), [with_it, with_it]).metric == "val/avg@k"
+    assert settle_metric(Measure(), [with_it, without]).metric == "reward"
+    assert settle_metric(Measure(metric="kl"), [with_it]).metric == "kl"
 
 
 def test_bands_stay_in_the_range_of_the_metric() -> None:
@@ -86,4 +86,4 @@ def test_bands_stay_in_the_range_of_the_metric() -> None:
     ],
 )
 def test_differences_in_words(mean: float, half: float, says: str) -> None:
-    assert verdict(mean, half, "A") == says
+    assert describe_difference(mean, half, "A") == says

@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.analysis.recorded_group import StepNode, nodes, recorded_group
+from lgrpo_lightning.analysis.recorded_group import StepNode, build_nodes, read_group
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
-from lgrpo_lightning.analysis.visible import visible
+from lgrpo_lightning.analysis.visible import make_visible
 from lgrpo_lightning.contracts import AdvantageEstimator
 from lgrpo_lightning.estimators import GRPO, GTPO, LambdaGRPO
-from lgrpo_lightning.run_folder.rollout_rows import rollout_table
+from lgrpo_lightning.run_folder.rollout_rows import build_table
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.types import Rewards, Rollout
 from tests.analysis.chromium import CHROMIUM, opened
@@ -56,7 +56,7 @@ def test_numbers_are_what_the_estimators_add_up(estimator: AdvantageEstimator, s
     recorded = Rollout(
         index=0, groups=(group,), trees=(tree,), rewards=(rewards,), credits=(credits[0],), trained=(True,)
     )
-    found = all_nodes(nodes(rollout_table(recorded).to_pandas()))
+    found = all_nodes(build_nodes(build_table(recorded).to_pandas()))
     expected = [
         [sum(float(c.advantages[m, start] * c.weights[m, start]) for m in step.members) for c in credits]
         for step in tree.steps
@@ -101,7 +101,7 @@ def test_a_real_run_by_its_own_segmenter(tmp_path: Path, capsys: pytest.CaptureF
     run = fit(
         tmp_path / "run", model__segmenter="DelimiterSegmenter", trainer__max_steps=1, data__validation=None
     )
-    group = recorded_group(RecordedRun(run), 0, 1)
+    group = read_group(RecordedRun(run), 0, 1)
     assert group.segmenter == "DelimiterSegmenter"
     assert {e.member for n in all_nodes(group.roots) for e in n.endings} == set(range(4))
     assert cli.main(["tree", str(run), "--rollout=0", "--prompt=1", "--width=12"]) == 0
@@ -131,7 +131,7 @@ def test_escapes_of_the_terminal_are_written_out(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize("category", ["\x07", "\x1b", "\u200b", "\u202e", "\ud800", "\u2028", "\x9b"])
 def test_nothing_unseen_is_left(category: str) -> None:
-    assert visible(f"a{category}b").isprintable()
+    assert make_visible(f"a{category}b").isprintable()
 
 
 @needs_chromium

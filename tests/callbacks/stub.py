@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lgrpo_lightning.callbacks import call_rollout_callbacks, complete_trainer
+from lgrpo_lightning.callbacks import call_rollout_callbacks, complete_trainer, list_missing_callbacks
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Completion, Credit, Group, Prompt, Rewards, Rollout
 
@@ -132,7 +132,8 @@ class StubModule(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.1)
 
     def configure_callbacks(self) -> list[Callback]:
-        return complete_trainer(self.trainer)
+        complete_trainer(self.trainer)
+        return list_missing_callbacks(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stub"] = {"rollout_index": self.rollout_index, "rng": torch.get_rng_state()}

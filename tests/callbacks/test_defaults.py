@@ -6,7 +6,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from lgrpo_lightning.callbacks import LastCheckpoint, RewardProgressBar, complete_trainer, default_callbacks
+from lgrpo_lightning.callbacks import (
+    LastCheckpoint,
+    RewardProgressBar,
+    complete_trainer,
+    make_default_callbacks,
+)
 from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
 from tests.callbacks.stub import StubModule, fit, trainer
 
@@ -20,7 +25,7 @@ def test_every_default_is_added_once(tmp_path: Path) -> None:
     module.trainer.fit_loop.max_epochs = 2
     module.trainer.fit(module)
     assert sorted(t.__name__ for t in kinds(module.trainer)) == sorted(
-        type(c).__name__ for c in default_callbacks()
+        type(c).__name__ for c in make_default_callbacks()
     )
 
 

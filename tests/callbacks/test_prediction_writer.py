@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 
 from lgrpo_lightning.callbacks import PredictionWriter
-from lgrpo_lightning.callbacks.prediction_writer import json_lines
-from lgrpo_lightning.run_folder.rollout_rows import rollout_table
+from lgrpo_lightning.callbacks.prediction_writer import write_json_lines
+from lgrpo_lightning.run_folder.rollout_rows import build_table
 from tests.callbacks.stub import StubModule, simple_batch, trainer
 
 
 def test_parquet_with_the_columns_of_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(tmp_path).predict(StubModule(), return_predictions=False)
     frame = pd.read_parquet(tmp_path / "predictions.parquet")
-    assert list(frame.columns) == rollout_table(simple_batch(0)).column_names
+    assert list(frame.columns) == build_table(simple_batch(0)).column_names
     assert frame["prompt_uid"].tolist() == ["p0r0"] * 3 + ["p1r0"] * 3
     assert f"6 completions are in {tmp_path}/predictions.parquet." in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -55,7 +55,7 @@ def test_no_bare_nan_in_lists_and_objects() -> None:
             "reward": [infinite],
         }
     )
-    (line,) = json_lines(table)
+    (line,) = write_json_lines(table)
     assert "NaN" not in line
     assert json.loads(line) == {
         "columns": {"x": None},

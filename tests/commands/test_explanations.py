@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lgrpo_lightning.commands.explanations import explained
+from lgrpo_lightning.commands.explanations import explain
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ from lgrpo_lightning.commands.explanations import explained
 )
 def test_what_is_there_is_not_proposed_in_its_own_place(path: str, says: str) -> None:
     said = f'Parser key "model.optimizer": Expected a path but {path} either not accessible or invalid'
-    assert says in explained(said)
+    assert says in explain(said)

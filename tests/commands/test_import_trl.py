@@ -115,7 +115,7 @@ def test_what_it_prints_of_the_example(folder: Path, capsys: pytest.CaptureFixtu
         ),
         ("a.yaml", "scale_rewards: sum", "line 1: scale_rewards is 'sum'; TRL takes group, batch, none"),
         ("a.yaml", "reward_funcs: [brevity]", "reward_funcs has 'brevity'; TRL takes accuracy_reward"),
-        ("a.yaml", "vllm_mode: both\nuse_vllm: true", "vllm_mode is 'both'; TRL takes colocate or server"),
+        ("a.yaml", "vllm_mode: both\nuse_vllm: true", "vllm_mode is 'both'; TRL takes colocate, server"),
         (
             "a.yaml",
             "reward_funcs: [a.b]\nreward_weights: [1, 2]",

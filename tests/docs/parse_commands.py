@@ -27,10 +27,10 @@ def parsed(argv: list[str]) -> int | str | None:
     export.named_checkpoint = lambda name, folder: folder / (name or "last.ckpt")
     export.export_checkpoint = lambda *arguments, **options: None
     if argv[0] in ("tree", "doctor", "report", "new-plugin", "import-trl") and "--help" not in argv:
-        import_module(cli.COMMANDS[argv[0]][0]).parser().parse_args(argv[1:])
+        import_module(cli.COMMANDS[argv[0]][0]).build_parser().parse_args(argv[1:])
         return 0
     compare.Comparison.run = lambda self, runs: []
-    compare.tuned = lambda options, measure, made, configs: dict.fromkeys(configs, ())
+    compare.tune = lambda options, measure, comparison, configs: dict.fromkeys(configs, ())
     runs = argv[0] in ("fit", "validate", "test", "predict") and "--help" not in argv
     return cli.main([*argv, "--print_config"] if runs else argv)
 

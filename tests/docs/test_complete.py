@@ -11,7 +11,7 @@ import pandas
 import pytest
 import yaml
 
-from lgrpo_lightning.callbacks import default_callbacks
+from lgrpo_lightning.callbacks import make_default_callbacks
 from lgrpo_lightning.cli import COMMANDS
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.contracts import CONTRACTS
@@ -128,8 +128,8 @@ def test_trainer_options_are_as_documented() -> None:
 
 def test_every_callback_has_a_row_with_its_options() -> None:
     table = {code(row[0])[0]: code(row[1]) for row in rows(section(CONFIGURATION, "Callbacks"))}
-    assert list(table) == [type(c).__name__ for c in default_callbacks()]
-    for callback in default_callbacks():
+    assert list(table) == [type(c).__name__ for c in make_default_callbacks()]
+    for callback in make_default_callbacks():
         documented = yaml.safe_load("{" + ", ".join(table[type(callback).__name__]) + "}")
         assert documented == {n: p.default for n, p in options(type(callback)).items()}, type(callback)
 

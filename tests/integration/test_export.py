@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.commands.export import run_policy_config
+from lgrpo_lightning.commands.export import read_policy_config
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
 from lgrpo_lightning.policy.export import export, load_weights
 from tests.models import make_model, tokenizer
@@ -52,7 +52,7 @@ def test_train_export_reload(architecture: str, model_folder: Callable[..., Path
         n for (n, a), b in zip(before.named_parameters(), after.parameters(), strict=True) if not a.equal(b)
     ]
     assert len(changed) > len(list(before.parameters())) // 2
-    policy = Policy(run_policy_config(run))
+    policy = Policy(read_policy_config(run))
     load_weights(policy, checkpoint(run)["state_dict"])  # type: ignore[arg-type]
     assert greedy(after) == greedy(policy.model.eval())
 
@@ -90,7 +90,7 @@ def test_lora_run(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     assert cli.main(["export", str(whole), str(tmp_path / "merged")]) == 0
     assert cli.main(["export", str(whole), str(tmp_path / "adapter"), "--adapter"]) == 0
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
-    policy = Policy(run_policy_config(whole))
+    policy = Policy(read_policy_config(whole))
     load_weights(policy, state)  # type: ignore[arg-type]
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -165,7 +165,7 @@ def test_going_on_from_an_adapter(how: str, model_folder: Callable[..., Path], t
     )
     drawn = [rollouts(run).query("rollout == 0")["completion"].tolist() for run in (second, plain)]
     assert drawn[0] == drawn[1]
-    policy = Policy(run_policy_config(second))
+    policy = Policy(read_policy_config(second))
     assert (policy.config.lora.rank, policy.config.lora.alpha) == (3, 5)  # type: ignore[union-attr]
     fit(second, trainer__max_steps=3, ckpt_path="last", **given)
     assert cli.main(["export", str(second), str(tmp_path / "out")]) == 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lgrpo_lightning.commands.migration.importing import imported
+from lgrpo_lightning.commands.migration.importing import convert_file
 
 FILE = "run.yaml"
 
@@ -20,7 +20,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def importing(text: str, name: str = FILE, **options: Any) -> tuple[Any, str]:
         Path(name).write_text(text)
-        printed = imported(Path(name), **options)
+        printed = convert_file(Path(name), **options)
         return yaml.safe_load(printed), printed.replace("\n#   ", " ")
 
     return importing

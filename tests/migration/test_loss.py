@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from lgrpo_lightning.commands.migration.importing import imported
+from lgrpo_lightning.commands.migration.importing import convert_file
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.ranks import Ranks
@@ -60,7 +60,7 @@ def module(options: dict[str, Any], folder: Path) -> GRPOModule:
     """What ``lgrpo fit`` makes of the imported configuration, with the small model in the package."""
     lookup.components()
     (folder / "trl.yaml").write_text(yaml.safe_dump(options | {"bf16": False, "max_steps": 2}))
-    config = yaml.safe_load(imported(folder / "trl.yaml"))
+    config = yaml.safe_load(convert_file(folder / "trl.yaml"))
     config["model"]["reward_model"] = "ExactMatch"
     config["model"]["policy"]["path"] = "lgrpo:arithmetic"
     (folder / "run.yaml").write_text(yaml.safe_dump(config))

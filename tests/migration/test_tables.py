@@ -10,11 +10,8 @@ import pytest
 import yaml
 
 from lgrpo_lightning import callbacks, cli
+from lgrpo_lightning.commands.migration.fields import DEFAULTS, OURS, VERSION
 from lgrpo_lightning.commands.migration.loss import NORMALIZER
-from lgrpo_lightning.commands.migration.ours import OURS
-from lgrpo_lightning.commands.migration.recipe import FIELDS
-from lgrpo_lightning.commands.migration.training_fields import OLDER, SCRIPT, TRAINING
-from lgrpo_lightning.commands.migration.trl_fields import OWN, ROWS, VERSION
 from lgrpo_lightning.distributed.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.registry import lookup
 from tests.docs.markdown import ROOT
@@ -22,6 +19,7 @@ from tests.runs import CONFIG
 from tools.migration_pages import OF_LEVEL, pages
 from tools.openrlhf_fields import OPENRLHF
 from tools.openrlhf_fields import ROWS as OPENRLHF_ROWS
+from tools.trl_fields import OLDER, OWN, OWN_ROWS, SCRIPT, TRAINING
 from tools.verl_fields import ROWS as VERL_ROWS
 from tools.verl_fields import VERL
 
@@ -55,7 +53,7 @@ def trl_fields() -> tuple[dict[str, Any], set[str]]:
 def test_every_own_field_of_trl_has_a_row_and_no_other() -> None:
     theirs, own = trl_fields()
     assert set(OWN) == own - {"learning_rate"}  # among TrainingArguments
-    assert len(OWN) == len(ROWS)
+    assert len(OWN) == len(OWN_ROWS)
     assert set(TRAINING) <= set(theirs)
     assert not set(OLDER) & set(theirs)
 
@@ -83,7 +81,7 @@ def test_the_page_is_what_the_tables_give(name: str) -> None:
 def test_no_row_is_there_twice() -> None:
     assert len(VERL) == len(VERL_ROWS)
     assert len(OPENRLHF) == len(OPENRLHF_ROWS)
-    assert len(FIELDS) == len(OWN) + len(TRAINING) + len(SCRIPT) + len(OLDER)
+    assert len(DEFAULTS) == len(OWN) + len(TRAINING) + len(SCRIPT) + len(OLDER)
     assert all(field.here or field.note or field.name.endswith(("kwargs", "kernel")) for field in EVERY)
 
 

@@ -12,7 +12,7 @@ import pytest
 from lgrpo_lightning import builtin
 from lgrpo_lightning.contracts import CONTRACTS
 from lgrpo_lightning.registry.loading import PluginError
-from lgrpo_lightning.registry.lookup import components, unknown_component_message
+from lgrpo_lightning.registry.lookup import components, explain_unknown
 
 TEMPLATE = Path(__file__).parents[2] / "plugins" / "lgrpo-length-reward"
 HEAD = """
@@ -166,7 +166,7 @@ def test_the_built_in_package_cannot_be_disabled(monkeypatch):
     ],
 )
 def test_unknown_names(kind, name, message):
-    assert message in unknown_component_message(kind, name)
+    assert message in explain_unknown(kind, name)
 
 
 def python(code, path):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lgrpo_lightning.callbacks import LastCheckpoint
-from lgrpo_lightning.run_folder.metric_series import metric_rows, metric_series
+from lgrpo_lightning.run_folder.metric_series import build_metric_series, read_metric_rows
 from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
 from tests.callbacks.stub import FailureError, StubModule, fit, trainer
 
@@ -33,8 +33,8 @@ def test_a_metric_that_comes_later_is_a_new_column(tmp_path: Path) -> None:
     frame = pd.read_csv(tmp_path / "metrics.csv")
     assert list(frame.columns) == ["step", "epoch", "reward", "val/accuracy"]
     assert frame["val/accuracy"].isna().tolist() == [True, False, True]
-    rows, _ = metric_rows(tmp_path / "metrics.csv")
-    assert metric_series(rows) == {
+    rows, _ = read_metric_rows(tmp_path / "metrics.csv")
+    assert build_metric_series(rows) == {
         "reward": ([1], [0.1]),
         "val/accuracy": ([1], [0.5]),
     }

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lgrpo_lightning.callbacks.completion_table import _line
+from lgrpo_lightning.callbacks.completion_table import _write_line
 from lgrpo_lightning.distributed.terminal import printable
 from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
-from lgrpo_lightning.run_folder.plain import plain
-from lgrpo_lightning.run_folder.rollout_rows import rollout_rows, rollout_table
+from lgrpo_lightning.run_folder.plain import to_plain
+from lgrpo_lightning.run_folder.rollout_rows import build_rows, build_table
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.types import Credit, Rewards, Rollout
 
@@ -79,7 +79,7 @@ def batch(value: Any, text: str = "x") -> Rollout:
 
 @pytest.mark.parametrize("kind", VALUES)
 def test_it_is_written(kind: str, tmp_path: Path) -> None:
-    table = rollout_table(batch(VALUES[kind]))
+    table = build_table(batch(VALUES[kind]))
     pq.write_table(table, tmp_path / "rollouts.parquet")
     frame = pandas.read_parquet(tmp_path / "rollouts.parquet")
     for name in ("columns", "extras"):
@@ -89,13 +89,13 @@ def test_it_is_written(kind: str, tmp_path: Path) -> None:
 
 def test_text_of_completions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rollout = batch("4", text="a\ud800b\u200d\x00")
-    pq.write_table(rollout_table(rollout), tmp_path / "rollouts.parquet")
+    pq.write_table(build_table(rollout), tmp_path / "rollouts.parquet")
     assert pandas.read_parquet(tmp_path / "rollouts.parquet")["completion"][0] == "a\\ud800b\u200d\x00"
     for encoding in ("ascii", "latin-1", "utf-8"):
         out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         monkeypatch.setattr(sys, "stdout", out)
-        for row in rollout_rows(rollout):
-            out.write(printable(_line(row)))
+        for row in build_rows(rollout):
+            out.write(printable(_write_line(row)))
         monkeypatch.undo()
 
 
@@ -106,5 +106,5 @@ def test_names_of_metrics(tmp_path: Path) -> None:
 
 
 def test_nothing_is_lost_on_the_way() -> None:
-    assert plain({1: "a", "1": "b"}) == {"1": "a", "1 (str)": "b"}
-    assert plain([np.longdouble(1.5), np.datetime64("2024-01-02", "D")]) == [1.5, "2024-01-02"]
+    assert to_plain({1: "a", "1": "b"}) == {"1": "a", "1 (str)": "b"}
+    assert to_plain([np.longdouble(1.5), np.datetime64("2024-01-02", "D")]) == [1.5, "2024-01-02"]

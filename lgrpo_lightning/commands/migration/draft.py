@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from lgrpo_lightning.commands.migration.ours import OURS
+from lgrpo_lightning.commands.migration.fields import OURS
 from lgrpo_lightning.commands.migration.recipe import Recipe
 
 MISSING = object()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(NamedTuple):
     """A value and the comment beside it."""
 
     value: Any
@@ -34,18 +33,28 @@ class Draft:
         self.remarks: list[str] = list(recipe.remarks)
         self.asked: set[str] = set()
 
-    def value(self, field: str) -> Any:
+    def get(self, field: str) -> Any:
         """What the file says of a field, else TRL's default."""
         self.asked.add(field)
-        return self.recipe.value(field)
+        return self.recipe.get_value(field)
 
-    def written(self, field: str) -> bool:
+    def choose(self, field: str, possible: Iterable[Any]) -> Any:
+        """The same of a field that takes one of these.
+
+        Raises:
+            ValueError: It is another one.
+        """
+        if (value := self.get(field)) not in (choices := list(possible)):
+            raise self.recipe.refuse(field, ", ".join(str(choice).lower() for choice in choices))
+        return value
+
+    def is_given(self, field: str) -> bool:
         """Whether the file sets the field."""
         return field in self.recipe.given
 
     def put(self, key: str, value: Any, said: str = "") -> None:
         """Write a key."""
-        self.lines[key] = Line(value=value, said=said)
+        self.lines[key] = Line(value, said)
 
     def carry(self, field: str, key: str, value: Any = MISSING, said: str = "") -> None:
         """Write what stands for a field, unless neither the file sets it nor TRL's default differs from ours.
@@ -54,13 +63,16 @@ class Draft:
             value: The value here, where it is not the field's own.
             said: What differs.
         """
-        own = self.value(field)
+        own = self.get(field)
         value = own if value is MISSING else value
-        if not self.written(field) and key in OURS and OURS[key] == value:
-            return
-        source = field if self.written(field) else f"{field}: TRL's default"
-        self.put(key, value, f"{source}; {said}" if said else source)
+        if self.is_given(field) or OURS.get(key, MISSING) != value:
+            source = self.name_source(field)
+            self.put(key, value, f"{source}; {said}" if said else source)
+
+    def name_source(self, field: str) -> str:
+        """What a comment calls the field."""
+        return field if self.is_given(field) else f"{field}: TRL's default"
 
     def remark(self, text: str, field: str | None = None) -> None:
         """Say what has no key; ``field`` is told with its place."""
-        self.remarks.append(text if field is None else f"{self.recipe.place(field)}: {text}")
+        self.remarks.append(text if field is None else f"{self.recipe.describe_place(field)}: {text}")

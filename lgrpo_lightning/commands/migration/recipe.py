@@ -6,12 +6,8 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from lgrpo_lightning.commands.migration.training_fields import OLDER, SCRIPT, TRAINING
-from lgrpo_lightning.commands.migration.trl_fields import OWN
+from lgrpo_lightning.commands.migration.fields import DEFAULTS
 from lgrpo_lightning.errors import UserError
-
-FIELDS = OWN | TRAINING | SCRIPT | OLDER
-"""Every option that is known here, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +55,7 @@ class Recipe:
         rewards: Its reward functions, in order.
         tools: Functions that the model may call.
         environments: What makes its environments, by the names in the data column ``environment``; "" for all rows.
-        environments_pay: Whether they have rewards of their own.
+        environments_reward: Whether they have rewards of their own.
         train, evaluation: Its prompts; None where the file does not tell.
         remarks: What could not be read, and where.
     """
@@ -70,22 +66,22 @@ class Recipe:
     rewards: tuple[Imported, ...] = ()
     tools: tuple[Imported, ...] = ()
     environments: Mapping[str, Imported] = field(default_factory=dict)
-    environments_pay: bool = False
+    environments_reward: bool = False
     train: DataSet | None = None
     evaluation: DataSet | None = None
     remarks: tuple[str, ...] = ()
 
-    def value(self, name: str) -> Any:
+    def get_value(self, name: str) -> Any:
         """What the file says, else TRL's default."""
-        return self.given[name].value if name in self.given else FIELDS[name].default
+        return self.given[name].value if name in self.given else DEFAULTS[name]
 
-    def place(self, field: str) -> str:
+    def describe_place(self, name: str) -> str:
         """The field and where it was written."""
-        if field in self.unread:
-            return field
-        return f"{field} ({self.given[field].place})" if field in self.given else f"{field}, TRL's default"
+        if name in self.unread:
+            return name
+        return f"{name} ({self.given[name].place})" if name in self.given else f"{name}, TRL's default"
 
-    def refuse(self, field: str, possible: str) -> ValueError:
+    def refuse(self, name: str, possible: str) -> UserError:
         """The error that the value of a field is not possible."""
-        where = self.given[field].place if field in self.given else self.name
-        return UserError(f"{where}: {field} is {self.value(field)!r}; TRL takes {possible}.")
+        where = self.given[name].place if name in self.given else self.name
+        return UserError(f"{where}: {name} is {self.get_value(name)!r}; TRL takes {possible}.")

@@ -6,135 +6,122 @@ import ast
 from dataclasses import replace
 
 from lgrpo_lightning.commands.migration.recipe import DataSet
-from lgrpo_lightning.commands.migration.script import Script, called, keyword
+from lgrpo_lightning.commands.migration.script import Script, get_argument, get_callee
 
 BUILDERS = ("json", "parquet", "csv")
 HARMLESS = ("remove_columns", "select_columns", "shuffle", "to_iterable_dataset", "with_format")
 """Methods of a data set that leave the prompts as they are."""
 
 
-class DataReader:
-    """Follows an expression back to ``load_dataset``.
+def read_data(script: Script, node: ast.expr | None, before: int = 10**9) -> DataSet | None:
+    """The data set that an expression stands for, followed back to ``load_dataset``.
 
-    Attributes:
-        remarks: What was on the way and could not be read.
+    Args:
+        before: Names stand for what was assigned above this line.
     """
+    if isinstance(node, ast.Name):
+        assigned = script.find_assignment(node.id, before)
+        return None if assigned is None else read_data(script, assigned.value, assigned.lineno)
+    if isinstance(node, ast.Subscript):
+        loaded, split = read_data(script, node.value, before), script.evaluate_or_none(node.slice)
+        return replace(loaded, split=split) if loaded is not None and isinstance(split, str) else loaded
+    if isinstance(node, ast.Call) and get_callee(node) == "load_dataset":
+        return _read_load(script, node)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        loaded = read_data(script, node.func.value, before)
+        return None if loaded is None else _apply_method(script, loaded, node, node.func.attr)
+    return None
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.remarks: list[str] = []
 
-    def read(self, node: ast.expr | None, before: int = 10**9) -> DataSet | None:
-        """The data set that an expression stands for.
-
-        Args:
-            before: Names stand for what was assigned above this line.
-        """
-        if isinstance(node, ast.Name):
-            assigned = self.script.latest(node.id, before)
-            return None if assigned is None else self.read(assigned.value, assigned.lineno)
-        if isinstance(node, ast.Subscript):
-            found, split = self.read(node.value, before), self.script.literal(node.slice)
-            return replace(found, split=split) if found is not None and isinstance(split, str) else found
-        if not isinstance(node, ast.Call):
-            return None
-        if called(node) == "load_dataset":
-            return self._loaded(node)
-        if isinstance(node.func, ast.Attribute):
-            found = self.read(node.func.value, before)
-            return None if found is None else self._changed(found, node, node.func.attr)
+def _read_load(script: Script, call: ast.Call) -> DataSet | None:
+    path, subset, split, files = (
+        script.evaluate_or_none(get_argument(call, name, position))
+        for name, position in (("path", 0), ("name", 1), ("split", None), ("data_files", None))
+    )
+    if path in BUILDERS and isinstance(files, str):
+        return DataSet(path=files)
+    if not isinstance(path, str) or not isinstance(split, str | None):
+        script.remark("{}: what load_dataset loads is no literal.", call)
         return None
+    return DataSet(path=path, subset=subset, split=split)
 
-    def _loaded(self, call: ast.Call) -> DataSet | None:
-        path, subset, split = (
-            self.script.literal(keyword(call, name, position))
-            for name, position in (("path", 0), ("name", 1), ("split", None))
+
+def _apply_method(script: Script, data: DataSet, call: ast.Call, method: str) -> DataSet:
+    """The data set after ``.map`` and the like."""
+    first = call.args[0] if call.args else None
+    value = script.evaluate_or_none(first)
+    if method in HARMLESS:
+        return data
+    if method == "map":
+        return _apply_map(script, data, call)
+    new_name = script.evaluate_or_none(get_argument(call, "new_column_name", 1))
+    if method == "rename_column" and new_name == "prompt":
+        return replace(data, column=str(value))
+    if method == "take" and isinstance(value, int):
+        return replace(data, limit=value)
+    in_range = isinstance(first, ast.Call) and get_callee(first) == "range" and len(first.args) == 1
+    if method == "select" and isinstance(first, ast.Call) and in_range:
+        return replace(data, limit=script.evaluate_or_none(first.args[0]))
+    script.remark(
+        f"{{}}: .{method}(…) is not repeated here; write its result to a file and name that in data.train.",
+        call,
+    )
+    return data
+
+
+def _apply_map(script: Script, data: DataSet, call: ast.Call) -> DataSet:
+    """Rows made anew: the prompt of a column, or of a system and a user message."""
+    made = _find_returned(script, get_argument(call, "function", 0))
+    changed = _read_prompt(script, data, made["prompt"]) if "prompt" in made else None
+    if changed is None:
+        script.remark(
+            "{}: what .map makes of a row cannot be read; write its result, with a column prompt, to a file.",
+            call,
         )
-        files = self.script.literal(keyword(call, "data_files"))
-        if path in BUILDERS and isinstance(files, str):
-            return DataSet(path=files)
-        if not isinstance(path, str) or not isinstance(split, str | None):
-            self.remarks.append(f"{self.script.place(call)}: what load_dataset loads is no literal.")
-            return None
-        return DataSet(path=path, subset=subset, split=split)
-
-    def _changed(self, found: DataSet, call: ast.Call, method: str) -> DataSet:
-        """The data set after ``.map`` and the like."""
-        if method in HARMLESS:
-            return found
-        first = call.args[0] if call.args else None
-        if method == "map":
-            return self._mapped(found, call)
-        if method == "rename_column" and self.script.literal(keyword(call, "new_column_name", 1)) == "prompt":
-            return replace(found, column=str(self.script.literal(first)))
-        if method == "take" and isinstance(count := self.script.literal(first), int):
-            return replace(found, limit=count)
-        if (
-            method == "select"
-            and isinstance(first, ast.Call)
-            and called(first) == "range"
-            and len(first.args) == 1
-        ):
-            return replace(found, limit=self.script.literal(first.args[0]))
-        self.remarks.append(
-            f"{self.script.place(call)}: .{method}(…) is not repeated here; write its result to a file and name that "
-            "in data.train."
+        return data
+    if others := [name for name in made if name != "prompt"]:
+        script.remark(
+            f"{{}}: .map also makes {', '.join(others)}; here rewards get the data's own columns, so write these to "
+            "the file, or have the reward read what is there.",
+            call,
         )
-        return found
+    return changed
 
-    def _mapped(self, found: DataSet, call: ast.Call) -> DataSet:
-        """Rows made anew: the prompt of a column, or of a system and a user message."""
-        where, made = self.script.place(call), self._returned(keyword(call, "function", 0))
-        known = made is not None and "prompt" in made
-        changed = self._prompt(found, made["prompt"]) if made is not None and known else None
-        if changed is None or made is None:
-            self.remarks.append(
-                f"{where}: what .map makes of a row cannot be read; write its result, with a column prompt, to a file."
-            )
-            return found
-        if others := [name for name in made if name != "prompt"]:
-            self.remarks.append(
-                f"{where}: .map also makes {', '.join(others)}; here rewards get the data's own columns, so write "
-                "these to the file, or have the reward read what is there."
-            )
-        return changed
 
-    def _returned(self, node: ast.expr | None) -> dict[str, ast.expr] | None:
-        """The entries of the dictionary that a function returns."""
-        body: ast.expr | None = None
-        if isinstance(node, ast.Lambda):
-            body = node.body
-        elif isinstance(node, ast.Name) and node.id in self.script.functions:
-            last = self.script.functions[node.id].body[-1]
-            body = last.value if isinstance(last, ast.Return) else None
-        return entries(body)
+def _find_returned(script: Script, node: ast.expr | None) -> dict[str, ast.expr]:
+    """The entries of the dictionary that a function returns."""
+    body: ast.expr | None = node.body if isinstance(node, ast.Lambda) else None
+    if isinstance(node, ast.Name) and node.id in script.definitions:
+        last = script.definitions[node.id].body[-1]
+        body = last.value if isinstance(last, ast.Return) else None
+    return _get_entries(body)
 
-    def _prompt(self, found: DataSet, made: ast.expr) -> DataSet | None:
-        if column := self._column(made):
-            return replace(found, column=column)
-        if not isinstance(made, ast.List):
+
+def _read_prompt(script: Script, data: DataSet, made: ast.expr) -> DataSet | None:
+    if column := _find_column(script, made):
+        return replace(data, column=column)
+    system: str | None = None
+    for message in made.elts if isinstance(made, ast.List) else ():
+        entries = _get_entries(message)
+        role, content = script.evaluate_or_none(entries.get("role")), entries.get("content")
+        if role == "system" and isinstance(text := script.evaluate_or_none(content), str):
+            system = text
+        elif role == "user" and (column := _find_column(script, content)) and message is made.elts[-1]:  # type: ignore[attr-defined]
+            return replace(data, column=column, chat=True, system_prompt=system)
+        else:
             return None
-        system: str | None = None
-        for message in made.elts:
-            said = entries(message) or {}
-            role, content = self.script.literal(said.get("role")), said.get("content")
-            if role == "system" and isinstance(text := self.script.literal(content), str):
-                system = text
-            elif role == "user" and message is made.elts[-1] and (column := self._column(content)):
-                return replace(found, column=column, chat=True, system_prompt=system)
-            else:
-                return None
-        return None
-
-    def _column(self, node: ast.expr | None) -> str | None:
-        """The column in ``row["column"]``."""
-        column = self.script.literal(node.slice) if isinstance(node, ast.Subscript) else None
-        return column if isinstance(column, str) else None
+    return None
 
 
-def entries(node: ast.expr | None) -> dict[str, ast.expr] | None:
-    """The entries of a dictionary whose keys are text."""
+def _find_column(script: Script, node: ast.expr | None) -> str | None:
+    """The column in ``row["column"]``."""
+    column = script.evaluate_or_none(node.slice) if isinstance(node, ast.Subscript) else None
+    return column if isinstance(column, str) else None
+
+
+def _get_entries(node: ast.expr | None) -> dict[str, ast.expr]:
+    """The entries of a dictionary whose keys are text; none of anything else."""
     if not isinstance(node, ast.Dict) or not all(isinstance(key, ast.Constant) for key in node.keys):
-        return None
+        return {}
     keys = [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
     return dict(zip(keys, node.values, strict=True))

@@ -9,63 +9,68 @@ from typing import Any
 import yaml
 
 from lgrpo_lightning.commands.migration.draft import Draft, Line
-from lgrpo_lightning.commands.migration.trl_fields import VERSION
+from lgrpo_lightning.commands.migration.fields import VERSION
 
 WIDTH = 118
 ORDER = ("seed_everything", "trainer", "model", "data")
 
-Tree = dict[str, Any]
 
-
-def page(draft: Draft) -> str:
+def write_yaml(draft: Draft) -> str:
     """The whole file: remarks as comments, then the keys."""
     lines = [f"# From {draft.recipe.name}, for TRL {VERSION}. A comment behind a key names TRL's own."]
     if draft.remarks:
         lines += ["#", "# What has no match here, or another meaning:"]
         for remark in draft.remarks:
-            lines += textwrap.wrap(remark, WIDTH, initial_indent="# - ", subsequent_indent="#   ", **UNCUT)
-    tree: Tree = {key: {} for key in ORDER}
+            lines += _wrap(remark, "# - ", "#   ")
+    tree: dict[str, Any] = {key: {} for key in ORDER}
     for key, line in draft.lines.items():
         *owners, name = key.split(".")
         place = tree
         for owner in owners:
             place = place.setdefault(owner, {})
         place[name] = line
-    return "\n".join([*lines, *_block(tree, "")]) + "\n"
+    return "\n".join([*lines, *_write_block(tree, "")]) + "\n"
 
 
-UNCUT: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+def _wrap(text: str, first: str, following: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=following,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
-def _block(tree: Tree, indent: str) -> Iterator[str]:
+def _write_block(tree: dict[str, Any], indent: str) -> Iterator[str]:
     for key, value in tree.items():
         if isinstance(value, Line):
-            yield from _leaf(key, value, indent)
+            yield from _write_leaf(key, value, indent)
         elif value:
             yield f"{indent}{key}:"
-            yield from _block(value, indent + "  ")
+            yield from _write_block(value, indent + "  ")
 
 
-def _leaf(key: str, line: Line, indent: str) -> Iterator[str]:
+def _write_leaf(key: str, line: Line, indent: str) -> Iterator[str]:
     """A key with its value; its comment behind it, or above where that would be too wide."""
-    value = line.value
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        yield f"{indent}{key}:" + (f"  # {line.said}" if line.said else "")
-        yield from (f"{indent}  - {flow(item)}" for item in value)
+    comment = f"  # {line.said}" if line.said else ""
+    if isinstance(line.value, list) and any(isinstance(item, dict) for item in line.value):
+        yield f"{indent}{key}:{comment}"
+        yield from (f"{indent}  - {write_flow(item)}" for item in line.value)
         return
-    text = f"{indent}{key}: {flow(value)}"
-    if line.said and len(text) + len(line.said) + 4 > WIDTH:
-        above = f"{indent}# "
-        yield from textwrap.wrap(line.said, WIDTH, initial_indent=above, subsequent_indent=above, **UNCUT)
+    text = f"{indent}{key}: {write_flow(line.value)}"
+    if comment and len(text) + len(comment) > WIDTH:
+        yield from _wrap(line.said, f"{indent}# ", f"{indent}# ")
         yield text
     else:
-        yield f"{text}  # {line.said}" if line.said else text
+        yield text + comment
 
 
-def flow(value: Any) -> str:
+def write_flow(value: Any) -> str:
     """A value on one line.
 
-    >>> flow(1e-6), flow([1, "a"]), flow(None), flow("no")
+    >>> write_flow(1e-6), write_flow([1, "a"]), write_flow(None), write_flow("no")
     ('1.0e-06', '[1, a]', 'null', "'no'")
     """
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)

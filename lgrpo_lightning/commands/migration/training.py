@@ -24,84 +24,84 @@ SHARDED = (
 )
 
 
-def write_length(draft: Draft, made: Batch, rows: int | None) -> None:
+def write_length(draft: Draft, batch: Batch, rows: int | None) -> None:
     """How long the run is, and its schedule, which has to know."""
-    steps, epochs = draft.value("max_steps"), draft.value("num_train_epochs")
-    total: int | None = None
+    steps, epochs = draft.get("max_steps"), draft.get("num_train_epochs")
+    total: int | None = steps
     if steps > 0:
-        total = steps
         draft.put("trainer.max_steps", steps, "max_steps")
     else:
         whole = math.ceil(epochs)
-        said = "" if whole == epochs else f"{epochs} there"
-        draft.carry("num_train_epochs", "trainer.max_epochs", whole, said)
-        if rows is not None:
-            total = rows // made.prompts * made.steps_per_rollout * whole
+        draft.carry(
+            "num_train_epochs", "trainer.max_epochs", whole, "" if whole == epochs else f"{epochs} there"
+        )
+        total = None if rows is None else rows // batch.prompts * batch.steps * whole
     _write_schedule(draft, total, steps <= 0)
 
 
-def _write_schedule(draft: Draft, total: int | None, unknown: bool) -> None:
-    name = draft.value("lr_scheduler_type")
+def _write_schedule(draft: Draft, total: int | None, in_epochs: bool) -> None:
+    name = draft.get("lr_scheduler_type")
     draft.carry("lr_scheduler_type", "model.schedule.name")
-    if draft.value("lr_scheduler_kwargs"):
+    if draft.get("lr_scheduler_kwargs"):
         draft.carry("lr_scheduler_kwargs", "model.schedule.kwargs")
     if name in ("reduce_lr_on_plateau", "greedy"):
         draft.remark("it needs a metric at every step, and lgrpo fit refuses it.", "lr_scheduler_type")
-    elif unknown and total is not None:
+    elif in_epochs and total is not None:
         draft.put("model.schedule.total_steps", total, "of --rows")
-    elif unknown and not str(name).startswith(("constant", "inverse")):
+    elif in_epochs and not str(name).startswith(("constant", "inverse")):
         draft.remark(
             f"model.schedule.total_steps: {name!r} has to know where it ends, and only the number of rows tells: say "
             "--rows N to this command, or set it or trainer.max_steps."
         )
-    warmup = draft.value("warmup_ratio") or draft.value("warmup_steps")
-    field = "warmup_ratio" if draft.value("warmup_ratio") else "warmup_steps"
-    if 0 < warmup < 1:
-        if total is None:
-            draft.remark("a share of all steps, whose number is not known; here it is in steps.", field)
-            return
-        warmup = math.ceil(warmup * total)
-    draft.carry(field, "model.schedule.warmup_steps", int(warmup))
+    field = "warmup_ratio" if draft.get("warmup_ratio") else "warmup_steps"
+    warmup = draft.get(field)
+    if 0 < warmup < 1 and total is None:
+        draft.remark("a share of all steps, whose number is not known; here it is in steps.", field)
+    else:
+        steps = math.ceil(warmup * total) if 0 < warmup < 1 and total else int(warmup)
+        draft.carry(field, "model.schedule.warmup_steps", steps)
 
 
 def write_optimizer(draft: Draft) -> None:
     """The keys ``model.optimizer``."""
-    name, key = str(draft.value("optim")), "model.optimizer.init_args"
+    name, key = str(draft.get("optim")), "model.optimizer.init_args"
     if name not in OPTIMIZERS:
-        possible = ", ".join(OPTIMIZERS)
         draft.remark(
-            f"{name!r} is not known here ({possible} are); name its class in model.optimizer.", "optim"
+            f"{name!r} is not known here ({', '.join(OPTIMIZERS)} are); name its class in model.optimizer.",
+            "optim",
         )
     draft.carry("optim", "model.optimizer.class_path", OPTIMIZERS.get(name, "torch.optim.AdamW"))
     draft.carry("learning_rate", f"{key}.lr")
     draft.carry("weight_decay", f"{key}.weight_decay")
-    if draft.value("weight_decay"):
+    if draft.get("weight_decay"):
         draft.remark("of every weight here; norms and biases have none there.", "weight_decay")
-    betas = [draft.value("adam_beta1"), draft.value("adam_beta2")]
-    if draft.written("adam_beta1") or draft.written("adam_beta2"):
+    betas = [draft.get("adam_beta1"), draft.get("adam_beta2")]
+    if draft.is_given("adam_beta1") or draft.is_given("adam_beta2"):
         draft.put(f"{key}.betas", betas, "adam_beta1, adam_beta2")
-    if draft.written("adam_epsilon"):
+    if draft.is_given("adam_epsilon"):
         draft.carry("adam_epsilon", f"{key}.eps")
 
 
-def write_trainer(draft: Draft, made: Batch) -> None:
-    """Seed, folder, logger, checkpoints."""
-    draft.carry("seed", "seed_everything")
-    draft.carry("data_seed", "data.seed")
-    draft.carry("output_dir", "trainer.default_root_dir", draft.value("output_dir") or "trainer_output")
-    draft.carry("logging_steps", "trainer.log_every_n_steps", max(1, int(draft.value("logging_steps"))))
+def write_trainer(draft: Draft, batch: Batch, processes: int) -> None:
+    """Folder, devices, logger, checkpoints."""
+    draft.carry("output_dir", "trainer.default_root_dir", draft.get("output_dir") or "trainer_output")
+    draft.carry("logging_steps", "trainer.log_every_n_steps", max(1, int(draft.get("logging_steps"))))
     for field in ("logging_steps", "save_steps"):
-        if 0 < draft.value(field) < 1:
+        if 0 < draft.get(field) < 1:
             draft.remark("a share of all steps there; here it counts rollouts: set it by hand.", field)
-    if draft.value("use_cpu"):
+    if draft.get("use_cpu"):
         draft.put("trainer.accelerator", "cpu", "use_cpu")
     _write_strategy(draft)
+    if processes > 1:
+        draft.put("trainer.devices", processes, "--processes; prompts_per_step is that of all of them")
+        if "trainer.strategy" not in draft.lines:
+            draft.put("trainer.strategy", "ddp", "or fsdp2")
     _write_logger(draft)
-    strategy, every = draft.value("save_strategy"), made.rollouts(draft.value("save_steps"))
-    if strategy == "steps":
-        options = {"every_n_rollouts": every, "keep": draft.value("save_total_limit") or -1}
-        saved = [{"class_path": "RolloutCheckpoint", "init_args": options}]
-        draft.carry("save_steps", "trainer.callbacks", saved, "last.ckpt is always kept")
+    if (strategy := draft.get("save_strategy")) == "steps":
+        every = batch.count_rollouts(draft.get("save_steps"))
+        options = {"every_n_rollouts": every, "keep": draft.get("save_total_limit") or -1}
+        callbacks = [{"class_path": "RolloutCheckpoint", "init_args": options}]
+        draft.carry("save_steps", "trainer.callbacks", callbacks, "last.ckpt is always kept")
     elif strategy != "no":
         draft.remark(
             "checkpoints are counted in rollouts: RolloutCheckpoint, BestCheckpoint.", "save_strategy"
@@ -111,7 +111,7 @@ def write_trainer(draft: Draft, made: Batch) -> None:
 def _write_strategy(draft: Draft) -> None:
     """``fsdp2`` for whatever shards; what it was configured by is told."""
     for field in ("deepspeed", "fsdp", "accelerate_config"):
-        value = draft.value(field)
+        value = draft.get(field)
         if field == "accelerate_config" and not str(value).startswith(("zero", "fsdp")):
             if value not in (None, "single_gpu", "multi_gpu"):
                 draft.remark("not read; where it shards, trainer.strategy is fsdp2.", field)
@@ -121,33 +121,32 @@ def _write_strategy(draft: Draft) -> None:
 
 
 def _write_logger(draft: Draft) -> None:
-    wanted = draft.value("report_to")
-    named = [wanted] if isinstance(wanted, str) else list(wanted or ())
-    if named == ["wandb"]:
-        options: dict[str, Any] = {"project": draft.value("project"), "name": draft.value("run_name")}
+    wanted = draft.get("report_to")
+    if wanted in ("wandb", ["wandb"]):
+        options: dict[str, Any] = {"project": draft.get("project"), "name": draft.get("run_name")}
         draft.put("trainer.logger.class_path", "lightning.pytorch.loggers.WandbLogger", "report_to")
         draft.put("trainer.logger.init_args", {k: v for k, v in options.items() if v is not None})
-    elif named not in (["none"], ["tensorboard"], []):
+    elif wanted not in (None, [], "none", ["none"], "tensorboard", ["tensorboard"]):
         draft.remark("TensorBoard and metrics.csv here; name a logger of Lightning.", "report_to")
 
 
-def write_validation(draft: Draft, made: Batch, processes: int) -> None:
+def write_validation(draft: Draft, batch: Batch, processes: int) -> None:
     """What is measured, and when; nothing where TRL evaluates nothing."""
-    strategy = draft.value("eval_strategy")
+    strategy = draft.get("eval_strategy")
     draft.asked.update(("eval_steps", "per_device_eval_batch_size", "eval_on_start", "num_generations_eval"))
     if strategy == "no":
         return
-    size = draft.value("num_generations_eval") or draft.value("num_generations")
+    size = draft.get("num_generations_eval") or draft.get("num_generations")
     if strategy == "steps":
-        every = draft.value("eval_steps") or draft.value("logging_steps")
-        draft.put("trainer.val_check_interval", made.rollouts(every), "eval_steps, in rollouts")
+        every = draft.get("eval_steps") or draft.get("logging_steps")
+        draft.put("trainer.val_check_interval", batch.count_rollouts(every), "eval_steps, in rollouts")
     else:
         draft.put("trainer.check_val_every_n_epoch", 1, f"eval_strategy: {strategy}")
     draft.put("model.validation.k", size, "num_generations_eval or num_generations")
     draft.put("model.validation.greedy", False, "TRL samples to evaluate")
     draft.carry("eval_on_start", "model.validation.at_start")
     draft.put("model.validation.at_end", False)
-    prompts = max(1, draft.value("per_device_eval_batch_size") * processes // size)
+    prompts = max(1, draft.get("per_device_eval_batch_size") * processes // size)
     draft.put(
         "data.validation_batch_size", prompts, "per_device_eval_batch_size x processes / num_generations"
     )

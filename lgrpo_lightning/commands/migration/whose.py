@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lgrpo_lightning.commands.migration.recipe import FIELDS
+from lgrpo_lightning.commands.migration.fields import DEFAULTS
 
 OURS = {"seed_everything", "trainer", "model", "data", "ckpt_path"}
 MARKS = {
@@ -24,20 +24,20 @@ MARKS = {
 WITH_A_PAGE = ("verl", "OpenRLHF")
 
 
-def owner(keys: Iterable[str]) -> str | None:
+def find_library(keys: Iterable[str]) -> str | None:
     """The library that a YAML file with these keys at its top is written for; None where no key tells.
 
-    >>> owner(["actor_rollout_ref", "trainer"]), owner(["learning_rate"]), owner(["trainer", "seed"])
-    ('verl', 'TRL', None)
+    >>> find_library(["actor_rollout_ref", "trainer"]), find_library(["trainer", "seed"])
+    ('verl', None)
     """
-    found = {key.partition(".")[0] for key in keys}
+    names = {key.partition(".")[0] for key in keys}
     for library, marks in MARKS.items():
-        if any(mark <= found for mark in marks):
+        if any(mark <= names for mark in marks):
             return library
-    return "TRL" if found & FIELDS.keys() and not found & OURS else None
+    return "TRL" if names & DEFAULTS.keys() and not names & OURS else None
 
 
-def remedy(library: str, file: str) -> str:
+def advise(library: str, file: str) -> str:
     """What to do with a file of a library."""
     if library == "TRL":
         return f"`lgrpo import-trl {file}` prints the configuration that does the same."

@@ -12,7 +12,7 @@ from typing import Any
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.tools import Tools
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.registry.import_path import imported
+from lgrpo_lightning.registry.import_path import import_object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class Recipe:
         """A new one, in the process where it is to live."""
         if self.pickled is not None:
             return HeldEnvironment(pickle.loads(self.pickled))
-        factory = None if self.factory is None else imported(self.factory)
-        return HeldTools(Tools([imported(path) for path in self.functions], factory))
+        factory = None if self.factory is None else import_object(self.factory)
+        return HeldTools(Tools([import_object(path) for path in self.functions], factory))
 
 
 class HeldEnvironment:

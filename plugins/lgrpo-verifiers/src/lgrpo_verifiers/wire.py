@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.plain import as_json
+from lgrpo_lightning.run_folder.plain import to_json
 
 TOO_LONG = "context_length_exceeded"
 """What an answer's error has as ``code`` where the conversation may not go on: the run ends with what was said."""
@@ -92,7 +92,7 @@ def with_calls(message: Mapping[str, Any], *, name: str) -> dict[str, Any]:
         {
             "id": f"{name}-{number}",
             "type": "function",
-            "function": {"name": called["name"], "arguments": as_json(called["arguments"])},
+            "function": {"name": called["name"], "arguments": to_json(called["arguments"])},
         }
         for number, called in enumerate(found)
     ]

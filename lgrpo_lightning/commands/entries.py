@@ -1,0 +1,131 @@
+"""What a person wrote in configuration files and flags, and where: so that an error can name the line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lgrpo_lightning.commands.migration.whose import advise, find_library
+from lgrpo_lightning.commands.yaml_text import compose_mapping
+from lgrpo_lightning.errors import NotFoundError, UserError
+
+CONFIG_FLAGS = ("--config", "-c")
+FLAG = "command line"
+EXAMPLE = "A configuration has the keys trainer, model and data, as in configs/quickstart.yaml."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One key that was written.
+
+    Attributes:
+        key: Dotted, without ``init_args``; items of a list are numbered: ``model.reward_model[1].column``.
+        value: What was written there; None for a mapping or a list.
+        place: Such as "run.yaml, line 12", or "command line".
+    """
+
+    key: str
+    value: Any
+    place: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition(".")[2]
+
+    @property
+    def owner(self) -> str:
+        """The key without its last part."""
+        return self.key.rpartition(".")[0]
+
+
+def read_entries(words: Sequence[str]) -> list[Entry]:
+    """Every key in the configuration files and flags among ``words``, in order.
+
+    Raises:
+        FileNotFoundError: A configuration file is not there.
+        ValueError: It is no YAML or no mapping, and the message has the line; or another library's.
+    """
+    entries: list[Entry] = []
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        if not word.startswith("-"):
+            continue
+        flag, equals, value = word.partition("=")
+        if not equals:
+            value = "" if following.startswith("--") else following
+        key = _shorten(flag.lstrip("-"))
+        if flag not in CONFIG_FLAGS:
+            entries += [Entry(key=key, value=value, place=FLAG), *_read_value(value, key)]
+        elif value.lstrip().startswith("{"):
+            entries += _read_value(value, "")
+        elif value != "-" and "://" not in value:
+            entries += _read_file(value)
+    return entries
+
+
+def _read_file(name: str) -> list[Entry]:
+    """The keys of a configuration file."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, near, n=1)
+        there = f" Did you mean {str(path.with_name(close[0]))!r}?" if close else ""
+        missing = "" if path.parent.is_dir() else f" There is no folder {path.parent} either."
+        raise NotFoundError(
+            f"There is no configuration file {name} (looked in {Path.cwd()}).{missing}{there}"
+        )
+    node = compose_mapping(path, EXAMPLE)
+    if library := find_library(str(key.value) for key, _ in node.value):
+        raise UserError(f"{name} is written for {library}, not for `lgrpo`. {advise(library, name)}")
+    return _read_node(node, "", f"{name}, ")
+
+
+def _read_value(text: str, key: str) -> list[Entry]:
+    """The keys inside of the value of a flag."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return []
+    return _read_node(node, key, "") if isinstance(node, yaml.CollectionNode) else []
+
+
+def _read_node(node: yaml.Node, key: str, file: str) -> list[Entry]:
+    """The keys below a node, none of them twice."""
+    entries: dict[str, Entry] = {}
+    for entry in _walk(node, key, file):
+        if (before := entries.setdefault(entry.key, entry)) is not entry:
+            raise UserError(
+                f"{before.place} and {entry.place.removeprefix(file)}: {entry.key} is given twice; a key stands "
+                "once in a file. Put together what belongs together, and delete the other."
+            )
+    return list(entries.values())
+
+
+def _walk(node: yaml.Node, key: str, file: str) -> Iterator[Entry]:
+    place = f"{file}line {node.start_mark.line + 1}" if file else FLAG
+    if not node.tag.startswith("tag:yaml.org,2002:") or not node.tag.rpartition(":")[2].isalpha():
+        raise UserError(f"{place}: {node.tag} would make an object; a configuration holds values alone.")
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            written = f"{key}.{name.value}".lstrip(".")
+            inner = _shorten(written)
+            scalar = value.value if isinstance(value, yaml.ScalarNode) else None
+            line = f"{file}line {name.start_mark.line + 1}" if file else FLAG
+            yield Entry(key=written if inner == key else inner, value=scalar, place=line)
+            yield from _walk(value, inner, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            if isinstance(item, yaml.ScalarNode):
+                line = f"{file}line {item.start_mark.line + 1}" if file else FLAG
+                yield Entry(key=f"{key}[{i}]", value=item.value, place=line)
+            yield from _walk(item, f"{key}[{i}]", file)
+
+
+def _shorten(key: str) -> str:
+    """The key without ``init_args`` and ``dict_kwargs``, which name no option, and without the + of a list."""
+    return ".".join(part for part in key.rstrip("+").split(".") if part not in ("init_args", "dict_kwargs"))
