@@ -116,13 +116,13 @@ def _explain_value(key: str, wanted: str, message: str, written: Sequence[Entry]
         choices = [*callbacks.__all__, *lightning_callbacks.__all__]
     for pattern, plain in (
         *((r"<class '(.*?)'>", r"\1"), (r"\b[A-Za-z_]\w*\.", "")),
-        *((r"\bNoneType\b", "null"), (r"\btuple\b", "list")),
+        *((r"\bNoneType\b", "null"), (r"\btuple\b", "list"), (r"Literal\[(.*?)\]", r"one of \1")),
     ):
         wanted = re.sub(pattern, plain, wanted)
     cls = _find_component(entry.owner, written) if entry else None
     what = f"{entry.name} of {cls.__name__} ({entry.owner})" if cls is not None and entry else key
     close = difflib.get_close_matches(given, choices, n=1)
-    return f"{_show(entry)}{what} is {given!r}; it must be of type {wanted}.{_hint(close)}"
+    return f"{_show(entry)}{what} is {given!r}; it must be {wanted}.{_hint(close)}"
 
 
 def _explain_class(path: str, message: str, written: Sequence[Entry]) -> str:

@@ -67,12 +67,12 @@ KEYS = {
         config={"model.optimizer": component("torch.optim.AdamW", learning_rate=1e-5)},
     ),
     "wrong type": BadInput(
-        says=("run.yaml, line", "model.group_size is 'eight'", "of type int"),
+        says=("run.yaml, line", "model.group_size is 'eight'", "it must be int"),
         did="`model.group_size: eight`",
         config={"model.group_size": "eight"},
     ),
     "wrong type of a component's argument": BadInput(
-        says=("run.yaml, line", "correct of ExactMatch", "'right'", "of type float"),
+        says=("run.yaml, line", "correct of ExactMatch", "'right'", "it must be float"),
         did="`init_args: {correct: right}` of `ExactMatch`",
         config={"model.reward_model": component("ExactMatch", correct="right")},
     ),
@@ -102,7 +102,7 @@ KEYS = {
         flags=("--model.loss=GSPO", "--model.loss.importance=none"),
     ),
     "wrong type of nested options": BadInput(
-        says=("run.yaml, line", "model.sampling.temperature is 'warm'", "of type float"),
+        says=("run.yaml, line", "model.sampling.temperature is 'warm'", "it must be float"),
         did="`model.sampling.temperature: warm`",
         config={"model.sampling.temperature": "warm"},
     ),

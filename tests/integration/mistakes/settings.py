@@ -48,7 +48,7 @@ SETTINGS = {
         config={"model.sampling.top_p": 90.0},
     ),
     "stop as text": BadInput(
-        says=("model.sampling.stop is 'abc'", "of type list"),
+        says=("model.sampling.stop is 'abc'", "it must be list"),
         did="`model.sampling.stop: abc`",
         config={"model.sampling.stop": "abc"},
     ),
