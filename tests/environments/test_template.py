@@ -57,6 +57,15 @@ def test_it_is_what_the_template_writes(name: str, later: str) -> None:
     assert cut == (end if before.endswith(end) else "") + between
 
 
+def test_a_turn_that_another_token_ended_is_not_ended_again() -> None:
+    tokenizer = templates.tokenizer()
+    other = tokenizer.convert_tokens_to_ids("<s>")
+    template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id, other))
+    after = "\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\n"
+    for last, expected in ((tokenizer.eos_token_id, after), (other, after), (5, "<|im_end|>" + after)):
+        assert tokenizer.decode(template.between(LATER["user"], last, chat=True)) == expected
+
+
 def test_most_templates_go() -> None:
     """All that take messages of text."""
     if not templates.names():

@@ -141,6 +141,15 @@ def test_three_steps_by_hand() -> None:
     torch.testing.assert_close(once, torch.tensor([[1 / 3 - 2 / 3, -2 / 3], [2 / 3, 1 / 3]]))
 
 
+def test_rewards_of_tokens_are_in_the_statistics_of_nodes() -> None:
+    """The steps above and 2 for a token: the mean is 1."""
+    tree = ProcessTree.from_steps([["a", "b"], ["a", "c"]], [[0, 1], [0, 1]])
+    tokens = torch.tensor([[2.0, math.nan], [math.nan, math.nan]])
+    rewards = Rewards(outcome=torch.zeros(2), steps=torch.tensor([1.0, 0.0, 1.0]), tokens=tokens)
+    found = ProcessGRPO(scale="none", statistics="nodes").estimate(rewards, tree).advantages
+    torch.testing.assert_close(found, torch.tensor([[0.0, -1.0], [0.0, 0.0]]))
+
+
 def test_equal_process_rewards_give_exactly_nothing() -> None:
     tree = ProcessTree.from_sequences([[1, 2], [1, 3], [4]])
     for value in (0.7, math.nan):

@@ -36,6 +36,14 @@ def test_stops_spelled_in_bytes(stop: str, text: str, after: int) -> None:
     assert Stops.of(tok, (stop,), ()).first(tok, ids) == after
 
 
+def test_the_longest_of_several_stops_is_searched() -> None:
+    tok, stop, text = llama(), ("结", "abcdefghijklmnop"), "xy abcdefghijklmnop"
+    ids = tok(text)["input_ids"]
+    for order in (stop, stop[::-1]):
+        search = StopSearch(tok, Stops.of(tok, order, ()))
+        assert next((n for n, i in enumerate(ids, 1) if search.append(i)), None) == len(ids)
+
+
 def from_every_prefix(decoder: str, ids: list[int], stop: str) -> int | None:
     tok = tokenizer_of(decoder)
     prefixes = (

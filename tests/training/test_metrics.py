@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.training import Validation
-from lgrpo_lightning.training.evaluation import Evaluation
+from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, pass_rates
 from lgrpo_lightning.types import Credit, Group, Rewards, Rollout
 from tests.reference import naive
@@ -64,6 +65,34 @@ def test_rounding_makes_nothing_wrong() -> None:
     evaluation.add_greedy(rewards)
     evaluation.add_samples([group], rewards)
     assert evaluation.values()["accuracy"] == evaluation.values()["avg@k"] == 0.5
+
+
+def evaluation(outcomes: list[list[float]], **options: Any) -> Evaluation:
+    """Of one greedy completion a prompt, the first, and all as samples; the n-th sample has n tokens."""
+    made = Evaluation(Validation(**options), "cpu")
+    rewards = [Rewards(outcome=torch.tensor(o)) for o in outcomes]
+    if made.options.greedy:
+        made.add_greedy([Rewards(outcome=r.outcome[:1]) for r in rewards])
+    groups = [toy_group(["a" * (n + 1) for n in range(len(o))], uid=str(i)) for i, o in enumerate(outcomes)]
+    made.add_samples(groups, rewards)
+    return made
+
+
+def test_an_evaluation_by_hand() -> None:
+    one = evaluation([[0.0, 2.0, 0.5], [0.0, 0.0, 0.0], [1.0, 1.0, math.nan], [math.nan] * 3], k=3)
+    values = {name: float(value) for name, value in one.values().items()}
+    assert values == pytest.approx({
+        "accuracy": 1 / 3, "avg@k": 3 / 8, "pass@k": 2 / 3, "reward": 4.5 / 8, "completions/mean_length": 2.0,
+    })  # fmt: skip
+    without = evaluation([[0.0, 2.0, 0.5], [1.0, 1.0, math.nan]], k=3, greedy=False).values()
+    assert float(without["accuracy"]) == float(without["avg@k"]) == pytest.approx(3 / 5)
+    other = evaluation([[1.0, 1.0]], k=2)
+    both = evaluation_metrics({"one": one, "other": other}, "val")
+    assert float(both["val/pass@k"]) == pytest.approx((2 / 3 + 1) / 2)
+    assert (float(both["val/one/avg@k"]), float(both["val/other/avg@k"])) == (3 / 8, 1)
+    assert set(evaluation_metrics({"none": evaluation([[math.nan] * 2], k=2)}, "val")) == {
+        "val/completions/mean_length"
+    }
 
 
 def test_a_dropped_episode_is_in_no_statistic() -> None:

@@ -112,6 +112,19 @@ def test_vespo_takes_corrections_of_tokens() -> None:
 # ------------------------------------------------------------------------------------------ the reference
 
 
+@pytest.mark.parametrize("coefficient", [0.0, 0.1])
+def test_a_reference_is_only_loaded_for_a_penalty(
+    coefficient: float, model_folder: Callable[..., Path]
+) -> None:
+    module = GRPOModule(
+        PolicyConfig(path=str(model_folder("llama"))),
+        reward_model=ExactMatch(),
+        objective=Objective(kl_coef=coefficient),
+    )
+    module.configure_model()
+    assert (module.reference is not None) == (coefficient > 0)
+
+
 def test_a_reference_follows(model_folder: Callable[..., Path]) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder("llama_tied"))))
     reference = policy.frozen_copy()

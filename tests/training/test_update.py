@@ -16,7 +16,9 @@ from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates
+from lgrpo_lightning.training.batch_scorer import BatchScorer
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.fixed_scores import compute_fixed_scores
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
@@ -197,6 +199,32 @@ def test_iterations_and_mini_batches_count_optimizer_steps(model_folder: Callabl
     )
     assert len(steps) == 6
     assert means.values()["clip_ratio/region_mean"] > 0
+
+
+def test_later_mini_batches_are_compared_with_the_policy_before_the_first(
+    model_folder: Callable[..., Path],
+) -> None:
+    policy = policy_of(model_folder("llama"))
+    data = batch(LambdaGRPO())
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.5)
+    parts = [range(4), range(4, 8)]
+    means = run(policy, data, updates=Updates(mini_batches=2), step=optimizer.step, mini_batches=parts)
+    assert means.values()["clip_ratio/region_mean"] > 0
+
+
+def test_old_logprobs_are_kept_where_more_than_one_step_is_made(model_folder: Callable[..., Path]) -> None:
+    policy = policy_of(model_folder("llama"))
+    data = batch(LambdaGRPO())
+    scorer = BatchScorer(policy=policy, ranks=Ranks(), temperature=0.8)
+
+    def old(**options: Any) -> torch.Tensor | None:
+        updates = Updates(**options)
+        return compute_fixed_scores(data, scorer, reference=None, objective=Objective(), updates=updates).old
+
+    assert old() is None
+    for options in ({"mini_batches": 2}, {"iterations": 2}):
+        torch.testing.assert_close(old(**options), pad(logprobs(policy, data)))
+    assert old(mini_batches=2, old_logprobs="sampler") is data.sampler_logprobs
 
 
 def test_nothing_trained_makes_no_step(model_folder: Callable[..., Path]) -> None:

@@ -1,0 +1,260 @@
+"""Which small errors in the library do the tests of the default run find?
+
+``python -m tests.mutants record [PATHS]`` runs tests once, all of the default run unless paths are given, and notes
+which lines of the package each of them runs, and its seconds; a later call adds to the notes. Then ``python -m
+tests.mutants try`` makes mutants, chosen by a seed and spread evenly over rooms and kinds of change, and tries each
+against the tests that run its line until one fails.
+
+Everything happens in a copy of the checkout, so that a run that is killed leaves nothing behind. Tests start in a fork
+of a process that has imported torch and Lightning, without which imports were most of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+
+from tests.mutants.changes import Mutant, choose_mutants
+
+PACKAGE = Path("lgrpo_lightning")
+ROOMS: dict[str, tuple[str, tuple[str, ...]]] = {  # a room's files, and its tests
+    "functional": ("functional", ("tests/functional",)),
+    "estimators": ("estimators", ("tests/estimators",)),
+    "losses": ("losses", ("tests/losses",)),
+    "segmenters": ("segmenters", ("tests/segmenters",)),
+    "process_tree": ("process_tree.py", ("tests/test_process_tree.py",)),
+    "policy": ("policy", ("tests/policy",)),
+    "training": ("training", ("tests/training", "tests/integration/test_objectives.py")),
+    "module": ("module.py", ("tests/integration/test_",)),
+    "checkpoints": ("checkpoints", ("tests/checkpoints", "tests/callbacks", "tests/reliability")),
+    "samplers": ("samplers", ("tests/samplers/test_",)),
+    "environments": ("environments", ("tests/environments",)),
+    "rewards": ("rewards", ("tests/rewards",)),
+    "data": ("data", ("tests/data", "tests/test_datamodule.py")),
+    "ranks": (
+        "distributed/ranks.py",
+        ("tests/distributed", "tests/integration/test_distributed.py", "tests/integration/test_t"),
+    ),
+}
+PRELOADED = [
+    "coverage", "datasets", "hypothesis", "jsonargparse", "lightning.pytorch", "matplotlib.figure", "pandas", "peft",
+    "scipy.stats", "tensorboard.summary.writer.event_file_writer", "torch.distributed.checkpoint",
+    "torch.distributed.fsdp", "transformers.generation", "transformers.models.llama.modeling_llama",
+]  # fmt: skip
+
+# Mutants that no test can find: (file, the line as the mutant has it): why.
+EQUIVALENT: dict[tuple[str, str], str] = {}
+
+
+def find_files(room: str) -> list[Path]:
+    """The files of a room; those of vLLM's sampler are tested in an environment of its own."""
+    root = PACKAGE / ROOMS[room][0]
+    files = [root] if root.suffix else sorted(root.rglob("*.py"))
+    return [file for file in files if file.name != "__init__.py" and "vllm" not in file.parts]
+
+
+def copy_checkout(folder: str) -> None:
+    """Make a copy of what git knows or would add the place that everything is imported from."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    for name in subprocess.check_output(listing, text=True).split("\0")[:-1]:
+        if Path(name).is_file():
+            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(name, Path(folder, name))
+    os.chdir(folder)
+    os.environ |= {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+    sys.path[0] = folder
+    for module in PRELOADED:
+        importlib.import_module(module)
+
+
+def run_tests(arguments: Iterable[str], *, limit: float, log: Path, plugins: Iterable[type] = ()) -> int:
+    """pytest's exit status in a fork of this process; -1 where it takes longer than ``limit`` seconds."""
+    child = os.fork()
+    if not child:
+        os.setsid()
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for module in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[module]  # they are the checkout's, not the copy's
+        status = pytest.main(
+            [*arguments, "-q", "-p", "no:cacheprovider", "--tb=line"], [plugin() for plugin in plugins]
+        )
+        sys.stdout.flush()
+        os._exit(status)
+    end, done, status = time.monotonic() + limit, 0, 0
+    while not done and time.monotonic() < end:
+        time.sleep(0.05)
+        done, status = os.waitpid(child, os.WNOHANG)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # and what the tests have started
+    if not done:
+        os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) if done else -1
+
+
+class Recorder:
+    """A pytest plug-in: the lines that each test ran and its seconds, for tests that passed, in ``record.json``."""
+
+    def __init__(self) -> None:
+        self.seconds, self.failed = dict[str, float](), set[str]()
+        self.coverage = coverage.Coverage(data_file=None, source=[str(PACKAGE)])
+        self.coverage.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.coverage.switch_context(item.nodeid)
+        start = time.monotonic()
+        result = yield
+        self.seconds[item.nodeid] = round(time.monotonic() - start, 3)
+        self.coverage.switch_context("")
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not report.passed:
+            self.failed.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        self.coverage.stop()
+        data, lines = self.coverage.get_data(), {}
+        for file in data.measured_files():
+            contexts = data.contexts_by_lineno(file).items()
+            lines[os.path.relpath(file)] = {
+                line: sorted(set(tests) - self.failed - {""}) for line, tests in contexts
+            }
+        seconds = {test: spent for test, spent in self.seconds.items() if test not in self.failed}
+        Path("record.json").write_text(json.dumps({"seconds": seconds, "lines": lines}))
+
+
+def record_tests(paths: list[str], notes: Path) -> None:
+    """Add to the notes what these tests run."""
+    kept = json.loads(notes.read_text()) if notes.exists() else {"seconds": {}, "lines": {}}
+    run_tests(paths, limit=7200, log=notes.with_suffix(".log"), plugins=[Recorder])
+    new = json.loads(Path("record.json").read_text())
+    kept["seconds"] |= new["seconds"]
+    for path, lines in new["lines"].items():
+        for line, tests in lines.items():
+            of_line = kept["lines"].setdefault(path, {}).setdefault(line, [])
+            of_line += sorted(set(tests) - set(of_line))
+    notes.write_text(json.dumps(kept))
+
+
+def choose_tests(mutant: Mutant, near: tuple[str, ...], record: dict[str, Any], limit: float) -> list[str]:
+    """Tests that run the mutant's statement, then others of their files and of the room, in ``limit`` seconds."""
+    seconds, lines = record["seconds"], record["lines"].get(str(mutant.path), {})
+    running = {test for line in mutant.statement for test in lines.get(str(line), ())}
+    files = {test.partition("::")[0] for test in running}
+
+    def order(tests: Iterable[str]) -> list[str]:
+        """One case of each function first, then the room's own, then the fastest."""
+        cases, keys = Counter[str](), {}
+        for test in sorted(tests, key=seconds.__getitem__):
+            function = test.partition("[")[0]
+            keys[test] = (cases[function], not test.startswith(near), seconds[test])
+            cases[function] += 1
+        return sorted(keys, key=keys.__getitem__)
+
+    beside = {test for test in seconds if test.startswith(near) or test.partition("::")[0] in files} - running
+    chosen = list[str]()
+    for test in order(running) + order(beside):
+        limit -= seconds[test]
+        if limit < 0 and chosen:
+            break
+        chosen.append(test)
+    return chosen
+
+
+def try_mutant(mutant: Mutant, tests: list[str], limit: float) -> dict[str, Any]:
+    """The test that found it, or None, and what is printed of it."""
+    log, kept, before, start = (
+        Path("mutant.log"),
+        mutant.path.read_text(),
+        mutant.path.stat(),
+        time.monotonic(),
+    )
+    mutant.path.write_text(mutant.text)
+    status = run_tests([*tests, "-x"], limit=limit, log=log)
+    mutant.path.write_text(kept)
+    os.utime(mutant.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    said = re.findall(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.MULTILINE)
+    found = (
+        None if status == 0 else "time-out" if status == -1 else said[0] if said else f"exit status {status}"
+    )
+    diff = list(difflib.unified_diff(kept.splitlines(), mutant.text.splitlines(), n=0, lineterm=""))[3:]
+    line = "".join(line[1:].strip() for line in diff if line[0] == "+")
+    return {
+        "place": f"{mutant.path}:{mutant.line}", "kind": mutant.kind, "found": found, "tests": len(tests),
+        "seconds": round(time.monotonic() - start, 1), "diff": diff,
+        "equivalent": EQUIVALENT.get((str(mutant.path.relative_to(PACKAGE)), line), ""),
+    }  # fmt: skip
+
+
+def print_table(results: list[dict[str, Any]]) -> None:
+    """Found of all by room, without equivalent ones; then what survived."""
+    for room in [*dict.fromkeys(result["room"] for result in results), ""]:
+        found = [bool(r["found"]) for r in results if room in ("", r["room"]) and not r["equivalent"]]
+        print(f"{room or 'all':14} {sum(found):4} of {len(found)}")
+    for result in results:
+        if not result["found"]:
+            print(
+                f"\n{result['place']}  {result['kind']}  {result['equivalent']}", *result["diff"], sep="\n  "
+            )
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=["record", "try"])
+    parser.add_argument("paths", nargs="*", help="of record: tests")
+    parser.add_argument("--number", type=int, default=140, help="of mutants in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rooms", default=",".join(ROOMS))
+    parser.add_argument("--limit", type=float, default=60, help="seconds of tests for a mutant")
+    parser.add_argument("--notes", type=Path, default=Path(tempfile.gettempdir(), "lgrpo_mutants.json"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mutants") as folder:
+        copy_checkout(folder)
+        if options.command == "record":
+            record_tests(options.paths, options.notes)
+        else:
+            try_mutants(options)
+
+
+def try_mutants(options: argparse.Namespace) -> None:
+    """Print what became of each, a JSON object a line, then a table."""
+    notes, results, rooms = (
+        json.loads(options.notes.read_text()),
+        list[dict[str, Any]](),
+        options.rooms.split(","),
+    )
+    for index, room in enumerate(rooms):
+        share = options.number * (index + 1) // len(rooms) - options.number * index // len(rooms)
+        for mutant in choose_mutants(find_files(room), share, f"{options.seed} {room}"):
+            tests = choose_tests(mutant, ROOMS[room][1], notes, options.limit)
+            results.append({"room": room} | try_mutant(mutant, tests, 60 + 5 * options.limit))
+            print(json.dumps(results[-1]), flush=True)
+    print_table(results)
+
+
+if __name__ == "__main__":
+    main()
