@@ -17,7 +17,8 @@ class Module(torch.nn.Module):
         super().__init__()
         self.strict_loading = strict_loading
         self.base = torch.nn.Linear(2, 3, bias=False)
-        self.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(3, 1, bias=False)})
+        adapter = torch.nn.ModuleDict({"default": torch.nn.Linear(3, 1, bias=False)})
+        self.q = torch.nn.ModuleDict({"lora_A": adapter})
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_sharded_weights_are_not_compared() -> None:
 
 
 def test_adapters_alone_are_saved() -> None:
-    adapter = {"lora_A.default.weight": torch.zeros(1, 3)}
+    adapter = {"q.lora_A.default.weight": torch.zeros(1, 3)}
     check_weights(adapter, Module(strict_loading=False))
     with pytest.raises(ValueError, match=r"such as base\.weight"):
         check_weights(adapter, Module())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import faulthandler
 import importlib
 import json
 import os
@@ -24,8 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ def copy_checkout(folder: str) -> None:
         importlib.import_module(module)
 
 
-def run_tests(arguments: Iterable[str], *, limit: float, log: Path, plugins: Iterable[type] = ()) -> int:
-    """pytest's exit status in a fork of this process; -1 where it takes longer than ``limit`` seconds."""
+def run_tests(arguments: Iterable[str], log: Path, make_plugin: Callable[[], object]) -> int:
+    """pytest's exit status in a fork of this process."""
     child = os.fork()
     if not child:
         os.setsid()
@@ -95,31 +96,42 @@ def run_tests(arguments: Iterable[str], *, limit: float, log: Path, plugins: Ite
         os.dup2(output, 2)
         for module in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
             del sys.modules[module]  # they are the checkout's, not the copy's
-        status = pytest.main(
-            [*arguments, "-q", "-p", "no:cacheprovider", "--tb=line"], [plugin() for plugin in plugins]
-        )
+        status = pytest.main([*arguments, "-q", "-p", "no:cacheprovider", "--tb=line"], [make_plugin()])
         sys.stdout.flush()
         os._exit(status)
-    end, done, status = time.monotonic() + limit, 0, 0
-    while not done and time.monotonic() < end:
-        time.sleep(0.05)
-        done, status = os.waitpid(child, os.WNOHANG)
+    _, status = os.waitpid(child, 0)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # and what the tests have started
-    if not done:
-        os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) if done else -1
+        os.killpg(child, signal.SIGKILL)  # what the tests have started
+    return os.waitstatus_to_exitcode(status)
+
+
+class TimeLimit:
+    """A pytest plug-in that ends the process where a test takes far longer than its ``seconds``."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+        faulthandler.dump_traceback_later(120, exit=True)
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        faulthandler.dump_traceback_later(30 + 10 * self.seconds[item.nodeid], exit=True)
 
 
 class Recorder:
     """A pytest plug-in: the lines that each test ran and its seconds, for tests that passed, in ``record.json``."""
 
-    def __init__(self) -> None:
+    def __init__(self, cases: int) -> None:
+        self.cases = cases
         self.seconds, self.failed = dict[str, float](), set[str]()
         self.coverage = coverage.Coverage(data_file=None, source=[str(PACKAGE)])
         self.coverage.start()
 
-    @pytest.hookimpl(wrapper=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        functions = defaultdict[str, list[pytest.Item]](list)
+        for item in items:
+            functions[item.nodeid.partition("[")[0]].append(item)
+        items[:] = [i for cases in functions.values() for i in cases[:: -(-len(cases) // self.cases)]]
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.coverage.switch_context(item.nodeid)
         start = time.monotonic()
@@ -144,10 +156,10 @@ class Recorder:
         Path("record.json").write_text(json.dumps({"seconds": seconds, "lines": lines}))
 
 
-def record_tests(paths: list[str], notes: Path) -> None:
+def record_tests(paths: list[str], notes: Path, cases: int) -> None:
     """Add to the notes what these tests run."""
     kept = json.loads(notes.read_text()) if notes.exists() else {"seconds": {}, "lines": {}}
-    run_tests(paths, limit=7200, log=notes.with_suffix(".log"), plugins=[Recorder])
+    run_tests(paths, notes.with_suffix(".log"), lambda: Recorder(cases))
     new = json.loads(Path("record.json").read_text())
     kept["seconds"] |= new["seconds"]
     for path, lines in new["lines"].items():
@@ -182,27 +194,24 @@ def choose_tests(mutant: Mutant, near: tuple[str, ...], record: dict[str, Any], 
     return chosen
 
 
-def try_mutant(mutant: Mutant, tests: list[str], limit: float) -> dict[str, Any]:
+def try_mutant(mutant: Mutant, tests: list[str], seconds: dict[str, float]) -> dict[str, Any]:
     """The test that found it, or None, and what is printed of it."""
-    log, kept, before, start = (
-        Path("mutant.log"),
-        mutant.path.read_text(),
-        mutant.path.stat(),
-        time.monotonic(),
-    )
+    log, start = Path("mutant.log"), time.monotonic()
+    kept, before = mutant.path.read_text(), mutant.path.stat()
     mutant.path.write_text(mutant.text)
-    status = run_tests([*tests, "-x"], limit=limit, log=log)
+    status = run_tests([*tests, "-x"], log, lambda: TimeLimit(seconds))
     mutant.path.write_text(kept)
     os.utime(mutant.path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    said = re.findall(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.MULTILINE)
-    found = (
-        None if status == 0 else "time-out" if status == -1 else said[0] if said else f"exit status {status}"
-    )
+    said = log.read_text(errors="replace")
+    if "ERROR: not found" in said and "ERROR collecting" not in said:
+        raise SystemExit(f"The notes are of other tests; record them again.\n{said}")
+    names = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
     diff = list(difflib.unified_diff(kept.splitlines(), mutant.text.splitlines(), n=0, lineterm=""))[3:]
     line = "".join(line[1:].strip() for line in diff if line[0] == "+")
     return {
-        "place": f"{mutant.path}:{mutant.line}", "kind": mutant.kind, "found": found, "tests": len(tests),
-        "seconds": round(time.monotonic() - start, 1), "diff": diff,
+        "place": f"{mutant.path}:{mutant.line}", "kind": mutant.kind, "tests": len(tests), "diff": diff,
+        "found": (names or [f"exit status {status}"])[0] if status else None,
+        "seconds": round(time.monotonic() - start, 1),
         "equivalent": EQUIVALENT.get((str(mutant.path.relative_to(PACKAGE)), line), ""),
     }  # fmt: skip
 
@@ -225,33 +234,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=["record", "try"])
-    parser.add_argument("paths", nargs="*", help="of record: tests")
+    parser.add_argument("--cases", type=int, default=8, help="most cases of a test that are recorded")
     parser.add_argument("--number", type=int, default=140, help="of mutants in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rooms", default=",".join(ROOMS))
     parser.add_argument("--limit", type=float, default=60, help="seconds of tests for a mutant")
     parser.add_argument("--notes", type=Path, default=Path(tempfile.gettempdir(), "lgrpo_mutants.json"))
-    options = parser.parse_args()
+    options, given = parser.parse_known_args()  # the rest is pytest's
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
         copy_checkout(folder)
         if options.command == "record":
-            record_tests(options.paths, options.notes)
+            record_tests(given, options.notes, options.cases)
         else:
             try_mutants(options)
 
 
 def try_mutants(options: argparse.Namespace) -> None:
     """Print what became of each, a JSON object a line, then a table."""
-    notes, results, rooms = (
-        json.loads(options.notes.read_text()),
-        list[dict[str, Any]](),
-        options.rooms.split(","),
-    )
+    notes, rooms = json.loads(options.notes.read_text()), options.rooms.split(",")
+    results = list[dict[str, Any]]()
     for index, room in enumerate(rooms):
         share = options.number * (index + 1) // len(rooms) - options.number * index // len(rooms)
         for mutant in choose_mutants(find_files(room), share, f"{options.seed} {room}"):
             tests = choose_tests(mutant, ROOMS[room][1], notes, options.limit)
-            results.append({"room": room} | try_mutant(mutant, tests, 60 + 5 * options.limit))
+            results.append({"room": room} | try_mutant(mutant, tests, notes["seconds"]))
             print(json.dumps(results[-1]), flush=True)
     print_table(results)
 

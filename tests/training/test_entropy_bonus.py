@@ -18,3 +18,10 @@ def test_a_steered_one_goes_on_within_its_bound() -> None:
     after.load_state_dict(before.state_dict())
     assert before.coefficient == 0.5
     assert after.coefficient == 0.3
+
+
+def test_a_steered_one_waits_for_the_first_entropy() -> None:
+    bonus = EntropyBonus(Objective(entropy_coef=0.1, entropy_target=1.0))
+    assert bonus.coefficient == 0.0
+    bonus.saw(1.0)
+    assert bonus.coefficient > 0.1

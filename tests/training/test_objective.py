@@ -117,7 +117,7 @@ def test_a_reference_is_only_loaded_for_a_penalty(
     coefficient: float, model_folder: Callable[..., Path]
 ) -> None:
     module = GRPOModule(
-        PolicyConfig(path=str(model_folder("llama"))),
+        policy=PolicyConfig(path=str(model_folder("llama"))),
         reward_model=ExactMatch(),
         objective=Objective(kl_coef=coefficient),
     )

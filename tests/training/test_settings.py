@@ -1,0 +1,70 @@
+"""Limits of a run that contradict each other are refused; those that just fit are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+
+from lgrpo_lightning.training import Updates
+from lgrpo_lightning.training.run_limits import RunLimits
+from lgrpo_lightning.training.settings import check_limits
+
+TWO = Updates(mini_batches=2)
+
+
+def check(updates: Updates = TWO, **options: Any) -> Trainer:
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+    }
+    trainer = Trainer(**quiet, **options)
+    check_limits(trainer, updates, RunLimits(updates=updates).planned_steps(trainer))
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_steps": 6, "min_steps": 6}, None),
+        ({"max_steps": 7, "min_steps": 7}, "trainer.min_steps is 7, but .* after 6"),
+        ({"max_steps": 2}, None),
+        (
+            {"max_steps": 1},
+            r"trainer.max_steps is 1, and a rollout makes 2 optimizer steps .* Use at least 2",
+        ),
+        ({"max_steps": 0}, "trainer.max_steps is 0, so that nothing would be trained"),
+        ({"max_epochs": 0}, "trainer.max_epochs is 0"),
+        ({"max_epochs": 1, "min_steps": 9}, None),
+    ],
+)
+def test_limits(options: dict[str, Any], says: str | None) -> None:
+    if says is None:
+        check(**options)
+    else:
+        with pytest.raises(ValueError, match=says):
+            check(**options)
+
+
+def test_an_end_before_the_limit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    check(max_steps=7)
+    assert "the run ends with the last whole rollout, after 6 steps" in capsys.readouterr().out
+    check(max_steps=6)
+    check(Updates(mini_batches=2, drop_equal_groups=True), max_steps=7)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_short_trial_counts_rollouts() -> None:
+    assert check(fast_dev_run=3).fit_loop.epoch_loop.max_steps == 6
+
+
+def test_rollouts_without_a_step() -> None:
+    limits = RunLimits(updates=Updates(max_rollouts_without_step=3))
+    limits.check_steps(2, {"frac_reward_zero_std": 1.0})
+    with pytest.raises(
+        ValueError, match=r"3 rollouts in a row made no optimizer step .*no token was trained"
+    ):
+        limits.check_steps(3, {})
