@@ -107,13 +107,9 @@ class RewardProgressBar(RichProgressBar):
         """Show the new accuracy, or print the validation's line."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            values = {
-                name: float(trainer.callback_metrics[name])
-                for name in find_validation_metrics(trainer.callback_metrics)
-            }
-            self._print_line(
-                "validation", trainer, pl_module, {name: f"{value:.3f}" for name, value in values.items()}
-            )
+            logged = trainer.callback_metrics
+            rates = {name: f"{float(logged[name]):.3f}" for name in find_validation_metrics(logged)}
+            self._print_line("validation", trainer, pl_module, rates)
 
     def _print_line(
         self, head: str, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, str] | None = None

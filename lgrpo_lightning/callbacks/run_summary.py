@@ -91,11 +91,8 @@ def describe_outcomes(metrics: dict[str, Series]) -> list[str]:
         lines.append(f"  {'reward':<16} {sum(values[:n]) / n:.3f} -> {sum(values[-n:]) / n:.3f}{over}")
     for name in find_validation_metrics(metrics):
         values = metrics[name][1]
-        lines.append(
-            f"  {name:<16} {values[0]:.3f} -> {values[-1]:.3f}"
-            if len(values) > 1
-            else f"  {name:<16} {values[0]:.3f}"
-        )
+        ends = [values[0], values[-1]] if len(values) > 1 else values
+        lines.append(f"  {name:<16} {' -> '.join(f'{value:.3f}' for value in ends)}")
     return lines
 
 

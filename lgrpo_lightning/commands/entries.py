@@ -86,7 +86,9 @@ def _read_file(name: str) -> list[Entry]:
 
 
 def _read_value(text: str, key: str) -> list[Entry]:
-    """The keys inside of the value of a flag."""
+    """The keys inside of the value of a flag, where brackets say that it has some: a prompt may look like YAML."""
+    if not text.lstrip().startswith(("{", "[")):
+        return []
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:

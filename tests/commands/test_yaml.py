@@ -88,6 +88,12 @@ def test_a_key_stands_once_on_the_command_line_too(
     assert "line 1 and line 5: model is given twice" in printed(tmp_path, capsys, f"{BASE}model: {{seed: 1}}")
 
 
+def test_text_on_the_command_line_has_no_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Answer: yes\nAnswer: no"
+    said = printed(tmp_path, capsys, BASE, flags=(f"--data.system_prompt={text}", "--data.chat=true"))
+    assert said["data"]["system_prompt"] == text
+
+
 def test_another_file_may_give_it_again_and_anchors_are_no_repetition(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
