@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 import sys
+import warnings
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -226,6 +227,15 @@ def test_an_exception_names_the_function_and_the_first_prompts():
         RewardError, match=r"'divides' failed with ZeroDivisionError(.|\n)*first prompts: toy/0 '1\+1='"
     ):
         scored(divides, toy_group(["a"]))
+
+
+def test_returned_nan_is_said_once():
+    model, group = RewardFunction(lambda completions: [math.nan, 1.0]), toy_group(["a", "b"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            model.score_batch([group], [toy_tree(group)])
+    assert len([w for w in said if "returned NaN for 1 of 2" in str(w.message)]) == 1
 
 
 def test_log_extra_of_the_wrong_length():

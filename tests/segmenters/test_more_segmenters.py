@@ -55,7 +55,7 @@ def test_tags_of_ones_own() -> None:
         "<plan>a</plan>",
         "<think>b</think>",
     ]
-    for tags, says in ((["<think>"], "without brackets"), ([], "at least one")):
+    for tags, says in ((["plan", "<think>"], "without brackets"), ([], "at least one")):
         with pytest.raises(ValueError, match=says):
             TagSegmenter(tags)
     with pytest.raises(ValueError, match=r"write \['think'\]"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.training import Updates
 from lgrpo_lightning.training.run_limits import RunLimits
-from lgrpo_lightning.training.settings import check_limits
+from lgrpo_lightning.training.settings import check_limits, check_trainer
 
 TWO = Updates(mini_batches=2)
 
@@ -59,6 +62,21 @@ def test_an_end_before_the_limit_is_said(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_short_trial_counts_rollouts() -> None:
     assert check(fast_dev_run=3).fit_loop.epoch_loop.max_steps == 6
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+    }
+    for options in ({}, {"fast_dev_run": 1}):
+        trainer = Trainer(**quiet, **options, default_root_dir=tmp_path / "file" / "run")  # type: ignore[arg-type]
+        trainer.state.fn = TrainerFn.FITTING
+        with nullcontext() if options else pytest.raises(ValueError, match="nothing can be written there"):
+            check_trainer(trainer, Updates(), None)
 
 
 def test_rollouts_without_a_step() -> None:
