@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -15,6 +17,7 @@ import pandas
 import pytest
 
 from lgrpo_lightning import cli
+from tests.analysis.chromium import needs_chromium, opened
 from tests.docs.markdown import ROOT
 
 CONFIG = ROOT / "configs" / "paper_toy.yaml"
@@ -32,39 +35,57 @@ def table(out: Path, name: str = "table.csv") -> pandas.DataFrame:
     return pandas.read_csv(out / name).drop(columns=list(TIMES))
 
 
-def test_two_arms_in_two_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(folder, output) of three arms in two settings, the third of which is the first in other words."""
+    out = tmp_path_factory.mktemp("compared") / "c"
+    arms = "--vary=model.advantage_estimator=GRPO,LambdaGRPO,{class_path: LambdaGRPO, init_args: {power: 0}}"
     settings = "--vary=model.reward_model.init_args.shared=1,2"
-    assert cli.main(words(tmp_path / "c", ARMS, settings)) == 0
-    said = capsys.readouterr().out
-    assert "[8/8] " in said
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert cli.main(words(out, arms, settings)) == 0
+    return out, said.getvalue()
+
+
+def test_two_arms_in_two_settings(compared: tuple[Path, str]) -> None:
+    out, said = compared
+    assert "[12/12] " in said
     assert "| shared=1 | GRPO |" in said
     assert "difference to GRPO" in said
     assert re.search(r"LambdaGRPO \(shared=1\): (not told apart|ahead of|behind) .*in target rate\.", said)
-    runs = pandas.read_csv(tmp_path / "c" / "runs.csv")
-    assert len(runs) == 8
+    runs = pandas.read_csv(out / "runs.csv")
+    assert len(runs) == 12
     for row in runs.itertuples():  # every value is the mean of the last rollouts of its own run
-        own = tmp_path / "c" / "runs" / row.arm / row.setting / f"seed-{row.seed}" / "metrics.csv"
+        own = out / "runs" / row.arm / row.setting / f"seed-{row.seed}" / "metrics.csv"
         logged = pandas.read_csv(own)
         assert row.value == pytest.approx(logged[TARGET[0].removeprefix("--metric=")].iloc[-1])
         assert len(logged) == 4
-    arms = table(tmp_path / "c")
-    assert list(arms["arm"]) == ["GRPO", "LambdaGRPO"] * 2
+    arms = table(out)
+    assert list(arms["arm"]) == ["GRPO", "LambdaGRPO", "LambdaGRPO power=0"] * 2
     for setting, there in runs.groupby("setting"):
         wide = there.pivot(index="seed", columns="arm", values="value")
         found = arms[(arms["setting"] == setting) & (arms["arm"] == "LambdaGRPO")].iloc[0]
         assert found["difference"] == pytest.approx((wide["LambdaGRPO"] - wide["GRPO"]).mean())
     for name in ("curves", "values", "differences", "trees", "time"):
-        assert (tmp_path / "c" / f"{name}.png").stat().st_size > 5000
-        assert (tmp_path / "c" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+        assert (out / f"{name}.png").stat().st_size > 5000
+        assert (out / f"{name}.svg").read_text().lstrip().startswith("<?xml")
 
 
-def test_power_0_is_grpo_and_seeds_are_paired(tmp_path: Path) -> None:
-    powers = "{class_path: LambdaGRPO, init_args: {power: 0}}"
-    assert cli.main(words(tmp_path / "c", f"--vary=model.advantage_estimator=GRPO,{powers}")) == 0
-    grpo, zero = table(tmp_path / "c").to_dict("records")
-    assert zero["arm"] == "LambdaGRPO power=0"
-    assert zero["mean"] == grpo["mean"]
-    assert zero["difference"] == zero["difference_interval"] == 0
+def test_power_0_is_grpo_and_seeds_are_paired(compared: tuple[Path, str]) -> None:
+    for _, there in table(compared[0]).groupby("setting"):
+        grpo, _, zero = there.to_dict("records")
+        assert zero["mean"] == grpo["mean"]
+        assert zero["difference"] == zero["difference_interval"] == 0
+
+
+@needs_chromium
+def test_its_report(compared: tuple[Path, str]) -> None:
+    out, _ = compared
+    assert cli.main(["report", str(out)]) == 0
+    seen = opened(out / "report.html", width=400)
+    assert (seen.requests, seen.errors, seen.scripts) == ([], [], 0)
+    assert seen.overflow <= 0
+    for part in ("Curves", "Trees", "difference to GRPO", "mean of the last tenth"):
+        assert part in seen.text
 
 
 @pytest.mark.slow
@@ -101,6 +122,7 @@ def test_a_kill_repeats_nothing(tmp_path: Path) -> None:
     assert len(pandas.read_csv(cut / "runs.csv")) == 4
 
 
+@pytest.mark.slow
 def test_a_signal_lets_the_runs_save_their_state(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lgrpo_lightning.cli", *words(tmp_path / "c", "--jobs=2", steps=2000)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -124,6 +146,7 @@ def until(true: object, seconds: float = 300) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_tuning_takes_the_best_of_the_grid_on_seeds_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,8 +162,11 @@ def test_tuning_takes_the_best_of_the_grid_on_seeds_of_its_own(
     for arm, tuned in best.itertuples(index=False):
         config = (tmp_path / "c" / "runs" / arm / tuned / "seed-0" / "config.yaml").read_text()
         assert float(config.split("lr: ")[1].split()[0]) == float(tuned.split("=")[1])
+    assert cli.main(["report", str(tmp_path / "c")]) == 0
+    assert "Tuning" in (tmp_path / "c" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_configurations_are_compared_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, shared in (("near", 2), ("far", 1)):
         text = CONFIG.read_text().replace("shared: 1", f"shared: {shared}")

@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 
 from lgrpo_lightning import cli
-from tests.analysis.chromium import CHROMIUM, opened
+from tests.analysis.chromium import needs_chromium, opened
 from tests.analysis.recorded import HOSTILE, record
 from tests.analysis.sick_runs import SICK, WELL, write_run
 from tests.runs import fit
-
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)"
-)
 
 
 def report(*runs: Path, out: Path) -> str:
@@ -67,8 +63,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
 def test_the_page_fits_and_asks_for_nothing(width: int, dark: bool, real: Path, tmp_path: Path) -> None:
     hostile = record(tmp_path / "run", [(HOSTILE, [1.0, 0.0, 0.5, 0.0])], prompt=HOSTILE[0])
     for runs in ([hostile], [real], [real, hostile]):
@@ -77,24 +72,6 @@ def test_the_page_fits_and_asks_for_nothing(width: int, dark: bool, real: Path, 
         assert (seen.requests, seen.errors, seen.scripts) == ([], [], 0)
         assert seen.overflow <= 0
         assert "Findings" in seen.text
-
-
-@needs_chromium
-def test_a_comparison(tmp_path: Path) -> None:
-    words = [
-        "--config=configs/paper_toy.yaml",
-        "--seeds=0",
-        "--trainer.max_steps=3",
-        f"--out={tmp_path / 'c'}",
-    ]
-    rates = "--tune=model.optimizer.init_args.lr=1e-4,1e-3"
-    assert cli.main(["compare", *words, "--vary=model.advantage_estimator=GRPO,LambdaGRPO", rates]) == 0
-    assert cli.main(["report", str(tmp_path / "c")]) == 0
-    seen = opened(tmp_path / "c" / "report.html", width=400)
-    assert (seen.requests, seen.errors, seen.scripts) == ([], [], 0)
-    assert seen.overflow <= 0
-    for part in ("Curves", "Trees", "Tuning", "difference to GRPO", "mean of the last tenth"):
-        assert part in seen.text
 
 
 def test_a_comparison_has_a_report_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,14 @@ def shown(groups: list[Group]) -> list[Any]:
 
 @pytest.mark.parametrize(
     "environment",
-    [Echo(hint="9="), GuessingGame(), Faulty("raises"), Faulty("number"), Faulty("huge"), Faulty("reward")],
+    [
+        Echo(hint="9="),
+        Faulty("raises"),
+        *(
+            pytest.param(e, marks=pytest.mark.slow)
+            for e in (GuessingGame(), *map(Faulty, ("number", "huge", "reward")))
+        ),
+    ],
     ids=lambda e: f"{type(e).__name__} {getattr(e, 'how', '')}",
 )
 def test_episodes_are_those_of_threads(policy: Policy, environment: Any) -> None:

@@ -77,8 +77,9 @@ def test_the_same_seed_gives_the_same_run(run: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(rollouts(first), rollouts(second), check_exact=True)
     for a, b in zip(*(checkpoint(r)["state_dict"].values() for r in (first, second)), strict=True):
         assert torch.equal(a, b)
-    other = fit(tmp_path / "c", seed_everything=1)
-    assert list(rollouts(other)["completion"]) != list(rollouts(first)["completion"])
+    other = fit(tmp_path / "c", seed_everything=1, trainer__max_steps=1, trainer__limit_val_batches=0)
+    completions = list(rollouts(other)["completion"])
+    assert completions != list(rollouts(first)["completion"])[: len(completions)]
 
 
 def test_the_estimator_is_the_only_difference(run: Path, tmp_path: Path) -> None:
@@ -118,8 +119,8 @@ def test_several_updates_per_rollout_with_a_reference(normalizer: str, tmp_path:
     assert not any("reference" in key for key in checkpoint(root)["state_dict"])
 
 
-def test_groups_of_equal_rewards_can_be_dropped(tmp_path: Path) -> None:
-    kept, dropped = fit(tmp_path / "a"), fit(tmp_path / "b", model__updates__drop_equal_groups="true")
+def test_groups_of_equal_rewards_can_be_dropped(run: Path, tmp_path: Path) -> None:
+    kept, dropped = run, fit(tmp_path / "b", model__updates__drop_equal_groups="true")
     a, b = train_metrics(kept), train_metrics(dropped)
     assert (a["groups/dropped"] == 0).all()
     assert (

@@ -83,6 +83,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_checkpoints_of_both_kinds_hold_the_run_of_one_process(runs: Path) -> None:
     assert (runs / "folder" / "checkpoints" / "last.ckpt").is_dir()
     assert largest_difference(weights(runs / "file"), weights(runs / "folder")) == 0
@@ -91,13 +92,15 @@ def test_checkpoints_of_both_kinds_hold_the_run_of_one_process(runs: Path) -> No
     pd.testing.assert_frame_equal(rollouts(runs / "file"), rollouts(runs / "folder"))
 
 
+@pytest.mark.slow
 def test_predictions_before_any_training_step(runs: Path) -> None:
     drawn = [predictions(runs / name) for name in ("file", "folder")]
     assert len(drawn[0]) == 16
     pd.testing.assert_frame_equal(*drawn)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("file", marks=pytest.mark.slow), "folder"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "folder"])
 def test_one_process_goes_on(kind: str, runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / kind, tmp_path / kind)
     one("validate", tmp_path / kind, ckpt_path="last")
@@ -119,6 +122,7 @@ def greedy(model: Any) -> list[int]:
     return list(out[0].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_export(kind: str, runs: Path, tmp_path: Path) -> None:
     model = exported(runs / kind, tmp_path)
@@ -129,6 +133,7 @@ def test_export(kind: str, runs: Path, tmp_path: Path) -> None:
     assert not torch.equal(base.lm_head.weight, model.lm_head.weight)
 
 
+@pytest.mark.slow
 def test_export_on_the_way_is_whole(runs: Path, tmp_path: Path) -> None:
     folders = sorted((runs / "file" / "exports").iterdir())
     assert [f.name for f in folders] == ["rollout-000002", "rollout-000004"]
@@ -137,6 +142,7 @@ def test_export_on_the_way_is_whole(runs: Path, tmp_path: Path) -> None:
     assert largest_difference(way.state_dict(), end.state_dict()) == 0
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_file_of_a_rank_says_so(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

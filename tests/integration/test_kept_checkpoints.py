@@ -67,13 +67,9 @@ def test_what_is_there(whole: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "best-rollout-000002.ckpt",
-        "rollout-000003.ckpt",
-        "rollout-000005.ckpt",
-    ]  # inside and at the end of an epoch
-    + [pytest.param(f"best-rollout-{n:06d}.ckpt", marks=pytest.mark.slow) for n in (0, 4, 6)]
-    + [pytest.param(f"rollout-{n:06d}.ckpt", marks=pytest.mark.slow) for n in (1, 2, 6)],
+    ["rollout-000003.ckpt"]  # inside an epoch; others also at its end
+    + [pytest.param(f"best-rollout-{n:06d}.ckpt", marks=pytest.mark.slow) for n in (0, 2, 4, 6)]
+    + [pytest.param(f"rollout-{n:06d}.ckpt", marks=pytest.mark.slow) for n in (1, 2, 5, 6)],
 )
 def test_resumed_it_equals_the_uninterrupted_run(name: str, whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
@@ -96,6 +92,7 @@ def test_resumed_it_equals_the_uninterrupted_run(name: str, whole: Path, tmp_pat
     pd.testing.assert_frame_equal(validations(start, whole), validations(start, root), check_exact=True)
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_goes_on_as_a_longer_run(whole: Path, tmp_path: Path) -> None:
     """``best-rollout-000007`` was written by the validation after the last rollout, past the loops' end."""
     longer = fit(tmp_path / "longer", **RUN | {"trainer__max_steps": STEPS + 6})

@@ -95,7 +95,7 @@ PLACES: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["fsdp2", pytest.param("ddp", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["fsdp2", "ddp"])
 def two_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with the KL penalty in each place."""
     root = tmp_path_factory.mktemp("two")
@@ -104,6 +104,7 @@ def two_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_two_processes_equal_one(place: str, two_processes: Path, tmp_path: Path) -> None:
     one, two = fit(tmp_path, **BOTH | PLACES[place]), two_processes / place

@@ -176,6 +176,7 @@ def python(code, path):
     return run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_the_template_installed_with_pip(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     shutil.copytree(TEMPLATE, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.egg-info"))

@@ -252,6 +252,7 @@ def test_no_room_for_other_files(small_disk: Path) -> None:
     assert not isinstance(error.value, DiskFullError)
 
 
+@pytest.mark.slow
 def test_the_disk_runs_full_in_a_run(small_disk: Path, tmp_path: Path) -> None:
     """The run ends with status 2 and the reason; with room again it goes on exactly."""
     whole = finished(tmp_path / "whole", **RUN)

@@ -61,7 +61,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("signum", "status"),
     [
         (signal.SIGTERM, 143),
-        (signal.SIGINT, 130),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
         pytest.param(signal.SIGQUIT, 131, marks=pytest.mark.slow),
         pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
@@ -161,17 +161,10 @@ def test_a_launched_run_stops_whoever_is_asked(who: str, tmp_path: Path) -> None
     assert "SIGTERM ended the run after 2 whole rollouts; the state after 2 is in" in run.said()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "asked"),
-    [
-        ("ddp", [1]),
-        *(
-            pytest.param(s, who, marks=pytest.mark.slow)
-            for s in ("ddp", "fsdp2")
-            for who in ([0], [1], [0, 1])
-            if (s, who) != ("ddp", [1])
-        ),
-    ],
+    [(strategy, who) for strategy in ("ddp", "fsdp2") for who in ([0], [1], [0, 1])],
 )
 def test_every_rank_stops_and_is_resumed(strategy: str, asked: list[int], tmp_path: Path) -> None:
     """Processes started one by one, as torchrun does: the status of each is seen."""

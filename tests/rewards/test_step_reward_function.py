@@ -123,9 +123,7 @@ def test_a_run_with_process_rewards_alone(tmp_path: Path) -> None:
         model__reward_model=f"{{class_path: StepRewardFunction, init_args: {{function: {function}}}}}",
         model__segmenter="DelimiterSegmenter",
         model__advantage_estimator="ProcessGRPO",
-        data__validation=None,
-        trainer__val_check_interval=None,
-        data__validation__init_args__count=None,
+        trainer__limit_val_batches=0,
     )
     table = metrics(run)
     assert (table["grad_norm"].dropna() > 0).all()

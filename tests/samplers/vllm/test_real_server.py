@@ -33,7 +33,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_API_KEY", KEY)
 
 
-@pytest.fixture(scope="module", params=["llama_tied", "qwen2_tied"])
+@pytest.fixture(scope="module", params=["llama_tied", pytest.param("qwen2_tied", marks=pytest.mark.slow)])
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ChangingPolicy, RealServer]]:
