@@ -76,7 +76,7 @@ def test_limits_that_cannot_be_kept_are_refused(
     limits: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert lgrpo("fit", tmp_path, **{"model__validation__at_start": "false", **limits}) == 2
-    assert next(iter(limits)).partition("__")[2] in capsys.readouterr().err
+    assert next(iter(limits)).rpartition("__")[2] in capsys.readouterr().err
     assert not (tmp_path / "rollouts").exists()
 
 
