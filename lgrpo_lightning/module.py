@@ -117,10 +117,10 @@ class GRPOModule(PolicyModule):
     # ------------------------------------------------------------------------------------------ the algorithm
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
-        """One rollout and its optimizer steps."""
+        """One rollout and its optimizer steps; optimization is manual, so no loss is returned."""
         clock, means = Clock(), Means()
         rollout = self.draw_rollout(prompts, clock)
-        add_weight_lag(means, rollout, self.weight_version, meant=self.queue.drawn_from)
+        add_weight_lag(means, rollout, self.weight_version, expected=self.queue.expected_version)
         call_rollout_callbacks(self.trainer, self, rollout)
         with clock.measure("train"):
             self.train_on(rollout, means)
@@ -135,11 +135,10 @@ class GRPOModule(PolicyModule):
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         random_key = self.components.random_key("train", self.rollout_index)
         version = self.weight_version
-        requests = self.limits.upcoming(self.trainer, prompts, self.progress)
-        scored = self.queue.take(
-            requests, version, clock
-        )  # samples, segments and scores now, or did so before
-        scored, replaced = replace_equal_groups(
+        # these prompts first, then those of the next updates.rollouts_ahead rollouts
+        requests = self.limits.plan_rollouts(self.trainer, prompts, self.progress)
+        scored = self.queue.take(requests, version, clock)
+        scored, discarded = replace_equal_groups(
             self.trainer,
             scored,
             rounds=self.updates.refill_rounds,
@@ -147,13 +146,12 @@ class GRPOModule(PolicyModule):
         )
         with clock.measure("reward"):
             rewards: Sequence[Rewards] = scored.rewards
-            if self.objective.kl_in_reward and self.reference is not None:
-                rewards = subtract_kl_penalty(
-                    scored, self.reference, self.update.scorer, self.objective.kl_coef
-                )
+            if self.reference is not None and self.objective.kl_in_reward:
+                scorer, coefficient = self.update.scorer, self.objective.kl_coef
+                rewards = subtract_kl_penalty(scored, self.reference, scorer, coefficient)
             rollout = self.components.assign_credit(self.rollout_index, scored, rewards, random_key)
             rollout = drop_unrewarded(rollout, self.ranks, self.device)
-        return replace(rollout, replaced=replaced.untrained(rollout.index))
+        return replace(rollout, replaced=discarded.as_untrained_rollout(rollout.index))
 
     def train_on(self, rollout: Rollout, means: Means) -> None:
         """``iterations`` x ``mini_batches`` optimizer steps on the trained groups of a rollout."""
@@ -161,10 +159,12 @@ class GRPOModule(PolicyModule):
             rollout.groups, rollout.credits, device=self.device, mask_truncated=rollout.mask_truncated
         )
         parts = split_into_mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
-        fixed = self.update.prepare(batch, parts, means)
+        fixed = self.update.prepare(
+            batch, parts, means
+        )  # log-probs before the first step, and of the reference
         for _ in range(self.updates.iterations):
             for rows in parts:
-                pending = self.update.accumulate(batch, rows, fixed, means)
+                pending = self.update.accumulate(batch, rows, fixed, means)  # loss and backward pass
                 if pending is not None and self.allows_step(rollout, pending, means):
                     self.update.commit(pending, means)
 
@@ -198,7 +198,7 @@ class GRPOModule(PolicyModule):
 
     def predict_step(self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0) -> Rollout:
         """A group of completions for every prompt, with its rewards and credit."""
-        random_key = self.components.random_key("predict")  # prompts are part of each completion's noise
+        random_key = self.components.random_key("predict")  # a completion's noise also depends on its prompt
         groups = self.components.sample_groups(prompts, self.group_size, self.sampling, random_key)
         scored = self.components.score_groups(groups, random_key)
         rollout = self.components.assign_credit(batch_idx, scored, scored.rewards, random_key)
@@ -273,8 +273,8 @@ class GRPOModule(PolicyModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Stop where the rollouts before made no optimizer step."""
         super().on_train_batch_start(batch, batch_idx)
-        without_step = self.rollout_index - self.rollouts_until_step
-        self.limits.check_steps(without_step, self.trainer.callback_metrics)
+        since_step = self.rollout_index - self.rollouts_at_last_step
+        self.limits.check_steps(since_step, self.trainer.callback_metrics)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the weights that rollouts in the queue were drawn from."""

@@ -160,18 +160,18 @@ def _add_completions(means: Means, rollout: Rollout) -> None:
         means.extreme("completions/max_length", float(lengths.max()), largest=True)
 
 
-def add_weight_lag(means: Means, rollout: Rollout, version: int, *, meant: int) -> None:
+def add_weight_lag(means: Means, rollout: Rollout, version: int, *, expected: int) -> None:
     """How many optimizer steps older than the policy the weights are that completions come from.
 
     Said once where they are others than they were meant to come from.
 
     Args:
         version: Optimizer steps the policy has had.
-        meant: Those of the weights that the sampler was to draw from.
+        expected: Those of the weights that the sampler was to draw from.
     """
-    oldest = min((r.weight_version for g in rollout.groups for r in g.completions), default=meant)
+    oldest = min((r.weight_version for g in rollout.groups for r in g.completions), default=expected)
     means.extreme("sampling/weight_lag", float(version - oldest), largest=True)
-    if oldest != meant:
+    if oldest != expected:
         rank_zero_warn(  # the same words every time, so that they are said once
             "The sampler drew from weights that are older than those it was given; sampling/weight_lag says by how "
             "many optimizer steps. Does the sampler's sync() take over the weights it is called for, and do its "

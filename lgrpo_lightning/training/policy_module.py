@@ -78,7 +78,7 @@ class PolicyModule(LightningModule):
         self.limits = RunLimits(updates=updates)
         self.guard: StepGuard
         self.rollout_index = 0
-        self.rollouts_until_step = 0  # up to the last optimizer step, or the start of this fit
+        self.rollouts_at_last_step = 0  # done at the last optimizer step, or at the start of this fit
         self._steps = self._epoch = 0  # that the weights have had, where the Trainer does not know
         self.step_metrics: dict[str, float] = {}
         self.entropy_bonus = EntropyBonus(objective)
@@ -238,7 +238,7 @@ class PolicyModule(LightningModule):
         schedulers: Any = self.lr_schedulers()
         schedulers.step()
         self._steps, self._epoch = self.global_step, self.current_epoch
-        self.rollouts_until_step = self.rollout_index + 1
+        self.rollouts_at_last_step = self.rollout_index + 1
         self.guard.check_weights(self.global_step)
         if (sync := self.objective.reference_sync) is not None and sync.due(self.global_step):
             sync.update(self.reference, self.policy)
@@ -295,7 +295,7 @@ class PolicyModule(LightningModule):
     def on_train_start(self) -> None:
         """Put the generators back as the checkpoint had them, let rates be as told, and guard the steps to come."""
         trainer: Any = self.trainer
-        self.rollouts_until_step = self.rollout_index
+        self.rollouts_at_last_step = self.rollout_index
         self.guard = StepGuard(
             self.policy,
             ranks=self.ranks,

@@ -37,8 +37,8 @@ class ScoredGroups:
     def __add__(self, other: ScoredGroups) -> ScoredGroups:
         return ScoredGroups(**{name: (*values, *getattr(other, name)) for name, values in vars(self).items()})
 
-    def untrained(self, index: int) -> Rollout | None:
-        """A batch of groups of which none takes part in an update, without credit; None of none."""
+    def as_untrained_rollout(self, index: int) -> Rollout | None:
+        """A rollout of these groups, none of which takes part in an update; None where there is no group."""
         if not self.groups:
             return None
         nothing = [torch.zeros(tree.set_sizes().shape) for tree in self.trees]

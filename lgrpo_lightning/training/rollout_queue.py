@@ -57,7 +57,7 @@ class RolloutQueue:
         self.group_size = group_size
         self.sampling = sampling
         self.ahead = ahead
-        self.drawn_from = 0  # optimizer steps of the weights that the rollout taken last was to be drawn from
+        self.expected_version = 0  # of the weights that the rollout taken last was to be drawn from
         self._trainer: Any = None
         self._policy: Policy
         self._threads: dict[int, RolloutThread] = {}  # by number of their rollout, in order
@@ -79,7 +79,7 @@ class RolloutQueue:
         """
         if self.ahead:
             return self._take_ahead(requests, version, clock)
-        this, self.drawn_from = requests[0], version
+        this, self.expected_version = requests[0], version
         random_key = self.components.random_key("train", this.index)
         with clock.measure("reward"):
             self.components.start_rewards(random_key, this.progress)
@@ -157,7 +157,7 @@ class RolloutQueue:
         _check_prompts(thread.request, this)
         self._await(thread, thread.scored)
         clock.seconds |= thread.seconds | {"trainer_idle": time.perf_counter() - started}
-        self.drawn_from = thread.version
+        self.expected_version = thread.version
         return thread.result()
 
     def _start(self, request: RolloutRequest, version: int, *, weights: KeptWeights | None) -> None:

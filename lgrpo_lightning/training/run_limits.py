@@ -68,7 +68,9 @@ class RunLimits:
             f"would never end: {cause}"
         )
 
-    def upcoming(self, trainer: Any, prompts: Sequence[Prompt], progress: Progress) -> list[RolloutRequest]:
+    def plan_rollouts(
+        self, trainer: Any, prompts: Sequence[Prompt], progress: Progress
+    ) -> list[RolloutRequest]:
         """This rollout, and up to ``updates.rollouts_ahead`` after it that the run is sure to reach."""
         if not self.updates.rollouts_ahead:
             return [RolloutRequest(prompts=tuple(prompts), progress=progress)]

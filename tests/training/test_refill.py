@@ -108,7 +108,7 @@ def test_nothing_further_is_no_error() -> None:
         further=lambda n, w: [],
         draw=lambda p: ScoredGroups(),
     )(whole)
-    assert (kept, len(replaced), replaced.untrained(0)) == (whole, 0, None)
+    assert (kept, len(replaced), replaced.as_untrained_rollout(0)) == (whole, 0, None)
 
 
 def test_a_data_module_without_further_prompts_is_refused() -> None:
