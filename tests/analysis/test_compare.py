@@ -55,7 +55,7 @@ def test_two_arms_in_two_settings(compared: tuple[Path, str]) -> None:
     runs = pandas.read_csv(out / "runs.csv")
     assert len(runs) == 12
     for row in runs.itertuples():  # every value is the mean of the last rollouts of its own run
-        own = out / "runs" / row.arm / row.setting / f"seed-{row.seed}" / "metrics.csv"
+        own = out / "runs" / row.arm.replace(" ", "_") / row.setting / f"seed-{row.seed}" / "metrics.csv"
         logged = pandas.read_csv(own)
         assert row.value == pytest.approx(logged[TARGET[0].removeprefix("--metric=")].iloc[-1])
         assert len(logged) == 4
