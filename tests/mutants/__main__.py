@@ -176,11 +176,11 @@ def choose_tests(mutant: Mutant, near: tuple[str, ...], record: dict[str, Any], 
     files = {test.partition("::")[0] for test in running}
 
     def order(tests: Iterable[str]) -> list[str]:
-        """One case of each function first, then the room's own, then the fastest."""
-        cases, keys = Counter[str](), {}
+        """The fastest first; the room's own before others, and first cases of a function before its further ones."""
+        cases, keys = Counter[str](), dict[str, float]()
         for test in sorted(tests, key=seconds.__getitem__):
             function = test.partition("[")[0]
-            keys[test] = (cases[function], not test.startswith(near), seconds[test])
+            keys[test] = seconds[test] * (cases[function] + 1) * (1 if test.startswith(near) else 2)
             cases[function] += 1
         return sorted(keys, key=keys.__getitem__)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.packing import padded_packs
+from lgrpo_lightning.policy.packing import padded_packs, tree_packs
 from tests.models import EXTRA, SMALL
 
 Rows = tuple[list[list[int]], list[list[int]]]
@@ -120,3 +120,20 @@ def test_the_reference_stays_as_it_was(model_folder: Callable[[str], Path]) -> N
             p.add_(0.1)
     assert torch.equal(reference(*rows()).logprobs, before)
     assert not any(p.requires_grad for p in reference.parameters())
+
+
+@pytest.mark.parametrize("megabytes", [1, 4])
+def test_a_chunk_of_logits_fits_into_its_memory(megabytes: int, model_folder: Callable[..., Path]) -> None:
+    policy = Policy(PolicyConfig(path=str(model_folder("llama")), logprob_chunk_mb=megabytes))
+    vocabulary = policy.model.config.vocab_size
+    assert (
+        policy.logprob_chunk * 4 * vocabulary
+        <= megabytes * 2**20
+        < (policy.logprob_chunk + 1) * 4 * vocabulary
+    )
+
+
+def test_a_pass_of_trees_may_just_fill_its_budget() -> None:
+    prompts, completions = [(1, 2)] * 3, [(5, 6), (7, 8), (5, 6, 9)]
+    for budget, packs in ((5, [[0, 2], [1]]), (6, [[0, 2], [1]]), (7, [[0, 2, 1]])):
+        assert [sorted(p) for p in tree_packs(prompts, completions, budget)] == [sorted(p) for p in packs]
