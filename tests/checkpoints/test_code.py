@@ -39,7 +39,7 @@ def test_the_files_of_all_that_a_component_holds() -> None:
 def test_what_holds_itself_ends() -> None:
     class Circle:
         def __init__(self) -> None:
-            self.me = [self]
+            self.me, self.all = self, [self]
 
     assert [name.rpartition(".")[2] for name in code_of({"one": Circle()}) if "." in name] == ["Circle"]
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
+from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile, put_in_place
 from lgrpo_lightning.checkpoints.held_state import EARLIER, HeldState
+from lgrpo_lightning.distributed.sharded_reading import REST
 
 
 def test_weights_are_held_by_reference_and_the_rest_as_copies() -> None:
@@ -35,3 +36,19 @@ def test_the_checkpoint_before_is_kept(options: dict[str, bool], kept: int | Non
         checkpoints.publish()
     assert torch.load(checkpoints.last) == 2
     assert (torch.load(checkpoints.previous) if checkpoints.previous.exists() else None) == kept
+
+
+@pytest.mark.parametrize("old", ["file", "folder"])
+@pytest.mark.parametrize("new", ["file", "folder"])
+def test_a_file_takes_a_folders_place_and_the_other_way_round(old: str, new: str, tmp_path: Path) -> None:
+    def make(path: Path, kind: str, text: str) -> None:
+        if kind == "folder":
+            path.mkdir()
+        (path / REST if kind == "folder" else path).write_text(text)
+
+    path, partial = tmp_path / "x.ckpt", tmp_path / ".x.ckpt.part"
+    make(path, old, "old")
+    make(partial, new, "new")
+    put_in_place(partial, path)
+    assert (path / REST if new == "folder" else path).read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.ckpt"]
