@@ -68,6 +68,20 @@ def test_is_what_create_block_mask_makes() -> None:
     assert ours.shape == theirs.shape
 
 
+@pytest.mark.parametrize("window", [None, 1, 40])
+def test_a_token_reads_its_ancestors_within_the_window(window: int | None) -> None:
+    plan = tree_layout(*forest(3), multiple=BLOCK).plan
+    places = range(len(plan.depth))
+    ends, depth = plan.subtree_end.tolist(), plan.depth.tolist()
+    expected = [
+        [k <= q < ends[k] and (window is None or depth[q] - depth[k] < window) for k in places]
+        for q in places
+    ]
+    q, k = torch.arange(len(depth))[:, None], torch.arange(len(depth))[None, :]
+    nothing = torch.zeros(())
+    assert block_mask(plan, window).mask_mod(nothing, nothing, q, k).equal(torch.tensor(expected))
+
+
 def test_is_fast_at_65536() -> None:
     rng = random.Random(0)
     draw = lambda n: [rng.randrange(3, 1000) for _ in range(n)]  # noqa: E731
