@@ -77,7 +77,7 @@ class WeightSource(Protocol):
 
     @property
     def longest_sequence(self) -> int:
-        """Maximal tokens of a prompt of this run's data plus its completion; at most ``context_length``."""
+        """Maximal tokens of a prompt of this run's data plus its completion; at most ``find_context_length``."""
 
     @property
     def temperature(self) -> float:

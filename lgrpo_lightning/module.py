@@ -22,7 +22,7 @@ from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, RewardMode
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.losses.clipped_surrogate import ClippedSurrogate
 from lgrpo_lightning.policy import PolicyConfig
-from lgrpo_lightning.policy.loading import run_seed
+from lgrpo_lightning.policy.loading import read_run_seed
 from lgrpo_lightning.policy.router import check_router
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers import TransformersSampler
@@ -99,7 +99,7 @@ class GRPOModule(PolicyModule):
             reward_model=RewardSum([settings.as_reward_model(model) for model in models], reward_weights),
             advantage_estimator=advantage_estimator or LambdaGRPO(),
             updates=updates,
-            seed=run_seed(),
+            seed=read_run_seed(),
         )
         self.group_size = group_size
         self.sampling = sampling

@@ -150,7 +150,7 @@ def models(layout: LayoutName) -> tuple[Policy, Any, dict[str, torch.Tensor]]:
     """(policy, reference, its weights at the start), shared by all combinations."""
     policy = Policy(PolicyConfig(path="lgrpo:arithmetic", layout=layout, verify=False))
     start = {name: value.clone() for name, value in policy.state_dict().items()}
-    return policy, policy.frozen_copy(), start
+    return policy, policy.copy_frozen(), start
 
 
 def batch(estimator: AdvantageEstimator) -> TrainBatch:

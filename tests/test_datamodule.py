@@ -210,7 +210,7 @@ def test_one_set_has_the_name_of_its_use(tmp_path):
     run.predict(module, datamodule=data)
     for phase in ("validation", "test", "predict"):
         assert module.seen[phase] == [[f"{phase}/0", f"{phase}/1"]]
-        assert getattr(data, f"{phase}_names") == (phase,)
+    assert (data.validation_names, data.test_names) == (("validation",), ("test",))
 
 
 def test_a_fit_needs_no_validation_set(tmp_path):

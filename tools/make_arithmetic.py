@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.data.arithmetic import numbers, row, worked_solution
+from lgrpo_lightning.data.arithmetic import draw_numbers, make_row, solve_sum
 from lgrpo_lightning.policy import PolicyConfig
 from tools import calling
 from tools.supervised import train
@@ -92,13 +92,13 @@ def batches(
     tokenizer: Any, rng: random.Random, options: argparse.Namespace
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches of token ids and labels, ``[batch, T]``; prompts and padding are not trained."""
-    sums = numbers(rng, options.min_terms, options.terms, options.max_term)
+    sums = draw_numbers(rng, options.min_terms, options.terms, options.max_term)
     while True:
         ids, labels = [], []
         for _ in range(options.batch):
             terms = next(sums)
             shown = calling.TOOLS if options.call_rate else ""
-            prompt = tokenizer.encode(shown + row(terms)["prompt"])
+            prompt = tokenizer.encode(shown + make_row(terms)["prompt"])
             answer, trained = _answer(tokenizer, terms, rng, options)
             ids.append(torch.tensor(prompt + answer))
             labels.append(torch.tensor([-100] * len(prompt) + trained))
@@ -109,7 +109,7 @@ def _answer(
     tokenizer: Any, terms: Sequence[int], rng: random.Random, options: argparse.Namespace
 ) -> tuple[list[int], list[int]]:
     """Token ids of an answer, and which of them are trained: worked out, given up, or by calling the calculator."""
-    text = worked_solution(terms, mistake_rate=options.mistake_rate, rng=rng)
+    text = solve_sum(terms, mistake_rate=options.mistake_rate, rng=rng)
     if options.abstain_rate and rng.random() < options.abstain_rate:
         text = ABSTENTION
     if options.call_rate and rng.random() < options.call_rate:

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.analysis.visible import shorten
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback
-from lgrpo_lightning.distributed.terminal import on_terminal, say, show
+from lgrpo_lightning.distributed.terminal import is_on_terminal, say, show
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Rollout
 
@@ -40,7 +40,7 @@ class CompletionTable(RolloutCallback):
         from lgrpo_lightning.run_folder.rollout_rows import build_rows, select_over_rewards
 
         rows = select_over_rewards(list(build_rows(rollout)), self.count)
-        if on_terminal():
+        if is_on_terminal():
             show(trainer, _draw_table(rollout.index, rows))
         else:
             say(trainer, "\n".join(_write_line(row) for row in rows))

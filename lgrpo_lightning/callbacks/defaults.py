@@ -26,9 +26,9 @@ from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
 from lgrpo_lightning.distributed.interruption import PEER_LOST
 from lgrpo_lightning.distributed.lightning_internals import (
+    find_stop_signals,
     replace_signal_handling,
     set_root_folder,
-    stop_signals,
 )
 from lgrpo_lightning.distributed.processes import end_with_launcher, keep_freed_memory
 from lgrpo_lightning.distributed.stop_signals import StopSignals
@@ -91,7 +91,7 @@ def complete_trainer(trainer: Trainer) -> None:
     end_with_launcher(PEER_LOST)
     if isinstance(trainer.accelerator, CPUAccelerator):
         keep_freed_memory()  # here, before a process group or the model starts threads
-    if stop_signals(trainer) is None:
+    if find_stop_signals(trainer) is None:
         replace_signal_handling(trainer, StopSignals(trainer))
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()

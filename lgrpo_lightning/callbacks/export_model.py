@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
-from lgrpo_lightning.checkpoints.held_state import sharded
+from lgrpo_lightning.checkpoints.snapshot import is_sharded
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.export import export
 
@@ -32,7 +32,7 @@ class ExportModel(Callback):
     ) -> None:
         """Export where it is due."""
         done = count_rollouts(pl_module)
-        if done % self.every_n_rollouts or not (trainer.is_global_zero or sharded(trainer)):
+        if done % self.every_n_rollouts or not (trainer.is_global_zero or is_sharded(trainer)):
             return
         module: Any = pl_module
         out = Path(trainer.default_root_dir) / "exports" / f"rollout-{done:06d}"

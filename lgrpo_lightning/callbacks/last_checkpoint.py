@@ -11,10 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
-from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
-from lgrpo_lightning.checkpoints.checkpoint_io import broken
-from lgrpo_lightning.checkpoints.held_state import Held, sharded
-from lgrpo_lightning.checkpoints.writing import write_checkpoint
+from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile, write_checkpoint
+from lgrpo_lightning.checkpoints.checkpoint_io import make_error
+from lgrpo_lightning.checkpoints.snapshot import LatestSnapshot, is_sharded
 from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
@@ -62,7 +61,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.keep_previous = keep_previous
         self._start = 0  # rollouts done before this fit
         self._written = -1  # rollouts done in the checkpoint on disk, -1: none of this run
-        self._held = Held()
+        self._held = LatestSnapshot()
         self._training = False  # whether this fit got as far as its first rollout
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -149,8 +148,8 @@ class LastCheckpoint(ModelCheckpoint):
         if (
             held
             and held.rollouts > max(self._start, self._written)
-            and held.whole(trainer)
-            and (together or not sharded(trainer))
+            and held.is_whole(trainer)
+            and (together or not is_sharded(trainer))
         ):
             self._write(trainer, wait=together)
         say(trainer, self._describe_end(trainer, count_rollouts(pl_module), exception))
@@ -193,7 +192,7 @@ class LastCheckpoint(ModelCheckpoint):
         renewed = self._written == held.rollouts
         write_checkpoint(
             trainer,
-            held.filled(trainer),
+            held.add_weights(trainer),
             file.last,
             put=lambda partial, last: file.publish(renewed=renewed),
             wait=wait,
@@ -214,10 +213,10 @@ class LastCheckpoint(ModelCheckpoint):
             ValueError: There are only damaged ones.
         """
         file = self._get_file(trainer)
-        newest, damaged = file.newest(), file.damaged()
+        newest, damaged = file.find_newest(), file.list_damaged()
         for path, reason in damaged.items():
             if newest is None:
-                raise broken(path, reason)
+                raise make_error(path, reason)
             say(
                 trainer, f"Passed over {show_path(path)}: {reason}. The run resumes from {show_path(newest)}."
             )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import is_dry_run
-from lgrpo_lightning.distributed.ranks import data_rank
+from lgrpo_lightning.distributed.ranks import find_data_rank
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import set_aside, show_path
@@ -71,7 +71,7 @@ class PredictionWriter(Callback):
 
         path = Path(self.path or os.path.join(trainer.default_root_dir, f"predictions.{self.format}"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = data_rank(trainer)
+        data = find_data_rank(trainer)
         parts = [path.with_name(f".{path.name}.rank-{rank}.part") for rank in range(data.size)]
         if self._tables and data.first:
             pq.write_table(pa.concat_tables(self._tables, promote_options="default"), parts[data.rank])

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
-from lgrpo_lightning.distributed.terminal import on_terminal, say
+from lgrpo_lightning.distributed.terminal import is_on_terminal, say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.metric_series import find_validation_metrics
 
@@ -51,7 +51,7 @@ class RewardProgressBar(RichProgressBar):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out whether there is a terminal."""
         super().setup(trainer, pl_module, stage)
-        self._plain = not on_terminal()
+        self._plain = not is_on_terminal()
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """A short bar without rollouts per second, to leave room for the numbers."""

@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, count_rollouts
-from lgrpo_lightning.distributed.activity import doing
-from lgrpo_lightning.distributed.interruption import Interrupted, lost
+from lgrpo_lightning.distributed.activity import note_activity
+from lgrpo_lightning.distributed.interruption import Interrupted, explain_lost_peer
 from lgrpo_lightning.distributed.lightning_internals import (
     disarm_child_observer,
-    process_group_timeout,
-    stop_signals,
+    find_stop_signals,
+    read_process_group_timeout,
 )
 from lgrpo_lightning.distributed.processes import signal_at_parents_end
 from lgrpo_lightning.distributed.stopping import stop_together
@@ -48,8 +48,8 @@ class RankWatch(RolloutCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin to watch, where there is more than one process."""
-        doing("setting up")
-        if (signals := stop_signals(trainer)) is not None:
+        note_activity("setting up")
+        if (signals := find_stop_signals(trainer)) is not None:
             signals.at_end = lambda: self._end(trainer)
         if trainer.world_size > 1 and torch.distributed.is_initialized():
             atexit.unregister(_close_groups)
@@ -59,7 +59,7 @@ class RankWatch(RolloutCallback):
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             distributed: Any = torch.distributed
             store = distributed.TCPStore(address, port, wait_for_workers=False)
-            limit = min(60 * self.timeout_minutes, max(process_group_timeout(trainer) - MARGIN, MARGIN))
+            limit = min(60 * self.timeout_minutes, max(read_process_group_timeout(trainer) - MARGIN, MARGIN))
             self._watch = Watch(store, rank=trainer.global_rank, world_size=trainer.world_size, limit=limit)
             self._watch.start()
 
@@ -67,28 +67,30 @@ class RankWatch(RolloutCallback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Between two rollouts: stop here if that was asked for."""
-        doing(f"at the start of rollout {count_rollouts(pl_module)}")
+        note_activity(f"at the start of rollout {count_rollouts(pl_module)}")
         stop_together(trainer)
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """The update comes."""
-        doing(f"the update of rollout {rollout.index}", waits=True)
+        note_activity(f"the update of rollout {rollout.index}", waits=True)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Name the optimizer step."""
-        doing(f"optimizer step {trainer.global_step} of rollout {count_rollouts(pl_module)}", waits=True)
+        note_activity(
+            f"optimizer step {trainer.global_step} of rollout {count_rollouts(pl_module)}", waits=True
+        )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A rollout is done."""
-        doing(f"finishing rollout {count_rollouts(pl_module) - 1}", waits=True)
+        note_activity(f"finishing rollout {count_rollouts(pl_module) - 1}", waits=True)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Stop here if that was asked for."""
-        doing("evaluating")
+        note_activity("evaluating")
         stop_together(trainer)
 
     on_test_batch_end = on_validation_batch_end
@@ -99,16 +101,18 @@ class RankWatch(RolloutCallback):
         if self._watch is None or isinstance(exception, Interrupted):
             return
         until = time.monotonic() + 3
-        while not lost() and time.monotonic() < until:  # a broken connection shows before its reason
+        while (
+            not explain_lost_peer() and time.monotonic() < until
+        ):  # a broken connection shows before its reason
             time.sleep(0.1)
-        if not lost():
+        if not explain_lost_peer():
             self._watch.end(f"{type(exception).__name__}: {str(exception)[:300]}")
             self._watch = None
 
     def _end(self, trainer: Trainer) -> None:
         """The trainer is done: all ranks come here, unless one was lost."""
         watch, self._watch = self._watch, None
-        if watch is not None and not lost():
+        if watch is not None and not explain_lost_peer():
             watch.ending = True
             trainer.strategy.barrier(
                 "RankWatch: the end"

@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
-from lgrpo_lightning.checkpoints.held_state import Held
-from lgrpo_lightning.checkpoints.writing import write_checkpoint
+from lgrpo_lightning.checkpoints.checkpoint_file import write_checkpoint
+from lgrpo_lightning.checkpoints.snapshot import LatestSnapshot
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, show_path
@@ -31,7 +31,7 @@ class RolloutState(Checkpoint):
         self.dirpath = dirpath
         self.best_model_path = ""  # what ``ckpt_path="best"`` reads
         self._began = False
-        self._held = Held()
+        self._held = LatestSnapshot()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing was done yet."""
@@ -76,7 +76,7 @@ class RolloutState(Checkpoint):
         """Write the state between the last rollout and the next, with this callback's own as it is now. Collective."""
         self._held.renew(trainer, count_rollouts(pl_module))
         assert self._held.state is not None
-        write_checkpoint(trainer, self._held.state.filled(trainer), path)
+        write_checkpoint(trainer, self._held.state.add_weights(trainer), path)
 
 
 def is_fitting(trainer: Trainer) -> bool:

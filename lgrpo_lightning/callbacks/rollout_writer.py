@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, count_rollouts, is_dry_run
-from lgrpo_lightning.distributed.ranks import data_rank
+from lgrpo_lightning.distributed.ranks import find_data_rank
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.run_folder.names import ROLLOUT_FILE, ROLLOUTS, set_aside, show_path
 from lgrpo_lightning.run_folder.whole_files import make_folder, whole_file
@@ -40,7 +40,7 @@ class RolloutWriter(RolloutCallback):
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         """Write this rank's groups; of ranks that have the same ones, the first does."""
-        data = data_rank(trainer)
+        data = find_data_rank(trainer)
         if is_dry_run(trainer) or not data.first:
             return
         import pyarrow.parquet as pq

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
-from lgrpo_lightning.distributed.terminal import on_terminal, say
+from lgrpo_lightning.distributed.terminal import is_on_terminal, say
 from lgrpo_lightning.run_folder.environment import write_environment
 from lgrpo_lightning.run_folder.metric_series import (
     Series,
@@ -61,7 +61,7 @@ class RunSummary(Callback):
         """Print the summary, after the progress bar is gone."""
         if stage == "fit" and not is_dry_run(trainer) and trainer.is_global_zero:
             root = Path(trainer.default_root_dir)
-            width = shutil.get_terminal_size().columns if on_terminal() else None
+            width = shutil.get_terminal_size().columns if is_on_terminal() else None
             board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
             lines = [
                 self._describe_work(trainer, pl_module),

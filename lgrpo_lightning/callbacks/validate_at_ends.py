@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
 from lgrpo_lightning.callbacks.rollout_state import check_monitored
 from lgrpo_lightning.distributed.lightning_internals import (
+    insert_validation,
     run_hooks_of_a_complete_fit,
     validation_follows,
-    validation_in_between,
 )
 
 
@@ -108,7 +108,7 @@ def validate_now(trainer: Any, epoch: int | None) -> None:
     trainer.fit_loop.epoch_loop.val_loop.restarting = False  # else it skips what a run before had validated
     progress = trainer.fit_loop.epoch_progress.current
     completed = progress.completed
-    with validation_in_between(trainer):
+    with insert_validation(trainer):
         progress.completed = completed if epoch is None else epoch  # Lightning logs this as the epoch
         trainer.fit_loop.epoch_loop.val_loop.run()
         progress.completed = completed

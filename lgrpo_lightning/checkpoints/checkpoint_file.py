@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
+from lightning.pytorch import Trainer
+
+from lgrpo_lightning.checkpoints.checkpoint_check import explain_unreadable
+from lgrpo_lightning.distributed.activity import note_activity
 from lgrpo_lightning.distributed.sharded_reading import REST
-from lgrpo_lightning.run_folder.whole_files import flush_to_disk
+from lgrpo_lightning.run_folder.whole_files import explain_if_unwritable, flush_to_disk, make_folder
 
 
 class CheckpointFile:
@@ -29,21 +34,21 @@ class CheckpointFile:
 
     def exists(self) -> bool:
         """Whether there is a checkpoint to resume from."""
-        return self.newest() is not None
+        return self.find_newest() is not None
 
-    def newest(self) -> Path | None:
+    def find_newest(self) -> Path | None:
         """The newest whole checkpoint. After a kill between two renames that is not ``last``."""
-        return next((path for path in self._candidates() if not unreadable(path)), None)
+        return next((path for path in self._list_candidates() if not explain_unreadable(path)), None)
 
-    def damaged(self) -> dict[Path, str]:
+    def list_damaged(self) -> dict[Path, str]:
         """Checkpoints that are passed over, with the reason."""
-        found: dict[Path, str] = {}
+        reasons: dict[Path, str] = {}
         for path in (self.last, self.previous):
-            if path.exists() and (reason := unreadable(path)):
-                found[path] = reason
-        return found
+            if path.exists() and (reason := explain_unreadable(path)):
+                reasons[path] = reason
+        return reasons
 
-    def _candidates(self) -> list[Path]:
+    def _list_candidates(self) -> list[Path]:
         """Newest first. ``partial`` is whole, and newer than ``previous``, where ``last`` has just made room for it."""
         first = self.last if self.last.exists() else self.partial
         return [path for path in (first, self.previous) if path.exists()]
@@ -51,13 +56,13 @@ class CheckpointFile:
     def publish(self, *, renewed: bool = False) -> None:
         """Put ``partial`` in the place of ``last``, which becomes ``previous``.
 
-        A damaged ``last`` is not worth keeping: ``previous`` then stays.
+        A damaged ``last`` is removed: ``previous`` then stays.
 
         Args:
             renewed: It is the same rollout's as ``last``, which then is not kept.
         """
         if self.last.exists():
-            if unreadable(self.last):
+            if explain_unreadable(self.last):
                 _remove(self.last)
             elif self.keep_previous and not renewed:
                 put_in_place(self.last, self.previous, aside=self._leaving)
@@ -84,20 +89,16 @@ def put_in_place(partial: Path, path: Path, *, aside: Path | None = None) -> Non
         aside: What a folder that stands there is called until that is done; None is ``…-replaced``.
     """
     aside = aside or path.with_name(f"{path.stem}-replaced{path.suffix}")
-    _flush_folder(partial)
+    # bytes before the name: after a power cut a renamed file could be empty
+    if partial.is_dir():  # a file was flushed when it was written
+        flush_to_disk(partial / REST)
+        flush_to_disk(partial)
     if path.is_dir() or (path.exists() and partial.is_dir()):  # a folder cannot be replaced in one step
         _remove(aside)
         path.rename(aside)
     os.replace(partial, path)
     flush_to_disk(path.parent)
     _remove(aside)
-
-
-def _flush_folder(partial: Path) -> None:
-    """Have a folder of shards on the disk before it is renamed; a file is already."""
-    if partial.is_dir():
-        flush_to_disk(partial / REST)
-        flush_to_disk(partial)
 
 
 def _remove(path: Path) -> bool:
@@ -108,3 +109,36 @@ def _remove(path: Path) -> bool:
     else:
         return False
     return True
+
+
+def write_checkpoint(
+    trainer: Trainer,
+    state: dict[str, Any],
+    path: Path,
+    *,
+    put: Callable[[Path, Path], None] = put_in_place,
+    wait: bool = True,
+) -> None:
+    """Write ``state`` to ``path``; whatever was there stays whole until that is done. Collective.
+
+    Args:
+        put: Called on rank 0 with what was written and ``path``, to put it there.
+        wait: Whether all ranks are here.
+
+    Raises:
+        UnwritableError: With the reason; there is no room, say.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    note_activity(f"writing {path.name}", waits=True, saves=True)
+    with explain_if_unwritable(path):
+        make_folder(path.parent)
+        trainer.strategy.save_checkpoint(state, str(partial))
+    note_activity(f"waiting for {path.name}", waits=True)
+    if wait:
+        # rank 0 must not rename a folder into which others still write
+        trainer.strategy.barrier(f"{path.name} written")
+    if trainer.is_global_zero:
+        put(partial, path)
+    if wait:
+        trainer.strategy.barrier(f"{path.name} renamed")
+    note_activity("going on")

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
+from lgrpo_lightning.checkpoints.checkpoint_check import explain_unreadable
 from lgrpo_lightning.distributed.sharded_checkpoint import (
     is_folder,
-    pickles_refused,
+    read_whole_checkpoint,
     refuse_damaged,
-    whole_checkpoint,
+    refuse_pickles,
 )
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.whole_files import whole_file
@@ -41,10 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(
-        self,
-        path: Any,
-        map_location: Any = None,
-        weights_only: bool | None = None,
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """The checkpoint, in CPU memory, as one process would have written it.
 
@@ -53,20 +50,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ValueError: It is cut off, or no checkpoint.
         """
-        if "://" not in str(path) and Path(path).exists() and (reason := unreadable(Path(path))):
-            raise broken(Path(path), reason)
+        if "://" not in str(path) and Path(path).exists() and (reason := explain_unreadable(Path(path))):
+            raise make_error(Path(path), reason)
         if is_folder(path):
-            return whole_checkpoint(path)
+            return read_whole_checkpoint(path)
         refuse_damaged(path)
         cpu: Any = "cpu"  # Lightning's default, a function, does not load subclasses of tensors
-        with pickles_refused(path):
+        with refuse_pickles(path):
             loaded: dict[str, Any] = super().load_checkpoint(path, cpu, weights_only)
         return loaded
 
 
-def broken(path: Path, reason: str) -> ValueError:
+def make_error(path: Path, reason: str) -> ValueError:
     """The error for a checkpoint that cannot be used."""
-    others = sorted(str(p) for p in path.parent.glob("*.ckpt") if p.name != path.name and not unreadable(p))
+    others = sorted(
+        str(p) for p in path.parent.glob("*.ckpt") if p.name != path.name and not explain_unreadable(p)
+    )
     instead = f"Whole ones beside it: {', '.join(others)}." if others else "There is no whole one beside it."
     return UserError(
         f"The checkpoint {path} cannot be read: {reason}. {instead} `--ckpt_path last` takes the newest whole one."

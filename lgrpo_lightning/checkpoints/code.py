@@ -13,20 +13,20 @@ from typing import Any
 from lgrpo_lightning.run_folder.environment import describe_environment
 
 
-def code_of(components: Mapping[str, Any]) -> dict[str, str]:
+def read_code(components: Mapping[str, Any]) -> dict[str, str]:
     """Name → version of a package, or digest of the file that holds a component or a function of one."""
-    found = dict(describe_environment()["packages"])
+    versions = dict(describe_environment()["packages"])
     for component in components.values():
-        for held in _held(component):
-            name = f"{held.__module__}.{held.__qualname__}"
+        for code in _list_code(component):
+            name = f"{code.__module__}.{code.__qualname__}"
             try:
-                found[name] = sha256(Path(inspect.getfile(held)).read_bytes()).hexdigest()[:16]
+                versions[name] = sha256(Path(inspect.getfile(code)).read_bytes()).hexdigest()[:16]
             except (OSError, TypeError):  # written on a terminal, or compiled
                 continue
-    return found
+    return versions
 
 
-def changed_code(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def list_changed_code(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """A line for each that both have and that differs."""
     return [
         f"  {name}: the file in which it is written has changed"
@@ -37,18 +37,18 @@ def changed_code(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _held(value: Any, depth: int = 4) -> Iterator[Any]:
+def _list_code(value: Any, depth: int = 4) -> Iterator[Any]:
     """The classes and functions of ``value`` and of what it holds, but for those of the standard library and torch."""
     if isinstance(value, list | tuple | dict):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _held(item, depth - 1) if depth else ()
+            yield from _list_code(item, depth - 1) if depth else ()
     elif isinstance(value, partial):
-        yield from _held(value.func, depth)
+        yield from _list_code(value.func, depth)
     elif isinstance(value, FunctionType | MethodType | type):
         yield value
     elif hasattr(value, "__dict__") and depth and _is_code(type(value)):
         yield type(value)
-        yield from _held(list(vars(value).values()), depth - 1)
+        yield from _list_code(list(vars(value).values()), depth - 1)
 
 
 def _is_code(kind: type) -> bool:

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 
-def rng_state() -> dict[str, Any]:
+def read_rng_state() -> dict[str, Any]:
     """The state of python's, numpy's and torch's generators on this rank."""
     version, internal, gauss = random.getstate()
     numpy: Any = np.random.get_state(legacy=True)
     name, keys, position, has_gauss, cached = numpy
     return {
         "python": [version, list(internal), gauss],
+        # weights_only=True loads tensors and no arrays, and not every torch has uint32
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -27,7 +28,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Put back what ``rng_state`` gave."""
+    """Put back what ``read_rng_state`` gave."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -37,7 +38,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
-def component_state(components: Mapping[str, Any]) -> dict[str, Any]:
+def read_component_state(components: Mapping[str, Any]) -> dict[str, Any]:
     """The ``state_dict()`` of every component that has one."""
     return {name: c.state_dict() for name, c in components.items() if hasattr(c, "state_dict")}
 

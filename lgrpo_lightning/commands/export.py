@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lightning.checkpoints.lookup import named_checkpoint
+from lgrpo_lightning.checkpoints.lookup import find_named_checkpoint
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.errors import NotFoundError, UserError
 from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, show_path
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(list(argv)[1:])
     quieten()
     check_folders(options.run, options.out)
-    path = named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
+    path = find_named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
     loader = export_checkpoint(
         options.run,
         path,
@@ -96,7 +96,7 @@ def export_checkpoint(
     from lgrpo_lightning.policy import Policy
     from lgrpo_lightning.policy.export import export, load_weights
     from lgrpo_lightning.policy.loading import load_tokenizer
-    from lgrpo_lightning.policy.multimodal import auto_class
+    from lgrpo_lightning.policy.multimodal import choose_auto_class
 
     state = read_checkpoint(checkpoint, weights_only=weights_only)
     config = read_policy_config(run, state)
@@ -108,7 +108,7 @@ def export_checkpoint(
     policy = Policy(config)
     load_weights(policy, state["state_dict"])
     export(policy, load_tokenizer(config), out, adapter=adapter, dtype=dtype)
-    return str(auto_class(policy.model.config).__name__)
+    return str(choose_auto_class(policy.model.config).__name__)
 
 
 def read_checkpoint(checkpoint: Path, *, weights_only: bool = True) -> Mapping[str, Any]:
@@ -121,10 +121,10 @@ def read_checkpoint(checkpoint: Path, *, weights_only: bool = True) -> Mapping[s
         ValueError: It is neither.
     """
     from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
-    from lgrpo_lightning.distributed.sharded_checkpoint import whole_checkpoint
+    from lgrpo_lightning.distributed.sharded_checkpoint import read_whole_checkpoint
 
     if checkpoint.is_dir():
-        return whole_checkpoint(checkpoint, only_weights=True)
+        return read_whole_checkpoint(checkpoint, only_weights=True)
     return AtomicCheckpointIO().load_checkpoint(checkpoint, weights_only=weights_only)
 
 
@@ -134,13 +134,13 @@ def read_policy_config(run: Path, checkpoint: Mapping[str, Any] | None = None) -
     Raises:
         FileNotFoundError: Neither has it.
     """
-    from lgrpo_lightning.distributed.precision import weights_config
+    from lgrpo_lightning.distributed.precision import choose_weights_type
     from lgrpo_lightning.policy.config import PolicyConfig
 
     if (run / CONFIG).is_file():
         written = read_config(run / CONFIG)
         config = PolicyConfig.from_options(written["model"]["policy"])
-        return weights_config(str((written.get("trainer") or {}).get("precision")), config)
+        return choose_weights_type(str((written.get("trainer") or {}).get("precision")), config)
     if options := ((checkpoint or {}).get("lgrpo") or {}).get("policy"):
         return PolicyConfig.from_options(options)
     raise NotFoundError(f"{run} has no {CONFIG}; RUN is the folder that trainer.default_root_dir named.")

@@ -9,9 +9,9 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
-from lgrpo_lightning.checkpoints.lookup import checkpoint_folder
+from lgrpo_lightning.checkpoints.lookup import find_checkpoint_folder
 from lgrpo_lightning.commands.yaml_text import load
-from lgrpo_lightning.distributed.slurm import restarts
+from lgrpo_lightning.distributed.slurm import count_restarts
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import CONFIG, show_path
 from lgrpo_lightning.run_folder.secrets import mask_secrets
@@ -27,11 +27,11 @@ OPTIMIZER = "model.optimizer."
 
 def resume_under_slurm(options: Any) -> None:
     """Have a job that SLURM started again resume from its last checkpoint, where none is named."""
-    restarted = options.get("ckpt_path") is None and restarts() > 0
-    if restarted and CheckpointFile(checkpoint_folder(options.trainer)).exists():
+    restarted = options.get("ckpt_path") is None and count_restarts() > 0
+    if restarted and CheckpointFile(find_checkpoint_folder(options.trainer)).exists():
         options["ckpt_path"] = "last"
         _say(
-            f"SLURM started this job again (SLURM_RESTART_COUNT={restarts()}): resuming with --ckpt_path last."
+            f"SLURM started this job again (SLURM_RESTART_COUNT={count_restarts()}): resuming with --ckpt_path last."
         )
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lgrpo_lightning.callbacks import complete_trainer
-from lgrpo_lightning.checkpoints.lookup import checkpoint_folder, listed, named_checkpoint
+from lgrpo_lightning.checkpoints.lookup import find_checkpoint_folder, find_named_checkpoint, list_checkpoints
 from lgrpo_lightning.commands.checks import check_numbers, limit_imports, refuse_calls
 from lgrpo_lightning.commands.entries import Entry, read_entries
 from lgrpo_lightning.commands.explanations import explain, explain_maker
@@ -26,8 +26,8 @@ from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
 from lgrpo_lightning.commands.yaml_text import use_yaml_text
 from lgrpo_lightning.datamodule import PromptDataModule
-from lgrpo_lightning.distributed.component_call import kept_directory
-from lgrpo_lightning.distributed.interruption import PEER_LOST, lost
+from lgrpo_lightning.distributed.component_call import keep_directory
+from lgrpo_lightning.distributed.interruption import PEER_LOST, explain_lost_peer
 from lgrpo_lightning.errors import MissingPackageError, NotFoundError, UserError
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.registry import lookup
@@ -124,7 +124,7 @@ class RunCLI(LightningCLI):
         if args[0] == "fit":
             resume_under_slurm(command_options)
         root = command_options.trainer.default_root_dir
-        folder = checkpoint_folder(command_options.trainer)
+        folder = find_checkpoint_folder(command_options.trainer)
         command_options["ckpt_path"] = find_checkpoint(command_options.get("ckpt_path"), folder)
         if args[0] == "fit" and command_options.get("ckpt_path"):
             shown = self._parser("fit").dump(command_options, skip_none=False)
@@ -139,7 +139,7 @@ class RunCLI(LightningCLI):
         Raises:
             ImportError: One needs a package that is not there; with its key.
         """
-        with kept_directory():
+        with keep_directory():
             try:
                 super().instantiate_classes()
             except (ImportError, ValueError) as error:
@@ -186,9 +186,11 @@ def find_checkpoint(path: str | None, folder: Path) -> str | None:
     if path is None or path in KEYWORDS or "://" in path:
         return path
     if path == "best" and not Path(path).exists():
-        raise UserError(f"--ckpt_path best: name the file that BestCheckpoint wrote. {listed(folder)}.")
+        raise UserError(
+            f"--ckpt_path best: name the file that BestCheckpoint wrote. {list_checkpoints(folder)}."
+        )
     try:
-        return str(named_checkpoint(path, folder))
+        return str(find_named_checkpoint(path, folder))
     except FileNotFoundError as error:
         said = str(error)
         raise NotFoundError(
@@ -227,7 +229,7 @@ def _main(argv: Sequence[str]) -> int:
         print(f"lgrpo: Something called sys.exit({error.code!r}) before the run was over.", file=sys.stderr)
         return error.code if isinstance(error.code, int) and error.code else 1
     except Exception as error:
-        if not lost():
+        if not explain_lost_peer():
             return report(error)
         sys.stdout.flush()
         sys.stderr.flush()

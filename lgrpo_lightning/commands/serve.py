@@ -44,20 +44,20 @@ def main(argv: Sequence[str]) -> int:
 def guard_server(host: str, port: int) -> dict[str, str]:
     """What the server lets in: the environment variables of ``Gate``."""
     from lgrpo_lightning.samplers.vllm.gate import LOOPBACK_ONLY
-    from lgrpo_lightning.samplers.vllm.install import imported_vllm
+    from lgrpo_lightning.samplers.vllm.install import import_vllm
     from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback
 
-    imported_vllm()  # before a key is made for nothing
+    import_vllm()  # before a key is made for nothing
     return {KEY: provide_key(host, port), LOOPBACK_ONLY: str(int(is_loopback(host)))}
 
 
 def provide_key(host: str, port: int) -> str:
     """The key of the variable VLLM_API_KEY, or a new one; says where a run finds it."""
-    from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback, key_file, make_key
+    from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback, locate_key, make_key
 
     if key := os.environ.get(KEY):
         return key
-    key, path = make_key(port), key_file(port)
+    key, path = make_key(port), locate_key(port)
     print(f"API key: in {path}, for you alone." + (f" It is {key}" if sys.stdout.isatty() else ""))
     if is_loopback(host):
         print("Runs on this machine read it there. ", end="")
@@ -125,7 +125,7 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
             where ``data.max_prompt_length`` tells it.
     """
     from lgrpo_lightning.policy import PolicyConfig
-    from lgrpo_lightning.policy.loading import context_length, load_config
+    from lgrpo_lightning.policy.loading import find_context_length, load_config
     from lgrpo_lightning.samplers.vllm.options import EngineOptions
 
     model = run["model"]
@@ -134,10 +134,10 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
     options = (sampler.get("init_args") or {}) if isinstance(sampler, dict) else {}
     engine = options.get("engine") or {}
     config, cpu = load_config(policy), _runs_on_cpu()
-    arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).arguments(
+    arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).make_arguments(
         config,
         dtype=policy.dtype,
-        longest_sequence=min(find_longest_sequence(run), context_length(config)),
+        longest_sequence=min(find_longest_sequence(run), find_context_length(config)),
         cpu=cpu,
         lora_rank=choose_lora_rank(policy, config, engine.get("lora", "auto")),
         top=options.get("entropy_top", 0),
@@ -161,9 +161,9 @@ def _runs_on_cpu() -> bool:
         import torch
 
         return not torch.cuda.is_available()
-    from lgrpo_lightning.samplers.vllm.install import imported_vllm
+    from lgrpo_lightning.samplers.vllm.install import import_vllm
 
-    imported_vllm()
+    import_vllm()
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
@@ -172,14 +172,14 @@ def _runs_on_cpu() -> bool:
 def choose_lora_rank(policy: PolicyConfig, config: Any, wanted: str) -> int | None:
     """The rank of the adapters that the server will take; None where it takes merged weights."""
     from lgrpo_lightning.contracts import Adapter
-    from lgrpo_lightning.samplers.vllm.lora import adapter_rank
+    from lgrpo_lightning.samplers.vllm.lora import find_adapter_rank
 
     lora = policy.lora
     if lora is None:
         return None
     targets = () if lora.targets == "all-linear" else tuple(lora.targets)
     adapter = Adapter(rank=lora.rank, alpha=lora.alpha, rslora=lora.rslora, targets=targets, weights=iter(()))
-    return adapter_rank(config, adapter, wanted)
+    return find_adapter_rank(config, adapter, wanted)
 
 
 def find_longest_sequence(run: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ from lgrpo_lightning.analysis.pages import render_page
 from lgrpo_lightning.analysis.recorded_group import RecordedGroup, read_group
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.analysis.tree_text import write_header, write_steps
-from lgrpo_lightning.distributed.terminal import on_terminal, printable
+from lgrpo_lightning.distributed.terminal import escape_unprintable, is_on_terminal
 from lgrpo_lightning.run_folder.names import show_path
 from lgrpo_lightning.run_folder.whole_files import write_whole
 
@@ -47,9 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def show(group: RecordedGroup, width: int | None) -> None:
     """Print the tree: coloured and fitted on a terminal, whole plain lines in a pipe."""
-    if not on_terminal():
+    if not is_on_terminal():
         for line in (*write_header(group), *write_steps(group, most=width)):
-            sys.stdout.write(printable(line.plain) + "\n")
+            sys.stdout.write(escape_unprintable(line.plain) + "\n")
         return
     from rich.console import Console
 

@@ -60,29 +60,27 @@ class ArithmeticTasks(PromptSource):
 
     def rows(self) -> Sequence[dict[str, Any]]:
         """``count`` rows with ``prompt``, ``answer`` and ``solution``."""
-        sums = numbers(random.Random(self.seed), self.min_terms, self.terms, self.max_term)
-        return [row(next(sums), template=self.template, plus=self.plus) for _ in range(self.count)]
+        sums = draw_numbers(random.Random(self.seed), self.min_terms, self.terms, self.max_term)
+        return [make_row(next(sums), template=self.template, plus=self.plus) for _ in range(self.count)]
 
 
-def numbers(rng: random.Random, min_terms: int, terms: int, max_term: int) -> Iterator[list[int]]:
+def draw_numbers(rng: random.Random, min_terms: int, terms: int, max_term: int) -> Iterator[list[int]]:
     """Endless lists of ``min_terms`` to ``terms`` numbers from 1 to ``max_term``."""
     while True:
         yield [rng.randint(1, max_term) for _ in range(rng.randint(min_terms, terms))]
 
 
-def row(terms: Sequence[int], *, template: str = "{sum}=", plus: str = "+") -> dict[str, Any]:
+def make_row(terms: Sequence[int], *, template: str = "{sum}=", plus: str = "+") -> dict[str, Any]:
     """The data row of one sum.
 
-    >>> row([12, 7, 30])["prompt"]
+    >>> make_row([12, 7, 30])["prompt"]
     '12+7+30='
     """
     prompt = template.replace("{sum}", plus.join(map(str, terms)))
-    return {"prompt": prompt, "answer": sum(terms), "solution": worked_solution(terms)}
+    return {"prompt": prompt, "answer": sum(terms), "solution": solve_sum(terms)}
 
 
-def worked_solution(
-    terms: Sequence[int], *, mistake_rate: float = 0.0, rng: random.Random | None = None
-) -> str:
+def solve_sum(terms: Sequence[int], *, mistake_rate: float = 0.0, rng: random.Random | None = None) -> str:
     """The sum worked out, one addition a line; a mistaken line carries its wrong partial sum on.
 
     Args:
@@ -93,7 +91,7 @@ def worked_solution(
     Raises:
         ValueError: ``mistake_rate`` is out of range, or above 0 without ``rng``.
 
-    >>> worked_solution([12, 7, 30, 5])
+    >>> solve_sum([12, 7, 30, 5])
     '12+7=19\\n19+30=49\\n49+5=54\\n'
     """
     if not 0 <= mistake_rate <= 1 or (mistake_rate > 0 and rng is None):

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lgrpo_lightning.data.json_text import called, with_arguments
+from lgrpo_lightning.data.json_text import list_called, parse_arguments
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Message
 
 
-def checked_messages(prompt: Any, where: str) -> list[Message]:
+def check_messages(prompt: Any, where: str) -> list[Message]:
     """The messages of a prompt: text as text, without the nulls that tables fill up with.
 
     Raises:
@@ -24,17 +24,17 @@ def checked_messages(prompt: Any, where: str) -> list[Message]:
         )
     if not prompt:
         raise UserError(f"{where}: the prompt is empty.")
-    return [_checked(message, f"{where}: message {number}") for number, message in enumerate(prompt)]
+    return [_check(message, f"{where}: message {number}") for number, message in enumerate(prompt)]
 
 
-def _checked(message: Any, where: str) -> Message:
+def _check(message: Any, where: str) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise UserError(
             f"{where} is {message!r}; a message is an object with a role and a "
             'content, such as {"role": "user", "content": "1+1?"}.'
         )
-    plain: dict[str, Any] = dict(with_arguments(without_nulls(message), where))
-    content = _text(plain.get("content"), where)
+    plain: dict[str, Any] = dict(parse_arguments(drop_nulls(message), where))
+    content = _join_text(plain.get("content"), where)
     if content is None and not plain.get("tool_calls"):
         raise UserError(
             f"{where} ({plain['role']}) has no content. Only an assistant's message with tool_calls goes without."
@@ -44,7 +44,7 @@ def _checked(message: Any, where: str) -> Message:
     return {**plain, "content": content or ""}
 
 
-def _text(content: Any, where: str) -> str | None:
+def _join_text(content: Any, where: str) -> str | None:
     """The text of a content: itself, or that of its parts."""
     if content is None or isinstance(content, str):
         return content
@@ -59,32 +59,32 @@ def _text(content: Any, where: str) -> str | None:
     raise UserError(f"{where}: the content is {content!r}, a {type(content).__name__}; it must be text.")
 
 
-def without_nulls(value: Any) -> Any:
+def drop_nulls(value: Any) -> Any:
     """``value`` without entries that are null: Parquet and Arrow give every struct all fields of its column.
 
-    >>> without_nulls([{"name": "add", "arguments": {"a": 1, "city": None}}])
+    >>> drop_nulls([{"name": "add", "arguments": {"a": 1, "city": None}}])
     [{'name': 'add', 'arguments': {'a': 1}}]
     """
     if isinstance(value, Mapping):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+        return {key: drop_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
-        return [without_nulls(item) for item in value]
+        return [drop_nulls(item) for item in value]
     return value
 
 
-def rendered(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
+def render(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
     """Messages as the chat template writes them.
 
     Templates of DeepSeek join arguments of a tool call to other text, or show calls only where the content is null:
     the first form of the messages counts that shows all calls; else the first that the template takes.
     """
-    made = [dict(with_arguments(message, f"message {number}")) for number, message in enumerate(messages)]
-    names = called(made)
-    forms = [made]
+    parsed = [dict(parse_arguments(message, f"message {number}")) for number, message in enumerate(messages)]
+    names = list_called(parsed)
+    forms = [parsed]
     if names:
         as_text = [
-            {**m, "tool_calls": [_as_text(c) for c in m["tool_calls"]]} if m.get("tool_calls") else m
-            for m in made
+            {**m, "tool_calls": [_write_arguments(c) for c in m["tool_calls"]]} if m.get("tool_calls") else m
+            for m in parsed
         ]
         forms += [as_text, [m if m.get("content") else m | {"content": None} for m in as_text]]
     taken, refused = list[str](), list[Exception]()
@@ -101,20 +101,22 @@ def rendered(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str
     return taken[0]
 
 
-def _as_text(call: Mapping[str, Any]) -> dict[str, Any]:
+def open_turn(messages: Sequence[Message]) -> dict[str, bool]:
+    """Arguments of the chat template that open a turn of the assistant, or go on with one that ``messages`` begin."""
+    goes_on = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
+    return {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
+
+
+def _write_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
     if "function" in call:
-        return {**call, "function": _as_text(call["function"])}
+        return {**call, "function": _write_arguments(call["function"])}
     return {**call, "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
 
 
 def check_text(row: Mapping[str, Any], where: str) -> None:
-    """Refuse text that no file and no tokenizer takes: half of a surrogate pair.
-
-    Raises:
-        ValueError: With the column and the place in it.
-    """
+    """Refuse text that no file and no tokenizer takes: half of a surrogate pair."""
     for column, value in row.items():
-        for text in _strings(value):
+        for text in _list_strings(value):
             try:
                 text.encode()
             except UnicodeEncodeError as error:
@@ -124,11 +126,11 @@ def check_text(row: Mapping[str, Any], where: str) -> None:
                 ) from error
 
 
-def _strings(value: Any) -> list[str]:
+def _list_strings(value: Any) -> list[str]:
     if isinstance(value, str):
         return [] if value.isascii() else [value]
     if isinstance(value, Mapping):
-        return [text for item in (*value, *value.values()) for text in _strings(item)]
+        return [text for item in (*value, *value.values()) for text in _list_strings(item)]
     if isinstance(value, list | tuple):
-        return [text for item in value for text in _strings(item)]
+        return [text for item in value for text in _list_strings(item)]
     return []

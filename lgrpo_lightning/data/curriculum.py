@@ -21,7 +21,7 @@ class Curriculum:
     .. math:: w(p) = f + (1 - f) \, 4 p (1 - p), \qquad p \leftarrow d \, p + (1 - d) \, p_{group}
 
     with p the running pass rate of a prompt, whose first value is its first group's; a prompt that was never drawn has
-    w = 1. p (1 - p) is the variance of a reward of 0 or 1, what a group-relative advantage lives on: the
+    w = 1. p (1 - p) is the variance of a reward of 0 or 1, which a group-relative advantage is made of: the
     "learnability" of arXiv:2502.12272.
 
     Args:
@@ -53,9 +53,9 @@ class PassRates:
         uids: Names of the prompts, in order.
 
     >>> rates = PassRates(Curriculum(floor=0.2), ["a", "b", "c"])
-    >>> rates.add({"a": 1.0, "b": 0.5}); rates.weights().tolist()
+    >>> rates.add({"a": 1.0, "b": 0.5}); rates.weigh_prompts().tolist()
     [0.2, 1.0, 1.0]
-    >>> rates.add({"a": 0.0}); rates.rates.tolist(), rates.weights().tolist()
+    >>> rates.add({"a": 0.0}); rates.rates.tolist(), rates.weigh_prompts().tolist()
     ([0.5, 0.5, nan], [1.0, 1.0, 1.0])
     """
 
@@ -73,13 +73,13 @@ class PassRates:
             old = float(self.rates[self.places[uid]])
             self.rates[self.places[uid]] = new if math.isnan(old) else decay * old + (1 - decay) * new
 
-    def weights(self) -> NDArray[np.float64]:
+    def weigh_prompts(self) -> NDArray[np.float64]:
         """``[N]`` how often each prompt is drawn, relative to the others."""
         floor = self.options.floor
         known: NDArray[np.float64] = np.nan_to_num(self.rates, nan=0.5)
         return floor + (1 - floor) * 4 * known * (1 - known)
 
-    def metrics(self) -> dict[str, float]:
+    def compute_metrics(self) -> dict[str, float]:
         """The share of prompts that were drawn at least once, and the mean running pass rate of those."""
         seen = ~np.isnan(self.rates)
         mean = float(self.rates[seen].mean()) if seen.any() else math.nan

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
-from lgrpo_lightning.data.chats import check_text, checked_messages, rendered
-from lgrpo_lightning.data.json_text import called, messages_in
-from lgrpo_lightning.data.row_columns import refuse_images, template_arguments
+from lgrpo_lightning.data.chats import check_messages, check_text, open_turn, render
+from lgrpo_lightning.data.json_text import list_called, read_messages
+from lgrpo_lightning.data.row_columns import read_template_arguments, refuse_images
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Message, Prompt
 
@@ -55,10 +56,10 @@ class PromptEncoder:
 
     def encode_row(self, row: Mapping[str, Any], number: int, *, name: str, origin: str) -> Prompt | None:
         """The prompt of row ``number``; None where it is left out for its length. Errors as of ``encode``."""
-        prompt = self._prompt(row, f"{name}/{number}", f"{origin}, row {number} (from 0)")
+        prompt = self._encode_prompt(row, f"{name}/{number}", f"{origin}, row {number} (from 0)")
         return prompt if self._fits(prompt, origin) else None
 
-    def _prompt(self, row: Mapping[str, Any], uid: str, where: str) -> Prompt:
+    def _encode_prompt(self, row: Mapping[str, Any], uid: str, where: str) -> Prompt:
         if "prompt" not in row:
             raise UserError(
                 f"{where}: there is no 'prompt'; the columns are {', '.join(map(repr, row)) or 'none'}."
@@ -66,16 +67,16 @@ class PromptEncoder:
         check_text(row, where)
         refuse_images(row, where)
         prompt = row["prompt"]
-        messages, arguments = self._messages(prompt, where), template_arguments(row, where)
+        messages, arguments = self._read_messages(prompt, where), read_template_arguments(row, where)
         if messages is None:
             if arguments:
                 raise UserError(
                     f"{where}: column 'tools' or 'chat_template_kwargs' is for the chat template, and the prompt is "
                     "plain text. Set chat: true, or leave the column out."
                 )
-            text, ids = prompt, self._plain_ids(prompt)
+            text, ids = prompt, self._tokenise_plain(prompt)
         else:
-            text = self._rendered(messages, arguments, where)
+            text = self._render(messages, arguments, where)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         token_ids = tuple(int(i) for i in ids)
         self._check_ids(token_ids, where)
@@ -87,13 +88,20 @@ class PromptEncoder:
             columns={key: value for key, value in row.items() if key != "prompt"},
         )
 
-    def _plain_ids(self, text: str) -> list[int]:
+    @cached_property
+    def adds_tokens(self) -> bool:
+        """Whether the tokenizer puts tokens of its own around a text, such as a beginning of sequence."""
+        return bool(self.tokenizer("")["input_ids"])
+
+    def _tokenise_plain(self, text: str) -> list[int]:
         """Token ids of a string that a completion follows: one beginning of sequence, and no end.
 
         Text that was rendered elsewhere may begin with the token that the tokenizer adds; some tokenizers close what
         they encode.
         """
         ids: list[int] = list(self.tokenizer(text)["input_ids"])
+        if not self.adds_tokens:  # a second pass over every text takes seconds for a large set
+            return ids
         own: list[int] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         before = next((k for k in range(len(ids)) if own and ids[k : k + len(own)] == own), None)
         if before is None:  # what is added changes how the text is divided
@@ -111,21 +119,21 @@ class PromptEncoder:
                 "model's own (policy.tokenizer), or leave such prompts out."
             )
 
-    def _messages(self, prompt: Any, where: str) -> tuple[Message, ...] | None:
+    def _read_messages(self, prompt: Any, where: str) -> tuple[Message, ...] | None:
         """The chat of a prompt, or None where it is used as plain text."""
-        if isinstance(prompt, str) and (found := messages_in(prompt, where)) is not None:
-            prompt = found
+        if isinstance(prompt, str) and (from_text := read_messages(prompt, where)) is not None:
+            prompt = from_text
         if isinstance(prompt, str):
             if not prompt.strip():
                 raise UserError(f"{where}: the prompt is empty.")
             if self.chat:
-                return self._with_system([{"role": "user", "content": prompt}])
+                return self._add_system([{"role": "user", "content": prompt}])
             if self.system_prompt is not None:
                 raise UserError(
                     f"{where}: system_prompt is set, but the prompt is a plain string. Set chat: true."
                 )
             return None
-        messages = checked_messages(prompt, where)
+        messages = check_messages(prompt, where)
         if self.chat is False:
             raise UserError(f"{where}: the prompt is a list of messages, but chat is false. Leave chat out.")
         if messages[-1]["role"] == "assistant" and not self.prefill:
@@ -134,14 +142,14 @@ class PromptEncoder:
                 "column with the question alone (prompt_column), leave the message out, or set data.prefill: true "
                 "where completions are to go on with it."
             )
-        return self._with_system(messages)
+        return self._add_system(messages)
 
-    def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+    def _add_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         if self.system_prompt is None or messages[0]["role"] == "system":
             return tuple(messages)
         return ({"role": "system", "content": self.system_prompt}, *messages)
 
-    def _rendered(self, messages: Sequence[Message], arguments: Mapping[str, Any], where: str) -> str:
+    def _render(self, messages: Sequence[Message], arguments: Mapping[str, Any], where: str) -> str:
         import jinja2
 
         model = getattr(self.tokenizer, "name_or_path", "") or "the model"
@@ -150,20 +158,14 @@ class PromptEncoder:
                 f"{where}: a chat prompt, but the tokenizer of {model} has no chat template. Use an "
                 "instruction-tuned model, or string prompts with chat left out."
             )
-        goes_on = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
-        options = {
-            **self.chat_template_kwargs,
-            **arguments,
-            "add_generation_prompt": not goes_on,
-            "continue_final_message": goes_on,  # the completion goes on with what the assistant began
-        }
+        options = {**self.chat_template_kwargs, **arguments, **open_turn(messages)}
         try:
-            text = rendered(self.tokenizer, messages, **options)
-            if "tools" in arguments and text == rendered(
+            text = render(self.tokenizer, messages, **options)
+            if "tools" in arguments and text == render(
                 self.tokenizer, messages, **{**options, "tools": None}
             ):
                 raise UserError("it does not show the tools of column 'tools'")
-            if hidden := next((name for name in called(messages) if name not in text), None):
+            if hidden := next((name for name in list_called(messages) if name not in text), None):
                 raise UserError(f"it does not show the call of {hidden!r}")
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             cut = "continue_final_message" in str(error)
@@ -188,41 +190,3 @@ class PromptEncoder:
             "are possible. Shorten it, set long_prompts: drop to leave such rows out, or give it more room "
             "(max_prompt_length, sampling.max_new_tokens)."
         )
-
-
-def check_columns(
-    rows: Sequence[Mapping[str, Any]],
-    required: Sequence[str],
-    *,
-    origin: str,
-    readers: Mapping[str, str] | None = None,
-    check: Callable[[Mapping[str, Any]], None] | None = None,
-    first: int = 0,
-) -> None:
-    """Refuse rows without a column that a reward reads, or with one that it cannot judge by.
-
-    Args:
-        rows: The data.
-        required: The columns.
-        origin: What to call the rows.
-        readers: Column → the reward that reads it, where that is known.
-        check: Refuses (``ValueError``) a row that cannot be judged.
-        first: Number of the first of the rows.
-
-    Raises:
-        ValueError: Names the column, the first row without it, and the columns there are.
-    """
-    for number, row in enumerate(rows, first):
-        for column in required:
-            if column not in row:
-                reader = (readers or {}).get(column)
-                needs = f"the reward {reader!r} needs" if reader else "the rewards need"
-                raise UserError(
-                    f"{origin}, row {number} (from 0): {needs} a column {column!r}; the columns are "
-                    f"{', '.join(map(repr, row)) or 'none'}. Add it, or let the reward read another."
-                )
-        if check is not None:
-            try:
-                check(row)
-            except ValueError as error:
-                raise UserError(f"{origin}, row {number} (from 0): {error}") from error

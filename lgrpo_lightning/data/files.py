@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.contracts import PromptSource
-from lgrpo_lightning.data.hub import dataset_rows
-from lgrpo_lightning.data.readers import POSSIBLE, READERS, Rows, read_csv, suffix
-from lgrpo_lightning.data.shards import files_of
+from lgrpo_lightning.data.hub import read_dataset
+from lgrpo_lightning.data.readers import POSSIBLE, READERS, Rows, find_suffix, read_csv
+from lgrpo_lightning.data.shards import list_files
 from lgrpo_lightning.errors import NotFoundError, UserError
 
 
@@ -66,10 +66,11 @@ class PromptFile(PromptSource):
             FileNotFoundError: There is nothing of that name.
             ValueError: The file is empty, malformed, or lacks the prompt column; the message names the place.
         """
-        rows = self._checked(islice(self._read(), self.limit))
+        # the limit comes before the check, so that a bad row after it is no error
+        rows = self._check_rows(islice(self._read(), self.limit))
         return rows if self.streaming else list(rows)
 
-    def _checked(self, rows: Iterable[dict[str, Any]]) -> Rows:
+    def _check_rows(self, rows: Iterable[dict[str, Any]]) -> Rows:
         number = -1
         for number, row in enumerate(rows):
             if self.prompt_column not in row:
@@ -82,25 +83,25 @@ class PromptFile(PromptSource):
             raise UserError(f"{self.path} is empty. It needs at least one row with a {self.prompt_column!r}.")
 
     def _read(self) -> Rows:
-        if (shards := files_of(self.path)) is not None:
+        if (shards := list_files(self.path)) is not None:
             self._refuse_dataset_options("folder or pattern of files")
-            return chain.from_iterable(map(self._rows_of, shards))
+            return chain.from_iterable(map(self._read_file, shards))
         path = Path(self.path).expanduser()
         if path.is_file():
-            if suffix(path) not in READERS:
+            if find_suffix(path) not in READERS:
                 raise UserError(
-                    f"{self.path}: cannot read {suffix(path) or 'a file without an extension'}. Possible are "
+                    f"{self.path}: cannot read {find_suffix(path) or 'a file without an extension'}. Possible are "
                     f"{POSSIBLE}, a folder saved by datasets.save_to_disk, and hub data sets."
                 )
             self._refuse_dataset_options("file")
-            return self._rows_of(str(path))
-        if suffix(path) in READERS and not path.is_dir():
+            return self._read_file(str(path))
+        if find_suffix(path) in READERS and not path.is_dir():
             raise NotFoundError(f"There is no file {self.path} (looked in {Path.cwd()}).")
-        return dataset_rows(self.path, self.split, self.subset, streaming=self.streaming)
+        return read_dataset(self.path, self.split, self.subset, streaming=self.streaming)
 
-    def _rows_of(self, path: str) -> Rows:
+    def _read_file(self, path: str) -> Rows:
         """The rows of one file."""
-        reader = READERS[suffix(path)]
+        reader = READERS[find_suffix(path)]
         return read_csv(path, types=self.infer_types) if reader is read_csv else reader(path)
 
     def _refuse_dataset_options(self, what: str) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lightning.data.readers import ROWS, table_rows
+from lgrpo_lightning.data.readers import ROWS, read_table
 from lgrpo_lightning.errors import NotFoundError, UserError
 
 
-def dataset_rows(
+def read_dataset(
     path: str, split: str | None, subset: str | None, *, streaming: bool
 ) -> Iterator[dict[str, Any]]:
     """The rows of a folder written by ``save_to_disk``, or else of a hub data set.
@@ -25,6 +25,7 @@ def dataset_rows(
     import datasets  # takes a second
 
     folder, quiet = Path(path).expanduser(), datasets.are_progress_bars_disabled()
+    # they would be drawn through the run's own progress bar
     datasets.disable_progress_bars()
     try:
         if not folder.is_dir():
@@ -45,11 +46,11 @@ def dataset_rows(
     finally:
         if not quiet:
             datasets.enable_progress_bars()
-    for table in _only_split(path, data, split).with_format("arrow").iter(ROWS):
-        yield from table_rows(table)
+    for table in _choose_split(path, data, split).with_format("arrow").iter(ROWS):
+        yield from read_table(table)
 
 
-def _only_split(path: str, data: Any, split: str | None) -> Any:
+def _choose_split(path: str, data: Any, split: str | None) -> Any:
     """The split called ``split``, or the only one there is."""
     if not isinstance(data, dict):
         if split is not None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lgrpo_lightning.data.draw import weighted_order
 from lgrpo_lightning.types import Prompt
 
 BATCH, FURTHER = 0, 1
@@ -87,9 +86,10 @@ class PromptLoader:
 
     def __iter__(self) -> Iterator[PromptBatch]:
         """The rest of a resumed epoch, or else the next epoch. Only taking a batch moves on."""
+        # a loader whose state was just loaded goes on there; one that gave a batch begins the next epoch
         if self._served or self.position >= self._epoch_length:
             self.epoch, self.position, self._served = self.epoch + 1, 0, False
-        return self._batches()
+        return self._serve()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch comes from, and the sizes that this depends on."""
@@ -112,48 +112,51 @@ class PromptLoader:
                 stacklevel=2,
             )
 
-    def further(self, count: int, without: set[str]) -> list[Prompt]:
+    def draw_further(self, count: int, without: set[str]) -> list[Prompt]:
         """At most ``count`` prompts beside the last batch's, but for those of the uids ``without``.
 
         Drawn from the whole set by the weights (without ``shuffle``: from what an epoch serves), keyed by the seed and
         the place in the epochs: the same on every rank and after every resume.
         """
-        drawn = (self.prompts[i] for i in self._drawn(FURTHER))
-        return list(islice((prompt for prompt in drawn if prompt.uid not in without), count))
+        prompts = (self.prompts[i] for i in self._draw(FURTHER))
+        return list(islice((prompt for prompt in prompts if prompt.uid not in without), count))
 
-    def upcoming(self, count: int, epochs: int | None = None) -> list[tuple[int, list[Prompt]]]:
+    def preview(self, count: int, epochs: int | None = None) -> list[tuple[int, list[Prompt]]]:
         """(epochs from this one, this rank's prompts) of the ``count`` batches after the last one; none is taken.
 
         Args:
             epochs: How many there are after this one; fewer batches come back where they end. None: no end.
         """
-        epoch, position, found = self.epoch, self.position, list[tuple[int, list[Prompt]]]()
-        while len(found) < count:
+        epoch, position, batches = self.epoch, self.position, list[tuple[int, list[Prompt]]]()
+        while len(batches) < count:
             if position >= self._epoch_length:
                 epoch, position = epoch + 1, 0
                 if self._epoch_length == 0 or (epochs is not None and epoch > self.epoch + epochs):
                     break
-            batch = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-            found.append((epoch - self.epoch, [self.prompts[i] for i in batch[self.rank :: self.world_size]]))
+            batch = self._order_epoch(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+            batches.append(
+                (epoch - self.epoch, [self.prompts[i] for i in batch[self.rank :: self.world_size]])
+            )
             position += 1
-        return found
+        return batches
 
     @property
     def _epoch_length(self) -> int:
         return len(self) if self.limit is None else min(len(self), self.limit)
 
-    def _batches(self) -> Iterator[PromptBatch]:
-        order = self._order(self.epoch)
+    def _serve(self) -> Iterator[PromptBatch]:
+        order = self._order_epoch(self.epoch)
         while self.position < len(self):
             start = self.position * self.batch_size
             batch = order[start : start + self.batch_size]
             if self.weights is not None:
-                batch = self._drawn(BATCH)[: self.batch_size]
+                batch = self._draw(BATCH)[: self.batch_size]
+            # every W-th prompt: a batch has the same prompts for any number of ranks
             mine = batch[self.rank :: self.world_size]
             self.position, self._served = self.position + 1, True
             yield PromptBatch([self.prompts[i] for i in mine])
 
-    def _drawn(self, what: int) -> list[int]:
+    def _draw(self, what: int) -> list[int]:
         """Prompts in the order of a draw at this place in the epochs."""
         pool = (
             len(self.prompts)
@@ -161,12 +164,34 @@ class PromptLoader:
             else min(self._epoch_length * self.batch_size, len(self.prompts))
         )
         weights = np.ones(pool) if self.weights is None else self.weights()
-        return [int(i) for i in weighted_order(weights, (self.seed, self.epoch, self.position, what))]
+        return [int(i) for i in draw_order(weights, (self.seed, self.epoch, self.position, what))]
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order_epoch(self, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(len(self.prompts)))
         if self._shuffled is None or self._shuffled[0] != epoch:
-            drawn = np.random.default_rng([self.seed, epoch]).permutation(len(self.prompts))
-            self._shuffled = epoch, [int(i) for i in drawn]
+            # a list of both: seed + epoch would give epoch 1 of seed 0 the order of epoch 0 of seed 1
+            permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.prompts))
+            self._shuffled = epoch, [int(i) for i in permutation]
         return self._shuffled[1]
+
+
+def draw_order(weights: NDArray[np.float64], key: Sequence[int]) -> NDArray[np.int64]:
+    """The order in which things are drawn one by one without replacement, each time in proportion to the weights left.
+
+    Gumbel noise is added to the logarithms of the weights, and the sums are sorted (Efraimidis and Spirakis 2006).
+
+    Args:
+        weights: ``[N]``, at least 0; what has none comes last.
+        key: Seeds the draw.
+
+    Returns:
+        ``[N]`` indices.
+
+    >>> sorted(draw_order(np.array([1.0, 0.0, 5.0]), (0, 1)).tolist())
+    [0, 1, 2]
+    """
+    noise = np.random.default_rng(list(key)).gumbel(size=len(weights))
+    with np.errstate(divide="ignore"):
+        # stable: weights of 0 tie at -inf, and every machine must give them one order
+        return np.argsort(-(np.log(weights) + noise), kind="stable")

@@ -26,10 +26,10 @@ ROWS = 1000
 """Rows of a table that are made Python objects at a time."""
 
 
-def suffix(path: PurePath | str) -> str:
+def find_suffix(path: PurePath | str) -> str:
     """What a file is by its name: ".jsonl", also of "train.jsonl.gz"; ".jsonl.gz" there.
 
-    >>> suffix("a.b.JSONL"), suffix("hf://datasets/me/sums/train.jsonl.gz")
+    >>> find_suffix("a.b.JSONL"), find_suffix("hf://datasets/me/sums/train.jsonl.gz")
     ('.jsonl', '.jsonl.gz')
     """
     path = PurePath(path)
@@ -43,26 +43,27 @@ def read_json(path: str) -> Rows:
     Raises:
         ValueError: It is neither; naming the line.
     """
-    lines, begun = _lines(path), False
+    lines, begun = _read_lines(path), False
     for number, text in lines:
         if not text.strip():
             continue
+        # an array may be printed over many lines, so that no line of it is JSON
         if not begun and text.lstrip().startswith("["):
             whole = text + "".join(more for _, more in lines)
-            for entry, row in enumerate(_parsed(whole, path, number)):
-                yield _object(row, f"{path}, entry {entry} (from 0) of the array")
+            for entry, row in enumerate(_parse(whole, path, number)):
+                yield _check_object(row, f"{path}, entry {entry} (from 0) of the array")
             return
         begun = True
-        yield _object(_parsed(text.rstrip(), path, number), f"{path}, line {number}")
+        yield _check_object(_parse(text.rstrip(), path, number), f"{path}, line {number}")
 
 
-def _object(row: Any, where: str) -> dict[str, Any]:
+def _check_object(row: Any, where: str) -> dict[str, Any]:
     if isinstance(row, dict):
         return row
     raise UserError(f"{where}: a {type(row).__name__}, where a JSON object is needed, {EXAMPLE}.")
 
 
-def _parsed(text: str, path: str, first: int) -> Any:
+def _parse(text: str, path: str, first: int) -> Any:
     """JSON whose first line is line ``first`` of the file."""
     try:
         return json.loads(text)
@@ -77,7 +78,7 @@ def _parsed(text: str, path: str, first: int) -> Any:
 
 def read_text(path: str) -> Rows:
     """A prompt a line; blank lines are skipped."""
-    for _, text in _lines(path):
+    for _, text in _read_lines(path):
         if text.strip():
             yield {"prompt": text.rstrip("\r\n")}
 
@@ -92,18 +93,19 @@ def read_csv(path: str, *, types: bool = False) -> Rows:
         ValueError: It is malformed; naming the line.
     """
     csv.field_size_limit(2**31 - 1)  # Python's own limit is 128 KiB a cell
-    lines = (text for _, text in _lines(path))
+    lines = (text for _, text in _read_lines(path))
     first = next(lines, "")
-    delimiter = "\t" if suffix(path).startswith(".tsv") else max(",;", key=lambda d: len(_cells(first, d)))
+    by_cells = max(",;", key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
+    delimiter = "\t" if find_suffix(path).startswith(".tsv") else by_cells
     table = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
-    rows = _cut(table, path)
+    rows = _split_rows(table, path)
     try:
-        yield from _typed(list(rows)) if types else rows
+        yield from _infer_types(list(rows)) if types else rows
     except csv.Error as error:
         raise UserError(f"{path}, line {table.line_num}: not valid CSV ({error}).") from error
 
 
-def _cut(table: Any, path: str) -> Iterator[dict[str, str]]:
+def _split_rows(table: Any, path: str) -> Iterator[dict[str, str]]:
     """The rows under a header line."""
     names: list[str] = next(table, [])
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -116,11 +118,7 @@ def _cut(table: Any, path: str) -> Iterator[dict[str, str]]:
         yield dict(zip(names, cells, strict=True))
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter), [])
-
-
-def _typed(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+def _infer_types(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Rows of text with the types that the values of each column look like."""
     import pyarrow
     from pyarrow import csv as arrow
@@ -131,10 +129,10 @@ def _typed(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     arrow.write_csv(pyarrow.Table.from_pylist(rows), text)
     size = arrow.ReadOptions(block_size=min(text.tell(), 2**31 - 1))  # a cell must not span blocks
     parse = arrow.ParseOptions(newlines_in_values=True)
-    found: list[dict[str, Any]] = arrow.read_csv(
+    converted: list[dict[str, Any]] = arrow.read_csv(
         pyarrow.BufferReader(text.getvalue()), size, parse
     ).to_pylist()
-    return found
+    return converted
 
 
 def read_parquet(path: str) -> Rows:
@@ -143,9 +141,9 @@ def read_parquet(path: str) -> Rows:
     from pyarrow import parquet
 
     try:
-        with _opened(path) as file:
+        with _open(path) as file:
             for batch in parquet.ParquetFile(file).iter_batches(ROWS):
-                yield from table_rows(batch)
+                yield from read_table(batch)
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is not a readable Parquet file: {error}") from error
 
@@ -155,37 +153,37 @@ def read_arrow(path: str) -> Rows:
     import pyarrow
 
     try:
-        with _opened(path) as file:
+        with _open(path) as file:
             try:
-                found = pyarrow.ipc.open_file(file)
-                batches: Any = map(found.get_batch, range(found.num_record_batches))
+                reader = pyarrow.ipc.open_file(file)
+                batches: Any = map(reader.get_batch, range(reader.num_record_batches))
             except pyarrow.ArrowInvalid:
                 file.seek(0)
                 batches = pyarrow.ipc.open_stream(file)
             for batch in batches:
                 for start in range(0, len(batch), ROWS):
-                    yield from table_rows(batch.slice(start, ROWS))
+                    yield from read_table(batch.slice(start, ROWS))
     except (pyarrow.ArrowInvalid, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise UserError(f"{path} is not a readable Arrow file: {error}") from error
 
 
-def table_rows(table: Any) -> list[dict[str, Any]]:
+def read_table(table: Any) -> list[dict[str, Any]]:
     """The rows of an Arrow table. A narrow float is the number that was written: 0.1, not 0.10000000149011612.
 
     >>> import pyarrow
-    >>> table_rows(pyarrow.table({"answer": pyarrow.array([[0.1]], pyarrow.list_(pyarrow.float32()))}))
+    >>> read_table(pyarrow.table({"answer": pyarrow.array([[0.1]], pyarrow.list_(pyarrow.float32()))}))
     [{'answer': [0.1]}]
     """
     rows: list[dict[str, Any]] = table.to_pylist()
     narrow = [field for field in table.schema if "float" in str(field.type)]  # "double" is the wide one
     for row in rows if narrow else ():
-        row.update({field.name: _as_written(row[field.name], field.type) for field in narrow})
+        row.update({field.name: _shorten_floats(row[field.name], field.type) for field in narrow})
     return rows
 
 
-def _as_written(value: Any, kind: Any) -> Any:
+def _shorten_floats(value: Any, kind: Any) -> Any:
     """A value of an Arrow type, its floats of 16 and 32 bits as the shortest decimals that are rounded to them."""
     from pyarrow import types
 
@@ -194,15 +192,15 @@ def _as_written(value: Any, kind: Any) -> Any:
     if types.is_float16(kind) or types.is_float32(kind):
         return float(str(kind.to_pandas_dtype()(value)))
     if types.is_struct(kind):
-        return {field.name: _as_written(value[field.name], field.type) for field in kind}
+        return {field.name: _shorten_floats(value[field.name], field.type) for field in kind}
     if types.is_map(kind):
-        return [(key, _as_written(item, kind.item_type)) for key, item in value]
+        return [(key, _shorten_floats(item, kind.item_type)) for key, item in value]
     if hasattr(kind, "value_type") and isinstance(value, list):
-        return [_as_written(item, kind.value_type) for item in value]
+        return [_shorten_floats(item, kind.value_type) for item in value]
     return value
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def _read_lines(path: str) -> Iterator[tuple[int, str]]:
     """(number from 1, text with its end) of the lines of a file, unpacked where it is compressed.
 
     Raises:
@@ -210,9 +208,10 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
     """
     packed = PACKED.get(PurePath(path).suffix.lower())
     try:
-        with _opened(path) as file:
+        with _open(path) as file:
             for number, line in enumerate(file, start=1):
                 try:
+                    # "-sig" takes off the mark that Excel writes before the first line
                     yield number, line.decode("utf-8-sig")
                 except UnicodeDecodeError as error:
                     raise UserError(
@@ -225,7 +224,7 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path} is not a whole {packed} file: {error}") from error
 
 
-def _opened(path: str) -> Any:
+def _open(path: str) -> Any:
     """A file, or what a URL names, unpacked where its name says that it is compressed."""
     packed = PACKED.get(PurePath(path).suffix.lower())
     if "://" in path:

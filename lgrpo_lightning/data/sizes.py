@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
+
 from lgrpo_lightning.errors import UserError
 
 
@@ -15,9 +19,6 @@ def check_prompts_per_step(
         world_size: Number of processes.
         mini_batches: Optimizer steps that a rank's share is divided into.
         prompts: Size of the training set; None where it is not known.
-
-    Raises:
-        ValueError: With the nearest numbers that work.
 
     >>> check_prompts_per_step(16, world_size=2, mini_batches=4, prompts=100)
     >>> check_prompts_per_step(10, world_size=4, mini_batches=1, prompts=100)
@@ -45,10 +46,35 @@ def check_prompts_per_step(
         )
 
 
-def limited(length: int, limit: int | float) -> int:
+def limit_batches(length: int, limit: int | float) -> int:
     """Batches of an epoch of ``length`` under a trainer's limit: a number of batches, or a share of them.
 
-    >>> limited(10, 3), limited(10, 0.25), limited(10, 1.0), limited(10, 50)
+    >>> limit_batches(10, 3), limit_batches(10, 0.25), limit_batches(10, 1.0), limit_batches(10, 50)
     (3, 2, 10, 10)
     """
     return int(length * limit) if isinstance(limit, float) else min(length, limit)
+
+
+def find_max_length(module: Any, wanted: int | None) -> int:
+    """Maximal tokens of a prompt: ``wanted``, or what completions leave of the model's context.
+
+    Raises:
+        ValueError: Completions leave nothing.
+    """
+    new, context = module.sampling.max_new_tokens, module.context_length
+    if new >= context:
+        raise UserError(
+            f"sampling.max_new_tokens is {new}, but the model's context is {context}, which prompt "
+            f"and completion share. Use less than {context}."
+        )
+    return int(min(context - new, wanted or context))
+
+
+def warn_of_incomplete_batch(count: int, prompts_per_step: int) -> None:
+    """Say that the last of ``count`` prompts are never drawn, as they fill no batch and their order stays."""
+    if rest := count % prompts_per_step:
+        rank_zero_warn(
+            f"data.shuffle is false, and the last {rest} of {count} training prompts fill no batch of "
+            f"{prompts_per_step} (data.prompts_per_step): they are left out of every epoch. Set shuffle: "
+            "true, under which every epoch leaves out others, or take another number of prompts."
+        )

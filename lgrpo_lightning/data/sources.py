@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
+
 from lgrpo_lightning.contracts import PromptSource
 from lgrpo_lightning.data.files import PromptFile
 from lgrpo_lightning.errors import UserError
@@ -17,36 +19,85 @@ from lgrpo_lightning.errors import UserError
 Sets = PromptSource | str | dict[str, PromptSource | str] | None
 
 
-def named_sources(which: str, given: Sets) -> dict[str, PromptSource]:
+def name_sources(which: str, sets: Sets) -> dict[str, PromptSource]:
     """The sets given for ``which``, by name; paths become ``PromptFile``.
 
     Raises:
         ValueError: A name cannot name a set, or a path looks like a misspelt prompt source.
         TypeError: A set is neither a path nor a prompt source.
 
-    >>> list(named_sources("validation", {"easy": "easy.jsonl", "hard": "hard.jsonl"}))
+    >>> list(name_sources("validation", {"easy": "easy.jsonl", "hard": "hard.jsonl"}))
     ['easy', 'hard']
     """
-    if given is None:
+    if sets is None:
         return {}
-    if not isinstance(given, dict):
-        return {which: _source(f"data.{which}", given)}
-    for name in given:
+    if not isinstance(sets, dict):
+        return {which: _make_source(f"data.{which}", sets)}
+    for name in sets:
         if name == "class_path":
-            known = ", ".join(sorted(_source_names()))
-            raise UserError(f"data.{which}: there is no prompt source {given[name]!r}. There are: {known}.")
+            known = ", ".join(sorted(_list_source_names()))
+            raise UserError(f"data.{which}: there is no prompt source {sets[name]!r}. There are: {known}.")
         if not re.fullmatch(r"[\w.-]+", name):
             raise UserError(
                 f"data.{which}: {name!r} cannot name a set; use letters, digits, '_', '-' and '.'."
             )
-    return {name: _source(f"data.{which}.{name}", source) for name, source in given.items()}
+    return {name: _make_source(f"data.{which}.{name}", source) for name, source in sets.items()}
+
+
+def check_given(sources: Mapping[str, PromptSource], which: str, stage: str) -> None:
+    """Refuse a run without the sets that its ``stage`` reads (``ValueError``)."""
+    if not sources:
+        raise UserError(
+            f"data.{which} is not set, and `lgrpo {getattr(stage, 'value', stage)}` needs it: a path, "
+            "or a prompt source such as ArithmeticTasks."
+        )
+
+
+def compare_prompts(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], *, refuse: bool
+) -> None:
+    """Warn of sets that are others than those of a checkpoint, or ``refuse`` them (``ValueError``)."""
+    others = {name: (before[name], new) for name, new in now.items() if before.get(name, new) != new}
+    if not others:
+        return
+    changes = "; ".join(
+        f"{name} has {'the same prompts in another order' if same else 'other prompts'}"
+        for name, (was, new) in others.items()
+        for same in [was["content"] == new["content"]]
+    )
+    text = f"{changes}: other data than the checkpoint was made with."
+    if refuse:
+        raise UserError(
+            f"{text} Give the run its data again, set data.on_change: say, or start without --ckpt_path in another "
+            "trainer.default_root_dir."
+        )
+    rank_zero_warn(
+        f"{text} The run goes on at the checkpoint's place in them (data.on_change: error refuses it)."
+    )
+
+
+def check_streaming(sources: Mapping[str, Mapping[str, PromptSource]], *, curriculum: bool) -> bool:
+    """Whether training prompts are streamed.
+
+    Raises:
+        ValueError: Other sets are, or there is a ``curriculum``, which needs all prompts.
+    """
+    streamed = {which for which, named in sources.items() if any(s.streaming for s in named.values())}
+    if others := sorted(streamed - {"train"}):
+        raise UserError(f"data.{others[0]} is read whole: leave streaming out, it is for data.train.")
+    if streamed and curriculum:
+        raise UserError(
+            "data.curriculum draws from all prompts by their pass rates, and data.train has streaming: true. Leave "
+            "one of them out."
+        )
+    return bool(streamed)
 
 
 MOST = 1_000_000
 """Rows of a source that does not say how many it has, after which it is taken for one without an end."""
 
 
-def all_rows(rows: Iterable[Mapping[str, Any]], origin: str) -> Sequence[Mapping[str, Any]]:
+def read_rows(rows: Iterable[Mapping[str, Any]], origin: str) -> Sequence[Mapping[str, Any]]:
     """The rows of a source; of a generator or a streaming data set, read to its end.
 
     A run holds all prompts: it draws their order, divides them among ranks and goes on at any of them.
@@ -81,13 +132,13 @@ def check_row(row: Any, number: int, origin: str) -> None:
         )
 
 
-def _source(key: str, given: Any) -> PromptSource:
-    if isinstance(given, PromptSource):
-        return given
-    if not isinstance(given, str | os.PathLike):
-        raise UserError(f"{key}: {given!r} is neither a path nor a prompt source such as ArithmeticTasks().")
-    path = os.fspath(given)
-    meant = difflib.get_close_matches(path, _source_names(), n=1, cutoff=0.75)
+def _make_source(key: str, source: Any) -> PromptSource:
+    if isinstance(source, PromptSource):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        raise UserError(f"{key}: {source!r} is neither a path nor a prompt source such as ArithmeticTasks().")
+    path = os.fspath(source)
+    meant = difflib.get_close_matches(path, _list_source_names(), n=1, cutoff=0.75)
     if meant and not Path(path).expanduser().exists():
         raise UserError(
             f"{key}: {path!r} is neither a file nor a prompt source. Did you mean {meant[0]!r}? "
@@ -96,12 +147,12 @@ def _source(key: str, given: Any) -> PromptSource:
     return PromptFile(path)
 
 
-def _source_names() -> Mapping[str, type]:
+def _list_source_names() -> Mapping[str, type]:
     """The prompt sources that are loaded, by class name."""
-    found: dict[str, type] = {}
+    by_name: dict[str, type] = {}
     classes = [PromptSource]
     while classes:
         for kind in classes.pop().__subclasses__():
-            found[kind.__name__] = kind
+            by_name[kind.__name__] = kind
             classes.append(kind)
-    return found
+    return by_name

@@ -88,22 +88,23 @@ class PromptStream:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on where ``state`` was saved."""
         self.position, self._served = state["position"], False
+        # rows up to a place are read again, which may be millions: not where the stream is there already
         if (place := (state["pass"], state["taken"])) != self.place:
             self._begin(place)
 
     def _begin(self, place: Place) -> None:
-        self.place, self._prompts = place, self._from(place)
+        self.place, self._prompts = place, self._read_from(place)
         self._ahead = deque()
 
-    def further(self, wanted: int, without: set[str]) -> list[Prompt]:
+    def draw_further(self, wanted: int, without: set[str]) -> list[Prompt]:
         """The next ``wanted`` prompts but for those of the uids ``without``; they are in no later batch of the pass.
 
         None where the set has too few. Not for a run that has batches announced: they come before these.
         """
-        self.place, found = self._take(wanted, without)
-        return found
+        self.place, prompts = self._take(wanted, without)
+        return prompts
 
-    def upcoming(self, wanted: int, epochs: int | None = None) -> list[tuple[int, list[Prompt]]]:
+    def preview(self, wanted: int, epochs: int | None = None) -> list[tuple[int, list[Prompt]]]:
         """(Epochs of the trainer from this one, this rank's prompts) of the ``wanted`` batches after the last one.
 
         Args:
@@ -120,11 +121,11 @@ class PromptStream:
 
     def _take(self, wanted: int, without: set[str]) -> tuple[Place, list[Prompt]]:
         """(Place behind them, the next prompts, all of one pass)."""
-        found, passes = list[Prompt](), set[int]()
+        prompts, passes = list[Prompt](), set[int]()
         while True:
             place, prompt = next(self._prompts)
             if place[0] not in passes:
-                found = []  # the rest of a pass is left out
+                prompts = []  # the rest of a pass is left out
                 passes.add(place[0])
             if len(passes) > 2 and without:
                 return place, []
@@ -133,11 +134,11 @@ class PromptStream:
                     f"data.train gives fewer than {wanted} prompts, which one batch needs (data.prompts_per_step)."
                 )
             if prompt.uid not in without:
-                found.append(prompt)
-            if len(found) == wanted:
-                return place, found
+                prompts.append(prompt)
+            if len(prompts) == wanted:
+                return place, prompts
 
-    def _from(self, place: Place) -> Iterator[tuple[Place, Prompt]]:
+    def _read_from(self, place: Place) -> Iterator[tuple[Place, Prompt]]:
         """(Place behind it, prompt) of every row from ``place`` on, pass after pass."""
         taken = place[1]
         for number in count(place[0]):
@@ -168,30 +169,37 @@ def shuffle_rows(rows: Iterator[T], size: int, key: Sequence[int]) -> Iterator[T
     yield from (buffer[i] for i in draws.permutation(len(buffer)))
 
 
+def check_state(state: Mapping[str, Any], *, streamed: bool) -> None:
+    """Refuse the state of a ``PromptLoader`` for a stream, and the other way round (``ValueError``)."""
+    if ("taken" in state) != streamed:
+        raise UserError(
+            f"The checkpoint was made with streaming: {str(not streamed).lower()} of data.train, by which "
+            "its place in the prompts is kept. Set that, or start without --ckpt_path in another "
+            "trainer.default_root_dir."
+        )
+
+
 def check_streamed_run(trainer: Any, *, validates: bool) -> None:
     """Refuse limits that are counted in passes over a set whose size is not known.
 
     Args:
         validates: Whether there are validation prompts.
-
-    Raises:
-        ValueError: With what to set.
     """
-    said = "data.train has streaming: true, so that the length of an epoch is not known"
+    problem = "data.train has streaming: true, so that the length of an epoch is not known"
     share, every = trainer.limit_train_batches, trainer.val_check_interval
     counted = isinstance(share, int)
     if trainer.overfit_batches or (not counted and share < 1):
         raise UserError(
-            f"{said}, of which trainer.overfit_batches or limit_train_batches takes a share. Give limit_train_batches "
-            "as a number of batches."
+            f"{problem}, of which trainer.overfit_batches or limit_train_batches takes a share. Give "
+            "limit_train_batches as a number of batches."
         )
     ends = (getattr(trainer.lightning_module, "planned_steps", None) or trainer.max_steps) > 0
     ends |= counted and (trainer.max_epochs or -1) > 0
     if not ends and not any(isinstance(callback, Timer) for callback in trainer.callbacks):
         raise UserError(
-            f"{said}, and nothing else ends the run. Set trainer.max_steps or model.updates.max_rollouts."
+            f"{problem}, and nothing else ends the run. Set trainer.max_steps or model.updates.max_rollouts."
         )
     if validates and not counted and isinstance(every, float):
         raise UserError(
-            f"{said}, and trainer.val_check_interval is {every} of one. Set it to a number of rollouts, such as 50."
+            f"{problem}, and trainer.val_check_interval is {every} of one. Set it to a number of rollouts, such as 50."
         )

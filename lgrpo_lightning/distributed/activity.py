@@ -26,25 +26,25 @@ class Activity:
 _now = Activity(what="starting")
 
 
-def doing(what: str, *, waits: bool = False, saves: bool = False) -> None:
+def note_activity(what: str, *, waits: bool = False, saves: bool = False) -> None:
     """Say what comes now. ``waits``: it takes all ranks, so that one can hang in it for want of another."""
     global _now
     _now = Activity(what=what, waits=waits, saves=saves)
 
 
-def progressed() -> None:
+def note_progress() -> None:
     """Say that a part of it is done: only what comes without any is waiting."""
     global _now
     _now = replace(_now, since=time.monotonic())
 
 
-def activity() -> Activity:
+def read_activity() -> Activity:
     """What this process is doing."""
     return _now
 
 
 @contextmanager
-def waiting() -> Iterator[None]:
+def wait_for_ranks() -> Iterator[None]:
     """Inside, this process waits for the others, after what it did.
 
     Raises:
@@ -53,6 +53,6 @@ def waiting() -> Iterator[None]:
     global _now
     check_peers()
     before = _now
-    doing(f"waiting for the others after {before.what}", waits=True)
+    note_activity(f"waiting for the others after {before.what}", waits=True)
     yield
     _now = replace(before, since=time.monotonic())

@@ -21,7 +21,7 @@ _aside = ContextVar("aside", default=False)
 
 
 @contextmanager
-def aside() -> Iterator[None]:
+def run_aside() -> Iterator[None]:
     """Inside, components are called on a thread of their own while the run goes on in another."""
     token = _aside.set(True)
     try:
@@ -36,17 +36,17 @@ def is_aside() -> bool:
 
 
 @contextmanager
-def component_call(random_key: RandomKey, *key: object) -> Iterator[None]:
-    """Call a component inside, ``apart`` from training.
+def isolate_call(random_key: RandomKey, *key: object) -> Iterator[None]:
+    """Call a component inside, isolated from training.
 
     The generators of python, numpy and torch are seeded from the key, so that what it draws is the same in a run that
-    was resumed. ``aside`` they are left alone, as training uses them meanwhile.
+    was resumed. On a thread beside the run they are left alone, as training uses them meanwhile.
 
     Args:
         random_key: Seed, phase and number of the rollout.
         key: What else its draws depend on: its name, the rank, the prompt.
     """
-    with apart(), exits_refused(key):
+    with isolate(), refuse_exits(key):
         if is_aside():
             yield
             return
@@ -61,7 +61,7 @@ def component_call(random_key: RandomKey, *key: object) -> Iterator[None]:
 
 
 @contextmanager
-def exits_refused(key: Sequence[object]) -> Iterator[None]:
+def refuse_exits(key: Sequence[object]) -> Iterator[None]:
     """Inside, ``sys.exit`` is a mistake like any other: a run that ends early does not end with the status of success.
 
     Raises:
@@ -80,11 +80,11 @@ def exits_refused(key: Sequence[object]) -> Iterator[None]:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def isolate() -> Iterator[None]:
     """Inside there are no gradients and no autocast, and what is changed for the whole process is put back afterwards.
 
     That is the generators of python, numpy and torch, the working directory, and the default type and device of
-    tensors. ``aside`` it is not: training goes on in it.
+    tensors. On a thread beside the run only gradients are off: training goes on in the process.
     """
     if is_aside():
         with torch.no_grad():
@@ -92,8 +92,8 @@ def apart() -> Iterator[None]:
         return
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with (
-        kept_directory(),
-        kept_descriptors(),
+        keep_directory(),
+        keep_descriptors(),
         isolate_rng(include_cuda=torch.cuda.is_initialized()),  # type: ignore[no-untyped-call]
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
@@ -103,12 +103,13 @@ def apart() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
+            # to set a device installs a mode that slows every call of torch down
             if torch.get_default_device() != device:
                 torch.set_default_device(None if device.type == "cpu" else device)
 
 
 @contextmanager
-def kept_directory() -> Iterator[None]:
+def keep_directory() -> Iterator[None]:
     """Inside, ``os.chdir`` does what it does; afterwards the process is where it was, unless somebody removed that."""
     here = "."
     with suppress(FileNotFoundError):
@@ -121,7 +122,7 @@ def kept_directory() -> Iterator[None]:
 
 
 @contextmanager
-def kept_descriptors() -> Iterator[None]:
+def keep_descriptors() -> Iterator[None]:
     """Afterwards the standard streams are open: else the next file of the run would get the number of one of them."""
     try:
         yield
@@ -133,7 +134,7 @@ def kept_descriptors() -> Iterator[None]:
                 os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
-def generators() -> dict[str, object]:
+def read_generators() -> dict[str, object]:
     """The state of the process's generators, to be compared."""
     numpy: Any = np.random.get_state(legacy=True)
     return {
@@ -143,6 +144,6 @@ def generators() -> dict[str, object]:
     }
 
 
-def changed(before: dict[str, object]) -> list[str]:
+def list_changed(before: dict[str, object]) -> list[str]:
     """Which of them somebody has drawn from."""
-    return [name for name, state in generators().items() if state != before[name]]
+    return [name for name, state in read_generators().items() if state != before[name]]

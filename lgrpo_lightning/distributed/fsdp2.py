@@ -18,15 +18,15 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from lgrpo_lightning.distributed.ranks import tensor_mesh
+from lgrpo_lightning.distributed.ranks import find_tensor_mesh
 from lgrpo_lightning.distributed.sharded_checkpoint import (
     is_folder,
+    list_parameter_names,
     load_folder,
-    numbered,
-    parameter_names,
-    pickles_refused,
+    number_parameters,
     refuse_damaged,
-    renumbered,
+    refuse_pickles,
+    renumber_parameters,
 )
 from lgrpo_lightning.errors import UserError
 
@@ -66,21 +66,22 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().__init__(
             tensor_parallel_size=tensor_parallel_size,
             save_distributed_checkpoint=save_distributed_checkpoint,
+            # a value out of range is refused later, where the message reaches the user
             timeout=timedelta(seconds=timeout_seconds if 0 < timeout_seconds < LONGEST else LONGEST),
         )
         self.tensor_parallel_size = tensor_parallel_size
         self.in_shards = save_distributed_checkpoint
         self.cpu_offload = cpu_offload
         self.reduce_dtype = reduce_dtype
-        self.refused = _refused(tensor_parallel_size, timeout_seconds)
+        self.refused = _explain_refusal(tensor_parallel_size, timeout_seconds)
 
     def _configure_launcher(self) -> None:
         """Refuse bad options as the Trainer is made: what ``__init__`` raises, the command line's parser hides."""
-        if refused := self.refused or self._indivisible():
+        if refused := self.refused or self._explain_indivisible():
             raise UserError(refused)
         super()._configure_launcher()
 
-    def _indivisible(self) -> str | None:
+    def _explain_indivisible(self) -> str | None:
         """Why the processes do not fall into tensor groups."""
         size, here = self.tensor_parallel_size, self.num_processes
         if here % size == 0:
@@ -105,7 +106,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Arguments of ``sharding.shard``."""
         return {
             "mesh": self.device_mesh["data_parallel"],
-            "tensor_mesh": tensor_mesh(self),
+            "tensor_mesh": find_tensor_mesh(self),
             "param_dtype": COMPUTE_TYPES.get(str(self.precision_plugin.precision)),
             "reduce_dtype": getattr(torch, self.reduce_dtype),
             "cpu_offload": self.cpu_offload,
@@ -129,7 +130,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         options = StateDictOptions(full_state_dict=whole, cpu_offload=True)
         state = get_optimizer_state_dict(self.model, optimizer, options=options)
         return (
-            numbered(state, parameter_names(self.model, optimizer))
+            number_parameters(state, list_parameter_names(self.model, optimizer))
             if whole and self.global_rank == 0
             else dict(state)
         )
@@ -148,7 +149,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         if is_folder(path):
             return load_folder(path, self.model, self.optimizers, strict=module.strict_loading)
         refuse_damaged(path)
-        with pickles_refused(path):
+        with refuse_pickles(path):
             checkpoint: dict[str, Any] = torch.load(
                 path, mmap=True, map_location="cpu", weights_only=weights_only
             )
@@ -158,12 +159,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
         options = replace(options, strict=True)
         for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states", ()), strict=False):
-            named = renumbered(state, dict(enumerate(parameter_names(self.model, optimizer))))
+            named = renumber_parameters(state, dict(enumerate(list_parameter_names(self.model, optimizer))))
             set_optimizer_state_dict(self.model, optimizer, named, options=options)
         return checkpoint
 
 
-def _refused(tensor_parallel_size: int, timeout_seconds: float) -> str | None:
+def _explain_refusal(tensor_parallel_size: int, timeout_seconds: float) -> str | None:
     """Why these options cannot be, and what to do."""
     if tensor_parallel_size < 1:
         return f"fsdp2: tensor_parallel_size is {tensor_parallel_size}; it must be at least 1."
@@ -180,10 +181,10 @@ def register() -> None:
         )
 
 
-def sharding_of(strategy: Any) -> dict[str, Any] | None:
+def find_sharding(strategy: Any) -> dict[str, Any] | None:
     """Arguments of ``sharding.shard`` where the strategy shards; None elsewhere."""
     if isinstance(strategy, FSDP2Strategy):
         return strategy.sharding
     if isinstance(strategy, ModelParallelStrategy):
-        return {"mesh": strategy.device_mesh["data_parallel"], "tensor_mesh": tensor_mesh(strategy)}
+        return {"mesh": strategy.device_mesh["data_parallel"], "tensor_mesh": find_tensor_mesh(strategy)}
     return None

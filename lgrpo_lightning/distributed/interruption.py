@@ -61,7 +61,7 @@ def request_stop(signum: int) -> None:
     _requested = _requested or signum
 
 
-def stop_signal() -> int:
+def read_stop_signal() -> int:
     """The signal that asked for a stop, or 0."""
     return _requested
 
@@ -79,13 +79,13 @@ def begin() -> None:
     note_status(0)
 
 
-def lose(why: str) -> None:
+def note_lost_peer(why: str) -> None:
     """Note that the run cannot go on, for want of another process."""
     global _lost
     _lost = _lost or why
 
 
-def lost() -> str:
+def explain_lost_peer() -> str:
     """Why the run cannot go on, or nothing."""
     return _lost
 
@@ -114,7 +114,7 @@ def abandon_if_stopping() -> None:
 
 
 @contextmanager
-def cancellable(flag: Event) -> Iterator[None]:
+def watch_flag(flag: Event) -> Iterator[None]:
     """Inside, on this thread, ``abandon_if_stopping`` looks at ``flag``, too."""
     token = _cancelled.set(flag)
     try:
@@ -123,14 +123,14 @@ def cancellable(flag: Event) -> Iterator[None]:
         _cancelled.reset(token)
 
 
-def carried(call: Callable[..., Result]) -> Callable[..., Result]:
+def carry_context(call: Callable[..., Result]) -> Callable[..., Result]:
     """``call`` for the threads of a pool, where ``abandon_if_stopping`` looks at what it looks at here."""
     context = copy_context()
     return lambda *arguments: context.copy().run(call, *arguments)
 
 
 @contextmanager
-def in_step() -> Iterator[None]:
+def forbid_abandoning() -> Iterator[None]:
     """Inside, sampling is not abandoned: other processes would wait for this one's part of the next token."""
     global _in_step
     _in_step = True

@@ -18,7 +18,7 @@ from multiprocessing import active_children
 from types import FrameType
 from weakref import WeakSet
 
-PATIENCE = 5.0
+GRACE = 5.0
 """Seconds that threads and child processes have to end."""
 
 POOLS = ("ThreadPoolExecutor", "asyncio_")
@@ -37,35 +37,35 @@ def note_status(status: int) -> None:
     _status = status
 
 
-def beside(thread: threading.Thread) -> None:
+def join_at_exit(thread: threading.Thread) -> None:
     """Wait for a daemon thread before Python ends."""
     _beside.add(thread)
 
 
 def leave_soon() -> None:
-    """End the process within ``PATIENCE`` from now on, without the threads and child processes that go on then.
+    """End the process within ``GRACE`` from now on, without the threads and child processes that go on then.
 
     They are named on standard error. What is registered with ``atexit``, as loggers are, is done all the same.
     """
-    over, until = threading.Event(), time.monotonic() + PATIENCE
+    over, until = threading.Event(), time.monotonic() + GRACE
     atexit.register(_end_children, until)
     atexit.register(over.set)  # the last one comes first: Python has waited for all threads then
     threading.Thread(target=_leave_threads, args=(over,), name="lgrpo-leaving", daemon=True).start()
 
 
 def _leave_threads(over: threading.Event) -> None:
-    if over.wait(PATIENCE):
+    if over.wait(GRACE):
         return
     main, frames = threading.main_thread(), sys._current_frames()
     threads = [
         t for t in threading.enumerate() if t is not main and (not t.daemon or t.name.startswith(POOLS))
     ]
-    _say([f"thread {t.name!r}{_place(frames.get(t.ident or 0))}" for t in threads])
+    _say([f"thread {t.name!r}{_describe_place(frames.get(t.ident or 0))}" for t in threads])
     atexit._run_exitfuncs()
     _exit()
 
 
-def _place(frame: FrameType | None) -> str:
+def _describe_place(frame: FrameType | None) -> str:
     while frame is not None and frame.f_code.co_filename in PYTHON:
         frame = frame.f_back
     return "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
@@ -84,7 +84,7 @@ def _end_children(until: float) -> None:
 
 def _say(left: list[str]) -> None:
     print(
-        f"lgrpo: Left {PATIENCE:g} seconds after the end: {', '.join(left) or 'a thread'}. It is not waited for any "
+        f"lgrpo: Left {GRACE:g} seconds after the end: {', '.join(left) or 'a thread'}. It is not waited for any "
         "longer. End what a reward model starts in its teardown(), or start it with daemon=True.",
         file=sys.stderr,
     )
@@ -92,7 +92,7 @@ def _say(left: list[str]) -> None:
 
 @atexit.register
 def _leave() -> None:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + GRACE
     for thread in list(_beside):
         thread.join(max(0.0, until - time.monotonic()))
     if any(thread.is_alive() for thread in list(_beside)):

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
 
-def stop_signals(trainer: Any) -> Any:
+def find_stop_signals(trainer: Any) -> Any:
     """What handles signals in the trainer where ``replace_signal_handling`` put it there, else None."""
     handling = trainer._signal_connector
     return handling if hasattr(handling, "at_end") else None
@@ -23,7 +23,7 @@ def replace_signal_handling(trainer: Any, handling: Any) -> None:
     trainer._signal_connector = handling
 
 
-def cluster_environment(trainer: Any) -> Any:
+def find_cluster_environment(trainer: Any) -> Any:
     """SLURM's, torchrun's or Lightning's own; a strategy of one device has none."""
     return trainer._accelerator_connector.cluster_environment
 
@@ -35,7 +35,7 @@ def disarm_child_observer() -> None:
             thread._child_processes = []  # type: ignore[attr-defined]
 
 
-def process_group_timeout(trainer: Trainer) -> float:
+def read_process_group_timeout(trainer: Trainer) -> float:
     """Seconds after which a collective fails; no strategy shows what it was given."""
     timeout = getattr(trainer.strategy, "_timeout", None)
     return math.inf if timeout is None else float(timeout.total_seconds())
@@ -68,7 +68,7 @@ def validation_follows(trainer: Any) -> bool:
 
 
 @contextmanager
-def validation_in_between(trainer: Any) -> Iterator[None]:
+def insert_validation(trainer: Any) -> Iterator[None]:
     """Run the validation loop inside; the training loop then logs its next batch as if nothing had come between."""
     connector = trainer._logger_connector
     first_iteration, trainer.validating = connector._first_loop_iter, True
@@ -82,7 +82,7 @@ def dump_checkpoint(trainer: Any) -> dict[str, Any]:
     return state
 
 
-def metrics_of_batch(trainer: Any) -> dict[str, Any]:
+def read_batch_metrics(trainer: Any) -> dict[str, Any]:
     """What loggers will get of the batch just done; nothing where ``log_every_n_steps`` passes it over."""
     connector = trainer._logger_connector
     return dict(connector.metrics["log"]) if connector.should_update_logs else {}

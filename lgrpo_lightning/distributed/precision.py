@@ -40,9 +40,6 @@ def check_precision(precision: Any, *, sharded: bool, gpu: bool) -> None:
         precision: As written in ``trainer.precision``.
         sharded: Whether the strategy is FSDP2.
         gpu: Whether the run uses one.
-
-    Raises:
-        ValueError: With what to use.
     """
     name = ALIASES.get(str(precision), str(precision))
     reason = None
@@ -58,7 +55,7 @@ def check_precision(precision: Any, *, sharded: bool, gpu: bool) -> None:
         raise UserError(f"trainer.precision is {str(precision)!r}, {reason}.")
 
 
-def weights_config(precision: str, config: PolicyConfig) -> PolicyConfig:
+def choose_weights_type(precision: str, config: PolicyConfig) -> PolicyConfig:
     """``config`` with the type of the weights that ``precision`` asks for.
 
     Raises:
@@ -90,7 +87,7 @@ def settle_precision(trainer: Any, config: PolicyConfig) -> PolicyConfig:
     """
     sharded = isinstance(trainer.strategy, ModelParallelStrategy)
     check_precision(trainer.precision, sharded=sharded, gpu=True)
-    settled = weights_config(trainer.precision, config)
+    settled = choose_weights_type(trainer.precision, config)
     if trainer.state.fn == "fit" and settled.dtype == "float16":
         raise UserError(
             "policy.dtype is 'float16': updates of such weights vanish in 16 bits. Use policy.dtype: float32 with "
@@ -102,11 +99,7 @@ def settle_precision(trainer: Any, config: PolicyConfig) -> PolicyConfig:
 
 
 def check_optimizer(precision: str, optimizer: Optimizer) -> None:
-    """Refuse a fused optimizer under 16-mixed: it takes the scale off the gradients after they were clipped.
-
-    Raises:
-        ValueError: With what to use.
-    """
+    """Refuse a fused optimizer under 16-mixed: it takes the scale off the gradients after they were clipped."""
     if precision == "16-mixed" and optimizer.defaults.get("fused"):
         raise UserError(
             f"{type(optimizer).__name__} with fused: true does not fit trainer.precision '16-mixed': gradients could "
@@ -115,11 +108,11 @@ def check_optimizer(precision: str, optimizer: Optimizer) -> None:
 
 
 @torch.no_grad()
-def moved_share(parameters: Iterable[Parameter], step: float) -> float:
+def measure_moved_share(parameters: Iterable[Parameter], step: float) -> float:
     """Share of the weights that change when ``step`` is added to them in their own type; AdamW moves by about lr.
 
     >>> weights = Parameter(torch.tensor([1.0, 0.25, 0.001], dtype=torch.bfloat16))
-    >>> round(moved_share([weights], 0.001), 2)
+    >>> round(measure_moved_share([weights], 0.001), 2)
     0.67
     """
     moved, count = 0, 0
@@ -132,7 +125,7 @@ def moved_share(parameters: Iterable[Parameter], step: float) -> float:
     return moved / max(count, 1)
 
 
-def small_step_warning(parameters: Iterable[Parameter], rate: float) -> str | None:
+def explain_small_step(parameters: Iterable[Parameter], rate: float) -> str | None:
     """What to say where a learning rate is too small for the type of the weights; None where it is not.
 
     Args:
@@ -141,10 +134,10 @@ def small_step_warning(parameters: Iterable[Parameter], rate: float) -> str | No
     trained = list(parameters)
     if all(p.dtype == torch.float32 for p in trained):
         return None
-    share = moved_share(trained, rate)
+    share = measure_moved_share(trained, rate)
     if share >= ENOUGH:
         return None
-    enough = next((r for k in range(1, 60) if moved_share(trained, r := rate * 2**k) >= ENOUGH), None)
+    enough = next((r for k in range(1, 60) if measure_moved_share(trained, r := rate * 2**k) >= ENOUGH), None)
     larger = f", or a learning rate of about {enough:.1e}" if enough else ""
     return (
         f"A step of the learning rate {rate:g} changes about {share:.0%} of the weights: bfloat16 rounds it away on "

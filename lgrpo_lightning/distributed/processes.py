@@ -17,7 +17,7 @@ LAUNCHER = "_LGRPO_LAUNCHER"
 """Environment variable: the process whose Lightning launcher started this one."""
 
 
-def process_gone(pid: int) -> bool:
+def is_process_gone(pid: int) -> bool:
     """Whether a process of this machine does not run any more; one that nobody has waited for yet does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -27,7 +27,7 @@ def process_gone(pid: int) -> bool:
 
 
 @cache
-def machine() -> str:
+def name_machine() -> str:
     """This machine and its numbering of processes: of two containers there are two."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -46,7 +46,7 @@ def end_with_launcher(status: int) -> None:
         os.environ[LAUNCHER] = str(os.getpid())
     elif launcher == os.getppid():
         signal_at_parents_end(signal.SIGKILL)
-    elif launcher and process_gone(launcher):
+    elif launcher and is_process_gone(launcher):
         print("lgrpo: the process that launched this one is gone.", file=sys.stderr, flush=True)
         os._exit(status)
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 
-def _same(value: Tensor) -> Tensor:
+def _keep(value: Tensor) -> Tensor:
     return value
 
 
-def _alone(value: Any) -> list[Any]:
+def _make_list(value: Any) -> list[Any]:
     return [value]
 
 
@@ -26,9 +26,9 @@ class Ranks:
     """The processes of a run: the sum and the largest of a number over them, and the list of every one's value."""
 
     world_size: int = 1
-    sum: Callable[[Tensor], Tensor] = _same
-    max: Callable[[Tensor], Tensor] = _same
-    gather: Callable[[Any], list[Any]] = _alone
+    sum: Callable[[Tensor], Tensor] = _keep
+    max: Callable[[Tensor], Tensor] = _keep
+    gather: Callable[[Any], list[Any]] = _make_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +47,16 @@ class DataRank:
     first: bool = True
 
 
-def tensor_mesh(strategy: Any) -> Any:
+def find_tensor_mesh(strategy: Any) -> Any:
     """The device mesh of tensor parallelism, or None where there is none."""
     if not isinstance(strategy, ModelParallelStrategy) or strategy.device_mesh["tensor_parallel"].size() == 1:
         return None
     return strategy.device_mesh["tensor_parallel"]
 
 
-def data_rank(trainer: Any) -> DataRank:
+def find_data_rank(trainer: Any) -> DataRank:
     """This process of ``trainer`` as far as data are concerned."""
-    tensor = tensor_mesh(trainer.strategy)
+    tensor = find_tensor_mesh(trainer.strategy)
     if tensor is None:
         return DataRank(rank=trainer.global_rank, size=trainer.world_size)
     data = trainer.strategy.device_mesh["data_parallel"]
@@ -68,27 +68,28 @@ def data_rank(trainer: Any) -> DataRank:
     )
 
 
-def ranks(trainer: Any) -> Ranks:
+def find_ranks(trainer: Any) -> Ranks:
     """The processes of ``trainer``. Decided by its world size, not by whether torch.distributed is initialised.
 
     Sums are over those that have data of their own.
     """
     if trainer.world_size == 1:
         return Ranks()
-    data = data_rank(trainer)
+    data = find_data_rank(trainer)
 
-    def reduced(op: str, group: Any = None) -> Callable[[Tensor], Tensor]:
+    def make_reduce(op: str, group: Any = None) -> Callable[[Tensor], Tensor]:
+        # reduce works in place
         return lambda x: trainer.strategy.reduce(x.clone(), group=group, reduce_op=op)
 
     return Ranks(
         world_size=data.size,
-        sum=reduced("sum", data.group),
-        max=reduced("max"),
-        gather=lambda value: gathered(trainer, value),
+        sum=make_reduce("sum", data.group),
+        max=make_reduce("max"),
+        gather=lambda value: gather(trainer, value),
     )
 
 
-def gathered(trainer: Any, value: Any) -> list[Any]:
+def gather(trainer: Any, value: Any) -> list[Any]:
     """``value`` of every rank, in order; for small picklable things."""
     if trainer.world_size == 1:
         return [value]
@@ -97,15 +98,16 @@ def gathered(trainer: Any, value: Any) -> list[Any]:
     return out
 
 
-def data_gathered(trainer: Any, value: Any) -> list[Any]:
+def gather_data_ranks(trainer: Any, value: Any) -> list[Any]:
     """``value`` of every rank that has data of its own, in order."""
-    tensor = tensor_mesh(trainer.strategy)
-    return gathered(trainer, value)[:: 1 if tensor is None else tensor.size()]
+    tensor = find_tensor_mesh(trainer.strategy)
+    # the ranks of a tensor group follow one another and have the same data
+    return gather(trainer, value)[:: 1 if tensor is None else tensor.size()]
 
 
-def shared(trainer: Any, value: Callable[[], Any]) -> Any:
+def share(trainer: Any, value: Callable[[], Any]) -> Any:
     """``value()``, the same on all ranks of a tensor group: its first one asks for it, and hands it on. Collective."""
-    tensor = tensor_mesh(trainer.strategy)
+    tensor = find_tensor_mesh(trainer.strategy)
     if tensor is None:
         return value()
     box = [value() if tensor.get_local_rank() == 0 else None]
@@ -113,7 +115,7 @@ def shared(trainer: Any, value: Callable[[], Any]) -> Any:
     return box[0]
 
 
-def gradient_sync(trainer: Any, policy: Any, sync: bool) -> AbstractContextManager[Any]:
+def set_gradient_sync(trainer: Any, policy: Any, sync: bool) -> AbstractContextManager[Any]:
     """Whether the backward pass inside averages gradients over ranks: only the last of an optimizer step does."""
     if isinstance(trainer.model, DistributedDataParallel) and not sync:
         return trainer.model.no_sync()

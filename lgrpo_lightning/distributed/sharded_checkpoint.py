@@ -26,7 +26,7 @@ from lgrpo_lightning.distributed.sharded_reading import (
     CheckedReader,
     PlainPlanner,
     WholePlanner,
-    damaged_entry,
+    find_damaged_entry,
 )
 from lgrpo_lightning.errors import UserError
 
@@ -39,7 +39,7 @@ def is_folder(path: str | Path) -> bool:
 
 
 @contextmanager
-def pickles_refused(path: str | Path) -> Iterator[None]:
+def refuse_pickles(path: str | Path) -> Iterator[None]:
     """Read a checkpoint inside: one that could run code is refused, with the option that reads it.
 
     Raises:
@@ -48,13 +48,13 @@ def pickles_refused(path: str | Path) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        raise _pickled(path, error) from error
+        raise _explain_pickle(path, error) from error
     except (CheckpointException, OSError) as error:
         reason = (
             next(e for e, _ in error.failures.values()) if isinstance(error, CheckpointException) else error
         )
         if isinstance(reason, pickle.UnpicklingError):
-            raise _pickled(path, reason) from error
+            raise _explain_pickle(path, reason) from error
         if not Path(path).is_dir():
             raise
         there = ", ".join(sorted(p.name for p in Path(path).iterdir()))
@@ -64,9 +64,9 @@ def pickles_refused(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _pickled(path: str | Path, error: Exception) -> ValueError:
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    what = f" ({found[1]})" if found else ""
+def _explain_pickle(path: str | Path, error: Exception) -> ValueError:
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    what = f" ({match[1]})" if match else ""
     return UserError(
         f"The checkpoint {path} holds Python objects{what} beside tensors, numbers and text. Reading them can run "
         "code, so it was not read. If you trust who wrote it, and it is a file: --weights_only=false, in Python "
@@ -75,18 +75,14 @@ def _pickled(path: str | Path, error: Exception) -> ValueError:
 
 
 def refuse_damaged(path: str | Path) -> None:
-    """Refuse a file whose bytes do not have the checksums that were written with them.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    if "://" not in str(path) and (bad := damaged_entry(Path(path))):
+    """Refuse a file whose bytes do not have the checksums that were written with them."""
+    if "://" not in str(path) and (bad := find_damaged_entry(Path(path))):
         raise UserError(
             f"The checkpoint {path} is damaged: its bytes are not those that were written ({bad}). Take another one."
         )
 
 
-def entries_of(folder: str | Path) -> tuple[Any, Mapping[str, Any]]:
+def read_entries(folder: str | Path) -> tuple[Any, Mapping[str, Any]]:
     """The reader of a folder and what its index names: weights and the state of optimizers, nothing else.
 
     Raises:
@@ -105,7 +101,7 @@ def entries_of(folder: str | Path) -> tuple[Any, Mapping[str, Any]]:
     return index, names
 
 
-def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[str, Any]:
+def read_whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[str, Any]:
     """A folder as one dictionary of whole tensors; needs no process group, and the memory for all of it.
 
     Args:
@@ -114,22 +110,22 @@ def whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[st
     Raises:
         ValueError: It is no such folder, or a file in it is missing.
     """
-    folder, found = Path(path), dict[str, Any]()
+    folder, state = Path(path), dict[str, Any]()
     if not is_folder(folder):
         raise UserError(f"{folder} is no checkpoint: it has no {REST}, so its writing was cut off.")
     plan: Any = WholePlanner
     planner = plan({"state_dict"} if only_weights else None)
-    with pickles_refused(folder):
-        index, _ = entries_of(folder)
-        _load_state_dict(found, storage_reader=index, planner=planner, no_dist=True)
-    states = {int(m[1]): found.pop(key) for key in list(found) if (m := OPTIMIZER.fullmatch(key))}
-    return {**found, "optimizer_states": [states[i] for i in sorted(states)], **_rest(folder)}
+    with refuse_pickles(folder):
+        index, _ = read_entries(folder)
+        _load_state_dict(state, storage_reader=index, planner=planner, no_dist=True)
+    states = {int(m[1]): state.pop(key) for key in list(state) if (m := OPTIMIZER.fullmatch(key))}
+    return {**state, "optimizer_states": [states[i] for i in sorted(states)], **_read_rest(folder)}
 
 
-def _rest(folder: Path) -> dict[str, Any]:
+def _read_rest(folder: Path) -> dict[str, Any]:
     """All that is neither weights nor optimizer."""
     refuse_damaged(path := folder / REST)
-    with pickles_refused(folder):
+    with refuse_pickles(folder):
         rest: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return rest
 
@@ -148,8 +144,8 @@ def load_folder(
     Raises:
         ValueError: Weights are missing.
     """
-    with pickles_refused(path):
-        index, saved = entries_of(path)
+    with refuse_pickles(path):
+        index, saved = read_entries(path)
         weights = get_model_state_dict(module)
         present = {name: tensor for name, tensor in weights.items() if f"state_dict.{name}" in saved}
         if strict and (missing := sorted(weights.keys() - present.keys())):
@@ -162,25 +158,25 @@ def load_folder(
             state = {f"optimizer_{i}": get_optimizer_state_dict(module, optimizer)}
             load(state, storage_reader=index, planner=PlainPlanner())
             set_optimizer_state_dict(module, optimizer, state[f"optimizer_{i}"])
-    return _rest(path)
+    return _read_rest(path)
 
 
-def parameter_names(module: nn.Module, optimizer: Optimizer) -> list[str]:
+def list_parameter_names(module: nn.Module, optimizer: Optimizer) -> list[str]:
     """Names of the optimizer's parameters, in its order."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
-def numbered(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def number_parameters(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """An optimizer's state by the numbers of its parameters, where it is by names.
 
-    >>> numbered({"state": {"b": 5}, "param_groups": [{"lr": 1, "params": ["b"]}]}, ["a", "b"])
+    >>> number_parameters({"state": {"b": 5}, "param_groups": [{"lr": 1, "params": ["b"]}]}, ["a", "b"])
     {'state': {1: 5}, 'param_groups': [{'lr': 1, 'params': [1]}]}
     """
-    return renumbered(state, {name: i for i, name in enumerate(names)})
+    return renumber_parameters(state, {name: i for i, name in enumerate(names)})
 
 
-def renumbered(state: Mapping[str, Any], keys: Mapping[Any, Any]) -> dict[str, Any]:
+def renumber_parameters(state: Mapping[str, Any], keys: Mapping[Any, Any]) -> dict[str, Any]:
     """An optimizer's state with other keys for its parameters; keys that are not in ``keys`` stay."""
     groups = [{**g, "params": [keys.get(p, p) for p in g["params"]]} for g in state["param_groups"]]
     return {"state": {keys.get(k, k): v for k, v in state["state"].items()}, "param_groups": groups}

@@ -38,7 +38,7 @@ class DamagedError(OSError, UserError):
     """An entry of a checkpoint does not have its checksum."""
 
 
-def damaged_entry(archive: Path | IO[bytes]) -> str:
+def find_damaged_entry(archive: Path | IO[bytes]) -> str:
     """The first entry whose bytes do not have its checksum, or what else is wrong; "" for nothing. Reads all of it."""
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -70,7 +70,7 @@ class CheckedReader(FileSystemReader):
             with (Path(self.path) / place.relative_path).open("rb") as file:
                 file.seek(place.offset)
                 entry = BytesIO(file.read(place.length))
-            if bad := damaged_entry(entry):
+            if bad := find_damaged_entry(entry):
                 raise DamagedError(f"{item.storage_index.fqn} in {place.relative_path} is damaged ({bad})")
         return super().read_data(plan, planner)
 
@@ -97,8 +97,8 @@ class _IndexAlone(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The class called so, where an index may hold it."""
         known = module in (*MODULES, "torch") and "." not in name
-        found = getattr(import_module(module), name, None) if known else None
-        own = isinstance(found, type) and found.__module__ == module
-        if own or isinstance(found, torch.dtype) or (module, name) in PLAIN:
+        value = getattr(import_module(module), name, None) if known else None
+        own = isinstance(value, type) and value.__module__ == module
+        if own or isinstance(value, torch.dtype) or (module, name) in PLAIN:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is no part of a checkpoint's index")

@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
-    MixedPrecisionPolicy,
-    OffloadPolicy,
-    fully_shard,
-)
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.fsdp import register_fsdp_forward_method as enter_through
 
 from lgrpo_lightning.distributed.tensor_parallel import divide
@@ -56,4 +51,5 @@ def shard(
         if type(module).__name__ in names:
             fully_shard(module, **options)
     fully_shard(policy, **options)
+    # called by `unshard`, so that FSDP2 takes the policy for its root before a part of it runs alone
     enter_through(policy, "touch")

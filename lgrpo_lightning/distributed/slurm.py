@@ -19,7 +19,7 @@ def requeue(trainer: Trainer) -> None:
     """
     if not trainer.is_global_zero:
         return
-    job = job_id()
+    job = find_job_id()
     command = ["scontrol", "requeue", job]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -36,13 +36,13 @@ def requeue(trainer: Trainer) -> None:
     say(trainer, f"Asked SLURM to start the job {job} again (scontrol requeue); it resumes from last.ckpt.")
 
 
-def job_id() -> str:
+def find_job_id() -> str:
     """The job, or the task of an array: 1234 or 1234_5."""
     if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
 
 
-def restarts() -> int:
+def count_restarts() -> int:
     """How often SLURM started this job again."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)

@@ -14,8 +14,8 @@ from typing import Any
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 
-from lgrpo_lightning.distributed.interruption import begin, forget_stop, request_stop, stop_signal
-from lgrpo_lightning.distributed.lightning_internals import cluster_environment
+from lgrpo_lightning.distributed.interruption import begin, forget_stop, read_stop_signal, request_stop
+from lgrpo_lightning.distributed.lightning_internals import find_cluster_environment
 from lgrpo_lightning.distributed.slurm import requeue
 
 ALSO = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
@@ -48,7 +48,7 @@ class StopSignals:
     @property
     def requeue_signal(self) -> int:
         """SLURM's signal to stop and be started again; 0 where the run is not under SLURM's requeueing."""
-        environment = cluster_environment(self.trainer)
+        environment = find_cluster_environment(self.trainer)
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             return int(environment.requeue_signal or 0)
         return 0
@@ -63,12 +63,13 @@ class StopSignals:
 
     def teardown(self) -> None:
         """Put the handlers back; requeue the job if that was asked for."""
+        # before the handlers go: a signal that comes meanwhile must not end the process half-way
         if self.at_end is not None:
             self.at_end()
         for signum, handler in self._before.items():
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         self._before = {}
-        if self.trainer.interrupted and stop_signal() and stop_signal() == self.requeue_signal:
+        if self.trainer.interrupted and read_stop_signal() and read_stop_signal() == self.requeue_signal:
             requeue(self.trainer)
         forget_stop()
 
@@ -80,7 +81,7 @@ class StopSignals:
                 return
             if earlier > -math.inf:
                 self._stop_at_once()
-        if not stop_signal():
+        if not read_stop_signal():
             again = "; once more stops at once" if signum == signal.SIGINT else ""
             _write(f"{name}: stopping; sampling is abandoned, an update is finished{again}.\n")
         request_stop(signum)

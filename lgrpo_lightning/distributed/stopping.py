@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.contracts import RandomKey
-from lgrpo_lightning.distributed.activity import doing, waiting
+from lgrpo_lightning.distributed.activity import note_activity, wait_for_ranks
 from lgrpo_lightning.distributed.component_call import is_aside
 from lgrpo_lightning.distributed.interruption import (
     AbandonedError,
     Interrupted,
-    in_step,
+    forbid_abandoning,
+    read_stop_signal,
     request_stop,
-    stop_signal,
 )
-from lgrpo_lightning.distributed.ranks import ranks, tensor_mesh
+from lgrpo_lightning.distributed.ranks import find_ranks, find_tensor_mesh
 
 
 def stop_together(trainer: Any) -> None:
@@ -28,23 +28,23 @@ def stop_together(trainer: Any) -> None:
         Interrupted: On every rank, where one was asked to stop.
         PeerLostError: Another rank is gone.
     """
-    with waiting():
-        asked = torch.tensor(float(stop_signal()), device=trainer.strategy.root_device)
-        agreed = int(ranks(trainer).max(asked))
+    with wait_for_ranks():
+        asked = torch.tensor(float(read_stop_signal()), device=trainer.strategy.root_device)
+        agreed = int(find_ranks(trainer).max(asked))
     if agreed:
         request_stop(agreed)
         raise Interrupted(agreed)
 
 
 @contextmanager
-def abandoning_together(trainer: Any) -> Iterator[None]:
+def abandon_together(trainer: Any) -> Iterator[None]:
     """Inside, every rank abandons what it does (``AbandonedError``) where one does: the run then stops in good order.
 
     Under tensor parallelism none does, as ranks draw each token together; the stop comes after the last one.
     """
-    alone = tensor_mesh(trainer.strategy) is None
+    alone = find_tensor_mesh(trainer.strategy) is None
     try:
-        with nullcontext() if alone else in_step():
+        with nullcontext() if alone else forbid_abandoning():
             yield
     except AbandonedError:
         stop_together(trainer)
@@ -52,7 +52,7 @@ def abandoning_together(trainer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def abandonable(trainer: Any, random_key: RandomKey, verb: str) -> Iterator[None]:
+def allow_abandoning(trainer: Any, random_key: RandomKey, verb: str) -> Iterator[None]:
     """Draw completions inside, or score them: a stop that is asked for meanwhile abandons them, on all ranks.
 
     On a thread beside the run they are abandoned likewise; all ranks agree where the run waits for them.
@@ -61,8 +61,8 @@ def abandonable(trainer: Any, random_key: RandomKey, verb: str) -> Iterator[None
         yield
         return
     what = f"rollout {random_key.counter}" if random_key.phase == "train" else f"for {random_key.phase}"
-    doing(f"{verb} {what}")
-    with abandoning_together(trainer):
+    note_activity(f"{verb} {what}")
+    with abandon_together(trainer):
         yield
     stop_together(trainer)
-    doing(f"scoring {what}")
+    note_activity(f"scoring {what}")

@@ -32,7 +32,7 @@ def divide(policy: Policy, mesh: Any) -> None:
     Raises:
         ValueError: The model cannot be divided so; with what is possible.
     """
-    styles = settled_plan(policy, mesh.size())
+    styles = make_plan(policy, mesh.size())
     for name, style in styles.items():
         if style in DIVIDED:
             module = policy.model.get_submodule(name)
@@ -46,7 +46,7 @@ def divide(policy: Policy, mesh: Any) -> None:
     policy.division = Division(mesh=mesh, partial=frozenset(names))
 
 
-def settled_plan(policy: Policy, size: int) -> dict[str, str]:
+def make_plan(policy: Policy, size: int) -> dict[str, str]:
     """The plan for a tensor group of ``size``.
 
     Raises:
@@ -57,12 +57,12 @@ def settled_plan(policy: Policy, size: int) -> dict[str, str]:
             f"tensor_parallel_size is {size}, but an adapter (policy.lora) is not divided over devices. Use "
             "tensor_parallel_size: 1, which shards the model under it over all of them."
         )
-    styles = plan(policy.model)
+    styles = read_plan(policy.model)
     check_sizes(policy.model, styles, size)
     return styles
 
 
-def plan(model: Any) -> dict[str, str]:
+def read_plan(model: Any) -> dict[str, str]:
     """Name of a module → its style in the model's plan, without embeddings and head.
 
     Raises:
@@ -70,12 +70,12 @@ def plan(model: Any) -> dict[str, str]:
     """
     whole = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     modules = {name: module for name, module in model.named_modules() if name and id(module) not in whole}
-    styles = dict(_matching(model, list(modules)))
+    styles = dict(_match_plan(model, list(modules)))
     odd = {name: style for name, style in styles.items() if style not in (*DIVIDED, PARTIAL)}
     linear = [name for name, style in styles.items() if style in DIVIDED]
     odd |= {name: styles[name] for name in linear if type(modules[name]) is not nn.Linear}
     parameters = [name for name, _ in model.named_parameters()]
-    odd |= dict(_matching(model, parameters))
+    odd |= dict(_match_plan(model, parameters))
     parents = {name.rpartition(".")[0] for name in linear}
     for name in parameters:  # one that is applied to a rank's own heads would have a part of its gradient
         owner = name.rpartition(".")[0]
@@ -95,7 +95,7 @@ def plan(model: Any) -> dict[str, str]:
     return styles
 
 
-def _matching(model: Any, names: list[str]) -> Iterator[tuple[str, str]]:
+def _match_plan(model: Any, names: list[str]) -> Iterator[tuple[str, str]]:
     """(name, style) of those that the model's plan names; ``*`` stands for a layer's number."""
     patterns = [
         (re.compile(re.escape(p).replace(r"\*", r"\d+")), style) for p, style in model.tp_plan.items()
@@ -107,11 +107,7 @@ def _matching(model: Any, names: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def check_sizes(model: Any, styles: dict[str, str], size: int) -> None:
-    """Refuse a group that does not divide heads and layers.
-
-    Raises:
-        ValueError: With the sizes that are possible.
-    """
+    """Refuse a group that does not divide heads and layers."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -142,5 +138,6 @@ def agree_gradients(policy: Policy) -> None:
             continue
         part = gradient.to_local()
         torch.distributed.all_reduce(part, group=group)
+        # whole weights have the whole gradient on every rank: the mean makes them the same to the bit
         if name not in division.partial:
             part /= size

@@ -15,9 +15,15 @@ from typing import Any
 
 import torch.distributed
 
-from lgrpo_lightning.distributed.activity import activity
-from lgrpo_lightning.distributed.interruption import PEER_LOST, lose, lost, request_stop, stop_signal
-from lgrpo_lightning.distributed.processes import machine, process_gone
+from lgrpo_lightning.distributed.activity import read_activity
+from lgrpo_lightning.distributed.interruption import (
+    PEER_LOST,
+    explain_lost_peer,
+    note_lost_peer,
+    read_stop_signal,
+    request_stop,
+)
+from lgrpo_lightning.distributed.processes import is_process_gone, name_machine
 
 POLL = 0.5
 """Seconds between two looks at the store."""
@@ -49,14 +55,14 @@ class Report:
     done: bool = False
 
     @classmethod
-    def of_this(cls, rank: int, *, done: bool = False) -> Report:
+    def from_this_process(cls, rank: int, *, done: bool = False) -> Report:
         """This process's own."""
-        now = activity()
+        now = read_activity()
         return cls(
             rank=rank,
             host=socket.gethostname(),
             pid=os.getpid(),
-            machine=machine(),
+            machine=name_machine(),
             what=now.what,
             waits=now.waits,
             seconds=round(time.monotonic() - now.since, 1),
@@ -74,7 +80,7 @@ class Report:
     @property
     def gone(self) -> bool:
         """Whether the process does not run any more, as far as can be told from here."""
-        return self.machine == machine() and process_gone(self.pid)
+        return self.machine == name_machine() and is_process_gone(self.pid)
 
 
 class Watch(threading.Thread):
@@ -101,7 +107,7 @@ class Watch(threading.Thread):
         self._over.set()
         self.join(timeout=8)
         with suppress(RuntimeError):  # the store may be gone already
-            me = Report.of_this(self.rank, done=not error)
+            me = Report.from_this_process(self.rank, done=not error)
             self.store.set(str(self.rank), json.dumps(asdict(me)))
             if error:
                 self.store.compare_set("lost", "", f"{me} ended with {error}. It was {me.doing}.")
@@ -120,26 +126,26 @@ class Watch(threading.Thread):
                 was = (
                     f" It was {self._seen[0][0].doing}." if 0 in self._seen else f" ({type(error).__name__})"
                 )
-                if not self.ending and not lost():
+                if not self.ending and not explain_lost_peer():
                     self._lose(f"{host} hosts the store of the process group, is gone.{was}")
-            if lost() and not until:
-                until = time.monotonic() + GRACE * (SAVING if activity().saves else 1)
+            if explain_lost_peer() and not until:
+                until = time.monotonic() + GRACE * (SAVING if read_activity().saves else 1)
             if until and time.monotonic() > until:
-                what = f"lgrpo: rank {self.rank} is ended: it hangs, {activity().what}."
+                what = f"lgrpo: rank {self.rank} is ended: it hangs, {read_activity().what}."
                 print(what, file=sys.stderr, flush=True)
                 os._exit(PEER_LOST)
 
     def _step(self) -> None:
         if self.store.check(["stop"]):
             request_stop(int(self.store.get("stop")))
-        elif signum := stop_signal():
+        elif signum := read_stop_signal():
             self.store.set("stop", str(signum))
-        if lost():
+        if explain_lost_peer():
             return
         gone = [
             r for r, (report, _) in self._seen.items() if report.gone
         ]  # before reading whether they are done
-        self.store.set(str(self.rank), json.dumps(asdict(Report.of_this(self.rank))))
+        self.store.set(str(self.rank), json.dumps(asdict(Report.from_this_process(self.rank))))
         all_there = self.store.check(self._others)
         there = [key for key in self._others if all_there or self.store.check([key])]
         for text in self.store.multi_get(there) if there else ():
@@ -153,11 +159,11 @@ class Watch(threading.Thread):
 
     def _find_lost(self, gone: list[int]) -> str:
         """Which process this one cannot go on without, and why; "" where all is well."""
-        now, mine = time.monotonic(), activity()
+        now, mine = time.monotonic(), read_activity()
         for report, at in self._seen.values():
             if report.rank in gone and not report.done:
                 return f"{report} is gone. It was {report.doing}."
-            if report.machine != machine() and not report.done and now - at > SILENT:
+            if report.machine != name_machine() and not report.done and now - at > SILENT:
                 return f"{report} has been silent for {now - at:.0f} s. It was {report.doing}."
         if not mine.waits or now - mine.since < self.limit:
             return ""
@@ -167,6 +173,6 @@ class Watch(threading.Thread):
         return f"Waited {now - mine.since:.0f} s for other ranks (RankWatch.timeout_minutes): {named}."
 
     def _lose(self, why: str) -> None:
-        lose(why[:1].upper() + why[1:])
-        here = f"This is rank {self.rank}, {Report.of_this(self.rank).doing}."
-        print(f"lgrpo: {lost()} {here} {HINT}", file=sys.stderr, flush=True)
+        note_lost_peer(why[:1].upper() + why[1:])
+        here = f"This is rank {self.rank}, {Report.from_this_process(self.rank).doing}."
+        print(f"lgrpo: {explain_lost_peer()} {here} {HINT}", file=sys.stderr, flush=True)

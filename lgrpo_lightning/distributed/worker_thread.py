@@ -15,14 +15,16 @@ LOOK = 0.1
 """Seconds between two looks at whether the waiting is to end."""
 
 
-def limited(call: Callable[[], Any], *, timeout: float, look: Callable[[], None] = lambda: None) -> Any:
+def call_with_limit(
+    call: Callable[[], Any], *, timeout: float, look: Callable[[], None] = lambda: None
+) -> Any:
     """What ``call`` gives or raises; ``TimeoutError`` after ``timeout`` seconds, and the thread is abandoned.
 
     An abandoned thread goes on until its call returns, and what it returns is dropped; it does not keep the process
-    alive. Gradients are on or off, and the CUDA device is chosen, as where ``limited`` was called; signal handlers
+    alive. Gradients are on or off, and the CUDA device is chosen, as in the calling thread; signal handlers
     (``signal.alarm``) cannot be set on a thread.
 
-    >>> limited(lambda: "done", timeout=5.0)
+    >>> call_with_limit(lambda: "done", timeout=5.0)
     'done'
     """
     future: Future[Any] = Future()
@@ -31,6 +33,7 @@ def limited(call: Callable[[], Any], *, timeout: float, look: Callable[[], None]
 
     def run() -> None:
         if device is not None:
+            # a new thread is on device 0
             torch.cuda.set_device(device)
         try:
             with torch.set_grad_enabled(gradients):
@@ -39,10 +42,10 @@ def limited(call: Callable[[], Any], *, timeout: float, look: Callable[[], None]
             future.set_exception(error)
 
     threading.Thread(target=run, name="reward function", daemon=True).start()
-    return awaited(future, timeout=timeout, look=look)
+    return wait_for_future(future, timeout=timeout, look=look)
 
 
-def awaited(future: Future[Any], *, timeout: float, look: Callable[[], None]) -> Any:
+def wait_for_future(future: Future[Any], *, timeout: float, look: Callable[[], None]) -> Any:
     """What ``future`` gives or raises; ``TimeoutError`` after ``timeout`` seconds.
 
     Args:

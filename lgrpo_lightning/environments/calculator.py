@@ -40,21 +40,21 @@ def calculate(expression: str) -> str:
         raise ValueError(f"the expression has {len(expression)} characters; at most {LONGEST} are possible")
     expression = expression.strip()
     try:
-        return str(_value(ast.parse(expression, mode="eval").body, expression))
+        return str(_evaluate(ast.parse(expression, mode="eval").body, expression))
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{expression!r} is no expression") from error
     except ZeroDivisionError as error:
         raise ValueError(f"{expression!r} divides by zero") from error
 
 
-def _value(node: ast.expr, expression: str) -> Fraction:
+def _evaluate(node: ast.expr, expression: str) -> Fraction:
     """The value of a part of ``expression``; nothing but numbers and the operations is run."""
     if isinstance(node, ast.Constant):
         written = ast.get_source_segment(expression, node) or ""
         if re.fullmatch(r"\d+\.?\d*|\.\d+", written, re.ASCII):  # as it is written, so that 0.1 is a tenth
             return Fraction(written)
     if isinstance(node, ast.BinOp) and (operation := OPERATIONS.get(type(node.op))):
-        return operation(_value(node.left, expression), _value(node.right, expression))
+        return operation(_evaluate(node.left, expression), _evaluate(node.right, expression))
     if isinstance(node, ast.UnaryOp) and (operation := OPERATIONS.get(type(node.op))):
-        return operation(_value(node.operand, expression))
+        return operation(_evaluate(node.operand, expression))
     raise ValueError(f"{expression!r} has something else in it than numbers, +, -, *, / and brackets")

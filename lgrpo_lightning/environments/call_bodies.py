@@ -14,62 +14,62 @@ Reader = Callable[[str], list[ToolCall]]
 """The calls in a text; a ValueError says why it is none."""
 
 
-def json_calls(text: str) -> list[ToolCall]:
+def read_json_calls(text: str) -> list[ToolCall]:
     """``{"name": …, "arguments": {…}}``, a list of them, or several with nothing, ``,`` or ``;`` between."""
-    found = [call for value in _values(text) for call in (value if isinstance(value, list) else [value])]
-    return [_of_json(call) for call in found]
+    calls = [call for value in _read_values(text) for call in (value if isinstance(value, list) else [value])]
+    return [_make_call(call) for call in calls]
 
 
-def _of_json(call: Any) -> ToolCall:
+def _make_call(call: Any) -> ToolCall:
     if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
         call = call["function"]
     if not isinstance(call, Mapping):
-        return ToolCall.of(None, None)
-    return ToolCall.of(call.get("name"), call.get("arguments", call.get("parameters")))
+        return ToolCall.from_parts(None, None)
+    return ToolCall.from_parts(call.get("name"), call.get("arguments", call.get("parameters")))
 
 
-def _values(text: str) -> Iterator[Any]:
+def _read_values(text: str) -> Iterator[Any]:
     """JSON values, one after the other; a string may have raw line breaks."""
     decoder, at, text = json.JSONDecoder(strict=False), 0, text.strip()
     if not text:
         raise ValueError("there is nothing in it")
     while at < len(text):
         try:
-            found, at = decoder.raw_decode(text, at)
+            value, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise ValueError(f"not JSON: {error}") from None
-        yield found
+        yield value
         at += len(text[at:]) - len(text[at:].lstrip(";, \n\r\t"))
 
 
-def named_json(pattern: str) -> Reader:
+def make_json_reader(pattern: str) -> Reader:
     """A name, and its arguments in JSON: the two groups of a pattern.
 
-    >>> named_json(r"(\\w+)=(.*)")('add={"a": 1}')[0].arguments
+    >>> make_json_reader(r"(\\w+)=(.*)")('add={"a": 1}')[0].arguments
     {'a': 1}
     """
 
     def read(text: str) -> list[ToolCall]:
-        found = re.fullmatch(pattern, text.strip(), re.DOTALL)
-        if found is None:
+        match = re.fullmatch(pattern, text.strip(), re.DOTALL)
+        if match is None:
             raise ValueError("there is no name with arguments")
-        (arguments,) = list(_values(found[2])) if found[2].strip() else [None]
-        return [ToolCall.of(found[1].strip(), arguments)]
+        (arguments,) = list(_read_values(match[2])) if match[2].strip() else [None]
+        return [ToolCall.from_parts(match[1].strip(), arguments)]
 
     return read
 
 
-def mistral_calls(text: str) -> list[ToolCall]:
+def read_mistral_calls(text: str) -> list[ToolCall]:
     """``[{"name": …, "arguments": {…}}]``, or ``name[ARGS]{…}`` with perhaps an id between."""
     if text.lstrip()[:1] in ("[", "{", ""):
-        return json_calls(text)
-    return named_json(r"([\w.-]+)\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(\{.*)")(text)
+        return read_json_calls(text)
+    return make_json_reader(r"([\w.-]+)\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(\{.*)")(text)
 
 
 STRING = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 
 
-def python_calls(text: str) -> list[ToolCall]:
+def read_python_calls(text: str) -> list[ToolCall]:
     """``[add(a=1, b=2), now()]``, or one call a line. Arguments are literals by name; nothing is run."""
     source = STRING.sub(lambda string: string[0].replace("\n", "\\n"), text.strip())
     try:
@@ -78,11 +78,13 @@ def python_calls(text: str) -> list[ToolCall]:
         raise ValueError(f"not a call: {getattr(error, 'msg', type(error).__name__)}") from None
     values = [line.value if isinstance(line, ast.Expr) else None for line in lines]
     return [
-        _of_ast(call) for value in values for call in (value.elts if isinstance(value, ast.List) else [value])
+        _make_python_call(call)
+        for value in values
+        for call in (value.elts if isinstance(value, ast.List) else [value])
     ]
 
 
-def _of_ast(call: ast.expr | None) -> ToolCall:
+def _make_python_call(call: ast.expr | None) -> ToolCall:
     if not isinstance(call, ast.Call):
         return ToolCall(problem="not a call")
     name = ast.unparse(call.func)
@@ -103,10 +105,10 @@ class _JsonNames(ast.NodeTransformer):
         return ast.Constant(names[node.id]) if node.id in names else node
 
 
-def pairs(head: str, pair: str, tail: str) -> Reader:
+def make_pair_reader(head: str, pair: str, tail: str) -> Reader:
     """Calls whose arguments stand one by one, as texts: a name, pairs of key and value, and what ends them.
 
-    >>> pairs(r"(\\w+):", r" (\\w+)=(\\w+)", r"\\.")("add: a=1 b=2.")[0].arguments
+    >>> make_pair_reader(r"(\\w+):", r" (\\w+)=(\\w+)", r"\\.")("add: a=1 b=2.")[0].arguments
     {'a': '1', 'b': '2'}
     """
     begins, part, ends = (re.compile(pattern, re.DOTALL) for pattern in (head, pair, tail))
@@ -117,8 +119,8 @@ def pairs(head: str, pair: str, tail: str) -> Reader:
             if not (name := begins.match(text, at)):
                 raise ValueError("there is no name, or what follows an argument is not understood")
             at, values = name.end(), dict[str, str]()
-            while found := part.match(text, at):
-                values[found[1].strip()], at = found[2], found.end()
+            while match := part.match(text, at):
+                values[match[1].strip()], at = match[2], match.end()
             if not (end := ends.match(text, at)):
                 raise ValueError(f"the arguments of {name[1]} are not understood from {text[at:][:40]!r} on")
             calls.append(ToolCall(name=name[1].strip(), arguments=values))
@@ -134,14 +136,14 @@ GEMMA = re.compile(
 NAMES = {"None": "null", "True": "true", "False": "false"}
 
 
-def gemma_calls(text: str) -> list[ToolCall]:
+def read_gemma_calls(text: str) -> list[ToolCall]:
     """``call:add{a:1,b:<|"|>two<|"|>}``: keys without quotes, strings between marks of their own.
 
-    >>> gemma_calls('call:add{a:1,b:<|"|>{x:1}<|"|>}')[0].arguments
+    >>> read_gemma_calls('call:add{a:1,b:<|"|>{x:1}<|"|>}')[0].arguments
     {'a': 1, 'b': '{x:1}'}
     """
 
-    def plain(found: re.Match[str]) -> str:
-        return NAMES[found[3]] if found[3] else json.dumps(found[1] if found[2] is None else found[2])
+    def quote(match: re.Match[str]) -> str:
+        return NAMES[match[3]] if match[3] else json.dumps(match[1] if match[2] is None else match[2])
 
-    return named_json(r"call:([\w.:-]+?)\s*(\{.*\})")(GEMMA.sub(plain, text))
+    return make_json_reader(r"call:([\w.:-]+?)\s*(\{.*\})")(GEMMA.sub(quote, text))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from lgrpo_lightning.environments.template import TemplateError, TurnTemplate, common
+from lgrpo_lightning.environments.template import TemplateError, TurnTemplate
 from lgrpo_lightning.environments.tool_call import ToolCall
+from lgrpo_lightning.functional.common_prefix import count_common
 
 PROBES: tuple[tuple[ToolCall, ...], ...] = (
     (
@@ -38,30 +39,30 @@ TOOLS = [
 ]
 
 
-def written(
+def write_probes(
     template: TurnTemplate, probes: Sequence[Sequence[ToolCall]] = PROBES
 ) -> Iterator[tuple[Sequence[ToolCall], str, str]]:
     """(calls, prompt, turn) of the probes that the template writes."""
     for calls in probes:
-        found = _turn(template, calls)
-        if found and all(call.name in found[1] for call in calls):
-            yield calls, *found
+        texts = _write_turn(template, calls)
+        if texts and all(call.name in texts[1] for call in calls):
+            yield calls, *texts
 
 
-def _turn(template: TurnTemplate, calls: Sequence[ToolCall]) -> tuple[str, str] | None:
+def _write_turn(template: TurnTemplate, calls: Sequence[ToolCall]) -> tuple[str, str] | None:
     """(prompt, turn) as the template writes them; None where it refuses the message."""
     user = {"role": "user", "content": "Hello."}
     named = [{**call.message, "id": f"probe000{n}"} for n, call in enumerate(calls)]
     message = {"role": "assistant", "content": "", "tool_calls": named}
     try:
-        closed = template.rendered([user])
-        asked = template.rendered([user], add_generation_prompt=True)
-        whole = template.rendered([user, message])
+        closed = template.render([user])
+        asked = template.render([user], add_generation_prompt=True)
+        whole = template.render([user, message])
     except TemplateError:
         return None
     if whole.startswith(asked):
         return asked, whole[len(asked) :].rstrip()
-    start = common(closed, whole)  # a turn is begun otherwise than it is written later
-    header = common(asked[start:], whole[start:])
+    start = count_common(closed, whole)  # a turn is begun otherwise than it is written later
+    header = count_common(asked[start:], whole[start:])
     start += len(re.sub(r"<[^<>]*\Z", "", whole[start:][:header]))
     return whole[:start], whole[start:].rstrip()

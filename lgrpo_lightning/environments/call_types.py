@@ -16,53 +16,53 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 PYTHON = {"True": True, "False": False, "None": None}
 
 
-def described(tools: Sequence[Any]) -> list[dict[str, Any]]:
+def describe_tools(tools: Sequence[Any]) -> list[dict[str, Any]]:
     """Tools as the chat template gets them: what is a function is described by its type hints and docstring."""
     from transformers.utils import get_json_schema
 
     return [dict(tool) if isinstance(tool, Mapping) else get_json_schema(tool) for tool in tools]
 
 
-def named(tools: Sequence[Any]) -> list[str]:
+def list_names(tools: Sequence[Any]) -> list[str]:
     """The tools' names, without their descriptions being read."""
     return [
         str((t.get("function") or t).get("name")) if isinstance(t, Mapping) else t.__name__ for t in tools
     ]
 
 
-def typed(call: ToolCall, tools: Sequence[Any]) -> ToolCall:
+def convert_arguments(call: ToolCall, tools: Sequence[Any]) -> ToolCall:
     """``call``, whose arguments are texts, with each as its tool's schema says."""
-    mine = [tool for tool, name in zip(tools, named(tools), strict=True) if name == call.name]
+    mine = [tool for tool, name in zip(tools, list_names(tools), strict=True) if name == call.name]
     if call.problem or not mine:
         return call
-    function = described(mine)[0]
+    function = describe_tools(mine)[0]
     known = (function.get("function") or function).get("parameters", {}).get("properties", {})
-    return replace(call, arguments={k: value(v, known.get(k, {})) for k, v in call.arguments.items()})
+    return replace(call, arguments={k: convert(v, known.get(k, {})) for k, v in call.arguments.items()})
 
 
-def value(text: str, schema: Mapping[str, Any]) -> Any:
+def convert(text: str, schema: Mapping[str, Any]) -> Any:
     """What ``text`` stands for. It stays text where the schema says so, or where it is not JSON.
 
-    >>> value("75001", {"type": "string"}), value("75001", {"type": "integer"}), value("True", {"type": "boolean"})
+    >>> convert("75001", {"type": "string"}), convert("75001", {"type": "integer"}), convert("True", {})
     ('75001', 75001, True)
-    >>> value("null", {"type": "string", "nullable": True}), value("[1]", {})
+    >>> convert("null", {"type": "string", "nullable": True}), convert("[1]", {})
     (None, [1])
     """
-    kinds = _kinds(schema)
+    kinds = _list_kinds(schema)
     try:
-        found = PYTHON[text.strip()] if text.strip() in PYTHON else json.loads(text, strict=False)
+        parsed = PYTHON[text.strip()] if text.strip() in PYTHON else json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return text
     if "string" not in kinds:
-        return found
+        return parsed
     others = tuple(kind for name in kinds for kind in TYPES.get(name, ()))
-    return found if type(found) in others else text
+    return parsed if type(parsed) in others else text
 
 
-def _kinds(schema: Mapping[str, Any]) -> set[str]:
+def _list_kinds(schema: Mapping[str, Any]) -> set[str]:
     """The types that a schema allows."""
     own = schema.get("type", [])
     kinds = {own} if isinstance(own, str) else set(own)
     for union in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        kinds |= _kinds(union)
+        kinds |= _list_kinds(union)
     return kinds | ({"null"} if schema.get("nullable") else set())

@@ -40,11 +40,11 @@ BARE_JSON = (
 BARE_PYTHON = r"\s*\[\s*(?P<name>[A-Za-z_][\w.]*)\(\s*(?P<keyword>\w+\s*=(?!=))?"
 
 FORMATS: dict[str, Format] = {
-    "hermes": Format(opens="<tool_call>", closes="</tool_call>", read=bodies.json_calls),
+    "hermes": Format(opens="<tool_call>", closes="</tool_call>", read=bodies.read_json_calls),
     "qwen3_coder": Format(
         opens="<tool_call>",
         closes="</tool_call>",
-        read=bodies.pairs(
+        read=bodies.make_pair_reader(
             r"\s*<function=([^>\n]+)>",
             r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>(?=\s*(?:<parameter=|</function>))",
             r"\s*</function>\s*",
@@ -54,7 +54,7 @@ FORMATS: dict[str, Format] = {
     "glm": Format(
         opens="<tool_call>",
         closes="</tool_call>",
-        read=bodies.pairs(
+        read=bodies.make_pair_reader(
             r"\s*([^\s<{]+)",
             r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>(?=\s*(?:<arg_key>|\Z))",
             r"\s*",
@@ -64,7 +64,7 @@ FORMATS: dict[str, Format] = {
     "invoke": Format(
         opens=r"<(?:\w+:)?(?:function_calls|tool_call)>",
         closes=r"</(?:\w+:)?(?:function_calls|tool_call)>",
-        read=bodies.pairs(
+        read=bodies.make_pair_reader(
             r'\s*<(?:\w+:)?invoke name="([^"]+)">',
             r'\s*<(?:\w+:)?parameter name="([^"]+)">(.*?)</(?:\w+:)?parameter>(?=\s*<(?:\w+:parameter|parameter|/))',
             r"\s*</(?:\w+:)?invoke>\s*",
@@ -74,33 +74,37 @@ FORMATS: dict[str, Format] = {
     "harmony": Format(
         opens=r"to=functions\.(?=[\w.-]+(?:<\|channel\|>\w+)?\s*(?:<\|constrain\|>)?\w*<\|message\|>)",
         closes=r"<\|call\|>|\Z",
-        read=bodies.named_json(r"([\w.-]+).*?<\|message\|>(.*)"),
+        read=bodies.make_json_reader(r"([\w.-]+).*?<\|message\|>(.*)"),
     ),
-    "gemma4": Format(opens=r"<\|tool_call>", closes=r"<tool_call\|>", read=bodies.gemma_calls),
+    "gemma4": Format(opens=r"<\|tool_call>", closes=r"<tool_call\|>", read=bodies.read_gemma_calls),
     "deepseek": Format(
         opens="<｜tool▁call▁begin｜>",
         closes="<｜tool▁call▁end｜>",
-        read=bodies.named_json(
+        read=bodies.make_json_reader(
             r"(?:function<｜tool▁sep｜>)?([^\n<]+)(?:<｜tool▁sep｜>|\n```json\n)(.*?)(?:\n```)?\s*"
         ),
     ),
     "mistral": Format(
-        opens=r"\[TOOL_CALLS\]", closes=r"(?=\[TOOL_CALLS\])|</s>|\Z", read=bodies.mistral_calls
+        opens=r"\[TOOL_CALLS\]", closes=r"(?=\[TOOL_CALLS\])|</s>|\Z", read=bodies.read_mistral_calls
     ),
     "llama3": Format(
         opens=r"<\|python_tag\|>",
         closes=r"<\|eom_id\|>|<\|eot_id\|>|\Z",
         bare=BARE_JSON,
-        read=bodies.json_calls,
+        read=bodies.read_json_calls,
     ),
     "json": Format(
-        opens=r"```(?:json)?[ \t]*\n", closes=r"```|\Z", marked=False, bare=BARE_JSON, read=bodies.json_calls
+        opens=r"```(?:json)?[ \t]*\n",
+        closes=r"```|\Z",
+        marked=False,
+        bare=BARE_JSON,
+        read=bodies.read_json_calls,
     ),
     "pythonic": Format(
         opens=r"<\|tool_call_start\|>|<\|python_start\|>|<function_calls>|```tool_code\s*\n",
         closes=r"<\|tool_call_end\|>|<\|python_end\|>|</function_calls>|\n```|\Z",
         bare=BARE_PYTHON,
-        read=bodies.python_calls,
+        read=bodies.read_python_calls,
     ),
 }
 """Name → format."""
@@ -120,7 +124,7 @@ TRIES = 16
 """How many closing marks are tried as the end of one call; those before it stand in its arguments."""
 
 
-def tool_calls(text: str, format: str, tools: Collection[str] = ()) -> list[ToolCall]:
+def find_tool_calls(text: str, format: str, tools: Collection[str] = ()) -> list[ToolCall]:
     """The calls in ``text``, in order; one that is malformed has a ``problem``.
 
     Calls are read where the answer stands, not in reasoning. An opening mark there is the beginning of a call.
@@ -130,45 +134,45 @@ def tool_calls(text: str, format: str, tools: Collection[str] = ()) -> list[Tool
         format: A key of ``FORMATS``.
         tools: Names of the tools.
 
-    >>> found = tool_calls('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>', "hermes")
+    >>> found = find_tool_calls('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>', "hermes")
     >>> [(call.name, dict(call.arguments)) for call in found]
     [('add', {'a': 1})]
-    >>> tool_calls("<tool_call>{add}</tool_call>", "hermes")[0].problem[:12]
+    >>> find_tool_calls("<tool_call>{add}</tool_call>", "hermes")[0].problem[:12]
     'not JSON: Ex'
-    >>> tool_calls("<think>I might use <tool_call>.</think> It is 3.", "hermes")
+    >>> find_tool_calls("<think>I might use <tool_call>.</think> It is 3.", "hermes")
     []
     """
     known = FORMATS[format]
-    at, found = reasoned(text), list[ToolCall]()
+    at, calls = skip_reasoning(text), list[ToolCall]()
     if _begins_bare(known, text, at, tools):
         return _read(known, text, at)[0]
     marks = re.compile(rf"(?P<reasoning>{BEGINS})|{known.opens}")
     while mark := marks.search(text, at):
         at = mark.end()
         if mark["reasoning"]:
-            at = _past(text, at, REASONING[mark["reasoning"]])
+            at = _skip_past(text, at, REASONING[mark["reasoning"]])
         elif known.marked or _begins_bare(known, text, at, tools):
-            calls, at = _read(known, text, at)
-            found += calls
-    return found
+            body, at = _read(known, text, at)
+            calls += body
+    return calls
 
 
-def reasoned(text: str, start: int = 0) -> int:
+def skip_reasoning(text: str, start: int = 0) -> int:
     """Where the reasoning ends that a text begins with, from ``start`` on.
 
-    >>> reasoned("<think>a</think> b"), reasoned("<think>a"), reasoned("a")
+    >>> skip_reasoning("<think>a</think> b"), skip_reasoning("<think>a"), skip_reasoning("a")
     (16, 8, 0)
     """
     while begun := re.compile(rf"\s*({BEGINS})").match(text, start):
-        start = _past(text, begun.end(), REASONING[begun[1]])
+        start = _skip_past(text, begun.end(), REASONING[begun[1]])
     return start
 
 
 def _begins_bare(known: Format, text: str, at: int, tools: Collection[str]) -> bool:
     """Whether a call without marks begins at ``at``."""
     begun = re.compile(known.bare).match(text, at)
-    found = {} if begun is None else begun.groupdict()
-    return found.pop("name", None) in tools or any(found.values())
+    groups = {} if begun is None else begun.groupdict()
+    return groups.pop("name", None) in tools or any(groups.values())
 
 
 def _read(known: Format, text: str, start: int) -> tuple[list[ToolCall], int]:
@@ -183,6 +187,6 @@ def _read(known: Format, text: str, start: int) -> tuple[list[ToolCall], int]:
     return [ToolCall(problem=problem or f"{known.closes} is missing")], after
 
 
-def _past(text: str, start: int, mark: str) -> int:
+def _skip_past(text: str, start: int, mark: str) -> int:
     end = text.find(mark, start)
     return len(text) if end < 0 else end + len(mark)

@@ -34,7 +34,7 @@ class Environment(ABC):
         """
 
     def reward(self) -> float | Sequence[float] | None:
-        """What the episode is worth: one number, one for each turn that was answered, or None: it does not apply."""
+        """The reward of the episode: one number, one for each turn that was answered, or None: it does not apply."""
         return None
 
     def close(self) -> None:  # noqa: B027

@@ -40,7 +40,7 @@ class Episode:
     rewards: tuple[float, ...] = ()
     fork: Fork | None = None
 
-    def spoke(self, turn: Completion, message: Message) -> None:
+    def add_turn(self, turn: Completion, message: Message) -> None:
         """The policy took a turn; one that was cut off is the last."""
         self._append(turn.token_ids, turn.logprobs, turn.mask, "assistant", (message,))
         if turn.entropies is not None:
@@ -50,7 +50,7 @@ class Episode:
         if turn.finish_reason == "length":
             self.end("length")
 
-    def heard(self, ids: Sequence[int], messages: Sequence[Message]) -> None:
+    def add_answer(self, ids: Sequence[int], messages: Sequence[Message]) -> None:
         """The environment answered: tokens that are not the policy's own."""
         zeros = torch.zeros(len(ids))
         self._append(ids, zeros, zeros.bool(), "environment", tuple(messages))
@@ -58,12 +58,7 @@ class Episode:
             self.entropies.append(zeros)
 
     def _append(
-        self,
-        ids: Sequence[int],
-        logprobs: Tensor,
-        mask: Tensor,
-        role: str,
-        messages: tuple[Message, ...],
+        self, ids: Sequence[int], logprobs: Tensor, mask: Tensor, role: str, messages: tuple[Message, ...]
     ) -> None:
         start = len(self.ids)
         self.ids.extend(ids)
@@ -81,7 +76,7 @@ class Episode:
         self.dropped, self.rewards = True, (math.nan,)
         self.end("stop")
 
-    def completion(self, text: str, text_ends: tuple[int, ...]) -> Completion:
+    def make_completion(self, text: str, text_ends: tuple[int, ...]) -> Completion:
         """The completion."""
         mask = torch.cat(self.masks) & (not self.dropped)
         return Completion(

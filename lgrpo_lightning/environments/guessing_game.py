@@ -45,8 +45,8 @@ class GuessingGame(Environment):
 
     def reset(self, columns: Mapping[str, Any]) -> str | None:
         """Choose the number."""
-        drawn = Random(self.seed).randint(self.lowest, self.highest)
-        self.number = int(columns.get(self.column, drawn))
+        number = Random(self.seed).randint(self.lowest, self.highest)
+        self.number = int(columns.get(self.column, number))
         self.guesses, self.found = 0, False
         return None
 

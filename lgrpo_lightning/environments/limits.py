@@ -6,7 +6,7 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
-from lgrpo_lightning.distributed.worker_thread import limited
+from lgrpo_lightning.distributed.worker_thread import call_with_limit
 from lgrpo_lightning.environments.environment import Environment
 
 RAISED = (Exception, SystemExit, CancelledError)
@@ -17,21 +17,21 @@ class StateLostError(RuntimeError):
     """What the environment remembers of its episode is gone, with its process: the episode cannot go on."""
 
 
-def bounded(environment: Environment, call: Callable[[], Any], *, timeout: float) -> Any:
+def call_environment(environment: Environment, call: Callable[[], Any], *, timeout: float) -> Any:
     """What ``call`` of an environment gives, in ``timeout`` seconds: on a thread, unless it sees to that itself.
 
     Raises:
         TimeoutError: It took longer.
         Exception: What the call raises.
     """
-    return call() if getattr(environment, "keeps_time", False) else limited(call, timeout=timeout)
+    return call() if getattr(environment, "keeps_time", False) else call_with_limit(call, timeout=timeout)
 
 
-def patience(environment: Environment, timeout: float) -> float:
+def limit_answer(environment: Environment, timeout: float) -> float:
     """Seconds for an answer: each of several calls of tools has its own limit."""
     return timeout * (1 if not environment.tools else 8) + 1.0
 
 
-def class_name(environment: Environment) -> str:
+def name_class(environment: Environment) -> str:
     """What messages call an environment: its class, also where it is in a process of its own."""
     return str(getattr(environment, "class_name", type(environment).__name__))

@@ -8,20 +8,17 @@ from typing import Any
 
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.isolation.proxies import ProcessEnvironment, ProcessToolEnvironment
-from lgrpo_lightning.environments.isolation.recipe import Recipe, references
+from lgrpo_lightning.environments.isolation.recipe import Recipe, refer_to_tools
 from lgrpo_lightning.environments.isolation.workers import Workers
-from lgrpo_lightning.environments.limits import class_name
+from lgrpo_lightning.environments.limits import name_class
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
-from lgrpo_lightning.environments.toolbox import check_described
+from lgrpo_lightning.environments.tools import check_described
 from lgrpo_lightning.errors import UserError, listed
 from lgrpo_lightning.registry.import_path import import_object
 
 
-def environments(
-    environment: Environment | str | Mapping[str, str] | None,
-    tools: list[str] | None,
-    *,
-    timeout: float,
+def make_environments(
+    environment: Environment | str | Mapping[str, str] | None, tools: list[str] | None, *, timeout: float
 ) -> dict[str | None, Environment]:
     """Name → what its episodes' environments are copies of; the name is None where there is one for all prompts.
 
@@ -42,10 +39,10 @@ def environments(
         return {None: environment}
     if not environment and not functions:
         raise UserError("EnvironmentSampler needs an environment, or tools.")
-    return {name: _made(path, functions, timeout) for name, path in _named(environment).items()}
+    return {name: _make(path, functions, timeout) for name, path in _name_paths(environment).items()}
 
 
-def recipes(
+def make_recipes(
     environment: Environment | str | Mapping[str, str] | None,
     tools: Sequence[str],
     prototypes: Mapping[str | None, Environment],
@@ -55,16 +52,16 @@ def recipes(
     Raises:
         ValueError: One cannot be pickled.
     """
-    paths = _named(None if isinstance(environment, Environment) else environment)
+    paths = _name_paths(None if isinstance(environment, Environment) else environment)
     return {
         name: Recipe(functions=tuple(tools), factory=paths[name])
-        if isinstance(made, ToolEnvironment)
-        else Recipe(pickled=_pickled(made))
-        for name, made in prototypes.items()
+        if isinstance(prototype, ToolEnvironment)
+        else Recipe(pickled=_pickle(prototype))
+        for name, prototype in prototypes.items()
     }
 
 
-def in_processes(
+def place_in_processes(
     prototypes: Mapping[str | None, Environment], workers: Workers, timeout: float
 ) -> dict[str | None, Environment]:
     """The same environments, each copy of which lives in one of ``workers``.
@@ -73,26 +70,26 @@ def in_processes(
         ValueError: One cannot be made there; the processes are ended.
     """
     placed: dict[str | None, Environment] = {
-        name: ProcessToolEnvironment(workers, name, made)
-        if isinstance(made, ToolEnvironment)
-        else ProcessEnvironment(workers, name, made, timeout)
-        for name, made in prototypes.items()
+        name: ProcessToolEnvironment(workers, name, prototype)
+        if isinstance(prototype, ToolEnvironment)
+        else ProcessEnvironment(workers, name, prototype, timeout)
+        for name, prototype in prototypes.items()
     }
     try:
-        workers.check({name: class_name(made) for name, made in placed.items()})
+        workers.check({name: name_class(prototype) for name, prototype in placed.items()})
     except BaseException:
         workers.close()
         raise
     return placed
 
 
-def _named(environment: Any) -> Mapping[str | None, str | None]:
+def _name_paths(environment: Any) -> Mapping[str | None, str | None]:
     return environment if isinstance(environment, Mapping) else {None: environment}
 
 
-def _pickled(environment: Environment) -> bytes:
+def _pickle(environment: Environment) -> bytes:
     try:
-        references(environment.tools)
+        refer_to_tools(environment.tools)
         return pickle.dumps(environment)
     except Exception as error:
         raise UserError(
@@ -102,7 +99,7 @@ def _pickled(environment: Environment) -> bytes:
         ) from error
 
 
-def _made(path: str | None, functions: list[Any], timeout: float) -> Environment:
+def _make(path: str | None, functions: list[Any], timeout: float) -> Environment:
     factory = None if path is None else import_object(path)
     if isinstance(factory, type) and issubclass(factory, Environment):
         return factory()
@@ -110,6 +107,6 @@ def _made(path: str | None, functions: list[Any], timeout: float) -> Environment
         raise UserError(
             f"EnvironmentSampler: {path!r} is no class, and cannot be called to make an environment."
         )
-    made = ToolEnvironment(functions, factory, timeout=timeout)
-    check_described(made.tools)
-    return made
+    environment = ToolEnvironment(functions, factory, timeout=timeout)
+    check_described(environment.tools)
+    return environment

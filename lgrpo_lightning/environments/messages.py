@@ -13,13 +13,13 @@ from lgrpo_lightning.types import Completion, Message
 LONGEST_ROLE = 100
 
 
-def assistant_message(turn: Completion, calls: Sequence[ToolCall]) -> Message:
+def make_assistant_message(turn: Completion, calls: Sequence[ToolCall]) -> Message:
     """A turn as a message: its whole text, and the calls in it, where there are any."""
     plain = {"role": "assistant", "content": turn.text}
     return {**plain, "tool_calls": [call.message for call in calls]} if calls else plain
 
 
-def checked_answer(found: Any, who: str, longest: int, *, calls: int = 0) -> list[Message] | None:
+def check_answer(answer: Any, who: str, longest: int, *, calls: int = 0) -> list[Message] | None:
     """The messages of an environment; None at the end of the episode.
 
     All of them together have ``longest`` characters: what is longer is cut off, and says so. Of the messages beyond,
@@ -29,20 +29,20 @@ def checked_answer(found: Any, who: str, longest: int, *, calls: int = 0) -> lis
         TypeError: They are no messages.
         ValueError: One has too much beside its content.
     """
-    if found is None:
+    if answer is None:
         return None
-    if isinstance(found, Mapping):
-        found = [found]
-    if isinstance(found, str | bytes) or not isinstance(found, Sequence) or not found:
+    if isinstance(answer, Mapping):
+        answer = [answer]
+    if isinstance(answer, str | bytes) or not isinstance(answer, Sequence) or not answer:
         raise UserError(
-            f"{who}.respond returned {_short(found)}; it returns a list of messages, or None at the end"
+            f"{who}.respond returned {_shorten(answer)}; it returns a list of messages, or None at the end"
         )
-    answer: list[Message] = []
+    checked: list[Message] = []
     left, owed = longest, calls
-    for message in found:
+    for message in answer:
         if left <= 0 and not owed:
             break
-        beside = _checked(message, who)
+        beside = _check_message(message, who)
         called = owed > 0 and message["role"] == "tool"
         if left <= 0 and not called:
             continue
@@ -51,22 +51,22 @@ def checked_answer(found: Any, who: str, longest: int, *, calls: int = 0) -> lis
                 f"{who}.respond returned a message with {beside} characters beside role and content; an answer may "
                 f"have {longest} in all (max_answer_chars)"
             )
-        answer.append({**message, "content": _cut(message["content"], max(left - beside, 0))})
+        checked.append({**message, "content": _cut(message["content"], max(left - beside, 0))})
         left -= beside + max(len(message["content"]), 1)
         owed -= called
-    if more := len(found) - len(answer):
-        answer[-1] = {
-            **answer[-1],
-            "content": f"{answer[-1]['content']}… ({more} more messages, left out here)",
+    if more := len(answer) - len(checked):
+        checked[-1] = {
+            **checked[-1],
+            "content": f"{checked[-1]['content']}… ({more} more messages, left out here)",
         }
-    return answer
+    return checked
 
 
-def _checked(message: Any, who: str) -> int:
+def _check_message(message: Any, who: str) -> int:
     """Characters that a message has beside its role and content."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise UserError(
-            f"{who}.respond returned {_short(message)}, which is no message with role and content"
+            f"{who}.respond returned {_shorten(message)}, which is no message with role and content"
         )
     if message["role"] == "assistant":
         raise UserError(f"{who}.respond returned a message of the role assistant, which is the policy's")
@@ -76,28 +76,30 @@ def _checked(message: Any, who: str) -> int:
             f"{LONGEST_ROLE}"
         )
     if not isinstance(message.get("content"), str):
-        raise UserError(f"{who}.respond returned a message whose content is {_short(message.get('content'))}")
+        raise UserError(
+            f"{who}.respond returned a message whose content is {_shorten(message.get('content'))}"
+        )
     beside = {key: value for key, value in message.items() if key not in ("role", "content")}
     return len(str(beside)) if beside else 0
 
 
-def checked_rewards(found: Any, who: str, turns: int) -> tuple[float, ...]:
+def check_rewards(rewards: Any, who: str, turns: int) -> tuple[float, ...]:
     """What an environment pays: one number, or one for each of ``turns``; NaN where it does not apply.
 
-    A last turn that was cut off, so that the environment has not seen it, is worth 0.
+    A last turn that was cut off, so that the environment has not seen it, has the reward 0.
 
     Raises:
         TypeError, ValueError: It is neither.
     """
-    if found is None:
+    if rewards is None:
         return (math.nan,)
-    if not isinstance(found, list | tuple):
-        return (float(found + 0.0),)  # the sum refuses strings
-    if len(found) not in (turns - 1, turns):
+    if not isinstance(rewards, list | tuple):
+        return (float(rewards + 0.0),)  # the sum refuses strings
+    if len(rewards) not in (turns - 1, turns):
         raise UserError(
-            f"{who}.reward gave {len(found)} numbers for {turns} turns; it gives one, or one a turn"
+            f"{who}.reward gave {len(rewards)} numbers for {turns} turns; it gives one, or one a turn"
         )
-    numbers = tuple(math.nan if v is None else float(v + 0.0) for v in found)
+    numbers = tuple(math.nan if v is None else float(v + 0.0) for v in rewards)
     return (*numbers, 0.0)[:turns]
 
 
@@ -107,7 +109,7 @@ def _cut(text: str, longest: int) -> str:
     return text if len(text) <= max(longest, len(cut)) else cut
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     shown = repr(value)
     return (
         f"{shown[:80]}… (a {type(value).__name__})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
-from lgrpo_lightning.environments.limits import RAISED, bounded
+from lgrpo_lightning.environments.limits import RAISED, call_environment
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Prompt
 
@@ -26,23 +26,23 @@ class Pool:
     timeout: float
     idle: dict[str | None, list[Environment]] = field(default_factory=dict)
 
-    def begun(self, prompt: Prompt, count: int, seed: int) -> tuple[list[Episode], str | None]:
+    def begin(self, prompt: Prompt, count: int, seed: int) -> tuple[list[Episode], str | None]:
         """(``count`` episodes of a prompt, what their environments say first).
 
         Raises:
             ValueError: They say different things, or the prompt names no environment.
             TimeoutError: One does not answer.
         """
-        name = self._name(prompt)
-        episodes = [Episode(prompt=prompt, member=m, environment=self._taken(name)) for m in range(count)]
-        said = [self._reset(episode.environment, seed, prompt) for episode in episodes]
-        if other := next((text for text in said if text != said[0]), None):
+        name = self._find_name(prompt)
+        episodes = [Episode(prompt=prompt, member=m, environment=self._take(name)) for m in range(count)]
+        observations = [self._reset(episode.environment, seed, prompt) for episode in episodes]
+        if other := next((text for text in observations if text != observations[0]), None):
             raise UserError(
-                f"The environment's reset() told completions of prompt {prompt.uid!r} different things: {said[0]!r} "
-                f"and {other!r}. The completions of a group are compared, and need one task: draw it from the data "
-                "columns, or from Environment.seed."
+                f"The environment's reset() told completions of prompt {prompt.uid!r} different things: "
+                f"{observations[0]!r} and {other!r}. The completions of a group are compared, and need "
+                "one task: draw it from the data columns, or from Environment.seed."
             )
-        return episodes, said[0] if said else None
+        return episodes, observations[0] if observations else None
 
     def put_back(self, episode: Episode) -> None:
         """The episode is over; an environment that hangs, or cannot be closed, is left alone."""
@@ -50,22 +50,25 @@ class Pool:
         if episode.lost or getattr(environment, "lost", False):
             return
         try:
-            bounded(environment, environment.close, timeout=self.timeout)
+            call_environment(environment, environment.close, timeout=self.timeout)
         except RAISED:
             return  # the next episode has a new one
-        self.idle.setdefault(self._name(episode.prompt), []).append(environment)
+        self.idle.setdefault(self._find_name(episode.prompt), []).append(environment)
 
     def _reset(self, environment: Environment, seed: int, prompt: Prompt) -> str | None:
         environment.seed = seed
+        # an environment may change what it is given; the other members get the same prompt
         columns = dict(prompt.copy().columns)
-        found: str | None = bounded(environment, lambda: environment.reset(columns), timeout=self.timeout)
-        return found
+        observation: str | None = call_environment(
+            environment, lambda: environment.reset(columns), timeout=self.timeout
+        )
+        return observation
 
-    def _taken(self, name: str | None) -> Environment:
+    def _take(self, name: str | None) -> Environment:
         waiting = self.idle.get(name)
         return waiting.pop() if waiting else copy.deepcopy(self.prototypes[name])
 
-    def _name(self, prompt: Prompt) -> str | None:
+    def _find_name(self, prompt: Prompt) -> str | None:
         """Which environment a prompt has."""
         if None in self.prototypes:
             return None

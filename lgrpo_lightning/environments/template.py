@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lgrpo_lightning.data.chats import rendered
-from lgrpo_lightning.data.row_columns import template_arguments
+from lgrpo_lightning.data.chats import open_turn, render
+from lgrpo_lightning.data.row_columns import read_template_arguments
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.functional.common_prefix import count_common
 from lgrpo_lightning.types import Message, Prompt
 
 
@@ -30,12 +31,12 @@ class TurnTemplate:
     ends: tuple[int, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
-    def of(self, prompt: Prompt) -> TurnTemplate:
+    def for_prompt(self, prompt: Prompt) -> TurnTemplate:
         """With the arguments that the row of ``prompt`` has in its column ``chat_template_kwargs``."""
-        own = template_arguments(prompt.columns, f"Prompt {prompt.uid!r}")
+        own = read_template_arguments(prompt.columns, f"Prompt {prompt.uid!r}")
         return replace(self, kwargs={**self.kwargs, **{k: v for k, v in own.items() if k != "tools"}})
 
-    def prompt(self, prompt: Prompt, observation: str | None, tools: Sequence[Any]) -> Prompt:
+    def make_prompt(self, prompt: Prompt, observation: str | None, tools: Sequence[Any]) -> Prompt:
         """``prompt`` with the environment's first words and its tools.
 
         Raises:
@@ -51,26 +52,24 @@ class TurnTemplate:
                     "and take a model with a chat template."
                 )
             text = prompt.text + str(observation)
-            return replace(prompt, text=text, token_ids=(*prompt.token_ids, *self.ids(str(observation))))
-        own = template_arguments(prompt.columns, f"Prompt {prompt.uid!r}").get("tools")
+            return replace(prompt, text=text, token_ids=(*prompt.token_ids, *self.tokenise(str(observation))))
+        own = read_template_arguments(prompt.columns, f"Prompt {prompt.uid!r}").get("tools")
         if tools and own:
             raise TemplateError(
                 f"Prompt {prompt.uid!r} has a column 'tools', and the environment offers its own. Leave one of "
                 "them out, or give the column another name."
             )
-        messages = _appended(prompt.messages, observation)
-        goes_on = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
-        how = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
-        shown = self.of(prompt)
-        text = shown.rendered(messages, tools=list(tools) or own, **how)
-        if tools and text == shown.rendered(messages, **how):
+        messages = _append_text(prompt.messages, observation)
+        shown, turn = self.for_prompt(prompt), open_turn(messages)
+        text = shown.render(messages, tools=list(tools) or own, **turn)
+        if tools and text == shown.render(messages, **turn):
             raise TemplateError(
                 "The chat template does not show tools to the model. Take a model that was trained for tool calls, or "
                 "set policy.tokenizer to one whose template has them."
             )
-        return replace(prompt, messages=messages, text=text, token_ids=tuple(self.ids(text)))
+        return replace(prompt, messages=messages, text=text, token_ids=tuple(self.tokenise(text)))
 
-    def between(self, messages: Sequence[Message], last: int | None, *, chat: bool) -> tuple[int, ...]:
+    def render_between(self, messages: Sequence[Message], last: int | None, *, chat: bool) -> tuple[int, ...]:
         """Token ids from the end of a sampled turn to the beginning of the next one, with ``messages`` between.
 
         Args:
@@ -81,31 +80,32 @@ class TurnTemplate:
             TemplateError: The template writes a turn anew that comes before another.
         """
         if not chat:
-            return tuple(self.ids("".join(str(m["content"]) for m in messages)))
-        for turn in _turns_before(messages):
+            return tuple(self.tokenise("".join(str(m["content"]) for m in messages)))
+        for turn in _make_turns(messages):
             before = [{"role": "user", "content": "Hello."}, turn]
-            closed = self.rendered(before)
+            closed = self.render(before)
             if MARK in closed:
                 break
-        whole = self.rendered([*before, *messages], add_generation_prompt=True)
+        whole = self.render([*before, *messages], add_generation_prompt=True)
         if MARK not in whole:
             raise TemplateError(
                 "The chat template does not show an assistant's turn that another message follows, so that what stands "
                 "between turns is not known. Take another template (policy.tokenizer)."
             )
         ends, rest = (text[text.rindex(MARK) + len(MARK) :] for text in (closed, whole))
-        start, end = self._end_of_turn(rest[: common(ends, rest)])
-        ids = self.ids(rest[end if last in self.ends else start :])
+        start, end = self._find_end_of_turn(rest[: count_common(ends, rest)])
+        ids = self.tokenise(rest[end if last in self.ends else start :])
+        # the sampled turn has its last token already
         return tuple(ids[1:] if ids and ids[0] == last else ids)
 
-    def _end_of_turn(self, text: str) -> tuple[int, int]:
+    def _find_end_of_turn(self, text: str) -> tuple[int, int]:
         """Where the token that ends a turn begins and ends in what closes it; the text's end where there is none."""
         tokens = [self.tokenizer.convert_ids_to_tokens(i) for i in self.ends]
-        found = [(text.index(token), token) for token in tokens if token and token in text]
-        start, token = min(found, default=(len(text), ""))
+        positions = [(text.index(token), token) for token in tokens if token and token in text]
+        start, token = min(positions, default=(len(text), ""))
         return start, start + len(token)
 
-    def rendered(self, messages: Sequence[Message], **options: Any) -> str:
+    def render(self, messages: Sequence[Message], **options: Any) -> str:
         """What the chat template writes.
 
         Raises:
@@ -114,38 +114,28 @@ class TurnTemplate:
         import jinja2
 
         try:
-            return rendered(self.tokenizer, messages, **{**self.kwargs, **options})
+            return render(self.tokenizer, messages, **{**self.kwargs, **options})
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(str(m["role"]) for m in messages)
             raise TemplateError(
                 f"The chat template refuses messages of the roles {roles}: {error}"
             ) from error
 
-    def text(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones written out."""
         how = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
         return str(self.tokenizer.decode(list(ids), **how))
 
-    def ids(self, text: str) -> list[int]:
+    def tokenise(self, text: str) -> list[int]:
         """The tokens of a text, nothing added."""
         return [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
-
-
-def common(one: str, other: str) -> int:
-    """How many characters two texts have in common at their beginning.
-
-    >>> common("abc", "abd"), common("ab", "abc")
-    (2, 2)
-    """
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 MARK = "QZ-ANSWER-QZ"
 """Stands for what the assistant says."""
 
 
-def _turns_before(messages: Sequence[Message]) -> list[Message]:
+def _make_turns(messages: Sequence[Message]) -> list[Message]:
     """Turns of the assistant that may stand before ``messages``, the best first.
 
     Some templates want to see the call that a tool answers; others show none.
@@ -158,7 +148,7 @@ def _turns_before(messages: Sequence[Message]) -> list[Message]:
     return [{"role": "assistant", "content": "", "tool_calls": [call]}, plain]
 
 
-def _appended(messages: Sequence[Message], text: str | None) -> tuple[Message, ...]:
+def _append_text(messages: Sequence[Message], text: str | None) -> tuple[Message, ...]:
     """The messages with ``text`` behind the last one of the user."""
     if not text:
         return tuple(messages)

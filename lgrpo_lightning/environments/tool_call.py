@@ -24,11 +24,11 @@ class ToolCall:
     problem: str = ""
 
     @classmethod
-    def of(cls, name: Any, arguments: Any) -> ToolCall:
+    def from_parts(cls, name: Any, arguments: Any) -> ToolCall:
         """A call from what a parser found: arguments may be JSON text, and null where there are none.
 
-        >>> ToolCall.of("add", '{"a": 1}').arguments, ToolCall.of("now", None).arguments, ToolCall.of("now", 3).problem
-        ({'a': 1}, {}, 'its arguments are no object')
+        >>> ToolCall.from_parts("add", '{"a": 1}').arguments, ToolCall.from_parts("now", 3).problem
+        ({'a': 1}, 'its arguments are no object')
         """
         if not isinstance(name, str) or not name:
             return cls(problem="a call is an object with a name and arguments")
@@ -41,14 +41,14 @@ class ToolCall:
 
     @property
     def message(self) -> dict[str, Any]:
-        """As it stands in ``tool_calls`` of an assistant's message."""
+        """As it stands in ``find_tool_calls`` of an assistant's message."""
         call = {"type": "function", "function": {"name": self.name, "arguments": dict(self.arguments)}}
         return {**call, "problem": self.problem} if self.problem else call
 
     @classmethod
-    def of_message(cls, call: Mapping[str, Any]) -> ToolCall:
-        """The call that stands in ``tool_calls`` of a message."""
+    def from_message(cls, call: Mapping[str, Any]) -> ToolCall:
+        """The call that stands in ``find_tool_calls`` of a message."""
         if problem := call.get("problem"):
             return cls(name=str(call.get("function", {}).get("name", "")), problem=str(problem))
         function = call.get("function", call)
-        return cls.of(function.get("name"), function.get("arguments"))
+        return cls.from_parts(function.get("name"), function.get("arguments"))

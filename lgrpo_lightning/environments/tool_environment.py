@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lgrpo_lightning.distributed.worker_thread import limited
+from lgrpo_lightning.distributed.worker_thread import call_with_limit
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.limits import RAISED, StateLostError
 from lgrpo_lightning.environments.tool_call import ToolCall
-from lgrpo_lightning.environments.toolbox import error_text
-from lgrpo_lightning.environments.tools import Tools
+from lgrpo_lightning.environments.tools import Tools, describe_error
 from lgrpo_lightning.types import Message
 
 
@@ -29,17 +28,18 @@ class ToolEnvironment(Environment):
         timeout: float = 30.0,
     ) -> None:
         self.functions, self.factory, self.timeout = tuple(functions), factory, timeout
-        self.held = Tools(self.functions, factory)
+        self.toolset = Tools(self.functions, factory)
         self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}
         self.lost = False  # a call hangs, and may still change the object
 
     def __deepcopy__(self, memo: Any) -> ToolEnvironment:
+        # the object is made anew: it may hold what cannot be copied, such as a connection
         return ToolEnvironment(self.functions, self.factory, self.timeout)
 
     @property
     def tools(self) -> Sequence[Callable[..., Any]]:
         """The functions and the object's methods."""
-        return self.held.functions
+        return self.toolset.functions
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -49,32 +49,32 @@ class ToolEnvironment(Environment):
     def reset(self, columns: Mapping[str, Any]) -> str | None:
         """Begin anew: the object's ``reset`` is given the data columns."""
         self.counts = dict.fromkeys(self.counts, 0.0)
-        return self.held.reset(columns)
+        return self.toolset.reset(columns)
 
     def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
         """A message for each call of the last turn; None where it has none."""
         calls = turns[-1].get("tool_calls") or ()
-        return [self._answer(ToolCall.of_message(call)) for call in calls] or None
+        return [self._answer(ToolCall.from_message(call)) for call in calls] or None
 
     def reward(self) -> float | None:
         """The object's ``get_reward()``."""
-        return self.held.reward()
+        return self.toolset.reward()
 
-    def called(self, call: ToolCall) -> str:
+    def call(self, call: ToolCall) -> str:
         """What a tool answers, within ``timeout``."""
-        found: str = limited(lambda: self.held.called(call), timeout=self.timeout)
-        return found
+        answer: str = call_with_limit(lambda: self.toolset.call(call), timeout=self.timeout)
+        return answer
 
     def _answer(self, call: ToolCall) -> Message:
         """What a call gives, or the error, for the model to read."""
         self.counts["tools/calls"] += 1
         try:
-            content = self.called(call)
+            content = self.call(call)
         except StateLostError:
             self.counts["tools/failures"] += 1
             raise
         except RAISED as error:
             self.lost |= isinstance(error, TimeoutError)
             self.counts["tools/failures"] += 1
-            content = str({"error": error_text(error) or type(error).__name__})
+            content = str({"error": describe_error(error) or type(error).__name__})
         return {"role": "tool", "name": call.name or "unknown", "content": content}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lgrpo_lightning.policy.flex_attention import flex_tree_attention
+from lgrpo_lightning.policy.flex_attention import attend_by_flex
 from lgrpo_lightning.policy.tree_plan import TreePlan
 
 PREFIX = "lgrpo_"
@@ -17,7 +17,7 @@ KERNELS = ("sdpa", "flash_attention_2", "flash_attention_3")
 """Attention implementations that a tree-capable model may use outside the tree."""
 
 
-def tree_capable(implementation: str) -> str:
+def register_tree_attention(implementation: str) -> str:
     """The name of ``implementation`` that also takes a ``tree_plan``; registered with transformers on first use.
 
     Without a plan it is the implementation itself. The plan is an argument of the model's forward, so that
@@ -31,24 +31,24 @@ def tree_capable(implementation: str) -> str:
     name = PREFIX + implementation
     plain: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[implementation]
 
-    def attention(
+    def attend(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Any]:
         plan: TreePlan | None = kwargs.pop("tree_plan", None)
         if plan is None:
             return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
-        kernel = flex_tree_attention if query.is_cuda else segment_tree_attention
+        kernel = attend_by_flex if query.is_cuda else attend_by_segments
         out = kernel(
             query, key, value, plan, scale=kwargs.get("scaling"), window=kwargs.get("sliding_window")
         )
         return out, None
 
-    ALL_ATTENTION_FUNCTIONS.register(name, attention)
+    ALL_ATTENTION_FUNCTIONS.register(name, attend)
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
     return name
 
 
-def segment_tree_attention(
+def attend_by_segments(
     query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, *, scale: float | None, window: int | None
 ) -> Tensor:
     """Each segment against its path and itself.
@@ -70,7 +70,7 @@ def segment_tree_attention(
             _pick(query, block.query),
             _pick(key, block.key),
             _pick(value, block.key),
-            attn_mask=None if causal else block.mask(window, query.dtype),
+            attn_mask=None if causal else block.make_mask(window, query.dtype),
             is_causal=causal,
             scale=scale,
             enable_gqa=query.shape[1] != key.shape[1],

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.attention import PREFIX
-from lgrpo_lightning.policy.head import backbone
+from lgrpo_lightning.policy.head import find_backbone
 from lgrpo_lightning.policy.layout import Tokens
-from lgrpo_lightning.policy.packing import tree_tokens
+from lgrpo_lightning.policy.packing import count_tree_tokens
 
 LayoutName = Literal["padded", "tree"]
 
@@ -20,7 +20,7 @@ GAIN = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class LayoutChoice:
     """A layout, what it computes, and why it was taken.
 
     Attributes:
@@ -41,14 +41,14 @@ class Choice:
         return self.computed / max(self.padded, 1)
 
 
-def choice(
+def choose_layout(
     model: Any,
     wanted: str,
     prompts: Sequence[Tokens],
     completions: Sequence[Tokens],
     *,
     unsupported: str | None,
-) -> Choice:
+) -> LayoutChoice:
     """The layout of a rollout.
 
     Args:
@@ -63,21 +63,23 @@ def choice(
     if wanted == "tree" and unsupported:
         raise UserError(f"policy.layout is 'tree', but {unsupported}. Use policy.layout: padded or auto.")
     if wanted == "padded" or unsupported:
-        return Choice(layout="padded", computed=padded, padded=padded, reason=unsupported or "as configured")
-    tree = tree_tokens(prompts, completions)
-    gain = estimated_gain(model, prompts, completions, tree)
+        return LayoutChoice(
+            layout="padded", computed=padded, padded=padded, reason=unsupported or "as configured"
+        )
+    tree = count_tree_tokens(prompts, completions)
+    gain = estimate_gain(model, prompts, completions, tree)
     counts = f"{tree:,} of {padded:,} tokens computed, an estimated {gain:.1f} times cheaper"
     if wanted == "auto" and gain < GAIN:
-        return Choice(
+        return LayoutChoice(
             layout="padded", computed=padded, padded=padded, reason=f"trees would gain little ({counts})"
         )
-    return Choice(layout="tree", computed=tree, padded=padded, reason=counts)
+    return LayoutChoice(layout="tree", computed=tree, padded=padded, reason=counts)
 
 
-def estimated_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], tree: int) -> float:
+def estimate_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], tree: int) -> float:
     """Cost of padded rows over that of trees, in multiply-adds of linear layers and attention."""
     config = model.config.get_text_config()
-    linear = linear_parameters(model)
+    linear = count_linear_parameters(model)
     width = config.num_hidden_layers * config.hidden_size  # of scores and values together, per query and key
     pairs_padded = sum((len(p) + len(c)) ** 2 for p, c in zip(prompts, completions, strict=True))
     distinct = {tuple(p) for p in prompts}
@@ -88,7 +90,7 @@ def estimated_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[
     return float((rows * linear + pairs_padded * width) / (tree * linear + pairs_tree * width))
 
 
-def linear_parameters(model: Any) -> int:
+def count_linear_parameters(model: Any) -> int:
     """Parameters of the linear layers, the head included."""
     weights = ((name, p) for name, p in model.named_parameters() if p.dim() > 1)
     total: int = sum(p.numel() for name, p in weights if "embed" not in name)
@@ -96,7 +98,7 @@ def linear_parameters(model: Any) -> int:
     return total + (head.numel() if head is model.get_input_embeddings().weight else 0)
 
 
-def why_no_tree(model: Any) -> str | None:
+def explain_no_tree(model: Any) -> str | None:
     """Why ``model`` cannot run trees; None where it can."""
     config = model.config.get_text_config()
     name = type(model).__name__
@@ -108,6 +110,6 @@ def why_no_tree(model: Any) -> str | None:
     if not config._attn_implementation.startswith(PREFIX):
         instead = "sdpa does" if getattr(model, "_supports_sdpa", True) else f"{name} has no sdpa"
         return f"attention implementation {config._attn_implementation!r} does not take trees ({instead})"
-    if "position_ids" not in inspect.signature(backbone(model).forward).parameters:
+    if "position_ids" not in inspect.signature(find_backbone(model).forward).parameters:
         return f"{name} takes no position_ids"
     return None

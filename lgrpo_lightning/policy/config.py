@@ -121,9 +121,9 @@ def _resolve(path: str) -> str:
     if not path.startswith(BUILTIN):
         return os.path.abspath(path) if os.path.isdir(path) else path
     if path == f"{BUILTIN}smollm2":
-        from lgrpo_lightning.policy.smollm2 import smollm2
+        from lgrpo_lightning.policy.smollm2 import prepare_smollm2
 
-        return str(smollm2())
+        return str(prepare_smollm2())
     folder = ASSETS / path.removeprefix(BUILTIN)
     if not (folder / "config.json").is_file():
         known = [*sorted(BUILTIN + p.parent.name for p in ASSETS.glob("*/config.json")), f"{BUILTIN}smollm2"]

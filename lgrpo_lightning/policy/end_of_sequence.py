@@ -15,7 +15,7 @@ ANSWER = "lgrpo answer 4711"
 ANY_TEXT = "; a completion ends at any text with sampling.stop"
 
 
-def end_of_sequence(config: PolicyConfig, tokenizer: Any) -> dict[int, tuple[str, ...]]:
+def find_end_tokens(config: PolicyConfig, tokenizer: Any) -> dict[int, tuple[str, ...]]:
     """Every id that ends a completion, and who says so.
 
     The union of generation config (where it names none, the model's config), tokenizer, and the token with which
@@ -27,53 +27,53 @@ def end_of_sequence(config: PolicyConfig, tokenizer: Any) -> dict[int, tuple[str
     """
     named: list[tuple[str, Sequence[int | None]]]
     if config.eos_tokens is not None:
-        named = [("policy.eos_tokens", named_token_ids(config, tokenizer, "eos_tokens", config.eos_tokens))]
+        named = [("policy.eos_tokens", find_token_ids(config, tokenizer, "eos_tokens", config.eos_tokens))]
     else:
         named = [
-            _configured(config),
+            _read_configured(config),
             ("tokenizer", [tokenizer.eos_token_id]),
-            ("chat template", [turn_end(tokenizer)]),
+            ("chat template", [find_turn_end(tokenizer)]),
         ]
-    extra = named_token_ids(config, tokenizer, "extra_eos_tokens", config.extra_eos_tokens)
-    found: dict[int, tuple[str, ...]] = {}
+    extra = find_token_ids(config, tokenizer, "extra_eos_tokens", config.extra_eos_tokens)
+    origins: dict[int, tuple[str, ...]] = {}
     for origin, ids in [*named, ("policy.extra_eos_tokens", extra)]:
         for number in ids:
             if number is not None:
-                found[number] = (*found.get(number, ()), origin)
-    if not found:
+                origins[number] = (*origins.get(number, ()), origin)
+    if not origins:
         raise UserError(
             f"The model {config.path!r} has no end-of-sequence token: no completion would end before "
             "sampling.max_new_tokens. Set eos_token_id in its generation_config.json or config.json, use a "
             "tokenizer with an eos_token (policy.tokenizer), or name the tokens with policy.eos_tokens."
         )
-    return found
+    return origins
 
 
-def eos_token_ids(config: PolicyConfig, tokenizer: Any) -> tuple[int, ...]:
+def list_eos_token_ids(config: PolicyConfig, tokenizer: Any) -> tuple[int, ...]:
     """Every id that ends a completion."""
-    return tuple(end_of_sequence(config, tokenizer))
+    return tuple(find_end_tokens(config, tokenizer))
 
 
-def announcement(found: Mapping[int, Sequence[str]], tokenizer: Any) -> str:
+def describe_ends(ends: Mapping[int, Sequence[str]], tokenizer: Any) -> str:
     """The line of the log: which tokens end a completion, and who says so."""
-    shown = (f"{tokenizer.convert_ids_to_tokens(i)} ({i}: {', '.join(by)})" for i, by in found.items())
+    shown = (f"{tokenizer.convert_ids_to_tokens(i)} ({i}: {', '.join(by)})" for i, by in ends.items())
     return f"Completions end at {', '.join(shown)}."
 
 
-def turn_end(tokenizer: Any) -> int | None:
+def find_turn_end(tokenizer: Any) -> int | None:
     """The token with which the chat template closes an assistant's turn; None where it closes with plain text.
 
     A message of a known content is rendered; white space before the token does not matter.
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
-    after = _rendered(tokenizer).rpartition(ANSWER)[2].lstrip()
+    after = _render(tokenizer).rpartition(ANSWER)[2].lstrip()
     added = ((t.content.strip(), number) for number, t in tokenizer.added_tokens_decoder.items())
     fitting = [(text, number) for text, number in added if text and after.startswith(text)]
     return max(fitting, key=lambda pair: len(pair[0]))[1] if fitting else None
 
 
-def _rendered(tokenizer: Any) -> str:
+def _render(tokenizer: Any) -> str:
     """A short chat as text; nothing where the template refuses it: some take no chat without tools or images."""
     import jinja2
 
@@ -84,23 +84,23 @@ def _rendered(tokenizer: Any) -> str:
         return ""
 
 
-def _configured(config: PolicyConfig) -> tuple[str, list[int | None]]:
+def _read_configured(config: PolicyConfig) -> tuple[str, list[int | None]]:
     """(who says so, ids) of the model's own configuration."""
     from transformers import GenerationConfig
 
     with explain_load_errors("policy.path", config.path, config.resolved_path):
         try:
-            found = GenerationConfig.from_pretrained(
+            eos_ids = GenerationConfig.from_pretrained(
                 config.resolved_path, revision=config.revision
             ).eos_token_id
         except OSError:  # the file is optional
-            found = None
+            eos_ids = None
     origin = "generation config"
-    if found is None:
+    if eos_ids is None:
         whole = load_config(config)
         named = (getattr(c, "eos_token_id", None) for c in (whole.get_text_config(), whole))
-        origin, found = "model config", next((eos for eos in named if eos is not None), None)
-    ids = list(found) if isinstance(found, (list, tuple)) else [found]
+        origin, eos_ids = "model config", next((eos for eos in named if eos is not None), None)
+    ids = list(eos_ids) if isinstance(eos_ids, (list, tuple)) else [eos_ids]
     if odd := [i for i in ids if i is not None and type(i) is not int]:
         raise UserError(
             f"policy.path is {config.path!r}, whose {origin} has eos_token_id {odd[0]!r}; it must be the id of a "
@@ -109,7 +109,7 @@ def _configured(config: PolicyConfig) -> tuple[str, list[int | None]]:
     return origin, ids
 
 
-def named_token_ids(config: PolicyConfig, tokenizer: Any, key: str, tokens: Sequence[str | int]) -> list[int]:
+def find_token_ids(config: PolicyConfig, tokenizer: Any, key: str, tokens: Sequence[str | int]) -> list[int]:
     """The ids of tokens that the configuration names.
 
     Raises:

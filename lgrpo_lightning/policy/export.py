@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
+from lgrpo_lightning.policy.end_of_sequence import list_eos_token_ids
 from lgrpo_lightning.policy.loading import load_config
-from lgrpo_lightning.policy.merging import base_tied, check_merged, check_names, merged_weights, unties
+from lgrpo_lightning.policy.merging import check_merged, check_names, find_tied_weights, merge_weights, unties
 from lgrpo_lightning.policy.multimodal import copy_processor
 from lgrpo_lightning.policy.policy import Policy
-from lgrpo_lightning.policy.rotary import own_factors
+from lgrpo_lightning.policy.rotary import restore_factors
 from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.policy.training_noise import is_noise
 
@@ -72,20 +72,24 @@ def export(
     weights = dict(_gather_weights(model, merged=merge, kept=writes))
     if not writes:
         return
-    untied = merge and unties(model)
     if merge:
-        check_names(model, set(weights))
-        if not any(hasattr(p, "full_tensor") for p in model.parameters()):
-            check_merged(model, weights)
-    kept = weights if untied else {n: t for n, t in weights.items() if n not in base_tied(model)}
-    stored = getattr(torch, dtype) if dtype else None if adapter else _published_type(policy)
+        _check(model, weights)
+    untied = merge and unties(model)
+    kept = weights if untied else {n: t for n, t in weights.items() if n not in find_tied_weights(model)}
+    stored = getattr(torch, dtype) if dtype else None if adapter else _find_published_type(policy)
     if stored is not None:
         kept = {n: t.to(stored) if t.is_floating_point() else t for n, t in kept.items()}
     out.mkdir(parents=True, exist_ok=True)
+    # save_pretrained writes the adapter alone where this says that there is one
     model._hf_peft_config_loaded = adapter
     try:
-        ends = eos_token_ids(policy.config, tokenizer)
-        with _tie(model, not untied), _set_ends(model, ends), _cast_as_published(policy), own_factors(model):
+        ends = list_eos_token_ids(policy.config, tokenizer)
+        with (
+            _tie(model, not untied),
+            _set_ends(model, ends),
+            _cast_as_published(policy),
+            restore_factors(model),
+        ):
             model.save_pretrained(out, state_dict=kept)
     finally:
         model._hf_peft_config_loaded = lora
@@ -96,14 +100,22 @@ def export(
         copy_processor(policy.config.resolved_path, policy.config.revision, out)
 
 
-def _published_type(policy: Policy) -> torch.dtype | None:
+def _check(model: Any, merged: Mapping[str, Tensor]) -> None:
+    check_names(model, set(merged))
+    if not any(
+        hasattr(p, "full_tensor") for p in model.parameters()
+    ):  # no rank has a whole model to compare with
+        check_merged(model, merged)
+
+
+def _find_published_type(policy: Policy) -> torch.dtype | None:
     """The type that the base's configuration names; None where it names none, or the base is gone."""
     try:
         base = load_config(policy.config)
     except ValueError:
         return None
-    found = getattr(base, "dtype", None) or getattr(base.get_text_config(), "dtype", None)
-    return getattr(torch, found) if isinstance(found, str) else found
+    dtype = getattr(base, "dtype", None) or getattr(base.get_text_config(), "dtype", None)
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
 def _note_type(path: Path, dtype: str) -> None:
@@ -146,12 +158,12 @@ def _cast_as_published(policy: Policy) -> Iterator[None]:
         (mine, name, value)
         for mine, _ in pairs
         for name, value in vars(mine).items()
-        if _for_training(name, value)
+        if _is_for_training(name, value)
     ]
     try:
         for mine, published in pairs:
             for name, value in vars(published).items():
-                if _for_training(name, value):
+                if _is_for_training(name, value):
                     setattr(mine, name, value)
         yield
     finally:
@@ -159,7 +171,7 @@ def _cast_as_published(policy: Policy) -> Iterator[None]:
             setattr(mine, name, value)
 
 
-def _for_training(name: str, value: Any) -> bool:
+def _is_for_training(name: str, value: Any) -> bool:
     return is_noise(name, value) or name == "output_router_logits"
 
 
@@ -182,7 +194,7 @@ def _set_ends(model: Any, ends: Sequence[int]) -> Iterator[None]:
 
 def _gather_weights(model: Any, *, merged: bool, kept: bool) -> Iterator[tuple[str, Tensor]]:
     """(name, whole tensor on the CPU) pairs; nothing where they are not ``kept``."""
-    for name, tensor in merged_weights(model) if merged else model.state_dict().items():
+    for name, tensor in merge_weights(model) if merged else model.state_dict().items():
         gathered = gather_whole(tensor)
         if kept:
             yield name, gathered.detach().cpu()

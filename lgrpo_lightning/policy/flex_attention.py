@@ -23,12 +23,12 @@ KERNELS = 64
 """Kernels that may be compiled in one process: one for each head size, type, window and mode of gradients."""
 
 
-def flex_tree_attention(
+def attend_by_flex(
     query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, *, scale: float | None, window: int | None
 ) -> Tensor:
     """The whole forest in one call.
 
-    Arguments and result are those of ``segment_tree_attention``. Heads that the kernel does not take are made to fit:
+    Arguments and result are those of ``attend_by_segments``. Heads that the kernel does not take are made to fit:
     too small ones get zeros at their end, keys and values are repeated where a group of heads is no power of two.
     """
     width, groups = query.shape[-1], query.shape[1] // key.shape[1]
@@ -37,19 +37,19 @@ def flex_tree_attention(
     if query.is_cuda and width < SMALLEST_HEAD:
         scale = scale if scale is not None else width**-0.5
         query, key, value = (pad(x, (0, SMALLEST_HEAD - width)) for x in (query, key, value))
-    kernel = _compile() if query.is_cuda else _flex()
+    kernel = _compile() if query.is_cuda else _import_flex()
     out: Tensor = kernel(
         query,
         key,
         value,
-        block_mask=plan.cached(("block_mask", window), lambda: block_mask(plan, window)),
+        block_mask=plan.compute_once(("block_mask", window), lambda: make_block_mask(plan, window)),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return out[..., :width].transpose(1, 2)
 
 
-def block_mask(plan: TreePlan, window: int | None) -> Any:
+def make_block_mask(plan: TreePlan, window: int | None) -> Any:
     """FlexAttention's mask of the forest, from the ends of its subtrees: the ``[L, L]`` mask is never made.
 
     Key block j is read by query block i > j wholly where every subtree of j ends behind i, and in part where any
@@ -58,7 +58,7 @@ def block_mask(plan: TreePlan, window: int | None) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
     ends, depth = plan.subtree_end, plan.depth
-    wholly, partly = blocks_read(ends, depth, window)
+    wholly, partly = find_blocks(ends, depth, window)
 
     def reads(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         ancestor = (k <= q) & (q < ends[k])
@@ -73,7 +73,7 @@ def block_mask(plan: TreePlan, window: int | None) -> Any:
     )
 
 
-def blocks_read(ends: Tensor, depth: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+def find_blocks(ends: Tensor, depth: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
     """``[n, n]`` bool: (key blocks that a query block reads wholly, those that it may read in part)."""
     spare = -len(ends) % BLOCK
     last = pad(ends, (0, spare)).view(-1, BLOCK)
@@ -98,7 +98,7 @@ def _list_blocks(read: Tensor) -> tuple[Tensor, Tensor]:
     return counts[None, None], order[None, None].contiguous()
 
 
-def _flex() -> Callable[..., Any]:
+def _import_flex() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
     return flex_attention
@@ -118,12 +118,12 @@ def _compile() -> Callable[..., Any]:
     limits.recompile_limit = max(limits.recompile_limit, KERNELS)
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, KERNELS)
 
-    def counted(graph: Any, inputs: Any) -> Any:
+    def count(graph: Any, inputs: Any) -> Any:
         COMPILED.append(tuple(tuple(x.shape) for x in inputs[:1] if isinstance(x, Tensor)))
         log.info("FlexAttention: compiling kernel %d of this process.", len(COMPILED))
         return compile_fx(graph, inputs)
 
-    return torch.compile(_flex(), dynamic=True, fullgraph=True, backend=counted)
+    return torch.compile(_import_flex(), dynamic=True, fullgraph=True, backend=count)
 
 
 COMPILED: list[tuple[tuple[int, ...], ...]] = []

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgrpo_lightning.policy.sharded_weights import divide_like, own_part, put_together, reshard
+from lgrpo_lightning.policy.sharded_weights import divide_like, join_parts, reshard, take_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,12 @@ class KeptWeights:
     tensors: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, policy: nn.Module, version: int) -> KeptWeights:
+    def copy_from(cls, policy: nn.Module, version: int) -> KeptWeights:
         """A copy of the current weights."""
+        # after a forward pass FSDP2 shows gathered weights in the place of shards
         reshard(policy)
-        tensors = {name: own_part(p).detach().to("cpu", copy=True) for name, p in _trained_tensors(policy)}
+        trained = ((name, p) for name, p in policy.named_parameters() if p.requires_grad)
+        tensors = {name: take_part(p).detach().to("cpu", copy=True) for name, p in trained}
         return cls(version=version, tensors=tensors)
 
     @classmethod
@@ -38,12 +40,12 @@ class KeptWeights:
         reshard(policy)
         parameters = dict(policy.named_parameters())
         tensors = {
-            name: own_part(divide_like(parameters[name], tensor)).to("cpu", copy=True)
+            name: take_part(divide_like(parameters[name], tensor)).to("cpu", copy=True)
             for name, tensor in state["tensors"].items()
         }
         return cls(version=int(state["version"]), tensors=tensors)
 
-    def state(self, policy: nn.Module, *, keep: bool = True) -> dict[str, Any]:
+    def gather_state(self, policy: nn.Module, *, keep: bool = True) -> dict[str, Any]:
         """For a checkpoint: whole tensors. Collective where the policy is sharded.
 
         Args:
@@ -52,7 +54,7 @@ class KeptWeights:
         reshard(policy)
         parameters, tensors = dict(policy.named_parameters()), dict[str, Tensor]()
         for name, part in self.tensors.items():
-            tensor = put_together(parameters[name], part)
+            tensor = join_parts(parameters[name], part)
             if keep:
                 tensors[name] = tensor.cpu()
         return {"version": self.version, "tensors": tensors}
@@ -60,7 +62,7 @@ class KeptWeights:
     @contextmanager
     def put(self, policy: nn.Module) -> Iterator[None]:
         """A context in which the policy has these weights."""
-        now = KeptWeights.of(policy, self.version)
+        now = KeptWeights.copy_from(policy, self.version)
         self._write(policy)
         try:
             yield
@@ -72,9 +74,4 @@ class KeptWeights:
         reshard(policy)
         parameters = dict(policy.named_parameters())
         for name, part in self.tensors.items():
-            own_part(parameters[name]).copy_(part)
-
-
-def _trained_tensors(policy: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The trained parameters, by name."""
-    return ((name, p) for name, p in policy.named_parameters() if p.requires_grad)
+            take_part(parameters[name]).copy_(part)

@@ -60,7 +60,7 @@ class Layout:
         return self.input_ids.numel()
 
 
-def padded_layout(
+def make_padded_layout(
     prompts: Sequence[Tokens], completions: Sequence[Tokens], *, pad: int, device: torch.device | str = "cpu"
 ) -> Layout:
     """Every row its prompt and completion, padded on the right to the longest."""
@@ -78,12 +78,12 @@ def padded_layout(
     predictors, targets = flat[scored] - 1, ids.flatten()[flat[scored]]
     gather = torch.where(scored, number, int(scored.sum()))
     positions = torch.arange(width).expand(len(rows), width)
-    made = place([ids, positions, predictors, targets, gather, real.long()], device)
+    placed = place([ids, positions, predictors, targets, gather, real.long()], device)
     return Layout(
-        input_ids=made[0],
-        position_ids=made[1],
-        attention_mask=None if bool(real.all()) else made[5].bool(),
-        predictors=made[2],
-        targets=made[3],
-        gather=made[4],
+        input_ids=placed[0],
+        position_ids=placed[1],
+        attention_mask=None if bool(real.all()) else placed[5].bool(),
+        predictors=placed[2],
+        targets=placed[3],
+        gather=placed[4],
     )

@@ -12,10 +12,10 @@ from lightning.pytorch.utilities.rank_zero import (  # type: ignore[attr-defined
 )
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.policy.attention import tree_capable
+from lgrpo_lightning.policy.attention import register_tree_attention
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
-from lgrpo_lightning.policy.multimodal import architecture_of, auto_class, freeze_outside_of_text
+from lgrpo_lightning.policy.multimodal import choose_auto_class, find_architecture, freeze_outside_of_text
 from lgrpo_lightning.policy.refusals import check_weights, explain_load_errors
 from lgrpo_lightning.policy.rotary import settle_frequencies
 from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_training_noise
@@ -23,16 +23,16 @@ from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_train
 
 def load_config(config: PolicyConfig) -> Any:
     """The model's Hugging Face configuration: with the entries of ``model_kwargs`` and the dropout of ``config``."""
-    return _config_and_rest(config)[0]
+    return _load_config_and_rest(config)[0]
 
 
-def _config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
+def _load_config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
     """The configuration, and those of ``model_kwargs`` that are no entries of it but arguments of the loading."""
     from transformers import AutoConfig
 
     with explain_load_errors("policy.path", config.path, config.resolved_path):
         hf_config, rest = AutoConfig.from_pretrained(
-            config.resolved_path, return_unused_kwargs=True, **_loading(config)
+            config.resolved_path, return_unused_kwargs=True, **_make_load_arguments(config)
         )
     if getattr(hf_config, "quantization_config", None) is not None:
         raise UserError(f"policy.path is {config.path!r}, which is quantised. {NOT_QUANTISED}")
@@ -43,7 +43,7 @@ def _config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
     return hf_config, rest
 
 
-def _loading(config: PolicyConfig) -> dict[str, Any]:
+def _make_load_arguments(config: PolicyConfig) -> dict[str, Any]:
     """Arguments of every ``from_pretrained``: nothing asks on the terminal whether code may be run."""
     return {"revision": config.revision, "trust_remote_code": False, **config.model_kwargs}
 
@@ -54,14 +54,14 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
     Args:
         longest: Most tokens of a prompt and its completion, where that is known.
     """
-    hf_config, rest = _config_and_rest(config)
+    hf_config, rest = _load_config_and_rest(config)
     own_rope_parameters = settle_frequencies(hf_config, longest)
-    routers = without_router_outputs(hf_config)
+    routers = turn_off_router_outputs(hf_config)
     arguments = {
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
         "dtype": getattr(torch, config.dtype),
-        "attn_implementation": attention_of(hf_config, config.attn_implementation),
+        "attn_implementation": choose_attention(hf_config, config.attn_implementation),
         **{k: v for k, v in rest.items() if k not in ("revision", "trust_remote_code")},
     }
     with explain_load_errors("policy.path", config.path, config.resolved_path):
@@ -85,6 +85,7 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
     if config.lora:
         add_adapter(model, config.lora)
     if config.gradient_checkpointing:
+        # the reentrant kind gives no gradients where inputs need none, as under an adapter
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
 
@@ -92,35 +93,36 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
 def load_pretrained(config: PolicyConfig, hf_config: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """The model and what transformers tells of its weights; None of that where they are random."""
     if config.weights == "random":
-        return random_model(hf_config, arguments), None
-    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    pair: tuple[Any, Any] = auto_class(hf_config).from_pretrained(
-        config.resolved_path, config=hf_config, **{**arguments, **told}
+        return make_random_model(hf_config, arguments), None
+    info = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    pair: tuple[Any, Any] = choose_auto_class(hf_config).from_pretrained(
+        config.resolved_path, config=hf_config, **{**arguments, **info}
     )
     return pair
 
 
-def random_model(hf_config: Any, arguments: dict[str, Any]) -> Any:
+def make_random_model(hf_config: Any, arguments: dict[str, Any]) -> Any:
     """A model with weights by its own initialisation, the same for one seed of the run; no other draw changes."""
     arguments = {k: v for k, v in arguments.items() if k != "revision"}
+    # rollouts must not depend on whether weights were drawn or loaded
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run_seed())
-        return auto_class(hf_config).from_config(hf_config, **arguments)
+        torch.manual_seed(read_run_seed())
+        return choose_auto_class(hf_config).from_config(hf_config, **arguments)
 
 
-def attention_of(hf_config: Any, wanted: str) -> str:
+def choose_attention(hf_config: Any, wanted: str) -> str:
     """The attention implementation to load with: ``wanted``, able to run trees where the architecture lets one choose.
 
     Architectures without "sdpa" (attention sinks; no attention at all) run what they have: "eager".
     """
-    architecture = architecture_of(hf_config)
+    architecture = find_architecture(hf_config)
     if wanted == "sdpa" and not getattr(architecture, "_supports_sdpa", True):
         return "eager"
     own_classes = architecture is not None and not getattr(architecture, "_supports_attention_backend", True)
-    return wanted if own_classes else tree_capable(wanted)
+    return wanted if own_classes else register_tree_attention(wanted)
 
 
-def without_router_outputs(hf_config: Any) -> str | None:
+def turn_off_router_outputs(hf_config: Any) -> str | None:
     """Turn the router outputs of a mixture of experts off; what to say where its auxiliary loss was asked for.
 
     They are of use only for that loss, cost memory, and are no part of what sampling expects.
@@ -153,12 +155,12 @@ def load_tokenizer(config: PolicyConfig) -> Any:
     return tokenizer
 
 
-def context_length(hf_config: Any) -> int:
+def find_context_length(hf_config: Any) -> int:
     """Most positions the model was built for; a very large number where its config names none."""
     text = hf_config.get_text_config()
     return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2**31)
 
 
-def run_seed() -> int:
+def read_run_seed() -> int:
     """The seed set by ``seed_everything``, else 0."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))

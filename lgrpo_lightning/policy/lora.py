@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lgrpo_lightning.errors import MissingPackageError, UserError, listed
-from lgrpo_lightning.policy.lora_targets import find_excluded, targets
+from lgrpo_lightning.policy.lora_targets import choose_targets, find_excluded
 from lgrpo_lightning.policy.refusals import check_weights
 
 ADAPTER = "default"
@@ -73,7 +73,7 @@ def add_adapter(model: Any, lora: Lora) -> None:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=targets(model, lora.targets),
+        target_modules=choose_targets(model, lora.targets),
         use_rslora=lora.rslora,
         exclude_modules=find_excluded(model, lora.targets) or None,
         task_type="CAUSAL_LM",
@@ -96,11 +96,11 @@ def _load_adapter(model: Any, path: str) -> None:
     try:
         info = model.load_adapter(path, adapter_name=ADAPTER, is_trainable=True, ignore_mismatched_sizes=True)
     except Exception as error:  # of any kind: OSError, SafetensorError, re.error
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
     check_weights("policy.lora.from_adapter", path, model, vars(info), unexpected=info.unexpected_keys)
 
 
-def _unreadable(path: str, error: Exception) -> ValueError:
+def _explain_unreadable(path: str, error: Exception) -> ValueError:
     return UserError(
         f"policy.lora.from_adapter is {path!r}: no adapter can be read there ({type(error).__name__}: {error}). "
         "Give a folder with adapter_config.json and adapter_model.safetensors, such as `lgrpo export --adapter` writes."
@@ -126,7 +126,7 @@ def settle(lora: Lora) -> Lora:
 
     try:
         config: Any = PeftConfig.from_pretrained(lora.from_adapter)
-        odd = _not_trained_here(config)
+        odd = _list_untrainable(config)
         modules = config.target_modules
         read: dict[str, Any] = {
             "rank": int(config.r),
@@ -135,7 +135,7 @@ def settle(lora: Lora) -> Lora:
             "rslora": bool(config.use_rslora),
         }
     except Exception as error:  # of any kind: OSError, KeyError, TypeError
-        raise _unreadable(lora.from_adapter, error) from error
+        raise _explain_unreadable(lora.from_adapter, error) from error
     if odd:
         raise UserError(
             f"policy.lora.from_adapter is {lora.from_adapter!r}, an adapter with {odd}, which cannot be trained here: "
@@ -143,18 +143,18 @@ def settle(lora: Lora) -> Lora:
         )
     default = Lora()
     for name, value in read.items():
-        given = getattr(lora, name)
-        given = sorted(given) if isinstance(given, list) else given
-        if given not in (getattr(default, name), value):
+        option = getattr(lora, name)
+        option = sorted(option) if isinstance(option, list) else option
+        if option not in (getattr(default, name), value):
             raise UserError(
-                f"policy.lora.{name} is {given!r}, but the adapter {lora.from_adapter} has {value!r}. Leave it out."
+                f"policy.lora.{name} is {option!r}, but the adapter {lora.from_adapter} has {value!r}. Leave it out."
             )
     if not isinstance(read["targets"], list):  # a regular expression, which peft reads with the adapter
         del read["targets"]
     return replace(lora, **read)
 
 
-def _not_trained_here(config: Any) -> str:
+def _list_untrainable(config: Any) -> str:
     """The parts of an adapter that are not plain LoRA."""
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
         return f"peft_type {config.peft_type}"
@@ -170,7 +170,7 @@ def _not_trained_here(config: Any) -> str:
 
 
 @contextmanager
-def without_adapter(model: Any) -> Iterator[None]:
+def disable_adapter(model: Any) -> Iterator[None]:
     """The base model, for a while."""
     model.disable_adapters()
     try:
@@ -179,7 +179,7 @@ def without_adapter(model: Any) -> Iterator[None]:
         model.enable_adapters()
 
 
-def lora_layers(model: Any) -> dict[str, Any]:
+def list_lora_layers(model: Any) -> dict[str, Any]:
     """The modules that carry an adapter, by name."""
     from peft.tuners.lora import LoraLayer
 
@@ -195,13 +195,13 @@ def is_adapter_weight(name: str) -> bool:
     return re.search(rf"\.lora_\w+\.{ADAPTER}(\.|$)", name) is not None
 
 
-def adapter_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+def list_adapter_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """(name in a peft file, weight) pairs of the adapter."""
     for name, tensor in model.state_dict().items():
         if is_adapter_weight(name):
             yield f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}", tensor
 
 
-def adapted_modules(model: Any) -> tuple[str, ...]:
+def list_adapted_modules(model: Any) -> tuple[str, ...]:
     """The last parts of the names of the modules that carry an adapter: "q_proj", ..."""
-    return tuple(sorted({name.rpartition(".")[2] for name in lora_layers(model)}))
+    return tuple(sorted({name.rpartition(".")[2] for name in list_lora_layers(model)}))

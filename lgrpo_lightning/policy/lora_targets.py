@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from lgrpo_lightning.policy.multimodal import outside_of_text
+from lgrpo_lightning.policy.multimodal import find_outside_of_text
 
 
-def targets(model: Any, wanted: list[str] | str) -> list[str] | str:
+def choose_targets(model: Any, wanted: list[str] | str) -> list[str] | str:
     """``wanted``; for all linear layers of a multimodal model the names of those that text goes through.
 
     peft would take the last parts of all names, "0" of a projector of images too, and find layers by them.
     """
-    outside = outside_of_text(model)
+    outside = find_outside_of_text(model)
     if wanted != "all-linear" or not outside:
         return wanted
     head = model.get_output_embeddings()
@@ -43,12 +43,12 @@ def find_excluded(model: Any, wanted: list[str] | str) -> list[str]:
     embeddings = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     tied = {name for pair in dict(model.all_tied_weights_keys or {}).items() for name in pair}
     shared = [name for name, m in layers if f"{name}.weight" in tied and id(m) not in embeddings]
-    found = [*outside_of_text(model), *fused, *shared]
+    excluded = [*find_outside_of_text(model), *fused, *shared]
     if wanted == "all-linear":
-        found += [
+        excluded += [
             name for name, m in layers if type(m).forward is not nn.Linear.forward and not _is_linear(m)
         ]
-    return found
+    return excluded
 
 
 @torch.no_grad()

@@ -12,66 +12,62 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.policy.lora import ADAPTER, is_adapter_weight, lora_layers, without_adapter
+from lgrpo_lightning.policy.lora import ADAPTER, disable_adapter, is_adapter_weight, list_lora_layers
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 """Largest difference of logits, relative to the largest, by type of the weights; 5e-2 for shorter ones."""
 
 
-def base_name(name: str) -> str:
+def find_base_name(name: str) -> str:
     """The name of a weight in the model without an adapter.
 
-    >>> base_name("layers.0.mlp.experts.base_layer.base_layer.down_proj")
+    >>> find_base_name("layers.0.mlp.experts.base_layer.base_layer.down_proj")
     'layers.0.mlp.experts.down_proj'
     """
     return re.sub(r"\.base_layer(?=\.)", "", name)
 
 
-def base_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+def list_base_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """(name in the base model, weight without the adapter) pairs."""
     for name, tensor in model.state_dict().items():
         if not is_adapter_weight(name):
-            yield base_name(name), tensor
+            yield find_base_name(name), tensor
 
 
-def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+def merge_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """(name in the base model, weight with its adapter added) pairs; the model itself stays as it is.
 
     Of linear layers, embeddings and parameters (the experts of a mixture) alike.
     """
-    layers = adapted_weights(model)
-    for name, tensor in base_weights(model):
+    layers = find_adapted_weights(model)
+    for name, tensor in list_base_weights(model):
         for layer in layers.get(name, ()):
             tensor = tensor + layer.get_delta_weight(ADAPTER).to(tensor.dtype)
         yield name, tensor
 
 
-def adapted_weights(model: Any) -> dict[str, list[Any]]:
+def find_adapted_weights(model: Any) -> dict[str, list[Any]]:
     """Name of a weight in the base model → the adapter's layers that change it."""
-    found: dict[str, list[Any]] = {}
-    for path, layer in lora_layers(model).items():
+    layers: dict[str, list[Any]] = {}
+    for path, layer in list_lora_layers(model).items():
         leaf = getattr(layer, "parameter_name", "weight")
-        found.setdefault(f"{base_name(f'{path}.')}{leaf}", []).append(layer)
-    return found
+        layers.setdefault(f"{find_base_name(f'{path}.')}{leaf}", []).append(layer)
+    return layers
 
 
 def unties(model: Any) -> bool:
     """Whether the adapter makes weights differ that are tied in the base: embeddings and head."""
-    tied = base_tied(model)
-    return any(name in pair for name in adapted_weights(model) for pair in tied.items())
+    tied = find_tied_weights(model)
+    return any(name in pair for name in find_adapted_weights(model) for pair in tied.items())
 
 
-def base_tied(model: Any) -> dict[str, str]:
+def find_tied_weights(model: Any) -> dict[str, str]:
     """Name of a tied weight in the base model → the one it is tied to."""
-    return {base_name(a): base_name(b) for a, b in dict(model.all_tied_weights_keys or {}).items()}
+    return {find_base_name(a): find_base_name(b) for a, b in dict(model.all_tied_weights_keys or {}).items()}
 
 
 def check_names(model: Any, names: set[str]) -> None:
-    """Refuse merged weights that are not those of the base model.
-
-    Raises:
-        RuntimeError: With the names that differ.
-    """
+    """Refuse merged weights that are not those of the base model."""
     with torch.device("meta"):
         there = set(type(model)(deepcopy(model.config)).state_dict())
     if lacking := sorted(there - names):
@@ -99,10 +95,11 @@ def check_merged(model: Any, merged: Mapping[str, Tensor]) -> float:
     model.eval()
     try:
         expected = model(input_ids=ids, use_cache=False).logits.float()
-        placed = {name: merged[base_name(name)].to(weight.device) for name in live}
-        with without_adapter(model):
-            given = {"input_ids": ids, "use_cache": False}
-            logits = functional_call(model, placed, kwargs=given, tie_weights=False).logits.float()
+        placed = {name: merged[find_base_name(name)].to(weight.device) for name in live}
+        with disable_adapter(model):
+            inputs = {"input_ids": ids, "use_cache": False}
+            # untied, as the adapter may have made head and embeddings differ
+            logits = functional_call(model, placed, kwargs=inputs, tie_weights=False).logits.float()
     finally:
         model.train(was_training)
     difference = float((logits - expected).abs().max())

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lgrpo_lightning.policy.head import backbone
+from lgrpo_lightning.policy.head import find_backbone
 
 PROCESSOR_FILES = (
     "processor_config.json",
@@ -31,7 +31,7 @@ MODELS = {
 """Class of transformers that loads a model → its models by configuration. The first that fits drops no part."""
 
 
-def auto_class(hf_config: Any) -> Any:
+def choose_auto_class(hf_config: Any) -> Any:
     """The class of transformers that loads every part of a model.
 
     ``AutoModelForCausalLM`` would drop the vision part of some checkpoints (Llama 4, Qwen3.5) and does not know others
@@ -45,22 +45,22 @@ def auto_class(hf_config: Any) -> Any:
     return getattr(transformers, "AutoModelForCausalLM" if causal or not fits else fits[0])
 
 
-def architecture_of(hf_config: Any) -> Any:
+def find_architecture(hf_config: Any) -> Any:
     """The class of the model itself, or None where transformers has none."""
     import transformers
 
-    models = getattr(transformers, MODELS[auto_class(hf_config).__name__])
+    models = getattr(transformers, MODELS[choose_auto_class(hf_config).__name__])
     return models.get(type(hf_config), None)
 
 
-def outside_of_text(model: Any) -> dict[str, nn.Module]:
+def find_outside_of_text(model: Any) -> dict[str, nn.Module]:
     """The modules that no text goes through, by name: those outside the backbone and the head.
 
     Empty for a language model.
     """
     if model.config.get_text_config() is model.config:
         return {n: m for n, m in model.named_modules() if BESIDE_EMBEDDINGS in n.split(".")}
-    text = {id(m) for part in (backbone(model), model.get_output_embeddings()) for m in part.modules()}
+    text = {id(m) for part in (find_backbone(model), model.get_output_embeddings()) for m in part.modules()}
     holds_text = {
         name for name, module in model.named_modules() if any(id(inner) in text for inner in module.modules())
     }
@@ -69,7 +69,7 @@ def outside_of_text(model: Any) -> dict[str, nn.Module]:
 
 def freeze_outside_of_text(model: Any) -> int:
     """Freeze the weights that text does not use; return their number."""
-    frozen = [p for module in outside_of_text(model).values() for p in module.parameters(recurse=False)]
+    frozen = [p for module in find_outside_of_text(model).values() for p in module.parameters(recurse=False)]
     for parameter in frozen:
         parameter.requires_grad_(False)
     return sum(p.numel() for p in frozen)
@@ -80,7 +80,7 @@ def copy_processor(path: str, revision: str | None, out: Path) -> None:
     from transformers.utils import cached_file
 
     for name in PROCESSOR_FILES:
-        found = cached_file(
+        file = cached_file(
             path,
             name,
             revision=revision,
@@ -88,5 +88,5 @@ def copy_processor(path: str, revision: str | None, out: Path) -> None:
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-        if found is not None:
-            shutil.copyfile(found, out / name)
+        if file is not None:
+            shutil.copyfile(file, out / name)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from lgrpo_lightning.functional.common_prefix import count_common
 from lgrpo_lightning.policy.layout import Tokens
-from lgrpo_lightning.policy.tree_layout import rows_by_prompt
+from lgrpo_lightning.policy.tree_layout import group_rows
 
 
-def padded_packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def pack_padded(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Passes of at most ``budget`` tokens each, padding included. A longer row gets a pass of its own.
 
-    >>> padded_packs([3, 9, 4, 10], budget=20)
+    >>> pack_padded([3, 9, 4, 10], budget=20)
     [[3, 1], [2, 0]]
     """
     packs: list[list[int]] = []
@@ -24,59 +25,50 @@ def padded_packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return packs
 
 
-def tree_packs(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget: int) -> list[list[int]]:
+def pack_trees(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget: int) -> list[list[int]]:
     """Passes of at most ``budget`` distinct tokens each, whole groups where they fit.
 
     A group larger than the budget is divided by members; neighbours in lexicographic order stay together, since
     they share most. Each piece has its own copy of what it shares with the others.
 
-    >>> tree_packs([(1, 2)] * 3 + [(3,)], [(5,), (5, 6), (7, 8, 9), (4,)], budget=5)
+    >>> pack_trees([(1, 2)] * 3 + [(3,)], [(5,), (5, 6), (7, 8, 9), (4,)], budget=5)
     [[2], [0, 1], [3]]
     """
     pieces: list[tuple[int, list[int]]] = []
-    for rows in rows_by_prompt(prompts):
+    for rows in group_rows(prompts):
+        # in lexicographic order a completion shares most with the one before it
         ordered = sorted(rows, key=lambda i: tuple(completions[i]))
         size, piece = len(prompts[rows[0]]), list[int]()
         for row in ordered:
             new = len(completions[row]) - (
-                _shared_length(completions[piece[-1]], completions[row]) if piece else 0
+                count_common(completions[piece[-1]], completions[row]) if piece else 0
             )
             if piece and size + new > budget:
                 pieces.append((size, piece))
                 size, piece, new = len(prompts[row]), [], len(completions[row])
             size, piece = size + new, [*piece, row]
         pieces.append((size, piece))
-    return _first_fit(pieces, budget)
+    return _fill_passes(pieces, budget)
 
 
-def tree_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> int:
+def count_tree_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> int:
     """Distinct tokens of all trees: Σ P + U."""
     total = 0
-    for rows in rows_by_prompt(prompts):
+    for rows in group_rows(prompts):
         ordered = sorted(tuple(completions[i]) for i in rows)
         total += len(prompts[rows[0]]) + len(ordered[0])
-        total += sum(len(b) - _shared_length(a, b) for a, b in pairwise(ordered))
+        total += sum(len(b) - count_common(a, b) for a, b in pairwise(ordered))
     return total
 
 
-def _first_fit(pieces: list[tuple[int, list[int]]], budget: int) -> list[list[int]]:
+def _fill_passes(pieces: list[tuple[int, list[int]]], budget: int) -> list[list[int]]:
     """Fill passes, largest piece first."""
     packs: list[tuple[int, list[int]]] = []
     for size, rows in sorted(pieces, key=lambda p: -p[0]):
-        for n, (used, held) in enumerate(packs):
+        for n, (used, members) in enumerate(packs):
             if used + size <= budget:
-                packs[n] = used + size, held + rows
+                packs[n] = used + size, members + rows
                 break
         else:
             packs.append((size, rows))
     return [rows for _, rows in packs]
-
-
-def _shared_length(a: Tokens, b: Tokens) -> int:
-    """Length of the common prefix."""
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n

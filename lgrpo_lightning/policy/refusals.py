@@ -33,7 +33,7 @@ def explain_load_errors(key: str, path: str, resolved: str) -> Iterator[None]:
                 f"policy.model_kwargs has {name}, which is neither an entry of the config.json of {path!r} nor an "
                 "argument of AutoModelForCausalLM.from_pretrained."
             ) from error
-        raise UserError(f"{key} is {path!r}: {_reason(resolved, error)}") from error
+        raise UserError(f"{key} is {path!r}: {_explain(resolved, error)}") from error
 
 
 def check_weights(key: str, path: str, model: Any, info: Any, *, unexpected: Iterable[str] = ()) -> None:
@@ -42,9 +42,6 @@ def check_weights(key: str, path: str, model: Any, info: Any, *, unexpected: Ite
     Args:
         info: ``missing_keys`` and ``mismatched_keys``, as transformers tells them of what it loaded.
         unexpected: Names in the files that belong to no weight, where that matters.
-
-    Raises:
-        ValueError: With some of the names.
     """
     weights = dict(model.named_parameters())
     for what, names in (
@@ -64,16 +61,16 @@ def check_weights(key: str, path: str, model: Any, info: Any, *, unexpected: Ite
             )
 
 
-def _reason(path: str, error: Exception) -> str:
+def _explain(path: str, error: Exception) -> str:
     """Why a model or tokenizer cannot be loaded from ``path``."""
     folder, lines = (
         Path(path).expanduser(),
         [line.strip() for line in str(error).strip().splitlines()] or [""],
     )
-    said = " ".join(lines[:4]) if lines[0].endswith(":") else lines[0]
+    message = " ".join(lines[:4]) if lines[0].endswith(":") else lines[0]
     if not isinstance(error, OSError | ValueError | ImportError):
-        said = (
-            f"{type(error).__name__}: {said.rstrip('.')}. A file is cut or damaged, or holds a name or value that "
+        message = (
+            f"{type(error).__name__}: {message.rstrip('.')}. A file is cut or damaged, or holds a name or value that "
             "transformers does not know."
         )
     if CODE in str(error):
@@ -94,11 +91,11 @@ def _reason(path: str, error: Exception) -> str:
         )
         return (
             f"there is no such folder (looked in {Path.cwd()}), and no model of that name can be loaded from the "
-            f"Hugging Face hub{offline}: {said} Give a folder with config.json, model.safetensors and "
+            f"Hugging Face hub{offline}: {message} Give a folder with config.json, model.safetensors and "
             "tokenizer.json, a name such as Qwen/Qwen2.5-0.5B-Instruct, or lgrpo:arithmetic."
         )
     needed = ("config.json", "tokenizer_config.json")
     if folder.is_dir() and (missing := [name for name in needed if not (folder / name).is_file()]):
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
         return f"this folder lacks {' and '.join(missing)}; in it: {there}."
-    return f"transformers refuses to load it: {said}"
+    return f"transformers refuses to load it: {message}"

@@ -28,7 +28,7 @@ def settle_frequencies(hf_config: Any, longest: int | None) -> Any:
         The rotary parameters as they were.
     """
     before = deepcopy(getattr(hf_config.get_text_config(), "rope_parameters", None))
-    for rope in _ropes(hf_config):
+    for rope in _list_ropes(hf_config):
         short = rope.get("original_max_position_embeddings") or 0
         if rope.get("rope_type") != "longrope" or (longest is not None and longest <= short):
             continue
@@ -42,7 +42,7 @@ def settle_frequencies(hf_config: Any, longest: int | None) -> Any:
 
 
 @contextmanager
-def own_factors(model: Any) -> Iterator[None]:
+def restore_factors(model: Any) -> Iterator[None]:
     """Inside, the model's configuration has the rotary parameters that it was loaded with."""
     text = model.config.get_text_config()
     settled = getattr(text, "rope_parameters", None)
@@ -55,10 +55,10 @@ def own_factors(model: Any) -> Iterator[None]:
             text.rope_parameters = settled
 
 
-def longest_alike(hf_config: Any) -> int | None:
+def find_longest_alike(hf_config: Any) -> int | None:
     """Most tokens of a row beyond which its frequencies would be those of the longest one in its pass; None: any."""
     text, bounds = hf_config.get_text_config(), list[int]()
-    for rope in _ropes(hf_config):
+    for rope in _list_ropes(hf_config):
         kind = rope.get("rope_type") or ""
         if kind == "longrope" and any(rope.get(key) != rope.get(other) for key, other in SWITCHED):
             bounds.append(int(rope["original_max_position_embeddings"]))
@@ -68,12 +68,8 @@ def longest_alike(hf_config: Any) -> int | None:
 
 
 def check_length(hf_config: Any, tokens: int) -> None:
-    """Refuse a row whose frequencies would depend on the others in its pass.
-
-    Raises:
-        ValueError: With the bound and what to do.
-    """
-    bound = longest_alike(hf_config)
+    """Refuse a row whose frequencies would depend on the others in its pass."""
+    bound = find_longest_alike(hf_config)
     if bound is not None and tokens > bound:
         raise UserError(
             f"{hf_config.model_type}: a prompt and its completion have up to {tokens} tokens, and beyond {bound} this "
@@ -82,9 +78,9 @@ def check_length(hf_config: Any, tokens: int) -> None:
         )
 
 
-def _ropes(hf_config: Any) -> Iterator[dict[str, Any]]:
+def _list_ropes(hf_config: Any) -> Iterator[dict[str, Any]]:
     """The rotary parameters, each kind of layer its own where they differ."""
-    found = getattr(hf_config.get_text_config(), "rope_parameters", None) or {}
-    for rope in [found] if "rope_type" in found else found.values():
+    parameters = getattr(hf_config.get_text_config(), "rope_parameters", None) or {}
+    for rope in [parameters] if "rope_type" in parameters else parameters.values():
         if isinstance(rope, dict):
             yield rope

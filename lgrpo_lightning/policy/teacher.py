@@ -42,9 +42,6 @@ class Teacher:
 
         Args:
             key: The option that names it.
-
-        Raises:
-            ValueError: There is no such model, or a token has another id; with one that differs.
         """
         with explain_load_errors(key, self.config.path, self.config.resolved_path):
             theirs = load_tokenizer(self.config).get_vocab()
@@ -64,7 +61,7 @@ class Teacher:
             )
 
     @torch.no_grad()
-    def logprobs(
+    def compute_logprobs(
         self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float
     ) -> list[Tensor]:
         """``[T]`` fp32 log-probs of each completion's tokens after its prompt, on the CPU."""
@@ -72,12 +69,12 @@ class Teacher:
             return []
         policy = self._policy = self._policy or self._load()
         policy.choose_layout(prompts, completions)
-        found: dict[int, Tensor] = {}
-        for pack in policy.packs(prompts, completions):
+        logprobs: dict[int, Tensor] = {}
+        for pack in policy.divide_rows(prompts, completions):
             rows = [prompts[i] for i in pack], [completions[i] for i in pack]
             scores = policy(*rows, temperature=temperature).logprobs.cpu()
-            found |= {i: row[: len(completions[i])] for i, row in zip(pack, scores, strict=True)}
-        return [found[i] for i in range(len(completions))]
+            logprobs |= {i: row[: len(completions[i])] for i, row in zip(pack, scores, strict=True)}
+        return [logprobs[i] for i in range(len(completions))]
 
     def _load(self) -> Policy:
         tokenizer = load_tokenizer(self.config)

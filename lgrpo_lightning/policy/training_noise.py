@@ -33,7 +33,7 @@ def set_dropout_modules(model: nn.Module, dropout: float) -> None:
             module.p = dropout
 
 
-def noise_found(model: Any) -> str:
+def describe_noise(model: Any) -> str:
     """The sources of noise in training mode, for a message."""
     fields = [
         f"config.{name} = {value}"

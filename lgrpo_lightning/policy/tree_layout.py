@@ -32,15 +32,15 @@ class TreeLayout(Layout):
         }
 
 
-def rows_by_prompt(prompts: Sequence[Tokens]) -> list[list[int]]:
+def group_rows(prompts: Sequence[Tokens]) -> list[list[int]]:
     """Rows with the same prompt, in order of appearance."""
-    found: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
-        found.setdefault(tuple(prompt), []).append(row)
-    return list(found.values())
+        groups.setdefault(tuple(prompt), []).append(row)
+    return list(groups.values())
 
 
-def tree_layout(
+def make_tree_layout(
     prompts: Sequence[Tokens],
     completions: Sequence[Tokens],
     *,
@@ -50,7 +50,7 @@ def tree_layout(
     """One tree per distinct prompt, one after the other.
 
     Args:
-        multiple: Of what the length of the sequence is made a multiple, by tokens that nobody reads; None: of the
+        multiple: Of what the length of the sequence is made a multiple, by tokens that no other reads; None: of the
             kernel's blocks on CUDA, of 1 elsewhere.
     """
     width = max(len(c) for c in completions)
@@ -58,7 +58,7 @@ def tree_layout(
     ids, depths, ends, predictors, targets = [], [], [], [], []
     trees: list[tuple[int, Trie, int]] = []
     offset = nodes = 0
-    for rows in rows_by_prompt(prompts):
+    for rows in group_rows(prompts):
         prompt = torch.tensor(list(prompts[rows[0]]))
         trie = Trie.from_sequences([completions[i] for i in rows])
         size, first = len(prompt), offset + len(prompt)
@@ -73,12 +73,11 @@ def tree_layout(
         trees.append((size, trie, offset))
         offset, nodes = offset + total, nodes + len(trie)
     multiple = (BLOCK if torch.device(device).type == "cuda" else 1) if multiple is None else multiple
+    # each spare token is a tree of its own: a query without any key would be NaN
     spare = torch.arange(offset, offset + -offset % multiple)
-    ids, depths, ends = (
-        [*ids, torch.zeros_like(spare)],
-        [*depths, torch.zeros_like(spare)],
-        [*ends, spare + 1],
-    )
+    ids.append(torch.zeros_like(spare))
+    depths.append(torch.zeros_like(spare))
+    ends.append(spare + 1)
     gather = torch.where(gather < 0, nodes, gather)
     whole = [torch.cat(parts) for parts in (ids, depths, ends, predictors, targets)]
     input_ids, depth, end, predictor, target, gather = place([*whole, gather], device)

@@ -48,7 +48,7 @@ class Block:
     causal: bool
     _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+    def make_mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """``[B, 1, Q, K]`` additive mask: a key at most as deep as the query, and less than ``window`` above it."""
         if (window, dtype) not in self._masks:
             distance = self.depth[:, :, None] - torch.arange(self.key.shape[1], device=self.key.device)
@@ -74,25 +74,27 @@ class TreePlan:
     trees: tuple[tuple[int, Trie, int], ...]
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    def cached(self, name: Any, make: Callable[[], Made]) -> Made:
+    def compute_once(self, name: Any, make: Callable[[], Made]) -> Made:
         """The result of ``make``, computed at the first use."""
         if name not in self._made:
             self._made[name] = make()
-        found: Made = self._made[name]
-        return found
+        value: Made = self._made[name]
+        return value
 
     @property
     def batches(self) -> tuple[tuple[Block, ...], Tensor]:
         """(the batches of segments, ``[L]`` where each position's output stands among the outputs of all batches)."""
-        return self.cached("batches", lambda: _blocks(self.segments, len(self.depth), self.depth.device))
+        return self.compute_once(
+            "batches", lambda: _make_blocks(self.segments, len(self.depth), self.depth.device)
+        )
 
     @property
     def segments(self) -> list[Segment]:
         """The runs of tokens without a branch."""
-        return [segment for tree in self.trees for segment in tree_segments(*tree)]
+        return [segment for tree in self.trees for segment in list_segments(*tree)]
 
 
-def tree_segments(prompt_length: int, trie: Trie, offset: int) -> list[Segment]:
+def list_segments(prompt_length: int, trie: Trie, offset: int) -> list[Segment]:
     """The segments of one tree whose prompt starts at packed position ``offset``."""
     prompt = torch.arange(offset, offset + prompt_length)
     segments = [Segment(start=offset, length=prompt_length, keys=prompt)]
@@ -114,12 +116,12 @@ def tree_segments(prompt_length: int, trie: Trie, offset: int) -> list[Segment]:
     return segments
 
 
-def _blocks(
+def _make_blocks(
     segments: Sequence[Segment], length: int, device: torch.device
 ) -> tuple[tuple[Block, ...], Tensor]:
     """Batch the segments of a packed sequence of ``length`` tokens; what is in none of them gets any output."""
-    batches = _batches(segments)
-    blocks = [_block(batch) for batch in batches]
+    batches = _batch_segments(segments)
+    blocks = [_make_block(batch) for batch in batches]
     restore = torch.zeros(length, dtype=torch.long)
     base = 0
     for block, batch in zip(blocks, batches, strict=True):
@@ -135,7 +137,7 @@ def _blocks(
     return tuple(on_device), restore.to(device)
 
 
-def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:
+def _batch_segments(segments: Sequence[Segment]) -> list[list[Segment]]:
     """Segments of like shape together: whole paths apart from those with a path above them."""
     batches: list[list[Segment]] = []
     own = 0
@@ -154,7 +156,7 @@ def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:
     return batches
 
 
-def _block(batch: list[Segment]) -> Block:
+def _make_block(batch: list[Segment]) -> Block:
     longest, widest = max(s.length for s in batch), max(len(s.keys) for s in batch)
     query = torch.zeros(len(batch), longest, dtype=torch.long)
     key = torch.zeros(len(batch), widest, dtype=torch.long)

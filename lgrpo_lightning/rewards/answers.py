@@ -15,7 +15,7 @@ KEYS = ("ground_truth", "answer", "answers", "target", "solution", "final_answer
 """Keys under which an object holds its answer, the first of them that is there."""
 
 
-def answers(value: Any) -> tuple[Any, ...]:
+def read_answers(value: Any) -> tuple[Any, ...]:
     """The answers of a column, any of which is right: text, numbers, true and false. Empty cells hold none.
 
     A list holds several; an object holds its answer under one of ``KEYS``, or as its only entry.
@@ -23,13 +23,13 @@ def answers(value: Any) -> tuple[Any, ...]:
     Raises:
         ValueError: The value is something else; the message says what.
 
-    >>> answers("4"), answers([4, "four"]), answers({"ground_truth": "4", "source": None}), answers(None)
-    (('4',), (4, 'four'), ('4',), ())
+    >>> [read_answers(v) for v in ("4", [4, "four"], {"ground_truth": "4", "source": None}, None)]
+    [('4',), (4, 'four'), ('4',), ()]
     """
-    return tuple(_answers(value))
+    return tuple(_read(value))
 
 
-def _answers(value: Any) -> Iterator[Any]:
+def _read(value: Any) -> Iterator[Any]:
     if str(getattr(value, "dtype", "")).removeprefix("torch.") in ("float16", "float32"):
         value = (
             np.asarray(value).astype(str).astype(float)
@@ -42,14 +42,14 @@ def _answers(value: Any) -> Iterator[Any]:
         yield value
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
-            yield from _answers(item)
+            yield from _read(item)
     elif isinstance(value, Mapping):
-        yield from _answers(_of_object(value))
+        yield from _read(_read_object(value))
     else:
         raise UserError(f"{value!r}, a {type(value).__name__}, which is neither text nor a number")
 
 
-def _of_object(value: Mapping[Any, Any]) -> Any:
+def _read_object(value: Mapping[Any, Any]) -> Any:
     """The answer in an object."""
     there = {key: item for key, item in value.items() if item is not None}
     for key in KEYS:

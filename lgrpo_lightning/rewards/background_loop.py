@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.distributed.interruption import AbandonedError, abandon_if_stopping
-from lgrpo_lightning.distributed.worker_thread import awaited
+from lgrpo_lightning.distributed.worker_thread import wait_for_future
 
 GRACE = 2.0
 """Seconds that a coroutine has to end once it is cancelled."""
@@ -24,7 +24,7 @@ class BackgroundLoop:
     """Starts with the first awaitable and lives until ``close``, so that clients can keep their connections.
 
     >>> loop = BackgroundLoop()
-    >>> loop.result(asyncio.sleep(0, "done"), timeout=5.0), loop.close()
+    >>> loop.wait_for_result(asyncio.sleep(0, "done"), timeout=5.0), loop.close()
     ('done', None)
     """
 
@@ -32,7 +32,7 @@ class BackgroundLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def result(self, awaitable: Awaitable[Any], *, timeout: float) -> Any:
+    def wait_for_result(self, awaitable: Awaitable[Any], *, timeout: float) -> Any:
         """The result of ``awaitable``; after ``timeout`` seconds it is cancelled with ``TimeoutError``.
 
         One that does not end then is abandoned with its loop: it may block it. A stop that is asked for ends the
@@ -52,12 +52,12 @@ class BackgroundLoop:
             try:
                 return await asyncio.wait_for(awaitable, timeout)
             except TimeoutError as error:
-                said = str(error) or f"no answer within {timeout:g} seconds (timeout)"
-                raise TimeoutError(said) from error
+                message = str(error) or f"no answer within {timeout:g} seconds (timeout)"
+                raise TimeoutError(message) from error
 
         future = asyncio.run_coroutine_threadsafe(run_with_limit(), self._loop)
         try:
-            return awaited(future, timeout=timeout + GRACE, look=abandon_if_stopping)
+            return wait_for_future(future, timeout=timeout + GRACE, look=abandon_if_stopping)
         except AbandonedError:
             future.cancel()
             raise
@@ -71,12 +71,12 @@ class BackgroundLoop:
         """Cancel running tasks, stop the loop and its thread; a later ``result`` starts new ones."""
         if self._loop is None or self._thread is None:
             return
-        asyncio.run_coroutine_threadsafe(_ended(), self._loop)
+        asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop)
         self._thread.join(timeout=5.0)
         self._loop = self._thread = None
 
 
-async def _ended() -> None:
+async def _end_tasks() -> None:
     """Cancel all tasks, so that nothing waits for them forever, and stop the loop."""
     loop = asyncio.get_running_loop()
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -84,6 +84,7 @@ async def _ended() -> None:
         task.cancel()
     if others:
         await asyncio.wait(others, timeout=1.0)
+    # only once this coroutine has returned
     loop.call_soon(loop.stop)
 
 

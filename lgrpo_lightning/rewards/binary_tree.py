@@ -43,11 +43,7 @@ class BinaryTreeReward(RewardModel):
         self.columns = (column,)  # type: ignore[misc]
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a target that has no more letters than are shared with it.
-
-        Raises:
-            ValueError: With both lengths.
-        """
+        """Refuse a target that has no more letters than are shared with it."""
         target = row.get(self.column)
         if not isinstance(target, str) or len(target) <= self.shared:
             raise UserError(
@@ -60,9 +56,9 @@ class BinaryTreeReward(RewardModel):
         target = str(group.prompt.columns[self.column])
         texts = [completion.text for completion in group.completions]
         outcome = torch.tensor([self._reward(text, target) for text in texts])
-        found = texts.count(target) / len(texts)
+        share = texts.count(target) / len(texts)
         return Rewards(
-            outcome=outcome, parts={self.name: outcome}, metrics={f"rewards/{self.name}/target": found}
+            outcome=outcome, parts={self.name: outcome}, metrics={f"rewards/{self.name}/target": share}
         )
 
     def _reward(self, text: str, target: str) -> float:

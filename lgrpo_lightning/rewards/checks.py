@@ -49,23 +49,23 @@ def _check(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewards
     steps, tokens = rewards.steps, rewards.tokens
     return replace(
         rewards,
-        outcome=_vector(rewards.outcome, len(group), f"{where}: outcome", "one reward per completion"),
+        outcome=_check_vector(rewards.outcome, len(group), f"{where}: outcome", "one reward per completion"),
         steps=None
         if steps is None
-        else _vector(steps, len(tree.steps), f"{where}: steps", "one per process step"),
+        else _check_vector(steps, len(tree.steps), f"{where}: steps", "one per process step"),
         tokens=None
         if tokens is None
         else _check_shape(
             tokens, tuple(tree.set_sizes().shape), f"{where}: tokens", "one reward per token, NaN for none"
         ),
         parts={
-            name: _vector(part, len(group), f"{where}: part {name!r}", "one reward per completion")
+            name: _check_vector(part, len(group), f"{where}: part {name!r}", "one reward per completion")
             for name, part in rewards.parts.items()
         },
     )
 
 
-def _vector(value: Tensor, length: int, what: str, meaning: str) -> Tensor:
+def _check_vector(value: Tensor, length: int, what: str, meaning: str) -> Tensor:
     """``value`` as fp32 ``[length]`` on the CPU; refused where it has another shape or is infinite."""
     return _check_shape(value, (length,), what, meaning)
 

@@ -30,10 +30,11 @@ class EnvironmentReward(RewardModel):
             raise UserError(
                 "EnvironmentReward: the completions are no episodes. Draw them with model.sampler: EnvironmentSampler."
             )
-        outcome = torch.tensor([_total(r.rewards) for r in group.completions])
-        return Rewards(outcome=outcome, steps=self._steps(group, tree), parts={self.name: outcome})
+        applicable = [[v for v in r.rewards if not math.isnan(v)] for r in group.completions]
+        outcome = torch.tensor([sum(values) if values else math.nan for values in applicable])
+        return Rewards(outcome=outcome, steps=self._reward_steps(group, tree), parts={self.name: outcome})
 
-    def _steps(self, group: Group, tree: ProcessTree) -> torch.Tensor | None:
+    def _reward_steps(self, group: Group, tree: ProcessTree) -> torch.Tensor | None:
         """In the order of ``tree.steps``: the mean over members that end a turn there; None without such rewards."""
         paid: dict[int, list[float]] = {}
         if not any(len(completion.rewards) > 1 for completion in group.completions):
@@ -53,16 +54,10 @@ class EnvironmentReward(RewardModel):
         return steps
 
 
-def _total(rewards: tuple[float, ...]) -> float:
-    """The sum of the rewards that apply; NaN if none does."""
-    there = [value for value in rewards if not math.isnan(value)]
-    return sum(there) if there else math.nan
-
-
 def _sum_by_step(completion: Completion, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:
     """Step → the rewards of the turns that end in it."""
-    found: dict[int, float] = {}
+    sums: dict[int, float] = {}
     for end, value in zip(ends, completion.rewards, strict=True):
         number = int(tree.step_ids[member, end - 1])
-        found[number] = found.get(number, 0.0) + value
-    return found
+        sums[number] = sums.get(number, 0.0) + value
+    return sums

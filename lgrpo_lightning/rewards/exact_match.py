@@ -12,9 +12,9 @@ import torch
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.rewards.answers import answers
+from lgrpo_lightning.rewards.answers import read_answers
 from lgrpo_lightning.rewards.checks import RewardError
-from lgrpo_lightning.rewards.numbers import LONGEST, as_number, last_number, one_number
+from lgrpo_lightning.rewards.numbers import LONGEST, find_last_number, find_one_number, parse_number
 from lgrpo_lightning.rewards.opening import complete_tags
 from lgrpo_lightning.types import Group, Rewards
 
@@ -60,49 +60,45 @@ class ExactMatch(RewardModel):
         self.incorrect = incorrect
         self.missing = incorrect if missing is None else missing
         self.extract = extract
-        self._find = _finder(extract)
+        self._find = _make_finder(extract)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row without an answer that can be compared.
-
-        Raises:
-            ValueError: With what the column holds, and what it may hold.
-        """
-        self._targets(row)
+        """Refuse a row without an answer that can be compared."""
+        self._read_targets(row)
 
     def score(self, group: Group, tree: ProcessTree) -> Rewards:
         """The rewards, and as metrics the shares of completions with a right answer and with none."""
         try:
-            targets = self._targets(group.prompt.columns)
+            targets = self._read_targets(group.prompt.columns)
         except ValueError as error:
             raise RewardError(f"Prompt {group.prompt.uid!r}: {error}") from error
-        found = [self._find(text) for text in complete_tags(group)]
-        right = [a is not None and any(same_answer(a, target) for target in targets) for a in found]
+        answers = [self._find(text) for text in complete_tags(group)]
+        right = [a is not None and any(is_same_answer(a, target) for target in targets) for a in answers]
         paid = [
             self.missing if answer is None else self.correct if good else self.incorrect
-            for answer, good in zip(found, right, strict=True)
+            for answer, good in zip(answers, right, strict=True)
         ]
         outcome = torch.tensor(paid, dtype=torch.float32)
-        shares = {"right": sum(right), "no_answer": found.count(None)}
-        metrics = {f"rewards/{self.name}/{name}": n / max(len(found), 1) for name, n in shares.items()}
+        shares = {"right": sum(right), "no_answer": answers.count(None)}
+        metrics = {f"rewards/{self.name}/{name}": n / max(len(answers), 1) for name, n in shares.items()}
         return Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics)
 
-    def _targets(self, row: Mapping[str, Any]) -> list[Any]:
+    def _read_targets(self, row: Mapping[str, Any]) -> list[Any]:
         """The right answers of a row; any of them is accepted."""
         try:
-            found = answers(row.get(self.column))
+            values = read_answers(row.get(self.column))
         except ValueError as error:
             raise UserError(
                 f"{self.name}: column {self.column!r} is {error}. An answer is text or a number, or a list of them."
             ) from error
-        if not found:
+        if not values:
             raise UserError(
                 f"{self.name}: there is no answer in column {self.column!r}; the columns are {sorted(row)}. Set "
                 "column= to the one with the answer, or fill it in."
             )
-        read = [target for value in found if (target := self._target(value)) is not None]
+        read = [target for value in values if (target := self._read_target(value)) is not None]
         if not read:
-            none = all(last_number(str(value)) is None for value in found)
+            none = all(find_last_number(str(value)) is None for value in values)
             raise UserError(
                 f"{self.name}: column {self.column!r} is {row[self.column]!r}, "
                 f"{'in which there is no number' if none else 'which is not one number'}. With extract='last_number' "
@@ -111,30 +107,30 @@ class ExactMatch(RewardModel):
             )
         return read
 
-    def _target(self, value: Any) -> Any:
+    def _read_target(self, value: Any) -> Any:
         """The answer in a full solution; None if it can never be found."""
-        if not isinstance(value, str | bool) or as_number(value) is not None:
+        if not isinstance(value, str | bool) or parse_number(value) is not None:
             return value
         text = str(value)
         if self.extract == "last_number":
-            return one_number(boxed(text) or text)
-        found = self._find(text)
-        return (text.rpartition("####")[2].strip() or text) if found is None else found
+            return find_one_number(find_boxed(text) or text)
+        answer = self._find(text)
+        return (text.rpartition("####")[2].strip() or text) if answer is None else answer
 
 
-def same_answer(answer: Any, target: Any) -> bool:
+def is_same_answer(answer: Any, target: Any) -> bool:
     """Equal as numbers where both are numbers, else as text with its white space collapsed.
 
     A float is a number to 12 digits: files and sums do not keep more. An answer may have words beside a number.
 
-    >>> same_answer("1,000", 1000), same_answer("x  + 1", "x + 1"), same_answer("2", "two"), same_answer("2 cm", 2)
-    (True, True, False, True)
-    >>> same_answer("0.3", 0.1 + 0.2), same_answer("true", "True"), same_answer("Paris", "paris")
+    >>> [is_same_answer(*p) for p in (("1,000", 1000), ("x  + 1", "x + 1"), ("2", "two"), ("2 cm", 2))]
+    [True, True, False, True]
+    >>> is_same_answer("0.3", 0.1 + 0.2), is_same_answer("true", "True"), is_same_answer("Paris", "paris")
     (True, True, False)
     """
-    number, right = as_number(answer), as_number(target)
+    number, right = parse_number(answer), parse_number(target)
     if number is None and right is not None and len(str(answer)) <= LONGEST:
-        number = as_number(one_number(str(answer)))
+        number = parse_number(find_one_number(str(answer)))
     if number is not None and right is not None:
         rounded = float in (type(answer), type(target))
         return abs(number - right) <= abs(right) * Fraction(rounded, 10**12)
@@ -144,10 +140,10 @@ def same_answer(answer: Any, target: Any) -> bool:
     return texts[0] == texts[1]
 
 
-def boxed(text: str) -> str | None:
+def find_boxed(text: str) -> str | None:
     r"""The content of the last complete ``\boxed{...}`` of ``text``, or None.
 
-    >>> boxed(r"\boxed{1}, no: \boxed{\frac{1}{2}}"), boxed(r"\boxed{1")
+    >>> find_boxed(r"\boxed{1}, no: \boxed{\frac{1}{2}}"), find_boxed(r"\boxed{1")
     ('\\frac{1}{2}', None)
     """
     opened: list[int] = []  # where the content of each open brace starts; -1 for one that is not of a box
@@ -160,10 +156,10 @@ def boxed(text: str) -> str | None:
     return text[slice(*best)] if best else None
 
 
-def _finder(extract: str) -> Callable[[str], str | None]:
+def _make_finder(extract: str) -> Callable[[str], str | None]:
     """The function that finds the answer in a text, or None."""
     if extract in ("last_number", "boxed"):
-        return last_number if extract == "last_number" else boxed
+        return find_last_number if extract == "last_number" else find_boxed
     possible = "Possible are 'last_number', 'boxed' and a regular expression with a group around the answer"
     try:
         pattern = re.compile(extract, re.DOTALL)

@@ -40,18 +40,18 @@ class FunctionCall:
     extras: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def arguments(self, progress: Progress) -> dict[str, Any]:
+    def make_arguments(self, progress: Progress) -> dict[str, Any]:
         """Every keyword argument, by name. A column that a prompt lacks is None there."""
         pairs = [(g.prompt, r) for g in self.groups for r in g.completions]
         return {
-            **self.columns([prompt for prompt, _ in pairs], own=PASSED),
-            "completions": [_completion(prompt, completion) for prompt, completion in pairs],
+            **self.collect_columns([prompt for prompt, _ in pairs], own=PASSED),
+            "completions": [_convert_completion(prompt, completion) for prompt, completion in pairs],
             "completion_ids": [list(completion.token_ids) for _, completion in pairs],
-            **self.told(progress),
+            **self.describe_run(progress),
             "log_extra": self.log_extra,
         }
 
-    def columns(self, prompts: Sequence[Prompt], *, own: Sequence[str]) -> dict[str, list[Any]]:
+    def collect_columns(self, prompts: Sequence[Prompt], *, own: Sequence[str]) -> dict[str, list[Any]]:
         """The prompts and their data columns, one entry for each of ``prompts``.
 
         Args:
@@ -64,10 +64,10 @@ class FunctionCall:
                 for column in names
                 if column not in {*own, *NEVER_PASSED}
             },
-            "prompts": [_prompt(prompt) for prompt in prompts],
+            "prompts": [_convert_prompt(prompt) for prompt in prompts],
         }
 
-    def told(self, progress: Progress) -> dict[str, Any]:
+    def describe_run(self, progress: Progress) -> dict[str, Any]:
         """Position in the run, and the function that logs a number."""
         from transformers import TrainerState
 
@@ -83,7 +83,7 @@ class FunctionCall:
         refuse_text(f"log_extra({column!r}, …)", values)
         self.extras[column].extend(values)
 
-    def guarded(self, call: Callable[[], Any]) -> Any:
+    def run_guarded(self, call: Callable[[], Any]) -> Any:
         """The result of ``call``; an exception in it is raised with the function's name and its first prompts."""
         try:
             return call()
@@ -91,13 +91,13 @@ class FunctionCall:
             raise
         except (Exception, CancelledError) as error:
             raise RewardError(
-                f"Reward function {self.name!r} failed with {type(error).__name__}: {error}{_line(error)}\n"
-                f"It was called with {self._count()} {self.each}s; the first prompts: {self._prompts()}"
+                f"Reward function {self.name!r} failed with {type(error).__name__}: {error}{_describe_line(error)}\n"
+                f"It was called with {self._count()} {self.each}s; the first prompts: {self._quote_prompts()}"
             ) from error
 
-    def rewards(self, answer: Any) -> list[Rewards]:
+    def read_rewards(self, answer: Any) -> list[Rewards]:
         """The function's answer, group by group. Metrics are of the whole call and stand in every group."""
-        values = self._numbers(answer)
+        values = self._read_numbers(answer)
         short = {column: len(v) for column, v in self.extras.items() if len(v) != self._count()}
         if short:
             raise RewardError(
@@ -118,13 +118,13 @@ class FunctionCall:
             start = end
         return out
 
-    def failed(self) -> list[Rewards]:
+    def fail(self) -> list[Rewards]:
         """The result of a failed call: no reward applies to its completions, and its logs are dropped."""
         metrics = {f"rewards/{self.name}/nan": 0.0, f"rewards/{self.name}/errors": 1.0}
         outcomes = [torch.full((len(group),), math.nan) for group in self.groups]
         return [Rewards(outcome=o, parts={self.name: o}, metrics=metrics) for o in outcomes]
 
-    def _numbers(self, answer: Any) -> list[float | None]:
+    def _read_numbers(self, answer: Any) -> list[float | None]:
         """The answer as ``N`` numbers or None."""
         expected = f"it must return a list of {self._count()} numbers (or None), one per {self.each}"
         try:
@@ -144,42 +144,42 @@ class FunctionCall:
                     raise OverflowError(number)
             except Exception as error:  # of whatever an object of theirs raises
                 large = isinstance(error, OverflowError)
-                said = (
+                what = (
                     f"a number beyond ±{LARGEST:.2g}, or infinity,"
                     if large
                     else f"{value!r} (a {type(value).__name__})"
                 )
                 raise RewardError(
-                    f"Reward function {self.name!r} returned {said} for {self._completion(i)}; {expected}."
+                    f"Reward function {self.name!r} returned {what} for {self._name_completion(i)}; {expected}."
                 ) from error
         return values
 
     def _count(self) -> int:
         return sum(len(group) for group in self.groups)
 
-    def _prompts(self) -> str:
+    def _quote_prompts(self) -> str:
         """The first prompts by uid and text."""
-        return "; ".join(f"{g.prompt.uid} {repr(_prompt(g.prompt))[:200]}" for g in self.groups[:2])
+        return "; ".join(f"{g.prompt.uid} {repr(_convert_prompt(g.prompt))[:200]}" for g in self.groups[:2])
 
-    def _completion(self, number: int) -> str:
+    def _name_completion(self, number: int) -> str:
         """Which completion of the call number ``number`` is."""
         owners = [(g.prompt.uid, i) for g in self.groups for i in range(len(g))]
         return "completion {1} of prompt {0!r}".format(*owners[number])
 
 
-def _prompt(prompt: Prompt) -> Any:
+def _convert_prompt(prompt: Prompt) -> Any:
     """A prompt as TRL passes it: its text, or for a chat its messages."""
     return prompt.text if prompt.messages is None else [copy_value(dict(m)) for m in prompt.messages]
 
 
-def _completion(prompt: Prompt, completion: Completion) -> Any:
+def _convert_completion(prompt: Prompt, completion: Completion) -> Any:
     """A completion as TRL passes it: its text, or for a chat the messages of its turns, or the assistant's one."""
     if prompt.messages is not None and completion.turns:
         return [copy_value(dict(message)) for turn in completion.turns for message in turn.messages]
     return completion.text if prompt.messages is None else [{"role": "assistant", "content": completion.text}]
 
 
-def _line(error: BaseException) -> str:
+def _describe_line(error: BaseException) -> str:
     """File and line in which ``error`` was raised, where that is inside the function."""
     frames = traceback.extract_tb(error.__traceback__)
     ended = isinstance(error, TimeoutError) and "(timeout)" in str(error)  # where the waiting ended

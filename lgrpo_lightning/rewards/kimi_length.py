@@ -68,19 +68,19 @@ class KimiLengthReward(RewardModel):
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
         """The inner rewards with that of length; each a part of its own."""
         inner = self.reward_model.score_batch(groups, trees)
-        return [self._with_length(group, given) for group, given in zip(groups, inner, strict=True)]
+        return [self._add_length(group, rewards) for group, rewards in zip(groups, inner, strict=True)]
 
-    def _with_length(self, group: Group, given: Rewards) -> Rewards:
-        length = self._length_reward(group, given.outcome)
-        parts = given.parts or {self.reward_model.name: given.outcome}
+    def _add_length(self, group: Group, rewards: Rewards) -> Rewards:
+        length = self._compute_length_reward(group, rewards.outcome)
+        parts = rewards.parts or {self.reward_model.name: rewards.outcome}
         return replace(
-            given,
-            outcome=(given.outcome.double() + self.coefficient * length).float(),
+            rewards,
+            outcome=(rewards.outcome.double() + self.coefficient * length).float(),
             parts={**parts, self.name: length},
-            part_weights={**given.part_weights, self.name: self.coefficient},
+            part_weights={**rewards.part_weights, self.name: self.coefficient},
         )
 
-    def _length_reward(self, group: Group, outcome: Tensor) -> Tensor:
+    def _compute_length_reward(self, group: Group, outcome: Tensor) -> Tensor:
         """``[G]`` before the coefficient; NaN where the inner reward does not apply."""
         lengths = torch.tensor([len(r) for r in group.completions], dtype=torch.float32)
         there = lengths[group.applies] if group.applies.any() else lengths

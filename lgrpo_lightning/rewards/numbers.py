@@ -51,30 +51,30 @@ WRAPPED = re.compile(r"\\(?:text|textbf|mathbf|mathrm|mbox)\s*\{([^{}]*)\}")
 VARIABLE = re.compile(r"[A-Za-z]\s*=")
 
 
-def last_number(text: str) -> str | None:
+def find_last_number(text: str) -> str | None:
     r"""The last number in ``text`` as it is written, or None.
 
-    >>> last_number("7 + 5 = 12."), last_number("It costs $1,000.50!"), last_number("-3/4"), last_number("no")
-    ('12', '1,000.50', '-3/4', None)
-    >>> last_number(r"so \frac{1}{2}"), last_number("2 1/2 hours"), last_number("at 12:30"), last_number("10^6 grains")
-    ('\\frac{1}{2}', '2 1/2', '12:30', '10^6')
+    >>> [find_last_number(text) for text in ("7 + 5 = 12.", "It costs $1,000.50!", "-3/4", "no")]
+    ['12', '1,000.50', '-3/4', None]
+    >>> [find_last_number(text) for text in (r"so \frac{1}{2}", "2 1/2 hours", "at 12:30", "10^6 grains")]
+    ['\\frac{1}{2}', '2 1/2', '12:30', '10^6']
     """
     for part in (text[-5 * LONGEST :], text):  # the end is enough where no number is cut by it
-        found = list(NUMBER.finditer(part))
-        if found and (part == text or found[-1].start() > LONGEST):
-            return found[-1][0].strip()
+        matches = list(NUMBER.finditer(part))
+        if matches and (part == text or matches[-1].start() > LONGEST):
+            return matches[-1][0].strip()
     return None
 
 
-def as_number(value: Any) -> Fraction | None:
+def parse_number(value: Any) -> Fraction | None:
     r"""``value`` as an exact number, or None where it is none.
 
-    >>> as_number("1,000") == as_number(1000) == as_number("1000.0") == as_number(1000.0) == as_number("$1e3")
-    True
-    >>> as_number("0.1") == as_number(0.1), as_number("one") is None, as_number("3:1") is None
+    >>> {parse_number(value) for value in ("1,000", 1000, "1000.0", 1000.0, "$1e3")}
+    {Fraction(1000, 1)}
+    >>> parse_number("0.1") == parse_number(0.1), parse_number("one") is None, parse_number("3:1") is None
     (True, True, True)
-    >>> as_number(r"\frac{5}{2}") == as_number("2 1/2") == as_number(r"\$2.50") == as_number(r"2.5\text{ dollars}")
-    True
+    >>> {parse_number(text) for text in (r"\frac{5}{2}", "2 1/2", r"\$2.50", r"2.5\text{ dollars}")}
+    {Fraction(5, 2)}
     """
     text = str(value).strip()
     if len(text) > LONGEST:
@@ -84,31 +84,31 @@ def as_number(value: Any) -> Fraction | None:
     if start := VARIABLE.match(text):  # x = 3
         text = text[start.end() :]
     text = AFTER.sub("", BEFORE.sub("", text.strip())).removeprefix("+").removesuffix(".")
-    return _value(text) if NUMBER.fullmatch(text) else None
+    return _parse(text) if NUMBER.fullmatch(text) else None
 
 
-def one_number(text: str) -> str | None:
+def find_one_number(text: str) -> str | None:
     r"""The number that a text states, as it is written: alone, beside words, or as a solution's marked answer.
 
     What follows the last ``####``, "answer is" or ``=`` is the answer of a solution. None where there is none, or
     more than one, or where it is a part of a formula.
 
-    >>> one_number("48 / 2 = 24 clips.\n#### **24**"), one_number("2 + 2 = 4"), one_number("12 apples")
+    >>> find_one_number("48 / 2 = 24 clips.\n#### **24**"), find_one_number("2 + 2 = 4"), find_one_number("12 apples")
     ('**24**', '4', '12')
-    >>> one_number("(3, 4)"), one_number("x = 3 or x = 5"), one_number(r"2\pi"), one_number("2 million")
-    (None, None, None, None)
+    >>> {find_one_number(text) for text in ("(3, 4)", "x = 3 or x = 5", r"2\pi", "2 million")}
+    {None}
     """
     marked = text.rpartition("####")[2] if "####" in text else re.split(r"(?i)answer(?: is\b|:)", text)[-1]
     marked = marked.strip()
     if len(VARIABLE.findall(marked)) > 1:
         return None
     marked = marked.rpartition("=")[2].strip()
-    if as_number(marked) is not None:
+    if parse_number(marked) is not None:
         return marked.removesuffix(".")
-    found = list(NUMBER.finditer(marked))
-    if len(found) != 1:
+    matches = list(NUMBER.finditer(marked))
+    if len(matches) != 1:
         return None
-    (number,) = found
+    (number,) = matches
     return number[0].strip() if _is_words(marked[: number.start()], marked[number.end() :]) else None
 
 
@@ -127,7 +127,7 @@ def _is_words(before: str, after: str) -> bool:
     return not (after[:1].isalpha() or after[:1] == "!" or SCALE.search(rest) or WORDS.sub("", rest))
 
 
-def _value(written: str) -> Fraction | None:
+def _parse(written: str) -> Fraction | None:
     """The number in one of the forms of ``NUMBER``."""
     text = re.sub(rf"(?<=\d){SEPARATOR}(?=\d{{3}})", "", written)
     text = re.sub(rf"[{VULGAR}]", lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("⁄", "/"), text)

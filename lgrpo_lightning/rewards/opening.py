@@ -18,19 +18,19 @@ def complete_tags(group: Group) -> list[str]:
     >>> complete_tags(toy_group(["2</think> 3", "<think>1</think> 2", "4"], prompt="1+2=<think>"))
     ['<think>2</think> 3', '<think>1</think> 2', '4']
     """
-    tags = _left_open(_begun(group.prompt))
-    return [_with_tags(tags, _own_text(completion)) for completion in group.completions]
+    tags = _find_open_tags(_find_begun(group.prompt))
+    return [_add_tags(tags, _join_own_text(completion)) for completion in group.completions]
 
 
-def _begun(prompt: Prompt) -> str:
+def _find_begun(prompt: Prompt) -> str:
     """The part of the answer that the prompt already has: the assistant's last message, or the tags at its end."""
     if prompt.messages and prompt.messages[-1]["role"] == "assistant":
         return str(prompt.messages[-1]["content"])
-    found = OPENED.search(prompt.text)
-    return found[0] if found else ""
+    match = OPENED.search(prompt.text)
+    return match[0] if match else ""
 
 
-def _own_text(completion: Completion) -> str:
+def _join_own_text(completion: Completion) -> str:
     """A completion's text; for an episode the assistant's turns, one per line."""
     if not completion.turns:
         return completion.text
@@ -38,7 +38,7 @@ def _own_text(completion: Completion) -> str:
     return "\n".join(completion.text_between(turn.start, turn.end) for turn in own)
 
 
-def _left_open(text: str) -> list[tuple[str, str]]:
+def _find_open_tags(text: str) -> list[tuple[str, str]]:
     """(name, the tag as it is written) of the tags that ``text`` opens and does not close, the outermost first."""
     opened: list[tuple[str, str]] = []
     for tag in TAG.finditer(text):
@@ -49,7 +49,7 @@ def _left_open(text: str) -> list[tuple[str, str]]:
     return opened
 
 
-def _with_tags(tags: list[tuple[str, str]], text: str) -> str:
+def _add_tags(tags: list[tuple[str, str]], text: str) -> str:
     """``text`` after those of the open ``tags`` that it closes without opening them itself."""
     closed, opened = set[str](), list[str]()
     for tag in TAG.finditer(text):

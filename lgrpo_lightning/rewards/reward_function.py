@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 
 from lgrpo_lightning.contracts import RewardModel
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
-from lgrpo_lightning.distributed.worker_thread import limited
-from lgrpo_lightning.errors import UserError, mapped
+from lgrpo_lightning.distributed.worker_thread import call_with_limit
+from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.registry.import_path import import_object
 from lgrpo_lightning.rewards.background_loop import BackgroundLoop
 from lgrpo_lightning.rewards.checks import RewardError
-from lgrpo_lightning.rewards.failures import Failures, OnError
 from lgrpo_lightning.rewards.function_call import NEVER_PASSED, PASSED, FunctionCall
 from lgrpo_lightning.types import Group, Progress, Rewards
+
+OnError = Literal["stop", "none"]
 
 
 class RewardFunction(RewardModel):
@@ -71,28 +73,32 @@ class RewardFunction(RewardModel):
         on_error: OnError = "stop",
         max_errors_in_a_row: int = 10,
     ) -> None:
-        if not timeout > 0:
-            raise UserError(
-                f"RewardFunction: timeout is {timeout!r}; it must be a number of seconds above 0."
-            )
+        require(
+            "RewardFunction: ",
+            locals(),
+            (timeout > 0, "timeout", "a number of seconds above 0"),
+            (on_error in ("stop", "none"), "on_error", "'stop' or 'none'"),
+            (max_errors_in_a_row >= 1, "max_errors_in_a_row", "at least 1"),
+        )
         self.function = import_object(function) if isinstance(function, str) else function
         if not callable(self.function) or isinstance(self.function, type):
             what = "the class" if isinstance(self.function, type) else f"a {type(self.function).__name__}:"
             raise UserError(
                 f"RewardFunction needs a function, or an instance with __call__; got {what} "
-                f"{_callable_name(function)}."
+                f"{_name_callable(function)}."
             )
-        self._name = name or _callable_name(self.function)
+        self._name = name or _name_callable(self.function)
         self.kwargs = mapped("RewardFunction: kwargs", {} if kwargs is None else kwargs)
         self.timeout = timeout
         self.thread = thread
-        self.failures = Failures(on_error, max_errors_in_a_row)
+        self.on_error, self.max_errors_in_a_row = on_error, max_errors_in_a_row
+        self.errors_in_a_row = 0
         self._accepts, self.columns, self._reserved = check_arguments(  # type: ignore[misc]
             self.function, self._name, self.kwargs, self.passed
         )
         self._loop = BackgroundLoop()
         self._progress = Progress()
-        self._warned = False
+        self._warned_of_nan = self._warned_of_failure = False
 
     @property
     def name(self) -> str:
@@ -100,11 +106,7 @@ class RewardFunction(RewardModel):
         return self._name
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row with a column that the function cannot be given.
-
-        Raises:
-            ValueError: The function names an argument that is the library's own, or is never passed.
-        """
+        """Refuse a row with a column that the function cannot be given."""
         if clash := sorted(self._reserved & set(row)):
             raise UserError(
                 f"reward function {self.name!r} takes {', '.join(clash)}, and the data has a column of that name, "
@@ -117,34 +119,57 @@ class RewardFunction(RewardModel):
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
         """Call the function once for all completions and divide its answer into groups."""
-        return self.answered(FunctionCall(name=self.name, groups=tuple(groups))) if groups else []
+        return self.answer_call(FunctionCall(name=self.name, groups=tuple(groups))) if groups else []
 
-    def answered(self, call: FunctionCall) -> list[Rewards]:
+    def answer_call(self, call: FunctionCall) -> list[Rewards]:
         """The results of one call of the function, one per group."""
-        passed = {**call.arguments(self._progress), **self.kwargs}
+        passed = {**call.make_arguments(self._progress), **self.kwargs}
         if self._accepts is not None:
             passed = {key: value for key, value in passed.items() if key in self._accepts}
         try:
-            rewards = call.rewards(call.guarded(lambda: self._call(passed)))
+            rewards = call.read_rewards(call.run_guarded(lambda: self._call(passed)))
         except RewardError as error:
-            self.failures.failure(self.name, error)
-            return call.failed()
-        self.failures.success()
+            self._note_failure(error)
+            return call.fail()
+        self.errors_in_a_row = 0
         self._warn_of_nan(rewards)
         return rewards
 
     def _call(self, passed: Mapping[str, Any]) -> Any:
         if self.thread:
-            value = limited(lambda: self.function(**passed), timeout=self.timeout, look=abandon_if_stopping)
+            value = call_with_limit(
+                lambda: self.function(**passed), timeout=self.timeout, look=abandon_if_stopping
+            )
         else:
             value = self.function(**passed)
-        return self._loop.result(value, timeout=self.timeout) if inspect.isawaitable(value) else value
+        return (
+            self._loop.wait_for_result(value, timeout=self.timeout) if inspect.isawaitable(value) else value
+        )
+
+    def _note_failure(self, error: RewardError) -> None:
+        """Count a failed call; raise it where the run is to stop, else warn of the first."""
+        self.errors_in_a_row += 1
+        if self.on_error == "stop":
+            raise error
+        if self.errors_in_a_row >= self.max_errors_in_a_row:
+            raise RewardError(
+                f"Reward function {self.name!r} failed {self.errors_in_a_row} times in a row (max_errors_in_a_row). "
+                f"The last time: {error}"
+            ) from error
+        if not self._warned_of_failure:
+            self._warned_of_failure = True
+            warnings.warn(
+                f"{error}\nIts completions count as 'does not apply' (on_error: none), which adds nothing to their "
+                f"reward. rewards/{self.name}/errors shows how often that happens; it is not warned of again.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _warn_of_nan(self, rewards: Sequence[Rewards]) -> None:
         """Say once that NaN was returned, which is rarely meant."""
         count = int(rewards[0].metrics.get(f"rewards/{self.name}/nan", 0))
-        if count and not self._warned:
-            self._warned = True
+        if count and not self._warned_of_nan:
+            self._warned_of_nan = True
             rank_zero_warn(
                 f"Reward function {self.name!r} returned NaN for {count} of {sum(len(r.outcome) for r in rewards)} "
                 "completions. It counts as 'does not apply', as None does: it adds nothing to the reward. Return "
@@ -156,7 +181,7 @@ class RewardFunction(RewardModel):
         self._loop.close()
 
 
-def _callable_name(function: Any) -> str:
+def _name_callable(function: Any) -> str:
     """A function's name, that of what a ``functools.partial`` wraps, or an instance's class name; a path's end."""
     if isinstance(function, str):
         return function.replace(":", ".").rpartition(".")[2]

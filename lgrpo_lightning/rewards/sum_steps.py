@@ -15,12 +15,12 @@ def right_sum(steps: Sequence[str], prefixes: Sequence[str], **columns: Any) -> 
     [1.0, 0.0, 0.0]
     """
     return [
-        _right(step.strip(), prefix) if step.strip() else None
+        _check_sum(step.strip(), prefix) if step.strip() else None
         for step, prefix in zip(steps, prefixes, strict=True)
     ]
 
 
-def _right(step: str, prefix: str) -> float:
+def _check_sum(step: str, prefix: str) -> float:
     left, _, total = step.partition("=")
     terms = left.split("+")
     if not all(number.isdecimal() and number.isascii() for number in (*terms, total)):

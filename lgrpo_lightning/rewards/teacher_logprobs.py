@@ -86,19 +86,20 @@ class TeacherLogprobs(RewardModel):
         """The token rewards of every group, scored together."""
         self._teacher = self._teacher or self._make((), None)
         rows = iter(
-            self._teacher.logprobs(
+            self._teacher.compute_logprobs(
                 [g.prompt.token_ids for g in groups for _ in g.completions],
                 [r.token_ids for g in groups for r in g.completions],
                 temperature=self.temperature or self._sampled_at,
             )
         )
-        return [self._rewards(group, [next(rows) for _ in group.completions]) for group in groups]
+        return [self._make_rewards(group, [next(rows) for _ in group.completions]) for group in groups]
 
     def teardown(self) -> None:
         """Free the teacher."""
         self._teacher = None
 
     def __getstate__(self) -> dict[str, Any]:
+        # copies and pickles hold no weights: the teacher is loaded again
         return vars(self) | {"_teacher": None}
 
     def _make(self, ends: Sequence[int], longest: int | None) -> Teacher:
@@ -114,7 +115,7 @@ class TeacherLogprobs(RewardModel):
         )
         return Teacher(config, device=self.device, ends=ends, longest=longest)
 
-    def _rewards(self, group: Group, logprobs: Sequence[Tensor]) -> Rewards:
+    def _make_rewards(self, group: Group, logprobs: Sequence[Tensor]) -> Rewards:
         gaps = [
             torch.where(completion.mask, row - completion.logprobs, torch.nan)
             for completion, row in zip(group.completions, logprobs, strict=True)

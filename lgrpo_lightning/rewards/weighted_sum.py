@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RewardModel, WeightSource
-from lgrpo_lightning.distributed.component_call import apart
+from lgrpo_lightning.distributed.component_call import isolate
 from lgrpo_lightning.errors import UserError, listed
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError, check_rewards
@@ -47,12 +47,13 @@ class RewardSum(RewardModel):
             raise UserError(f"reward_weights are {weights}; they must be finite.")
         self.models = list(models)
         self.weights = [1.0] * len(models) if weights is None else [float(w) for w in weights]
-        self.columns = tuple(dict.fromkeys(c for m in models for c in _columns(m)))  # type: ignore[misc]
+        columns = (listed(f"{type(m).__name__}.columns", m.columns) for m in models)
+        self.columns = tuple(dict.fromkeys(c for own in columns for c in own))  # type: ignore[misc]
 
     def setup(self, source: WeightSource) -> None:
         """Passed on to every model."""
         for model in self.models:
-            with apart():
+            with isolate():
                 model.setup(source)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
@@ -63,23 +64,24 @@ class RewardSum(RewardModel):
     def start(self, progress: Progress) -> None:
         """Passed on to every model."""
         for model in self.models:
-            with apart():
+            with isolate():
                 model.start(progress)
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
         """Score with every model, check the answers, add them up."""
         scored = []
         for model in self.models:
-            with apart():
+            with isolate():
+                # each model gets its own copy: a function may change the columns that it is given
                 answer = model.score_batch([group.copy() for group in groups], trees)
             scored.append(check_rewards(model, groups, trees, answer))
         summed = [self._sum([rewards[i] for rewards in scored]) for i in range(len(groups))]
-        return [_mask_dropped(*told) for told in zip(summed, groups, trees, strict=True)]
+        return [_mask_dropped(*scores) for scores in zip(summed, groups, trees, strict=True)]
 
     def teardown(self) -> None:
         """Passed on to every model."""
         for model in self.models:
-            with apart():
+            with isolate():
                 model.teardown()
 
     def _sum(self, rewards: list[Rewards]) -> Rewards:
@@ -89,17 +91,17 @@ class RewardSum(RewardModel):
         tokens = [(r.tokens, w) for r, w in weighted if r.tokens is not None]
         own = [r.parts or {m.name: r.outcome} for r, m in zip(rewards, self.models, strict=True)]
         return Rewards(
-            outcome=_nan_sum([r.outcome for r in rewards], self.weights),
-            steps=_nan_sum([s for s, _ in stepped], [w for _, w in stepped]) if stepped else None,
-            tokens=_nan_sum([t for t, _ in tokens], [w for _, w in tokens]) if tokens else None,
-            parts=_uniquely_named(pair for parts in own for pair in parts.items()),
-            part_weights=_uniquely_named(
+            outcome=_sum_without_nan([r.outcome for r in rewards], self.weights),
+            steps=_sum_without_nan([s for s, _ in stepped], [w for _, w in stepped]) if stepped else None,
+            tokens=_sum_without_nan([t for t, _ in tokens], [w for _, w in tokens]) if tokens else None,
+            parts=_name_uniquely(pair for parts in own for pair in parts.items()),
+            part_weights=_name_uniquely(
                 (name, w * r.part_weights.get(name, 1.0))
                 for parts, (r, w) in zip(own, weighted, strict=True)
                 for name in parts
             ),
             metrics=_average([r.metrics for r in rewards]),
-            extras=_uniquely_named(pair for r in rewards for pair in r.extras.items()),
+            extras=_name_uniquely(pair for r in rewards for pair in r.extras.items()),
         )
 
 
@@ -109,25 +111,20 @@ def _mask_dropped(rewards: Rewards, group: Group, tree: ProcessTree) -> Rewards:
     if bool(applies.all()):
         return rewards
 
-    def kept(value: Tensor) -> Tensor:
+    def mask(value: Tensor) -> Tensor:
         return torch.where(applies.view(-1, *[1] * (value.dim() - 1)), value, torch.nan)
 
     shared = torch.tensor([bool(applies[list(step.members)].any()) for step in tree.steps], dtype=torch.bool)
     return replace(
         rewards,
-        outcome=kept(rewards.outcome),
+        outcome=mask(rewards.outcome),
         steps=None if rewards.steps is None else torch.where(shared, rewards.steps, torch.nan),
-        tokens=None if rewards.tokens is None else kept(rewards.tokens),
-        parts={name: kept(part) for name, part in rewards.parts.items()},
+        tokens=None if rewards.tokens is None else mask(rewards.tokens),
+        parts={name: mask(part) for name, part in rewards.parts.items()},
     )
 
 
-def _columns(model: RewardModel) -> tuple[str, ...]:
-    """The data columns that a model needs."""
-    return listed(f"{type(model).__name__}.columns", model.columns)
-
-
-def _nan_sum(values: list[Tensor], weights: list[float]) -> Tensor:
+def _sum_without_nan(values: list[Tensor], weights: list[float]) -> Tensor:
     """Weighted sum without NaN, in fp64 and then fp32; NaN if all values are."""
     stacked = torch.stack(values).double()
     weighted = stacked * torch.tensor(weights, dtype=torch.double).view(-1, *[1] * values[0].dim())
@@ -148,10 +145,10 @@ def _average(metrics: list[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(v) / len(v) for name, v in values.items()}
 
 
-def _uniquely_named(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _name_uniquely(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """A dict of all pairs; the second of a name is called ``name_2``, the third ``name_3``.
 
-    >>> _uniquely_named([("a", 1), ("a", 2), ("b", 3)])
+    >>> _name_uniquely([("a", 1), ("a", 2), ("b", 3)])
     {'a': 1, 'a_2': 2, 'b': 3}
     """
     out: dict[str, Any] = {}

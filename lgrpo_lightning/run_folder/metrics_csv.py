@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from lgrpo_lightning.distributed.lightning_internals import metrics_of_batch
+from lgrpo_lightning.distributed.lightning_internals import read_batch_metrics
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.run_folder.names import METRICS, set_aside, show_path
 from lgrpo_lightning.run_folder.whole_files import explain_if_unwritable, make_folder, whole_file
@@ -176,7 +176,7 @@ def _is_earlier(row: dict[str, str], first: dict[str, Any]) -> bool:
 
 def log_before_checkpoint(trainer: Trainer) -> None:
     """Have the rollout's row in ``metrics.csv`` before the checkpoint that counts it: Lightning logs afterwards."""
-    if not trainer.is_global_zero or "step" not in (found := metrics_of_batch(trainer)):
+    if not trainer.is_global_zero or "step" not in (found := read_batch_metrics(trainer)):
         return
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):

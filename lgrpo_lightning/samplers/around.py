@@ -27,8 +27,9 @@ class SamplerAround(Sampler):
         self.source = source
         self.sampler.setup(source)
 
-    def drawing(self) -> AbstractContextManager[Any]:
+    def open_model(self) -> AbstractContextManager[Any]:
         """Opened around all calls of one rollout: under FSDP ranks may then draw in calls of their own."""
+        # weights are gathered by a collective: once a rollout, as ranks draw different numbers of turns
         return self.source.generation_model() if self.is_policy else nullcontext()
 
     def sync(self, version: int) -> None:

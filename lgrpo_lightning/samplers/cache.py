@@ -29,17 +29,17 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         new = key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = self._room(key_states, new), self._room(value_states, new)
+            self.keys, self.values = self._allocate(key_states, new), self._allocate(value_states, new)
         end = self.used + new
         if end > self.keys.shape[-2]:
-            self.keys = torch.cat([self.keys, self._room(key_states, new)], dim=-2)
-            self.values = torch.cat([self.values, self._room(value_states, new)], dim=-2)
+            self.keys = torch.cat([self.keys, self._allocate(key_states, new)], dim=-2)
+            self.values = torch.cat([self.values, self._allocate(value_states, new)], dim=-2)
         self.keys[:, :, self.used : end] = key_states
         self.values[:, :, self.used : end] = value_states
         self.used = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def _room(self, like: Tensor, new: int) -> Tensor:
+    def _allocate(self, like: Tensor, new: int) -> Tensor:
         rows, heads, _, width = like.shape
         return like.new_empty(rows, heads, new + self.spare, width)
 
@@ -53,11 +53,13 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self.values = self.values.index_select(0, indices)
 
 
-def generation_cache(model: Any, *, spare: int) -> Any:
+def make_cache(model: Any, *, spare: int) -> Any:
     """A cache for ``model`` whose full-attention layers have room for ``spare`` tokens after the prompt."""
     cache = DynamicCache(config=model.config)
     cache.layers = [
-        PreallocatedLayer(spare) if type(layer) is DynamicLayer else layer for layer in cache.layers
+        # the exact type: layers of sliding windows and states are subclasses with a memory of their own
+        PreallocatedLayer(spare) if type(layer) is DynamicLayer else layer
+        for layer in cache.layers
     ]
     return cache
 
@@ -68,7 +70,7 @@ def select_rows(cache: Any, rows: Tensor) -> None:
     Convolution and recurrent states have a row for each sequence, as keys and values do; so has whatever else a model
     keeps there (compressed keys, positions).
     """
-    held = cache_rows(cache)
+    count = count_rows(cache)
     for layer in cache.layers:
         if hasattr(layer, "conv_states"):
             layer.reorder_cache(rows)
@@ -78,16 +80,16 @@ def select_rows(cache: Any, rows: Tensor) -> None:
         others = {name: value for name, value in vars(owner).items() if name not in SELECTED}
         for name, value in others.items():
             if isinstance(value, dict):
-                value.update({k: _selected(v, rows, held) for k, v in value.items()})
+                value.update({k: _select(v, rows, count) for k, v in value.items()})
             elif isinstance(value, Tensor):
-                setattr(owner, name, _selected(value, rows, held))
+                setattr(owner, name, _select(value, rows, count))
 
 
 SELECTED = ("keys", "values", "indexer_keys", "conv_states", "recurrent_states")
 """What the layers of transformers select themselves."""
 
 
-def cache_rows(cache: Any) -> int:
+def count_rows(cache: Any) -> int:
     """Sequences that the cache holds; -1 where it holds none."""
     for layer in cache.layers:
         states = [getattr(layer, "keys", None), *getattr(layer, "conv_states", {}).values()]
@@ -97,16 +99,16 @@ def cache_rows(cache: Any) -> int:
     return -1
 
 
-def _selected(state: Any, rows: Tensor, held: int) -> Any:
-    """``state`` at ``rows`` where it has one for each of the ``held``: in front, or behind the kinds of positions."""
+def _select(state: Any, rows: Tensor, count: int) -> Any:
+    """``state`` at ``rows`` where it has one for each of ``count`` sequences: in front, or behind the kinds."""
     if not isinstance(state, Tensor) or not state.dim():
         return state
     dim = 1 if state.dim() == 3 and not state.is_floating_point() else 0
-    return state.index_select(dim, rows) if state.shape[dim] == held else state
+    return state.index_select(dim, rows) if state.shape[dim] == count else state
 
 
 @contextmanager
-def refused_where_it_fails(model: Any) -> Iterator[None]:
+def explain_cache_errors(model: Any) -> Iterator[None]:
     """Around a model's first use of a cache: what a model without one, or that needs more than text, raises.
 
     Raises:
@@ -122,18 +124,12 @@ def refused_where_it_fails(model: Any) -> Iterator[None]:
 
 
 def check_cache(cache: Any, model: Any) -> None:
-    """Refuse a model that did not put what it has read into the cache: it would go on without its prompt.
-
-    Raises:
-        ValueError: With what to do.
-    """
-    if not any(_filled(layer) for layer in cache.layers):
+    """Refuse a model that did not put what it has read into the cache: it would go on without its prompt."""
+    kinds = ("conv_states", "recurrent_states")
+    states = [s for layer in cache.layers for kind in kinds for s in getattr(layer, kind, {}).values()]
+    states += [getattr(layer, "keys", None) for layer in cache.layers]
+    if all(state is None for state in states):
         raise UserError(
             f"{type(model).__name__} keeps what it has read in no cache of transformers, so that TransformersSampler "
             "cannot go on from a prompt. Use VLLMSampler if vLLM has this architecture, or another model."
         )
-
-
-def _filled(layer: Any) -> bool:
-    states = [*getattr(layer, "conv_states", {}).values(), *getattr(layer, "recurrent_states", {}).values()]
-    return getattr(layer, "keys", None) is not None or any(s is not None for s in states)

@@ -18,7 +18,7 @@ BACKEND: dict[str, Any] = {"mode": "reduce-overhead"}
 ROOM = 128
 """The cache's length is a multiple of this: a graph for every length would be many."""
 SHAPES = 128
-"""Graphs that a process may hold before it goes on without."""
+"""Graphs that a process may hold; further shapes run without one."""
 
 
 class CompiledDecoding(Decoding):
@@ -33,7 +33,7 @@ class CompiledDecoding(Decoding):
 
         super().__init__(model, *args, **kwargs)
         self.room = ROOM
-        if not all(isinstance(layer, StaticLayer) for layer in self._new_cache().layers):
+        if not all(isinstance(layer, StaticLayer) for layer in self._make_cache().layers):
             raise UserError(
                 f"sampler.compile is true, but {type(model).__name__} keeps more than keys and values of its tokens, "
                 "for which no cache of fixed size is compiled. Leave it out."
@@ -47,7 +47,7 @@ class CompiledDecoding(Decoding):
         self.room = -(-needed // ROOM) * ROOM
         super()._read(prompts)
 
-    def _new_cache(self) -> Any:
+    def _make_cache(self) -> Any:
         from transformers import StaticCache
 
         return StaticCache(config=self.model.config, max_cache_len=self.room)
@@ -56,17 +56,18 @@ class CompiledDecoding(Decoding):
         super()._prefill(prompts, of_row)
         self.graph = True
 
-    def _extended(self, mask: Tensor, by: int) -> Tensor:
+    def _extend_mask(self, mask: Tensor, by: int) -> Tensor:
         """The mask has all columns from the start: what is not there yet is after every query."""
         return pad(mask, (0, self.room - mask.shape[1]), value=1)
 
-    def _logits_of(self, arguments: dict[str, Any]) -> Tensor:
+    def _compute_logits(self, arguments: dict[str, Any]) -> Tensor:
         if not self.graph:
-            return super()._logits_of(arguments)
+            return super()._compute_logits(arguments)
+        # tells CUDA graphs that the outputs of the step before may be written over
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return compiled_step()(self.model, arguments).clone()  # the next step writes where these are
+        return compile_step()(self.model, arguments).clone()  # the next step writes where these are
 
-    def _kept(self, running: Tensor) -> Tensor | None:
+    def _choose_rows(self, running: Tensor) -> Tensor | None:
         """Half of the rows, the running ones among them, as soon as they fit."""
         half = len(running) // 2
         if int(running.sum()) > half:
@@ -76,7 +77,7 @@ class CompiledDecoding(Decoding):
 
 
 @cache
-def compiled_step() -> Callable[[Any, dict[str, Any]], Tensor]:
+def compile_step() -> Callable[[Any, dict[str, Any]], Tensor]:
     """The step of any model, compiled anew for every number of rows."""
 
     def step(model: Any, arguments: dict[str, Any]) -> Tensor:
@@ -84,6 +85,7 @@ def compiled_step() -> Callable[[Any, dict[str, Any]], Tensor]:
         return logits
 
     limits = torch._dynamo.config
+    # past its limit torch runs eagerly, and only a log says so
     limits.recompile_limit = max(limits.recompile_limit, SHAPES)
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, SHAPES)
     return torch.compile(step, dynamic=False, **BACKEND)

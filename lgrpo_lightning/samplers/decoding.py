@@ -13,18 +13,12 @@ from torch.nn.functional import pad
 
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.functional.vocabulary import Vocabulary
-from lgrpo_lightning.policy.head import WIDE, backbone, head_logits, takes_wide_product
+from lgrpo_lightning.policy.head import WIDE, compute_logits, find_backbone, takes_wide_product
 from lgrpo_lightning.policy.rotary import check_length
-from lgrpo_lightning.samplers.cache import (
-    check_cache,
-    generation_cache,
-    refused_where_it_fails,
-    select_rows,
-)
-from lgrpo_lightning.samplers.left_padding import by_length, takes_left_padding
-from lgrpo_lightning.samplers.noise import gumbel_argmax
+from lgrpo_lightning.samplers.cache import check_cache, explain_cache_errors, make_cache, select_rows
+from lgrpo_lightning.samplers.left_padding import takes_left_padding
+from lgrpo_lightning.samplers.noise import gumbel_argmax, truncate_logits
 from lgrpo_lightning.samplers.stops import Stops, StopSearch
-from lgrpo_lightning.samplers.truncation import truncated_logits
 from lgrpo_lightning.types import Sampling
 
 COMPACT_BELOW = 0.8
@@ -83,7 +77,7 @@ class Decoding:
         self.sampling = sampling
         self.with_entropies = entropies
         self.device = model.device
-        self.stops = Stops.of(tokenizer, sampling.stop, (*eos, *padding))
+        self.stops = Stops.from_strings(tokenizer, sampling.stop, (*eos, *padding))
         takes = inspect.signature(model.forward).parameters
         self.cache_argument = (
             "past_key_values" if "past_key_values" in takes else "cache_params"
@@ -92,7 +86,7 @@ class Decoding:
         self.ends = torch.tensor([*eos, *self.stops.token_ids], device=self.device)
         self.logits: Tensor
         wide = not sampling.truncated and takes_wide_product(model)
-        self.body = backbone(model) if wide else None
+        self.body = find_backbone(model) if wide else None
 
     def run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
         """One completion per request, in order. ``prompts`` are token ids, each prefilled once.
@@ -101,15 +95,16 @@ class Decoding:
             ValueError: Rows may be so long that they would depend on each other, or the model takes no cache.
         """
         check_length(self.model.config, max(map(len, prompts)) + self.sampling.max_new_tokens)
-        lengths = by_length(prompts)
-        if len(lengths) == 1 or takes_left_padding(self.model, prompts, self._first_logits):
+        lengths = sorted({len(p) for p in prompts})
+        if len(lengths) == 1 or takes_left_padding(self.model, prompts, self._compute_first_logits):
             return self._run(prompts, requests)
-        found: dict[int, Decoded] = {}
-        for indices in lengths:
+        results: dict[int, Decoded] = {}
+        for length in lengths:
+            indices = [i for i, p in enumerate(prompts) if len(p) == length]
             mine = [i for i, r in enumerate(requests) if r.prompt in indices]
             moved = [replace(requests[i], prompt=indices.index(requests[i].prompt)) for i in mine]
-            found.update(zip(mine, self._run([prompts[i] for i in indices], moved), strict=True))
-        return [found[i] for i in range(len(requests))]
+            results.update(zip(mine, self._run([prompts[i] for i in indices], moved), strict=True))
+        return [results[i] for i in range(len(requests))]
 
     def _run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
         """The same, all in one batch."""
@@ -130,16 +125,17 @@ class Decoding:
             chosen, scores = self._draw(t)
             tokens[self.rows, t], logprobs[self.rows, t] = chosen, scores
             if entropies is not None:
-                entropies[self.rows, t] = self._entropies()
+                entropies[self.rows, t] = self._compute_entropies()
             self._end(torch.isin(chosen, self.ends), t, lengths, done)
             if t + 1 == limit or (t + 1) % self.every == 0:
+                # on the CPU side, and only every few tokens: reading tokens waits for the GPU
                 for position in range(checked, t + 1) if self.sampling.stop else ():
-                    self._end(self._at_stop_string(tokens, position), position, lengths, done)
+                    self._end(self._find_stop_strings(tokens, position), position, lengths, done)
                 checked = t + 1
                 running = ~done.index_select(0, self.rows)
                 if t + 1 == limit or not bool(running.any()):
                     break
-                chosen = self._compacted(running, chosen)
+                chosen = self._drop_finished(running, chosen)
             self._forward(chosen[:, None])
         ids, sizes, stopped = tokens.tolist(), lengths.tolist(), done.tolist()
         scores_cpu, spread = logprobs.cpu(), None if entropies is None else entropies.cpu()
@@ -156,6 +152,7 @@ class Decoding:
     def _end(self, ended: Tensor, t: int, lengths: Tensor, done: Tensor) -> None:
         """Note that the running rows with ``ended`` ``[R]`` end with token ``t``, unless they ended before."""
         was, length = done.index_select(0, self.rows), lengths.index_select(0, self.rows)
+        # tokens are looked at late and in any order: the earliest end counts
         first = ended & (~was | (length > t + 1))
         lengths.index_copy_(0, self.rows, torch.where(first, t + 1, length))
         done.index_copy_(0, self.rows, was | ended)
@@ -168,7 +165,7 @@ class Decoding:
         self._select(at)
         self.logits = self.logits.index_select(0, at)
 
-    def _first_logits(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+    def _compute_first_logits(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """``[n, 2V]`` logits after each prompt and one token more."""
         self._read(prompts)
         first = self.logits
@@ -182,14 +179,15 @@ class Decoding:
             ValueError: The model cannot be fed text and a cache of transformers.
         """
         width = max(len(p) for p in prompts)
+        # padded on the left: the last column then holds the last token of every prompt
         ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
         starts = torch.tensor([width - len(p) for p in prompts], device=self.device)
         mask = torch.arange(width, device=self.device) >= starts[:, None]
-        with refused_where_it_fails(self.model):
-            self.cache = self._new_cache()
-        self.mask = None if bool(mask.all()) else self._extended(mask.long(), 0)
+        with explain_cache_errors(self.model):
+            self.cache = self._make_cache()
+        self.mask = None if bool(mask.all()) else self._extend_mask(mask.long(), 0)
         self.positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        with refused_where_it_fails(self.model):
+        with explain_cache_errors(self.model):
             self._forward(ids)
 
     def _forward(self, ids: Tensor) -> None:
@@ -204,33 +202,36 @@ class Decoding:
             self.cache_argument: self.cache,
             "use_cache": True,
         }
-        self.logits = self._logits_of(arguments)
+        self.logits = self._compute_logits(arguments)
         if self.vocabulary is not None:
             self.logits = self.vocabulary.masked(self.logits)
         self.positions = self.positions[:, -1:] + 1
         if self.mask is not None:
-            self.mask = self._extended(self.mask, 1)
+            self.mask = self._extend_mask(self.mask, 1)
 
-    def _new_cache(self) -> Any:
-        return generation_cache(self.model, spare=self.sampling.max_new_tokens)
+    def _make_cache(self) -> Any:
+        return make_cache(self.model, spare=self.sampling.max_new_tokens)
 
-    def _extended(self, mask: Tensor, by: int) -> Tensor:
+    def _extend_mask(self, mask: Tensor, by: int) -> Tensor:
         """``mask`` with room for ``by`` more tokens."""
         return torch.cat([mask, mask.new_ones(len(mask), by)], dim=1)
 
-    def _logits_of(self, arguments: dict[str, Any]) -> Tensor:
+    def _compute_logits(self, arguments: dict[str, Any]) -> Tensor:
         """``[R, V]`` logits of the last of the tokens in ``arguments``; there may be more rows than asked for."""
         if self.body is not None and len(arguments["input_ids"]) >= WIDE:
             hidden = self.body(**arguments).last_hidden_state[:, -1]
-            full = pad(hidden, (0, 0, 0, -len(hidden) % WIDE))  # rows that nobody asked for, and no odd sizes
-            return head_logits(self.model, full, wide=True)
+            full = pad(
+                hidden, (0, 0, 0, -len(hidden) % WIDE)
+            )  # more rows than asked for, as its kernels like even sizes
+            return compute_logits(self.model, full, wide=True)
         logits: Tensor = self.model(**arguments, logits_to_keep=1).logits[:, -1]
         return logits
 
     def _draw(self, position: int) -> tuple[Tensor, Tensor]:
         """The next token of every running row and its log-prob under the distribution it was drawn from."""
-        logits = truncated_logits(self.logits, self.sampling)
+        logits = truncate_logits(self.logits, self.sampling)
         if self.sampling.temperature > 0:
+            # rows that the wide product added get a key, too; they are cut off below
             keys = pad(self.keys, (0, len(logits) - len(self.keys)))
             chosen, scores = gumbel_argmax(logits, keys, position)
         else:
@@ -238,21 +239,21 @@ class Decoding:
             chosen, scores = best.indices, best.values - logits.logsumexp(-1)
         return chosen[: len(self.keys)], scores[: len(self.keys)]
 
-    def _entropies(self) -> Tensor:
+    def _compute_entropies(self) -> Tensor:
         """``[R]`` entropy of what the running rows are drawn from, in nats."""
-        logits = truncated_logits(self.logits, self.sampling)[: len(self.keys)]
+        logits = truncate_logits(self.logits, self.sampling)[: len(self.keys)]
         entropies: Tensor = torch.special.entr(logits.softmax(-1)).sum(-1)
         return entropies
 
-    def _compacted(self, running: Tensor, chosen: Tensor) -> Tensor:
+    def _drop_finished(self, running: Tensor, chosen: Tensor) -> Tensor:
         """The tokens ``[R]`` to go on from; finished rows leave the batch once enough of them have gathered."""
-        if (keep := self._kept(running)) is not None:
+        if (keep := self._choose_rows(running)) is not None:
             self._select(keep)
             self.rows, self.keys = self.rows.index_select(0, keep), self.keys.index_select(0, keep)
             chosen = chosen.index_select(0, keep)
         return chosen
 
-    def _kept(self, running: Tensor) -> Tensor | None:
+    def _choose_rows(self, running: Tensor) -> Tensor | None:
         """The rows to go on with, or None for all."""
         if int(running.sum()) >= COMPACT_BELOW * len(running):
             return None
@@ -264,7 +265,7 @@ class Decoding:
         if self.mask is not None:
             self.mask = self.mask.index_select(0, rows)
 
-    def _at_stop_string(self, tokens: Tensor, t: int) -> Tensor:
+    def _find_stop_strings(self, tokens: Tensor, t: int) -> Tensor:
         """``[R]`` bool: with token ``t`` the text of the row contains a stop string; asked for one after another."""
         at = zip(self.rows.tolist(), tokens[self.rows, t].tolist(), strict=True)
         return torch.tensor([self.searches[row].append(i) for row, i in at], device=self.device)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
-from lgrpo_lightning.distributed.interruption import abandon_if_stopping, carried
-from lgrpo_lightning.environments.call_reader import CallReader, call_reader, check_format
+from lgrpo_lightning.environments.call_reader import CallReader, check_format, make_call_reader
+from lgrpo_lightning.environments.driver import EpisodeDriver, OnError
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
-from lgrpo_lightning.environments.failures import Failures
 from lgrpo_lightning.environments.isolation.workers import Workers
-from lgrpo_lightning.environments.limits import RAISED, StateLostError, bounded, class_name, patience
-from lgrpo_lightning.environments.make import environments, in_processes, recipes
-from lgrpo_lightning.environments.messages import assistant_message, checked_answer, checked_rewards
+from lgrpo_lightning.environments.limits import name_class
+from lgrpo_lightning.environments.make import make_environments, make_recipes, place_in_processes
+from lgrpo_lightning.environments.messages import make_assistant_message
 from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
-from lgrpo_lightning.environments.toolbox import error_text
 from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
-from lgrpo_lightning.samplers.noise import row_key
-from lgrpo_lightning.samplers.text import decoded, stripped_tokens
+from lgrpo_lightning.samplers.noise import make_row_key
+from lgrpo_lightning.samplers.text import decode, list_stripped
 from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
 
-OnError = Literal["message", "drop"]
 Isolation = Literal["thread", "process"]
 
 
@@ -100,19 +96,25 @@ class EnvironmentSampler(SamplerAround):
             (isolation in ("thread", "process"), "isolation", "'thread' or 'process'"),
         )
         super().__init__(sampler)
-        self.environment, self.tools = environment, tools
+        self.environment, self.tools, self.tool_format = environment, tools, tool_format
         self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
-        self.tool_format, self.timeout, self.on_error = tool_format, timeout, on_error
-        self.max_answer_chars, self.workers, self.isolation = max_answer_chars, workers, isolation
-        self.max_errors_in_a_row = max_errors_in_a_row
-        self.failures = Failures(most=max_errors_in_a_row)
+        self.timeout, self.workers, self.isolation = timeout, workers, isolation
+        self.driver = EpisodeDriver(
+            timeout=timeout,
+            on_error=on_error,
+            max_answer_chars=max_answer_chars,
+            workers=workers,
+            max_errors_in_a_row=max_errors_in_a_row,
+        )
         self.chat_template_kwargs = mapped(
             "EnvironmentSampler: chat_template_kwargs", chat_template_kwargs or {}
         )
         check_format(tool_format, "EnvironmentSampler")
-        self.prototypes = environments(environment, tools, timeout=timeout)
+        self.prototypes = make_environments(environment, tools, timeout=timeout)
         self.processes: Workers | None = None
-        self.recipes = recipes(environment, tools or [], self.prototypes) if isolation == "process" else {}
+        self.recipes = (
+            make_recipes(environment, tools or [], self.prototypes) if isolation == "process" else {}
+        )
 
     def setup(self, source: WeightSource) -> None:
         """Passed on; and the environments are made ready for the policy's chat template.
@@ -125,26 +127,26 @@ class EnvironmentSampler(SamplerAround):
         self.template = TurnTemplate(
             tokenizer=source.tokenizer, ends=tuple(source.eos_token_ids), kwargs=self.chat_template_kwargs
         )
-        self.reader = self._reader()
-        self.pool = Pool(prototypes=self._placed(), timeout=self.timeout)
+        self.reader = self._make_reader()
+        self.pool = Pool(prototypes=self._place_prototypes(), timeout=self.timeout)
 
-    def _reader(self) -> CallReader | None:
+    def _make_reader(self) -> CallReader | None:
         """What finds the calls of a turn; None where no format does, and the environments may read turns themselves."""
         try:
-            return call_reader(self.tool_format, self.template)
+            return make_call_reader(self.tool_format, self.template)
         except ValueError as error:
             tools = any(isinstance(e, ToolEnvironment) and e.tools for e in self.prototypes.values())
             if tools or self.tool_format != "auto":
                 raise UserError(f"EnvironmentSampler: {error}") from error
             return None
 
-    def _placed(self) -> Mapping[str | None, Environment]:
+    def _place_prototypes(self) -> Mapping[str | None, Environment]:
         """What environments are copies of, where they are to live."""
         self._end_processes()
         if self.isolation == "thread":
             return self.prototypes
         self.processes = Workers(self.recipes, self.workers)
-        return in_processes(self.prototypes, self.processes, self.timeout)
+        return place_in_processes(self.prototypes, self.processes, self.timeout)
 
     def _end_processes(self) -> None:
         if self.processes is not None:
@@ -161,74 +163,70 @@ class EnvironmentSampler(SamplerAround):
     ) -> list[Group]:
         """One group of episodes per prompt, in order."""
         if self.processes is not None:
-            self.processes.prepare(len(prompts) * group_size)
-        self.failures.begin()
-        with self.drawing():
-            groups = self._begun(prompts, group_size, sampling.max_new_tokens, random_key)
+            self.processes.prepare(len(prompts) * group_size)  # they start while the first turns are drawn
+        self.driver.begin()
+        with self.open_model():
+            groups = self._begin(prompts, group_size, sampling.max_new_tokens, random_key)
             episodes = [episode for group in groups for episode in group]
-            self._first_turns(groups, group_size, sampling, random_key)
+            self._draw_first_turns(groups, group_size, sampling, random_key)
             for turn in range(1, self.max_turns + 1):
-                self._answers([e for e in episodes if e.open], sampling, last=turn == self.max_turns)
+                self._answer([e for e in episodes if e.open], sampling, last=turn == self.max_turns)
                 if not (running := [e for e in episodes if e.open]):
                     break
-                self._turns(running, turn, sampling, random_key)
-        self._each(episodes, self._rewarded)
+                self._draw_turns(running, turn, sampling, random_key)
+        self.driver.call_each(episodes, self.driver.reward)
         if episodes:
-            self.failures.check(class_name(episodes[0].environment))
-        stripped = stripped_tokens(
-            self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids), sampling
-        )
-        made = [
-            Group(prompt=group[0].prompt, completions=tuple(self._completion(e, stripped) for e in group))
+            self.driver.check(name_class(episodes[0].environment))
+        tokenizer, ends = self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids)
+        stripped = list_stripped(tokenizer, ends, sampling)
+        sampled = [
+            Group(
+                prompt=group[0].prompt,
+                completions=tuple(e.make_completion(*decode(tokenizer, e.ids, stripped)) for e in group),
+            )
             for group in groups
         ]
-        self._each(episodes, self.pool.put_back)
-        return made
+        # after the completions, whose metrics are read off the environments
+        self.driver.call_each(episodes, self.pool.put_back)
+        return sampled
 
-    # ------------------------------------------------------------------------------------------ turns
-
-    def _begun(
+    def _begin(
         self, prompts: Sequence[Prompt], count: int, limit: int, random_key: RandomKey
     ) -> list[list[Episode]]:
         """Episodes whose environments are reset, with the prompts that their first turns are drawn after."""
         groups = []
         for prompt in prompts:
-            episodes, said = self.pool.begun(prompt, count, row_key(random_key, prompt.uid, 0) & 0x7FFFFFFF)
-            shown = self.template.prompt(prompt, said, episodes[0].environment.tools)
+            seed = make_row_key(random_key, prompt.uid, 0) & 0x7FFFFFFF
+            episodes, observation = self.pool.begin(prompt, count, seed)
+            shown = self.template.make_prompt(prompt, observation, episodes[0].environment.tools)
+            if len(shown.token_ids) + limit > self.source.context_length:
+                raise UserError(
+                    f"Prompt {prompt.uid!r} has {len(shown.token_ids)} tokens with its tools and what the environment "
+                    f"says first ({len(prompt.token_ids)} without), and sampling.max_new_tokens is {limit}: the "
+                    f"model's context has {self.source.context_length}. Lower sampling.max_new_tokens or "
+                    "data.max_prompt_length."
+                )
             for episode in episodes:
                 episode.prompt = shown
-            self._check_length(shown, prompt, limit)
             groups.append(episodes)
         return groups
 
-    def _check_length(self, shown: Prompt, prompt: Prompt, limit: int) -> None:
-        """Refuse a prompt that its tools, or what the environment says first, have made too long for the model."""
-        if len(shown.token_ids) + limit > self.source.context_length:
-            raise UserError(
-                f"Prompt {prompt.uid!r} has {len(shown.token_ids)} tokens with its tools and what the environment says "
-                f"first ({len(prompt.token_ids)} without), and sampling.max_new_tokens is {limit}: the model's context "
-                f"has {self.source.context_length}. Lower sampling.max_new_tokens or data.max_prompt_length."
-            )
-
-    def _first_turns(
+    def _draw_first_turns(
         self, groups: Sequence[Sequence[Episode]], count: int, sampling: Sampling, random_key: RandomKey
     ) -> None:
         """Drawn group by group, as without an environment."""
-        drawn = self.sampler.sample(
-            [group[0].prompt for group in groups],
-            count,
-            sampling=self._of_a_turn(sampling, 0),
-            random_key=random_key,
-        )
-        for group, found in zip(groups, drawn, strict=True):
-            for episode, completion in zip(group, found.completions, strict=True):
-                self._spoken(episode, completion)
+        prompts = [group[0].prompt for group in groups]
+        limit = self._limit_turn(sampling, 0)
+        drawn = self.sampler.sample(prompts, count, sampling=limit, random_key=random_key)
+        for episodes, group in zip(groups, drawn, strict=True):
+            for episode, turn in zip(episodes, group.completions, strict=True):
+                self._add_turn(episode, turn)
 
-    def _turns(
+    def _draw_turns(
         self, running: Sequence[Episode], turn: int, sampling: Sampling, random_key: RandomKey
     ) -> None:
         """A turn of every episode that goes on, drawn together, each under a name of its own."""
-        asked = [
+        prompts = [
             replace(
                 e.prompt,
                 uid=f"{e.prompt.uid}/{e.member}/turn/{turn}",
@@ -236,91 +234,37 @@ class EnvironmentSampler(SamplerAround):
             )
             for e in running
         ]
-        limits = [self._of_a_turn(sampling, len(e.ids)) for e in running]
-        for limit in sorted(
-            set(limits), key=lambda s: -s.max_new_tokens
-        ):  # those with as many tokens left together
+        limits = [self._limit_turn(sampling, len(e.ids)) for e in running]
+        # one call takes one limit: those with as many tokens left are drawn together
+        for limit in sorted(set(limits), key=lambda s: -s.max_new_tokens):
             mine = [i for i, own in enumerate(limits) if own == limit]
-            drawn = self.sampler.sample([asked[i] for i in mine], 1, sampling=limit, random_key=random_key)
-            for i, found in zip(mine, drawn, strict=True):
-                self._spoken(running[i], found.completions[0])
+            groups = self.sampler.sample([prompts[i] for i in mine], 1, sampling=limit, random_key=random_key)
+            for i, group in zip(mine, groups, strict=True):
+                self._add_turn(running[i], group.completions[0])
 
-    def _of_a_turn(self, sampling: Sampling, taken: int) -> Sampling:
+    def _limit_turn(self, sampling: Sampling, taken: int) -> Sampling:
         left = sampling.max_new_tokens - taken
         return replace(sampling, max_new_tokens=min(left, self.max_turn_tokens or left))
 
-    def _spoken(self, episode: Episode, completion: Completion) -> None:
+    def _add_turn(self, episode: Episode, turn: Completion) -> None:
         prefix, tools = (*episode.prompt.token_ids, *episode.ids), episode.environment.tools
-        calls = self.reader(completion.token_ids, prefix, tools) if self.reader and tools else ()
-        episode.spoke(completion, assistant_message(completion, calls))
+        calls = self.reader(turn.token_ids, prefix, tools) if self.reader and tools else ()
+        episode.add_turn(turn, make_assistant_message(turn, calls))
 
-    def _answers(self, running: Sequence[Episode], sampling: Sampling, *, last: bool) -> None:
-        """What the environments say to the turns just taken."""
-        answers = dict(zip(map(id, running), self._each(running, self._answer), strict=True))
-        for episode in running:
-            messages = answers[id(episode)]
+    def _answer(self, running: Sequence[Episode], sampling: Sampling, *, last: bool) -> None:
+        """Append what the environments say to the turns just taken."""
+        for episode, messages in zip(
+            running, self.driver.call_each(running, self.driver.answer), strict=True
+        ):
             if not episode.open:
                 continue
             if messages is None:
                 episode.end("stop")
                 continue
-            between = self.template.of(episode.prompt).between(
+            between = self.template.for_prompt(episode.prompt).render_between(
                 messages, episode.ids[-1] if episode.ids else None, chat=episode.prompt.messages is not None
             )
             if last or len(episode.ids) + len(between) >= sampling.max_new_tokens:
                 episode.end("length")
             else:
-                episode.heard(between, messages)
-
-    # ------------------------------------------------------------------------------------------ environments
-
-    def _answer(self, episode: Episode) -> Any:
-        """Messages, or None at the end of the episode."""
-        try:
-            found = bounded(
-                episode.environment,
-                lambda: episode.environment.respond(tuple(episode.messages)),
-                timeout=patience(episode.environment, self.timeout),
-            )
-            calls = len(episode.messages[-1].get("tool_calls", ()))
-            answer = checked_answer(
-                found, class_name(episode.environment), self.max_answer_chars, calls=calls
-            )
-            self.failures.note("respond", None)
-            return answer
-        except RAISED as error:
-            self.failures.note("respond", error)
-            episode.lost |= isinstance(error, TimeoutError | StateLostError)
-            if self.on_error == "drop" or isinstance(error, StateLostError):
-                episode.drop()
-                return None
-            text = str({"error": f"{type(error).__name__}: {error_text(error)}"})[: self.max_answer_chars]
-            return [{"role": "user", "content": text}]
-
-    def _rewarded(self, episode: Episode) -> None:
-        if episode.dropped:
-            return
-        count = sum(turn.role == "assistant" for turn in episode.turns)
-        try:
-            found = bounded(episode.environment, episode.environment.reward, timeout=self.timeout)
-            episode.rewards = checked_rewards(found, class_name(episode.environment), count)
-            self.failures.note("reward", None)
-        except RAISED as error:
-            self.failures.note("reward", error)
-            episode.lost |= isinstance(error, TimeoutError | StateLostError)
-            episode.drop()
-
-    def _each(self, episodes: Sequence[Episode], call: Callable[[Episode], Any]) -> list[Any]:
-        if not episodes:
-            return []
-
-        def asked(episode: Episode) -> Any:
-            abandon_if_stopping()
-            return call(episode)
-
-        with ThreadPoolExecutor(min(self.workers, len(episodes))) as pool:
-            return list(pool.map(carried(asked), episodes))
-
-    def _completion(self, episode: Episode, stripped: frozenset[int]) -> Completion:
-        text, ends = decoded(self.source.tokenizer, episode.ids, stripped)
-        return episode.completion(text, ends)
+                episode.add_answer(between, messages)

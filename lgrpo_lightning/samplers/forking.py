@@ -13,7 +13,7 @@ from lgrpo_lightning.contracts import RandomKey, Sampler
 from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.stops import Stops
-from lgrpo_lightning.samplers.text import decoded, stripped_tokens
+from lgrpo_lightning.samplers.text import decode, list_stripped
 from lgrpo_lightning.types import Completion, Fork, Group, Prompt, Sampling
 
 Cut = Literal["anywhere", "line", "entropy"]
@@ -88,39 +88,42 @@ class ForkingSampler(SamplerAround):
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """One group per prompt; in training only, as validation measures what the policy does by itself."""
-        with self.drawing():
-            return self._sampled(prompts, group_size, sampling, random_key)
+        with self.open_model():
+            return self._sample_groups(prompts, group_size, sampling, random_key)
 
-    def _sampled(
+    def _sample_groups(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         forks = min(round(self.share * group_size), group_size - 1) if random_key.phase == "train" else 0
         groups = self.sampler.sample(prompts, group_size - forks, sampling=sampling, random_key=random_key)
         members = [list(group.completions) for group in groups]
         for number in range(self.depth if forks else 0):
-            drawn = len(members[0]) - (group_size - forks) if members else 0
-            count = (forks - drawn) // (self.depth - number)
+            forked = len(members[0]) - (group_size - forks) if members else 0
+            count = (forks - forked) // (self.depth - number)
             branches = [
-                self._branch(f"{prompts[place].uid}/fork/{number}/{k}", place, found, random_key)
-                for place, found in enumerate(members)
+                self._draw_branch(f"{prompts[place].uid}/fork/{number}/{k}", place, completions, random_key)
+                for place, completions in enumerate(members)
                 for k in range(count)
             ]
             for branch, completion in zip(
-                branches, self._drawn(prompts, members, branches, sampling, random_key), strict=True
+                branches, self._draw_forks(prompts, members, branches, sampling, random_key), strict=True
             ):
                 members[branch.place].append(completion)
         return [
-            replace(group, completions=tuple(found)) for group, found in zip(groups, members, strict=True)
+            replace(group, completions=tuple(completions))
+            for group, completions in zip(groups, members, strict=True)
         ]
 
-    def _branch(self, name: str, place: int, members: Sequence[Completion], random_key: RandomKey) -> Branch:
+    def _draw_branch(
+        self, name: str, place: int, members: Sequence[Completion], random_key: RandomKey
+    ) -> Branch:
         """Whom to fork, and where."""
         draw = Random(f"{tuple(random_key)}/{name}")  # of a text: the same on every machine
         member = draw.randrange(len(members))
-        position = draw.choice(self._cuts(members[member]))
+        position = draw.choice(self._list_cuts(members[member]))
         return Branch(name=name, place=place, member=member, position=position)
 
-    def _cuts(self, completion: Completion) -> list[int]:
+    def _list_cuts(self, completion: Completion) -> list[int]:
         """Positions at which a completion may be forked; 0, the whole of it anew, where there is none."""
         inside = range(1, len(completion))
         if self.cut == "line":
@@ -141,7 +144,7 @@ class ForkingSampler(SamplerAround):
             ) or [0]
         return list(inside) or [0]
 
-    def _drawn(
+    def _draw_forks(
         self,
         prompts: Sequence[Prompt],
         members: Sequence[Sequence[Completion]],
@@ -150,30 +153,30 @@ class ForkingSampler(SamplerAround):
         random_key: RandomKey,
     ) -> list[Completion]:
         """The forks: those with as many tokens left are drawn in one call."""
-        found: dict[int, Completion] = {}
+        forks: dict[int, Completion] = {}
         for left in sorted({sampling.max_new_tokens - b.position for b in branches}, reverse=True):
             mine = [i for i, b in enumerate(branches) if sampling.max_new_tokens - b.position == left]
-            asked = [self._prompt(prompts[branches[i].place], members, branches[i]) for i in mine]
+            asked = [self._make_prompt(prompts[branches[i].place], members, branches[i]) for i in mine]
             answers = self.sampler.sample(
                 asked, 1, sampling=replace(sampling, max_new_tokens=left), random_key=random_key
             )
             for i, answer in zip(mine, answers, strict=True):
                 whose = members[branches[i].place][branches[i].member]
-                found[i] = self._joined(whose, answer.completions[0], branches[i], sampling)
-        return [found[i] for i in range(len(branches))]
+                forks[i] = self._join(whose, answer.completions[0], branches[i], sampling)
+        return [forks[i] for i in range(len(branches))]
 
-    def _prompt(self, prompt: Prompt, members: Sequence[Sequence[Completion]], branch: Branch) -> Prompt:
+    def _make_prompt(self, prompt: Prompt, members: Sequence[Sequence[Completion]], branch: Branch) -> Prompt:
         """The prompt and the prefix, under a name of its own."""
         taken = members[branch.place][branch.member].token_ids[: branch.position]
         return replace(prompt, uid=branch.name, token_ids=(*prompt.token_ids, *taken))
 
-    def _joined(self, first: Completion, rest: Completion, branch: Branch, sampling: Sampling) -> Completion:
+    def _join(self, first: Completion, rest: Completion, branch: Branch, sampling: Sampling) -> Completion:
         """The prefix of ``first`` and what was drawn after it, as one completion, up to its first stop string."""
         at, tokenizer = branch.position, self.source.tokenizer
         ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
         ids = (*first.token_ids[:at], *rest.token_ids)
-        stripped = stripped_tokens(tokenizer, ends, sampling)
-        text, text_ends = decoded(tokenizer, ids, stripped)
+        stripped = list_stripped(tokenizer, ends, sampling)
+        text, text_ends = decode(tokenizer, ids, stripped)
         entropies = None
         if first.entropies is not None and rest.entropies is not None:
             entropies = torch.cat([first.entropies[:at], rest.entropies])
@@ -189,4 +192,4 @@ class ForkingSampler(SamplerAround):
             entropies=entropies,
             fork=Fork(member=branch.member, position=at) if at else None,
         )
-        return Stops.of(tokenizer, sampling.stop, ends).cut(tokenizer, joined, stripped)
+        return Stops.from_strings(tokenizer, sampling.stop, ends).cut(tokenizer, joined, stripped)

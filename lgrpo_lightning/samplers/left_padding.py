@@ -39,13 +39,3 @@ def takes_left_padding(
                 "one length are sampled together and others apart. Prompts of like length make batches larger."
             )
     return _KNOWN[model]
-
-
-def by_length(prompts: Sequence[Tokens]) -> list[list[int]]:
-    """The indices of ``prompts``, those of a length together.
-
-    >>> by_length([[1, 2], [3], [4, 5]])
-    [[1], [0, 2]]
-    """
-    lengths = sorted({len(p) for p in prompts})
-    return [[i for i, p in enumerate(prompts) if len(p) == n] for n in lengths]

@@ -1,4 +1,4 @@
-"""Sampling by Gumbel-max with noise that is a function of (random key, prompt, member, position) alone.
+"""What tokens are drawn from, and Gumbel-max with noise that depends on (random key, prompt, member, position) alone.
 
 Neither the batch, nor its order, nor the number of ranks changes a draw; only rounding of the logits can, and
 Gumbel-max turns a rounding error into another token only where two candidates tie within it.
@@ -13,29 +13,53 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.types import Sampling
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
-def row_key(random_key: RandomKey, uid: str, member: int) -> int:
+def truncate_logits(logits: Tensor, sampling: Sampling) -> Tensor:
+    """``[R, V]`` logits at the temperature, fp32, with -inf on the tokens that may not be drawn.
+
+    The most probable token always stays.
+
+    >>> truncate_logits(torch.tensor([[2.0, 1.0, 0.0]]), Sampling(top_k=1)).tolist()
+    [[2.0, -inf, -inf]]
+    """
+    from transformers.generation import logits_process
+
+    logits = logits.float()
+    if sampling.temperature not in (0.0, 1.0):
+        logits = logits / sampling.temperature
+    if sampling.min_p > 0:  # before top-p, as in vLLM: the warpers of `generate` have it last
+        logits = logits_process.MinPLogitsWarper(sampling.min_p)(None, logits)
+    if sampling.top_k > 0:
+        logits = logits_process.TopKLogitsWarper(sampling.top_k)(None, logits)
+    if sampling.top_p < 1:
+        logits = logits_process.TopPLogitsWarper(sampling.top_p)(None, logits)
+    return logits
+
+
+def make_row_key(random_key: RandomKey, uid: str, member: int) -> int:
     """A signed 64-bit key for one completion."""
     text = "\x1f".join(map(str, (*random_key, uid, member)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def gumbel(keys: Tensor, position: int, start: int, count: int) -> Tensor:
+def draw_gumbel(keys: Tensor, position: int, start: int, count: int) -> Tensor:
     """Standard Gumbel noise ``[R, count]`` fp32 for draws ``start … start + count`` of each row at ``position``.
 
     Counter-based (the finaliser of splitmix64, Steele et al. 2014), so that any draw is computed on its own.
 
     Args:
-        keys: ``[R]`` long, from ``row_key``.
+        keys: ``[R]`` long, from ``make_row_key``.
     """
     at_position = _mix(keys + torch.full_like(keys, position + 1) * _GOLDEN)
     index = torch.arange(start + 1, start + count + 1, device=keys.device)
     bits = _mix(at_position[:, None] ^ _mix(index * _GOLDEN))
+    # 53 bits and half a step: neither 0 nor 1, whose logarithms are infinite
     uniform = (((bits >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
     return -(-uniform.log()).log().float()
 
@@ -56,20 +80,21 @@ def gumbel_argmax(logits: Tensor, keys: Tensor, position: int) -> tuple[Tensor, 
     vocabulary = logits.shape[1]
     width = math.isqrt(vocabulary - 1) + 1
     blocks = -(-vocabulary // width)
-    mass = _masses(logits, width)
-    block = (mass + gumbel(keys, position, 0, blocks)).argmax(-1)
+    mass = _sum_blocks(logits, width)
+    block = (mass + draw_gumbel(keys, position, 0, blocks)).argmax(-1)
     index = block[:, None] * width + torch.arange(width, device=logits.device)
     inside = logits.gather(1, index.clamp(max=vocabulary - 1))
     inside = inside.masked_fill(index >= vocabulary, -torch.inf)
-    offset = (inside + gumbel(keys, position, blocks, width)).argmax(-1)
+    offset = (inside + draw_gumbel(keys, position, blocks, width)).argmax(-1)
     chosen = inside.gather(1, offset[:, None]).squeeze(1)
     return block * width + offset, chosen - mass.logsumexp(-1)
 
 
-def _masses(logits: Tensor, width: int) -> Tensor:
+def _sum_blocks(logits: Tensor, width: int) -> Tensor:
     """``[R, blocks]`` logsumexp of each ``width`` columns; the last block may be smaller."""
     full = logits.shape[1] // width
     whole, rest = logits[:, : full * width], logits[:, full * width :]
+    # logits of the wide product lie column by column: summed along memory
     if logits.stride(0) == 1 and full > 1:  # a view of [V, R]
         mass = _logsumexp_of_rows(whole.T.view(full, width, -1)).T
     else:
@@ -90,10 +115,10 @@ def _logsumexp_of_rows(x: Tensor) -> Tensor:
 
 def _mix(x: Tensor) -> Tensor:
     """The finaliser of splitmix64 on int64 (arithmetic wraps; shifts are made logical)."""
-    x = (x ^ _shifted(x, 30)) * _MIX_1
-    x = (x ^ _shifted(x, 27)) * _MIX_2
-    return x ^ _shifted(x, 31)
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
 
 
-def _shifted(x: Tensor, by: int) -> Tensor:
+def _shift(x: Tensor, by: int) -> Tensor:
     return (x >> by) & ((1 << (64 - by)) - 1)

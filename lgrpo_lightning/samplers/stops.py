@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lgrpo_lightning.samplers.text import REPLACEMENT, decoded, end_ids, plain_text
+from lgrpo_lightning.samplers.text import REPLACEMENT, decode, decode_plain, list_ends
 from lgrpo_lightning.types import Completion
 
 MARGIN = 4
@@ -34,13 +34,13 @@ class Stops:
     strings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, tokenizer: Any, stop: Sequence[str], ends: Sequence[int]) -> Stops:
-        """Those of ``sampling.stop``; ``ends`` as in ``stripped_tokens``."""
+    def from_strings(cls, tokenizer: Any, stop: Sequence[str], ends: Sequence[int]) -> Stops:
+        """Those of ``sampling.stop``; ``ends`` as in ``list_stripped``."""
         if not stop:
             return cls()
         added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
         named = {number for number, text in added.items() if any(text in s for s in stop)}
-        hidden = end_ids(tokenizer, ends) - named
+        hidden = list_ends(tokenizer, ends) - named
         parts = {number for number, text in added.items() if any(s in text for s in stop)} - hidden
         return cls(
             token_ids=tuple(number for number, text in added.items() if text in stop),
@@ -49,11 +49,11 @@ class Stops:
             strings=tuple(stop),
         )
 
-    def first(self, tokenizer: Any, token_ids: Sequence[int]) -> int | None:
+    def find_first(self, tokenizer: Any, token_ids: Sequence[int]) -> int | None:
         """Number of tokens after which the text first contains a stop string, or None."""
         if not self.strings:
             return None
-        text, ends = decoded(tokenizer, token_ids, self.hidden)
+        text, ends = decode(tokenizer, token_ids, self.hidden)
         if REPLACEMENT in text:  # a character cut off may hide the whole ones before it
             search = StopSearch(tokenizer, self)
             return next((n for n, i in enumerate(token_ids, 1) if search.append(i)), None)
@@ -61,11 +61,11 @@ class Stops:
         return None if reached is None else bisect_left(ends, reached) + 1
 
     def cut(self, tokenizer: Any, completion: Completion, stripped: frozenset[int]) -> Completion:
-        """The rollout up to the token that completes a stop string; ``stripped`` as in ``decoded``."""
-        length = self.first(tokenizer, completion.token_ids)
+        """The completion up to the token that completes a stop string; ``stripped`` as in ``decode``."""
+        length = self.find_first(tokenizer, completion.token_ids)
         if length is None:
             return completion
-        text, ends = decoded(tokenizer, completion.token_ids[:length], stripped)
+        text, ends = decode(tokenizer, completion.token_ids[:length], stripped)
         return replace(
             completion,
             token_ids=completion.token_ids[:length],
@@ -97,13 +97,14 @@ class StopSearch:
         if token_id in self.stops.hidden:
             return False
         self.ids.append(token_id)
-        text = plain_text(self.tokenizer, self.ids[self.begin :])
+        text = decode_plain(self.tokenizer, self.ids[self.begin :])
         if not text.endswith(REPLACEMENT) or len(text) > 4 * self.needed + BROKEN:
             length = self.skipped + len(text)
             self.bounds.append((len(self.ids), length))
             while length - self.bounds[0][1] >= self.needed:
                 self.begin, self.skipped = self.bounds.popleft()
-        return self._has_stop(text) and self._has_stop(plain_text(self.tokenizer, self.ids))
+        # decoded without the tokens before it, a window may differ from the text: the whole of it decides
+        return self._has_stop(text) and self._has_stop(decode_plain(self.tokenizer, self.ids))
 
     def _has_stop(self, text: str) -> bool:
         return any(s in text for s in self.stops.strings)

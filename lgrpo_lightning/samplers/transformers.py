@@ -10,8 +10,8 @@ from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.compiled import CompiledDecoding
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
-from lgrpo_lightning.samplers.noise import row_key
-from lgrpo_lightning.samplers.text import decoded, stripped_tokens
+from lgrpo_lightning.samplers.noise import make_row_key
+from lgrpo_lightning.samplers.text import decode, list_stripped
 from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
 
 Job = tuple[int, int]  # (prompt, member)
@@ -47,7 +47,7 @@ class TransformersSampler(Sampler):
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         """One group per prompt, in order."""
-        found: dict[Job, Decoded] = {}
+        decoded: dict[Job, Decoded] = {}
         with self.source.generation_model() as model:
             decoding = (CompiledDecoding if self.compile else Decoding)(
                 model,
@@ -58,25 +58,27 @@ class TransformersSampler(Sampler):
                 padding=self.source.pad_token_ids,
                 entropies=self.entropies,
             )
-            for jobs in self._batches(prompts, group_size, sampling.max_new_tokens):
+            for jobs in self._make_batches(prompts, group_size, sampling.max_new_tokens):
                 used = sorted({p for p, _ in jobs})
                 requests = [
-                    Request(prompt=used.index(p), key=row_key(random_key, prompts[p].uid, m)) for p, m in jobs
+                    Request(prompt=used.index(p), key=make_row_key(random_key, prompts[p].uid, m))
+                    for p, m in jobs
                 ]
                 results = decoding.run([prompts[p].token_ids for p in used], requests)
-                found.update(zip(jobs, results, strict=True))
+                decoded.update(zip(jobs, results, strict=True))
         ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
-        stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
+        stripped = list_stripped(self.source.tokenizer, ends, sampling)
         return [
             Group(
                 prompt=prompt,
-                completions=tuple(self._completion(found[p, m], stripped) for m in range(group_size)),
+                completions=tuple(self._make_completion(decoded[p, m], stripped) for m in range(group_size)),
             )
             for p, prompt in enumerate(prompts)
         ]
 
-    def _batches(self, prompts: Sequence[Prompt], group_size: int, limit: int) -> Iterator[list[Job]]:
+    def _make_batches(self, prompts: Sequence[Prompt], group_size: int, limit: int) -> Iterator[list[Job]]:
         """All (prompt, member) pairs in batches within the token budget, prompts of like length together."""
+        # longest first: the first row of a batch is then its width
         order = sorted(range(len(prompts)), key=lambda p: -len(prompts[p].token_ids))
         batch: list[Job] = []
         width = 0
@@ -91,15 +93,15 @@ class TransformersSampler(Sampler):
         if batch:
             yield batch
 
-    def _completion(self, drawn: Decoded, stripped: frozenset[int]) -> Completion:
-        text, ends = decoded(self.source.tokenizer, drawn.token_ids, stripped)
+    def _make_completion(self, result: Decoded, stripped: frozenset[int]) -> Completion:
+        text, ends = decode(self.source.tokenizer, result.token_ids, stripped)
         return Completion(
-            token_ids=drawn.token_ids,
-            logprobs=drawn.logprobs,
+            token_ids=result.token_ids,
+            logprobs=result.logprobs,
             text=text,
             text_ends=ends,
-            finish_reason="stop" if drawn.stopped else "length",
-            mask=torch.ones(len(drawn.token_ids), dtype=torch.bool),
+            finish_reason="stop" if result.stopped else "length",
+            mask=torch.ones(len(result.token_ids), dtype=torch.bool),
             weight_version=self.source.version,
-            entropies=drawn.entropies,
+            entropies=result.entropies,
         )

@@ -19,7 +19,7 @@ from lgrpo_lightning.contracts import (
     Sampler,
     StepSegmenter,
 )
-from lgrpo_lightning.data.sources import all_rows
+from lgrpo_lightning.data.sources import read_rows
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import check_rewards
 from lgrpo_lightning.testing.toys import toy_group, toy_tree
@@ -161,12 +161,12 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
         path: The model, as in ``policy.path``.
     """
     from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
-    from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
+    from lgrpo_lightning.policy.end_of_sequence import list_eos_token_ids
     from lgrpo_lightning.policy.loading import load_tokenizer
 
     who, config = type(sampler).__name__, PolicyConfig(path=path)
     policy, tokenizer = Policy(config), load_tokenizer(config)
-    ends = eos_token_ids(config, tokenizer)
+    ends = list_eos_token_ids(config, tokenizer)
     sampler.setup(PolicySource(policy, tokenizer=tokenizer, eos_token_ids=ends, version=lambda: 0))
     sampler.sync(0)
     sampling, texts = Sampling(max_new_tokens=12), ["1+2=", "12+7+3="]
@@ -212,13 +212,13 @@ def check_prompt_source(source: PromptSource) -> Sequence[Mapping[str, Any]]:
     """Assert that ``source`` fulfils its contract, and return its rows."""
     who = type(source).__name__
     with _raise_assertions():
-        rows = all_rows(source.rows(), who)
+        rows = read_rows(source.rows(), who)
     assert len(rows) > 0, f"{who}: there are no rows"
     for number, row in enumerate(rows):
         prompt = row.get("prompt")
         assert isinstance(prompt, str | list), f"{who}: row {number} has no prompt, a text or messages"
         assert prompt, f"{who}: the prompt of row {number} is empty"
-    assert [dict(r) for r in all_rows(source.rows(), who)] == [dict(r) for r in rows], (
+    assert [dict(r) for r in read_rows(source.rows(), who)] == [dict(r) for r in rows], (
         f"{who}: a second call gives other rows"
     )
     return rows

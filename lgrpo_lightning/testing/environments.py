@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.contracts import Environment
-from lgrpo_lightning.environments.messages import checked_answer, checked_rewards
+from lgrpo_lightning.environments.messages import check_answer, check_rewards
 from lgrpo_lightning.types import Message
 
 
@@ -47,10 +47,10 @@ def _play(
     for turn in turns:
         history.append({"role": "assistant", "content": turn})
         taken += 1
-        answer = checked_answer(environment.respond(tuple(history)), who, 1_000_000)
+        answer = check_answer(environment.respond(tuple(history)), who, 1_000_000)
         if answer is None:
             break
         history.extend(answer)
-    checked_rewards(environment.reward(), who, taken)
+    check_rewards(environment.reward(), who, taken)
     environment.close()
     return messages + history

@@ -11,8 +11,8 @@ from itertools import islice
 from types import FunctionType
 from typing import Any
 
-from lgrpo_lightning.checkpoints.code import code_of
-from lgrpo_lightning.distributed.ranks import gathered
+from lgrpo_lightning.checkpoints.code import read_code
+from lgrpo_lightning.distributed.ranks import gather
 from lgrpo_lightning.errors import UserError
 
 OWN = re.compile(r"(^|_)(devices?|urls?|hosts?|ports?|keys?|secrets?|passwords?)$|^kwargs$|_dir$")
@@ -39,7 +39,7 @@ def check_alike(trainer: Any, own: Mapping[str, Any]) -> None:
     Raises:
         ValueError: On every rank, with the names and both values.
     """
-    first, *others = gathered(trainer, dict(own))
+    first, *others = gather(trainer, dict(own))
     different = [
         f"  {name} is {first[name]} on rank 0, {value} on rank {rank}"
         for rank, other in enumerate(others, 1)
@@ -67,7 +67,7 @@ def describe_run(module: Any) -> dict[str, str]:
             for name, digests in getattr(data, "fingerprints", {}).items()
         },
     }
-    code = code_of({**module.components.by_name, "loss": module.loss})
+    code = read_code({**module.components.by_name, "loss": module.loss})
     return {
         **{name: str(value) for name, value in options.items()},
         **dict(_options("model.policy", module.policy_config)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.distributed.activity import progressed
+from lgrpo_lightning.distributed.activity import note_progress
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.policy.policy import TokenScores
@@ -31,11 +31,13 @@ class BatchScorer:
 
     def passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:
         """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
-        packs = self.policy.packs([batch.prompts[i] for i in rows], [batch.completions[i] for i in rows])
+        packs = self.policy.divide_rows(
+            [batch.prompts[i] for i in rows], [batch.completions[i] for i in rows]
+        )
         count = torch.tensor(len(packs), device=batch.mask.device)
         most = int(self.ranks.max(count))  # collective, so before any pass
         for number in range(most):
-            progressed()
+            note_progress()
             yield ([rows[i] for i in packs[number]], True) if number < len(packs) else ([0], False)
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, Sampler
-from lgrpo_lightning.distributed.ranks import tensor_mesh
+from lgrpo_lightning.distributed.ranks import find_tensor_mesh
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.training.objective import Objective
 from lgrpo_lightning.training.options import Updates
@@ -126,7 +126,7 @@ def check_ahead_in_run(count: int, trainer: Any) -> None:
     """
     if count == 0:
         return
-    if tensor_mesh(trainer.strategy) is not None:
+    if find_tensor_mesh(trainer.strategy) is not None:
         raise UserError(
             f"updates.rollouts_ahead is {count}, and under tensor_parallel_size above 1 ranks share what they sample "
             f"and score while they train. Use tensor_parallel_size: 1, {NOT_AHEAD}."

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from lgrpo_lightning.contracts import AdvantageEstimator, RandomKey, Sampler, StepSegmenter
-from lgrpo_lightning.distributed.component_call import component_call
-from lgrpo_lightning.distributed.ranks import ranks, shared
-from lgrpo_lightning.distributed.stopping import abandonable, abandoning_together
+from lgrpo_lightning.distributed.component_call import isolate_call
+from lgrpo_lightning.distributed.ranks import find_ranks, share
+from lgrpo_lightning.distributed.stopping import abandon_together, allow_abandoning
 from lgrpo_lightning.policy import PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
@@ -80,12 +80,12 @@ class Components:
 
     def sync_sampler(self, version: int) -> None:
         """Have the sampler load the policy's weights, which have had ``version`` optimizer steps. Collective."""
-        with abandoning_together(self._trainer), self._call(self.random_key("sync", version)):
+        with abandon_together(self._trainer), self._call(self.random_key("sync", version)):
             self.sampler.sync(version)
 
     def prepare_sampler(self, sampling: Sampling, version: int) -> None:
         """Have the sampler do what it cannot do on another thread. Collective."""
-        with abandoning_together(self._trainer), self._call(self.random_key("ready", version)):
+        with abandon_together(self._trainer), self._call(self.random_key("ready", version)):
             self.sampler.ready(sampling)
 
     def release_sampler(self, version: int) -> None:
@@ -99,12 +99,12 @@ class Components:
         """``count`` completions for every prompt. A stop that is asked for abandons them."""
         own = [prompt.copy() for prompt in prompts]
         with (
-            abandonable(self._trainer, random_key, "sampling"),
+            allow_abandoning(self._trainer, random_key, "sampling"),
             self._call(random_key, "sampler", *(p.uid for p in own[:1])),
         ):
             groups = self.sampler.sample(own, count, sampling=sampling, random_key=random_key)
         check_sampled(self.sampler, groups)
-        return list(shared(self._trainer, lambda: groups))
+        return list(share(self._trainer, lambda: groups))
 
     def segment(self, groups: Sequence[Group], random_key: RandomKey) -> list[ProcessTree]:
         """The process tree of every group, which knows what is trained."""
@@ -129,10 +129,10 @@ class Components:
     ) -> list[Rewards]:
         """The rewards of every group. A stop that is asked for abandons those that are waited for."""
         with (
-            abandonable(self._trainer, random_key, "scoring"),
+            allow_abandoning(self._trainer, random_key, "scoring"),
             self._call(random_key, "reward_model", *_first(groups)),
         ):
-            return list(shared(self._trainer, lambda: self.reward_model.score_batch(groups, trees)))
+            return list(share(self._trainer, lambda: self.reward_model.score_batch(groups, trees)))
 
     def score_groups(self, groups: Sequence[Group], random_key: RandomKey) -> ScoredGroups:
         """Groups with their process trees and rewards."""
@@ -155,7 +155,7 @@ class Components:
         """The credit of every group. Collective."""
         warn_of_unread(self.advantage_estimator, self.reward_model, rewards)
         with self._call(random_key, "advantage_estimator", *_first(groups)):
-            reduce = ranks(self._trainer).sum
+            reduce = find_ranks(self._trainer).sum
             credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=reduce)
         check_credits(self.advantage_estimator, groups, credits)
         return credits
@@ -184,7 +184,7 @@ class Components:
 
     def _call(self, random_key: RandomKey, *key: object) -> AbstractContextManager[None]:
         rank = 0 if self._trainer is None else self._trainer.global_rank
-        return component_call(random_key, *key, rank)
+        return isolate_call(random_key, *key, rank)
 
 
 def _first(groups: Sequence[Group]) -> list[str]:

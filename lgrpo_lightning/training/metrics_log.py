@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lightning.distributed.ranks import data_gathered, ranks
+from lgrpo_lightning.distributed.ranks import find_ranks, gather_data_ranks
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, pass_rates
 from lgrpo_lightning.training.options import Updates, Validation
@@ -48,9 +48,9 @@ class MetricsLog:
         used = utilization_metrics(policy, passes=self.passes, seconds=clock.seconds["train"])
         for name, value in (clock.metrics() | step_metrics | used).items():
             means.put(name, value)
-        merged = Means.merge(data_gathered(trainer, means.settle()))
+        merged = Means.merge(gather_data_ranks(trainer, means.settle()))
         tokens = sum(len(completion) for group in rollout.sampled.groups for completion in group.completions)
-        everywhere = float(ranks(trainer).sum(torch.tensor(float(tokens), device=policy.device)))
+        everywhere = float(find_ranks(trainer).sum(torch.tensor(float(tokens), device=policy.device)))
         return self._with_gaps(
             merged.values()
             | {
@@ -71,7 +71,7 @@ class MetricsLog:
         if (rates := getattr(trainer.datamodule, "pass_rates", None)) is None:
             return
         own = pass_rates(rollout.sampled, success_threshold=self.success_threshold)
-        for theirs in data_gathered(trainer, own):
+        for theirs in gather_data_ranks(trainer, own):
             rates.add(theirs)
-        for name, value in rates.metrics().items():
+        for name, value in rates.compute_metrics().items():
             means.put(name, value)

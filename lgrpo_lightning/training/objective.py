@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.functional.importance import ImportanceMode, check_importance
 from lgrpo_lightning.functional.losses import KLEstimator
-from lgrpo_lightning.policy.reference_sync import ReferenceSync
+from lgrpo_lightning.policy.reference import ReferenceSync
 
 KLPlace = Literal["loss", "reward"]
 

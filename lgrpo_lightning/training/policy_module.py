@@ -13,18 +13,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from lgrpo_lightning.checkpoints.resume import check_weights
-from lgrpo_lightning.distributed.fsdp2 import register, sharding_of
-from lgrpo_lightning.distributed.precision import check_optimizer, settle_precision, small_step_warning
-from lgrpo_lightning.distributed.ranks import Ranks, gradient_sync, ranks
+from lgrpo_lightning.checkpoints.checkpoint_check import check_weights
+from lgrpo_lightning.distributed.fsdp2 import find_sharding, register
+from lgrpo_lightning.distributed.precision import check_optimizer, explain_small_step, settle_precision
+from lgrpo_lightning.distributed.ranks import Ranks, find_ranks, set_gradient_sync
 from lgrpo_lightning.distributed.sharding import shard
 from lgrpo_lightning.distributed.tensor_parallel import agree_gradients
 from lgrpo_lightning.distributed.terminal import say
-from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, reference_of
-from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence
-from lgrpo_lightning.policy.loading import context_length, load_config, load_tokenizer
+from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, make_reference
+from lgrpo_lightning.policy.end_of_sequence import describe_ends, find_end_tokens
+from lgrpo_lightning.policy.loading import find_context_length, load_config, load_tokenizer
 from lgrpo_lightning.policy.lora import is_adapter_weight
-from lgrpo_lightning.policy.reference_sync import load_reference_state, own, reference_state
+from lgrpo_lightning.policy.reference import gather_reference_state, load_reference_state, require_weights
 from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.run_folder.plain import to_plain
 from lgrpo_lightning.training import Objective, Schedule, Updates
@@ -97,12 +97,12 @@ class PolicyModule(LightningModule):
     @cached_property
     def end_of_sequence(self) -> dict[int, tuple[str, ...]]:
         """The ids that end a completion, and who says so."""
-        return end_of_sequence(self.policy_config, self.tokenizer)
+        return find_end_tokens(self.policy_config, self.tokenizer)
 
     @cached_property
     def context_length(self) -> int:
         """Most tokens that a prompt and its completion may have together."""
-        return context_length(load_config(self.policy_config))
+        return find_context_length(load_config(self.policy_config))
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -112,7 +112,7 @@ class PolicyModule(LightningModule):
     @property
     def ranks(self) -> Ranks:
         """The processes of this run."""
-        return ranks(self.trainer)
+        return find_ranks(self.trainer)
 
     @property
     def planned_steps(self) -> int | None:
@@ -149,11 +149,12 @@ class PolicyModule(LightningModule):
             self.context_length = self.policy.context_length
             self.policy.restrict(self.tokenizer, ends)
             # outside the module tree: never saved, trained or wrapped
-            self.__dict__["reference"] = reference_of(self.policy) if self.objective.kl_coef > 0 else None
+            self.__dict__["reference"] = make_reference(self.policy) if self.objective.kl_coef > 0 else None
             if self.objective.reference_sync is not None:
-                own(self.reference)  # refused before the first step where it has no weights of its own
+                # refused before the first step where it has no weights of its own
+                require_weights(self.reference)
         models = [m for m in (self.policy, self.reference) if isinstance(m, Policy)]
-        sharding = None if self._trainer is None else sharding_of(self.trainer.strategy)
+        sharding = None if self._trainer is None else find_sharding(self.trainer.strategy)
         for model in models:
             model.take_type(self.policy_config)
             if sharding is not None and not isinstance(model, FSDPModule):
@@ -174,7 +175,7 @@ class PolicyModule(LightningModule):
         if self._tokens_announced:
             return
         self._tokens_announced = True
-        say(self.trainer, announcement(self.end_of_sequence, self.tokenizer))
+        say(self.trainer, describe_ends(self.end_of_sequence, self.tokenizer))
         if not self.policy.vocabulary.complete:
             say(self.trainer, self.policy.vocabulary.announcement())
 
@@ -217,7 +218,7 @@ class PolicyModule(LightningModule):
 
     def backward_pass(self, loss: Tensor, last: bool) -> None:
         """Add a micro-batch's gradient; ``last`` of its optimizer step, it is averaged over ranks."""
-        with gradient_sync(self.trainer, self.policy, last):
+        with set_gradient_sync(self.trainer, self.policy, last):
             self.manual_backward(loss)
         if last:
             agree_gradients(self.policy)
@@ -240,7 +241,7 @@ class PolicyModule(LightningModule):
         self._steps, self._epoch = self.global_step, self.current_epoch
         self.rollouts_at_last_step = self.rollout_index + 1
         self.guard.check_weights(self.global_step)
-        if (sync := self.objective.reference_sync) is not None and sync.due(self.global_step):
+        if (sync := self.objective.reference_sync) is not None and sync.is_due(self.global_step):
             sync.update(self.reference, self.policy)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -259,7 +260,7 @@ class PolicyModule(LightningModule):
         for optimizer in self.trainer.optimizers:
             check_alike(self.trainer, describe_optimizer(optimizer))
             rate = max(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
-            if warning := small_step_warning([p for p in self.policy.parameters() if p.requires_grad], rate):
+            if warning := explain_small_step([p for p in self.policy.parameters() if p.requires_grad], rate):
                 rank_zero_warn(warning)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -276,7 +277,7 @@ class PolicyModule(LightningModule):
             **self.run_state.save(self.trainer),
         }
         if self.objective.reference_sync is not None:
-            checkpoint["lgrpo"]["reference"] = reference_state(self.reference)
+            checkpoint["lgrpo"]["reference"] = gather_reference_state(self.reference)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the rollout counter and component state; the generators follow when training starts."""

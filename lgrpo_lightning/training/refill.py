@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lgrpo_lightning.distributed.ranks import data_gathered, data_rank
+from lgrpo_lightning.distributed.ranks import find_data_rank, gather_data_ranks
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Rollout
 
@@ -107,13 +107,13 @@ def replace_equal_groups(
     trainer: Any, scored: ScoredGroups, *, rounds: int, draw: Callable[[Sequence[Prompt]], ScoredGroups]
 ) -> tuple[ScoredGroups, ScoredGroups]:
     """(the groups that are left, those that were replaced), with the ranks and prompts of a Trainer: see ``Refill``."""
-    data = data_rank(trainer)
+    data = find_data_rank(trainer)
     return Refill(
         rounds=rounds,
         rank=data.rank,
         size=data.size,
-        gather=lambda value: data_gathered(trainer, value),
-        further=lambda count, without: trainer.datamodule.further_prompts(count, without),
+        gather=lambda value: gather_data_ranks(trainer, value),
+        further=lambda count, without: trainer.datamodule.draw_further_prompts(count, without),
         draw=draw,
     )(scored)
 

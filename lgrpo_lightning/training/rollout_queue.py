@@ -12,12 +12,12 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lgrpo_lightning.checkpoints.held_state import EARLIER, weights_left_out
+from lgrpo_lightning.checkpoints.snapshot import EARLIER, are_weights_left_out
 from lgrpo_lightning.contracts import RandomKey
-from lgrpo_lightning.distributed.activity import doing
-from lgrpo_lightning.distributed.component_call import changed, generators
+from lgrpo_lightning.distributed.activity import note_activity
+from lgrpo_lightning.distributed.component_call import list_changed, read_generators
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
-from lgrpo_lightning.distributed.stopping import abandoning_together, stop_together
+from lgrpo_lightning.distributed.stopping import abandon_together, stop_together
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.kept_weights import KeptWeights
@@ -130,9 +130,9 @@ class RolloutQueue:
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Add the weights that rollouts in the queue were drawn from, oldest first. Collective."""
         resumes = "optimizer_states" in checkpoint  # else it is of weights only
-        if self.ahead and resumes and not weights_left_out(self._trainer):
+        if self.ahead and resumes and not are_weights_left_out(self._trainer):
             keep = self._trainer.is_global_zero
-            checkpoint[EARLIER] = [weights.state(self._policy, keep=keep) for weights in self._earlier]
+            checkpoint[EARLIER] = [weights.gather_state(self._policy, keep=keep) for weights in self._earlier]
 
     def load(self, checkpoint: Mapping[str, Any], policy: Policy) -> None:
         """Restore the weights that rollouts in the queue were drawn from."""
@@ -150,7 +150,7 @@ class RolloutQueue:
                 back = this.index + count - 1 - request.index
                 self._start(request, version, weights=self._weights_before(back))
         self._await_sampler()
-        self._now = KeptWeights.of(self._policy, version)
+        self._now = KeptWeights.copy_from(self._policy, version)
         if len(requests) > count:
             self._start(requests[count], version, weights=None)
         thread = self._threads.pop(this.index)
@@ -193,13 +193,13 @@ class RolloutQueue:
 
     def _await(self, thread: RolloutThread, event: Event) -> None:
         """Wait for a thread; a stop that is asked for ends it. Collective."""
-        doing(f"waiting for rollout {thread.request.index}, which is being sampled and scored")
-        before = None if event.is_set() else generators()
-        with abandoning_together(self._trainer):
+        note_activity(f"waiting for rollout {thread.request.index}, which is being sampled and scored")
+        before = None if event.is_set() else read_generators()
+        with abandon_together(self._trainer):
             while not event.wait(POLL):
                 abandon_if_stopping()
             thread.check()
-        if before is not None and (moved := changed(before)):
+        if before is not None and (moved := list_changed(before)):
             rank_zero_warn(DRAWS.format(" and ".join(moved)))
         stop_together(self._trainer)
 
@@ -220,6 +220,6 @@ def _check_prompts(drawn: RolloutRequest, given: RolloutRequest) -> None:
     if before != now:
         raise UserError(
             f"Rollout {given.index} was drawn ahead for the prompts {', '.join(before[:3])}, …, as the data module's "
-            f"upcoming_prompts announced, and its batch has {', '.join(now[:3])}, …. upcoming_prompts(count) has to "
+            f"preview_prompts announced, and its batch has {', '.join(now[:3])}, …. preview_prompts(count) has to "
             "give what the next batches will be; or set updates.rollouts_ahead: 0."
         )

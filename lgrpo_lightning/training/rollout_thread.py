@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import torch
 
-from lgrpo_lightning.distributed.component_call import aside
-from lgrpo_lightning.distributed.interruption import abandon_if_stopping, cancellable
-from lgrpo_lightning.distributed.leaving import beside
+from lgrpo_lightning.distributed.component_call import run_aside
+from lgrpo_lightning.distributed.interruption import abandon_if_stopping, watch_flag
+from lgrpo_lightning.distributed.leaving import join_at_exit
 from lgrpo_lightning.training.refill import ScoredGroups
 from lgrpo_lightning.types import Group, Progress, Prompt
 
@@ -72,7 +72,7 @@ class RolloutThread(threading.Thread):
         self._error: BaseException | None = None
         if before is not None and before.sampled_at:
             self.seconds["sampler_idle"] = time.perf_counter() - before.sampled_at
-        beside(self)
+        join_at_exit(self)
 
     def cancel(self) -> None:
         """Give it up: the sampler notices; a reward that is at work is finished."""
@@ -83,7 +83,7 @@ class RolloutThread(threading.Thread):
         try:
             if self._device is not None:
                 torch.cuda.set_device(self._device)
-            with aside(), cancellable(self._cancelled):
+            with run_aside(), watch_flag(self._cancelled):
                 groups = self._time("sample", lambda: self._sample(self.request.prompts))
                 self.sampled_at = time.perf_counter()
                 self.sampled.set()

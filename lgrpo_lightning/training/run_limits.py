@@ -80,7 +80,7 @@ class RunLimits:
         if trainer.max_steps > 0 and self.updates.steps_are_sure:
             steps = trainer.max_steps - trainer.global_step
             left.append(steps // self.updates.steps_per_rollout - 1)
-        coming = [(0, list(prompts)), *trainer.datamodule.upcoming_prompts(max(0, min(left)))]
+        coming = [(0, list(prompts)), *trainer.datamodule.preview_prompts(max(0, min(left)))]
         return [
             RolloutRequest(
                 prompts=tuple(batch),

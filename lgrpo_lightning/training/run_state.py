@@ -9,9 +9,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.checkpoints import state
-from lgrpo_lightning.checkpoints.code import changed_code, code_of
-from lgrpo_lightning.checkpoints.resume import other_world_size
-from lgrpo_lightning.distributed.ranks import gathered
+from lgrpo_lightning.checkpoints.checkpoint_check import describe_world_size_change
+from lgrpo_lightning.checkpoints.code import list_changed_code, read_code
+from lgrpo_lightning.distributed.ranks import gather
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.training.optimizers import take_over_rates
 
@@ -34,14 +34,14 @@ class RunState:
     def begin(self) -> None:
         """Forget what an earlier fit has loaded."""
         self._saved_rng, self._saved_rates = None, []
-        self._code = code_of(self.parts)
+        self._code = read_code(self.parts)
 
     def save(self, trainer: Trainer) -> dict[str, Any]:
         """The entries of a checkpoint. Collective."""
         return {
             "world_size": trainer.world_size,
-            "rng": gathered(trainer, state.rng_state()),
-            "components": state.component_state(self.parts),
+            "rng": gather(trainer, state.read_rng_state()),
+            "components": state.read_component_state(self.parts),
             "code": self._code,
             "rates": self.rates,
         }
@@ -60,8 +60,8 @@ class RunState:
             return
         self._saved_rates = saved.get("rates", [])
         if self._saved_rng is None:
-            say(trainer, other_world_size(saved["world_size"], trainer.world_size))
-        if lines := changed_code(saved.get("code", {}), self._code):
+            say(trainer, describe_world_size_change(saved["world_size"], trainer.world_size))
+        if lines := list_changed_code(saved.get("code", {}), self._code):
             say(trainer, "\n".join(["Going on with other code than the checkpoint was made with:", *lines]))
 
     def restore(self, trainer: Trainer, scheduler: Any) -> None:

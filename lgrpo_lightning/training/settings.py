@@ -133,10 +133,10 @@ def check_data(trainer: Any, *, refill: bool = False) -> None:
             f"The Trainer was given {given}. Use {call}; "
             "rows of your own come from a PromptSource (docs/plugins.md)."
         )
-    if refill and trainer.state.fn == "fit" and not hasattr(trainer.datamodule, "further_prompts"):
+    if refill and trainer.state.fn == "fit" and not hasattr(trainer.datamodule, "draw_further_prompts"):
         raise UserError(
             f"updates.refill_rounds asks the data module for further prompts, and {type(trainer.datamodule).__name__} "
-            "has no further_prompts(count, without). Use PromptDataModule, or updates.refill_rounds: 0."
+            "has no draw_further_prompts(count, without). Use PromptDataModule, or updates.refill_rounds: 0."
         )
 
 

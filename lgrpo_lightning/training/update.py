@@ -15,6 +15,7 @@ from lgrpo_lightning.functional import aggregate, default_normalizer
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.policy.policy import TokenScores
+from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.training.batch_scorer import BatchScorer, select_pack
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.fixed_scores import FixedScores, compute_fixed_scores
@@ -72,7 +73,8 @@ class Update:
         self.policy.vocabulary.check(batch.trained_ids)
         choice = self.policy.choose_layout(batch.prompts, batch.completions)
         first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
-        self.policy.verify(
+        verify(
+            self.policy,
             first.prompts,
             first.completions,
             temperature=self.temperature,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lgrpo_lightning.policy import Policy
-from lgrpo_lightning.policy.choice import linear_parameters
+from lgrpo_lightning.policy.choice import count_linear_parameters
 from lgrpo_lightning.policy.sharded_weights import is_divided
 
 PEAK_TFLOPS = {
@@ -50,7 +50,7 @@ def utilization_metrics(policy: Policy, *, passes: int, seconds: float) -> dict[
     peak = peak_flops(torch.cuda.get_device_name(policy.device)) if policy.device.type == "cuda" else None
     if peak is None or policy.choice is None:
         return {}
-    tokens, parameters = policy.choice.computed, linear_parameters(policy.model)
+    tokens, parameters = policy.choice.computed, count_linear_parameters(policy.model)
     if (division := policy.division) is not None:
         divided = sum(p.numel() for p in policy.parameters() if p.dim() > 1 and is_divided(p))
         parameters -= divided - divided // division.mesh.size()

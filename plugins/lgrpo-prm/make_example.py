@@ -2,9 +2,9 @@
 
 from transformers import AutoTokenizer, LlamaConfig, LlamaForTokenClassification
 
-from lgrpo_lightning.policy.assets import folder
+from lgrpo_lightning.policy.config import ASSETS
 
-tokenizer = AutoTokenizer.from_pretrained(folder("arithmetic"))
+tokenizer = AutoTokenizer.from_pretrained(ASSETS / "arithmetic")
 size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 config = LlamaConfig(vocab_size=len(tokenizer), num_labels=2, num_key_value_heads=2, **size)
 LlamaForTokenClassification(config).save_pretrained("runs/tiny_prm")

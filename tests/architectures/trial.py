@@ -15,9 +15,10 @@ from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.export import export
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.policy.merging import unties
-from lgrpo_lightning.policy.multimodal import auto_class
-from lgrpo_lightning.policy.stored_names import stored
+from lgrpo_lightning.policy.multimodal import choose_auto_class
+from lgrpo_lightning.policy.source import rename_as_stored
 from lgrpo_lightning.policy.training_noise import set_training_noise
+from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.types import Sampling, pad
 from tests.architectures.tiny import tiny
@@ -45,7 +46,7 @@ def write_model(model_type: str, folder: Path) -> None:
     config = tiny(CONFIG_MAPPING[model_type])
     set_training_noise(config, 0.0)
     torch.manual_seed(0)
-    model = auto_class(config).from_config(config)
+    model = choose_auto_class(config).from_config(config)
     far_from_uniform(model, 3)
     model.float().save_pretrained(folder)
     tokenizer().save_pretrained(folder)
@@ -84,7 +85,7 @@ class Trial:
         own = pad([own_logprobs(self.policy, p, c) for p, c in rows], sampled.shape[1])
         self.policy.choose_layout(prompts, completions)
         first = max(map(len, completions[:3]))
-        self.policy.verify(prompts[:3], completions[:3], sampled=sampled[:3, :first])
+        verify(self.policy, prompts[:3], completions[:3], sampled=sampled[:3, :first])
         with torch.no_grad():
             scored = self.policy(prompts, completions, layout="padded").logprobs
         return within(max(largest(sampled, own), largest(scored, own)), EXACT)
@@ -127,7 +128,7 @@ class Trial:
         from safetensors.torch import load_file
 
         files = {n: t for f in self.folder.glob("*.safetensors") for n, t in load_file(f).items()}
-        handed = dict(stored(self.policy.model, self.policy.model.state_dict().items()))
+        handed = dict(rename_as_stored(self.policy.model, self.policy.model.state_dict().items()))
         if lacking := sorted(files.keys() - handed.keys()):
             return f"no: {lacking[0]} is not handed over"
         wrong = [n for n, t in files.items() if not torch.equal(t.float(), handed[n].float())]

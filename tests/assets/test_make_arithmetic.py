@@ -8,10 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
-from lgrpo_lightning.policy import assets
+from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.policy.config import ASSETS, PolicyConfig
 from tools import calling, make_arithmetic
 
-FOLDER = assets.folder("arithmetic")
+FOLDER = ASSETS / "arithmetic"
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +32,8 @@ def test_the_folder_is_small_and_complete():
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(
-        FileNotFoundError, match=r"No shipped model is called 'poetry'. There are: arithmetic"
-    ):
-        assets.folder("poetry")
+    with pytest.raises(UserError, match="'lgrpo:poetry'; the models in this package are lgrpo:arithmetic"):
+        _ = PolicyConfig(path="lgrpo:poetry").resolved_path
 
 
 def test_the_model_is_a_tied_llama_that_vllm_can_run(model, tokenizer):

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from lgrpo_lightning.policy import assets
+from lgrpo_lightning.policy.config import ASSETS
 from tools import make_arithmetic, make_toy
 
 
 def test_the_script_makes_the_shipped_files(tmp_path: Path) -> None:
     make_toy.make(tmp_path)
-    shipped = assets.folder("toy")
+    shipped = ASSETS / "toy"
     assert {p.name for p in shipped.iterdir()} == {"config.json", "tokenizer.json", "tokenizer_config.json"}
     for made in tmp_path.iterdir():
         lines = [x for x in made.read_text().splitlines() if "transformers_version" not in x]
@@ -20,7 +20,7 @@ def test_the_script_makes_the_shipped_files(tmp_path: Path) -> None:
 
 
 def test_every_letter_is_a_token() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(assets.folder("toy"))
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "toy")
     assert tokenizer("^LRRL")["input_ids"] == [3, 4, 5, 5, 4]
     assert tokenizer.eos_token_id == 1
 

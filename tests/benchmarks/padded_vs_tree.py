@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from shapes import llama_config, matrix_peak, parser
 
 from lgrpo_lightning.functional import chunked_logprobs
-from lgrpo_lightning.policy.attention import tree_capable
-from lgrpo_lightning.policy.choice import choice
-from lgrpo_lightning.policy.head import backbone
-from lgrpo_lightning.policy.layout import Layout, padded_layout
-from lgrpo_lightning.policy.tree_layout import tree_layout
+from lgrpo_lightning.policy.attention import register_tree_attention
+from lgrpo_lightning.policy.choice import choose_layout
+from lgrpo_lightning.policy.head import find_backbone
+from lgrpo_lightning.policy.layout import Layout, make_padded_layout
+from lgrpo_lightning.policy.tree_layout import make_tree_layout
 
 GRID = [
     (16, 128, 8, 0.0),
@@ -44,7 +44,7 @@ PLOT = Path(__file__).parent.parent.parent / "docs" / "results" / "padded_vs_tre
 
 def step(model: Any, layout: Layout, upstream: torch.Tensor) -> torch.Tensor:
     """Forward and backward of the log-probs under a random loss; the log-probs."""
-    hidden = backbone(model)(
+    hidden = find_backbone(model)(
         input_ids=layout.input_ids,
         position_ids=layout.position_ids,
         use_cache=False,
@@ -73,20 +73,23 @@ def measure(model: Any, shape: tuple[int, int, int, float], repeats: int) -> dic
     rows = [prompt] * group, [common + draw(length - len(common)) for _ in range(group)]
     upstream = torch.randn(group, length)
     difference = (
-        (step(model, padded_layout(*rows, pad=0), upstream) - step(model, tree_layout(*rows), upstream))
+        (
+            step(model, make_padded_layout(*rows, pad=0), upstream)
+            - step(model, make_tree_layout(*rows), upstream)
+        )
         .abs()
         .max()
     )
     times: dict[str, list[float]] = {"padded": [], "tree": []}
     for _ in range(repeats):
-        times["padded"].append(seconds(lambda: step(model, padded_layout(*rows, pad=0), upstream)))
-        times["tree"].append(seconds(lambda: step(model, tree_layout(*rows), upstream)))
+        times["padded"].append(seconds(lambda: step(model, make_padded_layout(*rows, pad=0), upstream)))
+        times["tree"].append(seconds(lambda: step(model, make_tree_layout(*rows), upstream)))
     padded, tree = min(times["padded"]), min(times["tree"])
-    taken = choice(model, "auto", *rows, unsupported=None)
+    taken = choose_layout(model, "auto", *rows, unsupported=None)
     return {
         "shape": shape,
-        "tokens": [taken.padded, tree_layout(*rows).num_tokens],
-        "theoretical": taken.padded / tree_layout(*rows).num_tokens,
+        "tokens": [taken.padded, make_tree_layout(*rows).num_tokens],
+        "theoretical": taken.padded / make_tree_layout(*rows).num_tokens,
         "padded_s": padded,
         "tree_s": tree,
         "ratio": padded / tree,
@@ -147,7 +150,7 @@ def main() -> None:
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
-    implementation = tree_capable("sdpa")
+    implementation = register_tree_attention("sdpa")
     model = LlamaForCausalLM._from_config(
         llama_config(options.vocabulary), attn_implementation=implementation
     )

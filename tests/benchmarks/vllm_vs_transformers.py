@@ -20,7 +20,7 @@ import torch
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.data import ArithmeticTasks
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
-from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
+from lgrpo_lightning.policy.end_of_sequence import list_eos_token_ids
 from lgrpo_lightning.policy.loading import load_tokenizer
 from lgrpo_lightning.samplers import TransformersSampler, VLLMSampler
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
@@ -56,7 +56,7 @@ class Sides:
         self.prompts = chats(tokenizer)
         self.version = 0
         policy = Policy(config).to("cuda" if torch.cuda.is_available() else "cpu")
-        eos = (len(tokenizer) - 1,) if full else eos_token_ids(config, tokenizer)
+        eos = (len(tokenizer) - 1,) if full else list_eos_token_ids(config, tokenizer)
         source = PolicySource(
             policy,
             tokenizer=tokenizer,

@@ -43,7 +43,7 @@ def test_only_when_due(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_on_a_terminal_it_is_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lgrpo_lightning.callbacks.completion_table.on_terminal", lambda: True)
+    monkeypatch.setattr("lgrpo_lightning.callbacks.completion_table.is_on_terminal", lambda: True)
     made = simple_batch(0)
     object.__setattr__(made.groups[0].completions[0], "text", "x" * 300 + "y" * 300 + "[b]" + "= 12")
     shown(tmp_path, CompletionTable(), made)

@@ -42,7 +42,7 @@ def test_limits_count_rollouts_not_optimizer_steps(
 
 
 def test_on_a_terminal_the_reward_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lgrpo_lightning.callbacks.progress.on_terminal", lambda: True)
+    monkeypatch.setattr("lgrpo_lightning.callbacks.progress.is_on_terminal", lambda: True)
     bar = RewardProgressBar()
     shown = []
 
@@ -61,7 +61,7 @@ def test_on_a_terminal_lines_stay_above_the_bar(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One of every validation and of every n-th rollout."""
-    monkeypatch.setattr("lgrpo_lightning.callbacks.progress.on_terminal", lambda: True)
+    monkeypatch.setattr("lgrpo_lightning.callbacks.progress.is_on_terminal", lambda: True)
     fit(tmp_path, RewardProgressBar(every_n_rollouts=2), limit_val_batches=1, val_check_interval=2)
     out = capsys.readouterr().out
     assert re.findall(r"^rollout (\d)/5  reward", out, re.M) == ["1", "3", "5"]

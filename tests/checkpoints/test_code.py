@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lgrpo_lightning.checkpoints.code import changed_code, code_of
+from lgrpo_lightning.checkpoints.code import list_changed_code, read_code
 
 
 def reward() -> None:
@@ -29,7 +29,7 @@ class Component:
 
 
 def test_the_files_of_all_that_a_component_holds() -> None:
-    found = code_of({"one": Component(), "other": reward})
+    found = read_code({"one": Component(), "other": reward})
     digest = sha256(Path(__file__).read_bytes()).hexdigest()[:16]
     own = {name: value for name, value in found.items() if "." in name}
     assert own == {f"{__name__}.{name}": digest for name in ("reward", "Inner", "Component")}
@@ -41,12 +41,12 @@ def test_what_holds_itself_ends() -> None:
         def __init__(self) -> None:
             self.me, self.all = self, [self]
 
-    assert [name.rpartition(".")[2] for name in code_of({"one": Circle()}) if "." in name] == ["Circle"]
+    assert [name.rpartition(".")[2] for name in read_code({"one": Circle()}) if "." in name] == ["Circle"]
 
 
 def test_only_what_differs_and_both_have_is_said() -> None:
     was = {"torch": "1", "numpy": "2", "mine.reward": "ab", "gone": "1"}
     now = {"torch": "3", "numpy": "2", "mine.reward": "cd", "new": "1"}
-    assert changed_code(was, now) == [
+    assert list_changed_code(was, now) == [
         "  mine.reward: the file in which it is written has changed", "  torch: 1 -> 3",
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.checkpoints.resume import check_weights, other_world_size
+from lgrpo_lightning.checkpoints.checkpoint_check import check_weights, describe_world_size_change
 
 
 class Module(torch.nn.Module):
@@ -57,4 +57,4 @@ def test_adapters_alone_are_saved() -> None:
 
 
 def test_numbers_of_processes() -> None:
-    assert "was made by 2 processes, this run has 1 process:" in other_world_size(2, 1)
+    assert "was made by 2 processes, this run has 1 process:" in describe_world_size_change(2, 1)

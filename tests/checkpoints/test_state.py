@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from lgrpo_lightning.checkpoints.state import (
-    component_state,
     load_component_state,
-    rng_state,
+    read_component_state,
+    read_rng_state,
     set_rng_state,
 )
 
@@ -22,9 +22,9 @@ def draw() -> list[float]:
 
 
 def test_random_numbers_go_on(tmp_path: Path) -> None:
-    before = rng_state()
+    before = read_rng_state()
     draw()
-    torch.save(rng_state(), tmp_path / "state.pt")
+    torch.save(read_rng_state(), tmp_path / "state.pt")
     expected = [draw() for _ in range(3)]
     set_rng_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert [draw() for _ in range(3)] == expected
@@ -45,7 +45,7 @@ class Counter:
 
 
 def test_components_that_have_a_state_get_theirs_back() -> None:
-    state = component_state({"one": Counter(3), "other": Counter(5), "plain": object()})
+    state = read_component_state({"one": Counter(3), "other": Counter(5), "plain": object()})
     assert state == {"one": {"count": 3}, "other": {"count": 5}}
     one, new = Counter(0), Counter(7)
     load_component_state({"one": one, "new": new, "plain": object()}, state)

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from lgrpo_lightning.data.arithmetic import ArithmeticTasks, worked_solution
+from lgrpo_lightning.data.arithmetic import ArithmeticTasks, solve_sum
 
 
 def check_solution(prompt: str, solution: str) -> int:
@@ -46,7 +46,7 @@ def test_mistakes_come_at_their_rate_and_are_carried_on():
     rng = random.Random(0)
     wrong = lines = 0
     for _ in range(2000):
-        solution = worked_solution([12, 7, 19, 5], mistake_rate=0.2, rng=rng)
+        solution = solve_sum([12, 7, 19, 5], mistake_rate=0.2, rng=rng)
         expected = 12
         for line, term in zip(solution.splitlines(), (7, 19, 5), strict=True):
             left, right, value = map(int, re.fullmatch(r"(\d+)\+(\d+)=(\d+)", line).groups())
@@ -60,7 +60,7 @@ def test_mistakes_come_at_their_rate_and_are_carried_on():
 def test_partial_sums_stay_positive():
     rng = random.Random(1)
     for _ in range(200):
-        numbers = re.findall(r"\d+", worked_solution([1, 1, 1], mistake_rate=1.0, rng=rng))
+        numbers = re.findall(r"\d+", solve_sum([1, 1, 1], mistake_rate=1.0, rng=rng))
         assert "-" not in numbers
         assert all(int(n) > 0 for n in numbers)
 
@@ -82,4 +82,4 @@ def test_bad_arguments_say_what_is_possible(arguments, message):
 @pytest.mark.parametrize(("rate", "rng"), [(1.5, random.Random(0)), (-0.1, random.Random(0)), (0.2, None)])
 def test_a_mistake_rate_needs_a_range_and_an_rng(rate, rng):
     with pytest.raises(ValueError, match="mistake_rate is"):
-        worked_solution([1, 2], mistake_rate=rate, rng=rng)
+        solve_sum([1, 2], mistake_rate=rate, rng=rng)

@@ -17,8 +17,8 @@ def test_rates_and_weights_by_hand():
     rates.add({"a": 0.8, "b": 1.0, "c": 0.0})
     rates.add({"a": 0.4, "b": math.nan, "of another set": 1.0})
     assert rates.rates[:3].tolist() == pytest.approx([0.7, 1.0, 0.0])
-    assert rates.weights().tolist() == pytest.approx([0.856, 0.1, 0.1, 1.0])
-    assert rates.metrics() == {
+    assert rates.weigh_prompts().tolist() == pytest.approx([0.856, 0.1, 0.1, 1.0])
+    assert rates.compute_metrics() == {
         "curriculum/seen": 0.75,
         "curriculum/pass_rate": pytest.approx(1.7 / 3),
     }
@@ -50,7 +50,7 @@ def loader(rates, rank=0, world_size=1):
         drop_last=True,
         rank=rank,
         world_size=world_size,
-        weights=rates.weights,
+        weights=rates.weigh_prompts,
     )
 
 
@@ -96,5 +96,5 @@ def test_refuses(options, message):
 
 
 def test_an_order_and_a_curriculum_are_refused():
-    with pytest.raises(ValueError, match=r"Set shuffle: true"):
+    with pytest.raises(ValueError, match=r"data\.shuffle is False; it must be true"):
         PromptDataModule(train="a.jsonl", shuffle=False, curriculum=Curriculum())

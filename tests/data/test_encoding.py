@@ -1,6 +1,7 @@
 import pytest
 
-from lgrpo_lightning.data.encoding import PromptEncoder, check_columns
+from lgrpo_lightning.data.encoding import PromptEncoder
+from lgrpo_lightning.data.set_encoder import check_columns
 from tools.make_arithmetic import build_tokenizer
 
 TEMPLATE = (

@@ -9,7 +9,7 @@ import pyarrow.feather
 import pytest
 
 from lgrpo_lightning.data.files import PromptFile
-from lgrpo_lightning.data.readers import READERS, suffix
+from lgrpo_lightning.data.readers import READERS, find_suffix
 
 ROWS = [{"prompt": "1+1=", "answer": 2}, {"prompt": "Zürich →\n日本", "answer": 3}]
 CHAT = [{"role": "user", "content": "1+1?"}]
@@ -271,7 +271,7 @@ def test_a_broken_compressed_file_is_named(tmp_path, packed, cut):
 
 def written(path, rows):
     """``rows`` in a file of any kind that can be read."""
-    frame, kind, packed = pd.DataFrame(rows), suffix(path), path.suffix.lower()
+    frame, kind, packed = pd.DataFrame(rows), find_suffix(path), path.suffix.lower()
     table = pyarrow.Table.from_pylist(rows)
     if kind in (".parquet", ".pq"):
         frame.to_parquet(path)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.data.guessing import GuessingTask
-from lgrpo_lightning.data.json_text import called, with_arguments
+from lgrpo_lightning.data.json_text import list_called, parse_arguments
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 
@@ -15,15 +15,15 @@ def message(calls: Any) -> dict[str, Any]:
 
 
 def test_arguments_become_objects() -> None:
-    found = with_arguments(message([CALL, CALL]), "here")
+    found = parse_arguments(message([CALL, CALL]), "here")
     assert [call["function"]["arguments"] for call in found["tool_calls"]] == [{"a": 1}] * 2
-    assert called([found, {"role": "user", "content": "x"}]) == ["add", "add"]
+    assert list_called([found, {"role": "user", "content": "x"}]) == ["add", "add"]
 
 
 @pytest.mark.parametrize("calls", [[CALL, 3], [3], 3, {"a": 1}])
 def test_calls_are_objects(calls: Any) -> None:
     with pytest.raises(ValueError, match=r"here: tool_calls is .*; it must be a list of objects"):
-        with_arguments(message(calls), "here")
+        parse_arguments(message(calls), "here")
 
 
 @pytest.mark.parametrize("options", [{"count": 0}, {"lowest": 3, "highest": 2}])

@@ -127,17 +127,17 @@ def test_further_prompts_are_the_same_on_every_rank_and_leave_the_order_alone():
     asked = []
     for batches in zip(*loaders, strict=True):
         first = {p.uid for p in batches[0]}
-        drawn = [[p.uid for p in loader.further(5, first)] for loader in loaders]
+        drawn = [[p.uid for p in loader.draw_further(5, first)] for loader in loaders]
         assert drawn[0] == drawn[1] == drawn[2]
         assert len(set(drawn[0]) - first) == 5
-        assert [p.uid for p in loaders[0].further(3, first | set(drawn[0][:2]))] == drawn[0][2:5]
+        assert [p.uid for p in loaders[0].draw_further(3, first | set(drawn[0][:2]))] == drawn[0][2:5]
         asked.append(drawn[0])
     assert len({tuple(a) for a in asked}) == 4  # another draw at every place
     assert uids(make()) == expected
-    assert len(loaders[0].further(99, set())) == 16
+    assert len(loaders[0].draw_further(99, set())) == 16
 
 
 def test_further_prompts_without_shuffle_are_those_of_an_epoch():
     loader = PromptLoader(prompts(10), 2, drop_last=True, limit=2)
     next(iter(loader))
-    assert {p.uid for p in loader.further(99, set())} == {f"train/{i}" for i in range(4)}
+    assert {p.uid for p in loader.draw_further(99, set())} == {f"train/{i}" for i in range(4)}

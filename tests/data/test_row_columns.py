@@ -227,13 +227,13 @@ def test_columns_reach_the_turns_of_an_environment() -> None:
     made.chat_template = SHOWS
     template = TurnTemplate(tokenizer=made, ends=(made.eos_token_id,))
     prompt = encoded({"prompt": ASKED, "tools": [TOOL], "chat_template_kwargs": {"loud": True}})
-    shown = template.prompt(prompt, "More.", ())
+    shown = template.make_prompt(prompt, "More.", ())
     assert shown.text == prompt.text.replace("1+1?", "1+1?More.")
     said = [{"role": "user", "content": "and?"}]
-    assert made.decode(template.of(prompt).between(said, None, chat=True)).endswith("loud")
-    assert not made.decode(template.between(said, None, chat=True)).endswith("loud")
+    assert made.decode(template.for_prompt(prompt).render_between(said, None, chat=True)).endswith("loud")
+    assert not made.decode(template.render_between(said, None, chat=True)).endswith("loud")
     with pytest.raises(TemplateError, match="has a column 'tools', and the environment offers its own"):
-        template.prompt(prompt, None, [TOOL])
+        template.make_prompt(prompt, None, [TOOL])
 
 
 def test_what_stands_between_turns_where_calls_are_joined_to_text() -> None:
@@ -242,4 +242,4 @@ def test_what_stands_between_turns_where_calls_are_joined_to_text() -> None:
     made.chat_template = TEMPLATES["deepseekv3"].read_text()
     template = TurnTemplate(tokenizer=made, ends=(made.eos_token_id,))
     said = [{"role": "tool", "name": "weather", "content": "sun"}]
-    assert "sun" in made.decode(template.between(said, None, chat=True))
+    assert "sun" in made.decode(template.render_between(said, None, chat=True))

@@ -42,7 +42,7 @@ def test_a_resumed_stream_goes_on(buffer: int | None) -> None:
     for place in range(14):
         first = stream(buffer=buffer, seed=3)
         begun = taken(first, place)
-        first.upcoming(3)  # what is read ahead is not in the state
+        first.preview(3)  # what is read ahead is not in the state
         state = first.state_dict()
         second = stream(buffer=buffer, seed=3)
         second.load_state_dict(json.loads(json.dumps(state)))
@@ -70,9 +70,9 @@ def test_what_is_announced_comes() -> None:
     one = stream(buffer=6, limit=3, rank=1, world_size=2)
     batches = iter(one)
     next(batches)
-    announced = one.upcoming(7)
+    announced = one.preview(7)
     assert [n for n, _ in announced] == [0, 0, 1, 1, 1, 2, 2]
-    assert len(one.upcoming(7, epochs=1)) == 5
+    assert len(one.preview(7, epochs=1)) == 5
     assert [[p.uid for p in b] for b in islice(batches, 7)] == [[p.uid for p in b] for _, b in announced]
 
 
@@ -80,14 +80,14 @@ def test_further_prompts_are_the_next_ones() -> None:
     one, other = stream(), stream()
     batches, others = iter(one), iter(other)
     assert [p.uid for p in next(batches)] == ["0", "1", "2", "3"]
-    assert [p.uid for p in one.further(2, {"0", "1", "2", "3", "5"})] == ["4", "6"]
+    assert [p.uid for p in one.draw_further(2, {"0", "1", "2", "3", "5"})] == ["4", "6"]
     state = one.state_dict()
     assert [p.uid for p in next(batches)] == ["8", "9", "10", "11"]
     other.load_state_dict(state)
     assert [p.uid for p in next(others)] == ["8", "9", "10", "11"]
     few = stream(count=4)
     next(iter(few))
-    assert few.further(1, {"0", "1", "2", "3"}) == []
+    assert few.draw_further(1, {"0", "1", "2", "3"}) == []
 
 
 @pytest.mark.parametrize(("count", "message"), [(0, "gives no prompts"), (3, "fewer than 4 prompts")])

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from lgrpo_lightning import cli
 from lgrpo_lightning.distributed import leaving
 
-leaving.PATIENCE = 0.5
+leaving.GRACE = 0.5
 
 def sleeps():
     time.sleep(600)

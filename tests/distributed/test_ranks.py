@@ -11,13 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lgrpo_lightning.distributed.ranks import (
     Ranks,
-    data_gathered,
-    data_rank,
-    gathered,
-    gradient_sync,
-    ranks,
-    shared,
-    tensor_mesh,
+    find_data_rank,
+    find_ranks,
+    find_tensor_mesh,
+    gather,
+    gather_data_ranks,
+    set_gradient_sync,
+    share,
 )
 from tests import several
 
@@ -40,13 +40,13 @@ def exchange(strategy: Any, per_prompt: int) -> None:
     trainer.strategy.connect(Empty())
     trainer.strategy.setup_environment()
     rank = trainer.global_rank
-    data = data_rank(trainer)
+    data = find_data_rank(trainer)
     assert (data.rank, data.size, data.first) == (rank // per_prompt, 4 // per_prompt, rank % per_prompt == 0)
-    assert (tensor_mesh(trainer.strategy) is None) == (per_prompt == 1)
-    assert gathered(trainer, f"rank {rank}") == [f"rank {r}" for r in range(4)]
-    assert data_gathered(trainer, rank) == list(range(0, 4, per_prompt))
-    assert shared(trainer, lambda: f"from {rank}") == f"from {rank - rank % per_prompt}"
-    every = ranks(trainer)
+    assert (find_tensor_mesh(trainer.strategy) is None) == (per_prompt == 1)
+    assert gather(trainer, f"rank {rank}") == [f"rank {r}" for r in range(4)]
+    assert gather_data_ranks(trainer, rank) == list(range(0, 4, per_prompt))
+    assert share(trainer, lambda: f"from {rank}") == f"from {rank - rank % per_prompt}"
+    every = find_ranks(trainer)
     assert every.world_size == 4 // per_prompt
     own = torch.tensor(float(rank))
     assert float(every.sum(own)) == sum(r for r in range(4) if r % per_prompt == rank % per_prompt)
@@ -66,7 +66,7 @@ def work() -> None:
         (False, float(rank)),
         (True, 3.0),
     ):  # the mean of 0, 2, 4, 6: both passes of every rank
-        with gradient_sync(holder, model, sync):
+        with set_gradient_sync(holder, model, sync):
             model(torch.tensor([[float(rank)]])).sum().backward()
         (gradient,) = (p.grad for p in model.parameters())
         assert gradient is not None
@@ -79,8 +79,12 @@ def test_four_processes() -> None:
 
 def test_a_process_alone() -> None:
     trainer = Trainer(devices=1, **QUIET)
-    assert ranks(trainer) == Ranks()
-    assert (gathered(trainer, 5), data_gathered(trainer, 5), shared(trainer, lambda: 7)) == ([5], [5], 7)
-    assert (data_rank(trainer).rank, data_rank(trainer).size, data_rank(trainer).first) == (0, 1, True)
+    assert find_ranks(trainer) == Ranks()
+    assert (gather(trainer, 5), gather_data_ranks(trainer, 5), share(trainer, lambda: 7)) == ([5], [5], 7)
+    assert (find_data_rank(trainer).rank, find_data_rank(trainer).size, find_data_rank(trainer).first) == (
+        0,
+        1,
+        True,
+    )
     assert Ranks().gather(3) == [3]
     assert Ranks().sum(torch.tensor(2.0)) == Ranks().max(torch.tensor(2.0)) == 2

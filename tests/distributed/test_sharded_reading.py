@@ -9,9 +9,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
-from lgrpo_lightning.checkpoints.checkpoint_check import _folder
+from lgrpo_lightning.checkpoints.checkpoint_check import _check_folder
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
-from lgrpo_lightning.distributed.sharded_checkpoint import load_folder, whole_checkpoint
+from lgrpo_lightning.distributed.sharded_checkpoint import load_folder, read_whole_checkpoint
 from lgrpo_lightning.distributed.sharded_reading import CheckedReader
 
 
@@ -41,15 +41,15 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_torch_writes_is_read(folder: Path) -> None:
     assert "state_dict.weight" in CheckedReader(folder).read_metadata().state_dict_metadata
-    assert whole_checkpoint(folder, only_weights=True)["state_dict"]["weight"].shape == (2, 3)
-    assert not _folder(folder)
+    assert read_whole_checkpoint(folder, only_weights=True)["state_dict"]["weight"].shape == (2, 3)
+    assert not _check_folder(folder)
 
 
 def test_a_hostile_index_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / ".metadata").write_bytes(pickle.dumps(Hostile(tmp_path / "ran")))
     with pytest.raises(ValueError, match="run code, so it was not read"):
-        whole_checkpoint(folder)
-    assert "no part of a checkpoint's index" in _folder(folder)
+        read_whole_checkpoint(folder)
+    assert "no part of a checkpoint's index" in _check_folder(folder)
     assert not (tmp_path / "ran").exists()
 
 
@@ -76,7 +76,7 @@ def _load_folder(folder: Path) -> None:
     load_folder(folder, model, [torch.optim.AdamW(model.parameters())], strict=True)
 
 
-@pytest.mark.parametrize("read", [whole_checkpoint, _load_folder])
+@pytest.mark.parametrize("read", [read_whole_checkpoint, _load_folder])
 @pytest.mark.parametrize("entry", ["state_dict", "optimizer_0", "other"])
 def test_a_pickle_among_the_shards_is_not_run(
     read: Callable[[Path], object], entry: str, tmp_path: Path
@@ -97,7 +97,7 @@ def test_a_pickle_among_the_shards_is_not_run(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("read", [whole_checkpoint, _load_folder])
+@pytest.mark.parametrize("read", [read_whole_checkpoint, _load_folder])
 def test_a_flipped_bit_in_a_shard_is_found(read: Callable[[Path], object], tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())

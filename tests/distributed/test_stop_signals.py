@@ -9,7 +9,7 @@ SCRIPT = """
 import signal, time
 from lightning.pytorch import Trainer
 from lgrpo_lightning.distributed.stop_signals import StopSignals
-from lgrpo_lightning.distributed.interruption import request_stop, stop_signal
+from lgrpo_lightning.distributed.interruption import request_stop, read_stop_signal
 signals = StopSignals(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
 request_stop({first})
 signals._note(signal.SIGINT, None)

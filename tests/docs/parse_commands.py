@@ -24,7 +24,7 @@ from lgrpo_lightning.registry import lookup
 
 def parsed(argv: list[str]) -> int | str | None:
     """The exit status of ``lgrpo`` with these words; runs print their configuration, nothing else is done."""
-    export.named_checkpoint = lambda name, folder: folder / (name or "last.ckpt")
+    export.find_named_checkpoint = lambda name, folder: folder / (name or "last.ckpt")
     export.export_checkpoint = lambda *arguments, **options: None
     if argv[0] in ("tree", "doctor", "report", "new-plugin", "import-trl") and "--help" not in argv:
         import_module(cli.COMMANDS[argv[0]][0]).build_parser().parse_args(argv[1:])

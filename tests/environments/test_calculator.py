@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.environments.calculator import LONGEST, calculate
-from lgrpo_lightning.environments.call_reader import call_reader
-from lgrpo_lightning.environments.calls import tool_calls
+from lgrpo_lightning.environments.call_reader import make_call_reader
+from lgrpo_lightning.environments.calls import find_tool_calls
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.types import Prompt
@@ -70,7 +70,7 @@ def tokenizer() -> Any:
 
 
 def conversation(terms: list[int]) -> list[dict[str, str]]:
-    call, said, answer = calling.called(terms)
+    call, said, answer = calling.call(terms)
     return [
         {"role": "user", "content": f"{'+'.join(map(str, terms))}="},
         {"role": "assistant", "content": call},
@@ -94,20 +94,20 @@ def test_examples_are_what_a_run_makes_of_the_turns(tokenizer: Any) -> None:
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
     chat = conversation(terms)
     prompt = Prompt(uid="0", text="", token_ids=(), messages=(chat[0],), columns={})
-    assert template.prompt(prompt, None, [calculate]).text == calling.TOOLS + "41+7+30="
+    assert template.make_prompt(prompt, None, [calculate]).text == calling.TOOLS + "41+7+30="
     environment = ToolEnvironment([calculate])
-    calls = call_reader("auto", template)(template.ids(chat[1]["content"]), [], [calculate])
+    calls = make_call_reader("auto", template)(template.tokenise(chat[1]["content"]), [], [calculate])
     said = environment.respond([{**chat[1], "tool_calls": [call.message for call in calls]}])
     assert said == chat[2:3]
-    between = template.between(said, tokenizer.eos_token_id, chat=True)
-    assert tokenizer.decode(between) == calling.called(terms)[1]
+    between = template.render_between(said, tokenizer.eos_token_id, chat=True)
+    assert tokenizer.decode(between) == calling.call(terms)[1]
     assert environment.respond(chat[3:]) is None
     assert environment.metrics == {"tools/calls": 1.0, "tools/failures": 0.0}
 
 
 def test_calls_of_a_message_are_written_as_the_model_writes_them(tokenizer: Any) -> None:
-    call, *_ = calling.called([1, 2])
-    found = tool_calls(call, "pythonic")
+    call, *_ = calling.call([1, 2])
+    found = find_tool_calls(call, "pythonic")
     assert [(c.name, dict(c.arguments)) for c in found] == [("calculate", {"expression": "1+2"})]
     function = {"name": found[0].name, "arguments": dict(found[0].arguments)}
     message = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.distributed import process_gone
+from lgrpo_lightning.distributed import is_process_gone
 from lgrpo_lightning.environments import GuessingGame
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.samplers import EnvironmentSampler
@@ -116,7 +116,7 @@ def test_environments_share_processes_only_where_there_are_more(policy: Policy) 
     assert all(len(set(pids)) == 2 for pids in where[2])
     assert all(sorted(map(pids.count, set(pids))) == [2, 2, 2] for pids in where[6])
     assert len({pid for pids in where[6] for pid in pids}) == 3  # they are used again
-    assert all(process_gone(int(pid)) for found in where.values() for pids in found for pid in pids)
+    assert all(is_process_gone(int(pid)) for found in where.values() for pids in found for pid in pids)
 
 
 def descriptors() -> int:
@@ -156,9 +156,9 @@ def test_a_sampler_without_teardown_leaves_nothing(policy: Policy) -> None:
     del sampler
     gc.collect()
     until = time.monotonic() + 20
-    while any(not process_gone(int(pid)) for pid in children() - before) and time.monotonic() < until:
+    while any(not is_process_gone(int(pid)) for pid in children() - before) and time.monotonic() < until:
         time.sleep(0.05)
-    assert all(process_gone(int(pid)) for pid in children() - before)
+    assert all(is_process_gone(int(pid)) for pid in children() - before)
 
 
 def test_it_is_made_in_no_process_before_setup() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.distributed import process_gone
+from lgrpo_lightning.distributed import is_process_gone
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.types import Completion, Sampling
 from tests.environments.faults import ANSWERS, ENDS, SendsPickles, Wrong
@@ -188,7 +188,7 @@ for how in ("", "hangs", "holds"):
     seats.append(workers.seat(None))
 for seat, how in zip(seats, ("hangs", "holds")):
     call = ToolCall(name="faulty", arguments={"how": how})
-    threading.Thread(target=lambda s=seat, c=call: s.call("called", c, limit=100), daemon=True).start()
+    threading.Thread(target=lambda s=seat, c=call: s.call("call", c, limit=100), daemon=True).start()
 time.sleep(1)
 print(*[w.process.pid for w in workers.running], flush=True)
 try:
@@ -208,19 +208,19 @@ def test_no_process_outlives_the_trainer(end: str) -> None:
     assert trainer.stdout is not None
     pids = [int(pid) for pid in trainer.stdout.readline().split()]
     assert len(pids) == 3
-    assert not any(map(process_gone, pids))
+    assert not any(map(is_process_gone, pids))
     number = signal.Signals[end]
     if end != "SIGKILL":
         for pid in pids:  # as a scheduler may do
             os.kill(pid, number)
         time.sleep(0.3)
-        assert not any(map(process_gone, pids))
+        assert not any(map(is_process_gone, pids))
     os.killpg(trainer.pid, number)
     _, said = trainer.communicate(timeout=20)
     until = time.monotonic() + 10
-    while not all(map(process_gone, pids)) and time.monotonic() < until:
+    while not all(map(is_process_gone, pids)) and time.monotonic() < until:
         time.sleep(0.05)
-    assert all(map(process_gone, pids))
+    assert all(map(is_process_gone, pids))
     assert "Traceback" not in said
 
 

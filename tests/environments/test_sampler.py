@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.environments.messages import checked_answer, checked_rewards
+from lgrpo_lightning.environments.messages import check_answer, check_rewards
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
@@ -337,7 +337,7 @@ def test_an_environment_that_always_fails_ends_the_run(
 
 def test_the_whole_answer_has_a_limit() -> None:
     def answer(found: Any, calls: int = 0) -> Any:
-        return checked_answer(found, "Env", 100, calls=calls)
+        return check_answer(found, "Env", 100, calls=calls)
 
     def said(content: str, **more: Any) -> dict[str, Any]:
         return {"role": "tool", "content": content, **more}
@@ -370,7 +370,7 @@ def test_every_tool_call_keeps_its_message() -> None:
     user = {"role": "user", "content": "And?"}
     for length in (500, 82, 70):  # beyond the limit, at it, and with less left than the next one's name takes
         found[0]["content"] = "x" * length
-        answer = checked_answer([found[0], user, *found[1:]], "Env", 100, calls=3)
+        answer = check_answer([found[0], user, *found[1:]], "Env", 100, calls=3)
         assert answer is not None
         tools = [m for m in answer if m["role"] == "tool"]
         assert [m["name"] for m in tools] == ["tool_0", "tool_1", "tool_2"]
@@ -381,4 +381,4 @@ def test_every_tool_call_keeps_its_message() -> None:
 
 def test_a_million_rewards_are_refused_unread() -> None:
     with pytest.raises(ValueError, match="gave 1000000 numbers for 2 turns"):
-        checked_rewards([None] * 1_000_000, "Env", 2)
+        check_rewards([None] * 1_000_000, "Env", 2)

@@ -48,12 +48,12 @@ def test_it_is_what_the_template_writes(name: str, later: str) -> None:
     if mark not in whole:
         pytest.skip("the template shows no calls")
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
-    between = tokenizer.decode(template.between(LATER[later], tokenizer.eos_token_id, chat=True))
+    between = tokenizer.decode(template.render_between(LATER[later], tokenizer.eos_token_id, chat=True))
     assert whole.endswith(between), (whole, between)
     before = whole[: len(whole) - len(between)]
     assert mark in before
     assert (closed[closed.rindex(mark) :] + end).startswith(before[before.rindex(mark) :])
-    cut = tokenizer.decode(template.between(LATER[later], 5, chat=True))
+    cut = tokenizer.decode(template.render_between(LATER[later], 5, chat=True))
     assert cut == (end if before.endswith(end) else "") + between
 
 
@@ -75,7 +75,7 @@ def test_most_templates_go() -> None:
         try:
             tokenizer, _ = templates.of(name)
             template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
-            template.between(LATER["user"], None, chat=True)
+            template.render_between(LATER["user"], None, chat=True)
         except (TemplateError, UndefinedError):
             refused.append(name)
     assert refused == ["idefics3", "llava_next", "smolvlm"]  # for messages of parts
@@ -85,18 +85,20 @@ def test_the_prompt_shows_tools_and_what_the_environment_says() -> None:
     tokenizer = templates.tokenizer()
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
     prompt = Prompt(uid="a", text="?", token_ids=(1,), messages=tuple(USER))
-    shown = template.prompt(prompt, " It is 3.", [multiply])
+    shown = template.make_prompt(prompt, " It is 3.", [multiply])
     assert "Multiplies two integers." in shown.text
     assert "Hello. It is 3.<|im_end|>" in shown.text
     assert tokenizer.decode(shown.token_ids) == shown.text
-    assert template.prompt(prompt, None, []) is prompt
+    assert template.make_prompt(prompt, None, []) is prompt
 
 
 def test_prompts_that_cannot_show_tools_are_refused() -> None:
     tokenizer = templates.tokenizer()
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
     with pytest.raises(TemplateError, match=r"Set data\.chat: true"):
-        template.prompt(Prompt(uid="a", text="?", token_ids=(1,)), None, [multiply])
+        template.make_prompt(Prompt(uid="a", text="?", token_ids=(1,)), None, [multiply])
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(TemplateError, match="does not show tools"):
-        template.prompt(Prompt(uid="a", text="?", token_ids=(1,), messages=tuple(USER)), None, [multiply])
+        template.make_prompt(
+            Prompt(uid="a", text="?", token_ids=(1,), messages=tuple(USER)), None, [multiply]
+        )

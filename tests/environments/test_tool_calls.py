@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
-from lgrpo_lightning.environments.call_probes import PROBES, written
-from lgrpo_lightning.environments.call_reader import CallReader, call_reader
-from lgrpo_lightning.environments.calls import FORMATS, tool_calls
+from lgrpo_lightning.environments.call_probes import PROBES, write_probes
+from lgrpo_lightning.environments.call_reader import CallReader, make_call_reader
+from lgrpo_lightning.environments.calls import FORMATS, find_tool_calls
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_call import ToolCall
 from tests.environments import templates
@@ -25,7 +25,7 @@ def test_calls_in_recorded_responses(format: str) -> None:
     mine = [(text, expected) for name, text, expected in RESPONSES if name == format]
     assert len(mine) >= 5
     for text, expected in mine:
-        found = tool_calls(text, format, NAMES)
+        found = find_tool_calls(text, format, NAMES)
         assert [None if c.problem else (c.name, dict(c.arguments)) for c in found] == expected, text
 
 
@@ -104,11 +104,11 @@ def turn_template(name: str) -> TurnTemplate:
 
 @cache
 def chosen(name: str, format: str = "auto") -> CallReader:
-    return call_reader(format, turn_template(name))
+    return make_call_reader(format, turn_template(name))
 
 
 def read(reader: CallReader, template: TurnTemplate, prompt: str, turn: str, offered: Any = ()) -> list[Any]:
-    found = reader(template.ids(turn), template.ids(prompt), offered)
+    found = reader(template.tokenise(turn), template.tokenise(prompt), offered)
     return [c.problem or (c.name, dict(c.arguments)) for c in found]
 
 
@@ -123,7 +123,7 @@ def test_what_a_template_writes_is_read_again(name: str) -> None:
     """Every kind of value, exactly; by the format that is found for the template."""
     template, seen = turn_template(name), []
     for kind, calls in CALLS.items():
-        for _, prompt, turn in written(template, [calls]):
+        for _, prompt, turn in write_probes(template, [calls]):
             seen.append(kind)
             found = read(chosen(name), template, prompt, turn, tools(calls))
             expected = [(c.name, dict(c.arguments)) for c in calls]
@@ -173,8 +173,8 @@ def test_a_template_that_writes_no_calls_is_refused_unless_a_format_is_named(nam
     except UndefinedError:
         pytest.skip("the template is for messages of parts")
     with pytest.raises(ValueError, match=r"does not show how calls are written.*hermes, qwen3_coder, glm"):
-        call_reader("auto", template)
-    found = read(call_reader("json", template), template, "", '{"name": "now", "arguments": {}}')
+        make_call_reader("auto", template)
+    found = read(make_call_reader("json", template), template, "", '{"name": "now", "arguments": {}}')
     assert found == [("now", {})]
 
 
@@ -201,12 +201,12 @@ def test_a_tokenizer_that_parses_its_own_responses_does_so() -> None:
     with pytest.raises(
         ValueError, match=r"no format reads the calls that the chat template writes: 'CALL probe_"
     ):
-        call_reader("auto", template)
+        make_call_reader("auto", template)
     with pytest.raises(ValueError, match="the tokenizer has no response_template"):
-        call_reader("transformers", template)
+        make_call_reader("transformers", template)
     tokenizer.response_template = RESPONSE
     for format in ("auto", "transformers"):
-        reader = call_reader(format, template)
+        reader = make_call_reader(format, template)
         said = 'Well. CALL add {"a": 1} DONECALL now {} DONE<|im_end|>'
         assert read(reader, template, "<|assistant|>", said) == [("add", {"a": 1}), ("now", {})]
         assert read(reader, template, "<|assistant|>", "It is 3.<|im_end|>") == []
@@ -218,11 +218,11 @@ def test_a_response_template_that_misreads_is_left_for_one_that_does_not() -> No
     tokenizer.response_template = RESPONSE
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
     said = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
-    assert read(call_reader("auto", template), template, "", said) == [("now", {})]
+    assert read(make_call_reader("auto", template), template, "", said) == [("now", {})]
     with pytest.raises(
         ValueError, match="tool_format is 'transformers', and the chat template writes calls as"
     ):
-        call_reader("transformers", template)
+        make_call_reader("transformers", template)
 
 
 @pytest.mark.parametrize("name", FORMAT_OF)
@@ -235,7 +235,7 @@ def test_calls_are_those_of_trls_response_templates(name: str) -> None:
     except ValueError:
         pytest.skip("TRL has no response template for it")
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
-    for calls, prompt, turn in written(template, [PROBES[1], CALLS["no arguments"]]):
+    for calls, prompt, turn in write_probes(template, [PROBES[1], CALLS["no arguments"]]):
         theirs = tokenizer.parse_response(turn, prefix=prompt, tools=tools(calls)).get("tool_calls") or []
         if theirs:
             plain = [(c["function"]["name"], c["function"]["arguments"] or {}) for c in theirs]
@@ -246,9 +246,9 @@ def test_calls_are_those_of_trls_response_templates(name: str) -> None:
 @pytest.mark.parametrize("name", ["qwen3_5_think", "nemotron_3_nano", "deepseek_r1_distill"])
 def test_reasoning_that_the_prompt_begins_is_not_read(name: str) -> None:
     template = turn_template(name)
-    ((_, _, turn),) = written(template, [CALLS["two"]])
+    ((_, _, turn),) = write_probes(template, [CALLS["two"]])
     calls = turn.rpartition("</think>")[2]
-    prompt = template.rendered([{"role": "user", "content": "Why?"}], add_generation_prompt=True)
+    prompt = template.render([{"role": "user", "content": "Why?"}], add_generation_prompt=True)
     assert "<think>" in prompt
     assert read(chosen(name), template, prompt, f"I could say {calls} and") == []
     assert read(chosen(name), template, prompt, f"I could say {calls}.</think>It is 3.") == []
@@ -259,7 +259,7 @@ def test_reasoning_that_the_prompt_begins_is_not_read(name: str) -> None:
 def test_a_question_about_tags_does_not_begin_reasoning() -> None:
     template = turn_template("qwen3")
     asked = [{"role": "user", "content": "Think in <think> tags."}]
-    prompt = template.rendered(asked, add_generation_prompt=True)
+    prompt = template.render(asked, add_generation_prompt=True)
     said = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     assert read(chosen("qwen3"), template, prompt, said) == [("now", {})]
 
@@ -279,5 +279,5 @@ def test_the_docs_have_a_row_for_each_format() -> None:
 def test_many_marks_take_no_time(format: str) -> None:
     began = time.monotonic()
     for mark in MARKS:
-        tool_calls(mark * 1000, format, NAMES)
+        find_tool_calls(mark * 1000, format, NAMES)
     assert time.monotonic() - began < 20

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.contracts import RandomKey, Sampler
-from lgrpo_lightning.environments.calls import tool_calls
+from lgrpo_lightning.environments.calls import find_tool_calls
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.samplers import EnvironmentSampler
-from lgrpo_lightning.samplers.text import decoded
+from lgrpo_lightning.samplers.text import decode
 from lgrpo_lightning.types import Completion, Group, Message, Prompt, Sampling
 from tests.environments import templates
 from tests.environments.partners import Counter, multiply, naughty, slowly
@@ -22,7 +22,7 @@ from tests.environments.partners import Counter, multiply, naughty, slowly
 
 def said(text: str) -> Message:
     """A turn as the sampler hands it to an environment."""
-    calls = [call.message for call in tool_calls(text, "hermes")]
+    calls = [call.message for call in find_tool_calls(text, "hermes")]
     return {"role": "assistant", "content": text, "tool_calls": calls}
 
 
@@ -81,7 +81,7 @@ class Scripted(Sampler):
                 *self.source.tokenizer(said, add_special_tokens=False)["input_ids"],
                 self.source.eos_token_ids[0],
             )
-            text, ends = decoded(self.source.tokenizer, ids)
+            text, ends = decode(self.source.tokenizer, ids)
             made = Completion(
                 token_ids=ids, logprobs=torch.full((len(ids),), -1.0), text=text, text_ends=ends,
                 finish_reason="stop", mask=torch.ones(len(ids), dtype=torch.bool),
@@ -171,10 +171,10 @@ def test_the_data_choose_among_environments(model: Policy) -> None:
 
 def test_the_object_lives_as_long_as_the_run() -> None:
     environment = ToolEnvironment(factory=Counter)
-    first = environment.held.object
+    first = environment.toolset.object
     environment.reset({"start": 1})
     environment.reset({"start": 2})
-    assert environment.held.object is first
+    assert environment.toolset.object is first
     assert environment.reward() == 2.0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.checkpoints.state import component_state, load_component_state
+from lgrpo_lightning.checkpoints.state import load_component_state, read_component_state
 from lgrpo_lightning.estimators import GRPO, EligibilityTraceGRPO, LearnableTokenPreference
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Rewards
@@ -111,7 +111,7 @@ def test_a_checkpoint_keeps_what_was_learned() -> None:
     estimator = LearnableTokenPreference(preference_lr=1.0)
     papers.Batch(1).credits(estimator)
     file = io.BytesIO()
-    torch.save(component_state({"advantage_estimator": estimator}), file)
+    torch.save(read_component_state({"advantage_estimator": estimator}), file)
     file.seek(0)
     again = LearnableTokenPreference(preference_lr=1.0)
     load_component_state({"advantage_estimator": again}, torch.load(file, weights_only=True))

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.attention import tree_capable
+from lgrpo_lightning.policy.attention import register_tree_attention
 
 SIZES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -62,7 +62,7 @@ def model(size: str, device: str, settings: PolicyConfig) -> Any:
     with torch.device(device):
         made = Qwen2ForCausalLM._from_config(
             config(size),
-            attn_implementation=tree_capable(settings.attn_implementation),
+            attn_implementation=register_tree_attention(settings.attn_implementation),
             dtype=getattr(torch, settings.dtype),
         )
     return made.train()

@@ -163,7 +163,7 @@ def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
                 "host_seconds": round(host, 4),
                 "layout_seconds": round(laid_out(layout, given, device), 4),
                 "tokens": tokens,
-                "passes": len(made.packs(*given)),
+                "passes": len(made.divide_rows(*given)),
                 "completion_tokens_per_s": round(completion * group / seconds),
                 "mfu": round(work / seconds / 1e12 / best, 3),
             }
@@ -175,12 +175,16 @@ def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
 
 def laid_out(layout: str, given: Any, device: str) -> float:
     """Seconds that making the index tensors of one pass takes."""
-    from lgrpo_lightning.policy.layout import padded_layout
-    from lgrpo_lightning.policy.tree_layout import tree_layout
+    from lgrpo_lightning.policy.layout import make_padded_layout
+    from lgrpo_lightning.policy.tree_layout import make_tree_layout
 
     clock = Clock(device)
     start = clock.now()
-    (tree_layout(*given, device=device) if layout == "tree" else padded_layout(*given, pad=0, device=device))
+    (
+        make_tree_layout(*given, device=device)
+        if layout == "tree"
+        else make_padded_layout(*given, pad=0, device=device)
+    )
     return clock.now() - start
 
 
@@ -189,7 +193,7 @@ def passes(made: Any, given: Any, device: str) -> tuple[float, float]:
     prompts, completions = given
     clock = Clock(device)
     start = clock.now()
-    for pack in made.packs(prompts, completions):
+    for pack in made.divide_rows(prompts, completions):
         scores = made([prompts[i] for i in pack], [completions[i] for i in pack])
         scores.logprobs.sum().backward()
     host = time.perf_counter() - start

@@ -30,12 +30,12 @@ class Poison(Callback):
         self.left = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        from lgrpo_lightning.policy.head import backbone
+        from lgrpo_lightning.policy.head import find_backbone
 
         if self.what == "update":
             trainer.optimizers[0].register_step_post_hook(lambda *_: self._spoil(pl_module))
         elif trainer.global_rank == self.rank and self.what != "weight":
-            backbone(pl_module.policy.model).register_forward_hook(self._poisoned)
+            find_backbone(pl_module.policy.model).register_forward_hook(self._poisoned)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         due = trainer.global_rank == self.rank and pl_module.rollout_index in self.rollouts

@@ -29,8 +29,8 @@ def test_the_rates_are_those_of_the_rollouts(tmp_path: Path) -> None:
     for number, rows in table.groupby("rollout"):
         rates.add(rows.groupby("prompt_uid")["reward"].mean().to_dict())
         row = train_metrics(root).iloc[int(number)]  # type: ignore[call-overload]
-        assert row["curriculum/seen"] == rates.metrics()["curriculum/seen"]
-        assert row["curriculum/pass_rate"] == pytest.approx(rates.metrics()["curriculum/pass_rate"])
+        assert row["curriculum/seen"] == rates.compute_metrics()["curriculum/seen"]
+        assert row["curriculum/pass_rate"] == pytest.approx(rates.compute_metrics()["curriculum/pass_rate"])
     saved = checkpoint(root)["PromptDataModule"]["pass_rates"]  # type: ignore[index]
     assert saved.tolist() == pytest.approx(np.nan_to_num(rates.rates, nan=-1).tolist())
 

@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.distributed.sharded_checkpoint import whole_checkpoint
+from lgrpo_lightning.distributed.sharded_checkpoint import read_whole_checkpoint
 from tests.runs import CONFIG, checkpoint, lgrpo, lgrpo_arguments, metrics, rollouts
 from tests.several import commands, torchrun
 
@@ -51,7 +51,9 @@ def one(name: str, root: Path, **options: object) -> Path:
 
 def weights(root: Path) -> dict[str, torch.Tensor]:
     path = root / "checkpoints" / "last.ckpt"
-    found: Any = whole_checkpoint(path)["state_dict"] if path.is_dir() else checkpoint(root)["state_dict"]
+    found: Any = (
+        read_whole_checkpoint(path)["state_dict"] if path.is_dir() else checkpoint(root)["state_dict"]
+    )
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
-from lgrpo_lightning.distributed.precision import small_step_warning
+from lgrpo_lightning.distributed.precision import explain_small_step
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from tests.recorded.run import fit, several
 from tests.runs import fit as fit_command
@@ -133,13 +133,13 @@ def test_a_rate_too_small_for_bf16_is_named(tmp_path: Path) -> None:
 
 def test_share_of_weights_that_move() -> None:
     weights = torch.nn.Parameter((torch.randn(20_000) * 0.02).bfloat16())
-    small = small_step_warning([weights], 1e-6) or ""
+    small = explain_small_step([weights], 1e-6) or ""
     share = float((weights + 1e-6 != weights).float().mean())
     assert f"about {share:.0%} of the weights" in small
     enough = float(small.partition("a learning rate of about ")[2].rstrip("."))
     assert 0.45 < float((weights + enough != weights).float().mean()) < 0.9
-    assert small_step_warning([weights], 1e-3) is None
-    assert small_step_warning([torch.nn.Parameter(weights.detach().float())], 1e-6) is None
+    assert explain_small_step([weights], 1e-3) is None
+    assert explain_small_step([torch.nn.Parameter(weights.detach().float())], 1e-6) is None
 
 
 REFUSED = [

@@ -35,18 +35,18 @@ class Behind(ApartSampler):
         super().__init__()
         self.behind = behind
         self.given: deque[OwnWeights] = deque(maxlen=behind + 1)
-        self.newest: OwnWeights | None = None
+        self.find_newest: OwnWeights | None = None
 
     def sync(self, version: int) -> None:
-        if self.newest is None or self.newest.version != version:
-            self.newest = OwnWeights(self.source._source)
-            self.newest.take(version)
+        if self.find_newest is None or self.find_newest.version != version:
+            self.find_newest = OwnWeights(self.source._source)
+            self.find_newest.take(version)
 
     def sample(
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
-        assert self.newest is not None
-        newest, source = self.newest, self.source
+        assert self.find_newest is not None
+        newest, source = self.find_newest, self.source
         if random_key.phase == "train":
             self.given.append(newest)
             newest = self.given[0]

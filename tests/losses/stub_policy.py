@@ -105,6 +105,7 @@ class StubPolicy:
     """Gives what was written down: with gradients the log-probs of now, without those of before the update."""
 
     no_tree = None
+    verified = True
     device = torch.device("cpu")
     vocabulary = Vocabulary(total=1, size=1)  # every id may be drawn
 
@@ -114,10 +115,7 @@ class StubPolicy:
     def choose_layout(self, prompts: Any, completions: Any) -> Any:
         return SimpleNamespace(layout="padded", computed=1, padded=1)
 
-    def verify(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def packs(self, prompts: Any, completions: Any) -> list[list[int]]:
+    def divide_rows(self, prompts: Any, completions: Any) -> list[list[int]]:
         rows = list(range(len(completions)))
         return [rows[i : i + self.per_pass] for i in range(0, len(rows), self.per_pass)]
 

@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_trl(case: str, tmp_path: Path, monkeypatch: pytest.
     options = BASE | CASES[case]
     made = module(options, tmp_path)
     data, rewards = recorded_batch(made)
-    reference = made.policy.frozen_copy() if made.objective.kl_coef else None
+    reference = made.policy.copy_frozen() if made.objective.kl_coef else None
     with torch.no_grad():
         for p in made.policy.parameters():
             p.mul_(1.01)

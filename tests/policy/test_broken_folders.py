@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
+from lgrpo_lightning.policy.end_of_sequence import list_eos_token_ids
 from lgrpo_lightning.policy.export import export
 from lgrpo_lightning.policy.loading import load_model, load_tokenizer
 from lgrpo_lightning.policy.lora import Lora
+from lgrpo_lightning.policy.verification import verify
 from tests.architectures.__main__ import model_types
 from tests.architectures.trial import NOT_TRIED, write_model
 from tests.models import make_model, tokenizer
@@ -99,7 +100,7 @@ def test_models(case: str, tmp_path: Path) -> None:
     change(make_model("llama", tmp_path))
     config = PolicyConfig(path=str(tmp_path))
     with pytest.raises(ValueError, match=rf"^policy.path is '{tmp_path}'.*{said}"):
-        (eos_token_ids(config, load_tokenizer(config)), load_model(config))
+        (list_eos_token_ids(config, load_tokenizer(config)), load_model(config))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_finite_weights_that_overflow(tmp_path: Path) -> None:
         make_model("llama", tmp_path)
     )
     with pytest.raises(ValueError, match="for logits, though its weights are finite: numbers overflow in"):
-        Policy(PolicyConfig(path=str(tmp_path))).verify(*rows())
+        verify(Policy(PolicyConfig(path=str(tmp_path))), *rows())
 
 
 @pytest.mark.slow

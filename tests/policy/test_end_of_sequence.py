@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.policy import PolicyConfig
-from lgrpo_lightning.policy.end_of_sequence import announcement, end_of_sequence, eos_token_ids, turn_end
+from lgrpo_lightning.policy.end_of_sequence import (
+    describe_ends,
+    find_end_tokens,
+    find_turn_end,
+    list_eos_token_ids,
+)
 from tests.models import make_model, tokenizer
 
 SPECIAL = (
@@ -71,7 +76,7 @@ SILENT = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}<|x|>{%
 def test_what_closes_an_assistants_turn(template: Any, token: str | None) -> None:
     tok = tokenizer(*SPECIAL)
     tok.chat_template = template
-    assert turn_end(tok) == (None if token is None else FIRST + SPECIAL.index(token))
+    assert find_turn_end(tok) == (None if token is None else FIRST + SPECIAL.index(token))
 
 
 @pytest.fixture
@@ -84,13 +89,13 @@ def found(folder: Path, **options: Any) -> dict[int, tuple[str, ...]]:
     config = PolicyConfig(path=str(folder), **options)
     tok = tokenizer(*SPECIAL)
     tok.chat_template = CHATML
-    return end_of_sequence(config, tok)
+    return find_end_tokens(config, tok)
 
 
 def test_the_union_is_taken_and_said(folder: Path) -> None:
     ends = found(folder)
     assert ends == {1: ("generation config", "tokenizer"), FIRST + 1: ("chat template",)}
-    assert announcement(ends, tokenizer(*SPECIAL)) == (
+    assert describe_ends(ends, tokenizer(*SPECIAL)) == (
         "Completions end at <eos> (1: generation config, tokenizer), <|im_end|> (45: chat template)."
     )
 
@@ -128,4 +133,4 @@ def test_without_any_there_is_nothing_to_end_at(folder: Path) -> None:
     tok.eos_token = None
     tok.pad_token = "<pad>"
     with pytest.raises(ValueError, match=r"no end-of-sequence token.*policy\.eos_tokens"):
-        eos_token_ids(PolicyConfig(path=str(folder)), tok)
+        list_eos_token_ids(PolicyConfig(path=str(folder)), tok)

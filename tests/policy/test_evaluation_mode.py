@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lgrpo_lightning.policy import Policy, PolicyConfig, reference_of
+from lgrpo_lightning.policy import Policy, PolicyConfig, make_reference
 from lgrpo_lightning.policy.lora import Lora
 from tests.policy.test_policy import rows
 from tests.runs import fit, train_metrics
@@ -25,7 +25,7 @@ def test_the_untrained_policy_is_its_reference(
     policy = Policy(PolicyConfig(path=str(model_folder("gpt2")), **options))
     before = torch.get_rng_state()
     with torch.no_grad():
-        scored, reference = policy(*rows()).logprobs, reference_of(policy)(*rows()).logprobs
+        scored, reference = policy(*rows()).logprobs, make_reference(policy)(*rows()).logprobs
         assert torch.equal(scored, reference)
         assert torch.equal(scored, policy.eval()(*rows()).logprobs)
     assert torch.equal(before, torch.get_rng_state())

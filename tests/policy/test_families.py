@@ -9,6 +9,7 @@ import pytest
 
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.loading import load_model
+from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.types import pad
 from tests.architectures.trial import COLUMNS, Trial, drawn, write_model
 
@@ -45,7 +46,7 @@ def test_verify_refuses_what_was_sampled_from_another_distribution(tmp_path: Pat
     completions = [d.token_ids for d in found][:3]
     sampled = pad([d.logprobs for d in found[:3]], max(map(len, completions)))
     with pytest.raises(ValueError, match="log-probs of sampling differ"):
-        policy.verify(prompts[:3], completions[:3], sampled=sampled)
+        verify(policy, prompts[:3], completions[:3], sampled=sampled)
 
 
 def test_a_model_without_a_cache_is_refused(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_trees_that_are_asked_for_are_not_given_up(tmp_path: Path) -> None:
     completions = [d.token_ids for d in found]
     policy.choose_layout(prompts, completions)
     with pytest.raises(ValueError, match=r"Set model\.policy\.layout: padded"):
-        policy.verify(prompts[:3], completions[:3])
+        verify(policy, prompts[:3], completions[:3])
 
 
 def test_what_text_does_not_go_through_is_kept(tmp_path: Path) -> None:
@@ -93,4 +94,4 @@ def test_log_probs_of_another_sampler_are_warned_of(tmp_path: Path) -> None:
     completions = [d.token_ids for d in found]
     sampled = pad([d.logprobs - 1 for d in found], max(map(len, completions)))
     with pytest.warns(UserWarning, match="The sampler's log-probs are not the policy's: LlamaForCausalLM"):
-        policy.verify(prompts, completions, sampled=sampled, own=False)
+        verify(policy, prompts, completions, sampled=sampled, own=False)

@@ -10,9 +10,9 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.attention import segment_tree_attention
-from lgrpo_lightning.policy.flex_attention import BLOCK, block_mask, blocks_read, flex_tree_attention
-from lgrpo_lightning.policy.tree_layout import tree_layout
+from lgrpo_lightning.policy.attention import attend_by_segments
+from lgrpo_lightning.policy.flex_attention import BLOCK, attend_by_flex, find_blocks, make_block_mask
+from lgrpo_lightning.policy.tree_layout import make_tree_layout
 from lgrpo_lightning.policy.tree_plan import TreePlan
 from tests.policy.test_tree import Rows, forest
 
@@ -46,8 +46,8 @@ def dense(plan: TreePlan, window: int | None) -> tuple[torch.Tensor, torch.Tenso
 def test_covers_the_dense_mask(window: int | None) -> None:
     """On 200 forests; without a window it is the dense one, with one it may read a block more, in part."""
     for seed in range(200):
-        plan = tree_layout(*long_forest(seed), multiple=BLOCK).plan
-        whole, partly = blocks_read(plan.subtree_end, plan.depth, window)
+        plan = make_tree_layout(*long_forest(seed), multiple=BLOCK).plan
+        whole, partly = find_blocks(plan.subtree_end, plan.depth, window)
         expected_whole, expected_partly = dense(plan, window)
         assert not (whole & ~expected_whole).any(), seed
         assert not ((expected_whole | expected_partly) & ~(whole | partly)).any(), seed
@@ -57,11 +57,11 @@ def test_covers_the_dense_mask(window: int | None) -> None:
 
 
 def test_is_what_create_block_mask_makes() -> None:
-    plan = tree_layout(*long_forest(3), multiple=BLOCK).plan
+    plan = make_tree_layout(*long_forest(3), multiple=BLOCK).plan
     ends = plan.subtree_end
     n = len(ends)
     theirs = create_block_mask(lambda b, h, q, k: (k <= q) & (q < ends[k]), None, None, n, n, device="cpu")
-    ours = block_mask(plan, None)
+    ours = make_block_mask(plan, None)
     assert ours.to_dense().equal(theirs.to_dense())
     assert ours.kv_num_blocks.equal(theirs.kv_num_blocks)
     assert ours.full_kv_num_blocks.equal(theirs.full_kv_num_blocks)
@@ -86,11 +86,11 @@ def test_is_fast_at_65536() -> None:
     rng = random.Random(0)
     draw = lambda n: [rng.randrange(3, 1000) for _ in range(n)]  # noqa: E731
     prompt = draw(2048)
-    plan = tree_layout([prompt] * 31, [draw(2048) for _ in range(31)], multiple=BLOCK).plan
+    plan = make_tree_layout([prompt] * 31, [draw(2048) for _ in range(31)], multiple=BLOCK).plan
     assert len(plan.depth) == 65536
     started = time.perf_counter()
-    block_mask(plan, None)
-    block_mask(plan, 4096)
+    make_block_mask(plan, None)
+    make_block_mask(plan, 4096)
     assert time.perf_counter() - started < 1
 
 
@@ -98,19 +98,19 @@ def test_is_fast_at_65536() -> None:
 @pytest.mark.parametrize("window", [None, 50])
 def test_equals_the_segments(heads: int, kv_heads: int, width: int, window: int | None) -> None:
     """Also with groups of three heads, and at a length that is padded to blocks."""
-    plan = tree_layout(*long_forest(5), multiple=BLOCK).plan
+    plan = make_tree_layout(*long_forest(5), multiple=BLOCK).plan
     length, real = len(plan.depth), max(s.start + s.length for s in plan.segments)
     query = torch.randn(1, heads, length, width)
     key, value = torch.randn(2, 1, kv_heads, length, width)
-    a = segment_tree_attention(query, key, value, plan, scale=None, window=window)
-    b = flex_tree_attention(query, key, value, plan, scale=None, window=window)
+    a = attend_by_segments(query, key, value, plan, scale=None, window=window)
+    b = attend_by_flex(query, key, value, plan, scale=None, window=window)
     torch.testing.assert_close(a[:, :real], b[:, :real], atol=1e-5, rtol=1e-5)
 
 
 def test_padding_to_blocks_changes_nothing(model_folder: Callable[..., Path]) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder("llama"))))
     rows = forest(3)
-    one, padded = tree_layout(*rows), tree_layout(*rows, multiple=BLOCK)
+    one, padded = make_tree_layout(*rows), make_tree_layout(*rows, multiple=BLOCK)
     assert padded.num_tokens % BLOCK == 0
     assert one.num_tokens % BLOCK
     hidden = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import PolicyConfig
-from lgrpo_lightning.policy.head import WIDE, backbone, head_logits, takes_wide_product
+from lgrpo_lightning.policy.head import WIDE, compute_logits, find_backbone, takes_wide_product
 from lgrpo_lightning.policy.loading import load_model
 from tests.architectures.trial import write_model
 
@@ -15,8 +15,8 @@ def test_the_wide_product_gives_the_models_logits(family, tmp_path) -> None:
     model = load_model(PolicyConfig(path=str(tmp_path))).eval()
     ids = torch.arange(2 * WIDE)[None] + 5
     with torch.no_grad():
-        hidden = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
-        wide = head_logits(model, hidden, wide=True)
+        hidden = find_backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
+        wide = compute_logits(model, hidden, wide=True)
         assert wide.stride(0) == 1
         torch.testing.assert_close(
             wide, model(input_ids=ids, use_cache=False).logits[0], atol=1e-5, rtol=1e-5

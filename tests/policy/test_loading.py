@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from lgrpo_lightning import cli
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.loading import load_config, load_model, load_tokenizer
+from lgrpo_lightning.policy.verification import verify
 from tests.models import SMALL, make_model, tokenizer
 from tests.policy.test_merging import folder_of
 from tests.policy.test_policy import rows
@@ -45,7 +46,7 @@ def test_router_jitter_is_off(architecture: str, tmp_path: Path) -> None:
     ids = torch.arange(3, 11)[None]
     assert not torch.equal(loud(ids).logits, loud(ids).logits)
     policy = Policy(PolicyConfig(path=str(folder)))
-    policy.verify(*rows())
+    verify(policy, *rows())
     assert torch.equal(policy(*rows()).logprobs, policy(*rows()).logprobs)
 
 
@@ -70,11 +71,11 @@ def test_noise_that_nobody_knows_is_found(model_folder: Callable[..., Path]) -> 
     policy = Policy(PolicyConfig(path=str(model_folder("llama"))))
     policy.model.model.norm = nn.Sequential(policy.model.model.norm, Shaky())
     with pytest.raises(ValueError, match=r"two passes .* in training mode differ .* policy.dropout is 0"):
-        policy.verify(*rows())
+        verify(policy, *rows())
     fixed = Policy(PolicyConfig(path=str(model_folder("llama"))))
     fixed.model.model.norm = nn.Sequential(fixed.model.model.norm, nn.Dropout(0.5))
     with pytest.raises(ValueError, match=r"It draws noise from model.norm.1 \(p = 0.5\)"):
-        fixed.verify(*rows())
+        verify(fixed, *rows())
 
 
 # ------------------------------------------------------------------------------------------ router losses

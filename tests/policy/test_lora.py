@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource, reference_of
+from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource, make_reference
 from lgrpo_lightning.policy.export import export
 from tests.models import tokenizer
 from tests.policy.test_policy import rows
@@ -40,7 +40,7 @@ def test_the_reference_is_the_base_model(model_folder: Callable[..., Path]) -> N
     base = Policy(PolicyConfig(path=str(model_folder("llama"))))
     policy = trained(model_folder("llama"))
     assert not torch.allclose(policy(*rows()).logprobs, base(*rows()).logprobs, atol=1e-2)
-    found = reference_of(policy)(*rows(), temperature=0.7).logprobs
+    found = make_reference(policy)(*rows(), temperature=0.7).logprobs
     torch.testing.assert_close(found, base(*rows(), temperature=0.7).logprobs, atol=1e-6, rtol=0)
     assert not torch.allclose(policy(*rows(), temperature=0.7).logprobs, found, atol=1e-2)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy import export as exporting
 from lgrpo_lightning.policy.export import export
-from lgrpo_lightning.policy.merging import adapted_weights, merged_weights
+from lgrpo_lightning.policy.merging import find_adapted_weights, merge_weights
 from tests.models import SMALL, make_model, tokenizer
 
 EXPERTS = {"num_experts_per_tok": 2}
@@ -106,10 +106,10 @@ def test_an_adapter_alone(architecture: str, tmp_path: Path) -> None:
 
 def test_experts_are_among_what_is_merged(tmp_path: Path) -> None:
     policy = adapted(folder_of("mixtral", tmp_path / "base"))
-    names = set(adapted_weights(policy.model))
+    names = set(find_adapted_weights(policy.model))
     assert {"model.layers.0.mlp.experts.down_proj", "model.layers.0.mlp.experts.gate_up_proj"} <= names
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base").state_dict()
-    assert {name for name, _ in merged_weights(policy.model)} == set(base)
+    assert {name for name, _ in merge_weights(policy.model)} == set(base)
 
 
 def test_a_merge_that_is_wrong_is_not_written(
@@ -118,13 +118,13 @@ def test_a_merge_that_is_wrong_is_not_written(
     policy = adapted(model_folder("llama"))
 
     def wrong(model: Any) -> Any:
-        for name, tensor in merged_weights(model):
+        for name, tensor in merge_weights(model):
             yield name, tensor * (1.5 if name.endswith("0.self_attn.q_proj.weight") else 1)
 
-    monkeypatch.setattr(exporting, "merged_weights", wrong)
+    monkeypatch.setattr(exporting, "merge_weights", wrong)
     with pytest.raises(ValueError, match="other logits than the model with its adapter: they differ by"):
         export(policy, tokenizer(), tmp_path / "out")
-    monkeypatch.setattr(exporting, "merged_weights", lambda m: list(merged_weights(m))[1:])
+    monkeypatch.setattr(exporting, "merge_weights", lambda m: list(merge_weights(m))[1:])
     with pytest.raises(ValueError, match=r"lost 1 weights, such as model\.embed_tokens\.weight"):
         export(policy, tokenizer(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

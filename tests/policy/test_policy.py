@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.packing import padded_packs, tree_packs
+from lgrpo_lightning.policy.packing import pack_padded, pack_trees
+from lgrpo_lightning.policy.verification import verify
 from tests.models import EXTRA, SMALL
 
 Rows = tuple[list[list[int]], list[list[int]]]
@@ -25,7 +26,7 @@ def test_logprobs_equal_the_models_logits(architecture: str, model_folder: Calla
     policy = Policy(PolicyConfig(path=str(model_folder(architecture))))
     prompts, completions = rows()
     scores = policy(prompts, completions, temperature=0.7)
-    policy.verify(prompts[:1], completions[:1])
+    verify(policy, prompts[:1], completions[:1])
     for i, (p, c) in enumerate(zip(prompts, completions, strict=True)):
         logits = policy.model(torch.tensor([p + c])).logits[0, len(p) - 1 : -1].double() / 0.7
         expected = logits.log_softmax(-1)
@@ -65,12 +66,12 @@ def test_padding_and_order_change_nothing(model_folder: Callable[[str], Path]) -
 
 def test_two_backward_passes_are_bit_identical() -> None:
     """Gathering more than 40,000 elements with two threads: index_select adds in a fixed order."""
-    from lgrpo_lightning.policy.layout import padded_layout
+    from lgrpo_lightning.policy.layout import make_padded_layout
 
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        layout = padded_layout([[1, 2]] * 400, [[3] * 150] * 400, pad=0)
+        layout = make_padded_layout([[1, 2]] * 400, [[3] * 150] * 400, pad=0)
         scores = torch.randn(len(layout.targets), requires_grad=True)
         hidden = torch.randn(400 * 152, 8, requires_grad=True)
         upstream = torch.randn(layout.gather.shape)
@@ -87,7 +88,7 @@ def test_two_backward_passes_are_bit_identical() -> None:
 
 def test_packs_cover_every_row_within_the_budget() -> None:
     lengths = [random.Random(i).randint(1, 50) for i in range(60)]
-    packs = padded_packs(lengths, 120)
+    packs = pack_padded(lengths, 120)
     assert sorted(i for p in packs for i in p) == list(range(60))
     for pack in packs:
         assert len(pack) == 1 or max(lengths[i] for i in pack) * len(pack) <= 120
@@ -99,9 +100,9 @@ def test_an_unknown_transformation_of_the_logits_is_refused(model_folder: Callab
     embeddings = policy.model.get_output_embeddings()
     handle = embeddings.register_forward_hook(lambda m, i, o: o * 2 if i[0].dim() == 3 else o)
     with pytest.raises(ValueError, match="differ from the model's own"):
-        policy.verify([[3, 4]], [[5, 6]])
+        verify(policy, [[3, 4]], [[5, 6]])
     handle.remove()
-    policy.verify([[3, 4]], [[5, 6]])
+    verify(policy, [[3, 4]], [[5, 6]])
 
 
 def test_dropout_is_off_unless_asked(model_folder: Callable[[str], Path]) -> None:
@@ -136,4 +137,4 @@ def test_a_chunk_of_logits_fits_into_its_memory(megabytes: int, model_folder: Ca
 def test_a_pass_of_trees_may_just_fill_its_budget() -> None:
     prompts, completions = [(1, 2)] * 3, [(5, 6), (7, 8), (5, 6, 9)]
     for budget, packs in ((5, [[0, 2], [1]]), (6, [[0, 2], [1]]), (7, [[0, 2, 1]])):
-        assert [sorted(p) for p in tree_packs(prompts, completions, budget)] == [sorted(p) for p in packs]
+        assert [sorted(p) for p in pack_trees(prompts, completions, budget)] == [sorted(p) for p in packs]

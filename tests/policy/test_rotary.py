@@ -14,11 +14,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.choice import why_no_tree
+from lgrpo_lightning.policy.choice import explain_no_tree
 from lgrpo_lightning.policy.export import export
-from lgrpo_lightning.policy.multimodal import auto_class
+from lgrpo_lightning.policy.multimodal import choose_auto_class
 from lgrpo_lightning.policy.source import PolicySource
 from lgrpo_lightning.policy.training_noise import set_training_noise
+from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.types import Prompt, Sampling, pad
 from tests.architectures.tiny import tiny
@@ -54,7 +55,7 @@ def write(model_type: str, kind: str, folder: Path) -> Path:
     if not rope or "rope_type" not in rope:
         pytest.skip("no rotary embeddings of one kind")
     torch.manual_seed(0)
-    plain = auto_class(config).from_config(deepcopy(config))
+    plain = choose_auto_class(config).from_config(deepcopy(config))
     pairs = {b.numel() for n, b in plain.named_buffers() if n.endswith("inv_freq") and "vis" not in n}
     if len(pairs) != 1:
         pytest.skip("no rotary embeddings of one kind")
@@ -64,7 +65,7 @@ def write(model_type: str, kind: str, folder: Path) -> Path:
         text.original_max_position_embeddings = SHORT
     try:
         config.validate_rope() if hasattr(config, "validate_rope") else None
-        model = auto_class(config).from_config(config)
+        model = choose_auto_class(config).from_config(config)
     except (ValueError, KeyError) as error:
         pytest.skip(f"refused by transformers: {error}")
     far_from_uniform(model, 3)
@@ -89,10 +90,10 @@ def check(policy: Policy, lengths: tuple[int, ...], new: int) -> None:
     prompts, completions = [p for p, _ in drawn], [r.token_ids for _, r in drawn]
     policy.choose_layout(prompts, completions)
     sampled = pad([r.logprobs for _, r in drawn], max(map(len, completions)))
-    policy.verify(prompts, completions, sampled=sampled, beside=(prompts, completions))  # as a run begins
+    verify(policy, prompts, completions, sampled=sampled, beside=(prompts, completions))  # as a run begins
     with torch.no_grad():
         scored = [policy(prompts, completions, layout="padded").logprobs]
-        if (policy.no_tree or why_no_tree(policy.model)) is None:
+        if (policy.no_tree or explain_no_tree(policy.model)) is None:
             scored.append(policy(prompts, completions, layout="tree").logprobs)
     for i, (prompt, rollout) in enumerate(drawn):
         with torch.no_grad():
@@ -184,8 +185,8 @@ def test_verify_looks_at_the_shortest_and_the_longest_row(tmp_path: Path) -> Non
         Policy(PolicyConfig(path=str(write("llama", "dynamic", tmp_path)))),
         ([[5, 6], [8] * 9],) * 2,
     )
-    policy.verify([[5, 6, 7]], [[9, 9]], beside=rows)
+    verify(policy, [[5, 6, 7]], [[9, 9]], beside=rows)
     policy.verified = False
     policy.model.model.layers[0].register_forward_hook(lambda m, _, out: out * (1 + 0.1 * out.shape[1]))
     with pytest.raises(ValueError, match="log-probs of a row of 4 tokens differ by up to"):
-        policy.verify([[5, 6, 7]], [[9, 9]], beside=rows)
+        verify(policy, [[5, 6, 7]], [[9, 9]], beside=rows)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.layout import padded_layout
-from lgrpo_lightning.policy.multimodal import auto_class
-from lgrpo_lightning.policy.router import check_router, router_loss
+from lgrpo_lightning.policy.layout import make_padded_layout
+from lgrpo_lightning.policy.multimodal import choose_auto_class
+from lgrpo_lightning.policy.router import check_router, compute_router_loss
 from tests.architectures.__main__ import model_types
 from tests.architectures.tiny import tiny
 from tests.architectures.trial import NOT_TRIED, write_model
@@ -54,7 +54,7 @@ def made(model_type: str, folder: Path, **options: Any) -> Policy:
     try:
         config = tiny(CONFIG_MAPPING[model_type])
         with torch.device("meta"):
-            size = sum(p.numel() for p in auto_class(config).from_config(config).parameters())
+            size = sum(p.numel() for p in choose_auto_class(config).from_config(config).parameters())
         if size > 50e6:
             pytest.skip(f"no tiny model of it: {size / 1e6:.0f} million weights")
         folder.mkdir()
@@ -92,7 +92,7 @@ def test_every_mixture_of_experts(model_type: str, tmp_path: Path) -> None:
         assert model_type not in documented()
         return
     scores = policy(PROMPTS, COMPLETIONS, layout="padded", with_router_loss=True)
-    rows = padded_layout(PROMPTS, COMPLETIONS, pad=0, device=policy.device)
+    rows = make_padded_layout(PROMPTS, COMPLETIONS, pad=0, device=policy.device)
     theirs = policy.model(
         input_ids=rows.input_ids,
         attention_mask=rows.attention_mask,
@@ -139,4 +139,4 @@ def test_trees_balance_each_distinct_token_once(tmp_path: Path) -> None:
 def test_a_pass_without_router_logits_is_refused(tmp_path: Path) -> None:
     policy = made("mixtral", tmp_path / "model")
     with pytest.raises(ValueError, match="gives no router logits here"):
-        router_loss(policy.model, SimpleNamespace(router_logits=None), None)
+        compute_router_loss(policy.model, SimpleNamespace(router_logits=None), None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lgrpo_lightning.policy import PolicyConfig
-from lgrpo_lightning.policy.smollm2 import cache_folder, smollm2
+from lgrpo_lightning.policy.smollm2 import find_cache_folder, prepare_smollm2
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,10 +18,10 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LGRPO_CACHE", str(tmp_path))
-    folder = cache_folder() / "SmolLM2-135M-Instruct"
+    folder = find_cache_folder() / "SmolLM2-135M-Instruct"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    assert smollm2() == folder
+    assert prepare_smollm2() == folder
 
 
 @pytest.mark.slow
@@ -34,8 +34,8 @@ def test_the_real_model_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.setenv("LGRPO_CACHE", str(tmp_path))
-    tokenizer = AutoTokenizer.from_pretrained(smollm2())
-    model = AutoModelForCausalLM.from_pretrained(smollm2())
+    tokenizer = AutoTokenizer.from_pretrained(prepare_smollm2())
+    model = AutoModelForCausalLM.from_pretrained(prepare_smollm2())
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 2)
     chat = [{"role": "user", "content": "What is 7 + 5?"}]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")["input_ids"]

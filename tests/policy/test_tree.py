@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
-from lgrpo_lightning.policy.attention import segment_tree_attention
-from lgrpo_lightning.policy.choice import choice, why_no_tree
-from lgrpo_lightning.policy.flex_attention import flex_tree_attention
-from lgrpo_lightning.policy.packing import tree_packs, tree_tokens
-from lgrpo_lightning.policy.tree_layout import tree_layout
+from lgrpo_lightning.policy.attention import attend_by_segments
+from lgrpo_lightning.policy.choice import choose_layout, explain_no_tree
+from lgrpo_lightning.policy.flex_attention import attend_by_flex
+from lgrpo_lightning.policy.packing import count_tree_tokens, pack_trees
+from lgrpo_lightning.policy.tree_layout import make_tree_layout
+from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.process_tree import Trie
 from tests.models import SMALL
 
@@ -50,7 +51,7 @@ def scored(
 @pytest.mark.parametrize("seed", range(3))
 def test_log_probs_and_gradients(architecture: str, seed: int, model_folder: Callable[..., Path]) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder(architecture))))
-    assert why_no_tree(policy.model) is None
+    assert explain_no_tree(policy.model) is None
     rows = forest(seed)
     upstream = torch.randn(len(rows[0]), max(map(len, rows[1])))
     padded, tree = (scored(policy, rows, layout, upstream) for layout in ("padded", "tree"))
@@ -73,24 +74,24 @@ def test_with_checkpointing_and_lora(options: dict[str, Any], model_folder: Call
 @pytest.mark.parametrize("window", [None, 5])
 def test_flex_attention_equals_the_segments(window: int | None) -> None:
     """The block mask of the CUDA kernel, in its forward pass on the CPU."""
-    layout = tree_layout(*forest(3))
+    layout = make_tree_layout(*forest(3))
     length = layout.input_ids.shape[1]
     query, key, value = (
         torch.randn(1, 4, length, 16),
         torch.randn(1, 2, length, 16),
         torch.randn(1, 2, length, 16),
     )
-    a = segment_tree_attention(query, key, value, layout.plan, scale=0.3, window=window)
-    b = flex_tree_attention(query, key, value, layout.plan, scale=0.3, window=window)
+    a = attend_by_segments(query, key, value, layout.plan, scale=0.3, window=window)
+    b = attend_by_flex(query, key, value, layout.plan, scale=0.3, window=window)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("budget", [1, 12, 30, 60, 1000])
 def test_packs_cover_every_row_within_the_budget(budget: int) -> None:
     prompts, completions = forest(11, groups=6)
-    packs = tree_packs(prompts, completions, budget)
+    packs = pack_trees(prompts, completions, budget)
     assert sorted(i for p in packs for i in p) == list(range(len(prompts)))
-    sizes = [tree_tokens([prompts[i] for i in p], [completions[i] for i in p]) for p in packs]
+    sizes = [count_tree_tokens([prompts[i] for i in p], [completions[i] for i in p]) for p in packs]
     for pack, size in zip(packs, sizes, strict=True):
         assert (
             size <= budget
@@ -103,8 +104,8 @@ def test_packs_cover_every_row_within_the_budget(budget: int) -> None:
 
 def test_token_count_is_that_of_the_tries() -> None:
     prompts, completions = forest(5, groups=4)
-    layout = tree_layout(prompts, completions)
-    assert tree_tokens(prompts, completions) == layout.num_tokens
+    layout = make_tree_layout(prompts, completions)
+    assert count_tree_tokens(prompts, completions) == layout.num_tokens
     by_prompt = {tuple(p): [c for q, c in zip(prompts, completions, strict=True) if q == p] for p in prompts}
     assert layout.num_tokens == sum(len(p) + len(Trie.from_sequences(c)) for p, c in by_prompt.items())
 
@@ -115,7 +116,7 @@ def test_split_groups_give_the_same_gradient(model_folder: Callable[..., Path]) 
     upstream = torch.randn(len(prompts), max(map(len, completions)))
     _, whole = scored(policy, (prompts, completions), "tree", upstream)
     policy.zero_grad()
-    for pack in tree_packs(prompts, completions, 25):
+    for pack in pack_trees(prompts, completions, 25):
         rows = [prompts[i] for i in pack], [completions[i] for i in pack]
         scores = policy(*rows, temperature=0.9, layout="tree").logprobs
         (scores * upstream[pack][:, : scores.shape[1]]).sum().backward()
@@ -146,21 +147,21 @@ def test_auto_takes_trees_where_they_are_cheaper(model_folder: Callable[..., Pat
     def shape(prompt: int, completion: int) -> Rows:
         return [[5] * prompt] * 8, [[rng.randrange(3, 40) for _ in range(completion)] for _ in range(8)]
 
-    assert choice(model, "auto", *shape(100, 10), unsupported=None).layout == "tree"
-    assert choice(model, "auto", *shape(4, 100), unsupported=None).layout == "padded"
-    assert choice(model, "tree", *shape(4, 100), unsupported=None).layout == "tree"
-    refused = choice(model, "auto", *shape(100, 10), unsupported="it is a state-space model")
+    assert choose_layout(model, "auto", *shape(100, 10), unsupported=None).layout == "tree"
+    assert choose_layout(model, "auto", *shape(4, 100), unsupported=None).layout == "padded"
+    assert choose_layout(model, "tree", *shape(4, 100), unsupported=None).layout == "tree"
+    refused = choose_layout(model, "auto", *shape(100, 10), unsupported="it is a state-space model")
     assert (refused.layout, refused.reason) == ("padded", "it is a state-space model")
     with pytest.raises(ValueError, match=r"state-space.*policy.layout: padded"):
-        choice(model, "tree", *shape(1, 1), unsupported="it is a state-space model")
+        choose_layout(model, "tree", *shape(1, 1), unsupported="it is a state-space model")
 
 
 def test_models_that_cannot_are_recognised(model_folder: Callable[..., Path]) -> None:
     eager = Policy(PolicyConfig(path=str(model_folder("llama")), attn_implementation="eager"))
-    assert "eager" in str(why_no_tree(eager.model))
+    assert "eager" in str(explain_no_tree(eager.model))
     hybrid = Policy(PolicyConfig(path=str(model_folder("qwen3"))))
     hybrid.model.config.layer_types = ["linear_attention", "full_attention"]
-    assert "linear_attention" in str(why_no_tree(hybrid.model))
+    assert "linear_attention" in str(explain_no_tree(hybrid.model))
     assert hybrid.choose_layout([[5] * 50] * 4, [[6]] * 4).layout == "padded"
 
 
@@ -169,8 +170,8 @@ def test_a_mismatch_stops_the_run(model_folder: Callable[..., Path], monkeypatch
     prompts, completions = forest(0, groups=1)
     policy.choose_layout(prompts, completions)
     monkeypatch.setattr(
-        "lgrpo_lightning.policy.attention.segment_tree_attention",
-        lambda *a, **k: segment_tree_attention(*a, **k) * 1.1,
+        "lgrpo_lightning.policy.attention.attend_by_segments",
+        lambda *a, **k: attend_by_segments(*a, **k) * 1.1,
     )
     with pytest.raises(ValueError, match="layout: padded"):
-        policy.verify(prompts, completions)
+        verify(policy, prompts, completions)

@@ -12,7 +12,8 @@ import torch
 
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
-from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource, reference_of
+from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource, make_reference
+from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.types import Credit, Prompt, Sampling, TrainBatch
@@ -56,8 +57,8 @@ def test_logprobs_are_those_without_the_ids(
     policy.restrict(holed_tokenizer() if holes else tokenizer())
     prompts, completions = rows()
     scores = policy(prompts, completions, temperature=0.7, layout=layout)
-    policy.verify(prompts, completions)
-    reference = reference_of(policy)(prompts, completions, temperature=0.7)
+    verify(policy, prompts, completions)
+    reference = make_reference(policy)(prompts, completions, temperature=0.7)
     assert (reference.logprobs - scores.logprobs).abs().max() < 1e-5
     for i, (p, c) in enumerate(zip(prompts, completions, strict=True)):
         logits = policy.model(torch.tensor([p + c])).logits[0, len(p) - 1 : -1].double() / 0.7

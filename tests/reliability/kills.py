@@ -120,7 +120,7 @@ def saved(root: Path) -> int:
     """Rollouts in the checkpoint that a resumed run resumes from."""
     from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 
-    newest = CheckpointFile(root / "checkpoints").newest()
+    newest = CheckpointFile(root / "checkpoints").find_newest()
     return 0 if newest is None else int(torch.load(newest, weights_only=True)["lgrpo"]["rollout_index"])
 
 

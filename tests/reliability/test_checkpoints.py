@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lgrpo_lightning.callbacks import LastCheckpoint
-from lgrpo_lightning.checkpoints.checkpoint_check import unreadable
+from lgrpo_lightning.checkpoints.checkpoint_check import explain_unreadable
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
 from lgrpo_lightning.run_folder.whole_files import DiskFullError, explain_if_unwritable, whole_file
@@ -51,9 +51,9 @@ def test_a_damaged_file_is_passed_over(how: str, tmp_path: Path, capsys: pytest.
     root = tmp_path / "run"
     fit(root, EVERY(every_n_rollouts=1), limit_train_batches=3, max_epochs=1)
     last = root / "checkpoints" / "last.ckpt"
-    assert not unreadable(last)
+    assert not explain_unreadable(last)
     damage(last, how)
-    assert unreadable(last)
+    assert explain_unreadable(last)
     capsys.readouterr()
     resumed = fit(root, EVERY(every_n_rollouts=1), ckpt_path="last")
     said = capsys.readouterr().out
@@ -153,12 +153,12 @@ def test_killed_before_any_step_of_replacing(make: Any, keep: str, tmp_path: Pat
             checkpoints.publish()
         make(checkpoints.partial, 3)
         killed = killed_after(steps, CheckpointFile(where, keep_previous=keep == "keep"))
-        newest = checkpoints.newest()
+        newest = checkpoints.find_newest()
         assert newest is not None
         assert content(newest) in (2, 3)
         before = content(newest)
         checkpoints.settle(newest)
-        newest = checkpoints.newest()
+        newest = checkpoints.find_newest()
         assert newest is not None
         assert content(newest) == before
         assert not list(where.glob(".*"))
@@ -172,14 +172,14 @@ def test_killed_before_any_step_of_replacing(make: Any, keep: str, tmp_path: Pat
 def test_a_folder_that_is_not_whole(missing: str, tmp_path: Path) -> None:
     where = tmp_path / "x.ckpt"
     folder(where, 1)
-    assert not unreadable(where)
+    assert not explain_unreadable(where)
     (shard,) = where.glob("*.distcp")
     if missing.startswith("half"):
         path = shard if "shard" in missing else where / ".metadata"
         os.truncate(path, path.stat().st_size // 2)
     else:
         (shard if missing == "shard" else where / missing).unlink()
-    assert unreadable(where)
+    assert explain_unreadable(where)
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_a_launched_process_does_not_outlive_its_parent(tmp_path: Path) -> None:
 
 
 def test_reports() -> None:
-    mine = Report.of_this(1)
+    mine = Report.from_this_process(1)
     nobody = replace(mine, pid=2**22 + 1)
     assert not mine.gone
     assert nobody.gone

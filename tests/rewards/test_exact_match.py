@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lgrpo_lightning.rewards import ExactMatch, RewardError
-from lgrpo_lightning.rewards.exact_match import boxed, same_answer
-from lgrpo_lightning.rewards.numbers import as_number, last_number
+from lgrpo_lightning.rewards.exact_match import find_boxed, is_same_answer
+from lgrpo_lightning.rewards.numbers import find_last_number, parse_number
 from lgrpo_lightning.testing import check_reward_model, toy_group, toy_tree
 
 
@@ -44,20 +44,20 @@ def test_numbers_are_numbers(text, answer):
     ],
 )
 def test_last_number(text, found):
-    assert last_number(text) == found
+    assert find_last_number(text) == found
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "1 2", "1,00", "1/0", "--1", "nan", "inf", "True", "1" * 5000, "1e99999"]
 )
 def test_no_numbers(text):
-    assert as_number(text) is None
+    assert parse_number(text) is None
 
 
 def test_exact_where_floats_are_not():
-    assert not same_answer("9007199254740993", "9007199254740992")
-    assert same_answer("0.30", 0.3)
-    assert not same_answer("0.3000000000000000001", "0.3")
+    assert not is_same_answer("9007199254740993", "9007199254740992")
+    assert is_same_answer("0.30", 0.3)
+    assert not is_same_answer("0.3000000000000000001", "0.3")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_exact_where_floats_are_not():
     ],
 )
 def test_boxed(text, found):
-    assert boxed(text) == found
+    assert find_boxed(text) == found
 
 
 def test_boxed_compares_text_and_numbers():

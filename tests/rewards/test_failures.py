@@ -148,8 +148,8 @@ def test_an_exit_in_a_coroutine_reaches_the_caller_and_the_next_call_is_answered
 
     loop = BackgroundLoop()
     with pytest.raises(SystemExit):
-        loop.result(exits(0), timeout=5.0)
-    assert loop.result(exits(3), timeout=5.0) == 3
+        loop.wait_for_result(exits(0), timeout=5.0)
+    assert loop.wait_for_result(exits(3), timeout=5.0) == 3
     loop.close()
 
 
@@ -197,7 +197,7 @@ def test_beside_other_rewards_a_failed_one_adds_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"on_error": "skip"}, "on_error is 'skip'; possible are"),
+        ({"on_error": "skip"}, "on_error is 'skip'; it must be"),
         ({"max_errors_in_a_row": 0}, "must be at least 1"),
     ],
 )

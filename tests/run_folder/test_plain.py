@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.callbacks.completion_table import _write_line
-from lgrpo_lightning.distributed.terminal import printable
+from lgrpo_lightning.distributed.terminal import escape_unprintable
 from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
 from lgrpo_lightning.run_folder.plain import to_plain
 from lgrpo_lightning.run_folder.rollout_rows import build_rows, build_table
@@ -95,7 +95,7 @@ def test_text_of_completions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         monkeypatch.setattr(sys, "stdout", out)
         for row in build_rows(rollout):
-            out.write(printable(_write_line(row)))
+            out.write(escape_unprintable(_write_line(row)))
         monkeypatch.undo()
 
 

@@ -25,7 +25,7 @@ REQUESTS = [Request(prompt=i // 6, key=i * 7919) for i in range(12)]
 )
 def test_the_same_draws(family, options, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(compiled, "BACKEND", {"backend": "eager"})
-    compiled.compiled_step.cache_clear()
+    compiled.compile_step.cache_clear()
     write_model(family, tmp_path)
     policy = Policy(PolicyConfig(path=str(tmp_path)))
     sampling = Sampling(max_new_tokens=12, **options)
@@ -46,7 +46,7 @@ def test_the_same_draws(family, options, tmp_path, monkeypatch) -> None:
 @pytest.mark.slow
 def test_really_compiled(tmp_path) -> None:
     torch._dynamo.reset()
-    compiled.compiled_step.cache_clear()
+    compiled.compile_step.cache_clear()
     write_model("llama", tmp_path)
     policy = Policy(PolicyConfig(path=str(tmp_path)))
     with policy.generation_model() as model:

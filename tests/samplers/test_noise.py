@@ -4,36 +4,36 @@ import pytest
 import torch
 
 from lgrpo_lightning.contracts import RandomKey
-from lgrpo_lightning.samplers.noise import gumbel, gumbel_argmax, row_key
+from lgrpo_lightning.samplers.noise import draw_gumbel, gumbel_argmax, make_row_key
 
 
 def keys(count: int) -> torch.Tensor:
-    return torch.tensor([row_key(RandomKey(0, "train", 0), "a", member) for member in range(count)])
+    return torch.tensor([make_row_key(RandomKey(0, "train", 0), "a", member) for member in range(count)])
 
 
 def test_noise_is_standard_gumbel_and_independent() -> None:
-    noise = gumbel(keys(50_000), 0, 0, 4).double()
+    noise = draw_gumbel(keys(50_000), 0, 0, 4).double()
     assert noise.mean(0).sub(0.5772156649).abs().max() < 0.02
     assert noise.var(0).sub(math.pi**2 / 6).abs().max() < 0.05
     assert (torch.corrcoef(noise.T) - torch.eye(4)).abs().max() < 0.02
-    other = gumbel(keys(50_000), 1, 0, 1).double()
+    other = draw_gumbel(keys(50_000), 1, 0, 1).double()
     assert abs(torch.corrcoef(torch.stack([noise[:, 0], other[:, 0]]))[0, 1]) < 0.02
 
 
 def test_any_draw_is_computed_on_its_own() -> None:
-    whole = gumbel(keys(8), 3, 0, 10)
-    assert torch.equal(whole[:, 4:7], gumbel(keys(8), 3, 4, 3))
-    assert torch.equal(whole[2:4], gumbel(keys(8)[2:4], 3, 0, 10))
+    whole = draw_gumbel(keys(8), 3, 0, 10)
+    assert torch.equal(whole[:, 4:7], draw_gumbel(keys(8), 3, 4, 3))
+    assert torch.equal(whole[2:4], draw_gumbel(keys(8)[2:4], 3, 0, 10))
 
 
 def test_every_part_of_the_key_matters() -> None:
-    base = row_key(RandomKey(0, "train", 0), "a", 0)
+    base = make_row_key(RandomKey(0, "train", 0), "a", 0)
     others = [
-        row_key(RandomKey(1, "train", 0), "a", 0),
-        row_key(RandomKey(0, "validation", 0), "a", 0),
-        row_key(RandomKey(0, "train", 1), "a", 0),
-        row_key(RandomKey(0, "train", 0), "b", 0),
-        row_key(RandomKey(0, "train", 0), "a", 1),
+        make_row_key(RandomKey(1, "train", 0), "a", 0),
+        make_row_key(RandomKey(0, "validation", 0), "a", 0),
+        make_row_key(RandomKey(0, "train", 1), "a", 0),
+        make_row_key(RandomKey(0, "train", 0), "b", 0),
+        make_row_key(RandomKey(0, "train", 0), "a", 1),
     ]
     assert len({base, *others}) == 6
 

@@ -12,7 +12,7 @@ from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.rewards import FormatMatch
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.samplers.stops import Stops
-from lgrpo_lightning.samplers.text import decoded, stripped_tokens
+from lgrpo_lightning.samplers.text import decode, list_stripped
 from lgrpo_lightning.segmenters import DelimiterSegmenter
 from lgrpo_lightning.types import Group, Prompt, Sampling
 from tests.models import make_model, tokenizer
@@ -49,11 +49,11 @@ def drawn(source: PolicySource, **options: Any) -> list[Group]:
 def test_what_is_seen_of_special_tokens(strip: Any, text: str) -> None:
     tok = tokenizer(*SPECIAL)
     ids = [*tok(ANSWER)["input_ids"], tok.eos_token_id, tok.pad_token_id]
-    stripped = stripped_tokens(tok, (tok.eos_token_id,), Sampling(strip_special_tokens=strip))
-    found, ends = decoded(tok, ids, stripped)
+    stripped = list_stripped(tok, (tok.eos_token_id,), Sampling(strip_special_tokens=strip))
+    found, ends = decode(tok, ids, stripped)
     assert found == text
     assert len(ends) == len(ids)
-    assert list(ends) == [len(decoded(tok, ids[: i + 1], stripped)[0]) for i in range(len(ids))]
+    assert list(ends) == [len(decode(tok, ids[: i + 1], stripped)[0]) for i in range(len(ids))]
 
 
 def test_rewards_and_segmenters_see_tags_that_are_special_tokens(source: PolicySource) -> None:
@@ -88,11 +88,11 @@ def test_stop_strings_of_special_tokens_stop(source: PolicySource, stop: str, st
 
 def test_stops_as_tokens_and_as_text() -> None:
     tok = tokenizer(*SPECIAL)
-    assert Stops.of(tok, ("<|im_end|>", "a"), (1,)).token_ids == (IDS[2],)
-    assert Stops.of(tok, ("<|im_end|>\n",), (1,)).written_out
-    assert not Stops.of(tok, ("a", "5"), (1,)).written_out  # the a of <pad> is not seen
-    assert Stops.of(tok, ("<eos>5",), (1,)).hidden == {0}
-    assert Stops.of(tok, (), (1,)) == Stops()
+    assert Stops.from_strings(tok, ("<|im_end|>", "a"), (1,)).token_ids == (IDS[2],)
+    assert Stops.from_strings(tok, ("<|im_end|>\n",), (1,)).written_out
+    assert not Stops.from_strings(tok, ("a", "5"), (1,)).written_out  # the a of <pad> is not seen
+    assert Stops.from_strings(tok, ("<eos>5",), (1,)).hidden == {0}
+    assert Stops.from_strings(tok, (), (1,)) == Stops()
 
 
 def test_what_may_be_stripped() -> None:

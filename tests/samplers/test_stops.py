@@ -13,7 +13,7 @@ from tests.samplers.decoders import RECIPES, llama, texts, tokenizer_of
 def stopped_at(decoder: str, ids: list[int], stop: tuple[str, ...]) -> int | None:
     """Where the search, token by token, stops."""
     tok = tokenizer_of(decoder)
-    search = StopSearch(tok, Stops.of(tok, stop, ()))
+    search = StopSearch(tok, Stops.from_strings(tok, stop, ()))
     return next((n for n, i in enumerate(ids, 1) if search.append(i)), None)
 
 
@@ -31,16 +31,16 @@ def stopped_at(decoder: str, ids: list[int], stop: tuple[str, ...]) -> int | Non
 def test_stops_spelled_in_bytes(stop: str, text: str, after: int) -> None:
     tok = llama()
     ids = tok(text)["input_ids"]
-    search = StopSearch(tok, Stops.of(tok, (stop,), ()))
+    search = StopSearch(tok, Stops.from_strings(tok, (stop,), ()))
     assert next(n for n, i in enumerate(ids, 1) if search.append(i)) == after
-    assert Stops.of(tok, (stop,), ()).first(tok, ids) == after
+    assert Stops.from_strings(tok, (stop,), ()).find_first(tok, ids) == after
 
 
 def test_the_longest_of_several_stops_is_searched() -> None:
     tok, stop, text = llama(), ("结", "abcdefghijklmnop"), "xy abcdefghijklmnop"
     ids = tok(text)["input_ids"]
     for order in (stop, stop[::-1]):
-        search = StopSearch(tok, Stops.of(tok, order, ()))
+        search = StopSearch(tok, Stops.from_strings(tok, order, ()))
         assert next((n for n, i in enumerate(ids, 1) if search.append(i)), None) == len(ids)
 
 
@@ -64,7 +64,7 @@ def check(decoder: str, seed: int, count: int, length: int) -> None:
             stop = seen[start : start + draw.randrange(1, 6)] or "a"
             expected = from_every_prefix(decoder, case, stop)
             assert stopped_at(decoder, case, (stop,)) == expected, (stop, seen, case)
-            assert Stops.of(tok, (stop,), ()).first(tok, case) == expected
+            assert Stops.from_strings(tok, (stop,), ()).find_first(tok, case) == expected
 
 
 @pytest.mark.parametrize("decoder", RECIPES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.samplers.text import decoded
+from lgrpo_lightning.samplers.text import decode
 from tests.models import tokenizer
 from tests.samplers.decoders import RECIPES, llama, texts, tokenizer_of
 
@@ -15,7 +15,7 @@ from tests.samplers.decoders import RECIPES, llama, texts, tokenizer_of
 def test_characters() -> None:
     tok = tokenizer()
     ids = tok("12+7=\n19")["input_ids"]
-    text, ends = decoded(tok, [*ids, tok.eos_token_id])
+    text, ends = decode(tok, [*ids, tok.eos_token_id])
     assert text == "12+7=\n19"
     assert ends == (1, 2, 3, 4, 5, 6, 7, 8, 8)
 
@@ -30,20 +30,20 @@ def test_characters() -> None:
 )
 def test_tokens_inside_a_character_end_where_the_one_before_does(decoder: str, ends: tuple[int, ...]) -> None:
     tok = tokenizer_of(decoder)
-    assert decoded(tok, tok("aé🎉b", add_special_tokens=False)["input_ids"]) == ("aé🎉b", ends)
+    assert decode(tok, tok("aé🎉b", add_special_tokens=False)["input_ids"]) == ("aé🎉b", ends)
 
 
 def test_neighbours_spelled_in_bytes() -> None:
     """Three characters of four bytes each, then one token a character."""
     tok = llama()
-    text, ends = decoded(tok, tok("🎉🎉🎉 12 cd\nx=1")["input_ids"])
+    text, ends = decode(tok, tok("🎉🎉🎉 12 cd\nx=1")["input_ids"])
     assert text == "🎉🎉🎉 12 cd\nx=1"
     assert ends == (0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, *range(3, 14))
 
 
 @pytest.mark.parametrize("ids", [[], [1]])
 def test_nothing_to_show(ids: list[int]) -> None:
-    assert decoded(tokenizer(), ids) == ("", (0,) * len(ids))
+    assert decode(tokenizer(), ids) == ("", (0,) * len(ids))
 
 
 def from_every_prefix(tok: Any, ids: list[int], text: str) -> list[int]:
@@ -66,7 +66,7 @@ def check(decoder: str, seed: int, count: int, length: int) -> None:
             ids[: draw.randrange(1, len(ids) + 1)],
             draw.choices(range(2, len(tok)), k=len(ids)),
         ):
-            found, ends = decoded(tok, case, frozenset())
+            found, ends = decode(tok, case, frozenset())
             assert found == tok.decode(case, spaces_between_special_tokens=False)
             assert list(ends) == from_every_prefix(tok, case, found), (found, case)
 

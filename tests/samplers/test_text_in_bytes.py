@@ -11,9 +11,9 @@ from lgrpo_lightning.contracts import StepSegmenter
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
-from lgrpo_lightning.rewards.step_call import step_prefix, step_text
+from lgrpo_lightning.rewards.step_reward_function import find_step_prefix, find_step_text
 from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
-from lgrpo_lightning.samplers.text import decoded
+from lgrpo_lightning.samplers.text import decode
 from lgrpo_lightning.segmenters import DelimiterSegmenter, SentenceSegmenter, TagSegmenter
 from lgrpo_lightning.types import Completion, Group, Message, Prompt, Sampling
 from tests.models import make_model
@@ -34,7 +34,7 @@ from tests.samplers.test_transformers import RANDOM_KEY
 def test_steps(segmenter: StepSegmenter, parts: tuple[str, ...], sizes: tuple[int, ...]) -> None:
     tok = llama("<", ">", "/")
     ids = tok("".join(parts))["input_ids"]
-    text, ends = decoded(tok, ids)
+    text, ends = decode(tok, ids)
     made = Completion(
         token_ids=tuple(ids),
         logprobs=torch.zeros(len(ids)),
@@ -45,8 +45,8 @@ def test_steps(segmenter: StepSegmenter, parts: tuple[str, ...], sizes: tuple[in
     )
     group = Group(prompt=Prompt(uid="p", text="", token_ids=()), completions=(made,))
     tree = segmenter.segment(group)
-    assert [step_text(group, step) for step in tree.steps] == list(parts)
-    assert [step_prefix(group, step) for step in tree.steps] == [
+    assert [find_step_text(group, step) for step in tree.steps] == list(parts)
+    assert [find_step_prefix(group, step) for step in tree.steps] == [
         "".join(parts[:n]) for n in range(len(parts))
     ]
     assert tree.step_ids[0].bincount().tolist() == list(sizes)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.samplers.truncation import truncated_logits
+from lgrpo_lightning.samplers.noise import truncate_logits
 from lgrpo_lightning.types import Sampling
 
 
@@ -32,7 +32,7 @@ def kept(logits: Tensor, sampling: Sampling) -> list[bool]:
 )
 def test_equals_the_definition(sampling: Sampling) -> None:
     logits = torch.randn(50, 40) * 2
-    found = truncated_logits(logits, sampling)
+    found = truncate_logits(logits, sampling)
     assert found.isfinite().tolist() == [kept(row, sampling) for row in logits]
     expected = (logits / sampling.temperature).masked_fill(found.isinf(), -torch.inf)
     torch.testing.assert_close(found, expected)
@@ -40,7 +40,7 @@ def test_equals_the_definition(sampling: Sampling) -> None:
 
 def test_a_large_vocabulary_keeps_what_float64_keeps() -> None:
     logits = torch.randn(4, 100_000) * 3
-    found = truncated_logits(logits, Sampling(top_p=0.99))
+    found = truncate_logits(logits, Sampling(top_p=0.99))
     probs, index = logits.double().softmax(-1).sort(-1, descending=True)
     beyond = (probs.cumsum(-1) - probs >= 0.99).scatter(-1, index, probs.cumsum(-1) - probs >= 0.99)
     assert (found.isinf() != beyond).sum() <= 4  # one token at the edge of a row
@@ -48,15 +48,15 @@ def test_a_large_vocabulary_keeps_what_float64_keeps() -> None:
 
 def test_temperature_comes_first() -> None:
     logits = torch.tensor([[3.0, 2.0, -5.0]])
-    hot = truncated_logits(logits, Sampling(temperature=100.0, min_p=0.5))
+    hot = truncate_logits(logits, Sampling(temperature=100.0, min_p=0.5))
     assert torch.isfinite(hot).all()
-    cold = truncated_logits(logits, Sampling(temperature=0.1, min_p=0.5))
+    cold = truncate_logits(logits, Sampling(temperature=0.1, min_p=0.5))
     assert torch.isfinite(cold).tolist() == [[True, False, False]]
 
 
 def test_the_best_token_always_stays() -> None:
     logits = torch.randn(10, 20)
     for sampling in (Sampling(top_p=1e-6), Sampling(min_p=1.0), Sampling(top_k=1)):
-        kept = torch.isfinite(truncated_logits(logits, sampling))
+        kept = torch.isfinite(truncate_logits(logits, sampling))
         assert torch.equal(kept.float().argmax(-1), logits.argmax(-1))
         assert (kept.sum(-1) == 1).all()

@@ -84,7 +84,7 @@ def models(model_folder: Callable[..., Path]) -> Models:
             "other_rank": {"layout": "padded"},
         }.items()
     }
-    reference = made["whole"].frozen_copy()
+    reference = made["whole"].copy_frozen()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in reference.parameters():

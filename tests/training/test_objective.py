@@ -16,13 +16,13 @@ from lgrpo_lightning import GRPOModule, Sampling
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.estimators import GDPO, GRPO, LambdaGRPO, MaxRL, PassAtK, ProcessGRPO
 from lgrpo_lightning.losses import CISPO, GMPO, GSPO, LUSPO, VESPO, ClippedSurrogate, Reinforce
-from lgrpo_lightning.policy import Policy, PolicyConfig, reference_of
+from lgrpo_lightning.policy import Policy, PolicyConfig, make_reference
 from lgrpo_lightning.policy.lora import Lora
-from lgrpo_lightning.policy.reference_sync import (
+from lgrpo_lightning.policy.reference import (
     ReferenceSync,
+    gather_reference_state,
     load_reference_state,
-    own,
-    reference_state,
+    require_weights,
 )
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.testing import toy_group
@@ -127,13 +127,13 @@ def test_a_reference_is_only_loaded_for_a_penalty(
 
 def test_a_reference_follows(model_folder: Callable[..., Path]) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder("llama_tied"))))
-    reference = policy.frozen_copy()
+    reference = policy.copy_frozen()
     start = [p.clone() for p in reference.parameters()]
     with torch.no_grad():
         for p in policy.parameters():
             p.add_(1.0)
     sync = ReferenceSync(steps=3, mix=0.25)
-    assert [step for step in range(10) if sync.due(step)] == [3, 6, 9]
+    assert [step for step in range(10) if sync.is_due(step)] == [3, 6, 9]
     sync.update(reference, policy)
     for old, new in zip(start, reference.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.25)
@@ -144,11 +144,11 @@ def test_a_reference_follows(model_folder: Callable[..., Path]) -> None:
     ReferenceSync(steps=1, mix=1.0).update(reference, policy)
     for theirs, new in zip(policy.parameters(), reference.parameters(), strict=True):
         assert torch.equal(new, theirs)
-    fresh = policy.frozen_copy()
+    fresh = policy.copy_frozen()
     with torch.no_grad():
         for p in policy.parameters():
             p.add_(1.0)
-    kept = reference_state(fresh)
+    kept = gather_reference_state(fresh)
     load_reference_state(reference, kept)
     assert all(torch.equal(p, kept[n]) for n, p in reference.named_parameters())
 
@@ -156,9 +156,9 @@ def test_a_reference_follows(model_folder: Callable[..., Path]) -> None:
 def test_adapters_have_no_reference_that_follows(model_folder: Callable[..., Path]) -> None:
     pytest.importorskip("peft")
     policy = Policy(PolicyConfig(path=str(model_folder("llama")), lora=Lora(rank=2)))
-    for reference in (reference_of(policy), policy.frozen_copy()):
+    for reference in (make_reference(policy), policy.copy_frozen()):
         with pytest.raises(ValueError, match="a LoRA run trains an adapter"):
-            own(reference)
+            require_weights(reference)
 
 
 # ------------------------------------------------------------------------------------------ KL in the reward
@@ -170,7 +170,7 @@ def test_kl_in_the_reward(budget: int, layout: Any, model_folder: Callable[..., 
     """r - β Σ_t log π/π_ref, from the model's own scores of one completion at a time."""
     path = str(model_folder("llama"))
     policy = Policy(PolicyConfig(path=path, micro_batch_tokens=budget, layout=layout))
-    reference = policy.frozen_copy()
+    reference = policy.copy_frozen()
     with torch.no_grad():
         for p in reference.parameters():
             p.mul_(1.1)

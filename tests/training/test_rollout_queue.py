@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lgrpo_lightning import Sampling
-from lgrpo_lightning.checkpoints.held_state import EARLIER
+from lgrpo_lightning.checkpoints.snapshot import EARLIER
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.kept_weights import KeptWeights
 from lgrpo_lightning.training.rollout_queue import RolloutQueue
@@ -25,7 +25,7 @@ def test_the_latest_weights_come_back(ahead: int, model_folder: Callable[..., Pa
         with torch.no_grad():
             for parameter in policy.parameters():
                 parameter.add_(1.0)
-        states.append(KeptWeights.of(policy, version).state(policy))
+        states.append(KeptWeights.copy_from(policy, version).gather_state(policy))
     components: Any = None  # nothing is drawn
     queue = RolloutQueue(components, group_size=2, sampling=Sampling(), ahead=ahead)
     queue.setup(SimpleNamespace(is_global_zero=True, strategy=None), policy)

@@ -18,7 +18,7 @@ PROMPTS = [Prompt(uid=str(n), text="?", token_ids=(1,)) for n in range(2)]
 class Data:
     """The batches after the one that is trained on, one an epoch."""
 
-    def upcoming_prompts(self, count: int) -> list[tuple[int, list[Prompt]]]:
+    def preview_prompts(self, count: int) -> list[tuple[int, list[Prompt]]]:
         return [(n + 1, PROMPTS) for n in range(count)]
 
 

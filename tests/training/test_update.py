@@ -94,7 +94,7 @@ def test_the_loss_is_that_of_the_definition(
 ) -> None:
     """With a reference and clipping; both groups together under one normaliser."""
     policy = policy_of(model_folder("llama"))
-    reference = policy.frozen_copy()
+    reference = policy.copy_frozen()
     data = batch(estimator)
     before = logprobs(policy, data)
     with torch.no_grad():

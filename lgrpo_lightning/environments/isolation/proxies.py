@@ -1,4 +1,4 @@
-"""Environments as the training process sees them when they live in processes of their own."""
+"""Environments as the training process sees them when they run in processes of their own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.environments.environment import Environment
-from lgrpo_lightning.environments.isolation.recipe import described
+from lgrpo_lightning.environments.isolation.recipe import find_tool
 from lgrpo_lightning.environments.isolation.worker import NotAskedError
 from lgrpo_lightning.environments.isolation.workers import Seat, Workers
-from lgrpo_lightning.environments.limits import StateLostError, class_name, patience
+from lgrpo_lightning.environments.limits import StateLostError, limit_answer, name_class
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.types import Message
@@ -29,11 +29,12 @@ class ProcessEnvironment(Environment):
         timeout: Seconds that a call may take.
     """
 
+    # the process is killed when a call takes too long: no thread has to watch it
     keeps_time = True
 
     def __init__(self, workers: Workers, name: str | None, prototype: Environment, timeout: float) -> None:
         self.workers, self.name, self.prototype, self.timeout = workers, name, prototype, timeout
-        self.class_name = class_name(prototype)
+        self.class_name = name_class(prototype)
         self.seat: Seat | None = None
         self._tools: Sequence[Callable[..., Any]] = ()
 
@@ -53,13 +54,13 @@ class ProcessEnvironment(Environment):
     def reset(self, columns: Mapping[str, Any]) -> str | None:
         """Take a seat in a process, and begin there."""
         self.seat = self.workers.seat(self.name)
-        said, tools = self._call("reset", self.seed, columns, limit=self.timeout)
-        self._tools = tuple(map(described, tools))
-        return said  # type: ignore[no-any-return]
+        observation, tools = self._call("reset", self.seed, columns, limit=self.timeout)
+        self._tools = tuple(map(find_tool, tools))
+        return observation  # type: ignore[no-any-return]
 
     def respond(self, turns: Sequence[Message]) -> Any:
         """What the environment answers."""
-        return self._call("respond", tuple(turns), limit=patience(self, self.timeout))
+        return self._call("respond", tuple(turns), limit=limit_answer(self, self.timeout))
 
     def reward(self) -> Any:
         """What the environment pays."""
@@ -92,9 +93,9 @@ class ProcessToolEnvironment(ToolEnvironment):
 
     def __init__(self, workers: Workers, name: str | None, prototype: ToolEnvironment) -> None:
         self.workers, self.name, self.prototype = workers, name, prototype
-        self.held, self.timeout = prototype.held, prototype.timeout
-        self.class_name = class_name(prototype)
-        self.remembers = prototype.held.object is not None
+        self.toolset, self.timeout = prototype.toolset, prototype.timeout
+        self.class_name = name_class(prototype)
+        self.remembers = prototype.toolset.object is not None
         self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}
         self.lost = False
         self.seat: Seat | None = None
@@ -110,15 +111,15 @@ class ProcessToolEnvironment(ToolEnvironment):
         if not self.remembers:
             return None
         self.seat = self.workers.seat(self.name)
-        said: str | None = self.seat.call("reset", self.seed, columns, limit=self.timeout)[0]
-        return said
+        observation: str | None = self.seat.call("reset", self.seed, columns, limit=self.timeout)[0]
+        return observation
 
     def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
         """A message for each call of the last turn; None where it has none."""
-        self._until = time.monotonic() + patience(self, self.timeout)
+        self._until = time.monotonic() + limit_answer(self, self.timeout)
         return super().respond(turns)
 
-    def called(self, call: ToolCall) -> str:
+    def call(self, call: ToolCall) -> str:
         """What a tool answers, within ``timeout``.
 
         Raises:
@@ -128,18 +129,18 @@ class ProcessToolEnvironment(ToolEnvironment):
         limit = min(self.timeout, self._until - time.monotonic())
         if limit <= 0:
             raise RuntimeError(
-                f"no time left: the calls of a turn have {patience(self, self.timeout):g} seconds"
+                f"no time left: the calls of a turn have {limit_answer(self, self.timeout):g} seconds"
             )
         if self.remembers:
             assert self.seat is not None, "reset comes first"
-            return str(self.seat.call("called", call, limit=limit))
-        return self._of_function(call, limit)
+            return str(self.seat.call("call", call, limit=limit))
+        return self._call_function(call, limit)
 
-    def _of_function(self, call: ToolCall, limit: float) -> str:
+    def _call_function(self, call: ToolCall, limit: float) -> str:
         for attempt in range(TRIES):
             try:
                 self.seat = self.seat or self.workers.seat(self.name)
-                return str(self.seat.call("called", call, limit=limit))
+                return str(self.seat.call("call", call, limit=limit))
             except StateLostError as error:
                 self.seat = None
                 if (
@@ -150,10 +151,10 @@ class ProcessToolEnvironment(ToolEnvironment):
 
     def reward(self) -> float | None:
         """The object's ``get_reward()``."""
-        if self.seat is None or not hasattr(self.held.object, "get_reward"):
+        if self.seat is None or not hasattr(self.toolset.object, "get_reward"):
             return None
-        found: float | None = self.seat.call("reward", limit=self.timeout)
-        return found
+        reward: float | None = self.seat.call("reward", limit=self.timeout)
+        return reward
 
     def close(self) -> None:
         """Leave the seat."""

@@ -29,15 +29,15 @@ class Recipe:
     functions: tuple[str, ...] = ()
     factory: str | None = None
 
-    def made(self) -> HeldEnvironment | HeldTools:
+    def make(self) -> ServedEnvironment | ServedTools:
         """A new one, in the process where it is to live."""
         if self.pickled is not None:
-            return HeldEnvironment(pickle.loads(self.pickled))
+            return ServedEnvironment(pickle.loads(self.pickled))
         factory = None if self.factory is None else import_object(self.factory)
-        return HeldTools(Tools([import_object(path) for path in self.functions], factory))
+        return ServedTools(Tools([import_object(path) for path in self.functions], factory))
 
 
-class HeldEnvironment:
+class ServedEnvironment:
     """An ``Environment`` in its process: what may be asked of it."""
 
     def __init__(self, environment: Environment) -> None:
@@ -52,17 +52,17 @@ class HeldEnvironment:
     def reset(self, seed: int, columns: Mapping[str, Any]) -> tuple[str | None, list[dict[str, Any]]]:
         """(What it says first, its tools)."""
         self.environment.seed = seed
-        said = self.environment.reset(columns)
-        return said, references(self.environment.tools)
+        observation = self.environment.reset(columns)
+        return observation, refer_to_tools(self.environment.tools)
 
 
-class HeldTools:
+class ServedTools:
     """Tools in their process: what may be asked of them."""
 
     metrics: Mapping[str, float] = {}
 
     def __init__(self, tools: Tools) -> None:
-        self.tools, self.called, self.reward = tools, tools.called, tools.reward
+        self.tools, self.call, self.reward = tools, tools.call, tools.reward
 
     def reset(self, seed: int, columns: Mapping[str, Any]) -> tuple[str | None, list[dict[str, Any]]]:
         """(What their object says first, no tools: they are known)."""
@@ -72,13 +72,13 @@ class HeldTools:
         """Nothing: an object of TRL's conventions has no end."""
 
 
-def references(tools: Sequence[Callable[..., Any]]) -> list[dict[str, Any]]:
-    """The tools of an environment by their modules and names, as ``described`` reads them.
+def refer_to_tools(tools: Sequence[Callable[..., Any]]) -> list[dict[str, Any]]:
+    """The tools of an environment by their modules and names, as ``find_tool`` reads them.
 
     Raises:
         TypeError: One cannot be found by its name in another process.
     """
-    found = []
+    references = []
     for tool in tools:
         owner = getattr(tool, "__self__", None)
         method = owner is not None and not isinstance(owner, type) and hasattr(tool, "__func__")
@@ -86,7 +86,7 @@ def references(tools: Sequence[Callable[..., Any]]) -> list[dict[str, Any]]:
         module = str(getattr(function, "__module__", ""))
         name = str(getattr(function, "__qualname__", ""))
         try:
-            if _found(module, name) != function:
+            if _find(module, name) != function:
                 raise LookupError("it is not what has this name")
         except (LookupError, AttributeError) as error:
             shown = getattr(tool, "__name__", repr(tool))
@@ -94,11 +94,11 @@ def references(tools: Sequence[Callable[..., Any]]) -> list[dict[str, Any]]:
                 f"the tool {shown!r} cannot be described to another process ({error}): define it as a function of a "
                 "module, or as a method of a class there"
             ) from error
-        found.append({"module": module, "name": name, "method": method})
-    return found
+        references.append({"module": module, "name": name, "method": method})
+    return references
 
 
-def described(reference: Mapping[str, Any]) -> Callable[..., Any]:
+def find_tool(reference: Mapping[str, Any]) -> Callable[..., Any]:
     """A function, or method of nothing, with a tool's name, signature and docstring; not to be called.
 
     It is looked for in modules that are imported already: what a process of environments says imports nothing.
@@ -107,7 +107,7 @@ def described(reference: Mapping[str, Any]) -> Callable[..., Any]:
         TypeError: It is not there.
     """
     try:
-        function = _found(str(reference["module"]), str(reference["name"]))
+        function = _find(str(reference["module"]), str(reference["name"]))
     except (LookupError, AttributeError) as error:
         raise UserError(
             f"the tool {reference['name']!r} of module {reference['module']!r} cannot be described ({error!r}): import "
@@ -116,8 +116,8 @@ def described(reference: Mapping[str, Any]) -> Callable[..., Any]:
     return MethodType(function, object()) if reference["method"] else function
 
 
-def _found(module: str, name: str) -> Any:
-    found: Any = sys.modules[module]
+def _find(module: str, name: str) -> Any:
+    value: Any = sys.modules[module]
     for part in name.split("."):
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value

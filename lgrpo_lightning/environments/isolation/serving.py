@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lgrpo_lightning.environments.isolation.recipe import HeldEnvironment, HeldTools, Recipe
-from lgrpo_lightning.environments.toolbox import error_text
+from lgrpo_lightning.environments.isolation.recipe import Recipe, ServedEnvironment, ServedTools
+from lgrpo_lightning.environments.tools import describe_error
 
 LARGEST = 1 << 24
 """Most bytes of an answer; 16 MiB."""
@@ -29,7 +29,7 @@ class Request:
 
     Attributes:
         key: Which environment; one that is not there is made, or taken from those that wait, by "open".
-        method: Of ``HeldEnvironment`` or ``HeldTools``; or "open", with the name of a recipe; or "back", where no
+        method: Of ``ServedEnvironment`` or ``ServedTools``; or "open", with the name of a recipe; or "back", where no
             episode was begun.
         arguments: Of the method.
     """
@@ -41,7 +41,7 @@ class Request:
     @property
     def what(self) -> str:
         """What it is called in messages."""
-        if self.method == "called":
+        if self.method == "call":
             return f"the tool {self.arguments[0].name!r}"
         return "making the environment" if self.method == "open" else self.method
 
@@ -64,14 +64,14 @@ class Answer:
     trace: str = ""
     metrics: Mapping[str, float] | None = None
 
-    def packed(self) -> bytes:
+    def pack(self) -> bytes:
         """As a line of JSON; arrays and their numbers as lists and numbers.
 
         Raises:
             TypeError, ValueError: JSON does not have it, or it is too long.
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        data = json.dumps(fields, default=_listed).encode() + b"\n"
+        data = json.dumps(fields, default=_convert).encode() + b"\n"
         if len(data) > LARGEST:
             raise ValueError(f"an answer of {len(data)} bytes; there may be {LARGEST}")
         return data
@@ -90,7 +90,7 @@ class Answer:
         return answer
 
 
-def _listed(value: Any) -> Any:
+def _convert(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if hasattr(value, "tolist"):  # of numpy, torch
@@ -107,30 +107,30 @@ class Residents:
 
     def __init__(self, recipes: Mapping[str | None, Recipe]) -> None:
         self.recipes = recipes
-        self.held: dict[int, tuple[str | None, HeldEnvironment | HeldTools]] = {}
-        self.waiting: dict[str | None, list[HeldEnvironment | HeldTools]] = {}
+        self.seated: dict[int, tuple[str | None, ServedEnvironment | ServedTools]] = {}
+        self.waiting: dict[str | None, list[ServedEnvironment | ServedTools]] = {}
 
     def answer(self, data: bytes) -> bytes:
         """The answer to a request; whatever an environment does is one, unless the process ends."""
         try:
-            return self._called(pickle.loads(data)).packed()
+            return self._call(pickle.loads(data)).pack()
         except BaseException as error:
             trace = "".join(traceback.format_exception(error))[-TRACE:]
-            return Answer(error=type(error).__name__, text=error_text(error), trace=trace).packed()
+            return Answer(error=type(error).__name__, text=describe_error(error), trace=trace).pack()
 
-    def _called(self, request: Request) -> Answer:
+    def _call(self, request: Request) -> Answer:
         if request.method == "open":
             (name,) = request.arguments
             waiting = self.waiting.get(name)
-            self.held[request.key] = (name, waiting.pop() if waiting else self.recipes[name].made())
+            self.seated[request.key] = (name, waiting.pop() if waiting else self.recipes[name].make())
             return Answer()
         if request.method in ("close", "back"):
-            name, resident = self.held.pop(request.key)
+            name, resident = self.seated.pop(request.key)
             if request.method == "close":
                 resident.close()
             self.waiting.setdefault(name, []).append(resident)
             return Answer()
-        _, resident = self.held[request.key]
+        _, resident = self.seated[request.key]
         value = getattr(resident, request.method)(*request.arguments)
         return Answer(value=value, metrics=resident.metrics)
 
@@ -145,7 +145,7 @@ def serve(calls: int, life: int) -> None:
     for descriptor in (calls, life):
         os.set_inheritable(descriptor, False)  # not for what a tool starts
     for number in (signal.SIGINT, signal.SIGTERM):  # they are the training process's to see
-        signal.signal(number, _heard)
+        signal.signal(number, _ignore)
     _end_with(life)
     connection = socket.socket(fileno=calls)
     with contextlib.suppress(EOFError, OSError), connection.makefile("rb") as requests:
@@ -154,7 +154,7 @@ def serve(calls: int, life: int) -> None:
             connection.sendall(residents.answer(pickle.load(requests)))
 
 
-def _heard(number: int, frame: Any) -> None:
+def _ignore(number: int, frame: Any) -> None:
     """Nothing. An ignored signal would be ignored by processes that a tool starts, too; a handled one is not."""
 
 

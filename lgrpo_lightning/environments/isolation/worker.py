@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from lgrpo_lightning.distributed import process_gone
+from lgrpo_lightning.distributed import is_process_gone
 from lgrpo_lightning.environments.isolation.serving import LARGEST, Answer, Request
 from lgrpo_lightning.environments.limits import StateLostError
 
@@ -46,12 +46,12 @@ class Worker:
 
     Args:
         recipes: What it makes environments from, pickled.
-        told: Called once with what happened if the process ends otherwise than by ``close``.
+        on_end: Called once with what happened if the process ends otherwise than by ``close``.
     """
 
-    def __init__(self, recipes: bytes, told: Callable[[str], None]) -> None:
-        self.told = told
-        self.held: set[int] = set()  # environments of episodes
+    def __init__(self, recipes: bytes, on_end: Callable[[str], None]) -> None:
+        self.on_end = on_end
+        self.seats: set[int] = set()  # environments of episodes
         self.over = ""  # how it ended
         self.owner = os.getpid()
         self._one = threading.Lock()
@@ -59,7 +59,7 @@ class Worker:
         reads, writes = os.pipe()
         self.life = os.fdopen(writes, "wb", buffering=0)  # the process ends when it is closed
         try:
-            self.process = _started(theirs.fileno(), reads)
+            self.process = _start_process(theirs.fileno(), reads)
         except BaseException:
             self.connection.close()
             self.life.close()
@@ -85,12 +85,12 @@ class Worker:
             self._look()
             if self.over:
                 raise NotAskedError(self.over)
-            answer = self._exchanged(data, limit, request.what)
+            answer = self._exchange(data, limit, request.what)
         if answer.error:
-            raise as_error(answer)
+            raise make_error(answer)
         return answer
 
-    def there(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the process runs, as far as one can tell."""
         if self._one.acquire(blocking=False):  # else a call is under way, which will tell
             try:
@@ -100,17 +100,17 @@ class Worker:
         return not self.over
 
     def _look(self) -> None:
-        if not self.over and process_gone(self.process.pid):
+        if not self.over and is_process_gone(self.process.pid):
             self._end("between two calls")
 
-    def _exchanged(self, data: bytes, limit: float, what: str) -> Answer:
+    def _exchange(self, data: bytes, limit: float, what: str) -> Answer:
         until = time.monotonic() + limit
         try:
             if self._first:
                 self._send(self._first, until)
                 self._first = b""
             self._send(data, until)
-            return Answer.read(self._line(until))
+            return Answer.read(self._read_line(until))
         except (UnicodeDecodeError, json.JSONDecodeError):  # the next answer would be this one's
             self._end(f"in {what}", why="something in it wrote into its connection to the training process")
             raise StateLostError(self.over) from None
@@ -129,33 +129,33 @@ class Worker:
             raise
 
     def _send(self, data: bytes, until: float) -> None:
-        self.connection.settimeout(_left(until))
+        self.connection.settimeout(_count_seconds_left(until))
         self.connection.sendall(pickle.dumps(data))  # the pickle of bytes tells where they end
 
-    def _line(self, until: float) -> bytes:
+    def _read_line(self, until: float) -> bytes:
         """What the process writes next, up to the end of a line or ``LARGEST`` bytes.
 
         The deadline is for the whole line. Another process may hold the other end open when this one is gone.
         """
-        found, part = bytearray(), b""
-        while b"\n" not in part and len(found) <= LARGEST:
-            self.connection.settimeout(min(_left(until), LOOK))
+        line, part = bytearray(), b""
+        while b"\n" not in part and len(line) <= LARGEST:
+            self.connection.settimeout(min(_count_seconds_left(until), LOOK))
             try:
                 part = self.connection.recv(1 << 16)
             except TimeoutError:
-                if process_gone(self.process.pid):
+                if is_process_gone(self.process.pid):
                     raise EOFError from None
                 continue
             if not part:
                 raise EOFError
-            found += part
-        return bytes(found)
+            line += part
+        return bytes(line)
 
     def _end(self, when: str, why: str = "") -> None:
         """Kill the process and say how it ended."""
         self._kill()
-        self.over = why or f"the process {_how(self.process.returncode)} {when}"
-        self.told(self.over)
+        self.over = why or f"the process {_describe_status(self.process.returncode)} {when}"
+        self.on_end(self.over)
 
     def leave(self) -> None:
         """Let the process end by itself; ``close`` sees to it."""
@@ -181,13 +181,13 @@ class Worker:
         self.life.close()
 
 
-def _left(until: float) -> float:
+def _count_seconds_left(until: float) -> float:
     if (left := until - time.monotonic()) <= 0:
         raise TimeoutError
     return left
 
 
-def as_error(answer: Answer) -> InProcessError:
+def make_error(answer: Answer) -> InProcessError:
     """An error with the name and the text of the one in the process, and its traceback as a note."""
     error: InProcessError = type(answer.error, (InProcessError,), {})(answer.text)
     if answer.trace:
@@ -195,9 +195,10 @@ def as_error(answer: Answer) -> InProcessError:
     return error
 
 
-def _started(calls: int, life: int) -> subprocess.Popen[bytes]:
+def _start_process(calls: int, life: int) -> subprocess.Popen[bytes]:
     """A new process that finds the modules this one finds."""
     return subprocess.Popen(
+        # -P: modules are found by the sys.path handed over, not by where the process starts
         [sys.executable, "-P", "-X", "faulthandler", "-c", MAIN, json.dumps(sys.path), str(calls), str(life)],
         stdin=subprocess.DEVNULL,
         pass_fds=(calls, life),
@@ -205,7 +206,7 @@ def _started(calls: int, life: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _how(status: int | None) -> str:
+def _describe_status(status: int | None) -> str:
     if status is None:
         return "was lost"
     if status >= 0:

@@ -46,7 +46,7 @@ class Seat:
             limit: Seconds.
             begun: Whether there was an episode; else there is nothing to close.
         """
-        self.worker.held.discard(self.key)
+        self.worker.seats.discard(self.key)
         self.call("close" if begun else "back", limit=limit)
 
 
@@ -63,7 +63,7 @@ class Workers:
     def __init__(self, recipes: Mapping[str | None, Recipe], most: int) -> None:
         self.recipes, self.most = pickle.dumps(dict(recipes)), most
         self.running: list[Worker] = []
-        self._lock, self._keys, self._told = threading.Lock(), count(), False
+        self._lock, self._keys, self._warned = threading.Lock(), count(), False
 
     def prepare(self, episodes: int) -> None:
         """Start what ``episodes`` need, side by side."""
@@ -81,16 +81,16 @@ class Workers:
         """
         with self._lock:
             self._clear()
-            worker = min(self.running, key=lambda w: len(w.held), default=None)
-            if worker is None or (worker.held and len(self.running) < self.most):
+            worker = min(self.running, key=lambda w: len(w.seats), default=None)
+            if worker is None or (worker.seats and len(self.running) < self.most):
                 worker = self._start()
             key = next(self._keys)
-            worker.held.add(key)
+            worker.seats.add(key)
         seat = Seat(worker, key)
         try:
             seat.call("open", name, limit=START)
         except InProcessError:
-            worker.held.discard(key)
+            worker.seats.discard(key)
             raise
         return seat
 
@@ -125,16 +125,16 @@ class Workers:
             worker.close(until=until)
 
     def _clear(self) -> None:
-        self.running = [worker for worker in self.running if worker.there()]
+        self.running = [worker for worker in self.running if worker.is_running()]
 
     def _start(self) -> Worker:
-        worker = Worker(self.recipes, self._ended)
+        worker = Worker(self.recipes, self._warn_of_end)
         self.running.append(worker)
         return worker
 
-    def _ended(self, how: str) -> None:
-        if not self._told:
-            self._told = True
+    def _warn_of_end(self, how: str) -> None:
+        if not self._warned:
+            self._warned = True
             warnings.warn(
                 f"EnvironmentSampler: a process of environments is replaced: {how}. Episodes whose environments lived "
                 "there are dropped (episodes/failed). Later ones are not told.",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.functional.vocabulary import Vocabulary
-from lgrpo_lightning.samplers.truncation import truncated_logits
+from lgrpo_lightning.samplers.noise import truncate_logits
 from lgrpo_lightning.samplers.vllm.transport import Output, VLLMError
 from lgrpo_lightning.types import Sampling
 
@@ -30,14 +30,14 @@ Likely causes:
   - a coarser dtype or quantization in the engine than sampler.check_tolerance allows."""
 
 
-def probe_prompt(tokenizer: Any, *, length: int, fallback: Sequence[int]) -> tuple[int, ...]:
+def make_probe_prompt(tokenizer: Any, *, length: int, fallback: Sequence[int]) -> tuple[int, ...]:
     """``length`` token ids of a fixed text: long enough to fill whole blocks of the prefix cache."""
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"] or list(fallback)
     return tuple(ids[i % len(ids)] for i in range(length))
 
 
 @torch.no_grad()
-def policy_logprobs(
+def compute_policy_logprobs(
     model: Any,
     prompt: Sequence[int],
     completion: Sequence[int],
@@ -50,14 +50,14 @@ def policy_logprobs(
     if vocabulary is not None:
         vocabulary.check([completion])
         logits = vocabulary.masked(logits)
-    scores = truncated_logits(logits, sampling).log_softmax(-1)
+    scores = truncate_logits(logits, sampling).log_softmax(-1)
     return scores.gather(-1, ids[0, len(prompt) :, None]).squeeze(-1).cpu()
 
 
-def difference(engine: Tensor, policy: Tensor) -> float:
+def measure_difference(engine: Tensor, policy: Tensor) -> float:
     """Mean absolute difference; tokens at the very edge of a truncated distribution are left out unless all are.
 
-    >>> difference(torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -torch.inf]))
+    >>> measure_difference(torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -torch.inf]))
     0.5
     """
     kept = policy.isfinite()
@@ -68,7 +68,7 @@ def difference(engine: Tensor, policy: Tensor) -> float:
 
 def check_completions(
     model: Any,
-    drawn: Sequence[tuple[Sequence[int], Output]],
+    pairs: Sequence[tuple[Sequence[int], Output]],
     sampling: Sampling,
     *,
     vocabulary: Vocabulary | None = None,
@@ -79,7 +79,7 @@ def check_completions(
     """Compare the engine's log-probs with the policy's; the largest difference of a completion.
 
     Args:
-        drawn: (prompt, completion) pairs.
+        pairs: (prompt, completion) of each.
         vocabulary: The ids that may be drawn; None: all.
         tolerance: Largest mean difference of a completion.
         peer: The engine, in the message.
@@ -89,18 +89,18 @@ def check_completions(
         VLLMError: It is past the tolerance; with both numbers and the likely causes.
     """
     worst = 0.0
-    for prompt, found in drawn:
-        engine = torch.tensor(found.logprobs)
-        policy = policy_logprobs(model, prompt, found.token_ids, sampling, vocabulary)
-        worst = max(worst, far := difference(engine, policy))
+    for prompt, output in pairs:
+        engine = torch.tensor(output.logprobs)
+        policy = compute_policy_logprobs(model, prompt, output.token_ids, sampling, vocabulary)
+        worst = max(worst, far := measure_difference(engine, policy))
         if not far <= tolerance:
             raise VLLMError(
                 f"{peer} does not sample from the policy's weights (version {version}): on {len(engine)} tokens its "
                 f"log-probs differ from the policy's by {far:.3g} on average; {tolerance:.3g} is allowed "
-                f"(sampler.check_tolerance). Engine: {_shown(engine)}; policy: {_shown(policy)}.\n{CAUSES}"
+                f"(sampler.check_tolerance). Engine: {_shorten(engine)}; policy: {_shorten(policy)}.\n{CAUSES}"
             )
     return worst
 
 
-def _shown(values: Tensor) -> str:
+def _shorten(values: Tensor) -> str:
     return "[" + ", ".join(f"{v:.4f}" for v in values[:4].tolist()) + (", …]" if len(values) > 4 else "]")

@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
-from lgrpo_lightning.samplers.vllm.entropies import entropies_of
-from lgrpo_lightning.samplers.vllm.install import imported_vllm
-from lgrpo_lightning.samplers.vllm.isolation import isolated
-from lgrpo_lightning.samplers.vllm.lora import adapter_rank, write_adapter
+from lgrpo_lightning.samplers.vllm.install import import_vllm
+from lgrpo_lightning.samplers.vllm.isolation import isolate_engine
+from lgrpo_lightning.samplers.vllm.lora import find_adapter_rank, write_adapter
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
 from lgrpo_lightning.samplers.vllm.transport import (
     Output,
     Request,
     Transport,
     VLLMError,
-    completion,
-    sampling_arguments,
+    check_completion,
+    estimate_entropies,
+    make_sampling_arguments,
 )
-from lgrpo_lightning.samplers.vllm.weights import cast, weights_folder, write_description, write_weights
+from lgrpo_lightning.samplers.vllm.weights import cast, open_weights_folder, write_description, write_weights
 from lgrpo_lightning.types import Sampling
 
 ENVIRONMENT = {
@@ -78,13 +78,13 @@ class InProcessEngine(Transport):
         self.adapters = ExitStack()  # the file of the adapter in use
         self.lora_request: Any = None
         environment = ENVIRONMENT | {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
-        with isolated(environment | self._launcher_environment()), TemporaryDirectory() as folder:
-            self.vllm = imported_vllm()
+        with isolate_engine(environment | self._describe_ranks()), TemporaryDirectory() as folder:
+            self.vllm = import_vllm()
             from vllm.platforms import current_platform
 
-            lora_rank = adapter_rank(model.config, adapter, options.lora)
+            lora_rank = find_adapter_rank(model.config, adapter, options.lora)
             self.takes_adapter = lora_rank is not None
-            arguments = options.arguments(
+            arguments = options.make_arguments(
                 model.config,
                 dtype=str(model.dtype).removeprefix("torch."),
                 longest_sequence=longest_sequence,
@@ -95,14 +95,15 @@ class InProcessEngine(Transport):
             self.cuda = not current_platform.is_cpu()
             self.dtype = arguments["dtype"]
             self.max_model_len = arguments["max_model_len"]
+            # every rank has an engine of its own; vLLM would start processes of its own for them
             if ranks[1] > 1:
                 arguments["distributed_executor_backend"] = "external_launcher"
             if self.cuda and sleeps:
                 arguments["enable_sleep_mode"] = True
             path = write_description(model, tokenizer, Path(folder))
-            self.llm = self._started(path, arguments)
+            self.llm = self._start(path, arguments)
 
-    def _started(self, path: Path, arguments: dict[str, Any]) -> Any:
+    def _start(self, path: Path, arguments: dict[str, Any]) -> Any:
         try:
             return self.vllm.LLM(model=str(path), **arguments)
         except Exception as error:
@@ -114,7 +115,7 @@ class InProcessEngine(Transport):
                 "VLLM_LOGGING_LEVEL=INFO shows the engine's log."
             ) from error
 
-    def _launcher_environment(self) -> dict[str, str]:
+    def _describe_ranks(self) -> dict[str, str]:
         """How vLLM learns the ranks of a run of several processes."""
         rank, world_size = self.ranks
         if world_size == 1:
@@ -124,12 +125,12 @@ class InProcessEngine(Transport):
 
     def push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         """Stream the weights in, one parameter at a time."""
-        with isolated(), torch.no_grad():
+        with isolate_engine(), torch.no_grad():
             stream = cast(weights, self.dtype)
             if self.options.tensor_parallel_size == 1:
                 self.llm.collective_rpc("lgrpo_load", args=(stream, version))
             else:  # the workers are processes of their own
-                with weights_folder(None) as folder:
+                with open_weights_folder(None) as folder:
                     path = write_weights(stream, folder / "weights")
                     self.llm.collective_rpc("lgrpo_load_folder", args=(str(path), version))
             self._reset_prefix_cache()
@@ -137,8 +138,8 @@ class InProcessEngine(Transport):
     def push_adapter(self, adapter: Adapter, version: int) -> None:
         """Hand the adapter over as a file in memory."""
         files = ExitStack()
-        path = str(write_adapter(adapter, files.enter_context(weights_folder(None)) / "adapter"))
-        with isolated():
+        path = str(write_adapter(adapter, files.enter_context(open_weights_folder(None)) / "adapter"))
+        with isolate_engine():
             from vllm.lora.request import LoRARequest
 
             self.llm.collective_rpc("lgrpo_adapt", args=(path, ADAPTER_NUMBER, version))
@@ -158,18 +159,24 @@ class InProcessEngine(Transport):
         prompts = [{"prompt_token_ids": list(r.prompt)} for r in requests]
         params = [
             self.vllm.SamplingParams(
-                **sampling_arguments(r, sampling, eos), detokenize=bool(sampling.stop), flat_logprobs=True
+                **make_sampling_arguments(r, sampling, eos),
+                detokenize=bool(sampling.stop),
+                flat_logprobs=True,
             )
             for r in requests
         ]
-        with isolated():
+        with isolate_engine():
             outputs = self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.lora_request)
         return [
-            [self._completion(o, entropies=bool(r.top)) for o in sorted(x.outputs, key=lambda o: o.index)]
+            # vLLM gives the completions of a prompt in the order in which they end
+            [
+                self._read_completion(o, entropies=bool(r.top))
+                for o in sorted(x.outputs, key=lambda o: o.index)
+            ]
             for r, x in zip(requests, outputs, strict=True)
         ]
 
-    def _completion(self, output: Any, *, entropies: bool) -> Output:
+    def _read_completion(self, output: Any, *, entropies: bool) -> Output:
         count, flat = len(output.token_ids), output.logprobs
         starts, ends = flat.start_indices[:count], flat.end_indices[:count]
         logprobs = [flat.logprobs[i] for i in starts]
@@ -177,8 +184,8 @@ class InProcessEngine(Transport):
             dict(zip(flat.token_ids[a:b], flat.logprobs[a:b], strict=True))  # the drawn token is there twice
             for a, b in zip(starts, ends, strict=True)
         )
-        spread = entropies_of(tops) if entropies else None
-        return completion(self.peer, output.token_ids, logprobs, output.finish_reason, spread)
+        spread = estimate_entropies(tops) if entropies else None
+        return check_completion(self.peer, output.token_ids, logprobs, output.finish_reason, spread)
 
     def sleep(self, level: int) -> None:
         """Free GPU memory; on a CPU there is nothing to free."""
@@ -195,7 +202,7 @@ class InProcessEngine(Transport):
         self.adapters.close()
         if self.llm is None:
             return
-        with isolated():
+        with isolate_engine():
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
             self._release()
@@ -203,6 +210,7 @@ class InProcessEngine(Transport):
     def _release(self) -> None:
         from vllm.distributed import parallel_state
 
+        # memory of the engine is free only once nothing refers to it
         gc.collect()
         if self.ranks[1] == 1:
             parallel_state.cleanup_dist_env_and_memory()

@@ -16,7 +16,7 @@ from torch import Tensor
 from lgrpo_lightning.distributed.interruption import AbandonedError, abandon_if_stopping
 from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
-from lgrpo_lightning.samplers.vllm.weights import weights_folder
+from lgrpo_lightning.samplers.vllm.weights import open_weights_folder
 
 Kind = Literal["weights", "adapter"]
 STAGGER = 0.5
@@ -66,11 +66,7 @@ class Feed:
         return {"model": self.parts[-1].name} if len(self.parts) > 1 else {}
 
     def deliver(
-        self,
-        kind: Kind,
-        version: int,
-        write: Callable[[Path], Path],
-        tensors: Iterator[tuple[str, Tensor]],
+        self, kind: Kind, version: int, write: Callable[[Path], Path], tensors: Iterator[tuple[str, Tensor]]
     ) -> None:
         """Rank 0 writes files and has every server read them; the others wait for the outcome. Collective.
 
@@ -81,11 +77,11 @@ class Feed:
         Raises:
             VLLMError: A server did not take them.
         """
-        self.parts, self.boots = self.on_rank_0(
-            lambda: self._written_and_read(kind, version, write), tensors=tensors
+        self.parts, self.boots = self.run_on_rank_0(
+            lambda: self._write_and_read(kind, version, write), tensors=tensors
         )
 
-    def on_rank_0(
+    def run_on_rank_0(
         self, call: Callable[[], Any], *, tensors: Iterator[tuple[str, Tensor]] | None = None
     ) -> Any:
         """What ``call`` gives on rank 0, on every rank once it is done. Collective.
@@ -101,6 +97,7 @@ class Feed:
                 outcome = [error]
             except Exception as error:
                 outcome = [VLLMError(f"{type(error).__name__}: {error}")]
+        # each tensor is a collective: a rank that stopped half-way would leave the others waiting
         for _ in tensors or ():
             pass
         if self.world_size > 1:
@@ -116,13 +113,13 @@ class Feed:
             VLLMError: It has other weights.
         """
         try:
-            found = described(server)
+            state = describe(server)
         except ServerLostError:
             return False
-        same = found["boot"] == self.boots[server.url]
-        if same and self.parts and found["version"] != self.version:
+        same = state["boot"] == self.boots[server.url]
+        if same and self.parts and state["version"] != self.version:
             raise VLLMError(
-                f"{server.peer} has weights of version {found['version']}, not {self.version}: another run feeds it "
+                f"{server.peer} has weights of version {state['version']}, not {self.version}: another run feeds it "
                 "too. A server belongs to one run."
             )
         return bool(same)
@@ -135,9 +132,9 @@ class Feed:
         server.wait(since, between=abandon_if_stopping)
         time.sleep(STAGGER * min(self.rank, 10))
         try:
-            if self.parts and described(server)["version"] != self.version:
-                self._read_by(server)
-            self.boots[server.url] = str(described(server)["boot"])
+            if self.parts and describe(server)["version"] != self.version:
+                self._load_into(server)
+            self.boots[server.url] = str(describe(server)["boot"])
         except ServerLostError:
             return  # lost again: the next round notices
 
@@ -146,19 +143,19 @@ class Feed:
         for files in self.files.values():
             files.close()
 
-    def _written_and_read(
+    def _write_and_read(
         self, kind: Kind, version: int, write: Callable[[Path], Path]
     ) -> tuple[tuple[Part, ...], dict[str, str]]:
         """(what the servers have now, which start of each has it)."""
         files = ExitStack()
-        folder = files.enter_context(weights_folder(self.weights_dir))
+        folder = files.enter_context(open_weights_folder(self.weights_dir))
         before = self.parts
         try:
             part = Part(kind=kind, folder=str(write(folder / f"version-{version}")), version=version)
             self.parts = (part,) if kind == "weights" else (self.parts[0], part)
             with ThreadPoolExecutor(len(self.servers)) as pool:
                 urls = [server.url for server in self.servers]
-                boots = dict(zip(urls, pool.map(self._fed, self.servers), strict=True))
+                boots = dict(zip(urls, pool.map(self._feed, self.servers), strict=True))
         except BaseException:
             self.parts = before
             files.close()
@@ -167,33 +164,33 @@ class Feed:
         self.files[kind] = files
         return self.parts, boots
 
-    def _fed(self, server: Server) -> str:
+    def _feed(self, server: Server) -> str:
         """Have a server read the current weights; which start of it did. Waits for a server that is away."""
         since = time.monotonic()
         while True:
             try:
-                self._read_by(server)
-                found = described(server)
+                self._load_into(server)
+                state = describe(server)
             except ServerLostError:
                 server.wait(since, between=abandon_if_stopping)
                 continue
-            if found["version"] == self.version:
-                return str(found["boot"])
+            if state["version"] == self.version:
+                return str(state["boot"])
             if time.monotonic() > since + server.options.retry_seconds:
                 raise VLLMError(
-                    f"{server.peer} has weights of version {found['version']} whenever it was given {self.version}: "
+                    f"{server.peer} has weights of version {state['version']} whenever it was given {self.version}: "
                     "another run feeds it too. A server belongs to one run."
                 )
 
-    def _read_by(self, server: Server) -> None:
+    def _load_into(self, server: Server) -> None:
         """Have a server read all parts, but not the base of an adapter that it has already."""
-        has = described(server)["weights"] if len(self.parts) > 1 else None
+        has = describe(server)["weights"] if len(self.parts) > 1 else None
         for part in self.parts:
             if len(self.parts) > 1 and part.kind == "weights" and has == part.version:
                 continue
             try:
                 if part.kind == "weights":
-                    server.rpc("lgrpo_load_folder", part.folder, part.version)
+                    server.call_worker("lgrpo_load_folder", part.folder, part.version)
                 else:
                     _adapt(server, part)
             except RefusedError as error:
@@ -214,19 +211,19 @@ def _adapt(server: Server, part: Part) -> None:
         if str(model["id"]).startswith("lgrpo-"):
             server.post("/v1/unload_lora_adapter", {"lora_name": model["id"]})
     server.post("/v1/load_lora_adapter", {"lora_name": part.name, "lora_path": part.folder})
-    server.rpc("lgrpo_adapted", part.version)
+    server.call_worker("lgrpo_adapted", part.version)
 
 
-def described(server: Server) -> Mapping[str, Any]:
+def describe(server: Server) -> Mapping[str, Any]:
     """What a server says of itself.
 
     Raises:
         VLLMError: It is not one that loads weights.
     """
     try:
-        found = server.rpc("lgrpo_describe")
+        state = server.call_worker("lgrpo_describe")
     except RefusedError as error:
         raise VLLMError(
             f"{server.peer} does not know how to take over weights ({error}). Start it with `{RELOAD}`."
         ) from error
-    return dict(found)
+    return dict(state)

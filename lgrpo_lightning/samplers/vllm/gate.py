@@ -41,7 +41,7 @@ class Gate:
         """Pass a request on, or answer it with the reason why not."""
         if scope["type"] == "http":
             body = await _read_body(receive) if scope["path"] == "/collective_rpc" else None
-            if refusal := self._refusal(scope, body):
+            if refusal := self._refuse(scope, body):
                 await _answer(send, *refusal)
                 return
             await self.app(scope, receive if body is None else _replay(body, receive), send)
@@ -50,7 +50,7 @@ class Gate:
         else:  # a run opens no web sockets
             await send({"type": "websocket.close", "code": 1008})
 
-    def _refusal(self, scope: Any, body: bytes | None) -> tuple[int, str] | None:
+    def _refuse(self, scope: Any, body: bytes | None) -> tuple[int, str] | None:
         headers = {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if "origin" in headers:
             return 403, "requests of web pages are refused"
@@ -58,19 +58,20 @@ class Gate:
             return 421, "the header Host does not name this machine"
         if scope["path"] == OPEN:
             return None
-        given = headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self.key}".encode()):
+        authorization = headers.get("authorization", "")
+        # takes as long for a wrong first letter as for a wrong last one
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {self.key}".encode()):
             return 401, "wrong or missing API key"
         if scope["path"] not in PATHS:
             return 403, f"{scope['path']} is not among the paths that a run uses"
         if scope["method"] == "POST" and headers.get("content-type", "").split(";")[0] != "application/json":
             return 415, "the content type is not application/json"
-        if body is not None and (method := _method(body)) not in METHODS:
+        if body is not None and (method := _read_method(body)) not in METHODS:
             return 403, f"the method {method!r} is not among {', '.join(sorted(METHODS))}"
         return None
 
 
-def _method(body: bytes) -> Any:
+def _read_method(body: bytes) -> Any:
     try:
         request = json.loads(body)
     except ValueError:

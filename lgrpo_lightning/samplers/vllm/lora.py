@@ -29,16 +29,16 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Entries of configurations with the number of experts."""
 
 
-def engine_rank(rank: int) -> int | None:
+def choose_rank(rank: int) -> int | None:
     """The smallest rank to start an engine for that holds an adapter of ``rank``; None past the largest.
 
-    >>> engine_rank(4), engine_rank(64), engine_rank(1000)
+    >>> choose_rank(4), choose_rank(64), choose_rank(1000)
     (8, 64, None)
     """
     return next((r for r in RANKS if r >= rank), None)
 
 
-def why_merged(architectures: Any, rank: int, targets: tuple[str, ...]) -> str | None:
+def explain_merging(architectures: Any, rank: int, targets: tuple[str, ...]) -> str | None:
     """Why vLLM cannot apply an adapter itself; None where it can.
 
     Args:
@@ -52,14 +52,14 @@ def why_merged(architectures: Any, rank: int, targets: tuple[str, ...]) -> str |
     entry = ModelRegistry.models.get(name)
     if entry is None or not supports_lora(entry.load_model_cls()):
         return f"vLLM applies no adapters to {name}"
-    if engine_rank(rank) is None:
+    if choose_rank(rank) is None:
         return f"its rank is {rank}, and vLLM takes at most {RANKS[-1]}"
     if others := sorted(set(targets) - TARGETS):
         return f"it adapts {', '.join(others)}, which vLLM may not"
     return None
 
 
-def no_experts(config: Any) -> str | None:
+def explain_no_experts(config: Any) -> str | None:
     """Why vLLM cannot put adapters beside experts: on a CPU it lacks the kernel that it builds for them."""
     from vllm.platforms import current_platform
 
@@ -69,7 +69,7 @@ def no_experts(config: Any) -> str | None:
     )
 
 
-def adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int | None:
+def find_adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int | None:
     """The rank to start an engine for, so that it applies ``adapter`` itself; None where the weights are merged.
 
     Args:
@@ -81,10 +81,12 @@ def adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int | Non
     """
     if adapter is None or wanted == "merge":
         return None
-    reason = why_merged(config.architectures, adapter.rank, adapter.targets) or no_experts(config)
+    reason = explain_merging(config.architectures, adapter.rank, adapter.targets) or explain_no_experts(
+        config
+    )
     if reason and wanted == "adapter":
         raise UserError(f"sampler.engine.lora is 'adapter', but {reason}. Use merge, or auto.")
-    return None if reason else engine_rank(adapter.rank)
+    return None if reason else choose_rank(adapter.rank)
 
 
 def write_adapter(adapter: Adapter, folder: Path) -> Path:

@@ -7,13 +7,19 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lgrpo_lightning.errors import UserError, listed, mapped, require
-from lgrpo_lightning.samplers.vllm.entropies import logprob_limit
 
 CPU_BLOCK = 32
 CPU_CACHE_LIMIT = 4 * 2**30
+FIXED = {
+    "seed": 0,
+    "load_format": "dummy",  # the weights come from the policy
+    # else the model's generation_config.json changes temperature and stops behind our back
+    "generation_config": "vllm",
+    "logprobs_mode": "processed_logprobs",  # of the distribution really sampled from
+    "worker_extension_cls": "lgrpo_lightning.samplers.vllm.worker.WeightReceiver",
+}
 OURS = {
-    "model", "tokenizer", "seed", "load_format", "logprobs_mode", "max_logprobs", "worker_extension_cls",
-    "generation_config",
+    *FIXED, "model", "tokenizer", "max_logprobs",
     "dtype", "max_model_len", "max_num_seqs", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size",
     "enable_prefix_caching", "tensor_parallel_size", "enforce_eager", "enable_sleep_mode",
     "enable_lora", "max_lora_rank", "max_loras", "max_cpu_loras",
@@ -74,7 +80,7 @@ class EngineOptions:
                 "sampler.engine; the weights, the log-probs' kind and the seed are not free."
             )
 
-    def arguments(
+    def make_arguments(
         self,
         config: Any,
         *,
@@ -103,20 +109,16 @@ class EngineOptions:
             "enable_prefix_caching": self.prefix_caching,
             "enforce_eager": cpu if self.enforce_eager is None else self.enforce_eager,
             "tensor_parallel_size": self.tensor_parallel_size,
-            "seed": 0,
-            "load_format": "dummy",  # the weights come from the policy
-            "generation_config": "vllm",
-            "logprobs_mode": "processed_logprobs",  # of the distribution really sampled from
-            "max_logprobs": logprob_limit(top),
-            "worker_extension_cls": "lgrpo_lightning.samplers.vllm.worker.WeightReceiver",
+            "max_logprobs": -1 if top == -1 else max(top, 20),  # 20 is vLLM's own; -1 are all
+            **FIXED,
         }
         if block := self.block_size or (CPU_BLOCK if cpu else None):
             chosen["block_size"] = block
         if self.kv_cache_gb is not None:
             chosen["kv_cache_memory_bytes"] = int(self.kv_cache_gb * 2**30)
         elif cpu:
-            needed = self.max_num_seqs * (length + CPU_BLOCK) * cache_bytes(config, dtype)
-            least = (length + 2 * CPU_BLOCK) * cache_bytes(config, dtype)
+            needed = self.max_num_seqs * (length + CPU_BLOCK) * count_cache_bytes(config, dtype)
+            least = (length + 2 * CPU_BLOCK) * count_cache_bytes(config, dtype)
             chosen["kv_cache_memory_bytes"] = max(least, min(needed, CPU_CACHE_LIMIT))
         else:
             chosen["gpu_memory_utilization"] = self.gpu_memory_utilization
@@ -125,7 +127,7 @@ class EngineOptions:
         return chosen | self.extra
 
 
-def cache_bytes(config: Any, dtype: str) -> int:
+def count_cache_bytes(config: Any, dtype: str) -> int:
     """Bytes that one token takes in the key-value cache: keys and values of every layer."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads

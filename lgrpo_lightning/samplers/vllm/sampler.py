@@ -12,11 +12,11 @@ from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.distributed.component_call import is_aside
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.stops import Stops
-from lgrpo_lightning.samplers.text import decoded, stripped_tokens
-from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, probe_prompt
-from lgrpo_lightning.samplers.vllm.isolation import isolated
+from lgrpo_lightning.samplers.text import decode, list_stripped
+from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, make_probe_prompt
+from lgrpo_lightning.samplers.vllm.isolation import isolate_engine
 from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
-from lgrpo_lightning.samplers.vllm.transport import Output, Request, Transport, prompt_seed
+from lgrpo_lightning.samplers.vllm.transport import Output, Request, Transport, derive_seed
 from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
 
 PROBE_TOKENS = 16
@@ -78,7 +78,7 @@ class VLLMSampler(Sampler):
                 "TransformersSampler, or tensor_parallel_size: 1, which shards the policy over all devices."
             )
         self.source = source
-        self.ranks = trainer_ranks()
+        self.ranks = find_trainer_ranks()
         self.version: int | None = None
         self.asleep = False
         self.has_base = False
@@ -87,9 +87,11 @@ class VLLMSampler(Sampler):
 
     def sync(self, version: int) -> None:
         """Take over the policy's weights, unless the engine has this version already. Collective."""
-        transport = self.transport or self._started()
+        transport = self.transport or self._start()
         lost = self.asleep and self.sleep_level == 2  # the weights are gone
-        self._wake()
+        if self.asleep:
+            transport.wake()
+            self.asleep = False
         if version == self.version and not lost:
             return
         self.version = None  # until all of it has arrived
@@ -124,7 +126,7 @@ class VLLMSampler(Sampler):
         requests = [
             Request(
                 prompt=p.token_ids,
-                seed=prompt_seed(random_key, p.uid),
+                seed=derive_seed(random_key, p.uid),
                 count=group_size,
                 excluded=excluded,
                 top=self.entropy_top,
@@ -132,15 +134,18 @@ class VLLMSampler(Sampler):
             for p in prompts
         ]
         self._check_lengths(prompts, sampling)
-        drawn = self._generate(requests, sampling)
+        outputs = self._generate(requests, sampling)
         if self.check_due and not is_aside():  # there the policy has moved on
-            self._check(requests[:1], drawn[:1], sampling)
+            self._check(requests[:1], outputs[:1], sampling)
         ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
-        stripped = stripped_tokens(self.source.tokenizer, ends, sampling)
-        stops = Stops.of(self.source.tokenizer, sampling.stop, ends)
+        stripped = list_stripped(self.source.tokenizer, ends, sampling)
+        stops = Stops.from_strings(self.source.tokenizer, sampling.stop, ends)
         return [
-            Group(prompt=prompt, completions=tuple(self._completion(c, stops, stripped) for c in completions))
-            for prompt, completions in zip(prompts, drawn, strict=True)
+            Group(
+                prompt=prompt,
+                completions=tuple(self._make_completion(c, stops, stripped) for c in completions),
+            )
+            for prompt, completions in zip(prompts, outputs, strict=True)
         ]
 
     def release(self) -> None:
@@ -155,7 +160,7 @@ class VLLMSampler(Sampler):
             self.transport.close()
             self.transport = None
 
-    def _started(self) -> Transport:
+    def _start(self) -> Transport:
         """Build the engine or connect to the servers, and let them see the probe under whatever weights they have."""
         with self.source.generation_model() as model:
             self.policy_dtype = str(model.dtype).removeprefix("torch.")
@@ -172,58 +177,56 @@ class VLLMSampler(Sampler):
             else:
                 from lgrpo_lightning.samplers.vllm.engine import InProcessEngine
 
+                longest = max(self.source.longest_sequence, self._probe_length + PROBE_TOKENS)
                 self.transport = InProcessEngine(
                     model,
                     self.source.tokenizer,
                     self.engine,
-                    longest_sequence=self._longest_sequence(),
+                    longest_sequence=min(longest, self.source.context_length),
                     ranks=self.ranks,
                     adapter=self.source.adapter(),
                     sleeps=self.sleep_level > 0,
                     top=self.entropy_top,
                 )
         self.context_length = min(self.transport.max_model_len, self.source.context_length)
-        self._generate([self._probe()], Sampling(max_new_tokens=1))
+        # fills the prefix cache under the first weights: if they are not forgotten later, the check sees it
+        self._generate([self._make_probe()], Sampling(max_new_tokens=1))
         return self.transport
 
     def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Output]]:
         assert self.transport is not None
         eos = self.source.eos_token_ids
-        stops = Stops.of(self.source.tokenizer, sampling.stop, (*eos, *self.source.pad_token_ids))
+        stops = Stops.from_strings(self.source.tokenizer, sampling.stop, (*eos, *self.source.pad_token_ids))
         requests = [replace(request, written_out=stops.written_out) for request in requests]
         return self.transport.generate(requests, sampling, (*eos, *stops.token_ids))
-
-    def _longest_sequence(self) -> int:
-        """Most tokens of a sequence that the engine will see: the run's, or the probe's."""
-        return min(
-            max(self.source.longest_sequence, self._probe_length + PROBE_TOKENS), self.source.context_length
-        )
 
     @property
     def _probe_length(self) -> int:
         """Two blocks of the prefix cache and a token, so that a stale cache shows."""
         return 2 * (self.engine.block_size or CPU_BLOCK) + 1
 
-    def _probe(self) -> Request:
+    def _make_probe(self) -> Request:
         length = min(self._probe_length, self.context_length - PROBE_TOKENS)
-        ids = probe_prompt(self.source.tokenizer, length=max(1, length), fallback=self.source.eos_token_ids)
+        ids = make_probe_prompt(
+            self.source.tokenizer, length=max(1, length), fallback=self.source.eos_token_ids
+        )
         return Request(prompt=ids, seed=0, count=1, excluded=tuple(self.source.vocabulary.excluded))
 
     def _check(
-        self, requests: Sequence[Request], found: Sequence[Sequence[Output]], sampling: Sampling
+        self, requests: Sequence[Request], outputs: Sequence[Sequence[Output]], sampling: Sampling
     ) -> None:
         """Compare the probe's and, where there is one, a sampled completion's log-probs with the policy's."""
         assert self.transport is not None and self.version is not None  # noqa: PT018
         self.check_due = False
-        probe = self._probe()
+        probe = self._make_probe()
         short = Sampling(**{**vars(sampling), "max_new_tokens": min(PROBE_TOKENS, sampling.max_new_tokens)})
-        drawn = [(probe.prompt, self._generate([probe], short)[0][0])]
-        drawn += [(request.prompt, group[0]) for request, group in zip(requests, found, strict=True)]
+        pairs = [(probe.prompt, self._generate([probe], short)[0][0])]
+        pairs += [(request.prompt, group[0]) for request, group in zip(requests, outputs, strict=True)]
         kinds = (self.policy_dtype, self.transport.dtype)
-        with isolated(), self.source.generation_model() as model:
+        with isolate_engine(), self.source.generation_model() as model:
             check_completions(
                 model,
-                drawn,
+                pairs,
                 sampling,
                 vocabulary=self.source.vocabulary,
                 tolerance=self.check_tolerance or max(TOLERANCES[kind] for kind in kinds),
@@ -240,29 +243,24 @@ class VLLMSampler(Sampler):
                 f"{self.source.context_length}), or lower data.max_prompt_length or sampling.max_new_tokens."
             )
 
-    def _wake(self) -> None:
-        if self.asleep and self.transport is not None:
-            self.transport.wake()
-            self.asleep = False
-
-    def _completion(self, drawn: Output, stops: Stops, stripped: frozenset[int]) -> Completion:
+    def _make_completion(self, output: Output, stops: Stops, stripped: frozenset[int]) -> Completion:
         """With no token after a stop string: the engine sees characters later where they are spelled in bytes."""
         assert self.version is not None
-        text, ends = decoded(self.source.tokenizer, drawn.token_ids, stripped)
+        text, ends = decode(self.source.tokenizer, output.token_ids, stripped)
         completion = Completion(
-            token_ids=drawn.token_ids,
-            logprobs=torch.tensor(drawn.logprobs),
+            token_ids=output.token_ids,
+            logprobs=torch.tensor(output.logprobs),
             text=text,
             text_ends=ends,
-            finish_reason=drawn.finish_reason,
-            mask=torch.ones(len(drawn.token_ids), dtype=torch.bool),
+            finish_reason=output.finish_reason,
+            mask=torch.ones(len(output.token_ids), dtype=torch.bool),
             weight_version=self.version,
-            entropies=None if drawn.entropies is None else torch.tensor(drawn.entropies),
+            entropies=None if output.entropies is None else torch.tensor(output.entropies),
         )
         return stops.cut(self.source.tokenizer, completion, stripped)
 
 
-def trainer_ranks() -> tuple[int, int]:
+def find_trainer_ranks() -> tuple[int, int]:
     """(rank, world size) of the trainer; read before an engine initialises torch.distributed for itself."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return 0, 1

@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
-from lgrpo_lightning.distributed.interruption import abandon_if_stopping, carried
-from lgrpo_lightning.samplers.vllm.entropies import entropies_of
-from lgrpo_lightning.samplers.vllm.feed import Feed, described
+from lgrpo_lightning.distributed.interruption import abandon_if_stopping, carry_context
+from lgrpo_lightning.samplers.vllm.feed import Feed, describe
 from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm.lora import write_adapter
 from lgrpo_lightning.samplers.vllm.options import ServerOptions
@@ -22,11 +21,12 @@ from lgrpo_lightning.samplers.vllm.transport import (
     Request,
     Transport,
     VLLMError,
-    completion,
-    sampling_arguments,
+    check_completion,
+    estimate_entropies,
+    make_sampling_arguments,
 )
 from lgrpo_lightning.samplers.vllm.weights import cast, write_weights
-from lgrpo_lightning.samplers.vllm.worker import model_signature
+from lgrpo_lightning.samplers.vllm.worker import describe_model
 from lgrpo_lightning.types import Sampling
 
 
@@ -63,36 +63,36 @@ class Servers(Transport):
         self.feed = Feed(
             self.servers, rank=self.rank, world_size=self.world_size, weights_dir=options.weights_dir
         )
-        found = [self._connected(server, model_signature(config)) for server in self.servers]
-        kinds = {d["dtype"] for d in found}
+        descriptions = [self._connect(server, describe_model(config)) for server in self.servers]
+        kinds = {d["dtype"] for d in descriptions}
         if len(kinds) > 1:
             raise VLLMError(
                 f"{self.peer} have different dtypes: {', '.join(sorted(kinds))}. Start them alike."
             )
         self.dtype = kinds.pop()
-        self.max_model_len = min(d["max_model_len"] for d in found)
-        self.takes_adapter = self._adapter_taken([d["lora_rank"] or 0 for d in found], adapter, lora)
+        self.max_model_len = min(d["max_model_len"] for d in descriptions)
+        self.takes_adapter = self._takes_adapter([d["lora_rank"] or 0 for d in descriptions], adapter, lora)
 
-    def _connected(self, server: Server, expected: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _connect(self, server: Server, expected: Mapping[str, Any]) -> Mapping[str, Any]:
         """Wait for a server and check that it is one for this run; what it says of itself."""
         server.wait(time.monotonic(), between=abandon_if_stopping)
-        found = described(server)
-        if found["model"] != expected:
-            other = {k: (found["model"].get(k), v) for k, v in expected.items() if found["model"].get(k) != v}
+        state = describe(server)
+        if state["model"] != expected:
+            other = {k: (state["model"].get(k), v) for k, v in expected.items() if state["model"].get(k) != v}
             shown = ", ".join(f"{k} {there!r} (policy: {here!r})" for k, (there, here) in other.items())
             raise VLLMError(
-                f"{server.peer} has another model than the policy: {shown or found['model']}. Start it with "
+                f"{server.peer} has another model than the policy: {shown or state['model']}. Start it with "
                 f"`{RELOAD}`, with the configuration of this run."
             )
-        if found["logprobs_mode"] != "processed_logprobs":
+        if state["logprobs_mode"] != "processed_logprobs":
             raise VLLMError(
-                f"{server.peer} gives {found['logprobs_mode']}, not the log-probs of the distribution it samples "
+                f"{server.peer} gives {state['logprobs_mode']}, not the log-probs of the distribution it samples "
                 f"from. Start it with `{RELOAD}`, or with --logprobs-mode processed_logprobs."
             )
-        self.feed.boots[server.url] = found["boot"]
-        return found
+        self.feed.boots[server.url] = state["boot"]
+        return state
 
-    def _adapter_taken(self, ranks: Sequence[int], adapter: Adapter | None, lora: str) -> bool:
+    def _takes_adapter(self, ranks: Sequence[int], adapter: Adapter | None, lora: str) -> bool:
         """Whether all servers were started for adapters like this one."""
         if adapter is None or lora == "merge":
             return False
@@ -120,22 +120,22 @@ class Servers(Transport):
         self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
     ) -> list[list[Output]]:
         """All requests, spread over the servers; complete, or an error. A stop abandons those not sent yet."""
-        found: dict[int, list[Output]] = {}
+        answers: dict[int, list[Output]] = {}
         since = time.monotonic()
-        while len(found) < len(requests):
-            missing = [i for i in range(len(requests)) if i not in found]
-            got = self._round(missing, requests, sampling, eos)
+        while len(answers) < len(requests):
+            missing = [i for i in range(len(requests)) if i not in answers]
+            got = self._ask_each(missing, requests, sampling, eos)
             since = time.monotonic() if got else since
-            found |= got
+            answers |= got
             for server in self.servers:
-                if any(self._server(i) is server for i in missing if i not in found):
+                if any(self._choose_server(i) is server for i in missing if i not in answers):
                     self.feed.restore(server, since)
-        return [found[i] for i in range(len(requests))]
+        return [answers[i] for i in range(len(requests))]
 
-    def _server(self, index: int) -> Server:
+    def _choose_server(self, index: int) -> Server:
         return self.servers[(index * self.world_size + self.rank) % len(self.servers)]
 
-    def _round(
+    def _ask_each(
         self, indices: Sequence[int], requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
     ) -> dict[int, list[Output]]:
         """Ask for every request once; those answered by servers that have the current weights, before and after."""
@@ -143,30 +143,29 @@ class Servers(Transport):
         def ask(index: int) -> list[Output] | None:
             abandon_if_stopping()
             try:
-                return self._asked(self._server(index), requests[index], sampling, eos)
+                return self._ask(self._choose_server(index), requests[index], sampling, eos)
             except ServerLostError:
                 return None
             except RefusedError as error:
-                if error.status != 404 or self.feed.is_current(self._server(index)):
+                if error.status != 404 or self.feed.is_current(self._choose_server(index)):
                     raise
                 return None  # started anew, it does not know the adapter
 
         with ThreadPoolExecutor(min(len(indices), self.options.max_connections)) as pool:
-            answers = dict(zip(indices, pool.map(carried(ask), indices), strict=True))
+            answers = dict(zip(indices, pool.map(carry_context(ask), indices), strict=True))
+        # a server that started anew meanwhile has sampled from random weights
         current = {s.url for s in self.servers if self.feed.is_current(s)}
-        return {i: a for i, a in answers.items() if a is not None and self._server(i).url in current}
+        return {i: a for i, a in answers.items() if a is not None and self._choose_server(i).url in current}
 
-    def _asked(
-        self, server: Server, request: Request, sampling: Sampling, eos: Sequence[int]
-    ) -> list[Output]:
+    def _ask(self, server: Server, request: Request, sampling: Sampling, eos: Sequence[int]) -> list[Output]:
         body = {"prompt": list(request.prompt), "return_token_ids": True, **self.feed.model}
         if request.top:
             body["return_tokens_as_token_ids"] = True  # texts of different tokens may be the same
-        answer = server.post("/v1/completions", body | sampling_arguments(request, sampling, eos))
+        answer = server.post("/v1/completions", body | make_sampling_arguments(request, sampling, eos))
         choices = sorted(answer["choices"], key=lambda c: c["index"])
         if len(choices) != request.count:
             raise VLLMError(f"{server.peer} gave {len(choices)} completions in place of {request.count}.")
-        return [_completion(server.peer, choice, entropies=bool(request.top)) for choice in choices]
+        return [_read_completion(server.peer, choice, entropies=bool(request.top)) for choice in choices]
 
     def sleep(self, level: int) -> None:
         """Free the servers' GPU memory. Called by every rank; the servers do it once."""
@@ -176,20 +175,20 @@ class Servers(Transport):
 
     def wake(self) -> None:
         """Have the servers take their memory back; on every rank they are awake afterwards. Collective."""
-        self.feed.on_rank_0(lambda: [server.post("/wake_up") for server in self.servers])
+        self.feed.run_on_rank_0(lambda: [server.post("/wake_up") for server in self.servers])
 
     def close(self) -> None:
         """Remove the files of the weights. The servers go on."""
         self.feed.close()
 
 
-def _completion(peer: str, choice: Mapping[str, Any], *, entropies: bool) -> Output:
+def _read_completion(peer: str, choice: Mapping[str, Any], *, entropies: bool) -> Output:
     """What a server says of one completion, checked."""
     logprobs = choice["logprobs"]
-    return completion(
+    return check_completion(
         peer,
         choice["token_ids"],
         logprobs["token_logprobs"],
         choice["finish_reason"],
-        entropies_of(logprobs["top_logprobs"]) if entropies else None,
+        estimate_entropies(logprobs["top_logprobs"]) if entropies else None,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter, RandomKey
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.samplers.noise import row_key
+from lgrpo_lightning.samplers.noise import make_row_key
 from lgrpo_lightning.samplers.text import WRITTEN_OUT
 from lgrpo_lightning.types import FinishReason, Sampling
 
@@ -87,12 +88,12 @@ class Transport(ABC):
         """Release everything."""
 
 
-def prompt_seed(random_key: RandomKey, uid: str) -> int:
+def derive_seed(random_key: RandomKey, uid: str) -> int:
     """The seed of a prompt's completions; member ``m`` is drawn with ``seed + m``."""
-    return row_key(random_key, uid, 0) & ((1 << 62) - 1)
+    return make_row_key(random_key, uid, 0) & ((1 << 62) - 1)
 
 
-def sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int]) -> dict[str, Any]:
+def make_sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int]) -> dict[str, Any]:
     """Arguments of ``vllm.SamplingParams``, and fields of a completion request: the names are the same.
 
     Only ``eos`` and stop strings end a completion, not what the engine itself takes for the end of a sequence.
@@ -107,6 +108,7 @@ def sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int])
         "max_tokens": sampling.max_new_tokens,
         "stop": list(sampling.stop),
         "stop_token_ids": list(eos),
+        # the engine's end of sequence may be another than the run's, which are stop tokens
         "ignore_eos": True,
         "include_stop_str_in_output": True,
         "logprobs": request.top,  # beside the sampled token's own
@@ -115,7 +117,7 @@ def sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int])
     }
 
 
-def completion(
+def check_completion(
     peer: str,
     token_ids: Sequence[int],
     logprobs: Sequence[float],
@@ -140,3 +142,23 @@ def completion(
         finish_reason="stop" if finish_reason == "stop" else "length",
         entropies=entropies,
     )
+
+
+def estimate_entropy(logprobs: Iterable[float]) -> float:
+    """Entropy, in nats, of a distribution of which only some tokens' log-probs are known.
+
+    What is missing to a probability of 1 counts as one token, so that this is at most the entropy, and all of it where
+    every token is known.
+
+    >>> [round(estimate_entropy(p), 4) for p in ([math.log(0.5)] * 2, [math.log(0.5)], [0.0, -math.inf])]
+    [0.6931, 0.6931, 0.0]
+    """
+    known = [p for p in logprobs if p > -math.inf]
+    rest = 1.0 - math.fsum(map(math.exp, known))
+    parts = [-p * math.exp(p) for p in known]
+    return max(0.0, math.fsum(parts) - (rest * math.log(rest) if rest > 1e-6 else 0.0))
+
+
+def estimate_entropies(tops: Iterable[Mapping[Any, float]]) -> tuple[float, ...]:
+    """The entropy at each token, from log-probs by token."""
+    return tuple(estimate_entropy(top.values()) for top in tops)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.distributed.processes import process_gone
+from lgrpo_lightning.distributed.processes import is_process_gone
 from lgrpo_lightning.errors import NotFoundError
 
 Weights = Iterator[tuple[str, Tensor]]
@@ -35,6 +35,8 @@ def write_weights(weights: Weights, folder: Path, *, shard_bytes: int = SHARD_BY
 
     They are written beside it and renamed, so that ``folder`` is complete as soon as it exists.
     """
+    from safetensors.torch import save_file
+
     beside = folder.with_name(folder.name + ".writing")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -44,18 +46,12 @@ def write_weights(weights: Weights, folder: Path, *, shard_bytes: int = SHARD_BY
         shard[name] = tensor.to("cpu", copy=True).contiguous()  # tied tensors must not share memory in a file
         size += tensor.numel() * tensor.element_size()
         if size >= shard_bytes:
-            _write_shard(shard, beside, number)
+            save_file(shard, beside / f"{number:05d}.safetensors")
             shard, size, number = {}, 0, number + 1
     if shard:
-        _write_shard(shard, beside, number)
+        save_file(shard, beside / f"{number:05d}.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
     return beside.rename(folder)
-
-
-def _write_shard(shard: dict[str, Tensor], folder: Path, number: int) -> None:
-    from safetensors.torch import save_file
-
-    save_file(shard, folder / f"{number:05d}.safetensors")
 
 
 def read_weights(folder: str | Path) -> Weights:
@@ -79,7 +75,7 @@ def read_weights(folder: str | Path) -> Weights:
 
 
 @contextmanager
-def weights_folder(chosen: str | None) -> Iterator[Path]:
+def open_weights_folder(chosen: str | None) -> Iterator[Path]:
     """A new private folder to hand weights over in, removed afterwards.
 
     Args:
@@ -99,7 +95,7 @@ def _remove_leftovers(where: Path) -> None:
     """Remove what processes of this machine and user left that were killed."""
     for folder in where.glob(f"{PREFIX}{socket.gethostname()}-*"):
         pid = folder.name.removeprefix(f"{PREFIX}{socket.gethostname()}-").partition("-")[0]
-        if pid.isdigit() and folder.owner() == getpass.getuser() and process_gone(int(pid)):
+        if pid.isdigit() and folder.owner() == getpass.getuser() and is_process_gone(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -14,14 +14,14 @@ class WeightReceiver:
 
     def lgrpo_describe(self) -> dict[str, Any]:
         """Which process this is, which weights it has, and what model they are for."""
-        config = self._lgrpo_model_config()
-        state = self._lgrpo_state()
+        config, state = self.vllm_config.model_config, self._lgrpo_state()  # type: ignore[attr-defined]
+        lora = self.vllm_config.lora_config  # type: ignore[attr-defined]
         return {
             "boot": state["boot"],
             "version": state["version"],
             "weights": state["weights"],
-            "lora_rank": self._lgrpo_lora_rank(),
-            "model": model_signature(config.hf_config),
+            "lora_rank": None if lora is None else int(lora.max_lora_rank),
+            "model": describe_model(config.hf_config),
             "dtype": str(config.dtype).removeprefix("torch."),
             "max_model_len": int(config.max_model_len),
             "logprobs_mode": str(getattr(config.logprobs_mode, "value", config.logprobs_mode)),
@@ -30,7 +30,7 @@ class WeightReceiver:
     def lgrpo_load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Take over (Hugging Face name, tensor) pairs, one at a time; nothing of them is kept."""
         state = self._lgrpo_state()
-        state["version"] = state["weights"] = None  # half-loaded weights are nobody's
+        state["version"] = state["weights"] = None  # half-loaded weights have no version
         self._lgrpo_forget_experts()
         self.reload_weights(weights_iterator=iter(weights))  # type: ignore[attr-defined]
         self._lgrpo_refresh_heads()
@@ -56,11 +56,6 @@ class WeightReceiver:
         """Remember that the adapter of this version was taken over."""
         self._lgrpo_state()["version"] = int(version)
 
-    def _lgrpo_lora_rank(self) -> int | None:
-        """Largest rank of adapters; None where the engine takes none."""
-        config = self.vllm_config.lora_config  # type: ignore[attr-defined]
-        return None if config is None else int(config.max_lora_rank)
-
     def _lgrpo_forget_experts(self) -> None:
         """Have experts packed again on a CPU: those whose kernel is there already are left as they come."""
         from vllm.platforms import current_platform
@@ -83,10 +78,8 @@ class WeightReceiver:
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
 
-    def _lgrpo_model_config(self) -> Any:
-        return self.vllm_config.model_config  # type: ignore[attr-defined]
-
     def _lgrpo_state(self) -> dict[str, Any]:
+        # vLLM mixes this class into its worker and calls no __init__ of it
         if "_lgrpo" not in self.__dict__:
             self.__dict__["_lgrpo"] = {"boot": uuid.uuid4().hex, "version": None, "weights": None}
         state: dict[str, Any] = self.__dict__["_lgrpo"]
@@ -99,7 +92,7 @@ SIGNATURE = (
 )  # fmt: skip
 
 
-def model_signature(config: Any) -> dict[str, Any]:
+def describe_model(config: Any) -> dict[str, Any]:
     """What two Hugging Face configurations must share for the weights of one to fit the other."""
     text = config.get_text_config()
     return {name: value for name in SIGNATURE if (value := getattr(text, name, None)) is not None}

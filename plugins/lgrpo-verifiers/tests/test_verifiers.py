@@ -14,7 +14,7 @@ from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.environments.calls import FORMATS, Format
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
-from lgrpo_lightning.policy.end_of_sequence import eos_token_ids
+from lgrpo_lightning.policy.end_of_sequence import list_eos_token_ids
 from lgrpo_lightning.policy.loading import load_tokenizer
 from lgrpo_lightning.rewards import EnvironmentReward
 from lgrpo_lightning.samplers import EnvironmentSampler, TransformersSampler
@@ -39,7 +39,7 @@ def policy():
 def source(policy, chat_template=None):
     tokenizer = load_tokenizer(CONFIG)
     tokenizer.chat_template = chat_template
-    ends = eos_token_ids(CONFIG, tokenizer)
+    ends = list_eos_token_ids(CONFIG, tokenizer)
     return PolicySource(policy, tokenizer=tokenizer, eos_token_ids=ends, version=lambda: 3)
 
 
@@ -337,7 +337,7 @@ def test_the_example(tmp_path):
         ),
         (
             lambda: VerifiersSampler(
-                "vf-sums", sampler=EnvironmentSampler(tools=["lgrpo_lightning.policy.loading.run_seed"])
+                "vf-sums", sampler=EnvironmentSampler(tools=["lgrpo_lightning.policy.loading.read_run_seed"])
             ),
             "takes turns with an environment of its own",
         ),

@@ -22,8 +22,8 @@ import torch
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.lora import Lora
-from lgrpo_lightning.samplers.truncation import truncated_logits
-from lgrpo_lightning.samplers.vllm.worker import model_signature
+from lgrpo_lightning.samplers.noise import truncate_logits
+from lgrpo_lightning.samplers.vllm.worker import describe_model
 from lgrpo_lightning.types import Group, Prompt, Sampling
 from tests.models import EXTRA, make_model, tokenizer
 
@@ -103,7 +103,7 @@ class ChangingPolicy:
 
     def entropies(self, group: Group, member: int, sampling: Sampling) -> torch.Tensor:
         """``[T]`` of the distribution that each token of a completion was drawn from."""
-        shares = truncated_logits(self.logits(group, member), sampling).softmax(-1)
+        shares = truncate_logits(self.logits(group, member), sampling).softmax(-1)
         return torch.special.entr(shares).sum(-1)
 
     def greedy_gap(self, groups: list[Group]) -> float:
@@ -262,7 +262,7 @@ class StandIn:
     def described(self) -> dict[str, Any]:
         return {
             **self.state,
-            "model": model_signature(self.config),
+            "model": describe_model(self.config),
             "dtype": "float32",
             "max_model_len": 256,
             "logprobs_mode": "processed_logprobs",

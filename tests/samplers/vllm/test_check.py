@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.samplers.vllm.check import check_completions, difference, probe_prompt
+from lgrpo_lightning.samplers.vllm.check import check_completions, make_probe_prompt, measure_difference
 from lgrpo_lightning.samplers.vllm.transport import Output, VLLMError
 from lgrpo_lightning.types import Sampling
 from tests.models import tokenizer
@@ -54,11 +54,11 @@ def test_right_log_probs_pass_and_wrong_ones_do_not(sampling: Sampling, tmp_path
 
 def test_difference_of_truncated_distributions() -> None:
     inf = torch.inf
-    assert difference(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -1.5, -inf])) == 0.25
-    assert difference(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -inf, -inf])) == inf
+    assert measure_difference(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -1.5, -inf])) == 0.25
+    assert measure_difference(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -inf, -inf])) == inf
 
 
 def test_the_probe_has_the_length_asked_for() -> None:
-    ids = probe_prompt(tokenizer(), length=65, fallback=[1])
+    ids = make_probe_prompt(tokenizer(), length=65, fallback=[1])
     assert len(ids) == 65
     assert len(set(ids)) > 10

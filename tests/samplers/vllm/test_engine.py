@@ -105,14 +105,14 @@ def test_text_stop_strings_and_ends_of_sequence(engine: Engine) -> None:
 
 @pytest.mark.parametrize("sampling", TRUNCATED)
 def test_truncation_is_that_of_the_other_sampler(engine: Engine, sampling: Sampling) -> None:
-    from lgrpo_lightning.samplers.vllm.check import policy_logprobs
+    from lgrpo_lightning.samplers.vllm.check import compute_policy_logprobs
 
     sampler, policy = synced(engine)
     drawn = sampler.sample(prompts(), 4, sampling=sampling, random_key=random_key())
     with policy.policy.generation_model() as model:
         for group in drawn:
             for rollout in group.completions:
-                expected = policy_logprobs(model, group.prompt.token_ids, rollout.token_ids, sampling)
+                expected = compute_policy_logprobs(model, group.prompt.token_ids, rollout.token_ids, sampling)
                 torch.testing.assert_close(rollout.logprobs, expected, atol=1e-3, rtol=0)
 
 

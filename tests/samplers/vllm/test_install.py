@@ -11,15 +11,15 @@ from lgrpo_lightning.samplers.vllm import install
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *versions: str) -> str:
-    """The message of ``imported_vllm`` where the import fails so."""
+    """The message of ``import_vllm`` where the import fails so."""
 
     def imported(name: str) -> None:
         raise error
 
     monkeypatch.setattr(importlib, "import_module", imported)
-    monkeypatch.setattr(install, "_version", lambda name: "0.32.0" if name in versions else None)
+    monkeypatch.setattr(install, "_find_version", lambda name: "0.32.0" if name in versions else None)
     with pytest.raises(ImportError) as found:
-        install.imported_vllm()
+        install.import_vllm()
     return str(found.value)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import GemmaConfig, LlamaConfig
 
-from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions, cache_bytes
+from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions, count_cache_bytes
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 
 LLAMA = LlamaConfig(
@@ -14,30 +14,30 @@ LLAMA = LlamaConfig(
 
 
 def arguments(cpu: bool, **options: Any) -> dict[str, Any]:
-    return EngineOptions(**options).arguments(LLAMA, dtype="float32", longest_sequence=100, cpu=cpu)
+    return EngineOptions(**options).make_arguments(LLAMA, dtype="float32", longest_sequence=100, cpu=cpu)
 
 
 def test_bytes_of_the_cache_by_hand() -> None:
-    assert cache_bytes(LLAMA, "float32") == 2 * 3 * 2 * 32 * 4
-    assert cache_bytes(LLAMA, "bfloat16") == 2 * 3 * 2 * 32 * 2
+    assert count_cache_bytes(LLAMA, "float32") == 2 * 3 * 2 * 32 * 4
+    assert count_cache_bytes(LLAMA, "bfloat16") == 2 * 3 * 2 * 32 * 2
     gemma = GemmaConfig(num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=256)
-    assert cache_bytes(gemma, "float16") == 2 * 256 * 2
+    assert count_cache_bytes(gemma, "float16") == 2 * 256 * 2
 
 
 def test_on_a_cpu() -> None:
     found = arguments(cpu=True, max_num_seqs=10)
     assert found["block_size"] == 32
     assert found["enforce_eager"] is True
-    assert found["kv_cache_memory_bytes"] == 10 * (100 + 32) * cache_bytes(LLAMA, "float32")
+    assert found["kv_cache_memory_bytes"] == 10 * (100 + 32) * count_cache_bytes(LLAMA, "float32")
     assert "gpu_memory_utilization" not in found
     assert found["logprobs_mode"] == "processed_logprobs"
     assert found["max_model_len"] == 100
 
 
 def test_the_cache_on_a_cpu_is_bounded() -> None:
-    found = EngineOptions().arguments(LLAMA, dtype="float32", longest_sequence=131072, cpu=True)
+    found = EngineOptions().make_arguments(LLAMA, dtype="float32", longest_sequence=131072, cpu=True)
     assert found["kv_cache_memory_bytes"] == 4 * 2**30
-    found = EngineOptions().arguments(LLAMA, dtype="float32", longest_sequence=10**7, cpu=True)
+    found = EngineOptions().make_arguments(LLAMA, dtype="float32", longest_sequence=10**7, cpu=True)
     assert found["kv_cache_memory_bytes"] > 4 * 2**30  # one completion has to fit
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.environments.call_reader import call_reader
+from lgrpo_lightning.environments.call_reader import make_call_reader, make_vllm_reader
 from lgrpo_lightning.environments.template import TurnTemplate
-from lgrpo_lightning.environments.vllm_calls import vllm_parser
 from tests.environments import templates
 
 manager = pytest.importorskip("vllm.tool_parsers").ToolParserManager
@@ -252,7 +251,7 @@ def outcome(name: str) -> str:
     tokens += "<|tool_call|>[TOOL_CALLS][ARGS]<|python_tag|>"
     tokenizer = templates.tokenizer(tokens)
     tokenizer.add_tokens(re.findall(r"</[\w:]+>", tokens), special_tokens=True)
-    find = vllm_parser(name, tokenizer)
+    find = make_vllm_reader(name, tokenizer)
     wrong = []
     for kind, calls in KINDS.items():
         found = find(SYNTAX[name](calls), TOOLS)
@@ -287,7 +286,7 @@ def test_the_other_parsers_are_refused() -> None:
     assert set(manager.list_registered()) == {*SYNTAX, *SILENT}
     for name in SILENT:
         with pytest.raises(ValueError, match=f"vLLM's tool parser '{name}' does not go with"):
-            vllm_parser(name, templates.tokenizer())
+            make_vllm_reader(name, templates.tokenizer())
 
 
 @pytest.mark.skipif(not templates.names(), reason="needs TRL's chat templates")
@@ -296,7 +295,9 @@ def test_what_a_chat_template_writes() -> None:
 
     def chosen(name: str) -> Any:
         tokenizer, _ = templates.of(name)
-        return call_reader(f"vllm:{name}", TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,)))
+        return make_call_reader(
+            f"vllm:{name}", TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
+        )
 
     chosen("gemma4")
     with pytest.raises(

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from lgrpo_lightning.samplers.vllm.weights import (
     cast,
+    open_weights_folder,
     read_weights,
-    weights_folder,
     write_description,
     write_weights,
 )
@@ -61,11 +61,11 @@ def test_cast_leaves_integers_and_gradients() -> None:
 
 
 def test_the_folder_is_removed(tmp_path: Path) -> None:
-    with weights_folder(str(tmp_path / "new")) as folder:
+    with open_weights_folder(str(tmp_path / "new")) as folder:
         (folder / "x").touch()
         assert folder.stat().st_mode & 0o077 == 0  # nobody else's
     assert not folder.exists()
-    with weights_folder(None) as folder:
+    with open_weights_folder(None) as folder:
         assert folder.is_dir()
 
 

@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.rewards.answers import answers
-from lgrpo_lightning.rewards.numbers import DATE_OR_RATIO, as_number
+from lgrpo_lightning.rewards.answers import read_answers
+from lgrpo_lightning.rewards.numbers import DATE_OR_RATIO, parse_number
 
 DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[|\\f?boxed")
 PROSE = re.compile(r"(?:\d|[A-Za-z]{2,})\s+(?!(?:and|or)\b)[A-Za-z]{3,}")
@@ -33,7 +33,7 @@ def gold_texts(value: Any) -> tuple[str, ...]:
     >>> gold_texts("48 / 2 = 24 clips in May.\\n#### 24")
     ('\\\\boxed{24}',)
     """
-    return tuple(_as_latex(_written(v)) for v in answers(value))
+    return tuple(_as_latex(_written(v)) for v in read_answers(value))
 
 
 def _written(value: Any) -> str:
@@ -45,7 +45,7 @@ def _as_latex(text: str) -> str:
     text = text.rpartition(LABEL)[2].strip().removeprefix("**").removesuffix("**").strip()
     if DATE_OR_RATIO.fullmatch(text):
         raise UserError(f"{text!r}, a date, a time or a ratio: ExactMatch compares it as text")
-    if MIXED.fullmatch(text) and (number := as_number(text)) is not None:
+    if MIXED.fullmatch(text) and (number := parse_number(text)) is not None:
         return rf"\boxed{{{number}}}"
     if DELIMITED.search(text) or ("\\" not in text and PROSE.search(text)):
         return text

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from lgrpo_lightning import Completion, Environment, Prompt, Sampling
-from lgrpo_lightning.data.chats import rendered
-from lgrpo_lightning.environments.call_reader import CallReader, call_reader
+from lgrpo_lightning.data.chats import render
+from lgrpo_lightning.environments.call_reader import CallReader, make_call_reader
 from lgrpo_lightning.environments.episode import Episode
-from lgrpo_lightning.environments.messages import assistant_message
+from lgrpo_lightning.environments.messages import make_assistant_message
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.samplers.text import decoded
+from lgrpo_lightning.samplers.text import decode
 from lgrpo_verifiers.wire import Answer, completion, plain_messages, with_calls
 
 
@@ -58,7 +58,7 @@ class Rules:
         Raises:
             ValueError: None reads what the chat template writes.
         """
-        return call_reader(self.tool_format, self.template)
+        return make_call_reader(self.tool_format, self.template)
 
 
 @dataclass(kw_only=True)
@@ -125,13 +125,13 @@ class Conversation:
         new, last = messages[known:], self.episode.ids[-1] if self.episode.ids else None
         if any(m["role"] == "assistant" for m in new):
             raise UserError("the harness has put in a turn of the assistant that the policy did not take")
-        between = self.rules.template.of(self.prompt).between(
+        between = self.rules.template.for_prompt(self.prompt).render_between(
             new, last, chat=self.prompt.messages is not None
         )
         if self.turns >= self.rules.max_turns or not self.left(len(between)):
             self.episode.end("length")
             return Answer.full(f"{self.turns} turns, {len(self.episode.ids)} tokens")
-        self.episode.heard(between, new)
+        self.episode.add_answer(between, new)
         self.said = messages
         return None
 
@@ -150,10 +150,10 @@ class Conversation:
         """The policy has taken a turn: what the call is answered with."""
         prefix, name = self.ahead.token_ids, f"{self.prompt.uid}-{self.member}-{self.turns}"
         calls = self.rules.reader(turn.token_ids, prefix, self.tools) if self.tools else ()
-        message = with_calls(assistant_message(turn, calls), name=name)
+        message = with_calls(make_assistant_message(turn, calls), name=name)
         self.said = [*self.said, *plain_messages([message])]
         self.turns += 1
-        self.episode.spoke(turn, message)
+        self.episode.add_turn(turn, message)
         return completion(
             message,
             model=self.rules.model,
@@ -171,8 +171,8 @@ class Conversation:
         """The completion."""
         if self.why:
             self.episode.drop()
-        text, ends = decoded(self.rules.template.tokenizer, self.episode.ids, stripped)
-        return self.episode.completion(text, ends)
+        text, ends = decode(self.rules.template.tokenizer, self.episode.ids, stripped)
+        return self.episode.make_completion(text, ends)
 
 
 def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]], tools: Any) -> Prompt:
@@ -189,10 +189,10 @@ def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]
         return _plain(template.tokenizer, prompt, "".join(m["content"] for m in messages))
     shown = replace(prompt, messages=tuple(messages))
     if tools:
-        return template.prompt(shown, None, tools)
+        return template.make_prompt(shown, None, tools)
     if messages == plain_messages(prompt.messages):
         return prompt
-    text = rendered(template.tokenizer, messages, add_generation_prompt=True, **template.of(prompt).kwargs)
+    text = render(template.tokenizer, messages, add_generation_prompt=True, **template.of(prompt).kwargs)
     return replace(shown, text=text, token_ids=_ids(template.tokenizer, text))
 
 

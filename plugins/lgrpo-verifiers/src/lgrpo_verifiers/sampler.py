@@ -12,7 +12,7 @@ from lgrpo_lightning.environments.call_reader import check_format
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
-from lgrpo_lightning.samplers.text import stripped_tokens
+from lgrpo_lightning.samplers.text import list_stripped
 from lgrpo_verifiers.configuration import Tasks, environment_config
 from lgrpo_verifiers.conversation import Conversation, Rules
 from lgrpo_verifiers.rollout import Play
@@ -111,10 +111,10 @@ class VerifiersSampler(SamplerAround):
         tasks = [self._task(prompt) for prompt in prompts]
         groups = [[Conversation(rules=rules, prompt=p, member=m) for m in range(group_size)] for p in prompts]
         play = Play(groups=groups, tasks=tasks, owner=self, sampling=sampling, random_key=random_key)
-        with self.drawing():
+        with self.open_model():
             play.run()
         self._warn([c for group in groups for c in group])
-        stripped = stripped_tokens(
+        stripped = list_stripped(
             self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids), sampling
         )
         return [self._group(group, play.shown.get(g), stripped) for g, group in enumerate(groups)]

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile, put_in_place
-from lgrpo_lightning.checkpoints.held_state import EARLIER, HeldState
+from lgrpo_lightning.checkpoints.snapshot import EARLIER, Snapshot
 from lgrpo_lightning.distributed.sharded_reading import REST
 
 
 def test_weights_are_held_by_reference_and_the_rest_as_copies() -> None:
     state: dict[str, Any] = {name: {"x": [1]} for name in ("state_dict", EARLIER, "callbacks", "loops")}
-    held = HeldState.of(state, 3)
+    held = Snapshot.copy_state(state, 3)
     assert held.rollouts == 3
     for value in state.values():
         value["x"].append(2)
@@ -24,7 +24,7 @@ def test_weights_are_held_by_reference_and_the_rest_as_copies() -> None:
 
 
 def test_what_a_run_resumes_from_is_held_without_weights() -> None:
-    held = HeldState.loaded({"state_dict": 1, "optimizer_states": 2, EARLIER: 3, "loops": 4}, 5)
+    held = Snapshot.from_checkpoint({"state_dict": 1, "optimizer_states": 2, EARLIER: 3, "loops": 4}, 5)
     assert (held.rollouts, held.checkpoint) == (5, {"loops": 4})
 
 

@@ -21,7 +21,7 @@ ALIASED = {*WEIGHTS, EARLIER, "hyper_parameters", "datamodule_hyper_parameters"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldState:
+class Snapshot:
     """A checkpoint in memory: weights and optimizer by reference, all else as a copy.
 
     It is whole as long as no optimizer step is made. Where the strategy shards, or it was loaded, weights and
@@ -36,32 +36,32 @@ class HeldState:
     checkpoint: dict[str, Any]
 
     @classmethod
-    def taken(cls, trainer: Trainer, rollouts: int) -> HeldState:
+    def take(cls, trainer: Trainer, rollouts: int) -> Snapshot:
         """The state as it is now. Collective."""
         with _without_weights(trainer):
             state = dump_checkpoint(trainer)
-        return cls.of(state, rollouts)
+        return cls.copy_state(state, rollouts)
 
     @classmethod
-    def loaded(cls, checkpoint: dict[str, Any], rollouts: int) -> HeldState:
+    def from_checkpoint(cls, checkpoint: dict[str, Any], rollouts: int) -> Snapshot:
         """The state that a run resumes from."""
-        return cls.of({k: v for k, v in checkpoint.items() if k not in (*WEIGHTS, EARLIER)}, rollouts)
+        return cls.copy_state({k: v for k, v in checkpoint.items() if k not in (*WEIGHTS, EARLIER)}, rollouts)
 
     @classmethod
-    def of(cls, state: dict[str, Any], rollouts: int) -> HeldState:
+    def copy_state(cls, state: dict[str, Any], rollouts: int) -> Snapshot:
         """``state``, copied but for what is held by reference."""
         return cls(
             rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in state.items()}
         )
 
-    def filled(self, trainer: Trainer) -> dict[str, Any]:
+    def add_weights(self, trainer: Trainer) -> dict[str, Any]:
         """What is to be written, with weights and optimizer. Collective where the strategy shards."""
-        if WEIGHTS[0] in self.checkpoint and not sharded(trainer):
+        if WEIGHTS[0] in self.checkpoint and not is_sharded(trainer):
             return dict(self.checkpoint)
         now = dump_checkpoint(trainer)
         return self.checkpoint | {name: now[name] for name in (*WEIGHTS, EARLIER) if name in now}
 
-    def whole(self, trainer: Trainer) -> bool:
+    def is_whole(self, trainer: Trainer) -> bool:
         """Whether the weights still are those of then, and finite."""
         steps: Any = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
         if steps.ready != steps.completed:  # an optimizer step failed half-way
@@ -74,35 +74,36 @@ class HeldState:
     def renew_callbacks(self, callbacks: list[Callback]) -> bool:
         """Take the callbacks' state as it is now; whether it changed."""
         states = {callback.state_key: state for callback in callbacks if (state := callback.state_dict())}
+        # by repr: states hold tensors, whose == is no truth value
         changed = repr(states) != repr(self.checkpoint["callbacks"])
         self.checkpoint["callbacks"] = deepcopy(states)
         return changed
 
 
-class Held:
+class LatestSnapshot:
     """The state after the last rollout, with what validations and callbacks have changed since.
 
     Past an epoch's end the loops no longer continue it exactly: what is held then stays, but for the callbacks' state.
     """
 
     def __init__(self) -> None:
-        self.state: HeldState | None = None
+        self.state: Snapshot | None = None
         self._in_epoch = False
 
-    def take(self, trainer: Trainer, rollouts: int) -> HeldState:
+    def take(self, trainer: Trainer, rollouts: int) -> Snapshot:
         """Hold the state as it is now: a rollout is done. Collective."""
-        self._in_epoch, self.state = True, HeldState.taken(trainer, rollouts)
+        self._in_epoch, self.state = True, Snapshot.take(trainer, rollouts)
         return self.state
 
     def load(self, checkpoint: dict[str, Any], rollouts: int) -> None:
         """Hold the state that a run resumes from: before its first rollout the loops no longer give it."""
-        self._in_epoch, self.state = False, HeldState.loaded(checkpoint, rollouts)
+        self._in_epoch, self.state = False, Snapshot.from_checkpoint(checkpoint, rollouts)
 
     def renew(self, trainer: Trainer, rollouts: int) -> bool:
         """Take in what has changed since the rollout; whether anything has. Collective."""
         if self.state is not None and not self._in_epoch:
             return self.state.renew_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
-        self.state = HeldState.taken(trainer, rollouts)
+        self.state = Snapshot.take(trainer, rollouts)
         return True
 
     def leave_epoch(self) -> None:
@@ -117,10 +118,11 @@ class Held:
 @contextmanager
 def _without_weights(trainer: Trainer) -> Iterator[None]:
     """Inside, a sharding strategy gives no weights and no optimizer, whose gathering makes a copy of them."""
-    if not sharded(trainer):
+    if not is_sharded(trainer):
         yield
         return
     strategy: Any = trainer.strategy
+    # on the instance, so that deleting them shows the class's methods again
     strategy.lightning_module_state_dict = dict
     strategy.optimizer_state = lambda optimizer: {}
     try:
@@ -129,11 +131,11 @@ def _without_weights(trainer: Trainer) -> Iterator[None]:
         del strategy.lightning_module_state_dict, strategy.optimizer_state
 
 
-def weights_left_out(trainer: Trainer) -> bool:
+def are_weights_left_out(trainer: Trainer) -> bool:
     """Whether a state is being taken without weights, as they are gathered when it is written."""
-    return sharded(trainer) and "lightning_module_state_dict" in vars(trainer.strategy)
+    return is_sharded(trainer) and "lightning_module_state_dict" in vars(trainer.strategy)
 
 
-def sharded(trainer: Trainer) -> bool:
+def is_sharded(trainer: Trainer) -> bool:
     """Whether the strategy has to gather the state, which makes a copy of it."""
     return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
