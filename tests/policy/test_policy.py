@@ -114,7 +114,7 @@ def test_dropout_is_off_unless_asked(model_folder: Callable[[str], Path]) -> Non
 
 def test_the_reference_stays_as_it_was(model_folder: Callable[[str], Path]) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder("llama"))))
-    reference = policy.frozen_copy()
+    reference = policy.copy_frozen()
     before = reference(*rows()).logprobs
     with torch.no_grad():
         for p in policy.parameters():
