@@ -136,10 +136,10 @@ def check_ahead_in_run(count: int, trainer: Any) -> None:
             f"updates.rollouts_ahead is {count}, and data.curriculum draws the prompts of a rollout by the rewards of "
             f"the one before, which is not known when it is drawn ahead. Use data.curriculum: null, {NOT_AHEAD}."
         )
-    if not hasattr(trainer.datamodule, "upcoming_prompts"):
+    if not hasattr(trainer.datamodule, "preview_prompts"):
         raise UserError(
             f"updates.rollouts_ahead is {count}, and {type(trainer.datamodule).__name__} has no "
-            f"upcoming_prompts(count), which tells the prompts of the next batches. Use PromptDataModule, {NOT_AHEAD}."
+            f"preview_prompts(count), which tells the prompts of the next batches. Use PromptDataModule, {NOT_AHEAD}."
         )
 
 

@@ -63,7 +63,7 @@ def test_a_turn_that_another_token_ended_is_not_ended_again() -> None:
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id, other))
     after = "\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\n"
     for last, expected in ((tokenizer.eos_token_id, after), (other, after), (5, "<|im_end|>" + after)):
-        assert tokenizer.decode(template.between(LATER["user"], last, chat=True)) == expected
+        assert tokenizer.decode(template.render_between(LATER["user"], last, chat=True)) == expected
 
 
 def test_most_templates_go() -> None:

@@ -70,7 +70,7 @@ def test_is_what_create_block_mask_makes() -> None:
 
 @pytest.mark.parametrize("window", [None, 1, 40])
 def test_a_token_reads_its_ancestors_within_the_window(window: int | None) -> None:
-    plan = tree_layout(*forest(3), multiple=BLOCK).plan
+    plan = make_tree_layout(*forest(3), multiple=BLOCK).plan
     places = range(len(plan.depth))
     ends, depth = plan.subtree_end.tolist(), plan.depth.tolist()
     expected = [
@@ -79,7 +79,7 @@ def test_a_token_reads_its_ancestors_within_the_window(window: int | None) -> No
     ]
     q, k = torch.arange(len(depth))[:, None], torch.arange(len(depth))[None, :]
     nothing = torch.zeros(())
-    assert block_mask(plan, window).mask_mod(nothing, nothing, q, k).equal(torch.tensor(expected))
+    assert make_block_mask(plan, window).mask_mod(nothing, nothing, q, k).equal(torch.tensor(expected))
 
 
 def test_is_fast_at_65536() -> None:

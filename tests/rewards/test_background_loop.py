@@ -29,10 +29,10 @@ def test_tasks_that_are_left_end_before_the_thread(left_behind: int) -> None:
         return 3
 
     loop = BackgroundLoop()
-    assert loop.result(start(), timeout=5.0) == 3
+    assert loop.wait_for_result(start(), timeout=5.0) == 3
     (thread,) = set(threading.enumerate()) - before
     loop.close()
     assert not thread.is_alive()
     assert sorted(ended) == list(range(left_behind))
-    assert loop.result(asyncio.sleep(0, "again"), timeout=5.0) == "again"
+    assert loop.wait_for_result(asyncio.sleep(0, "again"), timeout=5.0) == "again"
     loop.close()

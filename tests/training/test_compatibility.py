@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning import Sampling
+from lgrpo_lightning import PromptDataModule, Sampling
 from lgrpo_lightning.contracts import RandomKey, Sampler
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.training import Updates
@@ -73,9 +73,9 @@ def test_a_data_module_has_to_say_what_comes() -> None:
     def running(**data: Any) -> Any:
         return SimpleNamespace(strategy=None, datamodule=SimpleNamespace(**data))
 
-    check_ahead_in_run(1, running(upcoming_prompts=len))
+    check_ahead_in_run(1, SimpleNamespace(strategy=None, datamodule=PromptDataModule(train="rows.jsonl")))
     check_ahead_in_run(0, running(curriculum=1))
     with pytest.raises(ValueError, match=r"data\.curriculum draws the prompts"):
-        check_ahead_in_run(1, running(curriculum=1, upcoming_prompts=len))
-    with pytest.raises(ValueError, match="has no upcoming_prompts"):
+        check_ahead_in_run(1, running(curriculum=1, preview_prompts=len))
+    with pytest.raises(ValueError, match="has no preview_prompts"):
         check_ahead_in_run(1, running())

@@ -72,7 +72,7 @@ def test_no_rollout_is_drawn_that_is_not_reached(
 ) -> None:
     progress = Progress(rollout=1, global_step=step, epoch=5, max_steps=max_steps, max_rollouts=max_rollouts)
     limits = RunLimits(updates=replace(updates, max_rollouts=max_rollouts, rollouts_ahead=ahead))
-    requests = limits.upcoming(trainer(max_steps, step), PROMPTS, progress)
+    requests = limits.plan_rollouts(trainer(max_steps, step), PROMPTS, progress)
     assert [(r.progress.rollout, r.progress.epoch) for r in requests] == [
         (1 + n, 5 + n) for n in range(drawn)
     ]
