@@ -1,22 +1,24 @@
-"""Chooses the layout of a rollout: padded rows or trees."""
+"""Chooses the layout of a rollout: padded rows, trees, or each prompt once."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.attention import PREFIX
 from lgrpo_lightning.policy.head import find_backbone
 from lgrpo_lightning.policy.layout import Tokens
-from lgrpo_lightning.policy.packing import count_tree_tokens
+from lgrpo_lightning.policy.packing import count_prefix_tokens, count_tree_tokens
 
-LayoutName = Literal["padded", "tree"]
+LayoutName = Literal["padded", "tree", "prefix"]
 
 GAIN = 1.2
-"""Minimal estimated gain of trees, because gathering keys and values takes time, too."""
+"""Minimal estimated gain over padded rows, because repeating keys and values takes time, too."""
+TREE_GAIN = 1.15
+"""Minimal estimated gain of trees over a prompt computed once, which needs no mask and any attention can do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class LayoutChoice:
     """A layout, what it computes, and why it was taken.
 
     Attributes:
-        layout: "padded" or "tree".
+        layout: "padded", "tree" or "prefix".
         computed: Tokens that go through the model.
         padded: Tokens that padded rows would need.
         reason: For the log.
@@ -47,47 +49,71 @@ def choose_layout(
     prompts: Sequence[Tokens],
     completions: Sequence[Tokens],
     *,
-    unsupported: str | None,
+    unsupported: Mapping[LayoutName, str],
 ) -> LayoutChoice:
     """The layout of a rollout.
 
     Args:
-        wanted: "padded", "tree" or "auto": trees where an estimate of linear layers and attention promises a gain.
-        unsupported: Why the model cannot run trees, or None.
+        wanted: "padded", "tree", "prefix", or "auto": the one for which an estimate of linear layers and attention
+            promises the largest gain.
+        unsupported: Layout that the model cannot run → why.
 
     Raises:
-        ValueError: "tree" is wanted and the model cannot.
+        ValueError: The layout that is wanted is not supported.
     """
-    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-    padded = sum(lengths)
-    if wanted == "tree" and unsupported:
-        raise UserError(f"policy.layout is 'tree', but {unsupported}. Use policy.layout: padded or auto.")
-    if wanted == "padded" or unsupported:
-        return LayoutChoice(
-            layout="padded", computed=padded, padded=padded, reason=unsupported or "as configured"
-        )
-    tree = count_tree_tokens(prompts, completions)
-    gain = estimate_gain(model, prompts, completions, tree)
-    counts = f"{tree:,} of {padded:,} tokens computed, an estimated {gain:.1f} times cheaper"
-    if wanted == "auto" and gain < GAIN:
-        return LayoutChoice(
-            layout="padded", computed=padded, padded=padded, reason=f"trees would gain little ({counts})"
-        )
-    return LayoutChoice(layout="tree", computed=tree, padded=padded, reason=counts)
+    padded = sum(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
+    counts: dict[LayoutName, int] = {
+        "tree": count_tree_tokens(prompts, completions),
+        "prefix": count_prefix_tokens(prompts, completions),
+        "padded": padded,
+    }
+    gains = {name: estimate_gain(model, prompts, completions, count) for name, count in counts.items()}
+
+    def take(name: LayoutName, reason: str) -> LayoutChoice:
+        return LayoutChoice(layout=name, computed=counts[name], padded=padded, reason=reason)
+
+    def describe(name: LayoutName) -> str:
+        gain = f"an estimated {gains[name]:.1f} times cheaper"
+        return f"{counts[name]:,} of {padded:,} tokens computed, {gain}"
+
+    if wanted == "padded":
+        return take("padded", "as configured")
+    if wanted != "auto":
+        name = cast(LayoutName, wanted)
+        if name in unsupported:
+            raise UserError(
+                f"policy.layout is {name!r}, but {unsupported[name]}. Use policy.layout: padded or auto."
+            )
+        return take(name, describe(name))
+    possible: list[LayoutName] = [name for name in ("tree", "prefix") if name not in unsupported]
+    if not possible:
+        return take("padded", unsupported["tree"])
+    best = possible[0]
+    if len(possible) == 2 and gains["tree"] < TREE_GAIN * gains["prefix"]:
+        best = "prefix"
+    if gains[best] < GAIN:
+        return take("padded", f"sharing tokens would gain little ({describe(best)})")
+    return take(best, describe(best))
 
 
-def estimate_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], tree: int) -> float:
-    """Cost of padded rows over that of trees, in multiply-adds of linear layers and attention."""
+def estimate_gain(
+    model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], computed: int
+) -> float:
+    """Cost of padded rows over that of another layout, in multiply-adds of linear layers and attention.
+
+    Args:
+        computed: Tokens that the other layout computes.
+    """
     config = model.config.get_text_config()
     linear = count_linear_parameters(model)
     width = config.num_hidden_layers * config.hidden_size  # of scores and values together, per query and key
-    pairs_padded = sum((len(p) + len(c)) ** 2 for p, c in zip(prompts, completions, strict=True))
-    distinct = {tuple(p) for p in prompts}
-    pairs_tree = sum(len(p) ** 2 for p in distinct) + sum(
-        len(c) * (len(p) + len(c)) for p, c in zip(prompts, completions, strict=True)
-    )
-    rows = sum(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
-    return float((rows * linear + pairs_padded * width) / (tree * linear + pairs_tree * width))
+    rows = [(len(p), len(c)) for p, c in zip(prompts, completions, strict=True)]
+    padded = sum(p + c for p, c in rows)
+    if computed == padded:
+        return 1.0
+    pairs_padded = sum((p + c) ** 2 for p, c in rows)
+    pairs = sum(len(p) ** 2 for p in {tuple(p) for p in prompts}) + sum(c * (p + c) for p, c in rows)
+    return float((padded * linear + pairs_padded * width) / (computed * linear + pairs * width))
 
 
 def count_linear_parameters(model: Any) -> int:
@@ -113,3 +139,20 @@ def explain_no_tree(model: Any) -> str | None:
     if "position_ids" not in inspect.signature(find_backbone(model).forward).parameters:
         return f"{name} takes no position_ids"
     return None
+
+
+def explain_unsupported(model: Any, *, checkpointing: bool) -> dict[LayoutName, str]:
+    """Layout that ``model`` cannot run → why.
+
+    Args:
+        checkpointing: Whether activations are recomputed in the backward pass.
+    """
+    reasons: dict[LayoutName, str] = {}
+    if (no_tree := explain_no_tree(model)) is not None:
+        reasons["tree"] = no_tree
+    takes = inspect.signature(find_backbone(model).forward).parameters
+    if checkpointing:
+        reasons["prefix"] = "policy.gradient_checkpointing turns the model's cache off"
+    elif not {"past_key_values", "cache_params"} & set(takes):
+        reasons["prefix"] = f"{type(model).__name__} takes no cache of transformers"
+    return reasons

@@ -38,9 +38,10 @@ class PolicyConfig:
             references have none. 0 is right for RL: the ratio π/π_old is then exactly 1 on the first update.
         micro_batch_tokens: Most tokens, padding included, that one forward pass holds.
         logprob_chunk_mb: Memory that the logits of one chunk of tokens may take (fp32).
-        layout: "tree" computes every distinct token of a prompt and its completions once, "padded" every row in
-            full; the log-probs and gradients are the same. "auto" takes trees where they are cheaper.
-        verify: Check on the first batch of a run that log-probs equal the model's own, and trees equal padded rows.
+        layout: "padded" computes every row in full, "prefix" each prompt once and then its completions, "tree" every
+            distinct token of a prompt and its completions once; log-probs and gradients are the same. "auto" takes
+            the one that is estimated to be cheapest.
+        verify: Check on the first batch of a run that log-probs equal the model's own, and those of padded rows.
         lora: Train a low-rank adapter in place of all weights.
         eos_tokens: The tokens that end a completion, as text or ids. Null: those of the generation config, of the
             tokenizer, and the one with which the chat template closes an assistant's turn.
@@ -61,7 +62,7 @@ class PolicyConfig:
     dropout: float = 0.0
     micro_batch_tokens: int = 16384
     logprob_chunk_mb: int = 512
-    layout: Literal["auto", "padded", "tree"] = "auto"
+    layout: Literal["auto", "padded", "prefix", "tree"] = "auto"
     verify: bool = True
     lora: Lora | None = None
     eos_tokens: list[str | int] | None = None

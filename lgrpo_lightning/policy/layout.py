@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from lgrpo_lightning.policy.head import find_backbone
 
 Tokens = Sequence[int]
 
@@ -49,10 +52,26 @@ class Layout:
         spread = extended.index_select(0, self.gather.flatten()).view_as(self.gather)
         return spread.clone()  # FSDP2 hangs a hook on what a forward pass returns, and warns of views
 
+    def run(self, model: Any, **more: Any) -> tuple[Tensor, Any]:
+        """(the flattened hidden states, the output) of the backbone; the head runs on scored positions only."""
+        output = find_backbone(model)(
+            input_ids=self.input_ids,
+            position_ids=self.position_ids,
+            use_cache=False,
+            **self.model_arguments,
+            **more,
+        )
+        return output.last_hidden_state.flatten(0, 1), output
+
     @property
     def model_arguments(self) -> dict[str, object]:
         """What the model is given beside tokens and positions."""
         return {"attention_mask": self.attention_mask}
+
+    @property
+    def router_mask(self) -> Tensor | None:
+        """``[b, L]`` tokens that count in the load-balancing loss; None: all whose router logits there are."""
+        return self.attention_mask
 
     @property
     def num_tokens(self) -> int:

@@ -25,13 +25,18 @@ def pack_padded(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return packs
 
 
-def pack_trees(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget: int) -> list[list[int]]:
-    """Passes of at most ``budget`` distinct tokens each, whole groups where they fit.
+def pack_groups(
+    prompts: Sequence[Tokens], completions: Sequence[Tokens], budget: int, *, shared: bool = True
+) -> list[list[int]]:
+    """Passes of at most ``budget`` tokens each, a prompt counted once, whole groups where they fit.
 
     A group larger than the budget is divided by members; neighbours in lexicographic order stay together, since
     they share most. Each piece has its own copy of what it shares with the others.
 
-    >>> pack_trees([(1, 2)] * 3 + [(3,)], [(5,), (5, 6), (7, 8, 9), (4,)], budget=5)
+    Args:
+        shared: Whether tokens that completions share count once, too, as in trees.
+
+    >>> pack_groups([(1, 2)] * 3 + [(3,)], [(5,), (5, 6), (7, 8, 9), (4,)], budget=5)
     [[2], [0, 1], [3]]
     """
     pieces: list[tuple[int, list[int]]] = []
@@ -40,9 +45,8 @@ def pack_trees(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget:
         ordered = sorted(rows, key=lambda i: tuple(completions[i]))
         size, piece = len(prompts[rows[0]]), list[int]()
         for row in ordered:
-            new = len(completions[row]) - (
-                count_common(completions[piece[-1]], completions[row]) if piece else 0
-            )
+            common = count_common(completions[piece[-1]], completions[row]) if piece and shared else 0
+            new = len(completions[row]) - common
             if piece and size + new > budget:
                 pieces.append((size, piece))
                 size, piece, new = len(prompts[row]), [], len(completions[row])
@@ -59,6 +63,15 @@ def count_tree_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]) 
         total += len(prompts[rows[0]]) + len(ordered[0])
         total += sum(len(b) - count_common(a, b) for a, b in pairwise(ordered))
     return total
+
+
+def count_prefix_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> int:
+    """Tokens of all distinct prompts and of all completions: Σ P + Σ C.
+
+    >>> count_prefix_tokens([(1, 2), (1, 2), (3,)], [(5,), (6, 7), (8,)])
+    7
+    """
+    return sum(map(len, {tuple(p) for p in prompts})) + sum(map(len, completions))
 
 
 def _fill_passes(pieces: list[tuple[int, list[int]]], budget: int) -> list[list[int]]:

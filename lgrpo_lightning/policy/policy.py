@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from lgrpo_lightning.functional.logprobs import chunked_logprobs
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
-from lgrpo_lightning.policy.choice import LayoutChoice, LayoutName, choose_layout, explain_no_tree
+from lgrpo_lightning.policy.choice import LayoutChoice, LayoutName, choose_layout, explain_unsupported
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.end_of_sequence import find_token_ids
-from lgrpo_lightning.policy.head import compute_logits, find_backbone
+from lgrpo_lightning.policy.head import compute_logits
 from lgrpo_lightning.policy.layout import Layout, Tokens, make_padded_layout
 from lgrpo_lightning.policy.loading import find_context_length, load_model
-from lgrpo_lightning.policy.packing import pack_padded, pack_trees
+from lgrpo_lightning.policy.packing import pack_groups, pack_padded
+from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
 from lgrpo_lightning.policy.rotary import check_length, find_longest_alike
 from lgrpo_lightning.policy.router import compute_router_loss
 from lgrpo_lightning.policy.sharded_weights import Division, unshard
@@ -55,7 +56,7 @@ class Policy(nn.Module):
         self.vocabulary = Vocabulary(total=size, size=size)
         self.verified = False
         self.choice: LayoutChoice | None = None
-        self.no_tree: str | None = None  # why trees turned out not to work
+        self.failed: dict[LayoutName, str] = {}  # layouts that turned out not to work, and why
         self.compute_device: torch.device | None = None
         self.division: Division | None = None
         self.generating = False  # whether all weights are gathered
@@ -103,14 +104,16 @@ class Policy(nn.Module):
             self.config.layout,
             prompts,
             completions,
-            unsupported=self.no_tree or explain_no_tree(self.model),
+            unsupported=explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing)
+            | self.failed,
         )
         return self.choice
 
     def divide_rows(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[list[int]]:
         """Rows divided into forward passes within ``micro_batch_tokens``, longest first."""
-        if self.layout == "tree":
-            return pack_trees(prompts, completions, self.config.micro_batch_tokens)
+        if self.layout != "padded":
+            shared = self.layout == "tree"
+            return pack_groups(prompts, completions, self.config.micro_batch_tokens, shared=shared)
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
         return pack_padded(lengths, self.config.micro_batch_tokens)
 
@@ -150,25 +153,24 @@ class Policy(nn.Module):
         """
         rows = zip(prompts, completions, strict=True)
         check_length(self.model.config, max(len(p) + len(c) for p, c in rows))
-        if (layout or self.layout) == "tree":
+        name = layout or self.layout
+        if name == "tree":
             laid_out: Layout = make_tree_layout(prompts, completions, device=self.device)
         else:
-            laid_out = make_padded_layout(prompts, completions, pad=self.pad, device=self.device)
-        more = {"output_router_logits": True} if with_router_loss else {}
-        ids, positions = laid_out.input_ids, laid_out.position_ids
-        # the backbone alone: the head runs on scored positions only, a chunk at a time
-        output = find_backbone(self.model)(
-            input_ids=ids, position_ids=positions, use_cache=False, **laid_out.model_arguments, **more
+            make = make_prefix_layout if name == "prefix" else make_padded_layout
+            laid_out = make(prompts, completions, pad=self.pad, device=self.device)
+        hidden, output = laid_out.run(
+            self.model, **({"output_router_logits": True} if with_router_loss else {})
         )
         logprobs, entropies = chunked_logprobs(
-            output.last_hidden_state.flatten(0, 1).index_select(0, laid_out.predictors),
+            hidden.index_select(0, laid_out.predictors),
             self.vocabulary.replaced(laid_out.targets),
             lambda h: self.vocabulary.masked(compute_logits(self.model, h)),
             temperature=temperature,
             chunk=self.logprob_chunk,
             entropy_gradient=entropy_gradient,
         )
-        routed = compute_router_loss(self.model, output, laid_out.attention_mask) if more else None
+        routed = compute_router_loss(self.model, output, laid_out.router_mask) if with_router_loss else None
         logprobs, entropies = laid_out.spread(logprobs), laid_out.spread(entropies)
         return TokenScores(logprobs=logprobs, entropies=entropies, router_loss=routed)
 

@@ -29,9 +29,9 @@ def verify(
     own: bool = True,
     beside: Rows | None = None,
 ) -> None:
-    """Check once that the log-probs of one group are the model's own, the sampler's, and the same in both layouts.
+    """Check once that the log-probs of one group are the model's own, the sampler's, and the same in every layout.
 
-    Trees that differ are given up under ``layout: auto``; ``policy.no_tree`` then says why.
+    A layout that differs is given up under ``layout: auto``; ``policy.failed`` then says why.
 
     Args:
         sampled: ``[N, T]`` log-probs of the sampler; NaN where none are known.
@@ -54,18 +54,22 @@ def verify(
         verify_head(model, ids, tolerance=1e-4 if exact else 3e-2)
         if beside is not None:
             _check_apart(policy, beside, temperature=temperature, tolerance=1e-3 if exact else 0.5)
-        if sampled is not None or policy.layout == "tree":
+        if sampled is not None or policy.layout != "padded":
             padded = policy(*rows, temperature=temperature, layout="padded").logprobs
         if sampled is not None:
             _check_sampled(sampled, padded, exact=exact and own, own=own, model=name)
-        if policy.layout == "tree":
-            tree = policy(*rows, temperature=temperature, layout="tree").logprobs
-            _check_tree(policy, tree, padded, tolerance=1e-4 if exact else 0.5)
+        if policy.layout != "padded":
+            _check_layout(policy, rows, padded, temperature=temperature, tolerance=1e-4 if exact else 0.5)
+        if policy.layout == "prefix" and beside is not None:  # prompts of two lengths, one padded on the left
+            padded = policy(*beside, temperature=temperature, layout="padded").logprobs
+            _check_layout(policy, beside, padded, temperature=temperature, tolerance=1e-4 if exact else 0.5)
         if not policy.config.dropout and not (policy.config.lora and policy.config.lora.dropout):
             model.train()  # generation_model, around this, puts the mode back
             passes = [policy.score(*rows, temperature=temperature).logprobs for _ in range(2)]
             _check_repeatable(model, *passes, tolerance=1e-4 if exact else 0.5)
-    policy.verified = True
+    policy.verified = (
+        policy.layout not in policy.failed
+    )  # else the layout that takes its place is verified, too
 
 
 @torch.no_grad()
@@ -142,21 +146,30 @@ def _check_apart(policy: Policy, rows: Rows, *, temperature: float, tolerance: f
             )
 
 
-def _check_tree(policy: Policy, tree: Tensor, padded: Tensor, *, tolerance: float) -> None:
-    """Refuse trees whose log-probs differ from those of padded rows, or do without them where that is allowed."""
-    difference, model = (tree - padded).abs(), type(policy.model).__name__
-    if float(difference.max()) <= tolerance:
-        return
-    at = int(difference.argmax())
-    problem = (
-        f"{model}: the log-probs of the tree layout differ from those of padded rows by up to "
-        f"{float(difference.max()):.3g} (tree {float(tree.flatten()[at]):.6f}, padded "
-        f"{float(padded.flatten()[at]):.6f}; allowed {tolerance:g}). Set model.policy.layout: padded."
-    )
+def _check_layout(
+    policy: Policy, rows: Rows, padded: Tensor, *, temperature: float, tolerance: float
+) -> None:
+    """Refuse a layout whose log-probs differ from those of padded rows, or do without it where that is allowed."""
+    layout, model = policy.layout, type(policy.model).__name__
+    try:
+        scores = policy(*rows, temperature=temperature, layout=layout).logprobs
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        problem = f"{model} cannot be run in the layout {layout!r} ({type(error).__name__}: {error})."
+    else:
+        difference = (scores - padded).abs()
+        if float(difference.max()) <= tolerance:
+            return
+        at = int(difference.argmax())
+        problem = (
+            f"{model}: the log-probs of the {layout} layout differ from those of padded rows by up to "
+            f"{float(difference.max()):.3g} ({layout} {float(scores.flatten()[at]):.6f}, padded "
+            f"{float(padded.flatten()[at]):.6f}; allowed {tolerance:g})."
+        )
+    problem += " Set model.policy.layout: padded."
     if policy.config.layout != "auto":
         raise UserError(problem)
-    policy.no_tree = f"{model} gives other log-probs in trees"
-    rank_zero_warn(f"{problem} policy.layout is auto: this run takes padded rows.")
+    policy.failed[layout] = f"{model} gives other log-probs in the {layout} layout"
+    rank_zero_warn(f"{problem} policy.layout is auto: this run takes another layout.")
 
 
 def _check_repeatable(model: Any, first: Tensor, second: Tensor, *, tolerance: float) -> None:

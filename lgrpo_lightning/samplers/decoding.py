@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +12,15 @@ from torch.nn.functional import pad
 
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.functional.vocabulary import Vocabulary
+from lgrpo_lightning.policy.cache import (
+    check_cache,
+    explain_cache_errors,
+    find_cache_argument,
+    make_cache,
+    select_rows,
+)
 from lgrpo_lightning.policy.head import WIDE, compute_logits, find_backbone, takes_wide_product
 from lgrpo_lightning.policy.rotary import check_length
-from lgrpo_lightning.samplers.cache import check_cache, explain_cache_errors, make_cache, select_rows
 from lgrpo_lightning.samplers.left_padding import takes_left_padding
 from lgrpo_lightning.samplers.noise import gumbel_argmax, truncate_logits
 from lgrpo_lightning.samplers.stops import Stops, StopSearch
@@ -78,10 +83,7 @@ class Decoding:
         self.with_entropies = entropies
         self.device = model.device
         self.stops = Stops.from_strings(tokenizer, sampling.stop, (*eos, *padding))
-        takes = inspect.signature(model.forward).parameters
-        self.cache_argument = (
-            "past_key_values" if "past_key_values" in takes else "cache_params"
-        )  # pure Mamba
+        self.cache_argument = find_cache_argument(model)
         self.every = CHECK_EVERY if self.device.type == "cuda" else 1
         self.ends = torch.tensor([*eos, *self.stops.token_ids], device=self.device)
         self.logits: Tensor

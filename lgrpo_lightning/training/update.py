@@ -71,19 +71,22 @@ class Update:
             means: Receives the metrics.
         """
         self.policy.vocabulary.check(batch.trained_ids)
-        choice = self.policy.choose_layout(batch.prompts, batch.completions)
         first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
-        verify(
-            self.policy,
-            first.prompts,
-            first.completions,
-            temperature=self.temperature,
-            sampled=None if self.importance is None else first.sampler_logprobs.where(first.mask, torch.nan),
-            own=self.importance is not None and not self.corrects,
-            beside=_shortest_and_longest(batch),
-        )
-        if choice.layout == "tree" and self.policy.no_tree:  # verify has just found that trees do not hold
-            choice = self.policy.choose_layout(batch.prompts, batch.completions)
+        choice = self.policy.choose_layout(batch.prompts, batch.completions)
+        sampled = None if self.importance is None else first.sampler_logprobs.where(first.mask, torch.nan)
+        while True:
+            verify(
+                self.policy,
+                first.prompts,
+                first.completions,
+                temperature=self.temperature,
+                sampled=sampled,
+                own=self.importance is not None and not self.corrects,
+                beside=_shortest_and_longest(batch),
+            )
+            if choice.layout not in self.policy.failed:
+                break
+            choice = self.policy.choose_layout(batch.prompts, batch.completions)  # verify has found it wrong
         means.put("tree/token_ratio", choice.computed, choice.padded)
         count_masked(batch, mini_batches, means)
         return compute_fixed_scores(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
+from lgrpo_lightning.policy.choice import LayoutName, explain_unsupported
 from lgrpo_lightning.policy.export import export
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.policy.merging import unties
@@ -91,14 +92,28 @@ class Trial:
         return within(max(largest(sampled, own), largest(scored, own)), EXACT)
 
     def trees(self) -> str:
-        """How far trees are from padded rows, or why there are none."""
+        """How far log-probs and gradients of trees are from those of padded rows, or why there are none."""
+        return self.compare("tree")
+
+    def prefix(self) -> str:
+        """How far log-probs and gradients with prompts computed once are from those of padded rows."""
+        return self.compare("prefix")
+
+    def compare(self, layout: LayoutName) -> str:
+        """The largest difference of log-probs, or of gradients relative to the largest, to padded rows."""
+        unsupported = explain_unsupported(self.policy.model, checkpointing=False)
+        if layout in unsupported:
+            return f"no: {unsupported[layout]}"
         prompts, completions, _ = self.group
-        chosen = self.policy.choose_layout(prompts, completions)
-        if chosen.layout == "padded":
-            return f"no: {chosen.reason}"
         with torch.no_grad():
-            tree, rows = (self.policy(prompts, completions, layout=x).logprobs for x in ("tree", "padded"))
-        return within(largest(tree, rows), EXACT)
+            other, rows = (self.policy(prompts, completions, layout=x).logprobs for x in (layout, "padded"))
+        if not (difference := largest(other, rows)) <= EXACT:
+            return within(difference, EXACT)
+        of_layout, of_rows = (self.gradients(self.policy, x) for x in (layout, "padded"))
+        scale = max(float(g.abs().max()) for g in of_rows.values())
+        zeros = {n: torch.zeros_like(g) for n, g in of_rows.items()}
+        found = zeros | of_layout
+        return within(max(difference, *(largest(found[n], g) / scale for n, g in of_rows.items())), EXACT)
 
     def checkpointing(self) -> str:
         """How far gradients with recomputed activations are from those without."""
@@ -134,12 +149,12 @@ class Trial:
         wrong = [n for n, t in files.items() if not torch.equal(t.float(), handed[n].float())]
         return f"no: {wrong[0]} differs" if wrong else "yes"
 
-    def gradients(self, policy: Policy) -> dict[str, Tensor]:
+    def gradients(self, policy: Policy, layout: LayoutName = "padded") -> dict[str, Tensor]:
         """Of the sum of log-probs, by name."""
         prompts, completions, _ = self.group
         policy.train().zero_grad()
-        policy(prompts, completions, layout="padded").logprobs.sum().backward()
-        return {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
+        policy(prompts, completions, layout=layout).logprobs.sum().backward()
+        return {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
 
     def step(self, policy: Policy, times: int) -> None:
         """A few steps of Adam that make the completions likelier."""
@@ -169,6 +184,7 @@ class Trial:
 COLUMNS: dict[str, Callable[[Trial], str]] = {
     "sampled": Trial.sampled,
     "trees": Trial.trees,
+    "prefix": Trial.prefix,
     "checkpointing": Trial.checkpointing,
     "trained": Trial.trained,
     "lora": Trial.lora,

@@ -104,7 +104,7 @@ def drawn(
 class StubPolicy:
     """Gives what was written down: with gradients the log-probs of now, without those of before the update."""
 
-    no_tree = None
+    failed: dict[str, str] = {}
     verified = True
     device = torch.device("cpu")
     vocabulary = Vocabulary(total=1, size=1)  # every id may be drawn

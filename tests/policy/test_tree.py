@@ -12,7 +12,7 @@ from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
 from lgrpo_lightning.policy.attention import attend_by_segments
 from lgrpo_lightning.policy.choice import choose_layout, explain_no_tree
 from lgrpo_lightning.policy.flex_attention import attend_by_flex
-from lgrpo_lightning.policy.packing import count_tree_tokens, pack_trees
+from lgrpo_lightning.policy.packing import count_tree_tokens, pack_groups
 from lgrpo_lightning.policy.tree_layout import make_tree_layout
 from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.process_tree import Trie
@@ -89,7 +89,7 @@ def test_flex_attention_equals_the_segments(window: int | None) -> None:
 @pytest.mark.parametrize("budget", [1, 12, 30, 60, 1000])
 def test_packs_cover_every_row_within_the_budget(budget: int) -> None:
     prompts, completions = forest(11, groups=6)
-    packs = pack_trees(prompts, completions, budget)
+    packs = pack_groups(prompts, completions, budget)
     assert sorted(i for p in packs for i in p) == list(range(len(prompts)))
     sizes = [count_tree_tokens([prompts[i] for i in p], [completions[i] for i in p]) for p in packs]
     for pack, size in zip(packs, sizes, strict=True):
@@ -116,7 +116,7 @@ def test_split_groups_give_the_same_gradient(model_folder: Callable[..., Path]) 
     upstream = torch.randn(len(prompts), max(map(len, completions)))
     _, whole = scored(policy, (prompts, completions), "tree", upstream)
     policy.zero_grad()
-    for pack in pack_trees(prompts, completions, 25):
+    for pack in pack_groups(prompts, completions, 25):
         rows = [prompts[i] for i in pack], [completions[i] for i in pack]
         scores = policy(*rows, temperature=0.9, layout="tree").logprobs
         (scores * upstream[pack][:, : scores.shape[1]]).sum().backward()
@@ -147,13 +147,22 @@ def test_auto_takes_trees_where_they_are_cheaper(model_folder: Callable[..., Pat
     def shape(prompt: int, completion: int) -> Rows:
         return [[5] * prompt] * 8, [[rng.randrange(3, 40) for _ in range(completion)] for _ in range(8)]
 
-    assert choose_layout(model, "auto", *shape(100, 10), unsupported=None).layout == "tree"
-    assert choose_layout(model, "auto", *shape(4, 100), unsupported=None).layout == "padded"
-    assert choose_layout(model, "tree", *shape(4, 100), unsupported=None).layout == "tree"
-    refused = choose_layout(model, "auto", *shape(100, 10), unsupported="it is a state-space model")
-    assert (refused.layout, refused.reason) == ("padded", "it is a state-space model")
+    prompts, completions = shape(100, 30)
+    alike = prompts, [[7] * 20 + completion[:10] for completion in completions]
+
+    def chosen(wanted: str, rows: Rows, *cannot: str) -> str:
+        reasons: Any = dict.fromkeys(cannot, "it is a state-space model")
+        return choose_layout(model, wanted, *rows, unsupported=reasons).layout
+
+    assert chosen("auto", alike) == "tree"
+    assert chosen("auto", (prompts, completions)) == "prefix"  # the prompt is all that they share
+    assert chosen("auto", alike, "tree") == "prefix"
+    assert chosen("auto", (prompts, completions), "prefix") == "tree"
+    assert chosen("auto", alike, "tree", "prefix") == "padded"
+    assert chosen("auto", shape(4, 100)) == "padded"
+    assert chosen("tree", shape(4, 100)) == "tree"
     with pytest.raises(ValueError, match=r"state-space.*policy.layout: padded"):
-        choose_layout(model, "tree", *shape(1, 1), unsupported="it is a state-space model")
+        chosen("tree", shape(1, 1), "tree")
 
 
 def test_models_that_cannot_are_recognised(model_folder: Callable[..., Path]) -> None:
@@ -162,7 +171,7 @@ def test_models_that_cannot_are_recognised(model_folder: Callable[..., Path]) ->
     hybrid = Policy(PolicyConfig(path=str(model_folder("qwen3"))))
     hybrid.model.config.layer_types = ["linear_attention", "full_attention"]
     assert "linear_attention" in str(explain_no_tree(hybrid.model))
-    assert hybrid.choose_layout([[5] * 50] * 4, [[6]] * 4).layout == "padded"
+    assert hybrid.choose_layout([[5] * 50] * 4, [[6]] * 4).layout == "prefix"
 
 
 def test_a_mismatch_stops_the_run(model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,17 @@
-"""A key/value cache that is allocated once: appending a token copies that token, not the whole cache."""
+"""Caches of transformers: one that is allocated once, one that gradients flow through, and rows of either."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from lgrpo_lightning.errors import UserError
 
@@ -62,6 +64,53 @@ def make_cache(model: Any, *, spare: int) -> Any:
         for layer in cache.layers
     ]
     return cache
+
+
+def make_differentiable_cache(model: Any) -> Any:
+    """An empty cache for ``model`` that gradients flow through.
+
+    Transformers copies convolution and recurrent states into one tensor, for CUDA graphs; a tensor that was written
+    over cannot be differentiated through.
+    """
+    cache = DynamicCache(config=model.config)
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionLayer):
+            layer.update_conv_state = MethodType(_assign_conv_state, layer)
+            layer.update_recurrent_state = MethodType(_assign_recurrent_state, layer)
+    return cache
+
+
+def _assign_conv_state(
+    layer: Any, conv_states: Tensor, state_idx: int = 0, conv_kernel_size: int | None = None, **kwargs: Any
+) -> Tensor:
+    """Append ``[R, channels, n]`` columns; return all that the convolution of the new ones reads."""
+    if not layer.is_conv_states_initialized[state_idx]:
+        layer.lazy_initialization(
+            conv_states=conv_states, state_idx=state_idx, conv_kernel_size=conv_kernel_size
+        )
+    kernel = layer.conv_kernel_size[state_idx]
+    if layer.has_previous_state[state_idx]:
+        states = torch.cat([layer.conv_states[state_idx], conv_states], dim=-1)
+    else:
+        states = torch.nn.functional.pad(conv_states, (max(0, kernel - conv_states.shape[-1]), 0))
+        layer.has_previous_state[state_idx] = True
+    layer.conv_states[state_idx] = states[..., -kernel:]
+    return states
+
+
+def _assign_recurrent_state(
+    layer: Any, recurrent_states: Tensor, state_idx: int = 0, **kwargs: Any
+) -> Tensor:
+    """Keep the state after the last token."""
+    layer.is_recurrent_states_initialized[state_idx] = True
+    layer.recurrent_states[state_idx] = recurrent_states
+    return recurrent_states
+
+
+def find_cache_argument(model: Any) -> str:
+    """What the model calls its cache."""
+    takes = inspect.signature(model.forward).parameters
+    return "past_key_values" if "past_key_values" in takes else "cache_params"  # pure Mamba
 
 
 def select_rows(cache: Any, rows: Tensor) -> None:

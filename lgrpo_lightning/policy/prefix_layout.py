@@ -1,0 +1,147 @@
+"""Prompts computed once: their cache is repeated for the completions, and gradients flow back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.policy.cache import (
+    check_cache,
+    find_cache_argument,
+    make_differentiable_cache,
+    select_rows,
+)
+from lgrpo_lightning.policy.head import find_backbone
+from lgrpo_lightning.policy.layout import Layout, Tokens, place
+from lgrpo_lightning.policy.tree_layout import group_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixLayout(Layout):
+    """Two forward passes: distinct prompts, padded on the left, then all completions, padded on the right.
+
+    Padding on the left keeps the states of convolution and recurrent layers those of the prompt's last token.
+    ``input_ids``, ``position_ids`` and ``attention_mask`` are those of the completions, without their last tokens,
+    which predict nothing; the mask covers the prompt's columns too.
+
+    Attributes:
+        prompt_ids, prompt_positions: ``[U, P]`` of the distinct prompts.
+        prompt_mask: ``[U, P]`` bool.
+        owners: ``[N]`` the prompt of each completion.
+    """
+
+    prompt_ids: Tensor
+    prompt_positions: Tensor
+    prompt_mask: Tensor
+    owners: Tensor
+
+    @property
+    def router_mask(self) -> None:
+        """Padding has no router logits here."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions computed, padding included."""
+        return self.prompt_ids.numel() + self.input_ids.numel()
+
+    def run(self, model: Any, **more: Any) -> tuple[Tensor, Any]:
+        """(the flattened hidden states of prompts and completions, ``[U * P + N * C, H]``; their output)."""
+        body, argument = find_backbone(model), find_cache_argument(model)
+        cache = make_differentiable_cache(model)
+        first = body(
+            input_ids=self.prompt_ids,
+            position_ids=self.prompt_positions,
+            attention_mask=self.prompt_mask.long(),
+            use_cache=True,
+            **{argument: cache},
+            **more,
+        )
+        check_cache(cache, model)
+        outputs, real = [first], [self.prompt_mask]
+        if (width := self.input_ids.shape[1]) > 0:
+            select_rows(cache, self.owners)
+            mask: Any = self.attention_mask
+            own = mask[:, -width:]
+            second = body(
+                input_ids=self.input_ids,
+                position_ids=self.position_ids,
+                # without attention it is that of the new tokens alone
+                attention_mask=(own if argument == "cache_params" else mask).long(),
+                use_cache=True,
+                **{argument: cache},
+                **more,
+            )
+            outputs, real = [first, second], [self.prompt_mask, own]
+        return torch.cat([o.last_hidden_state.flatten(0, 1) for o in outputs]), _join_routers(outputs, real)
+
+
+def _join_routers(outputs: Sequence[Any], real: Sequence[Tensor]) -> Any:
+    """The router logits of several passes, by layer, without padding."""
+    layers = [getattr(output, "router_logits", None) for output in outputs]
+    if any(logits is None for logits in layers):
+        return SimpleNamespace(router_logits=None)
+    at = [mask.flatten().nonzero().squeeze(1) for mask in real]
+    joined = (
+        torch.cat([logits.flatten(0, -2).index_select(0, i) for logits, i in zip(layer, at, strict=True)])
+        for layer in zip(*layers, strict=True)
+    )
+    return SimpleNamespace(router_logits=tuple(joined))
+
+
+def make_prefix_layout(
+    prompts: Sequence[Tokens], completions: Sequence[Tokens], *, pad: int, device: torch.device | str = "cpu"
+) -> PrefixLayout:
+    """Every distinct prompt once, and every completion."""
+    groups = group_rows(prompts)
+    owner = {row: number for number, rows in enumerate(groups) for row in rows}
+    distinct = [list(prompts[rows[0]]) for rows in groups]
+    owners = torch.tensor([owner[row] for row in range(len(prompts))])
+    wide = max(len(p) for p in distinct)
+    sizes = torch.tensor([len(c) for c in completions])[:, None]
+    width = int(sizes.max())
+    prompt_ids = torch.tensor([[pad] * (wide - len(p)) + p for p in distinct])
+    prompt_sizes = torch.tensor([len(p) for p in distinct])[:, None]
+    prompt_mask = torch.arange(wide) >= wide - prompt_sizes
+    prompt_positions = (prompt_mask.long().cumsum(-1) - 1).clamp(min=0)
+    ids = torch.tensor([[*c, *[pad] * (width - len(c))] for c in completions])
+    at = torch.arange(width)
+    scored = at < sizes
+    # the first token of a completion is predicted by its prompt's last column, the others by the one before
+    first = (owners[:, None] + 1) * wide - 1
+    rest = len(distinct) * wide + torch.arange(len(completions))[:, None] * (width - 1) + at - 1
+    predictors = torch.where(at == 0, first, rest)
+    number = scored.flatten().cumsum(0).view_as(scored) - 1
+    mask = torch.cat([prompt_mask.index_select(0, owners), scored[:, : width - 1]], dim=1)
+    positions = prompt_sizes.index_select(0, owners) + at[: width - 1]
+    placed = place(
+        [
+            ids[:, : width - 1],
+            positions,
+            mask.long(),
+            predictors[scored],
+            ids[scored],
+            torch.where(scored, number, int(scored.sum())),
+            prompt_ids,
+            prompt_positions,
+            prompt_mask.long(),
+            owners,
+        ],
+        device,
+    )
+    return PrefixLayout(
+        input_ids=placed[0],
+        position_ids=placed[1],
+        attention_mask=placed[2].bool(),
+        predictors=placed[3],
+        targets=placed[4],
+        gather=placed[5],
+        prompt_ids=placed[6],
+        prompt_positions=placed[7],
+        prompt_mask=placed[8].bool(),
+        owners=placed[9],
+    )

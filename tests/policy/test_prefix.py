@@ -1,0 +1,103 @@
+"""Prompts computed once: log-probs and gradients are those of padded rows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicLayer
+
+from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
+from lgrpo_lightning.policy.packing import count_prefix_tokens, pack_groups
+from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
+from lgrpo_lightning.policy.verification import verify
+from tests.policy.test_tree import Rows, forest, scored
+
+
+def check_same(policy: Policy, rows: Rows) -> None:
+    upstream = torch.randn(len(rows[0]), max(map(len, rows[1])))
+    padded, prefix = (scored(policy, rows, layout, upstream) for layout in ("padded", "prefix"))
+    torch.testing.assert_close(prefix[0], padded[0], atol=1e-4, rtol=0)
+    for a, b in zip(prefix[1], padded[1], strict=True):
+        assert float((a - b).norm()) <= 1e-5 * float(b.norm()) + 1e-7
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3", "mistral", "gpt2", "granite"])
+@pytest.mark.parametrize("seed", range(2))
+def test_log_probs_and_gradients(architecture: str, seed: int, model_folder: Callable[..., Path]) -> None:
+    check_same(Policy(PolicyConfig(path=str(model_folder(architecture)))), forest(seed))
+
+
+def test_with_an_adapter(model_folder: Callable[..., Path]) -> None:
+    check_same(Policy(PolicyConfig(path=str(model_folder("llama")), lora=Lora(rank=4))), forest(7))
+
+
+def test_completions_of_one_token(model_folder: Callable[..., Path]) -> None:
+    rows = [[5, 6, 7], [5, 6, 7], [8]], [[9], [10], [9]]
+    check_same(Policy(PolicyConfig(path=str(model_folder("llama")))), rows)
+
+
+def test_what_is_computed() -> None:
+    prompts, completions = [[5, 6, 7], [5, 6, 7], [8]], [[9, 10, 11], [12], [13, 14]]
+    layout = make_prefix_layout(prompts, completions, pad=0)
+    assert layout.prompt_ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert layout.prompt_positions.tolist() == [[0, 1, 2], [0, 0, 0]]
+    assert layout.input_ids.tolist() == [
+        [9, 10],
+        [12, 0],
+        [13, 14],
+    ]  # the third token of a row predicts nothing
+    assert layout.position_ids.tolist() == [[3, 4], [3, 4], [1, 2]]
+    assert layout.owners.tolist() == [0, 0, 1]
+    assert layout.targets.tolist() == [9, 10, 11, 12, 13, 14]
+    assert layout.predictors.tolist() == [2, 6, 7, 2, 5, 10]
+    assert count_prefix_tokens(prompts, completions) == 4 + 6
+
+
+@pytest.mark.parametrize("budget", [1, 12, 30, 60, 1000])
+def test_packs_cover_every_row_within_the_budget(budget: int) -> None:
+    prompts, completions = forest(11, groups=6)
+    packs = pack_groups(prompts, completions, budget, shared=False)
+    assert sorted(i for pack in packs for i in pack) == list(range(len(prompts)))
+    for pack in packs:
+        size = count_prefix_tokens([prompts[i] for i in pack], [completions[i] for i in pack])
+        assert size <= budget or len(pack) == 1
+
+
+def test_not_with_checkpointing(model_folder: Callable[..., Path]) -> None:
+    options: dict[str, Any] = {"path": str(model_folder("llama")), "gradient_checkpointing": True}
+    rng = random.Random(0)
+    rows = [[5] * 50] * 4, [[rng.randrange(3, 40) for _ in range(10)] for _ in range(4)]
+    assert Policy(PolicyConfig(**options)).choose_layout(*rows).layout == "tree"
+    with pytest.raises(ValueError, match="gradient_checkpointing turns the model's cache off"):
+        Policy(PolicyConfig(layout="prefix", **options)).choose_layout(*rows)
+
+
+@pytest.mark.parametrize("layout", ["auto", "prefix"])
+def test_a_cache_that_is_not_exact(
+    layout: Any, model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy(PolicyConfig(path=str(model_folder("gpt2")), layout=layout, attn_implementation="eager"))
+    rows = [[5, 6, 7, 8] * 10] * 3, [[9, 10], [11, 12], [13]]
+    select = DynamicLayer.batch_select_indices
+
+    def scale(self: Any, indices: torch.Tensor) -> None:
+        select(self, indices)
+        self.values = self.values * 1.5
+
+    monkeypatch.setattr(DynamicLayer, "batch_select_indices", scale)
+    assert policy.choose_layout(*rows).layout == "prefix"
+    if layout == "prefix":
+        with pytest.raises(ValueError, match=r"prefix layout differ.*layout: padded"):
+            verify(policy, *rows)
+        return
+    with pytest.warns(UserWarning, match="this run takes another layout"):
+        verify(policy, *rows)
+    assert policy.choose_layout(*rows).layout == "padded"
+    assert not policy.verified
+    verify(policy, *rows)
+    assert policy.verified
