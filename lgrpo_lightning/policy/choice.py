@@ -17,8 +17,6 @@ LayoutName = Literal["padded", "tree", "prefix"]
 
 GAIN = 1.2
 """Minimal estimated gain over padded rows, because repeating keys and values takes time, too."""
-TREE_GAIN = 1.15
-"""Minimal estimated gain of trees over a prompt computed once, which needs no mask and any attention can do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +52,8 @@ def choose_layout(
     """The layout of a rollout.
 
     Args:
-        wanted: "padded", "tree", "prefix", or "auto": the one for which an estimate of linear layers and attention
-            promises the largest gain.
+        wanted: "padded", "tree", "prefix", or "auto": trees where an estimate of linear layers and attention promises a
+            gain.
         unsupported: Layout that the model cannot run → why.
 
     Raises:
@@ -85,15 +83,11 @@ def choose_layout(
                 f"policy.layout is {name!r}, but {unsupported[name]}. Use policy.layout: padded or auto."
             )
         return take(name, describe(name))
-    possible: list[LayoutName] = [name for name in ("tree", "prefix") if name not in unsupported]
-    if not possible:
+    if "tree" in unsupported:
         return take("padded", unsupported["tree"])
-    best = possible[0]
-    if len(possible) == 2 and gains["tree"] < TREE_GAIN * gains["prefix"]:
-        best = "prefix"
-    if gains[best] < GAIN:
-        return take("padded", f"sharing tokens would gain little ({describe(best)})")
-    return take(best, describe(best))
+    if gains["tree"] < GAIN:
+        return take("padded", f"trees would gain little ({describe('tree')})")
+    return take("tree", describe("tree"))
 
 
 def estimate_gain(

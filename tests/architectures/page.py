@@ -14,7 +14,7 @@ from tests.architectures.trial import NOT_TRIED
 Result = Mapping[str, str]
 """Column → answer of one architecture."""
 
-TABLE = ("sampled", "trees", "prefix", "checkpointing", "trained", "lora", "names")
+TABLE = ("sampled", "trees", "checkpointing", "trained", "lora", "names")
 INTRODUCTION = """
 # Models
 

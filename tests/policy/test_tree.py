@@ -147,20 +147,15 @@ def test_auto_takes_trees_where_they_are_cheaper(model_folder: Callable[..., Pat
     def shape(prompt: int, completion: int) -> Rows:
         return [[5] * prompt] * 8, [[rng.randrange(3, 40) for _ in range(completion)] for _ in range(8)]
 
-    prompts, completions = shape(100, 30)
-    alike = prompts, [[7] * 20 + completion[:10] for completion in completions]
-
     def chosen(wanted: str, rows: Rows, *cannot: str) -> str:
         reasons: Any = dict.fromkeys(cannot, "it is a state-space model")
         return choose_layout(model, wanted, *rows, unsupported=reasons).layout
 
-    assert chosen("auto", alike) == "tree"
-    assert chosen("auto", (prompts, completions)) == "prefix"  # the prompt is all that they share
-    assert chosen("auto", alike, "tree") == "prefix"
-    assert chosen("auto", (prompts, completions), "prefix") == "tree"
-    assert chosen("auto", alike, "tree", "prefix") == "padded"
+    assert chosen("auto", shape(100, 10)) == "tree"
+    assert chosen("auto", shape(100, 10), "tree") == "padded"
     assert chosen("auto", shape(4, 100)) == "padded"
     assert chosen("tree", shape(4, 100)) == "tree"
+    assert chosen("prefix", shape(4, 100), "tree") == "prefix"
     with pytest.raises(ValueError, match=r"state-space.*policy.layout: padded"):
         chosen("tree", shape(1, 1), "tree")
 
@@ -171,7 +166,7 @@ def test_models_that_cannot_are_recognised(model_folder: Callable[..., Path]) ->
     hybrid = Policy(PolicyConfig(path=str(model_folder("qwen3"))))
     hybrid.model.config.layer_types = ["linear_attention", "full_attention"]
     assert "linear_attention" in str(explain_no_tree(hybrid.model))
-    assert hybrid.choose_layout([[5] * 50] * 4, [[6]] * 4).layout == "prefix"
+    assert hybrid.choose_layout([[5] * 50] * 4, [[6]] * 4).layout == "padded"
 
 
 def test_a_mismatch_stops_the_run(model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
