@@ -22,12 +22,13 @@ You can train every model in the first two tables of this page: causal language 
 models of text with images or sound, which are trained on text. Set `model.policy.path` to the model. Models that
 cannot be trained are refused before the first update, and the error gives the reason.
 
-Training computes the log-probs of a batch in one of two layouts:
+Training computes the log-probs of a batch in one of these layouts:
 
 - **Padded rows**: each row contains one prompt and one completion, padded to the length of the longest row.
 - **Trees**: tokens that several rows share, such as the prompt, are computed once. Log-probs and gradients are
   the same as with padded rows.
 
+A third layout, [`prefix`](configuration.md#the-prefix-layout), is for models without trees and has to be asked for.
 `policy.layout: auto` (the default) uses trees if the model supports them and if they are estimated to be faster.
 
 With `policy.verify: true` (the default), every run checks the model on its first batch. The run stops if the
