@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.packing import pack_padded, pack_trees
+from lgrpo_lightning.policy.packing import pack_padded, pack_groups
 from lgrpo_lightning.policy.verification import verify
 from tests.models import EXTRA, SMALL
 
@@ -137,4 +137,4 @@ def test_a_chunk_of_logits_fits_into_its_memory(megabytes: int, model_folder: Ca
 def test_a_pass_of_trees_may_just_fill_its_budget() -> None:
     prompts, completions = [(1, 2)] * 3, [(5, 6), (7, 8), (5, 6, 9)]
     for budget, packs in ((5, [[0, 2], [1]]), (6, [[0, 2], [1]]), (7, [[0, 2, 1]])):
-        assert [sorted(p) for p in pack_trees(prompts, completions, budget)] == [sorted(p) for p in packs]
+        assert [sorted(p) for p in pack_groups(prompts, completions, budget)] == [sorted(p) for p in packs]
