@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.packing import pack_padded, pack_groups
+from lgrpo_lightning.policy.packing import pack_groups, pack_padded
 from lgrpo_lightning.policy.verification import verify
 from tests.models import EXTRA, SMALL
 
