@@ -70,8 +70,7 @@ def _places(steps) -> list[tuple[float, float]]:
 def _box(x: float, y: float, text: str, members, size: int, mean: float) -> list[str]:
     names = ", ".join(f"y{m + 1}" for m in members)
     return [
-        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{COLOURS[size]}" '
-        'stroke="#2b6cb0"/>',
+        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{COLOURS[size]}" stroke="#2b6cb0"/>',
         _text(x + 12, y + 24, text, family="ui-monospace, monospace", weight="600"),
         _text(x + 12, y + 46, f"λ = {{{names}}}"),
         _text(x + 12, y + 66, f"|λ| = {size}   mean reward {mean:.2f}", colour="#4a5568"),
@@ -81,8 +80,7 @@ def _box(x: float, y: float, text: str, members, size: int, mean: float) -> list
 def _text(x: float, y: float, text: str, *, weight="400", colour="#1a202c", family="") -> str:
     font = f' font-family="{family}"' if family else ""
     return (
-        f'<text x="{x}" y="{y}" font-weight="{weight}" fill="{colour}"{font} xml:space="preserve">'
-        f"{escape(text)}</text>"
+        f'<text x="{x}" y="{y}" font-weight="{weight}" fill="{colour}"{font} xml:space="preserve">{escape(text)}</text>'
     )
 
 

@@ -70,9 +70,7 @@ def _run(argv: list[str]) -> int:
         print(_refuse(command), file=sys.stderr)
         return 2
     if COMMANDS[command][0] == RUN and sys.stderr.isatty():
-        print(
-            f"lgrpo {command}: loading PyTorch, Lightning and transformers ...", file=sys.stderr, flush=True
-        )
+        print(f"lgrpo {command}: loading PyTorch, Lightning and transformers ...", file=sys.stderr, flush=True)
     try:
         status: int | None = import_module(COMMANDS[command][0]).main(argv)
         return status or 0

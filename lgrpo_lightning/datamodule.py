@@ -150,9 +150,7 @@ class PromptDataModule(LightningDataModule):
             if (stage, which) != ("fit", "validation"):
                 check_given(self.sources[which], which, stage)
             if not (which == "train" and self.streamed):
-                self.prompts[which] = {
-                    name: self._encode_set(name, s) for name, s in self.sources[which].items()
-                }
+                self.prompts[which] = {name: self._encode_set(name, s) for name, s in self.sources[which].items()}
         self.fingerprints = {
             "data.train" if which == "train" else f"data.{which} ({name})": digest_prompts(prompts)
             for which in STAGES[stage]
@@ -263,9 +261,7 @@ class PromptDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> list[Prompt]:
         """The batch as a list of prompts; they hold no tensors."""
-        return list(
-            batch
-        )  # Lightning's own would go through the fields of every prompt for something to move
+        return list(batch)  # Lightning's own would go through the fields of every prompt for something to move
 
     @property
     def _trainer(self) -> Any:

@@ -128,6 +128,4 @@ def refuse_text(key: str, value: Any) -> None:
         ValueError: With the list that was meant.
     """
     if isinstance(value, str | bytes):
-        raise UserError(
-            f"{key} is the {NAMES[type(value)]} {value!r}, where a list is meant: write [{value!r}]."
-        )
+        raise UserError(f"{key} is the {NAMES[type(value)]} {value!r}, where a list is meant: write [{value!r}].")

@@ -88,9 +88,7 @@ class GRPOModule(PolicyModule):
         validation: Validation = Validation(),  # noqa: B008
     ) -> None:
         settings.check_options(group_size, sampling, updates)
-        settings.check_kinds(
-            sampler=sampler, segmenter=segmenter, advantage_estimator=advantage_estimator, loss=loss
-        )
+        settings.check_kinds(sampler=sampler, segmenter=segmenter, advantage_estimator=advantage_estimator, loss=loss)
         super().__init__(policy, objective=objective, updates=updates, optimizer=optimizer, schedule=schedule)
         models = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
         self.components = Components(
@@ -159,9 +157,7 @@ class GRPOModule(PolicyModule):
             rollout.groups, rollout.credits, device=self.device, mask_truncated=rollout.mask_truncated
         )
         parts = split_into_mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
-        fixed = self.update.prepare(
-            batch, parts, means
-        )  # log-probs before the first step, and of the reference
+        fixed = self.update.prepare(batch, parts, means)  # log-probs before the first step, and of the reference
         for _ in range(self.updates.iterations):
             for rows in parts:
                 pending = self.update.accumulate(batch, rows, fixed, means)  # loss and backward pass

@@ -206,9 +206,7 @@ class ProcessTree:
         [[0.5, 1.0], [0.5, 0.0], [5.0, 0.0]]
         """
         doubles, kept = values.double(), torch.float64 if values.dtype == torch.float64 else torch.float32
-        means = torch.stack(
-            [doubles[list(step.members)].nanmean() for step in self.steps] or [doubles.new_zeros(())]
-        )
+        means = torch.stack([doubles[list(step.members)].nanmean() for step in self.steps] or [doubles.new_zeros(())])
         out = torch.where(self.units >= 0, means[self.units.clamp(min=0)], 0.0)
         if trained and self.mask is not None:
             own = self._set_sums(self.trained.double())
@@ -269,9 +267,7 @@ class ProcessTree:
                     parents[row[start]] = above
                 above, start = row[start], t
         return tuple(
-            Step(
-                parent=parents[s], members=tuple(m for m, _ in spans[s]), spans=tuple(x for _, x in spans[s])
-            )
+            Step(parent=parents[s], members=tuple(m for m, _ in spans[s]), spans=tuple(x for _, x in spans[s]))
             for s in sorted(spans)
         )
 

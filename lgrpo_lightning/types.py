@@ -215,9 +215,7 @@ class Group:
     @property
     def mask(self) -> Tensor:
         """``[G, T]`` bool: the masks of the completions, False on padding."""
-        return pad(
-            [r.mask for r in self.completions], max((len(r) for r in self.completions), default=0)
-        ).bool()
+        return pad([r.mask for r in self.completions], max((len(r) for r in self.completions), default=0)).bool()
 
     @property
     def applies(self) -> Tensor:

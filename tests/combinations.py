@@ -55,9 +55,7 @@ class Combination:
         """Both components."""
         loss = components()[self.loss].cls
         estimator = components()[self.estimator].cls
-        return loss(**({"token": True} if self.token else {})), estimator(
-            **_weights(estimator, self.weighted)
-        )
+        return loss(**({"token": True} if self.token else {})), estimator(**_weights(estimator, self.weighted))
 
 
 def names(kind: str) -> list[str]:

@@ -57,9 +57,7 @@ def train_metrics(root: Path) -> pandas.DataFrame:
 
 def rollouts(root: Path) -> pandas.DataFrame:
     """The run's rollouts."""
-    return pandas.read_parquet(root / "rollouts").sort_values(
-        ["rollout", "prompt_uid", "member"], ignore_index=True
-    )
+    return pandas.read_parquet(root / "rollouts").sort_values(["rollout", "prompt_uid", "member"], ignore_index=True)
 
 
 def checkpoint(root: Path) -> dict[str, object]:

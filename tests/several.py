@@ -29,9 +29,7 @@ FORKS.set_forkserver_preload([
 class Fork:
     """``call(*arguments)`` in a process, its output at the end of the file ``log``."""
 
-    def __init__(
-        self, log: Path, call: Callable[..., object], *arguments: object, **environment: str
-    ) -> None:
+    def __init__(self, log: Path, call: Callable[..., object], *arguments: object, **environment: str) -> None:
         log.touch()
         self.log = log
         self.process = FORKS.Process(
@@ -50,9 +48,7 @@ class Fork:
         return self.log.read_text()
 
 
-def _work(
-    call: Callable[..., object], arguments: Sequence[Any], log: str, environment: dict[str, str]
-) -> None:
+def _work(call: Callable[..., object], arguments: Sequence[Any], log: str, environment: dict[str, str]) -> None:
     """In the new process."""
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(out, 1)

@@ -139,9 +139,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch_goes_on_with_the_next(tmp_path, lim
     saver = ModelCheckpoint(tmp_path, every_n_epochs=1, save_on_train_epoch_end=True, filename="end")
     first, second = Recorder(), Recorder()
     trainer(tmp_path, saver, max_epochs=2, **options).fit(first, datamodule=tasks())
-    trainer(tmp_path, max_epochs=4, **options).fit(
-        second, datamodule=tasks(), ckpt_path=str(tmp_path / "end.ckpt")
-    )
+    trainer(tmp_path, max_epochs=4, **options).fit(second, datamodule=tasks(), ckpt_path=str(tmp_path / "end.ckpt"))
     assert first.seen["train"] + second.seen["train"] == expected
 
 
@@ -256,9 +254,7 @@ def test_two_real_processes_share_the_batches_of_one(tmp_path):
     (tmp_path / "two.py").write_text(TWO_PROCESSES)
     root = pathlib.Path(__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, tmp_path / "two.py"], env=environment, capture_output=True, timeout=180
-    )
+    done = subprocess.run([sys.executable, tmp_path / "two.py"], env=environment, capture_output=True, timeout=180)
     assert done.returncode == 0, done.stderr.decode()
     ranks = [json.loads((tmp_path / f"seen{r}.json").read_text()) for r in range(2)]
     alone = fit(tmp_path, validated_tasks(), max_epochs=2)

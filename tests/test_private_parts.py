@@ -40,9 +40,7 @@ STAY = {  # Lightning 2.6.6, torch 2.13, transformers 5.19, jsonargparse 4.53, v
         "_supports_attention_backend": "whether the attention interface is used",
         "_supports_sdpa": "whether sdpa is there",
     },
-    "policy/export.py": {
-        "_hf_peft_config_loaded": "save_pretrained writes the adapter or the merged weights"
-    },
+    "policy/export.py": {"_hf_peft_config_loaded": "save_pretrained writes the adapter or the merged weights"},
     "policy/flex_attention.py": {
         "_dynamo": "the limit of recompilations has no public name",
         "_inductor": "the compiler behind a backend that counts kernels",
@@ -53,9 +51,7 @@ STAY = {  # Lightning 2.6.6, torch 2.13, transformers 5.19, jsonargparse 4.53, v
     },
     "policy/policy.py": {"_apply": "buffers keep their type when weights are cast"},
     "samplers/compiled.py": {"_dynamo": "the limit of recompilations has no public name"},
-    "samplers/vllm/engine.py": {
-        "_WORLD": "vLLM's public clean-up destroys the trainer's process groups, too"
-    },
+    "samplers/vllm/engine.py": {"_WORLD": "vLLM's public clean-up destroys the trainer's process groups, too"},
 }
 """File → private name → why it stays there."""
 
@@ -81,9 +77,7 @@ def used(tree: ast.AST, own: list[str]) -> Iterator[str]:
     """The private names of others that code reads, sets, imports or overrides."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom | ast.Import):
-            modules = (
-                [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-            )
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
             if modules[0].partition(".")[0] in LIBRARIES:
                 parts = [*".".join(modules).split("."), *(a.name for a in node.names)]
                 yield from {p.rpartition(".")[2] for p in parts if private(p.rpartition(".")[2])}
@@ -103,9 +97,7 @@ def used(tree: ast.AST, own: list[str]) -> Iterator[str]:
 
 def overridden(file: str) -> Iterator[str]:
     """The private names of libraries that classes of a file define anew, or set on themselves."""
-    module = import_module(
-        "lgrpo_lightning." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    )
+    module = import_module("lgrpo_lightning." + file.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     for cls in vars(module).values():
         if isinstance(cls, type) and cls.__module__ == module.__name__:
             bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] in LIBRARIES]
@@ -113,9 +105,7 @@ def overridden(file: str) -> Iterator[str]:
             inits = {name for init in made for name in init.__code__.co_names}
             theirs = {name for base in bases for name in vars(base)} | inits
             mine = {*vars(cls), *(n for n in names_of(ast.parse((PACKAGE / file).read_text())))}
-            yield from {
-                name for name in mine & theirs if private(name) and name not in ("_abc_impl", "_backward_cls")
-            }
+            yield from {name for name in mine & theirs if private(name) and name not in ("_abc_impl", "_backward_cls")}
 
 
 def test_every_private_part_is_listed() -> None:

@@ -49,9 +49,7 @@ def test_definition_on_500_random_groups():
         assert trimmed(tree, group) == naive.set_sizes(group), group
         assert tree.num_nodes == naive.num_nodes(group), group
         assert tree.path_depth().tolist() == naive.path_depth(group), group
-        assert tree.intermediate_proportion().tolist() == pytest.approx(
-            naive.intermediate_proportion(group)
-        ), group
+        assert tree.intermediate_proportion().tolist() == pytest.approx(naive.intermediate_proportion(group)), group
 
 
 def test_steps_are_the_maximal_runs_of_one_process_set():
@@ -138,8 +136,6 @@ def test_a_hundredth_of_the_loop_time_at_64_by_4096():
     tokens = [(i, t) for i in range(0, size, 8) for t in range(0, length, 128)]
     start = time.perf_counter()
     expected = [len(naive.process_set(group, i, t)) for i, t in tokens]
-    loop = (
-        (time.perf_counter() - start) * size * length / len(tokens)
-    )  # the sample is even over rows and positions
+    loop = (time.perf_counter() - start) * size * length / len(tokens)  # the sample is even over rows and positions
     assert [sizes[i, t].item() for i, t in tokens] == expected
     assert best <= loop / 100, f"{best:.3f} s against {loop:.1f} s"

@@ -148,18 +148,14 @@ def test_secrets_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str
     written["model"]["reward_model"] = [reward(kwargs=SECRETS | OTHERS)]
     (run / "config.yaml").write_text(yaml.safe_dump(written))
     cli.main(["doctor", "--json", str(run)])
-    pandas.read_csv(run / "metrics.csv")[["step", "reward", "rollout"]].to_csv(
-        run / "metrics.csv", index=False
-    )
+    pandas.read_csv(run / "metrics.csv")[["step", "reward", "rollout"]].to_csv(run / "metrics.csv", index=False)
     cli.main(["report", str(run)])
     changed = (run / "config.yaml").read_text().replace("abc", "def")
     tell_changes("last", str(run), changed)
     shown = capsys.readouterr().out + (run / "report.html").read_text()
     assert not re.search(r"k\d-(abc|def)", shown)
     for key, value in OTHERS.items():
-        assert (
-            f"{key}: {value} -&gt; " in shown or f"{key}: {value} -> {value.replace('abc', 'def')}" in shown
-        )
+        assert f"{key}: {value} -&gt; " in shown or f"{key}: {value} -> {value.replace('abc', 'def')}" in shown
         assert f"{key}: {value}" in (run / "report.html").read_text()
 
 

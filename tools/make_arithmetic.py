@@ -30,9 +30,7 @@ ABSTENTION = "?\n"
 
 def build_tokenizer() -> Any:
     """The tokenizer of the arithmetic model."""
-    return character_tokenizer(
-        [PAD, EOS, UNKNOWN, *CHARACTERS], model_max_length=CONTEXT, padding_side="left"
-    )
+    return character_tokenizer([PAD, EOS, UNKNOWN, *CHARACTERS], model_max_length=CONTEXT, padding_side="left")
 
 
 def character_tokenizer(tokens: Sequence[str], **options: Any) -> Any:
@@ -88,9 +86,7 @@ def begun(path: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(PolicyConfig(path=path).resolved_path)
 
 
-def batches(
-    tokenizer: Any, rng: random.Random, options: argparse.Namespace
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(tokenizer: Any, rng: random.Random, options: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches of token ids and labels, ``[batch, T]``; prompts and padding are not trained."""
     sums = draw_numbers(rng, options.min_terms, options.terms, options.max_term)
     while True:

@@ -18,9 +18,7 @@ def make(out: Path) -> None:
     """Write the folder."""
     from transformers import GPT2Config
 
-    tokenizer = character_tokenizer(
-        [PAD, EOS, UNKNOWN, *LETTERS], model_max_length=CONTEXT, padding_side="left"
-    )
+    tokenizer = character_tokenizer([PAD, EOS, UNKNOWN, *LETTERS], model_max_length=CONTEXT, padding_side="left")
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=CONTEXT,

@@ -52,9 +52,7 @@ def diagnose(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
     """
     rows = run.rollout_metrics
     if len(rows) < FEWEST:
-        raise UserError(
-            f"{run.folder} has {len(rows)} rollouts so far; at least {FEWEST} are needed to judge it."
-        )
+        raise UserError(f"{run.folder} has {len(rows)} rollouts so far; at least {FEWEST} are needed to judge it.")
     own = _read_alarms(run)
     wanted = patience or int(own.get("patience", 20))
     thresholds = complete_thresholds(own.get("thresholds"))

@@ -23,9 +23,7 @@ def write_markdown(table: pandas.DataFrame, measure: Measure) -> str:
     cells = [_fill_row(row, measure, str(table["arm"].iloc[0])) for row in table.to_dict("records")]
     names = [name for name in cells[0] if any(row[name] for row in cells)]
     lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in cells)]
-    return "\n".join(
-        [*map(_join_cells, lines), "", *describe_differences(table, measure), write_legend(measure)]
-    )
+    return "\n".join([*map(_join_cells, lines), "", *describe_differences(table, measure), write_legend(measure)])
 
 
 def describe_differences(table: pandas.DataFrame, measure: Measure) -> list[str]:
@@ -96,6 +94,4 @@ def _format_difference(mean: float, half: float) -> str:
 def _shorten(count: float) -> str:
     if pandas.isna(count):
         return "–"
-    return (
-        f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k" if count >= 1e3 else f"{count:.0f}"
-    )
+    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k" if count >= 1e3 else f"{count:.0f}"

@@ -90,9 +90,7 @@ def build_arms(configs: Sequence[str], axes: Sequence[Sequence[Choice]]) -> list
         rest = axes
     else:
         first = axes[0] if axes else ()
-        compared = [(_name_choice(c), configs[0], (c,)) for c in first] or [
-            (Path(configs[0]).stem, configs[0], ())
-        ]
+        compared = [(_name_choice(c), configs[0], (c,)) for c in first] or [(Path(configs[0]).stem, configs[0], ())]
         rest = axes[1:]
     return [
         Arm(name=name, config=config, choices=(*own, *setting), setting=setting)

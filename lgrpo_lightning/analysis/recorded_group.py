@@ -127,9 +127,7 @@ def read_group(run: RecordedRun, rollout: int | None = None, place: int | None =
     if place is None:
         place = _find_largest(table, uids)
     if not 0 <= place < len(uids):
-        raise UserError(
-            f"Rollout {number} has {len(uids)} groups, 0 to {len(uids) - 1}; there is no group {place}."
-        )
+        raise UserError(f"Rollout {number} has {len(uids)} groups, 0 to {len(uids) - 1}; there is no group {place}.")
     rows = table[table["prompt_uid"] == uids[place]]
     lengths = rows["length"].clip(lower=1)
     return RecordedGroup(
@@ -204,9 +202,7 @@ def build_nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
 def _build_tree(step_ids: Sequence[Sequence[int]]) -> ProcessTree:
     """The tree whose steps are numbered so."""
     keys = [list(dict.fromkeys(row)) for row in step_ids]
-    return ProcessTree.from_steps(
-        keys, [[key.index(i) for i in row] for key, row in zip(keys, step_ids, strict=True)]
-    )
+    return ProcessTree.from_steps(keys, [[key.index(i) for i in row] for key, row in zip(keys, step_ids, strict=True)])
 
 
 def _sum_push(step: Step, values: Tensor) -> float:

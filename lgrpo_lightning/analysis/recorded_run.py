@@ -36,9 +36,7 @@ class RecordedRun:
             runs = sorted(p.parent for depth in ("*", "*/*") for p in folder.glob(f"{depth}/{METRICS}"))
             below = f" Below it are {', '.join(map(show_path, runs[:5]))}." if runs else ""
             what = f"has neither {METRICS} nor {ROLLOUTS}/" if folder.is_dir() else "is no folder"
-            raise NotFoundError(
-                f"{folder} {what}. RUN is the folder that trainer.default_root_dir named.{below}"
-            )
+            raise NotFoundError(f"{folder} {what}. RUN is the folder that trainer.default_root_dir named.{below}")
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -72,9 +70,7 @@ class RecordedRun:
         with skip_if_damaged(self.folder / name, self.damaged):
             yield self.folder / name
 
-    def read_rollouts(
-        self, columns: Sequence[str] | None = None, *, only: int | None = None
-    ) -> pandas.DataFrame:
+    def read_rollouts(self, columns: Sequence[str] | None = None, *, only: int | None = None) -> pandas.DataFrame:
         """One row a completion.
 
         Args:

@@ -90,15 +90,11 @@ def report_runs(folders: Sequence[Path]) -> str:
 
 def draw_curves(runs: Mapping[str, RecordedRun]) -> dict[str, Markup]:
     """Metric → its curves over all runs."""
-    rates = list(
-        dict.fromkeys(name for run in runs.values() for name in find_validation_metrics(run.metrics))
-    )
+    rates = list(dict.fromkeys(name for run in runs.values() for name in find_validation_metrics(run.metrics)))
     charts: dict[str, Markup] = {}
     for metric, unit in [*((name, "share right") for name in rates), *CURVES]:
         lines: dict[str, Series] = {
-            name: run.metrics[metric]
-            for name, run in runs.items()
-            if metric in run.metrics and run.metrics[metric][0]
+            name: run.metrics[metric] for name, run in runs.items() if metric in run.metrics and run.metrics[metric][0]
         }
         if lines:
             charts[metric] = draw_chart(lines, ylabel=unit)
@@ -115,9 +111,7 @@ def summarise(run: RecordedRun) -> dict[str, str]:
     rewards = [row["reward"] for row in rows if "reward" in row]
     if rewards:
         n = max(1, min(10, len(rewards) // 2))
-        lines["reward"] = (
-            f"{sum(rewards[:n]) / n:.3f} → {sum(rewards[-n:]) / n:.3f} (first and last {n} rollouts)"
-        )
+        lines["reward"] = f"{sum(rewards[:n]) / n:.3f} → {sum(rewards[-n:]) / n:.3f} (first and last {n} rollouts)"
     for name in find_validation_metrics(run.metrics):
         values = run.metrics[name][1]
         lines[name] = f"{values[0]:.3f} → {values[-1]:.3f}"

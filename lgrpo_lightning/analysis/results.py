@@ -49,13 +49,9 @@ def read_rollouts(run: Run) -> pandas.DataFrame:
     """The rows of a run's metrics, with ``tokens``: how many completion tokens were sampled up to there."""
     rows, damaged = read_metric_rows(run.folder / METRICS)
     if damaged or not rows:
-        raise UserError(
-            f"{damaged} of its lines are cut off or without numbers" if rows else "it holds no rows"
-        )
+        raise UserError(f"{damaged} of its lines are cut off or without numbers" if rows else "it holds no rows")
     table = pandas.DataFrame(rows)
-    table["done"] = (
-        table["rollout"].add(1).ffill().fillna(0) if "rollout" in table else range(1, len(table) + 1)
-    )
+    table["done"] = table["rollout"].add(1).ffill().fillna(0) if "rollout" in table else range(1, len(table) + 1)
     lengths = table.get("completions/mean_length", pandas.Series(math.nan, table.index))
     table["tokens"] = (lengths * count_completions(run)).cumsum().ffill()
     return table
@@ -76,9 +72,7 @@ def get_series(table: pandas.DataFrame, metric: str) -> pandas.Series:
     if metric not in table:
         known = ", ".join(c for c in table.columns if c not in ("step", "epoch", "done", "tokens"))
         raise UserError(f"--metric {metric}: the runs log no such metric. They log {known}.")
-    values = (
-        table.set_index("done")[metric].dropna().groupby(level=0).last()
-    )  # a resumed run may validate twice
+    values = table.set_index("done")[metric].dropna().groupby(level=0).last()  # a resumed run may validate twice
     if values.empty:
         raise UserError(f"--metric {metric}: a run has no value of it.")
     return values
@@ -106,15 +100,11 @@ def read_metrics(runs: Sequence[Run]) -> dict[Path, pandas.DataFrame]:
         with skip_if_damaged(run.folder / METRICS, set()):
             tables[run.folder] = read_rollouts(run)
     if not tables:
-        raise UserError(
-            f"No run has metrics that can be read; remove {show_path(runs[0].folder)} to repeat it."
-        )
+        raise UserError(f"No run has metrics that can be read; remove {show_path(runs[0].folder)} to repeat it.")
     return tables
 
 
-def tabulate_runs(
-    runs: Sequence[Run], tables: Mapping[Path, pandas.DataFrame], measure: Measure
-) -> pandas.DataFrame:
+def tabulate_runs(runs: Sequence[Run], tables: Mapping[Path, pandas.DataFrame], measure: Measure) -> pandas.DataFrame:
     """One row a run: arm, setting, seed, what tuning chose, the value, when the level was reached, means, seconds.
 
     Args:
@@ -124,9 +114,7 @@ def tabulate_runs(
     levels = _find_levels(runs, curves, measure)
     return pandas.DataFrame(
         [
-            _summarise_run(
-                run, tables[run.folder], curves[run.folder], levels[name_setting(run.arm.setting)], measure
-            )
+            _summarise_run(run, tables[run.folder], curves[run.folder], levels[name_setting(run.arm.setting)], measure)
             for run in runs
         ]
     )
@@ -154,9 +142,7 @@ def _summarise_run(
     }
 
 
-def _find_levels(
-    runs: Sequence[Run], curves: Mapping[Path, pandas.Series], measure: Measure
-) -> dict[str, float]:
+def _find_levels(runs: Sequence[Run], curves: Mapping[Path, pandas.Series], measure: Measure) -> dict[str, float]:
     """Setting → the value from which a run has reached the level."""
     levels: dict[str, float] = {}
     for setting in dict.fromkeys(run.arm.setting for run in runs):

@@ -44,9 +44,7 @@ def not_applicable(window: Window, share: float) -> str | None:
 @rule("answers are not found", 0.9, "model.reward_model", "model.sampling.max_new_tokens")
 def no_answer(window: Window, share: float) -> str | None:
     """A reward finds no answer in what it reads."""
-    missing = {
-        name: value for name, value in window.find_named("rewards/", "/no_answer").items() if value >= share
-    }
+    missing = {name: value for name, value in window.find_named("rewards/", "/no_answer").items() if value >= share}
     if not missing or not window.full:
         return None
     name, value = max(missing.items(), key=lambda item: item[1])
@@ -198,9 +196,7 @@ def dead_groups(window: Window, share: float) -> str | None:
 @rule("updates do nothing", 0.0, LR, "model.loss")
 def gradient(window: Window, limit: float) -> str | None:
     """Updates do nothing, though there are groups to learn from."""
-    living = (
-        window.get_last("frac_reward_zero_std") < 0.95 and window.get_last("rewards/not_applicable") < 0.5
-    )
+    living = window.get_last("frac_reward_zero_std") < 0.95 and window.get_last("rewards/not_applicable") < 0.5
     if not (window.get_last("grad_norm") <= limit and living):
         return None
     return (
@@ -285,6 +281,4 @@ def complete_thresholds(given: Mapping[str, float | None] | None) -> dict[str, f
         if value is not None and not (isinstance(value, int | float) and value > above):
             what = "a number above 1" if name == "length" else "a number"
             raise UserError(f"Alarms: thresholds.{name} is {value!r}; it must be {what}, or null.")
-    return {
-        n: v for n, v in {**{rule.name: rule.threshold for rule in RULES}, **own}.items() if v is not None
-    }
+    return {n: v for n, v in {**{rule.name: rule.threshold for rule in RULES}, **own}.items() if v is not None}

@@ -22,9 +22,7 @@ class Tracker:
         self.patience = patience
         self.thresholds = dict(thresholds)
         self.window = Window(patience)
-        self.there = dict.fromkeys(
-            thresholds, 0
-        )  # rollouts in a row: with the cause or, once named, without it
+        self.there = dict.fromkeys(thresholds, 0)  # rollouts in a row: with the cause or, once named, without it
         self.said: dict[str, str] = {}  # what is named and not gone
 
     def see(self, metrics: Mapping[str, float]) -> list[str]:

@@ -60,9 +60,7 @@ def _write_step(step: StepNode, before: str, last: bool, most: int | None) -> It
 def _describe_ending(ending: Ending) -> list[tuple[str, str]]:
     cut = " (cut off)" if ending.finish_reason == "length" else ""
     colour = GOOD if ending.advantage > 0 else BAD if ending.advantage < 0 else ""
-    return [
-        (f"■ y{ending.member}{cut}  reward {ending.reward:.3g}  advantage {ending.advantage:+.2f}", colour)
-    ]
+    return [(f"■ y{ending.member}{cut}  reward {ending.reward:.3g}  advantage {ending.advantage:+.2f}", colour)]
 
 
 def _fit_text(text: str, most: int | None) -> str:

@@ -91,10 +91,7 @@ def _split(text: str) -> list[str]:
         node = yaml.compose(f"[{text}]", Loader=yaml.SafeLoader)
     except yaml.YAMLError:  # an empty value, or one that is no YAML
         return [part.strip() for part in text.split(",")]
-    parts = [
-        text[item.start_mark.index - 1 : item.end_mark.index - 1].strip()
-        for item in (node.value if node else ())
-    ]
+    parts = [text[item.start_mark.index - 1 : item.end_mark.index - 1].strip() for item in (node.value if node else ())]
     return [*parts, ""] if not parts or text.rstrip().endswith(",") else parts
 
 

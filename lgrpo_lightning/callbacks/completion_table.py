@@ -53,9 +53,7 @@ def _describe_tree(row: dict[str, Any]) -> str:
 
 def _write_line(row: dict[str, Any]) -> str:
     """One completion in one line."""
-    prompt, completion = (
-        row[key].replace("\r", "\\r").replace("\n", "\\n") for key in ("prompt", "completion")
-    )
+    prompt, completion = (row[key].replace("\r", "\\r").replace("\n", "\\n") for key in ("prompt", "completion"))
     return (
         f"completion  rollout {row['rollout']}  member {row['member']}  reward {row['reward']:.3g}  "
         f"advantage {row['advantage']:+.3g}  "
@@ -69,9 +67,7 @@ def _draw_table(index: int, rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=f"Rollout {index + 1}", title_justify="left", box=box.SIMPLE_HEAD, expand=True, show_lines=True
-    )
+    table = Table(title=f"Rollout {index + 1}", title_justify="left", box=box.SIMPLE_HEAD, expand=True, show_lines=True)
     for name, ratio in (("prompt", 3), ("completion", 5)):
         table.add_column(name, ratio=ratio, overflow="fold")
     for name in ("reward", "advantage", "|λ|"):

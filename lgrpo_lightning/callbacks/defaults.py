@@ -56,9 +56,7 @@ def make_default_callbacks() -> list[Callback]:
 def list_missing_callbacks(trainer: Trainer) -> list[Callback]:
     """The default callbacks of which a completed trainer has none; for ``configure_callbacks``."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    missing = [
-        c for c in make_default_callbacks() if not any(isinstance(other, type(c)) for other in callbacks)
-    ]
+    missing = [c for c in make_default_callbacks() if not any(isinstance(other, type(c)) for other in callbacks)]
     return [c for c in missing if not isinstance(c, ProgressBar | LastCheckpoint)]
 
 

@@ -71,9 +71,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._get_file(trainer)
         super().setup(trainer, pl_module, stage)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Hold the state that the run resumes from."""
         self._held.load(checkpoint, count_rollouts(pl_module))
 
@@ -84,9 +82,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._start, self._written = count_rollouts(pl_module), -1
         self._training = True
         file, used = self._get_file(trainer), Path(trainer.ckpt_path) if trainer.ckpt_path else None
-        if used is not None and used.resolve() in {
-            p.resolve() for p in (file.last, file.previous, file.partial)
-        }:
+        if used is not None and used.resolve() in {p.resolve() for p in (file.last, file.previous, file.partial)}:
             self._written = self._start
         if trainer.is_global_zero and not is_dry_run(trainer):
             if cut_off := file.settle(used):
@@ -217,9 +213,7 @@ class LastCheckpoint(ModelCheckpoint):
         for path, reason in damaged.items():
             if newest is None:
                 raise make_error(path, reason)
-            say(
-                trainer, f"Passed over {show_path(path)}: {reason}. The run resumes from {show_path(newest)}."
-            )
+            say(trainer, f"Passed over {show_path(path)}: {reason}. The run resumes from {show_path(newest)}.")
         if newest is None:
             say(trainer, f"--ckpt_path last: there is no checkpoint in {show_path(file.folder)} yet.")
         return {str(newest)} if newest else set()

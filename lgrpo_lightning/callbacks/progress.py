@@ -67,9 +67,7 @@ class RewardProgressBar(RichProgressBar):
         shown = {label: f"{logged[name]:.3f}" for name, label in labels.items() if name in logged}
         if LENGTH in logged:
             shown["len"] = f"{logged[LENGTH]:.0f}"
-        asked = {
-            n: f"{float(v):.3g}" for n, v in trainer.progress_bar_metrics.items() if isinstance(v, float)
-        }
+        asked = {n: f"{float(v):.3g}" for n, v in trainer.progress_bar_metrics.items() if isinstance(v, float)}
         return shown | {name: text for name, text in asked.items() if name not in {*labels, LENGTH, *shown}}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,9 +76,7 @@ class RewardProgressBar(RichProgressBar):
             self.train_progress_bar_id = self._add_task(estimate_rollouts(trainer, pl_module), "Rollouts")
             self._update(self.train_progress_bar_id, count_rollouts(pl_module))
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the time."""
         self._started = time.monotonic()
 

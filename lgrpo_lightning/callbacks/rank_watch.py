@@ -63,9 +63,7 @@ class RankWatch(RolloutCallback):
             self._watch = Watch(store, rank=trainer.global_rank, world_size=trainer.world_size, limit=limit)
             self._watch.start()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Between two rollouts: stop here if that was asked for."""
         note_activity(f"at the start of rollout {count_rollouts(pl_module)}")
         stop_together(trainer)
@@ -76,9 +74,7 @@ class RankWatch(RolloutCallback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Name the optimizer step."""
-        note_activity(
-            f"optimizer step {trainer.global_step} of rollout {count_rollouts(pl_module)}", waits=True
-        )
+        note_activity(f"optimizer step {trainer.global_step} of rollout {count_rollouts(pl_module)}", waits=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -86,9 +82,7 @@ class RankWatch(RolloutCallback):
         """A rollout is done."""
         note_activity(f"finishing rollout {count_rollouts(pl_module) - 1}", waits=True)
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Stop here if that was asked for."""
         note_activity("evaluating")
         stop_together(trainer)
@@ -101,9 +95,7 @@ class RankWatch(RolloutCallback):
         if self._watch is None or isinstance(exception, Interrupted):
             return
         until = time.monotonic() + 3
-        while (
-            not explain_lost_peer() and time.monotonic() < until
-        ):  # a broken connection shows before its reason
+        while not explain_lost_peer() and time.monotonic() < until:  # a broken connection shows before its reason
             time.sleep(0.1)
         if not explain_lost_peer():
             self._watch.end(f"{type(exception).__name__}: {str(exception)[:300]}")
@@ -114,9 +106,7 @@ class RankWatch(RolloutCallback):
         watch, self._watch = self._watch, None
         if watch is not None and not explain_lost_peer():
             watch.ending = True
-            trainer.strategy.barrier(
-                "RankWatch: the end"
-            )  # so that rank 0, which hosts the store, is not missed
+            trainer.strategy.barrier("RankWatch: the end")  # so that rank 0, which hosts the store, is not missed
             atexit.register(_close_groups)
         if watch is not None:
             watch.end()

@@ -39,9 +39,7 @@ class RewardPlot(RolloutCallback):
 
     def __init__(self, every_n_rollouts: int = 0) -> None:
         if every_n_rollouts < 0:
-            raise UserError(
-                f"RewardPlot(every_n_rollouts={every_n_rollouts}) must be at least 0 (only at the end)."
-            )
+            raise UserError(f"RewardPlot(every_n_rollouts={every_n_rollouts}) must be at least 0 (only at the end).")
         self.every_n_rollouts = every_n_rollouts
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
@@ -106,6 +104,4 @@ def _label_axes(axes: Any, right: Any, *, rate: bool, validation: bool) -> None:
         side.grid(side is axes)
     lines = [line for side in dict.fromkeys((axes, right)) for line in side.get_lines()]
     named = [line for line in lines if not line.get_label().startswith("_")]
-    axes.legend(
-        handles=named, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.2
-    )
+    axes.legend(handles=named, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.2)

@@ -38,9 +38,7 @@ class RolloutState(Checkpoint):
         self._began = False
         self._held.clear()
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Hold the state that the run resumes from."""
         self._held.load(checkpoint, count_rollouts(pl_module))
 

@@ -29,9 +29,7 @@ class RolloutWriter(RolloutCallback):
         """Make room: remove or set aside what this run will write again."""
         folder = Path(trainer.default_root_dir) / ROLLOUTS
         if trainer.is_global_zero and not is_dry_run(trainer):
-            if count_rollouts(pl_module) == 0 and any(
-                ROLLOUT_FILE.fullmatch(f.name) for f in _list_files(folder)
-            ):
+            if count_rollouts(pl_module) == 0 and any(ROLLOUT_FILE.fullmatch(f.name) for f in _list_files(folder)):
                 kept = set_aside(folder)
                 say(trainer, f"The rollouts of an older run are kept in {show_path(kept)}.")
             _prune(folder, count_rollouts(pl_module))

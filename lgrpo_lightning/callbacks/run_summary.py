@@ -103,18 +103,12 @@ def list_places(root: Path, *, board: bool, width: int | None = None) -> list[st
         width: Columns of the terminal: a command that is wider goes over several lines, and can be pasted as it is.
     """
     there = [name for name in WHAT if (root / name).exists()]
-    lines = (
-        [f"Everything is in {show_path(root)}:", *(f"  {name:<22} {WHAT[name]}" for name in there)]
-        if there
-        else []
-    )
+    lines = [f"Everything is in {show_path(root)}:", *(f"  {name:<22} {WHAT[name]}" for name in there)] if there else []
     path = {name: shlex.quote(show_path(root / name)) for name in there}
     following = []
     if LAST_CHECKPOINT in path and CONFIG in path:
         options = (f"--config {path[CONFIG]}", f"--ckpt_path {path[LAST_CHECKPOINT]}")
-        following.append(
-            join_or_break("  lgrpo validate", *options, joint=" ", broken=" \\\n      ", width=width)
-        )
+        following.append(join_or_break("  lgrpo validate", *options, joint=" ", broken=" \\\n      ", width=width))
     if ROLLOUTS in path and METRICS in path:
         following.append(f"  lgrpo report {shlex.quote(show_path(root))}")
     if ROLLOUTS in path:
@@ -124,9 +118,7 @@ def list_places(root: Path, *, board: bool, width: int | None = None) -> list[st
             f"pandas.read_parquet({show_path(root / ROLLOUTS)!r})",
             f"{columns})",
         )
-        code = join_or_break(
-            *read, joint="", broken="\n      ", width=width and width - len('  python -c ""')
-        )
+        code = join_or_break(*read, joint="", broken="\n      ", width=width and width - len('  python -c ""'))
         following.append(f"  python -c {shlex.quote(code) if chr(34) in code else chr(34) + code + chr(34)}")
     if board:
         following.append(f"  tensorboard --logdir {shlex.quote(show_path(root))}")

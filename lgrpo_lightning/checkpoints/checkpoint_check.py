@@ -56,8 +56,7 @@ def _check_folder(path: Path) -> str:
     for name, end in sorted(ends.items()):
         if not (path / name).is_file():
             return (
-                f"the folder lacks the shard {name}. Every rank wrote a file: copy the folder with those of all "
-                "nodes"
+                f"the folder lacks the shard {name}. Every rank wrote a file: copy the folder with those of all nodes"
             )
         if (size := (path / name).stat().st_size) < end:
             return f"the shard {name} is cut off ({size} of {end} bytes)"

@@ -40,9 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with whole_file(Path(path)) as hidden, hidden.open("wb") as file:
             torch.save(checkpoint, file)
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """The checkpoint, in CPU memory, as one process would have written it.
 
         In a folder, the optimizer's state goes by names of parameters in place of numbers; ``Optimizer`` takes both.
@@ -63,9 +61,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def make_error(path: Path, reason: str) -> ValueError:
     """The error for a checkpoint that cannot be used."""
-    others = sorted(
-        str(p) for p in path.parent.glob("*.ckpt") if p.name != path.name and not explain_unreadable(p)
-    )
+    others = sorted(str(p) for p in path.parent.glob("*.ckpt") if p.name != path.name and not explain_unreadable(p))
     instead = f"Whole ones beside it: {', '.join(others)}." if others else "There is no whole one beside it."
     return UserError(
         f"The checkpoint {path} cannot be read: {reason}. {instead} `--ckpt_path last` takes the newest whole one."

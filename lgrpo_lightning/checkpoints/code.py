@@ -29,9 +29,7 @@ def read_code(components: Mapping[str, Any]) -> dict[str, str]:
 def list_changed_code(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """A line for each that both have and that differs."""
     return [
-        f"  {name}: the file in which it is written has changed"
-        if "." in name
-        else f"  {name}: {was[name]} -> {new}"
+        f"  {name}: the file in which it is written has changed" if "." in name else f"  {name}: {was[name]} -> {new}"
         for name, new in sorted(now.items())
         if was.get(name, new) != new
     ]

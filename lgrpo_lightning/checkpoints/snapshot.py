@@ -50,9 +50,7 @@ class Snapshot:
     @classmethod
     def copy_state(cls, state: dict[str, Any], rollouts: int) -> Snapshot:
         """``state``, copied but for what is held by reference."""
-        return cls(
-            rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in state.items()}
-        )
+        return cls(rollouts=rollouts, checkpoint={k: v if k in ALIASED else deepcopy(v) for k, v in state.items()})
 
     def add_weights(self, trainer: Trainer) -> dict[str, Any]:
         """What is to be written, with weights and optimizer. Collective where the strategy shards."""

@@ -69,11 +69,7 @@ def check_numbers(options: Mapping[str, Any], written: Sequence[Entry]) -> None:
         ValueError: With key and place.
     """
     leaves = dict(flatten(options))
-    paths = {
-        key.removesuffix("class_path"): str(path)
-        for key, path in leaves.items()
-        if key.endswith(".class_path")
-    }
+    paths = {key.removesuffix("class_path"): str(path) for key, path in leaves.items() if key.endswith(".class_path")}
     foreign = tuple(owner for owner, path in paths.items() if not path.startswith(OURS))
     for full, leaf in leaves.items():
         if full.startswith(foreign) or "kwargs." in full:

@@ -140,13 +140,9 @@ def check(options: argparse.Namespace) -> None:
         ValueError: With what is possible.
     """
     if not 0 < options.share <= 1 or options.last < 0 or options.threads < 1 or options.jobs < 0:
-        raise UserError(
-            "--share is above 0 and at most 1, --last and --jobs at least 0, --threads at least 1."
-        )
+        raise UserError("--share is above 0 and at most 1, --last and --jobs at least 0, --threads at least 1.")
     if common := set(parse_seeds(options.seeds)) & set(parse_seeds(options.tune_seeds)):
-        raise UserError(
-            f"--seeds and --tune_seeds have {sorted(common)} in common; what was tuned on is not compared."
-        )
+        raise UserError(f"--seeds and --tune_seeds have {sorted(common)} in common; what was tuned on is not compared.")
 
 
 def tune(
@@ -230,9 +226,7 @@ class Comparison:
         path: Path = self.out / ARMS / part / arm.place.with_name(arm.place.name + ".yaml")
         config = yaml.safe_load(text)
         if config["trainer"]["logger"] is False:
-            raise UserError(
-                f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv."
-            )
+            raise UserError(f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv.")
         if path.exists() and (key := find_difference(read_config(path), config)):
             raise UserError(
                 f"{show_path(self.out)} holds a comparison in which {arm.label} has another configuration: {key} "

@@ -27,9 +27,7 @@ def main(argv: Sequence[str]) -> int:
         report(error)
         return 2
     if options.json:
-        plain = [
-            {"name": f.rule.name, "text": f.text, "settings": f.settings, "link": f.link} for f in findings
-        ]
+        plain = [{"name": f.rule.name, "text": f.text, "settings": f.settings, "link": f.link} for f in findings]
         print(to_json(plain))
     else:
         print(describe(run, findings))

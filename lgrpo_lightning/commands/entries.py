@@ -76,9 +76,7 @@ def _read_file(name: str) -> list[Entry]:
         close = difflib.get_close_matches(path.name, near, n=1)
         there = f" Did you mean {str(path.with_name(close[0]))!r}?" if close else ""
         missing = "" if path.parent.is_dir() else f" There is no folder {path.parent} either."
-        raise NotFoundError(
-            f"There is no configuration file {name} (looked in {Path.cwd()}).{missing}{there}"
-        )
+        raise NotFoundError(f"There is no configuration file {name} (looked in {Path.cwd()}).{missing}{there}")
     node = compose_mapping(path, EXAMPLE)
     if library := find_library(str(key.value) for key, _ in node.value):
         raise UserError(f"{name} is written for {library}, not for `lgrpo`. {advise(library, name)}")

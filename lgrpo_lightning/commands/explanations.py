@@ -83,9 +83,7 @@ def _explain_option(unknown: str, written: Sequence[Entry], keys: Sequence[str])
             options, name, what = list(keys), unknown, "there is"
     same_ending = [k for k in keys if k.rpartition(".")[2] == name.rpartition(".")[2]]
     close = difflib.get_close_matches(name, options, n=1) or same_ending
-    possible = (
-        f"It has: {', '.join(options)}." if len(options) <= 16 else "`lgrpo fit --help` lists them all."
-    )
+    possible = f"It has: {', '.join(options)}." if len(options) <= 16 else "`lgrpo fit --help` lists them all."
     return f"{describe_place(written, unknown)}{what} no option {name!r}.{_hint(close)} {possible}"
 
 

@@ -51,9 +51,7 @@ def write(kind: str, name: str, out: Path) -> Path:
     short = re.sub(r"[-\s]+", "_", name.strip().removeprefix("lgrpo-")).lower()
     cls = "".join(part.capitalize() for part in short.split("_"))
     if not short.isidentifier() or keyword.iskeyword(cls):
-        raise UserError(
-            f"NAME is {name!r}; it must be letters, digits and hyphens, such as brevity or step-length."
-        )
+        raise UserError(f"NAME is {name!r}; it must be letters, digits and hyphens, such as brevity or step-length.")
     package, module = f"lgrpo-{short.replace('_', '-')}", f"lgrpo_{short}"
     folder = out / package
     if folder.exists():

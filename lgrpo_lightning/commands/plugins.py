@@ -34,9 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="List the installed components: kind, name, package, version and a line each.",
     )
     add = parser.add_argument
-    add(
-        "-v", "--verbose", action="store_true", help="load every package, show who brings what and what fails"
-    )
+    add("-v", "--verbose", action="store_true", help="load every package, show who brings what and what fails")
     return parser
 
 

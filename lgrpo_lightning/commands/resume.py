@@ -30,9 +30,7 @@ def resume_under_slurm(options: Any) -> None:
     restarted = options.get("ckpt_path") is None and count_restarts() > 0
     if restarted and CheckpointFile(find_checkpoint_folder(options.trainer)).exists():
         options["ckpt_path"] = "last"
-        _say(
-            f"SLURM started this job again (SLURM_RESTART_COUNT={count_restarts()}): resuming with --ckpt_path last."
-        )
+        _say(f"SLURM started this job again (SLURM_RESTART_COUNT={count_restarts()}): resuming with --ckpt_path last.")
 
 
 def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
@@ -67,10 +65,7 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
                 "--ckpt_path in another trainer.default_root_dir."
             )
     if changed:
-        lines = [
-            f"  {k}: {mask_secrets(was, k)} -> {mask_secrets(given, k)}"
-            for k, (was, given) in changed.items()
-        ]
+        lines = [f"  {k}: {mask_secrets(was, k)} -> {mask_secrets(given, k)}" for k, (was, given) in changed.items()]
         _say("\n".join([f"Going on with another configuration than {show_path(folder / CONFIG)}:", *lines]))
 
 

@@ -72,9 +72,7 @@ class SaveRunConfig(SaveConfigCallback):
             text = self.parser.dump(config, skip_none=False)
             write_whole(Path(trainer.default_root_dir) / CONFIG, text, private=True)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Have it beside the checkpoint, where somebody removed it."""
         if not (Path(trainer.default_root_dir) / CONFIG).exists():
             self.on_train_start(trainer, pl_module)
@@ -186,9 +184,7 @@ def find_checkpoint(path: str | None, folder: Path) -> str | None:
     if path is None or path in KEYWORDS or "://" in path:
         return path
     if path == "best" and not Path(path).exists():
-        raise UserError(
-            f"--ckpt_path best: name the file that BestCheckpoint wrote. {list_checkpoints(folder)}."
-        )
+        raise UserError(f"--ckpt_path best: name the file that BestCheckpoint wrote. {list_checkpoints(folder)}.")
     try:
         return str(find_named_checkpoint(path, folder))
     except FileNotFoundError as error:

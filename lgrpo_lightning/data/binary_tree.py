@@ -30,9 +30,7 @@ class BinaryTreeTask(PromptSource):
 
     def __init__(self, target: str = "LRRL", prompt: str = "^") -> None:
         if not target or set(target) - set(LETTERS):
-            raise UserError(
-                f"BinaryTreeTask: target is {target!r}; it must be a path of L and R, such as 'LRRL'."
-            )
+            raise UserError(f"BinaryTreeTask: target is {target!r}; it must be a path of L and R, such as 'LRRL'.")
         self.target, self.prompt = target, prompt
 
     def rows(self) -> Sequence[dict[str, Any]]:

@@ -53,9 +53,7 @@ def _join_text(content: Any, where: str) -> str | None:
         others = sorted({str(p.get("type")) for p in parts if not isinstance(p.get("text"), str)})
         if not others:
             return "".join(part["text"] for part in parts)
-        raise UserError(
-            f"{where} has a part of type {', '.join(others)}; only parts of type text are possible."
-        )
+        raise UserError(f"{where} has a part of type {', '.join(others)}; only parts of type text are possible.")
     raise UserError(f"{where}: the content is {content!r}, a {type(content).__name__}; it must be text.")
 
 

@@ -61,9 +61,7 @@ class PromptEncoder:
 
     def _encode_prompt(self, row: Mapping[str, Any], uid: str, where: str) -> Prompt:
         if "prompt" not in row:
-            raise UserError(
-                f"{where}: there is no 'prompt'; the columns are {', '.join(map(repr, row)) or 'none'}."
-            )
+            raise UserError(f"{where}: there is no 'prompt'; the columns are {', '.join(map(repr, row)) or 'none'}.")
         check_text(row, where)
         refuse_images(row, where)
         prompt = row["prompt"]
@@ -129,9 +127,7 @@ class PromptEncoder:
             if self.chat:
                 return self._add_system([{"role": "user", "content": prompt}])
             if self.system_prompt is not None:
-                raise UserError(
-                    f"{where}: system_prompt is set, but the prompt is a plain string. Set chat: true."
-                )
+                raise UserError(f"{where}: system_prompt is set, but the prompt is a plain string. Set chat: true.")
             return None
         messages = check_messages(prompt, where)
         if self.chat is False:
@@ -161,9 +157,7 @@ class PromptEncoder:
         options = {**self.chat_template_kwargs, **arguments, **open_turn(messages)}
         try:
             text = render(self.tokenizer, messages, **options)
-            if "tools" in arguments and text == render(
-                self.tokenizer, messages, **{**options, "tools": None}
-            ):
+            if "tools" in arguments and text == render(self.tokenizer, messages, **{**options, "tools": None}):
                 raise UserError("it does not show the tools of column 'tools'")
             if hidden := next((name for name in list_called(messages) if name not in text), None):
                 raise UserError(f"it does not show the call of {hidden!r}")

@@ -28,9 +28,7 @@ class GuessingTask(PromptSource):
     [{'prompt': '+', 'number': 7}, {'prompt': '+', 'number': 7}]
     """
 
-    def __init__(
-        self, count: int = 1000, lowest: int = 1, highest: int = 9, prompt: str = "+", seed: int = 0
-    ) -> None:
+    def __init__(self, count: int = 1000, lowest: int = 1, highest: int = 9, prompt: str = "+", seed: int = 0) -> None:
         if lowest > highest or count < 1:
             raise UserError(
                 f"GuessingTask: count is {count}, lowest {lowest} and highest {highest}; there is no number to draw."
@@ -40,7 +38,4 @@ class GuessingTask(PromptSource):
     def rows(self) -> Sequence[dict[str, Any]]:
         """The rows."""
         draw = Random(self.seed)
-        return [
-            {"prompt": self.prompt, "number": draw.randint(self.lowest, self.highest)}
-            for _ in range(self.count)
-        ]
+        return [{"prompt": self.prompt, "number": draw.randint(self.lowest, self.highest)} for _ in range(self.count)]

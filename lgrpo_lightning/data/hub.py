@@ -10,9 +10,7 @@ from lgrpo_lightning.data.readers import ROWS, read_table
 from lgrpo_lightning.errors import NotFoundError, UserError
 
 
-def read_dataset(
-    path: str, split: str | None, subset: str | None, *, streaming: bool
-) -> Iterator[dict[str, Any]]:
+def read_dataset(path: str, split: str | None, subset: str | None, *, streaming: bool) -> Iterator[dict[str, Any]]:
     """The rows of a folder written by ``save_to_disk``, or else of a hub data set.
 
     Args:
@@ -33,9 +31,7 @@ def read_dataset(
         elif any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
             data = datasets.load_from_disk(str(folder))
         else:
-            raise NotFoundError(
-                f"{path} is a folder, but not one written by datasets.save_to_disk. Name a file in it."
-            )
+            raise NotFoundError(f"{path} is a folder, but not one written by datasets.save_to_disk. Name a file in it.")
     except (ConnectionError, ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         if folder.is_dir():
             raise

@@ -81,8 +81,7 @@ def _parse_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
     arguments = {} if raw is None or raw == "" else parse_json(raw)
     if not isinstance(arguments, Mapping):
         raise UserError(
-            f"{where} ({function['name']}) has the arguments {raw!r}; they must be an object, or the JSON text of "
-            "one."
+            f"{where} ({function['name']}) has the arguments {raw!r}; they must be an object, or the JSON text of one."
         )
     whole = {**function, "arguments": dict(arguments)}
     return {**call, "function": whole} if function is inner else whole

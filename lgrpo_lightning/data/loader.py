@@ -134,9 +134,7 @@ class PromptLoader:
                 if self._epoch_length == 0 or (epochs is not None and epoch > self.epoch + epochs):
                     break
             batch = self._order_epoch(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-            batches.append(
-                (epoch - self.epoch, [self.prompts[i] for i in batch[self.rank :: self.world_size]])
-            )
+            batches.append((epoch - self.epoch, [self.prompts[i] for i in batch[self.rank :: self.world_size]]))
             position += 1
         return batches
 
@@ -158,11 +156,7 @@ class PromptLoader:
 
     def _draw(self, what: int) -> list[int]:
         """Prompts in the order of a draw at this place in the epochs."""
-        pool = (
-            len(self.prompts)
-            if self.shuffle
-            else min(self._epoch_length * self.batch_size, len(self.prompts))
-        )
+        pool = len(self.prompts) if self.shuffle else min(self._epoch_length * self.batch_size, len(self.prompts))
         weights = np.ones(pool) if self.weights is None else self.weights()
         return [int(i) for i in draw_order(weights, (self.seed, self.epoch, self.position, what))]
 

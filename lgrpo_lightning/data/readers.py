@@ -112,9 +112,7 @@ def _split_rows(table: Any, path: str) -> Iterator[dict[str, str]]:
         raise UserError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
     for cells in filter(None, table):  # without blank lines
         if len(cells) != len(names):
-            raise UserError(
-                f"{path}, line {table.line_num}: {len(cells)} cells, and the header has {len(names)}."
-            )
+            raise UserError(f"{path}, line {table.line_num}: {len(cells)} cells, and the header has {len(names)}.")
         yield dict(zip(names, cells, strict=True))
 
 
@@ -129,9 +127,7 @@ def _infer_types(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     arrow.write_csv(pyarrow.Table.from_pylist(rows), text)
     size = arrow.ReadOptions(block_size=min(text.tell(), 2**31 - 1))  # a cell must not span blocks
     parse = arrow.ParseOptions(newlines_in_values=True)
-    converted: list[dict[str, Any]] = arrow.read_csv(
-        pyarrow.BufferReader(text.getvalue()), size, parse
-    ).to_pylist()
+    converted: list[dict[str, Any]] = arrow.read_csv(pyarrow.BufferReader(text.getvalue()), size, parse).to_pylist()
     return converted
 
 

@@ -50,9 +50,7 @@ class SetEncoder:
         return self.encoder.encode_row(row, number, name=self.name, origin=self.origin)
 
     def _check_columns(self, rows: Sequence[Mapping[str, Any]], first: int = 0) -> None:
-        check_columns(
-            rows, self.required, origin=self.origin, readers=self.readers, check=self.check, first=first
-        )
+        check_columns(rows, self.required, origin=self.origin, readers=self.readers, check=self.check, first=first)
 
 
 def check_columns(

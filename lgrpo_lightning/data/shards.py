@@ -80,9 +80,7 @@ def _list_urls(text: str) -> list[str]:
     if not urls:
         raise NotFoundError(f"No file matches {text}.")
     if foreign := [url for url in urls if find_suffix(url) not in READERS]:
-        raise UserError(
-            f"{foreign[0]}: cannot read {find_suffix(foreign[0]) or 'it'}. Possible are {POSSIBLE}."
-        )
+        raise UserError(f"{foreign[0]}: cannot read {find_suffix(foreign[0]) or 'it'}. Possible are {POSSIBLE}.")
     return urls
 
 

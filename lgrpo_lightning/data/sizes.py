@@ -9,9 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 from lgrpo_lightning.errors import UserError
 
 
-def check_prompts_per_step(
-    prompts_per_step: int, *, world_size: int, mini_batches: int, prompts: int | None
-) -> None:
+def check_prompts_per_step(prompts_per_step: int, *, world_size: int, mini_batches: int, prompts: int | None) -> None:
     """Refuse a batch that the ranks and mini-batches cannot share evenly, or that the set cannot fill.
 
     Args:
@@ -31,18 +29,13 @@ def check_prompts_per_step(
         nearest = f"{below} or {below + unit}" if below else f"{unit}"
         how = f"{world_size} processes" if world_size > 1 else ""
         how += " with " if world_size > 1 and mini_batches > 1 else ""
-        how += (
-            f"{mini_batches} mini-batches" + (" each" if world_size > 1 else "") if mini_batches > 1 else ""
-        )
-        raise UserError(
-            f"data.prompts_per_step is {prompts_per_step}, which {how} cannot share evenly. Use {nearest}."
-        )
+        how += f"{mini_batches} mini-batches" + (" each" if world_size > 1 else "") if mini_batches > 1 else ""
+        raise UserError(f"data.prompts_per_step is {prompts_per_step}, which {how} cannot share evenly. Use {nearest}.")
     if prompts is not None and prompts < prompts_per_step:
         largest = prompts // unit * unit
         cure = f"Use at most {largest}" if largest else f"At least {unit} prompts are needed"
         raise UserError(
-            f"data.prompts_per_step is {prompts_per_step}, but the training set has only {prompts} prompts. "
-            f"{cure}."
+            f"data.prompts_per_step is {prompts_per_step}, but the training set has only {prompts} prompts. {cure}."
         )
 
 

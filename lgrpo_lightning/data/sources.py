@@ -38,9 +38,7 @@ def name_sources(which: str, sets: Sets) -> dict[str, PromptSource]:
             known = ", ".join(sorted(_list_source_names()))
             raise UserError(f"data.{which}: there is no prompt source {sets[name]!r}. There are: {known}.")
         if not re.fullmatch(r"[\w.-]+", name):
-            raise UserError(
-                f"data.{which}: {name!r} cannot name a set; use letters, digits, '_', '-' and '.'."
-            )
+            raise UserError(f"data.{which}: {name!r} cannot name a set; use letters, digits, '_', '-' and '.'.")
     return {name: _make_source(f"data.{which}.{name}", source) for name, source in sets.items()}
 
 
@@ -71,9 +69,7 @@ def compare_prompts(
             f"{text} Give the run its data again, set data.on_change: say, or start without --ckpt_path in another "
             "trainer.default_root_dir."
         )
-    rank_zero_warn(
-        f"{text} The run goes on at the checkpoint's place in them (data.on_change: error refuses it)."
-    )
+    rank_zero_warn(f"{text} The run goes on at the checkpoint's place in them (data.on_change: error refuses it).")
 
 
 def check_streaming(sources: Mapping[str, Mapping[str, PromptSource]], *, curriculum: bool) -> bool:
@@ -107,9 +103,7 @@ def read_rows(rows: Iterable[Mapping[str, Any]], origin: str) -> Sequence[Mappin
         TypeError: It gives no rows, or one that is no mapping.
     """
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
-        raise UserError(
-            f"{origin}: rows() gave a {type(rows).__name__}; it must give the rows, each a mapping."
-        )
+        raise UserError(f"{origin}: rows() gave a {type(rows).__name__}; it must give the rows, each a mapping.")
     if not hasattr(rows, "__len__"):
         rows = list(islice(rows, MOST + 1))
         if len(rows) > MOST:

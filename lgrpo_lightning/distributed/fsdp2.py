@@ -96,9 +96,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """All ranks of all nodes shard together, those of a tensor group as one."""
         self._data_parallel_size = self.num_nodes * self.num_processes // self.tensor_parallel_size
         if self.cpu_offload and self.root_device.type == "cuda":
-            self._process_group_backend = (
-                "cpu:gloo,cuda:nccl"  # norms and checkpoints are those of CPU shards
-            )
+            self._process_group_backend = "cpu:gloo,cuda:nccl"  # norms and checkpoints are those of CPU shards
         super().setup_environment()
 
     @property
@@ -135,9 +133,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             else dict(state)
         )
 
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Take weights and optimizer state from a folder or a file, whatever number of ranks wrote it. Collective.
 
         Returns:
@@ -150,12 +146,8 @@ class FSDP2Strategy(ModelParallelStrategy):
             return load_folder(path, self.model, self.optimizers, strict=module.strict_loading)
         refuse_damaged(path)
         with refuse_pickles(path):
-            checkpoint: dict[str, Any] = torch.load(
-                path, mmap=True, map_location="cpu", weights_only=weights_only
-            )
-        options = StateDictOptions(
-            full_state_dict=True, broadcast_from_rank0=True, strict=module.strict_loading
-        )
+            checkpoint: dict[str, Any] = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=module.strict_loading)
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
         options = replace(options, strict=True)
         for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states", ()), strict=False):
@@ -176,9 +168,7 @@ def _explain_refusal(tensor_parallel_size: int, timeout_seconds: float) -> str |
 def register() -> None:
     """Make ``fsdp2`` a name of a strategy."""
     if "fsdp2" not in StrategyRegistry:
-        StrategyRegistry.register(
-            "fsdp2", FSDP2Strategy, description="FSDP2: everything sharded over all ranks"
-        )
+        StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: everything sharded over all ranks")
 
 
 def find_sharding(strategy: Any) -> dict[str, Any] | None:

@@ -22,9 +22,7 @@ PEER_LOST = 75
 
 _requested = 0  # the signal that asked for the stop; 0: none
 _lost = ""  # why the run cannot go on: which other process is gone
-_cancelled = ContextVar[Event | None](
-    "cancelled", default=None
-)  # of what is drawn on a thread beside the run
+_cancelled = ContextVar[Event | None]("cancelled", default=None)  # of what is drawn on a thread beside the run
 _in_step = False  # other processes compute with this one, token by token
 
 

@@ -57,9 +57,7 @@ def _leave_threads(over: threading.Event) -> None:
     if over.wait(GRACE):
         return
     main, frames = threading.main_thread(), sys._current_frames()
-    threads = [
-        t for t in threading.enumerate() if t is not main and (not t.daemon or t.name.startswith(POOLS))
-    ]
+    threads = [t for t in threading.enumerate() if t is not main and (not t.daemon or t.name.startswith(POOLS))]
     _say([f"thread {t.name!r}{_describe_place(frames.get(t.ident or 0))}" for t in threads])
     atexit._run_exitfuncs()
     _exit()

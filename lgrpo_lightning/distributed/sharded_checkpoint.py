@@ -50,9 +50,7 @@ def refuse_pickles(path: str | Path) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         raise _explain_pickle(path, error) from error
     except (CheckpointException, OSError) as error:
-        reason = (
-            next(e for e, _ in error.failures.values()) if isinstance(error, CheckpointException) else error
-        )
+        reason = next(e for e, _ in error.failures.values()) if isinstance(error, CheckpointException) else error
         if isinstance(reason, pickle.UnpicklingError):
             raise _explain_pickle(path, reason) from error
         if not Path(path).is_dir():
@@ -92,9 +90,7 @@ def read_entries(folder: str | Path) -> tuple[Any, Mapping[str, Any]]:
     names: Mapping[str, Any] = index.read_metadata().state_dict_metadata
     for name, kind in names.items():
         part = name.partition(".")[0]
-        if not (
-            OPTIMIZER.fullmatch(part) or (part == "state_dict" and isinstance(kind, TensorStorageMetadata))
-        ):
+        if not (OPTIMIZER.fullmatch(part) or (part == "state_dict" and isinstance(kind, TensorStorageMetadata))):
             raise UserError(
                 f"The checkpoint {folder} holds {name!r}, which no run writes. It was not read: take another one."
             )
@@ -130,9 +126,7 @@ def _read_rest(folder: Path) -> dict[str, Any]:
     return rest
 
 
-def load_folder(
-    path: Path, module: nn.Module, optimizers: Sequence[Optimizer], *, strict: bool
-) -> dict[str, Any]:
+def load_folder(path: Path, module: nn.Module, optimizers: Sequence[Optimizer], *, strict: bool) -> dict[str, Any]:
     """Take this rank's share of weights and optimizer state from a folder. Collective.
 
     Args:
@@ -149,9 +143,7 @@ def load_folder(
         weights = get_model_state_dict(module)
         present = {name: tensor for name, tensor in weights.items() if f"state_dict.{name}" in saved}
         if strict and (missing := sorted(weights.keys() - present.keys())):
-            raise UserError(
-                f"The checkpoint {path} does not fit the model: it lacks {', '.join(missing[:3])}."
-            )
+            raise UserError(f"The checkpoint {path} does not fit the model: it lacks {', '.join(missing[:3])}.")
         load({"state_dict": present}, storage_reader=index, planner=PlainPlanner())
         module.load_state_dict(present, strict=False)
         for i, optimizer in enumerate(optimizers):

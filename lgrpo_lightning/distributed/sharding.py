@@ -37,15 +37,11 @@ def shard(
     options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype),
-        "offload_policy": CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
-        if cpu_offload
-        else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if cpu_offload else OffloadPolicy(),
     }
     if cpu_offload:
         cuda = mesh.device_type == "cuda"
-        policy.compute_device = (
-            torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-        )
+        policy.compute_device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     names = set(policy.model._no_split_modules or [])
     for module in list(policy.model.modules()):
         if type(module).__name__ in names:

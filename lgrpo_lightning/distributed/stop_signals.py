@@ -93,9 +93,7 @@ class StopSignals:
         """End this process and those it launched, as they are."""
         if (launcher := self.trainer.strategy.launcher) is not None:
             launcher.kill(signal.SIGKILL)
-        _write(
-            "SIGINT again: stopped at once; --ckpt_path last resumes from the checkpoint written before.\n"
-        )
+        _write("SIGINT again: stopped at once; --ckpt_path last resumes from the checkpoint written before.\n")
         os._exit(128 + signal.SIGINT)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -39,9 +39,7 @@ def divide(policy: Policy, mesh: Any) -> None:
             parallelize_module(module, mesh, DIVIDED[style](), src_data_rank=None)
     partial = (name for name, style in styles.items() if style == PARTIAL)
     names = {
-        f"model.{name}.{leaf}"
-        for name in partial
-        for leaf, _ in policy.model.get_submodule(name).named_parameters()
+        f"model.{name}.{leaf}" for name in partial for leaf, _ in policy.model.get_submodule(name).named_parameters()
     }
     policy.division = Division(mesh=mesh, partial=frozenset(names))
 
@@ -97,9 +95,7 @@ def read_plan(model: Any) -> dict[str, str]:
 
 def _match_plan(model: Any, names: list[str]) -> Iterator[tuple[str, str]]:
     """(name, style) of those that the model's plan names; ``*`` stands for a layer's number."""
-    patterns = [
-        (re.compile(re.escape(p).replace(r"\*", r"\d+")), style) for p, style in model.tp_plan.items()
-    ]
+    patterns = [(re.compile(re.escape(p).replace(r"\*", r"\d+")), style) for p, style in model.tp_plan.items()]
     for name in names:
         for pattern, style in patterns:
             if pattern.fullmatch(name):

@@ -111,9 +111,7 @@ class Watch(threading.Thread):
             self.store.set(str(self.rank), json.dumps(asdict(me)))
             if error:
                 self.store.compare_set("lost", "", f"{me} ended with {error}. It was {me.doing}.")
-                time.sleep(
-                    4 * POLL if self.rank == 0 else 0
-                )  # the store ends with rank 0: let the others read it
+                time.sleep(4 * POLL if self.rank == 0 else 0)  # the store ends with rank 0: let the others read it
 
     def run(self) -> None:
         """Until ``end``."""
@@ -123,9 +121,7 @@ class Watch(threading.Thread):
                 self._step()
             except Exception as error:  # the store's errors have no common class
                 host = f"{self._seen[0][0]}, which" if 0 in self._seen else "Rank 0, which"
-                was = (
-                    f" It was {self._seen[0][0].doing}." if 0 in self._seen else f" ({type(error).__name__})"
-                )
+                was = f" It was {self._seen[0][0].doing}." if 0 in self._seen else f" ({type(error).__name__})"
                 if not self.ending and not explain_lost_peer():
                     self._lose(f"{host} hosts the store of the process group, is gone.{was}")
             if explain_lost_peer() and not until:
@@ -142,9 +138,7 @@ class Watch(threading.Thread):
             self.store.set("stop", str(signum))
         if explain_lost_peer():
             return
-        gone = [
-            r for r, (report, _) in self._seen.items() if report.gone
-        ]  # before reading whether they are done
+        gone = [r for r, (report, _) in self._seen.items() if report.gone]  # before reading whether they are done
         self.store.set(str(self.rank), json.dumps(asdict(Report.from_this_process(self.rank))))
         all_there = self.store.check(self._others)
         there = [key for key in self._others if all_there or self.store.check([key])]

@@ -15,9 +15,7 @@ LOOK = 0.1
 """Seconds between two looks at whether the waiting is to end."""
 
 
-def call_with_limit(
-    call: Callable[[], Any], *, timeout: float, look: Callable[[], None] = lambda: None
-) -> Any:
+def call_with_limit(call: Callable[[], Any], *, timeout: float, look: Callable[[], None] = lambda: None) -> Any:
     """What ``call`` gives or raises; ``TimeoutError`` after ``timeout`` seconds, and the thread is abandoned.
 
     An abandoned thread goes on until its call returns, and what it returns is dropped; it does not keep the process

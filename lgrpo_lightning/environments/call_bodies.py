@@ -78,9 +78,7 @@ def read_python_calls(text: str) -> list[ToolCall]:
         raise ValueError(f"not a call: {getattr(error, 'msg', type(error).__name__)}") from None
     values = [line.value if isinstance(line, ast.Expr) else None for line in lines]
     return [
-        _make_python_call(call)
-        for value in values
-        for call in (value.elts if isinstance(value, ast.List) else [value])
+        _make_python_call(call) for value in values for call in (value.elts if isinstance(value, ast.List) else [value])
     ]
 
 
@@ -130,9 +128,7 @@ def make_pair_reader(head: str, pair: str, tail: str) -> Reader:
     return read
 
 
-GEMMA = re.compile(
-    r'<\|"\|>(.*?)<\|"\|>|(?<=[{,])\s*([^\s{}\[\],:<"]+)\s*(?=:)|\b(None|True|False)\b', re.DOTALL
-)
+GEMMA = re.compile(r'<\|"\|>(.*?)<\|"\|>|(?<=[{,])\s*([^\s{}\[\],:<"]+)\s*(?=:)|\b(None|True|False)\b', re.DOTALL)
 NAMES = {"None": "null", "True": "true", "False": "false"}
 
 

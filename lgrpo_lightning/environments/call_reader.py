@@ -149,9 +149,7 @@ def make_vllm_reader(name: str, tokenizer: Any) -> Callable[[str, Sequence[Any]]
         asked = [{"role": "user", "content": ""}]
         request = ChatCompletionRequest(messages=asked, tools=describe_tools(tools) or None)
         extracted = kind(tokenizer, request.tools).extract_tool_calls(text[skip_reasoning(text) :], request)
-        return [
-            ToolCall.from_parts(call.function.name, call.function.arguments) for call in extracted.tool_calls
-        ]
+        return [ToolCall.from_parts(call.function.name, call.function.arguments) for call in extracted.tool_calls]
 
     try:
         read("", ())

@@ -25,9 +25,7 @@ def describe_tools(tools: Sequence[Any]) -> list[dict[str, Any]]:
 
 def list_names(tools: Sequence[Any]) -> list[str]:
     """The tools' names, without their descriptions being read."""
-    return [
-        str((t.get("function") or t).get("name")) if isinstance(t, Mapping) else t.__name__ for t in tools
-    ]
+    return [str((t.get("function") or t).get("name")) if isinstance(t, Mapping) else t.__name__ for t in tools]
 
 
 def convert_arguments(call: ToolCall, tools: Sequence[Any]) -> ToolCall:

@@ -84,9 +84,7 @@ FORMATS: dict[str, Format] = {
             r"(?:function<｜tool▁sep｜>)?([^\n<]+)(?:<｜tool▁sep｜>|\n```json\n)(.*?)(?:\n```)?\s*"
         ),
     ),
-    "mistral": Format(
-        opens=r"\[TOOL_CALLS\]", closes=r"(?=\[TOOL_CALLS\])|</s>|\Z", read=bodies.read_mistral_calls
-    ),
+    "mistral": Format(opens=r"\[TOOL_CALLS\]", closes=r"(?=\[TOOL_CALLS\])|</s>|\Z", read=bodies.read_mistral_calls),
     "llama3": Format(
         opens=r"<\|python_tag\|>",
         closes=r"<\|eom_id\|>|<\|eot_id\|>|\Z",

@@ -113,9 +113,7 @@ class EpisodeDriver:
         else:
             episode.drop()
 
-    def _try(
-        self, episode: Episode, method: str, call: Callable[[], Any]
-    ) -> tuple[Any, BaseException | None]:
+    def _try(self, episode: Episode, method: str, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         """(what ``call`` gives, None), or (None, what it raised)."""
         try:
             result = call()

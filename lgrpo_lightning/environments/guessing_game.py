@@ -37,9 +37,7 @@ class GuessingGame(Environment):
 
     def __init__(self, lowest: int = 1, highest: int = 9, cost: float = 0.1, column: str = "number") -> None:
         if lowest > highest:
-            raise UserError(
-                f"GuessingGame: lowest is {lowest} and highest {highest}; there is no number between."
-            )
+            raise UserError(f"GuessingGame: lowest is {lowest} and highest {highest}; there is no number between.")
         self.lowest, self.highest, self.cost, self.column = lowest, highest, cost, column
         self.number, self.guesses, self.found = lowest, 0, False
 

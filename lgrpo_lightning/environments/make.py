@@ -104,9 +104,7 @@ def _make(path: str | None, functions: list[Any], timeout: float) -> Environment
     if isinstance(factory, type) and issubclass(factory, Environment):
         return factory()
     if factory is not None and not callable(factory):
-        raise UserError(
-            f"EnvironmentSampler: {path!r} is no class, and cannot be called to make an environment."
-        )
+        raise UserError(f"EnvironmentSampler: {path!r} is no class, and cannot be called to make an environment.")
     environment = ToolEnvironment(functions, factory, timeout=timeout)
     check_described(environment.tools)
     return environment

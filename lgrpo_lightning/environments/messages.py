@@ -34,9 +34,7 @@ def check_answer(answer: Any, who: str, longest: int, *, calls: int = 0) -> list
     if isinstance(answer, Mapping):
         answer = [answer]
     if isinstance(answer, str | bytes) or not isinstance(answer, Sequence) or not answer:
-        raise UserError(
-            f"{who}.respond returned {_shorten(answer)}; it returns a list of messages, or None at the end"
-        )
+        raise UserError(f"{who}.respond returned {_shorten(answer)}; it returns a list of messages, or None at the end")
     checked: list[Message] = []
     left, owed = longest, calls
     for message in answer:
@@ -65,9 +63,7 @@ def check_answer(answer: Any, who: str, longest: int, *, calls: int = 0) -> list
 def _check_message(message: Any, who: str) -> int:
     """Characters that a message has beside its role and content."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise UserError(
-            f"{who}.respond returned {_shorten(message)}, which is no message with role and content"
-        )
+        raise UserError(f"{who}.respond returned {_shorten(message)}, which is no message with role and content")
     if message["role"] == "assistant":
         raise UserError(f"{who}.respond returned a message of the role assistant, which is the policy's")
     if len(message["role"]) > LONGEST_ROLE:
@@ -76,9 +72,7 @@ def _check_message(message: Any, who: str) -> int:
             f"{LONGEST_ROLE}"
         )
     if not isinstance(message.get("content"), str):
-        raise UserError(
-            f"{who}.respond returned a message whose content is {_shorten(message.get('content'))}"
-        )
+        raise UserError(f"{who}.respond returned a message whose content is {_shorten(message.get('content'))}")
     beside = {key: value for key, value in message.items() if key not in ("role", "content")}
     return len(str(beside)) if beside else 0
 
@@ -96,9 +90,7 @@ def check_rewards(rewards: Any, who: str, turns: int) -> tuple[float, ...]:
     if not isinstance(rewards, list | tuple):
         return (float(rewards + 0.0),)  # the sum refuses strings
     if len(rewards) not in (turns - 1, turns):
-        raise UserError(
-            f"{who}.reward gave {len(rewards)} numbers for {turns} turns; it gives one, or one a turn"
-        )
+        raise UserError(f"{who}.reward gave {len(rewards)} numbers for {turns} turns; it gives one, or one a turn")
     numbers = tuple(math.nan if v is None else float(v + 0.0) for v in rewards)
     return (*numbers, 0.0)[:turns]
 
@@ -111,8 +103,4 @@ def _cut(text: str, longest: int) -> str:
 
 def _shorten(value: Any) -> str:
     shown = repr(value)
-    return (
-        f"{shown[:80]}… (a {type(value).__name__})"
-        if len(shown) > 80
-        else f"{shown} (a {type(value).__name__})"
-    )
+    return f"{shown[:80]}… (a {type(value).__name__})" if len(shown) > 80 else f"{shown} (a {type(value).__name__})"

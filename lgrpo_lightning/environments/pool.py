@@ -75,7 +75,5 @@ class Pool:
         name = prompt.columns.get("environment")
         if name not in self.prototypes:
             there = ", ".join(map(repr, self.prototypes))
-            raise UserError(
-                f"Prompt {prompt.uid!r} has {name!r} in its column 'environment'; there are {there}."
-            )
+            raise UserError(f"Prompt {prompt.uid!r} has {name!r} in its column 'environment'; there are {there}.")
         return str(name)

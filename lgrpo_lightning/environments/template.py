@@ -117,9 +117,7 @@ class TurnTemplate:
             return render(self.tokenizer, messages, **{**self.kwargs, **options})
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(str(m["role"]) for m in messages)
-            raise TemplateError(
-                f"The chat template refuses messages of the roles {roles}: {error}"
-            ) from error
+            raise TemplateError(f"The chat template refuses messages of the roles {roles}: {error}") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones written out."""
@@ -153,6 +151,4 @@ def _append_text(messages: Sequence[Message], text: str | None) -> tuple[Message
     if not text:
         return tuple(messages)
     last = max((n for n, m in enumerate(messages) if m["role"] == "user"), default=len(messages) - 1)
-    return tuple(
-        {**m, "content": f"{m['content']}{text}"} if n == last else m for n, m in enumerate(messages)
-    )
+    return tuple({**m, "content": f"{m['content']}{text}"} if n == last else m for n, m in enumerate(messages))

@@ -33,9 +33,7 @@ class Tools:
     '3'
     """
 
-    def __init__(
-        self, functions: Sequence[Callable[..., Any]] = (), factory: Callable[[], Any] | None = None
-    ) -> None:
+    def __init__(self, functions: Sequence[Callable[..., Any]] = (), factory: Callable[[], Any] | None = None) -> None:
         self.object = None if factory is None else factory()
         self.functions = (*functions, *_list_methods(self.object))
         self._by_name = {function.__name__: function for function in self.functions}
@@ -61,9 +59,7 @@ class Tools:
         if call.problem:
             raise ToolError(f"The call is malformed: {call.problem}.")
         if call.name not in self._by_name:
-            raise ToolError(
-                f"There is no tool {call.name!r}; there are {', '.join(self._by_name) or 'none'}."
-            )
+            raise ToolError(f"There is no tool {call.name!r}; there are {', '.join(self._by_name) or 'none'}.")
         function = self._by_name[call.name]
         try:
             inspect.signature(function).bind(**call.arguments)

@@ -54,9 +54,7 @@ class EligibilityTraceGRPO(WeightedGRPO):
             if not 0 <= value <= 1:
                 raise UserError(f"EligibilityTraceGRPO: {name} is {value}; it must be from 0 to 1.")
         if min_advantage is not None and not min_advantage <= 0:
-            raise UserError(
-                f"EligibilityTraceGRPO: min_advantage is {min_advantage}; it must be at most 0, or null."
-            )
+            raise UserError(f"EligibilityTraceGRPO: min_advantage is {min_advantage}; it must be at most 0, or null.")
         self.trace_decay, self.gamma, self.min_advantage = trace_decay, gamma, min_advantage
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:

@@ -80,9 +80,7 @@ class GRPO(AdvantageEstimator):
 
     def credit(self, advantages: Tensor, tree: ProcessTree) -> Credit:
         """Credit from advantages that broadcast to ``[G, T]``: 0 on untrained tokens, weighted by ``power``."""
-        return Credit(
-            advantages=torch.where(tree.trained, advantages, 0.0).float(), weights=self.weights(tree)
-        )
+        return Credit(advantages=torch.where(tree.trained, advantages, 0.0).float(), weights=self.weights(tree))
 
     def weights(self, tree: ProcessTree) -> Tensor:
         """``[G, T]`` 1/|λ(i, t)|^p, 0 where nothing is trained. The only thing λ-GRPO changes."""

@@ -51,9 +51,7 @@ class GTPO(WeightedGRPO):
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         if not 0 <= conflict_factor < math.inf:
-            raise UserError(
-                f"GTPO: conflict_factor is {conflict_factor}; it must be a number that is at least 0."
-            )
+            raise UserError(f"GTPO: conflict_factor is {conflict_factor}; it must be a number that is at least 0.")
         self.conflict_factor = conflict_factor
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:

@@ -80,9 +80,7 @@ class LearnableTokenPreference(WeightedGRPO):
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
         """The credit of one group; Λ does not change."""
         deviation = self.deviation([rewards.outcome], lambda x: x)
-        return self._weight(
-            super().credit(self.outcome_advantages(rewards.outcome, deviation)[:, None], tree), tree
-        )
+        return self._weight(super().credit(self.outcome_advantages(rewards.outcome, deviation)[:, None], tree), tree)
 
     def estimate_batch(
         self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], *, reduce: Reduce

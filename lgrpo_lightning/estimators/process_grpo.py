@@ -53,8 +53,7 @@ class ProcessGRPO(WeightedGRPO):
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         if statistics not in ("completions", "nodes"):
             raise UserError(
-                f"{type(self).__name__}: statistics is {statistics!r}; possible are 'completions' "
-                "and 'nodes'."
+                f"{type(self).__name__}: statistics is {statistics!r}; possible are 'completions' and 'nodes'."
             )
         self.statistics: Statistics = statistics
 
@@ -66,10 +65,7 @@ class ProcessGRPO(WeightedGRPO):
         Raises:
             ValueError: No reward model gives process rewards.
         """
-        return [
-            self.credit(a, t)
-            for a, t in zip(self.process_advantages(rewards, trees, reduce), trees, strict=True)
-        ]
+        return [self.credit(a, t) for a, t in zip(self.process_advantages(rewards, trees, reduce), trees, strict=True)]
 
     def process_advantages(
         self, rewards: Sequence[Rewards], trees: Sequence[ProcessTree], reduce: Reduce

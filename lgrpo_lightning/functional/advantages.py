@@ -10,9 +10,7 @@ from torch import Tensor
 from lgrpo_lightning.functional.equality import equal_rewards
 
 
-def group_advantages(
-    rewards: Tensor, *, scale: Literal["group", "none"] = "group", eps: float = 1e-4
-) -> Tensor:
+def group_advantages(rewards: Tensor, *, scale: Literal["group", "none"] = "group", eps: float = 1e-4) -> Tensor:
     r"""Advantage of every completion against its group (GRPO, arXiv:2402.03300, equation 4.1.2).
 
     .. math:: a_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std}(r) + \epsilon}

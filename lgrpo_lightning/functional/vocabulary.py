@@ -99,9 +99,7 @@ class Vocabulary:
         )
 
 
-def vocabulary(
-    tokenizer: Any, total: int, ends: Sequence[int] = (), suppressed: Sequence[int] = ()
-) -> Vocabulary:
+def vocabulary(tokenizer: Any, total: int, ends: Sequence[int] = (), suppressed: Sequence[int] = ()) -> Vocabulary:
     """The vocabulary of a model with ``total`` ids.
 
     Args:

@@ -48,9 +48,7 @@ class ClippedSurrogate(PolicyLoss):
     ) -> None:
         self.clip_low = check_number("ClippedSurrogate", "clip_low", clip_low, high=1.0)
         self.clip_high = check_number("ClippedSurrogate", "clip_high", clip_high)
-        self.delta = (
-            None if delta is None else check_number("ClippedSurrogate", "delta", delta, low=1 + clip_high)
-        )
+        self.delta = None if delta is None else check_number("ClippedSurrogate", "delta", delta, low=1 + clip_high)
         self.normalizer = check_normalizer("ClippedSurrogate", normalizer, "token")
 
     def terms(self, batch: LossInput) -> Tensor:

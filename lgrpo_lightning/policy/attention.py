@@ -38,9 +38,7 @@ def register_tree_attention(implementation: str) -> str:
         if plan is None:
             return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
         kernel = attend_by_flex if query.is_cuda else attend_by_segments
-        out = kernel(
-            query, key, value, plan, scale=kwargs.get("scaling"), window=kwargs.get("sliding_window")
-        )
+        out = kernel(query, key, value, plan, scale=kwargs.get("scaling"), window=kwargs.get("sliding_window"))
         return out, None
 
     ALL_ATTENTION_FUNCTIONS.register(name, attend)

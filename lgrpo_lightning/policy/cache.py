@@ -24,9 +24,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self.spare = spare
         self.used = 0
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append ``[R, heads, n, D]`` keys and values; return all that there are."""
         new = key_states.shape[-2]
         if not self.is_initialized:
@@ -85,9 +83,7 @@ def _assign_conv_state(
 ) -> Tensor:
     """Append ``[R, channels, n]`` columns; return all that the convolution of the new ones reads."""
     if not layer.is_conv_states_initialized[state_idx]:
-        layer.lazy_initialization(
-            conv_states=conv_states, state_idx=state_idx, conv_kernel_size=conv_kernel_size
-        )
+        layer.lazy_initialization(conv_states=conv_states, state_idx=state_idx, conv_kernel_size=conv_kernel_size)
     kernel = layer.conv_kernel_size[state_idx]
     if layer.has_previous_state[state_idx]:
         states = torch.cat([layer.conv_states[state_idx], conv_states], dim=-1)
@@ -98,9 +94,7 @@ def _assign_conv_state(
     return states
 
 
-def _assign_recurrent_state(
-    layer: Any, recurrent_states: Tensor, state_idx: int = 0, **kwargs: Any
-) -> Tensor:
+def _assign_recurrent_state(layer: Any, recurrent_states: Tensor, state_idx: int = 0, **kwargs: Any) -> Tensor:
     """Keep the state after the last token."""
     layer.is_recurrent_states_initialized[state_idx] = True
     layer.recurrent_states[state_idx] = recurrent_states

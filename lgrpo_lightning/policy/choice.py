@@ -79,9 +79,7 @@ def choose_layout(
     if wanted != "auto":
         name = cast(LayoutName, wanted)
         if name in unsupported:
-            raise UserError(
-                f"policy.layout is {name!r}, but {unsupported[name]}. Use policy.layout: padded or auto."
-            )
+            raise UserError(f"policy.layout is {name!r}, but {unsupported[name]}. Use policy.layout: padded or auto.")
         return take(name, describe(name))
     if "tree" in unsupported:
         return take("padded", unsupported["tree"])
@@ -90,9 +88,7 @@ def choose_layout(
     return take("tree", describe("tree"))
 
 
-def estimate_gain(
-    model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], computed: int
-) -> float:
+def estimate_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], computed: int) -> float:
     """Cost of padded rows over that of another layout, in multiply-adds of linear layers and attention.
 
     Args:

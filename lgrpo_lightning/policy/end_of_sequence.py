@@ -90,9 +90,7 @@ def _read_configured(config: PolicyConfig) -> tuple[str, list[int | None]]:
 
     with explain_load_errors("policy.path", config.path, config.resolved_path):
         try:
-            eos_ids = GenerationConfig.from_pretrained(
-                config.resolved_path, revision=config.revision
-            ).eos_token_id
+            eos_ids = GenerationConfig.from_pretrained(config.resolved_path, revision=config.revision).eos_token_id
         except OSError:  # the file is optional
             eos_ids = None
     origin = "generation config"

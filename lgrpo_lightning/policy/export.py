@@ -102,9 +102,7 @@ def export(
 
 def _check(model: Any, merged: Mapping[str, Tensor]) -> None:
     check_names(model, set(merged))
-    if not any(
-        hasattr(p, "full_tensor") for p in model.parameters()
-    ):  # no rank has a whole model to compare with
+    if not any(hasattr(p, "full_tensor") for p in model.parameters()):  # no rank has a whole model to compare with
         check_merged(model, merged)
 
 
@@ -155,10 +153,7 @@ def _cast_as_published(policy: Policy) -> Iterator[None]:
     ours = policy.model.config
     pairs = [(ours, base), (ours.get_text_config(), base.get_text_config())]
     before = [
-        (mine, name, value)
-        for mine, _ in pairs
-        for name, value in vars(mine).items()
-        if _is_for_training(name, value)
+        (mine, name, value) for mine, _ in pairs for name, value in vars(mine).items() if _is_for_training(name, value)
     ]
     try:
         for mine, published in pairs:

@@ -20,9 +20,7 @@ def choose_targets(model: Any, wanted: list[str] | str) -> list[str] | str:
     if wanted != "all-linear" or not outside:
         return wanted
     head = model.get_output_embeddings()
-    names = [
-        n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head and n not in outside
-    ]
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head and n not in outside]
     return sorted({name.rpartition(".")[2] for name in names})
 
 
@@ -45,9 +43,7 @@ def find_excluded(model: Any, wanted: list[str] | str) -> list[str]:
     shared = [name for name, m in layers if f"{name}.weight" in tied and id(m) not in embeddings]
     excluded = [*find_outside_of_text(model), *fused, *shared]
     if wanted == "all-linear":
-        excluded += [
-            name for name, m in layers if type(m).forward is not nn.Linear.forward and not _is_linear(m)
-        ]
+        excluded += [name for name, m in layers if type(m).forward is not nn.Linear.forward and not _is_linear(m)]
     return excluded
 
 

@@ -73,9 +73,7 @@ def check_names(model: Any, names: set[str]) -> None:
     if lacking := sorted(there - names):
         raise UserError(f"Merging the adapter lost {len(lacking)} weights, such as {lacking[0]}.")
     if extra := sorted(names - there):
-        raise UserError(
-            f"Merging the adapter made {len(extra)} weights of no base model, such as {extra[0]}."
-        )
+        raise UserError(f"Merging the adapter made {len(extra)} weights of no base model, such as {extra[0]}.")
 
 
 @torch.no_grad()

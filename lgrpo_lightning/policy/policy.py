@@ -104,8 +104,7 @@ class Policy(nn.Module):
             self.config.layout,
             prompts,
             completions,
-            unsupported=explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing)
-            | self.failed,
+            unsupported=explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing) | self.failed,
         )
         return self.choice
 
@@ -159,9 +158,7 @@ class Policy(nn.Module):
         else:
             make = make_prefix_layout if name == "prefix" else make_padded_layout
             laid_out = make(prompts, completions, pad=self.pad, device=self.device)
-        hidden, output = laid_out.run(
-            self.model, **({"output_router_logits": True} if with_router_loss else {})
-        )
+        hidden, output = laid_out.run(self.model, **({"output_router_logits": True} if with_router_loss else {}))
         logprobs, entropies = chunked_logprobs(
             hidden.index_select(0, laid_out.predictors),
             self.vocabulary.replaced(laid_out.targets),

@@ -24,9 +24,7 @@ def explain_load_errors(key: str, path: str, resolved: str) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        Exception
-    ) as error:  # of any kind: KeyError for an unknown name, SafetensorError, Exception of tokenizers
+    except Exception as error:  # of any kind: KeyError for an unknown name, SafetensorError, Exception of tokenizers
         if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
             name = str(error).rpartition("argument")[2].strip()
             raise UserError(
@@ -86,9 +84,7 @@ def _explain(path: str, error: Exception) -> str:
     if not folder.exists() and path.startswith((".", "/", "~")):
         return f"there is no such folder (looked in {Path.cwd()}). Give one with config.json and model.safetensors."
     if not folder.exists():
-        offline = (
-            " (HF_HUB_OFFLINE is set: only its cache is searched)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        )
+        offline = " (HF_HUB_OFFLINE is set: only its cache is searched)" if os.environ.get("HF_HUB_OFFLINE") else ""
         return (
             f"there is no such folder (looked in {Path.cwd()}), and no model of that name can be loaded from the "
             f"Hugging Face hub{offline}: {message} Give a folder with config.json, model.safetensors and "

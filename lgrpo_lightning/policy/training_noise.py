@@ -38,11 +38,7 @@ def describe_noise(model: Any) -> str:
     fields = [
         f"config.{name} = {value}"
         for name, value in vars(model.config.get_text_config()).items()
-        if any(word in name for word in ("jitter", "noise", "drop"))
-        and isinstance(value, float)
-        and value > 0
+        if any(word in name for word in ("jitter", "noise", "drop")) and isinstance(value, float) and value > 0
     ]
-    modules = [
-        f"{name} (p = {m.p})" for name, m in model.named_modules() if isinstance(m, DROPOUT) and m.p > 0
-    ]
+    modules = [f"{name} (p = {m.p})" for name, m in model.named_modules() if isinstance(m, DROPOUT) and m.p > 0]
     return ", ".join([*fields, *modules][:6]) or "nothing that its configuration names"

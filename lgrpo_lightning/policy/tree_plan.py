@@ -84,9 +84,7 @@ class TreePlan:
     @property
     def batches(self) -> tuple[tuple[Block, ...], Tensor]:
         """(the batches of segments, ``[L]`` where each position's output stands among the outputs of all batches)."""
-        return self.compute_once(
-            "batches", lambda: _make_blocks(self.segments, len(self.depth), self.depth.device)
-        )
+        return self.compute_once("batches", lambda: _make_blocks(self.segments, len(self.depth), self.depth.device))
 
     @property
     def segments(self) -> list[Segment]:
@@ -116,9 +114,7 @@ def list_segments(prompt_length: int, trie: Trie, offset: int) -> list[Segment]:
     return segments
 
 
-def _make_blocks(
-    segments: Sequence[Segment], length: int, device: torch.device
-) -> tuple[tuple[Block, ...], Tensor]:
+def _make_blocks(segments: Sequence[Segment], length: int, device: torch.device) -> tuple[tuple[Block, ...], Tensor]:
     """Batch the segments of a packed sequence of ``length`` tokens; what is in none of them gets any output."""
     batches = _batch_segments(segments)
     blocks = [_make_block(batch) for batch in batches]
@@ -131,8 +127,7 @@ def _make_blocks(
             restore[s.start : s.start + s.length] = torch.arange(at, at + s.length)
         base += block.query.numel()
     on_device = (
-        Block(query=b.query.to(device), key=b.key.to(device), depth=b.depth.to(device), causal=b.causal)
-        for b in blocks
+        Block(query=b.query.to(device), key=b.key.to(device), depth=b.depth.to(device), causal=b.causal) for b in blocks
     )
     return tuple(on_device), restore.to(device)
 
@@ -164,6 +159,4 @@ def _make_block(batch: list[Segment]) -> Block:
     for row, s in enumerate(batch):
         query[row, : s.length] = torch.arange(s.start, s.start + s.length)
         key[row, : len(s.keys)] = s.keys
-    return Block(
-        query=query, key=key, depth=above[:, None] + torch.arange(longest), causal=bool((above == 0).all())
-    )
+    return Block(query=query, key=key, depth=above[:, None] + torch.arange(longest), causal=bool((above == 0).all()))

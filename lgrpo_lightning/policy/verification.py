@@ -67,9 +67,7 @@ def verify(
             model.train()  # generation_model, around this, puts the mode back
             passes = [policy.score(*rows, temperature=temperature).logprobs for _ in range(2)]
             _check_repeatable(model, *passes, tolerance=1e-4 if exact else 0.5)
-    policy.verified = (
-        policy.layout not in policy.failed
-    )  # else the layout that takes its place is verified, too
+    policy.verified = policy.layout not in policy.failed  # else the layout that takes its place is verified, too
 
 
 @torch.no_grad()
@@ -146,9 +144,7 @@ def _check_apart(policy: Policy, rows: Rows, *, temperature: float, tolerance: f
             )
 
 
-def _check_layout(
-    policy: Policy, rows: Rows, padded: Tensor, *, temperature: float, tolerance: float
-) -> None:
+def _check_layout(policy: Policy, rows: Rows, padded: Tensor, *, temperature: float, tolerance: float) -> None:
     """Refuse a layout whose log-probs differ from those of padded rows, or do without it where that is allowed."""
     layout, model = policy.layout, type(policy.model).__name__
     try:

@@ -14,15 +14,9 @@ DISABLE = "LGRPO_DISABLE_PLUGINS"
 
 def list_entry_points() -> list[EntryPoint]:
     """The entry points of the group, the built-in one first, without the disabled packages."""
-    skipped = {_normalise(n) for n in os.environ.get(DISABLE, "").split(",")} - {
-        _normalise(hookspecs.PROJECT)
-    }
-    entries = [
-        e for e in entry_points(group=hookspecs.PROJECT) if _normalise(identify_package(e)[0]) not in skipped
-    ]
-    return sorted(
-        entries, key=lambda e: (identify_package(e)[0] != hookspecs.PROJECT, identify_package(e)[0], e.name)
-    )
+    skipped = {_normalise(n) for n in os.environ.get(DISABLE, "").split(",")} - {_normalise(hookspecs.PROJECT)}
+    entries = [e for e in entry_points(group=hookspecs.PROJECT) if _normalise(identify_package(e)[0]) not in skipped]
+    return sorted(entries, key=lambda e: (identify_package(e)[0] != hookspecs.PROJECT, identify_package(e)[0], e.name))
 
 
 def identify_package(entry: EntryPoint) -> tuple[str, str]:

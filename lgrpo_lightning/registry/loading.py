@@ -83,9 +83,7 @@ def _register(manager: pluggy.PluginManager, plugin: Any, where: str) -> Any:
         manager.register(plugin)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(
-            f"{where}: {' '.join(str(error).split())}. {expected}, without arguments."
-        ) from error
+        raise PluginError(f"{where}: {' '.join(str(error).split())}. {expected}, without arguments.") from error
     for implementation in manager.hook.lgrpo_components.get_hookimpls():
         if implementation.plugin is plugin:
             return implementation.function
@@ -96,9 +94,7 @@ def _register(manager: pluggy.PluginManager, plugin: Any, where: str) -> Any:
 def _find_kind(cls: Any, where: str) -> str:
     """Which contract a class fulfils."""
     if not isinstance(cls, type):
-        raise PluginError(
-            f"{where}: {HOOK}() returned {cls!r}; it must return classes, not instances or names."
-        )
+        raise PluginError(f"{where}: {HOOK}() returned {cls!r}; it must return classes, not instances or names.")
     kinds = [kind for kind, contract in CONTRACTS.items() if issubclass(cls, contract)]
     if not kinds:
         possible = ", ".join(c.__name__ for c in CONTRACTS.values())
@@ -106,10 +102,6 @@ def _find_kind(cls: Any, where: str) -> str:
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if inspect.isabstract(cls):
         raise PluginError(f"{where}: {cls.__name__} is abstract; it lacks {', '.join(missing)}.")
-    if (
-        issubclass(cls, RewardModel)
-        and cls.score is RewardModel.score
-        and cls.score_batch is RewardModel.score_batch
-    ):
+    if issubclass(cls, RewardModel) and cls.score is RewardModel.score and cls.score_batch is RewardModel.score_batch:
         raise PluginError(f"{where}: {cls.__name__} scores nothing; define score or score_batch.")
     return kinds[0]

@@ -31,9 +31,7 @@ def read_answers(value: Any) -> tuple[Any, ...]:
 
 def _read(value: Any) -> Iterator[Any]:
     if str(getattr(value, "dtype", "")).removeprefix("torch.") in ("float16", "float32"):
-        value = (
-            np.asarray(value).astype(str).astype(float)
-        )  # the number that was written, 0.1, not the nearest binary
+        value = np.asarray(value).astype(str).astype(float)  # the number that was written, 0.1, not the nearest binary
     if hasattr(value, "tolist"):  # numpy and torch
         value = value.tolist()
     if value is None or value != value or (isinstance(value, str) and not value.strip()):

@@ -43,9 +43,7 @@ class BackgroundLoop:
         """
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=_run, args=(self._loop,), name="async rewards", daemon=True
-            )
+            self._thread = threading.Thread(target=_run, args=(self._loop,), name="async rewards", daemon=True)
             self._thread.start()
 
         async def run_with_limit() -> Any:

@@ -33,9 +33,7 @@ class BinaryTreeReward(RewardModel):
     [1.0, -1.0, 0.699999988079071, 0.699999988079071]
     """
 
-    def __init__(
-        self, shared: int = 1, penalty: float = -1.0, otherwise: float = 0.7, column: str = "target"
-    ) -> None:
+    def __init__(self, shared: int = 1, penalty: float = -1.0, otherwise: float = 0.7, column: str = "target") -> None:
         if shared < 1:
             raise UserError(f"BinaryTreeReward: shared is {shared}; it must be at least 1.")
         self.shared, self.penalty, self.otherwise = shared, penalty, otherwise
@@ -57,9 +55,7 @@ class BinaryTreeReward(RewardModel):
         texts = [completion.text for completion in group.completions]
         outcome = torch.tensor([self._reward(text, target) for text in texts])
         share = texts.count(target) / len(texts)
-        return Rewards(
-            outcome=outcome, parts={self.name: outcome}, metrics={f"rewards/{self.name}/target": share}
-        )
+        return Rewards(outcome=outcome, parts={self.name: outcome}, metrics={f"rewards/{self.name}/target": share})
 
     def _reward(self, text: str, target: str) -> float:
         if text == target:

@@ -73,15 +73,12 @@ def _check_vector(value: Tensor, length: int, what: str, meaning: str) -> Tensor
 def _check_shape(value: Tensor, shape: tuple[int, ...], what: str, meaning: str) -> Tensor:
     """The same for any shape."""
     if not isinstance(value, Tensor):
-        raise RewardError(
-            f"{what} is a {type(value).__name__}; it must be a tensor of shape {list(shape)}, {meaning}."
-        )
+        raise RewardError(f"{what} is a {type(value).__name__}; it must be a tensor of shape {list(shape)}, {meaning}.")
     if value.shape != shape:
         raise RewardError(f"{what} has shape {list(value.shape)}; it must be {list(shape)}, {meaning}.")
     value = value.detach().to("cpu", torch.float32)
     if value.isinf().any():
         raise RewardError(
-            f"{what} is {value.tolist()}; rewards are finite. Use NaN (None in a reward function) "
-            "for 'does not apply'."
+            f"{what} is {value.tolist()}; rewards are finite. Use NaN (None in a reward function) for 'does not apply'."
         )
     return value

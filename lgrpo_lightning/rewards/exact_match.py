@@ -168,7 +168,5 @@ def _make_finder(extract: str) -> Callable[[str], str | None]:
             f"ExactMatch: extract is {extract!r}, which is no valid regular expression: {error}. {possible}."
         ) from error
     if not pattern.groups:
-        raise UserError(
-            f"ExactMatch: extract is {extract!r}, which has no group. {possible}, such as '#### (\\S+)'."
-        )
+        raise UserError(f"ExactMatch: extract is {extract!r}, which has no group. {possible}, such as '#### (\\S+)'.")
     return lambda text: next((m[1] for m in reversed(list(pattern.finditer(text))) if m[1] is not None), None)

@@ -110,9 +110,7 @@ class FunctionCall:
         out, start = [], 0
         for group in self.groups:
             end = start + len(group)
-            outcome = torch.tensor(
-                [math.nan if v is None else v for v in values[start:end]], dtype=torch.float32
-            )
+            outcome = torch.tensor([math.nan if v is None else v for v in values[start:end]], dtype=torch.float32)
             extras = {column: v[start:end] for column, v in self.extras.items()}
             out.append(Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics, extras=extras))
             start = end

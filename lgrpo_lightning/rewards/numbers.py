@@ -42,9 +42,7 @@ NUMBER = re.compile(
 
 MARK = r"(?:\\[({)}$%;:,!]|\\\[|\\\]|\\ |\*\*|[$€£¥%°~]|\^\{?\\circ\}?|\\(?:degree|circ|left|right)\b)"
 """What may stand beside a number and says nothing of it: of LaTeX and Markdown, currencies, degrees, percent."""
-SCALES = (
-    r"hundred|thousand|million|billion|trillion|dozen|pi|sqrt|ln|log|exp|sin|cos|tan|half|minus|negative|or"
-)
+SCALES = r"hundred|thousand|million|billion|trillion|dozen|pi|sqrt|ln|log|exp|sin|cos|tan|half|minus|negative|or"
 UNIT = rf"\\(?:text|mathrm|mbox|textbf)\s*\{{(?![^{{}}]*\b(?:{SCALES})\b)[^{{}}\d]*\}}(?:\^\{{?[23]\}}?)?"
 BEFORE, AFTER = re.compile(rf"\A(?:{MARK}|\s)+"), re.compile(rf"(?:{MARK}|{UNIT}|\s)+\.?\Z")
 WRAPPED = re.compile(r"\\(?:text|textbf|mathbf|mathrm|mbox)\s*\{([^{}]*)\}")
@@ -131,9 +129,7 @@ def _parse(written: str) -> Fraction | None:
     """The number in one of the forms of ``NUMBER``."""
     text = re.sub(rf"(?<=\d){SEPARATOR}(?=\d{{3}})", "", written)
     text = re.sub(rf"[{VULGAR}]", lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("⁄", "/"), text)
-    text = re.sub(
-        r"\\[cdt]?frac\s*(?:\{\s*([^}\s]+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))", r" \1\2/\3\4", text
-    )
+    text = re.sub(r"\\[cdt]?frac\s*(?:\{\s*([^}\s]+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))", r" \1\2/\3\4", text)
     text = re.sub(rf"[{SUPER}]+", lambda m: "^" + unicodedata.normalize("NFKC", m[0]), text)
     text = re.sub(TIMES + r"(?=10\s*\^|10\s*\*\*)", "*", text).replace("**", "^")
     text = re.sub(rf"[{DASH}]", "-", re.sub(r"[{}~\\$]", "", text)).strip()

@@ -84,8 +84,7 @@ class RewardFunction(RewardModel):
         if not callable(self.function) or isinstance(self.function, type):
             what = "the class" if isinstance(self.function, type) else f"a {type(self.function).__name__}:"
             raise UserError(
-                f"RewardFunction needs a function, or an instance with __call__; got {what} "
-                f"{_name_callable(function)}."
+                f"RewardFunction needs a function, or an instance with __call__; got {what} {_name_callable(function)}."
             )
         self._name = name or _name_callable(self.function)
         self.kwargs = mapped("RewardFunction: kwargs", {} if kwargs is None else kwargs)
@@ -137,14 +136,10 @@ class RewardFunction(RewardModel):
 
     def _call(self, passed: Mapping[str, Any]) -> Any:
         if self.thread:
-            value = call_with_limit(
-                lambda: self.function(**passed), timeout=self.timeout, look=abandon_if_stopping
-            )
+            value = call_with_limit(lambda: self.function(**passed), timeout=self.timeout, look=abandon_if_stopping)
         else:
             value = self.function(**passed)
-        return (
-            self._loop.wait_for_result(value, timeout=self.timeout) if inspect.isawaitable(value) else value
-        )
+        return self._loop.wait_for_result(value, timeout=self.timeout) if inspect.isawaitable(value) else value
 
     def _note_failure(self, error: RewardError) -> None:
         """Count a failed call; raise it where the run is to stop, else warn of the first."""
@@ -200,9 +195,7 @@ def check_arguments(
         return None, (), frozenset()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
     if positional:
-        raise UserError(
-            f"Reward function {name!r} takes {positional} by position only; arguments go by keyword."
-        )
+        raise UserError(f"Reward function {name!r} takes {positional} by position only; arguments go by keyword.")
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     taken = frozenset(p.name for p in named)

@@ -15,8 +15,7 @@ def right_sum(steps: Sequence[str], prefixes: Sequence[str], **columns: Any) -> 
     [1.0, 0.0, 0.0]
     """
     return [
-        _check_sum(step.strip(), prefix) if step.strip() else None
-        for step, prefix in zip(steps, prefixes, strict=True)
+        _check_sum(step.strip(), prefix) if step.strip() else None for step, prefix in zip(steps, prefixes, strict=True)
     ]
 
 

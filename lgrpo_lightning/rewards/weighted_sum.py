@@ -130,9 +130,7 @@ def _sum_without_nan(values: list[Tensor], weights: list[float]) -> Tensor:
     weighted = stacked * torch.tensor(weights, dtype=torch.double).view(-1, *[1] * values[0].dim())
     total = torch.where(stacked.isnan().all(0), torch.nan, weighted.nansum(0)).float()
     if total.isinf().any():
-        raise RewardError(
-            f"The weighted sum of rewards is {total.tolist()}: too large for fp32. Scale them down."
-        )
+        raise RewardError(f"The weighted sum of rewards is {total.tolist()}: too large for fp32. Scale them down.")
     return total
 
 

@@ -52,9 +52,7 @@ class FolderLock:
     def is_lost(self) -> bool:
         """Whether the lock file was removed or moved."""
         try:
-            return self._handle is not None and not os.path.samestat(
-                os.fstat(self._handle), self._file.stat()
-            )
+            return self._handle is not None and not os.path.samestat(os.fstat(self._handle), self._file.stat())
         except OSError:
             return True
 

@@ -131,9 +131,7 @@ class MetricsCSV(Logger):
 
     def _begin_anew(self) -> None:
         """Somebody removed or replaced the file: what stands there is no file of this run."""
-        kept = (
-            f" What stood there is kept as {show_path(set_aside(self.path))}." if self.path.exists() else ""
-        )
+        kept = f" What stood there is kept as {show_path(set_aside(self.path))}." if self.path.exists() else ""
         rank_zero_warn(
             f"{show_path(self.path)} was removed or replaced while the run goes on: it begins anew.{kept} The rows "
             "before are missing."

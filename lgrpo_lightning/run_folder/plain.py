@@ -96,6 +96,5 @@ def digest_prompts(prompts: Sequence[Prompt]) -> dict[str, str]:
     """Digests of the prompts with their columns: ``content`` whatever their order, ``order`` as they stand."""
     rows = [sha256(ADDRESS.sub("", to_json([p.text, dict(p.columns)])).encode()).digest() for p in prompts]
     return {
-        name: sha256(b"".join(given)).hexdigest()[:16]
-        for name, given in (("content", sorted(rows)), ("order", rows))
+        name: sha256(b"".join(given)).hexdigest()[:16] for name, given in (("content", sorted(rows)), ("order", rows))
     }

@@ -9,9 +9,7 @@ from typing import Any
 import yaml
 
 MASK = "***"
-SECRET = re.compile(
-    r"(?i)(.*[_-])?(api_?key|key|token|secret|password|passwd|passphrase|credential|authorization)"
-)
+SECRET = re.compile(r"(?i)(.*[_-])?(api_?key|key|token|secret|password|passwd|passphrase|credential|authorization)")
 SPECIAL = re.compile(r"(?i)(pad|eos|bos|unk|cls|sep|mask|start|end|stop|image)_token")
 """Tokens of a tokenizer."""
 

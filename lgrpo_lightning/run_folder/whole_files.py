@@ -95,9 +95,7 @@ def explain_if_unwritable(path: Path) -> Iterator[None]:
         if isinstance(error, UnwritableError):
             raise
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        if limit != resource.RLIM_INFINITY and (
-            error.__class__.__name__ in CUT or _get_errno(error) == errno.EFBIG
-        ):
+        if limit != resource.RLIM_INFINITY and (error.__class__.__name__ in CUT or _get_errno(error) == errno.EFBIG):
             raise UnwritableError(
                 errno.EFBIG,
                 f"{show_path(path)} cannot be written: a file of this process may have {limit:,} bytes (ulimit -f). "

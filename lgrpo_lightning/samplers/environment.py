@@ -106,15 +106,11 @@ class EnvironmentSampler(SamplerAround):
             workers=workers,
             max_errors_in_a_row=max_errors_in_a_row,
         )
-        self.chat_template_kwargs = mapped(
-            "EnvironmentSampler: chat_template_kwargs", chat_template_kwargs or {}
-        )
+        self.chat_template_kwargs = mapped("EnvironmentSampler: chat_template_kwargs", chat_template_kwargs or {})
         check_format(tool_format, "EnvironmentSampler")
         self.prototypes = make_environments(environment, tools, timeout=timeout)
         self.processes: Workers | None = None
-        self.recipes = (
-            make_recipes(environment, tools or [], self.prototypes) if isolation == "process" else {}
-        )
+        self.recipes = make_recipes(environment, tools or [], self.prototypes) if isolation == "process" else {}
 
     def setup(self, source: WeightSource) -> None:
         """Passed on; and the environments are made ready for the policy's chat template.
@@ -190,9 +186,7 @@ class EnvironmentSampler(SamplerAround):
         self.driver.call_each(episodes, self.pool.put_back)
         return sampled
 
-    def _begin(
-        self, prompts: Sequence[Prompt], count: int, limit: int, random_key: RandomKey
-    ) -> list[list[Episode]]:
+    def _begin(self, prompts: Sequence[Prompt], count: int, limit: int, random_key: RandomKey) -> list[list[Episode]]:
         """Episodes whose environments are reset, with the prompts that their first turns are drawn after."""
         groups = []
         for prompt in prompts:
@@ -222,9 +216,7 @@ class EnvironmentSampler(SamplerAround):
             for episode, turn in zip(episodes, group.completions, strict=True):
                 self._add_turn(episode, turn)
 
-    def _draw_turns(
-        self, running: Sequence[Episode], turn: int, sampling: Sampling, random_key: RandomKey
-    ) -> None:
+    def _draw_turns(self, running: Sequence[Episode], turn: int, sampling: Sampling, random_key: RandomKey) -> None:
         """A turn of every episode that goes on, drawn together, each under a name of its own."""
         prompts = [
             replace(
@@ -253,9 +245,7 @@ class EnvironmentSampler(SamplerAround):
 
     def _answer(self, running: Sequence[Episode], sampling: Sampling, *, last: bool) -> None:
         """Append what the environments say to the turns just taken."""
-        for episode, messages in zip(
-            running, self.driver.call_each(running, self.driver.answer), strict=True
-        ):
+        for episode, messages in zip(running, self.driver.call_each(running, self.driver.answer), strict=True):
             if not episode.open:
                 continue
             if messages is None:

@@ -110,13 +110,10 @@ class ForkingSampler(SamplerAround):
             ):
                 members[branch.place].append(completion)
         return [
-            replace(group, completions=tuple(completions))
-            for group, completions in zip(groups, members, strict=True)
+            replace(group, completions=tuple(completions)) for group, completions in zip(groups, members, strict=True)
         ]
 
-    def _draw_branch(
-        self, name: str, place: int, members: Sequence[Completion], random_key: RandomKey
-    ) -> Branch:
+    def _draw_branch(self, name: str, place: int, members: Sequence[Completion], random_key: RandomKey) -> Branch:
         """Whom to fork, and where."""
         draw = Random(f"{tuple(random_key)}/{name}")  # of a text: the same on every machine
         member = draw.randrange(len(members))
@@ -128,9 +125,7 @@ class ForkingSampler(SamplerAround):
         inside = range(1, len(completion))
         if self.cut == "line":
             text, ends = completion.text, completion.text_ends
-            return [t for t in inside if text[: ends[t - 1]].endswith("\n") and ends[t - 1] < len(text)] or [
-                0
-            ]
+            return [t for t in inside if text[: ends[t - 1]].endswith("\n") and ends[t - 1] < len(text)] or [0]
         if self.cut == "entropy":
             if completion.entropies is None:
                 raise UserError(
@@ -139,9 +134,7 @@ class ForkingSampler(SamplerAround):
                     "VLLMSampler, init_args: {entropy_top: 20}}, or another cut."
                 )
             count = max(1, len(completion) // 10)
-            return sorted(
-                t for t in completion.entropies.argsort(descending=True)[:count].tolist() if t > 0
-            ) or [0]
+            return sorted(t for t in completion.entropies.argsort(descending=True)[:count].tolist() if t > 0) or [0]
         return list(inside) or [0]
 
     def _draw_forks(

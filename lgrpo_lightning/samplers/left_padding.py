@@ -14,9 +14,7 @@ Tokens = Sequence[int]
 _KNOWN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def takes_left_padding(
-    model: Any, prompts: Sequence[Tokens], logits: Callable[[list[Tokens]], Tensor]
-) -> bool:
+def takes_left_padding(model: Any, prompts: Sequence[Tokens], logits: Callable[[list[Tokens]], Tensor]) -> bool:
     """Whether prompts of several lengths may be read in one batch; found out once a model, with two of them.
 
     Some models count positions from the first column whatever the mask says (decoders with learned positions, such as

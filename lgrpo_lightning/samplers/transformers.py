@@ -61,8 +61,7 @@ class TransformersSampler(Sampler):
             for jobs in self._make_batches(prompts, group_size, sampling.max_new_tokens):
                 used = sorted({p for p, _ in jobs})
                 requests = [
-                    Request(prompt=used.index(p), key=make_row_key(random_key, prompts[p].uid, m))
-                    for p, m in jobs
+                    Request(prompt=used.index(p), key=make_row_key(random_key, prompts[p].uid, m)) for p, m in jobs
                 ]
                 results = decoding.run([prompts[p].token_ids for p in used], requests)
                 decoded.update(zip(jobs, results, strict=True))

@@ -46,9 +46,7 @@ class DelimiterSegmenter(StepSegmenter):
     [[2, 2, 1, 0], [2, 2, 2, 1]]
     """
 
-    def __init__(
-        self, delimiter: str = "line", normalize: Normalize = "strip", ignore_case: bool = False
-    ) -> None:
+    def __init__(self, delimiter: str = "line", normalize: Normalize = "strip", ignore_case: bool = False) -> None:
         if normalize not in ("none", "strip", "collapse"):
             raise UserError(f"normalize is {normalize!r}; possible are 'none', 'strip' and 'collapse'.")
         self.delimiter = delimiter

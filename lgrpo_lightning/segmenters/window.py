@@ -32,10 +32,5 @@ class WindowSegmenter(StepSegmenter):
 
     def segment(self, group: Group) -> ProcessTree:
         """The tree of equal windows."""
-        keys = [
-            [tuple(ids[at : at + self.size]) for at in range(0, len(ids), self.size)]
-            for ids in group.sequences
-        ]
-        return ProcessTree.from_steps(
-            keys, [[t // self.size for t in range(len(ids))] for ids in group.sequences]
-        )
+        keys = [[tuple(ids[at : at + self.size]) for at in range(0, len(ids), self.size)] for ids in group.sequences]
+        return ProcessTree.from_steps(keys, [[t // self.size for t in range(len(ids))] for ids in group.sequences])

@@ -46,21 +46,13 @@ def check_reward_model(
         group = toy_group(["2", "3", "so 2\nor 3", ""], columns=columns)
     flipped, single = _permute(group), Group(prompt=group.prompt, completions=group.completions[:1])
     trees = [toy_tree(g) for g in (group, flipped, single)]
-    first, second, _ = (
-        _score(model, [g], [t])[0] for g, t in zip((group, flipped, single), trees, strict=True)
-    )
+    first, second, _ = (_score(model, [g], [t])[0] for g, t in zip((group, flipped, single), trees, strict=True))
     if ordered:
         together = _score(model, [group, flipped], trees[:2])
-        assert _same(together[0].outcome, first.outcome, tolerance), (
-            f"{model.name}: groups influence each other"
-        )
-        assert _same(second.outcome, first.outcome.flip(0), tolerance), (
-            f"{model.name}: the order of members matters"
-        )
+        assert _same(together[0].outcome, first.outcome, tolerance), f"{model.name}: groups influence each other"
+        assert _same(second.outcome, first.outcome.flip(0), tolerance), f"{model.name}: the order of members matters"
         again = _score(model, [group], trees[:1])[0]
-        assert _same(again.outcome, first.outcome, tolerance), (
-            f"{model.name}: a second call gives something else"
-        )
+        assert _same(again.outcome, first.outcome, tolerance), f"{model.name}: a second call gives something else"
     return first
 
 
@@ -79,9 +71,7 @@ def check_segmenter(segmenter: StepSegmenter, group: Group | None = None) -> Pro
         assert step.parent < number, f"{who}: parents come before their children"
         for member, (start, end) in zip(step.members, step.spans, strict=True):
             assert (steps[member, start:end] == number).all(), f"{who}: step_ids index steps"
-            assert (sizes[member, start:end] == len(step.members)).all(), (
-                f"{who}: a set's size is its member count"
-            )
+            assert (sizes[member, start:end] == len(step.members)).all(), f"{who}: a set's size is its member count"
     flipped = segmenter.segment(_permute(group)).set_sizes()
     assert torch.equal(flipped, sizes.flip(0)), f"{who}: the order of members matters"
     assert bool((alone.set_sizes() <= 1).all()), f"{who}: a completion by itself is in sets of one"
@@ -100,14 +90,10 @@ def check_estimator(estimator: AdvantageEstimator, *, tolerance: float = 1e-5) -
     credits = _credits(estimator, outcomes, groups)
     for credit, outcome in zip(credits, outcomes, strict=True):
         if tuple(estimator.reads) == ("outcome",):
-            assert (credit.advantages[outcome.isnan()] == 0).all(), (
-                f"{who}: a NaN reward must give advantage 0"
-            )
+            assert (credit.advantages[outcome.isnan()] == 0).all(), f"{who}: a NaN reward must give advantage 0"
     flipped = _credits(estimator, [o.flip(0) for o in outcomes], [_permute(g) for g in groups])
     for a, b in zip(credits, flipped, strict=True):
-        same = _same(a.advantages.flip(0), b.advantages, tolerance) and _same(
-            a.weights.flip(0), b.weights, tolerance
-        )
+        same = _same(a.advantages.flip(0), b.advantages, tolerance) and _same(a.weights.flip(0), b.weights, tolerance)
         assert same, f"{who}: the order of members matters"
     for outcome in (torch.tensor([1.0]), torch.tensor([torch.nan])):
         _credits(estimator, [outcome], [toy_group([[1, 2]])])
@@ -131,8 +117,7 @@ def _check_trained(estimator: AdvantageEstimator, tolerance: float) -> None:
     apart, shared = (
         _credits(estimator, outcomes, [group])[0].weights[group.mask]
         for group in (
-            _trained_at([[1, 2, 3], other, [6]], [[1, 1, 1], [0, 0, 1], [1]])
-            for other in ([7, 8, 4], [1, 2, 4])
+            _trained_at([[1, 2, 3], other, [6]], [[1, 1, 1], [0, 0, 1], [1]]) for other in ([7, 8, 4], [1, 2, 4])
         )
     )
     assert _same(apart, shared, tolerance), (
@@ -170,38 +155,25 @@ def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Grou
     sampler.setup(PolicySource(policy, tokenizer=tokenizer, eos_token_ids=ends, version=lambda: 0))
     sampler.sync(0)
     sampling, texts = Sampling(max_new_tokens=12), ["1+2=", "12+7+3="]
-    prompts = [
-        Prompt(uid=f"toy/{i}", text=t, token_ids=tuple(tokenizer(t)["input_ids"]))
-        for i, t in enumerate(texts)
-    ]
+    prompts = [Prompt(uid=f"toy/{i}", text=t, token_ids=tuple(tokenizer(t)["input_ids"])) for i, t in enumerate(texts)]
 
     def draw(asked: Sequence[Prompt], counter: int = 0) -> list[Group]:
         return sampler.sample(asked, 3, sampling=sampling, random_key=RandomKey(0, "train", counter))
 
     groups = draw(prompts)
-    assert [g.prompt.uid for g in groups] == [p.uid for p in prompts], (
-        f"{who}: one group per prompt, in order"
-    )
+    assert [g.prompt.uid for g in groups] == [p.uid for p in prompts], f"{who}: one group per prompt, in order"
     for group in groups:
         assert len(group) == 3, f"{who}: group_size is 3, a group has {len(group)} completions"
         for completion in group.completions:
-            assert 0 < len(completion) <= 12, (
-                f"{who}: a completion has {len(completion)} tokens, of at most 12"
-            )
-            assert completion.text_ends[-1] == len(completion.text), (
-                f"{who}: text_ends do not end at the text's end"
-            )
+            assert 0 < len(completion) <= 12, f"{who}: a completion has {len(completion)} tokens, of at most 12"
+            assert completion.text_ends[-1] == len(completion.text), f"{who}: text_ends do not end at the text's end"
         logprobs = policy([group.prompt.token_ids] * 3, group.sequences).logprobs
         for row, completion in zip(logprobs, group.completions, strict=True):
             apart = float((row[: len(completion)] - completion.logprobs).abs().max())
-            assert apart < 1e-2 or not sampler.is_policy, (
-                f"{who}: log-probs are {apart:.2g} from the policy's"
-            )
+            assert apart < 1e-2 or not sampler.is_policy, f"{who}: log-probs are {apart:.2g} from the policy's"
     again, backwards = draw(prompts), draw(prompts[::-1])[::-1]
     for other, what in ((again, "a second call"), (backwards, "another order of prompts")):
-        assert [g.sequences for g in other] == [g.sequences for g in groups], (
-            f"{who}: {what} draws something else"
-        )
+        assert [g.sequences for g in other] == [g.sequences for g in groups], f"{who}: {what} draws something else"
     assert [g.sequences for g in draw(prompts, 1)] != [g.sequences for g in groups], (
         f"{who}: another random key draws the same"
     )
@@ -263,9 +235,7 @@ def _credits(estimator: AdvantageEstimator, outcomes: list[Tensor], groups: list
         rewards = [replace(r, steps=s) for r, s in zip(rewards, sizes, strict=True)]
     elif "tokens" in estimator.reads:
         counts = [tree.set_sizes().float() for tree in trees]
-        rewards = [
-            replace(r, tokens=torch.where(c > 0, c, torch.nan)) for r, c in zip(rewards, counts, strict=True)
-        ]
+        rewards = [replace(r, tokens=torch.where(c > 0, c, torch.nan)) for r, c in zip(rewards, counts, strict=True)]
     credits = estimator.estimate_batch(rewards, trees, reduce=lambda x: x)
     with _raise_assertions():
         check_credits(estimator, groups, credits)

@@ -29,15 +29,11 @@ def check_environment(
     one, other = copy.deepcopy(environment), copy.deepcopy(environment)
     first = _play(one, columns or {}, turns, who)
     assert _play(other, columns or {}, turns, who) == first, f"{who}: a copy plays another episode"
-    assert _play(one, columns or {}, turns, who) == first, (
-        f"{who}: a second episode is not the first one again"
-    )
+    assert _play(one, columns or {}, turns, who) == first, f"{who}: a second episode is not the first one again"
     return first
 
 
-def _play(
-    environment: Environment, columns: Mapping[str, Any], turns: Sequence[str], who: str
-) -> list[Message]:
+def _play(environment: Environment, columns: Mapping[str, Any], turns: Sequence[str], who: str) -> list[Message]:
     environment.seed = 7
     said = environment.reset(dict(columns))
     assert said is None or isinstance(said, str), f"{who}.reset returned {said!r}; it returns a text, or None"

@@ -33,9 +33,7 @@ def check_loss(loss: PolicyLoss, *, tolerance: float = 1e-5) -> Tensor:
     shape = tuple(loss.terms(batch).shape)
     assert shape == tuple(batch.mask.shape), f"{name}: terms are {shape}, not {tuple(batch.mask.shape)}"
     terms, gradient = _terms(loss, batch)
-    assert bool(terms.isfinite().all() and gradient.isfinite().all()), (
-        f"{name}: terms or gradient are not finite"
-    )
+    assert bool(terms.isfinite().all() and gradient.isfinite().all()), f"{name}: terms or gradient are not finite"
     for row in range(2):
         own = _terms(loss, _loss_rows(batch, [row]))
         assert _near(own[0], terms[[row]], tolerance), f"{name}: another completion changes the terms"

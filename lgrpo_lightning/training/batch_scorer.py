@@ -31,9 +31,7 @@ class BatchScorer:
 
     def passes(self, batch: TrainBatch, rows: list[int]) -> Iterator[tuple[list[int], bool]]:
         """(rows of a forward pass, whether they count): as many passes on every rank, filled up with dummies."""
-        packs = self.policy.divide_rows(
-            [batch.prompts[i] for i in rows], [batch.completions[i] for i in rows]
-        )
+        packs = self.policy.divide_rows([batch.prompts[i] for i in rows], [batch.completions[i] for i in rows])
         count = torch.tensor(len(packs), device=batch.mask.device)
         most = int(self.ranks.max(count))  # collective, so before any pass
         for number in range(most):

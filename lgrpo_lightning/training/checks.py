@@ -43,13 +43,9 @@ def check_trees(segmenter: StepSegmenter, groups: Sequence[Group], trees: Sequen
         for name, value, padding in (("set_sizes", tree.set_sizes(), 0), ("step_ids", tree.step_ids, -1)):
             _check_shape(value, group, f"{where}: {name} of the tree")
             if not torch.equal(value > padding, real.to(value.device)):
-                raise ContractError(
-                    f"{where}: {name} of the tree must be {padding} on padding and only there."
-                )
+                raise ContractError(f"{where}: {name} of the tree must be {padding} on padding and only there.")
         if bool((tree.set_sizes() > len(group)).any()):
-            raise ContractError(
-                f"{where}: a process set has more members than its group, which has {len(group)}."
-            )
+            raise ContractError(f"{where}: a process set has more members than its group, which has {len(group)}.")
 
 
 def check_credits(estimator: AdvantageEstimator, groups: Sequence[Group], credits: Sequence[Credit]) -> None:
@@ -71,9 +67,7 @@ def check_credits(estimator: AdvantageEstimator, groups: Sequence[Group], credit
         for name, value in vars(credit).items():
             _check_shape(value, group, f"{where}: {name}")
             if not bool(value.isfinite().all()):
-                raise ContractError(
-                    f"{where}: {name} has numbers that are not finite; use 0 for 'no credit'."
-                )
+                raise ContractError(f"{where}: {name} has numbers that are not finite; use 0 for 'no credit'.")
             if value.dtype != torch.float32:
                 raise ContractError(f"{where}: {name} is {value.dtype}; it must be float32.")
             if bool((value[~_real(group).to(value.device)] != 0).any()):
@@ -82,9 +76,7 @@ def check_credits(estimator: AdvantageEstimator, groups: Sequence[Group], credit
             raise ContractError(f"{where}: a weight is negative; weights say how much a token counts.")
 
 
-def warn_of_unread(
-    estimator: AdvantageEstimator, reward_model: RewardSum, rewards: Sequence[Rewards]
-) -> None:
+def warn_of_unread(estimator: AdvantageEstimator, reward_model: RewardSum, rewards: Sequence[Rewards]) -> None:
     """Say once that process rewards are given and not read."""
     given = {name for name in ("steps", "tokens") for r in rewards if getattr(r, name) is not None}
     if not given or given & set(estimator.reads):

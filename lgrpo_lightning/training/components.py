@@ -124,9 +124,7 @@ class Components:
         self.sync_sampler(version)
         self.start_rewards(self.random_key(phase), progress)
 
-    def score(
-        self, groups: Sequence[Group], trees: Sequence[ProcessTree], random_key: RandomKey
-    ) -> list[Rewards]:
+    def score(self, groups: Sequence[Group], trees: Sequence[ProcessTree], random_key: RandomKey) -> list[Rewards]:
         """The rewards of every group. A stop that is asked for abandons those that are waited for."""
         with (
             allow_abandoning(self._trainer, random_key, "scoring"),

@@ -66,9 +66,7 @@ class Evaluation:
 
     def __init__(self, options: Validation, device: torch.device | str) -> None:
         self.options = options
-        self.metrics = {
-            name: MeanMetric().to(device) for name in ("accuracy", "avg@k", "pass@k", "reward", "length")
-        }
+        self.metrics = {name: MeanMetric().to(device) for name in ("accuracy", "avg@k", "pass@k", "reward", "length")}
 
     def add_greedy(self, rewards: Sequence[Rewards]) -> None:
         """Count one greedy completion per prompt."""
@@ -83,9 +81,7 @@ class Evaluation:
             if len(success):
                 self.metrics["pass@k"].update(success.max())
             self.metrics["reward"].update(r.outcome[~r.outcome.isnan()])
-            self.metrics["length"].update(
-                torch.tensor([float(len(x)) for x in group.completions if x.applies])
-            )
+            self.metrics["length"].update(torch.tensor([float(len(x)) for x in group.completions if x.applies]))
             if not self.options.greedy:
                 self.metrics["accuracy"].update(success)
 

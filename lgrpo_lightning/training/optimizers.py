@@ -24,9 +24,7 @@ def default_optimizer(params: Iterable[Parameter]) -> Optimizer:
     return AdamW(params, lr=1e-6, weight_decay=0.0)
 
 
-def build_optimizer(
-    factory: Callable[[list[Parameter]], Optimizer], parameters: list[Parameter]
-) -> Optimizer:
+def build_optimizer(factory: Callable[[list[Parameter]], Optimizer], parameters: list[Parameter]) -> Optimizer:
     """The optimizer over ``parameters``.
 
     Raises:
@@ -108,9 +106,7 @@ def read_rates(optimizer: Optimizer, schedule: Schedule) -> list[dict[str, Any]]
     return rates
 
 
-def take_over_rates(
-    optimizer: Optimizer, made: Any, now: list[dict[str, Any]], before: list[dict[str, Any]]
-) -> str:
+def take_over_rates(optimizer: Optimizer, made: Any, now: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
     """Have a restored optimizer and its schedule do what this run was told to, where that is something else.
 
     Args:
@@ -142,13 +138,8 @@ def compute_gradient_norm(params: Iterable[Parameter]) -> Tensor:
 
     Collective where they are not, as under tensor parallelism.
     """
-    norms = [
-        torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
-        for group in _by_mesh(params)
-    ]
-    return (
-        norms[0] if len(norms) == 1 else torch.nn.utils.get_total_norm([gather_whole(norm) for norm in norms])
-    )
+    norms = [torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in _by_mesh(params)]
+    return norms[0] if len(norms) == 1 else torch.nn.utils.get_total_norm([gather_whole(norm) for norm in norms])
 
 
 def clip(params: Iterable[Parameter], norm: Tensor, limit: float | None) -> None:

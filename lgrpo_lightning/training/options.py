@@ -53,9 +53,7 @@ class Updates:
             if getattr(self, name) < 1:
                 raise UserError(f"updates.{name} is {getattr(self, name)}; it must be at least 1.")
         if self.max_rollouts < -1 or self.max_rollouts == 0:
-            raise UserError(
-                f"updates.max_rollouts is {self.max_rollouts}; it must be at least 1, or -1 for no limit."
-            )
+            raise UserError(f"updates.max_rollouts is {self.max_rollouts}; it must be at least 1, or -1 for no limit.")
         if self.rollouts_ahead < 0:
             raise UserError(
                 f"updates.rollouts_ahead is {self.rollouts_ahead}; it must be at least 0 (0: none is drawn ahead)."
@@ -65,9 +63,7 @@ class Updates:
                 f"updates.refill_rounds is {self.refill_rounds}; it must be at least 0 (0: no group is replaced)."
             )
         if self.gradient_clip_val is not None and not 0 < self.gradient_clip_val < math.inf:
-            raise UserError(
-                f"updates.gradient_clip_val is {self.gradient_clip_val}; it must be above 0, or null."
-            )
+            raise UserError(f"updates.gradient_clip_val is {self.gradient_clip_val}; it must be above 0, or null.")
 
     @property
     def steps_per_rollout(self) -> int:

@@ -206,9 +206,7 @@ class PolicyModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and its schedule."""
-        optimizer = build_optimizer(
-            self.optimizer_factory, [p for p in self.policy.parameters() if p.requires_grad]
-        )
+        optimizer = build_optimizer(self.optimizer_factory, [p for p in self.policy.parameters() if p.requires_grad])
         check_optimizer(self.trainer.precision, optimizer)
         self.run_state.rates = read_rates(optimizer, self.schedule)
         return {

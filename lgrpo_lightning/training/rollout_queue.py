@@ -85,9 +85,7 @@ class RolloutQueue:
             self.components.start_rewards(random_key, this.progress)
         return self.draw(this.prompts, random_key, version, clock)
 
-    def draw(
-        self, prompts: Sequence[Prompt], random_key: RandomKey, version: int, clock: Clock
-    ) -> ScoredGroups:
+    def draw(self, prompts: Sequence[Prompt], random_key: RandomKey, version: int, clock: Clock) -> ScoredGroups:
         """Sample and score groups from the policy as it is. Collective."""
         with clock.measure("sample"):
             self.components.sync_sampler(version)
@@ -177,9 +175,7 @@ class RolloutQueue:
         thread = RolloutThread(
             request,
             version,
-            sample=lambda prompts: self.components.sample_groups(
-                prompts, self.group_size, self.sampling, random_key
-            ),
+            sample=lambda prompts: self.components.sample_groups(prompts, self.group_size, self.sampling, random_key),
             score=score,
             before=self._latest,
         )

@@ -60,17 +60,13 @@ class RunLimits:
         for _ in range(2):  # a full window, in which nothing rises
             window.add({name: float(value) for name, value in metrics.items()})
         causes = [rule.says(window, rule.threshold) for rule in RULES if rule.name in NOTHING_TO_LEARN]
-        cause = next(
-            filter(None, causes), "no token was trained. Look at updates/masked_tokens, and into rollouts/."
-        )
+        cause = next(filter(None, causes), "no token was trained. Look at updates/masked_tokens, and into rollouts/.")
         raise UserError(
             f"{without} rollouts in a row made no optimizer step (updates.max_rollouts_without_step), so that the run "
             f"would never end: {cause}"
         )
 
-    def plan_rollouts(
-        self, trainer: Any, prompts: Sequence[Prompt], progress: Progress
-    ) -> list[RolloutRequest]:
+    def plan_rollouts(self, trainer: Any, prompts: Sequence[Prompt], progress: Progress) -> list[RolloutRequest]:
         """This rollout, and up to ``updates.rollouts_ahead`` after it that the run is sure to reach."""
         if not self.updates.rollouts_ahead:
             return [RolloutRequest(prompts=tuple(prompts), progress=progress)]
@@ -84,9 +80,7 @@ class RunLimits:
         return [
             RolloutRequest(
                 prompts=tuple(batch),
-                progress=replace(
-                    progress, rollout=progress.rollout + number, epoch=trainer.current_epoch + epochs
-                ),
+                progress=replace(progress, rollout=progress.rollout + number, epoch=trainer.current_epoch + epochs),
             )
             for number, (epochs, batch) in enumerate(coming)
         ]

@@ -130,8 +130,7 @@ def check_data(trainer: Any, *, refill: bool = False) -> None:
         given = "no data module" if trainer.datamodule is None else f"a {type(trainer.datamodule).__name__}"
         call = f"trainer.{trainer.state.fn.value}(module, datamodule=PromptDataModule(...))"
         raise UserError(
-            f"The Trainer was given {given}. Use {call}; "
-            "rows of your own come from a PromptSource (docs/plugins.md)."
+            f"The Trainer was given {given}. Use {call}; rows of your own come from a PromptSource (docs/plugins.md)."
         )
     if refill and trainer.state.fn == "fit" and not hasattr(trainer.datamodule, "draw_further_prompts"):
         raise UserError(

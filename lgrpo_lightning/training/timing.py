@@ -27,9 +27,7 @@ class Clock:
 
     def metrics(self) -> dict[str, float]:
         """``time/<stage>`` for every stage, and ``time/step`` for all since the clock was made."""
-        return {f"time/{stage}": seconds for stage, seconds in self.seconds.items()} | {
-            "time/step": self.total
-        }
+        return {f"time/{stage}": seconds for stage, seconds in self.seconds.items()} | {"time/step": self.total}
 
     @property
     def total(self) -> float:

@@ -83,9 +83,7 @@ class TokenLoss:
         means.add("updates/off_policy_masked", ~kept, mask)
         return kept
 
-    def _importance_weights(
-        self, batch: LossInput, mask: Tensor, means: Means, *, mode: ImportanceMode
-    ) -> Tensor:
+    def _importance_weights(self, batch: LossInput, mask: Tensor, means: Means, *, mode: ImportanceMode) -> Tensor:
         """``[N, T]`` factor that corrects the surrogate for the sampler; logged under TRL's names."""
         objective, old, sampler = self.objective, batch.old_logprobs, batch.sampler_logprobs
         bounds = {"maximum": objective.importance_max, "minimum": objective.importance_min}

@@ -93,9 +93,7 @@ class Update:
             batch, self.scorer, reference=self.reference, objective=self.objective, updates=self.updates
         )
 
-    def accumulate(
-        self, batch: TrainBatch, rows: list[int], fixed: FixedScores, means: Means
-    ) -> PendingStep | None:
+    def accumulate(self, batch: TrainBatch, rows: list[int], fixed: FixedScores, means: Means) -> PendingStep | None:
         """The gradient of one optimizer step, micro-batch by micro-batch; None without a trained token. Collective.
 
         The normaliser is that of the whole optimizer step, on all ranks: micro-batches change nothing.
@@ -134,9 +132,7 @@ class Update:
             results.append(MicroBatchResult(rows=tuple(pack) if real else (), loss=loss.detach(), **values))
         if noise is not None and noise.ratio == noise.ratio:
             means.put("gradient_snr", noise.ratio)
-        return PendingStep(
-            batch=batch, passes=tuple(results), old=fixed.old, ref=fixed.ref, entropy=entropy_sum
-        )
+        return PendingStep(batch=batch, passes=tuple(results), old=fixed.old, ref=fixed.ref, entropy=entropy_sum)
 
     def commit(self, pending: PendingStep, means: Means) -> None:
         """Make the optimizer step, and steer the entropy bonus."""
@@ -153,9 +149,7 @@ class Update:
 
     @cached_property
     def _token_loss(self) -> TokenLoss:
-        return TokenLoss(
-            loss=self.loss, objective=self.objective, importance=self.importance, corrects=self.corrects
-        )
+        return TokenLoss(loss=self.loss, objective=self.objective, importance=self.importance, corrects=self.corrects)
 
     def _score(
         self, micro: TrainBatch, fixed: FixedScores, chosen: Tensor | None, mask: Tensor, means: Means

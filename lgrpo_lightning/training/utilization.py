@@ -54,6 +54,4 @@ def utilization_metrics(policy: Policy, *, passes: int, seconds: float) -> dict[
     if (division := policy.division) is not None:
         divided = sum(p.numel() for p in policy.parameters() if p.dim() > 1 and is_divided(p))
         parameters -= divided - divided // division.mesh.size()
-    return {
-        "mfu": utilization(parameters=parameters, tokens=tokens, passes=passes, seconds=seconds, peak=peak)
-    }
+    return {"mfu": utilization(parameters=parameters, tokens=tokens, passes=passes, seconds=seconds, peak=peak)}

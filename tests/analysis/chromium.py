@@ -15,12 +15,8 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = next(
-    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None
-)
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)"
-)
+CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
 
 
 @dataclass
@@ -147,9 +143,7 @@ def opened(page: Path, *, width: int = 1280, dark: bool = False, picture: Path |
             ),
         )
         if picture is not None:
-            shot = chrome.call(
-                "Page.captureScreenshot", session, captureBeyondViewport=True, **_whole(chrome, session)
-            )
+            shot = chrome.call("Page.captureScreenshot", session, captureBeyondViewport=True, **_whole(chrome, session))
             picture.write_bytes(base64.b64decode(shot["data"]))
         for event in chrome.events:
             _note(seen, event, address)
@@ -157,9 +151,7 @@ def opened(page: Path, *, width: int = 1280, dark: bool = False, picture: Path |
 
 
 def _value(chrome: Browser, session: str, expression: str) -> Any:
-    return chrome.call("Runtime.evaluate", session, expression=expression, returnByValue=True)["result"][
-        "value"
-    ]
+    return chrome.call("Runtime.evaluate", session, expression=expression, returnByValue=True)["result"]["value"]
 
 
 def _whole(chrome: Browser, session: str) -> dict[str, Any]:

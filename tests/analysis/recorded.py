@@ -34,9 +34,7 @@ def record(
     run = write_run(folder, series)
     for file in (run / "rollouts").iterdir():
         file.unlink()
-    made: list[Group] = [
-        toy_group(list(texts), prompt=prompt, uid=f"train/{i}") for i, (texts, _) in enumerate(groups)
-    ]
+    made: list[Group] = [toy_group(list(texts), prompt=prompt, uid=f"train/{i}") for i, (texts, _) in enumerate(groups)]
     rewards = [Rewards(outcome=torch.tensor(list(values))) for _, values in groups]
     rows = build_table(batch(0, made, rewards))
     pyarrow.parquet.write_table(rows, run / "rollouts" / "rollout-000000-rank-000.parquet")

@@ -98,15 +98,9 @@ def test_a_kill_repeats_nothing(tmp_path: Path) -> None:
     until(lambda: len(list(cut.glob("runs/*/*/finished"))) >= 1 and len(begun(cut)) >= 2)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = {
-        path: path.parent.joinpath("metrics.csv").stat().st_mtime_ns for path in cut.glob("runs/*/*/finished")
-    }
+    done = {path: path.parent.joinpath("metrics.csv").stat().st_mtime_ns for path in cut.glob("runs/*/*/finished")}
     assert len(done) == 1
-    before = {
-        path: len(path.read_text())
-        for path in cut.glob("runs/*/*/log.txt")
-        if path.parent / "finished" in done
-    }
+    before = {path: len(path.read_text()) for path in cut.glob("runs/*/*/log.txt") if path.parent / "finished" in done}
     assert cli.main(words(cut, ARMS, **options)) == 0
     for path, written in done.items():
         assert path.parent.joinpath("metrics.csv").stat().st_mtime_ns == written
@@ -114,9 +108,7 @@ def test_a_kill_repeats_nothing(tmp_path: Path) -> None:
         assert len(path.read_text()) == length
     for name in ("table.csv", "runs.csv"):
         pandas.testing.assert_frame_equal(table(whole, name), table(cut, name))
-    pandas.testing.assert_frame_equal(
-        pandas.read_csv(whole / "curves.csv"), pandas.read_csv(cut / "curves.csv")
-    )
+    pandas.testing.assert_frame_equal(pandas.read_csv(whole / "curves.csv"), pandas.read_csv(cut / "curves.csv"))
     # more seeds: what is there is kept
     assert cli.main(words(cut, ARMS, **options | {"seeds": "0-1"})) == 0
     assert len(pandas.read_csv(cut / "runs.csv")) == 4
@@ -192,17 +184,13 @@ def test_configurations_are_compared_by_name(tmp_path: Path, monkeypatch: pytest
         (["--model.group_sise=4"], "group_size"),
     ],
 )
-def test_refused_before_any_run(
-    more: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_before_any_run(more: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*words(tmp_path / "c"), *more]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "c" / "runs").exists()
 
 
-def test_another_comparison_in_the_folder_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_comparison_in_the_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words(tmp_path / "c", seeds="0", steps=2)) == 0
     assert cli.main(words(tmp_path / "c", seeds="0", steps=3)) == 2
     assert "holds a comparison in which paper_toy has another configuration" in capsys.readouterr().err
@@ -213,9 +201,7 @@ def test_a_metric_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--metric accuracy: the runs log no such metric. They log" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_is_shown_and_the_others_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = "--vary=model.reward_model.init_args.shared=1,4"  # no leaf has five letters
     assert cli.main(words(tmp_path / "c", broken, seeds="0", steps=2)) == 1
     said = capsys.readouterr().out

@@ -87,10 +87,7 @@ def test_a_damaged_run_is_left_out_of_a_comparison(
     arm = Arm(config=str(whole / "config.yaml"), name="GRPO", choices=(), setting=())
     config = tmp_path / "arm.yaml"
     config.write_text("model: {group_size: 2}\ndata: {prompts_per_step: 1}\n")
-    runs = [
-        Run(arm=arm, seed=i, folder=tmp_path / name, config=config)
-        for i, name in enumerate(["whole", *DAMAGE])
-    ]
+    runs = [Run(arm=arm, seed=i, folder=tmp_path / name, config=config) for i, name in enumerate(["whole", *DAMAGE])]
     for run in runs:
         shutil.copytree(whole, run.folder)
         if run.seed:

@@ -43,9 +43,7 @@ def test_the_right_finding_comes_first(name: str, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("name", WELL)
-def test_nothing_is_found_in_a_healthy_run(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_found_in_a_healthy_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert diagnosed(write_run(tmp_path / "run", WELL[name]), capsys) == []
 
 
@@ -57,9 +55,7 @@ def test_nothing_is_found_in_the_quickstart(tmp_path: Path, capsys: pytest.Captu
     assert diagnosed(tmp_path, capsys) == []
 
 
-def test_it_says_numbers_settings_and_where_more_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_says_numbers_settings_and_where_more_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", SICK["truncation with a flat reward"][1])
     assert cli.main(["doctor", str(run)]) == 1
     said = capsys.readouterr().out
@@ -88,11 +84,7 @@ def test_a_grpo_run_needs_no_shared_prefixes(tmp_path: Path, capsys: pytest.Capt
 
 def test_weights_balance_rewards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", SICK["one reward drowns another"][1])
-    text = (
-        (run / "config.yaml")
-        .read_text()
-        .replace("reward_weights:\n  - 1.0\n  - 1.0", "reward_weights: [1.0, 0.05]")
-    )
+    text = (run / "config.yaml").read_text().replace("reward_weights:\n  - 1.0\n  - 1.0", "reward_weights: [1.0, 0.05]")
     assert "0.05" in text
     (run / "config.yaml").write_text(text)
     assert diagnosed(run, capsys) == []

@@ -36,9 +36,7 @@ def test_a_real_run(real: Path, tmp_path: Path) -> None:
 
 
 def test_findings_are_in_it(tmp_path: Path) -> None:
-    run = record(
-        tmp_path / "run", [(["5", "6"], [1.0, 0.0])], series=SICK["truncation with a flat reward"][1]
-    )
+    run = record(tmp_path / "run", [(["5", "6"], [1.0, 0.0])], series=SICK["truncation with a flat reward"][1])
     text = report(run, out=tmp_path / "report.html")
     assert "Completions are cut off" in text
     assert "<code>model.sampling.max_new_tokens</code> = 256" in text

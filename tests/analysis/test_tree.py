@@ -24,9 +24,7 @@ from tests.analysis.recorded import HOSTILE, record
 from tests.runs import fit
 
 README = (["5\n5+4=9\n", "5\n5+4=8\n", "5\n5+4=9\n", "6\n6+4=10\n"], [1.0, 0.0, 1.0, 0.0])
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)"
-)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
 
 
 def all_nodes(steps: tuple[StepNode, ...]) -> list[StepNode]:
@@ -98,9 +96,7 @@ def test_the_group_with_most_to_learn_comes_first(tmp_path: Path, capsys: pytest
 
 
 def test_a_real_run_by_its_own_segmenter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = fit(
-        tmp_path / "run", model__segmenter="DelimiterSegmenter", trainer__max_steps=1, data__validation=None
-    )
+    run = fit(tmp_path / "run", model__segmenter="DelimiterSegmenter", trainer__max_steps=1, data__validation=None)
     group = read_group(RecordedRun(run), 0, 1)
     assert group.segmenter == "DelimiterSegmenter"
     assert {e.member for n in all_nodes(group.roots) for e in n.endings} == set(range(4))

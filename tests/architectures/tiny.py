@@ -100,9 +100,7 @@ def _every_kind(kinds: Sequence[str]) -> list[str]:
 def _sections(default: Any, made: Mapping[str, Any], rope: Mapping[str, Any]) -> list[int]:
     """Thirds of the rotated half of a head, for rotary positions of three kinds."""
     width = made.get("head_dim") or made.get("hidden_size", 64) // made.get("num_attention_heads", 4)
-    rotated = (
-        int(width * rope.get("partial_rotary_factor", getattr(default, "partial_rotary_factor", 1.0))) // 2
-    )
+    rotated = int(width * rope.get("partial_rotary_factor", getattr(default, "partial_rotary_factor", 1.0))) // 2
     return [rotated - 2 * (rotated // 3), rotated // 3, rotated // 3]
 
 

@@ -225,9 +225,7 @@ def drawn(policy: Policy) -> tuple[list[list[int]], list[Decoded]]:
 def own_logprobs(policy: Policy, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
     """Log-probs from the model's own logits, one row without padding."""
     with torch.no_grad():
-        logits = (
-            policy.model.eval()(torch.tensor([[*prompt, *completion]]), use_cache=False).logits[0].float()
-        )
+        logits = policy.model.eval()(torch.tensor([[*prompt, *completion]]), use_cache=False).logits[0].float()
     at = logits.log_softmax(-1)[len(prompt) - 1 : -1]
     return at.gather(1, torch.tensor([completion]).T).squeeze(1)
 

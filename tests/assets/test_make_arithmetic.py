@@ -69,9 +69,7 @@ def accuracy(model, tokenizer, **options):
         input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=48, **options
     )[:, inputs["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(out, skip_special_tokens=True)
-    right = [
-        re.findall(r"\d+", text)[-1:] == [str(row["answer"])] for text, row in zip(texts, rows, strict=True)
-    ]
+    right = [re.findall(r"\d+", text)[-1:] == [str(row["answer"])] for text, row in zip(texts, rows, strict=True)]
     return sum(right) / len(rows), bool((out == tokenizer.eos_token_id).any(1).all())
 
 

@@ -14,9 +14,7 @@ def test_the_script_makes_the_shipped_files(tmp_path: Path) -> None:
     assert {p.name for p in shipped.iterdir()} == {"config.json", "tokenizer.json", "tokenizer_config.json"}
     for made in tmp_path.iterdir():
         lines = [x for x in made.read_text().splitlines() if "transformers_version" not in x]
-        assert lines == [
-            x for x in (shipped / made.name).read_text().splitlines() if "transformers_version" not in x
-        ]
+        assert lines == [x for x in (shipped / made.name).read_text().splitlines() if "transformers_version" not in x]
 
 
 def test_every_letter_is_a_token() -> None:

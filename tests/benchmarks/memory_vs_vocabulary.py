@@ -51,9 +51,7 @@ def main() -> None:
     """Measure both, print."""
     context = mp.get_context("spawn")
     found = {}
-    print(
-        "| vocabulary | parameters MB | peak MB | beyond parameters, gradients and AdamW MB |\n|---|---|---|---|"
-    )
+    print("| vocabulary | parameters MB | peak MB | beyond parameters, gradients and AdamW MB |\n|---|---|---|---|")
     for vocabulary in (1000, 49152):
         ours, theirs = context.Pipe()
         process = context.Process(target=peak, args=(theirs, vocabulary))

@@ -64,9 +64,7 @@ def sampled(policy: Tensor, pays: dict[str, float], size: int, groups: int, powe
         walks = [""] * size
         for _ in range(DEPTH):
             right = torch.rand(size, generator=generator, dtype=torch.double)
-            walks = [
-                w + "LR"[int(r > policy[place[w], 0])] for w, r in zip(walks, right.tolist(), strict=True)
-            ]
+            walks = [w + "LR"[int(r > policy[place[w], 0])] for w, r in zip(walks, right.tolist(), strict=True)]
         tree = ProcessTree.from_sequences([["LR".index(letter) for letter in walk] for walk in walks])
         outcome = torch.tensor([pays[walk] for walk in walks])
         credit = estimator.estimate(Rewards(outcome=outcome), tree)
@@ -94,9 +92,7 @@ def policies(spread: float, count: int) -> Iterator[Tensor]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=200)
     parser.add_argument("--policies", type=int, default=5)
     parser.add_argument("--size", type=int, default=16, help="completions of a group")

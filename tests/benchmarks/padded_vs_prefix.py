@@ -109,9 +109,7 @@ def measure(model: Any, shape: tuple[int, int, int], repeats: int) -> dict[str, 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model", choices=["qwen3_5", "gpt_oss", "llama"], nargs="*", default=["qwen3_5", "gpt_oss", "llama"]
     )

@@ -66,10 +66,7 @@ def measure(model: Any, shape: tuple[int, int, int, float], repeats: int) -> dic
     rows = [prompt] * group, [common + draw(length - len(common)) for _ in range(group)]
     upstream = torch.randn(group, length)
     difference = (
-        (
-            step(model, make_padded_layout(*rows, pad=0), upstream)
-            - step(model, make_tree_layout(*rows), upstream)
-        )
+        (step(model, make_padded_layout(*rows, pad=0), upstream) - step(model, make_tree_layout(*rows), upstream))
         .abs()
         .max()
     )
@@ -131,26 +128,15 @@ def plot(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure, print, draw."""
     options = parser(__doc__, vocabulary=8000).parse_args()
-    one = any(
-        a.startswith(("--prompt-length", "--completion-length", "--overlap", "--group-size"))
-        for a in sys.argv
-    )
-    shapes = (
-        [(options.prompt_length, options.completion_length, options.group_size, options.overlap)]
-        if one
-        else GRID
-    )
+    one = any(a.startswith(("--prompt-length", "--completion-length", "--overlap", "--group-size")) for a in sys.argv)
+    shapes = [(options.prompt_length, options.completion_length, options.group_size, options.overlap)] if one else GRID
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
     implementation = register_tree_attention("sdpa")
-    model = LlamaForCausalLM._from_config(
-        llama_config(options.vocabulary), attn_implementation=implementation
-    )
+    model = LlamaForCausalLM._from_config(llama_config(options.vocabulary), attn_implementation=implementation)
     peak = matrix_peak()
-    print(
-        f"{torch.get_num_threads()} threads, {peak:.0f} GFLOP/s in a matrix product, torch {torch.__version__}, fp32"
-    )
+    print(f"{torch.get_num_threads()} threads, {peak:.0f} GFLOP/s in a matrix product, torch {torch.__version__}, fp32")
     print(
         "| P | C | G | common | padded tokens | tree tokens | fewer | padded s | tree s | faster | auto |\n"
         + "|---" * 11
@@ -169,11 +155,7 @@ def main() -> None:
         )
     if not one and not options.quick:
         plot(rows)
-    print(
-        json.dumps(
-            {"benchmark": "padded_vs_tree", "ratio": rows[0]["ratio"], "matmul_gflops": peak, "rows": rows}
-        )
-    )
+    print(json.dumps({"benchmark": "padded_vs_tree", "ratio": rows[0]["ratio"], "matmul_gflops": peak, "rows": rows}))
 
 
 if __name__ == "__main__":

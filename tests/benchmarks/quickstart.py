@@ -28,9 +28,7 @@ def measure(seed: int, config: str, estimator: str, flags: list[str]) -> dict[st
         command = [sys.executable, "-m", "lgrpo_lightning.cli", "fit", f"--config={config}", *flags]
         command += [f"--seed_everything={seed}", f"--model.advantage_estimator={estimator}"]
         started = time.perf_counter()
-        subprocess.run(
-            [*command, f"--trainer.default_root_dir={folder}"], check=True, stdout=subprocess.DEVNULL
-        )
+        subprocess.run([*command, f"--trainer.default_root_dir={folder}"], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
         table = pd.read_csv(Path(folder) / "metrics.csv").dropna(subset=["val/avg@k"])
     first, last = table.iloc[0], table.iloc[-1]
@@ -46,9 +44,7 @@ def measure(seed: int, config: str, estimator: str, flags: list[str]) -> dict[st
 
 def main() -> int:
     """Run every seed, print the table, check it where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--config", default=str(ROOT / "configs" / "quickstart.yaml"))
     parser.add_argument("--estimator", default="LambdaGRPO")

@@ -49,12 +49,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(llama_config(options.vocabulary)).eval()
     repeats = 2 if options.quick else options.repeats
-    print(
-        f"{torch.get_num_threads()} threads, {matrix_peak():.0f} GFLOP/s, vocabulary {options.vocabulary:,}, fp32"
-    )
-    print(
-        "| P | C | G | prompts | lengths | generate s | lgrpo s | faster |\n|---|---|---|---|---|---|---|---|"
-    )
+    print(f"{torch.get_num_threads()} threads, {matrix_peak():.0f} GFLOP/s, vocabulary {options.vocabulary:,}, fp32")
+    print("| P | C | G | prompts | lengths | generate s | lgrpo s | faster |\n|---|---|---|---|---|---|---|---|")
     results = []
     for prompt, length, varied in ((256, 64, False), (1024, 64, False), (256, 128, True)):
         if varied:

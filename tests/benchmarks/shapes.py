@@ -13,9 +13,7 @@ import torch
 
 def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """The options of every benchmark."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--prompt-length", type=int, default=defaults.get("prompt_length", 256))
     made.add_argument("--completion-length", type=int, default=defaults.get("completion_length", 64))
     made.add_argument("--group-size", type=int, default=8)
@@ -71,9 +69,7 @@ def model_folder(folder: Path, vocabulary: int, size: str | None = None) -> Path
     words = {"<pad>": 0, "<eos>": 1} | {f"t{i}": i for i in range(2, vocabulary)}
     inner = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>").save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
     return folder
 
 

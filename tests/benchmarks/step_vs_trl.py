@@ -77,9 +77,7 @@ class Turns:
             torch.cuda.synchronize()
         step = time.perf_counter() - self.started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self.pipe.send(
-            {"step": step, "sample": self.sampling, "train": step - self.sampling, "peak_mb": peak}
-        )
+        self.pipe.send({"step": step, "sample": self.sampling, "train": step - self.sampling, "peak_mb": peak})
 
 
 def run_trl(pipe: Connection, folder: Path, options: argparse.Namespace) -> None:
@@ -198,9 +196,7 @@ def main() -> None:
     """Alternate the two, print the table."""
     made = parser(__doc__)
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    made.add_argument(
-        "--size", choices=["0.5B", "1.5B"], help="Qwen2.5's shape, in bf16, in place of a small model"
-    )
+    made.add_argument("--size", choices=["0.5B", "1.5B"], help="Qwen2.5's shape, in bf16, in place of a small model")
     options = made.parse_args()
     options.repeats = min(options.repeats, 2) if options.quick else min(options.repeats, 3)
     context = mp.get_context("spawn")

@@ -31,9 +31,7 @@ PROMPTS, GROUP = 8, 8
 
 def chats(tokenizer: Any) -> list[Prompt]:
     """Prompts of configs/smollm2_cpu.yaml."""
-    tasks = ArithmeticTasks(
-        count=PROMPTS, terms=2, max_term=10, template="What is {sum}?", plus=" + ", seed=0
-    )
+    tasks = ArithmeticTasks(count=PROMPTS, terms=2, max_term=10, template="What is {sum}?", plus=" + ", seed=0)
     out = []
     for number, row in enumerate(tasks.rows()):
         message = [{"role": "user", "content": row["prompt"]}]
@@ -79,9 +77,7 @@ class Sides:
                 random_key = RandomKey(0, "train", repeat)
                 synced, _ = timed(lambda s=sampler: s.sync(self.version))
                 seconds, groups = timed(
-                    lambda s=sampler, at=random_key: s.sample(
-                        self.prompts, GROUP, sampling=sampling, random_key=at
-                    )
+                    lambda s=sampler, at=random_key: s.sample(self.prompts, GROUP, sampling=sampling, random_key=at)
                 )
                 if repeat:
                     found[name].append((synced, seconds, sum(len(r) for g in groups for r in g.completions)))
@@ -97,9 +93,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 def main() -> None:
     """Measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", default="lgrpo:smollm2")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--length", type=int, nargs="+", default=[24, 128])

@@ -29,9 +29,7 @@ def group(
         )
         for i, ids in enumerate(sequences)
     )
-    return Group(
-        prompt=Prompt(uid=uid, text=f"say {uid}", token_ids=(9,), columns=columns), completions=rollouts
-    )
+    return Group(prompt=Prompt(uid=uid, text=f"say {uid}", token_ids=(9,), columns=columns), completions=rollouts)
 
 
 def batch(index: int, groups: list[Group], rewards: list[Rewards], trained: bool = True) -> Rollout:
@@ -121,9 +119,7 @@ class StubModule(LightningModule):
             raise self.error("as asked")
 
     def validation_step(self, item: int, batch_idx: int) -> None:
-        self.log_dict(
-            {"val/accuracy": float(self.rollout_index) / 10, "step": float(self.global_step)}, batch_size=1
-        )
+        self.log_dict({"val/accuracy": float(self.rollout_index) / 10, "step": float(self.global_step)}, batch_size=1)
 
     def predict_step(self, item: int, batch_idx: int) -> Any:
         return simple_batch(batch_idx, rank=self.global_rank)

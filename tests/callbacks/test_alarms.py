@@ -135,9 +135,7 @@ def test_every_alarm_has_its_test() -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_named_once_with_what_to_change(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_named_once_with_what_to_change(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics, at, text = FAULTS[name]
     (line,) = said(tmp_path / "on", capsys, from_10(**metrics))
     assert pd.Series([line]).str.contains(text, regex=True).all(), line
@@ -145,9 +143,7 @@ def test_named_once_with_what_to_change(
     assert not said(tmp_path / "off", capsys, from_10(**metrics), thresholds={name: None})
 
 
-def test_groups_that_are_all_right_are_another_cause(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_groups_that_are_all_right_are_another_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     equal = {"frac_reward_zero_std": 1.0}
     (line,) = said(tmp_path, capsys, from_10(**equal, **{"groups/all_right": 1.0, "groups/all_wrong": 0.0}))
     assert "all right (100%). The task is solved" in line
@@ -178,17 +174,13 @@ def test_one_bad_rollout_is_no_alarm(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not said(tmp_path, capsys, spikes)
 
 
-def test_what_was_said_is_not_said_again_after_a_resume(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_said_is_not_said_again_after_a_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     series = from_10(**{"rewards/not_applicable": 0.8, "completions/mean_length": 450.0})
     first = said(tmp_path, capsys, series, rollouts=16)
     assert len(first) == 1
     module = Logged(series, 40)
     module.train_dataloader = lambda: Loader(40)  # type: ignore[method-assign]
-    fit(
-        tmp_path, Alarms(patience=N), module=module, ckpt_path="last", max_epochs=2, enable_progress_bar=False
-    )
+    fit(tmp_path, Alarms(patience=N), module=module, ckpt_path="last", max_epochs=2, enable_progress_bar=False)
     lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("Alarm")]
     assert len(lines) == 1
     assert "have grown from 100 to" in lines[0]
@@ -218,9 +210,7 @@ SOLVED = {"groups/all_right": 0.9, "groups/all_wrong": 0.02, "frac_reward_zero_s
         "flat",
     ],
 )
-def test_silence_where_nothing_is_wrong(
-    series: Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_silence_where_nothing_is_wrong(series: Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not said(tmp_path, capsys, series, rollouts=60)
 
 

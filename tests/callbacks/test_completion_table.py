@@ -14,9 +14,7 @@ def shown(tmp_path: Path, table: CompletionTable, made: object) -> None:
     table.on_rollout_end(running, None, made)
 
 
-def test_piped_it_is_one_whole_line_per_completion(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_piped_it_is_one_whole_line_per_completion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = batch(
         10,
         [group([[1, 2, 3], [1, 2, 4], list(range(500))])],

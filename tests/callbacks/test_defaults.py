@@ -62,9 +62,7 @@ def test_last_is_the_newest_of_both(tmp_path: Path) -> None:
     assert resumed.rollout_index == 4
 
 
-@pytest.mark.parametrize(
-    "bar", [RichProgressBar(leave=True), TQDMProgressBar(refresh_rate=7)], ids=["rich", "tqdm"]
-)
+@pytest.mark.parametrize("bar", [RichProgressBar(leave=True), TQDMProgressBar(refresh_rate=7)], ids=["rich", "tqdm"])
 def test_a_users_bar_stays(tmp_path: Path, bar: Callback) -> None:
     module = fit(tmp_path, bar)
     assert bar in module.trainer.callbacks
@@ -87,9 +85,7 @@ def test_metrics_csv_comes_beside_other_loggers(tmp_path: Path) -> None:
 
 def test_validate_and_predict_leave_the_run_alone(tmp_path: Path) -> None:
     fit(tmp_path, limit_val_batches=1)
-    before = {
-        p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and "lightning_logs" not in str(p)
-    }
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and "lightning_logs" not in str(p)}
     running = trainer(tmp_path, limit_val_batches=1)
     complete_trainer(running)
     running.validate(StubModule(), ckpt_path="last")

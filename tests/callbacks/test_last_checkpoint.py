@@ -63,9 +63,7 @@ def test_counts_rollouts_and_is_there_at_the_end(tmp_path: Path, written: list[i
         {"max_epochs": 2, "limit_train_batches": 2},
     ],
 )
-def test_written_once_at_whatever_ends_the_run(
-    tmp_path: Path, written: list[int], options: dict[str, Any]
-) -> None:
+def test_written_once_at_whatever_ends_the_run(tmp_path: Path, written: list[int], options: dict[str, Any]) -> None:
     fit(tmp_path, **options)
     assert written == [4 if options.get("max_epochs") == 2 else 3]
 
@@ -79,14 +77,10 @@ def test_stopping_early_is_an_end_too(tmp_path: Path, written: list[int]) -> Non
 @pytest.mark.parametrize("when", ["sample", "update"])
 @pytest.mark.parametrize("at", [1, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 @pytest.mark.parametrize("validate", [False, True])
-def test_cut_short_and_resumed_equals_uninterrupted(
-    tmp_path: Path, when: str, at: int, validate: bool
-) -> None:
+def test_cut_short_and_resumed_equals_uninterrupted(tmp_path: Path, when: str, at: int, validate: bool) -> None:
     options = {"limit_val_batches": 1, "val_check_interval": 2} if validate else {}
     options |= {"max_epochs": 2, "limit_train_batches": 3}
-    whole = fit(
-        tmp_path / "whole", LastCheckpoint(every_n_rollouts=1), module=StubModule(rollouts=3), **options
-    )
+    whole = fit(tmp_path / "whole", LastCheckpoint(every_n_rollouts=1), module=StubModule(rollouts=3), **options)
     with pytest.raises(FailureError):
         fit(
             tmp_path / "cut",
@@ -195,10 +189,7 @@ def test_killed_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     with pytest.raises(OSError, match="No room to write"):
         fit(tmp_path, LastCheckpoint(every_n_rollouts=3), ckpt_path="last", **options)
     monkeypatch.undo()
-    assert (
-        "DiskFullError ended the run after 3 whole rollouts; the state after 2 is in"
-        in capsys.readouterr().out
-    )
+    assert "DiskFullError ended the run after 3 whole rollouts; the state after 2 is in" in capsys.readouterr().out
     assert rollouts(tmp_path) == 2
     assert (tmp_path / "checkpoints" / ".last.ckpt.part").exists()
     capsys.readouterr()
@@ -211,9 +202,7 @@ def test_a_fresh_run_keeps_the_checkpoint_of_an_older_one(tmp_path: Path) -> Non
     fit(tmp_path, limit_train_batches=1)
     fit(tmp_path, limit_train_batches=2)
     assert rollouts(tmp_path) == 2
-    assert (
-        torch.load(tmp_path / "checkpoints/old-1-last.ckpt", weights_only=True)["stub"]["rollout_index"] == 1
-    )
+    assert torch.load(tmp_path / "checkpoints/old-1-last.ckpt", weights_only=True)["stub"]["rollout_index"] == 1
 
 
 def test_resumed_with_nothing_left_to_do_writes_nothing(tmp_path: Path, written: list[int]) -> None:
@@ -259,8 +248,6 @@ def test_validation_after_the_last_rollout_does_not_spoil_the_state(tmp_path: Pa
     whole = fit(tmp_path / "whole", ValidateAtEnds(), max_steps=14, **options)
     best = ModelCheckpoint(monitor="val/accuracy", mode="max")
     fit(tmp_path / "two", ValidateAtEnds(), best, max_steps=6, **options)
-    (state,) = [
-        s for name, s in last(tmp_path / "two")["callbacks"].items() if name.startswith("ModelCheckpoint")
-    ]
+    (state,) = [s for name, s in last(tmp_path / "two")["callbacks"].items() if name.startswith("ModelCheckpoint")]
     assert state["best_model_score"] == pytest.approx(0.3)
     assert same(whole, fit(tmp_path / "two", ValidateAtEnds(), ckpt_path="last", max_steps=14, **options))

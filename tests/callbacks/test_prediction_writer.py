@@ -22,9 +22,7 @@ def test_parquet_with_the_columns_of_rollouts(tmp_path: Path, capsys: pytest.Cap
 
 def test_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out.jsonl"
-    trainer(tmp_path, PredictionWriter(format="jsonl", path=str(path))).predict(
-        StubModule(), return_predictions=False
-    )
+    trainer(tmp_path, PredictionWriter(format="jsonl", path=str(path))).predict(StubModule(), return_predictions=False)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 6
     assert rows[3]["columns"] == {"answer": 1}

@@ -19,20 +19,14 @@ def test_piped_it_is_one_plain_line_per_rollout(tmp_path: Path, capsys: pytest.C
     assert "\r" not in out
 
 
-def test_validation_has_its_own_line_and_then_stays_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validation_has_its_own_line_and_then_stays_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, limit_val_batches=1, val_check_interval=2)
-    lines = [
-        line for line in capsys.readouterr().out.splitlines() if line.startswith(("rollout", "validation"))
-    ]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("rollout", "validation"))]
     assert re.fullmatch(r"validation  val/accuracy 0\.200  \d+\.\d s", lines[2])
     assert lines[3].startswith("rollout 3/5  reward 0.300  accuracy 0.200  loss")
 
 
-def test_limits_count_rollouts_not_optimizer_steps(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_limits_count_rollouts_not_optimizer_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, max_epochs=-1, max_steps=6)  # two optimizer steps a rollout
     assert re.findall(r"^rollout (\S+)", capsys.readouterr().out, re.M) == ["1/3", "2/3", "3/3"]
     module = StubModule()

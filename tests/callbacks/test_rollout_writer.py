@@ -40,16 +40,10 @@ def test_resume_leaves_no_gap_and_no_duplicate(tmp_path: Path) -> None:
     assert not (tmp_path / "rollouts.old-1").exists()
 
 
-def test_a_fresh_run_keeps_the_rollouts_of_an_older_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fresh_run_keeps_the_rollouts_of_an_older_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
         fit(tmp_path)
-    assert (
-        len(pd.read_parquet(tmp_path / "rollouts.old-1"))
-        == len(pd.read_parquet(tmp_path / "rollouts.old-2"))
-        == 15
-    )
+    assert len(pd.read_parquet(tmp_path / "rollouts.old-1")) == len(pd.read_parquet(tmp_path / "rollouts.old-2")) == 15
     assert len(names(tmp_path)) == 5
     assert f"The rollouts of an older run are kept in {tmp_path}/rollouts.old-1." in capsys.readouterr().out
 

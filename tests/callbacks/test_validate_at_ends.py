@@ -56,9 +56,7 @@ class Snapshots(StubModule):
 
     def on_train_epoch_end(self, moment: str = "epoch") -> None:
         if self.rollout_index:
-            shutil.copytree(
-                self.root / "run", self.root / f"{moment}-{self.rollout_index}", dirs_exist_ok=True
-            )
+            shutil.copytree(self.root / "run", self.root / f"{moment}-{self.rollout_index}", dirs_exist_ok=True)
 
 
 SLOW = pytest.mark.slow

@@ -126,9 +126,7 @@ def test_what_it_prints_of_the_example(folder: Path, capsys: pytest.CaptureFixtu
         ("a.py", "GRPOConfig()\nGRPOConfig()", "a.py, lines 1, 2: GRPOConfig is called 2 times; leave one"),
     ],
 )
-def test_refusals(
-    name: str, text: str | None, says: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refusals(name: str, text: str | None, says: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if text is not None:
         (folder / name).write_text(text)
     assert cli.main(["import-trl", name]) == 2

@@ -69,9 +69,7 @@ def test_data_is_a_path(folder: Path, key: str, given: str, capsys: pytest.Captu
         "model.group_size=prompts.jsonl",
     ],
 )
-def test_nothing_is_run_whatever_the_key(
-    folder: Path, flags: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_run_whatever_the_key(folder: Path, flags: str, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run.yaml").write_text(configured({"data.train": "prompts.jsonl"}))
     assert cli.main(["fit", "--config=run.yaml", *(f"--{flag}" for flag in flags.split())]) == 2
     assert not (folder / "ran").exists(), capsys.readouterr().err

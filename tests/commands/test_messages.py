@@ -45,7 +45,5 @@ def test_user_errors_are_what_they_were_by_python_s_names() -> None:
 
 def test_the_library_raises_its_own_errors_for_users() -> None:
     root = Path(lgrpo_lightning.__file__).parent
-    found = {
-        str(f.relative_to(root)) for f in root.rglob("*.py") if BUILT_IN.search(f.read_text(encoding="utf-8"))
-    }
+    found = {str(f.relative_to(root)) for f in root.rglob("*.py") if BUILT_IN.search(f.read_text(encoding="utf-8"))}
     assert found <= CAUGHT_HERE

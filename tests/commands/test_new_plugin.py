@@ -86,9 +86,7 @@ def test_verbose_shows_who_brings_what_and_what_fails(site: Path, tmp_path: Path
     text = module.read_text()
     module.write_text(text.replace("LGRPO_CONTRACT = 1", "LGRPO_CONTRACT = 99"))
     try:
-        code = (
-            "from lgrpo_lightning.cli import main; print([main(['plugins']), main(['plugins', '--verbose'])])"
-        )
+        code = "from lgrpo_lightning.cli import main; print([main(['plugins']), main(['plugins', '--verbose'])])"
         done = run(site, tmp_path, "-c", code)
         assert done.stdout.endswith("[1, 1]\n"), done.stderr
         assert "was made for version 99 of the contracts; this lgrpo_lightning has version 1" in done.stderr

@@ -41,9 +41,7 @@ VALUES = {"1": 1, "+1": 1, "-2": -2, "0x1F": 31, "1e3": 1e3, "1e-6": 1e-6, ".5":
 VALUES |= {"False": False, "null": None, "~": None, ".inf": float("inf")}
 
 
-def printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], *files: str, flags: tuple[str, ...] = ()
-) -> Any:
+def printed(tmp_path: Path, capsys: pytest.CaptureFixture[str], *files: str, flags: tuple[str, ...] = ()) -> Any:
     """The configuration that files and flags give, or the error's text."""
     paths = []
     for number, text in enumerate(files):
@@ -74,15 +72,11 @@ def printed(
 def test_a_key_stands_once_in_a_file(text: str, key: str, lines: tuple[int, int], tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    with pytest.raises(
-        ValueError, match=rf"run.yaml, line {lines[0]} and line {lines[1]}: .*{key} is given twice"
-    ):
+    with pytest.raises(ValueError, match=rf"run.yaml, line {lines[0]} and line {lines[1]}: .*{key} is given twice"):
         read_entries([f"--config={path}"])
 
 
-def test_a_key_stands_once_on_the_command_line_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_key_stands_once_on_the_command_line_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = printed(tmp_path, capsys, BASE, flags=("--model.sampling={top_k: 1, top_k: 2}",))
     assert "top_k is given twice" in said
     assert "line 1 and line 5: model is given twice" in printed(tmp_path, capsys, f"{BASE}model: {{seed: 1}}")
@@ -109,9 +103,7 @@ def test_free_values_are_kept_as_written(tmp_path: Path, capsys: pytest.CaptureF
     meant = {key: VALUES.get(value, str(value).strip("'")) for key, value in written.items()}
     function = f"{{function: json.dumps, kwargs: {free}}}"
     reward = f"model:\n  reward_model:\n    class_path: RewardFunction\n    init_args: {function}\n"
-    found = printed(
-        tmp_path, capsys, f"{reward}data:\n  train: ArithmeticTasks\n  chat_template_kwargs: {free}\n"
-    )
+    found = printed(tmp_path, capsys, f"{reward}data:\n  train: ArithmeticTasks\n  chat_template_kwargs: {free}\n")
     assert found["model"]["reward_model"]["init_args"]["kwargs"] == meant
     assert found["data"]["chat_template_kwargs"] == meant
     again = printed(tmp_path, capsys, dump(found))  # config.yaml says the same
@@ -121,16 +113,12 @@ def test_free_values_are_kept_as_written(tmp_path: Path, capsys: pytest.CaptureF
 def test_truth_values_may_be_written_as_ever_where_one_is_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = printed(
-        tmp_path, capsys, BASE + "  shuffle: no\n  seed: 1_0\ntrainer:\n  default_root_dir: 12:30\n"
-    )
+    found = printed(tmp_path, capsys, BASE + "  shuffle: no\n  seed: 1_0\ntrainer:\n  default_root_dir: 12:30\n")
     assert (found["data"]["shuffle"], found["data"]["seed"]) == (False, 10)
     assert found["trainer"]["default_root_dir"] == "12:30"
 
 
-@given(
-    st.text() | st.sampled_from([*TEXT, *VALUES]) | st.floats(allow_nan=False) | st.integers() | st.booleans()
-)
+@given(st.text() | st.sampled_from([*TEXT, *VALUES]) | st.floats(allow_nan=False) | st.integers() | st.booleans())
 def test_what_is_dumped_is_loaded_as_it_was(value: object) -> None:
     assert load(dump({"key": value})) == {"key": value}
     assert yaml.safe_load(dump({"key": value})) == {"key": value}

@@ -170,9 +170,7 @@ CONFESSIONS = ["I do not know.", "", "I do not know.</answer>", "</think> I do n
 @pytest.mark.parametrize("chat", [True, False])
 def test_what_the_prompt_says_earns_nothing(reward: RewardModel, begun: str, chat: bool) -> None:
     messages = [*ASKED, {"role": "assistant", "content": begun}]
-    group = toy_group(
-        CONFESSIONS, prompt="1+1?" + begun, messages=messages if chat else None, columns={"answer": "2"}
-    )
+    group = toy_group(CONFESSIONS, prompt="1+1?" + begun, messages=messages if chat else None, columns={"answer": "2"})
     assert reward.score_batch([group], [toy_tree(group)])[0].outcome.tolist() == [0.0] * 4
 
 
@@ -219,9 +217,7 @@ def test_a_row_with_its_solution_is_refused(column: str, tmp_path: Path) -> None
     assert prompt.text.endswith(SOLVED)
 
 
-@pytest.mark.parametrize(
-    "name", ["tokenize", "add_generation_prompt", "continue_final_message", "return_dict"]
-)
+@pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt", "continue_final_message", "return_dict"])
 def test_arguments_of_the_template_that_are_settled(name: str) -> None:
     with pytest.raises(ValueError, match=rf"data.chat_template_kwargs has {name}, which is settled here"):
         PromptDataModule(train="x.jsonl", chat_template_kwargs={name: True, "enable_thinking": False})
@@ -244,9 +240,7 @@ def test_ends_of_a_string(adds: str) -> None:
 
     def ids(text: str) -> list[int]:
         rows = [{"prompt": text}]
-        return list(
-            PromptEncoder(tokenizer=made, max_length=99).encode(rows, name="t", origin="t")[0].token_ids
-        )
+        return list(PromptEncoder(tokenizer=made, max_length=99).encode(rows, name="t", origin="t")[0].token_ids)
 
     assert ids("1+1=") == [*begins, *own]
     assert ids("<s>1+1=") == [bos, *own]

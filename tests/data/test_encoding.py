@@ -53,9 +53,7 @@ def test_a_chat_keeps_its_own_system_message():
 
 
 def test_template_arguments_are_passed_through():
-    assert one(encoder(chat_template_kwargs={"mode": "fast"}), {"prompt": CHAT}).text.startswith(
-        "(fast)<user>"
-    )
+    assert one(encoder(chat_template_kwargs={"mode": "fast"}), {"prompt": CHAT}).text.startswith("(fast)<user>")
 
 
 def test_special_tokens_come_once():
@@ -116,16 +114,12 @@ def test_a_bad_prompt_is_named_by_its_row(case):
 
 
 def test_a_system_prompt_needs_a_chat():
-    with pytest.raises(
-        ValueError, match=r"row 0 .*system_prompt is set, but the prompt is a plain string. Set chat"
-    ):
+    with pytest.raises(ValueError, match=r"row 0 .*system_prompt is set, but the prompt is a plain string. Set chat"):
         one(encoder(system_prompt="Add."), {"prompt": "1+1="})
 
 
 def test_a_source_without_prompts():
-    with pytest.raises(
-        ValueError, match=r"row 0 \(from 0\): there is no 'prompt'; the columns are 'question'"
-    ):
+    with pytest.raises(ValueError, match=r"row 0 \(from 0\): there is no 'prompt'; the columns are 'question'"):
         one(encoder(), {"question": "1+1="})
     with pytest.raises(ValueError, match="MyTasks gives no prompts: there are no rows"):
         encoder().encode([], name="train", origin="MyTasks")
@@ -134,7 +128,5 @@ def test_a_source_without_prompts():
 def test_a_column_that_a_reward_needs():
     rows = [{"prompt": "1", "answer": 2}, {"prompt": "1", "level": 2}]
     check_columns(rows[:1], ("answer",), origin="p.jsonl")
-    with pytest.raises(
-        ValueError, match=r"p.jsonl, row 1 \(from 0\): .*need a column 'answer'.*'prompt', 'level'"
-    ):
+    with pytest.raises(ValueError, match=r"p.jsonl, row 1 \(from 0\): .*need a column 'answer'.*'prompt', 'level'"):
         check_columns(rows, ("answer",), origin="p.jsonl")

@@ -58,9 +58,7 @@ def test_a_csv_prompt_stays_text_and_may_hold_newlines_and_commas(tmp_path):
 
 def test_another_prompt_column_is_kept_as_a_column_too(tmp_path):
     path = write(tmp_path / "p.jsonl", lines({"question": "1+1=", "answer": 2}))
-    assert PromptFile(path, prompt_column="question").rows() == [
-        {"question": "1+1=", "answer": 2, "prompt": "1+1="}
-    ]
+    assert PromptFile(path, prompt_column="question").rows() == [{"question": "1+1=", "answer": 2, "prompt": "1+1="}]
 
 
 def test_a_limit_takes_the_first_rows(tmp_path):

@@ -28,8 +28,7 @@ def test_an_epoch_has_every_prompt_once_and_epochs_differ():
 def test_ranks_share_every_batch_in_turn(world_size):
     whole = PromptLoader(prompts(16), 8, shuffle=True, seed=5)
     parts = [
-        PromptLoader(prompts(16), 8, shuffle=True, seed=5, rank=r, world_size=world_size)
-        for r in range(world_size)
+        PromptLoader(prompts(16), 8, shuffle=True, seed=5, rank=r, world_size=world_size) for r in range(world_size)
     ]
     for batch, *shares in zip(uids(whole), *map(uids, parts), strict=True):
         for rank, share in enumerate(shares):
@@ -119,9 +118,7 @@ def test_sizes_that_do_not_fit_name_those_that_do(size, world_size, mini_batches
 
 def test_further_prompts_are_the_same_on_every_rank_and_leave_the_order_alone():
     def make(rank=0, world_size=1):
-        return PromptLoader(
-            prompts(16), 4, shuffle=True, seed=5, rank=rank, world_size=world_size, drop_last=True
-        )
+        return PromptLoader(prompts(16), 4, shuffle=True, seed=5, rank=rank, world_size=world_size, drop_last=True)
 
     expected, loaders = uids(make()), [make(), make(0, 2), make(1, 2)]
     asked = []

@@ -70,20 +70,13 @@ def test_arguments_as_text_are_shown_as_objects_are(name: str) -> None:
 def test_a_row_that_brings_its_own_arguments_of_the_template() -> None:
     plain = encoded({"prompt": ASKED}).text
     for tools in ([TOOL], json.dumps([TOOL]), [json.dumps(TOOL)], [TOOL | {"strict": None}]):
-        assert encoded({"prompt": ASKED, "tools": tools}).text == plain + json.dumps(
-            [TOOL], ensure_ascii=False
-        )
+        assert encoded({"prompt": ASKED, "tools": tools}).text == plain + json.dumps([TOOL], ensure_ascii=False)
     as_text = json.loads(json.dumps(TOOL))
     as_text["function"]["parameters"] = json.dumps(TOOL["function"]["parameters"])
-    assert (
-        encoded({"prompt": ASKED, "tools": [as_text]}).text
-        == encoded({"prompt": ASKED, "tools": [TOOL]}).text
-    )
+    assert encoded({"prompt": ASKED, "tools": [as_text]}).text == encoded({"prompt": ASKED, "tools": [TOOL]}).text
     for kwargs in ({"loud": True}, '{"loud": true}', {"loud": True, "other": None}):
         assert encoded({"prompt": ASKED, "chat_template_kwargs": kwargs}).text == plain + "loud"
-    both = encoded(
-        {"prompt": ASKED, "chat_template_kwargs": {"loud": False}}, chat_template_kwargs={"loud": True}
-    )
+    both = encoded({"prompt": ASKED, "chat_template_kwargs": {"loud": False}}, chat_template_kwargs={"loud": True})
     assert both.text == plain
     for empty in (
         {"tools": None},
@@ -188,8 +181,7 @@ def test_nulls_in_arguments_as_text_stay() -> None:
 def test_calls_as_text() -> None:
     call = {"name": "add", "arguments": {"a": 1}}
     chats = [
-        [*ASKED, {"role": "assistant", "content": "", "tool_calls": c}, *ASKED]
-        for c in ([call], json.dumps([call]))
+        [*ASKED, {"role": "assistant", "content": "", "tool_calls": c}, *ASKED] for c in ([call], json.dumps([call]))
     ]
     assert rendered(chats[0]).text == rendered(chats[1]).text
 

@@ -48,8 +48,5 @@ def test_what_is_left_is_named(what: str, tmp_path: Path) -> None:
         return
     threads, process = left
     at = f"({file}, line 11)"
-    assert (
-        f"Left 0.5 seconds after the end: thread 'poller' {at}, thread 'ThreadPoolExecutor-0_0' {at}."
-        in threads
-    )
+    assert f"Left 0.5 seconds after the end: thread 'poller' {at}, thread 'ThreadPoolExecutor-0_0' {at}." in threads
     assert "('judge'), which is killed" in process

@@ -53,9 +53,7 @@ def test_a_hostile_index_is_refused(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "name", [("torch.distributed.checkpoint.filesystem", "os.system"), ("torch", "load")]
-)
+@pytest.mark.parametrize("name", [("torch.distributed.checkpoint.filesystem", "os.system"), ("torch", "load")])
 def test_functions_of_known_modules_are_no_classes(name: tuple[str, str], folder: Path) -> None:
     module, function = name
     words = pickle.PROTO + b"\x04" + b"\x8c" + bytes([len(module)]) + module.encode()
@@ -78,9 +76,7 @@ def _load_folder(folder: Path) -> None:
 
 @pytest.mark.parametrize("read", [read_whole_checkpoint, _load_folder])
 @pytest.mark.parametrize("entry", ["state_dict", "optimizer_0", "other"])
-def test_a_pickle_among_the_shards_is_not_run(
-    read: Callable[[Path], object], entry: str, tmp_path: Path
-) -> None:
+def test_a_pickle_among_the_shards_is_not_run(read: Callable[[Path], object], entry: str, tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     state: dict[str, dict[str, object]] = {

@@ -30,9 +30,7 @@ def test_plan_of_every_layer(model_folder: Callable[..., Path]) -> None:
 
 
 def test_sizes(model_folder: Callable[..., Path]) -> None:
-    with pytest.raises(
-        ValueError, match=r"size is 4, .* 4 attention heads, 2 key-value .* Possible are 1, 2\."
-    ):
+    with pytest.raises(ValueError, match=r"size is 4, .* 4 attention heads, 2 key-value .* Possible are 1, 2\."):
         make_plan(policy(model_folder("llama")), 4)
 
 
@@ -59,7 +57,5 @@ def test_what_a_plan_leaves_out_beside_heads(model_folder: Callable[..., Path]) 
 
 
 def test_adapters(model_folder: Callable[..., Path]) -> None:
-    with pytest.raises(
-        ValueError, match=r"adapter \(policy.lora\) is not divided .* Use tensor_parallel_size: 1"
-    ):
+    with pytest.raises(ValueError, match=r"adapter \(policy.lora\) is not divided .* Use tensor_parallel_size: 1"):
         make_plan(policy(model_folder("llama"), lora=Lora()), 2)

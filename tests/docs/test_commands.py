@@ -97,9 +97,7 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What became of the blocks and commands asked for; tried once, also where several processes run the tests."""
     asked = {
-        item.callspec.id
-        for item in request.session.items
-        if item.path == Path(__file__) and hasattr(item, "callspec")
+        item.callspec.id for item in request.session.items if item.path == Path(__file__) and hasattr(item, "callspec")
     }
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "outcomes.json"

@@ -200,9 +200,7 @@ def of_losses() -> set[str]:
 
 def test_every_room_is_on_the_map() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    rooms = {
-        p.name + "/" * p.is_dir() for p in (ROOT / "lgrpo_lightning").iterdir() if p.suffix in ("", ".py")
-    }
+    rooms = {p.name + "/" * p.is_dir() for p in (ROOT / "lgrpo_lightning").iterdir() if p.suffix in ("", ".py")}
     lacking = {room for room in rooms if f"`{room}`" not in text} - {
         "__init__.py",
         "py.typed",
@@ -229,17 +227,13 @@ def test_every_metric_has_a_row_and_every_row_a_metric(run: Path) -> None:
 
 
 def test_every_column_of_the_rollouts_has_a_row(run: Path) -> None:
-    documented = [
-        name for row in rows(section(CONFIGURATION, "Columns of the rollouts")) for name in code(row[0])
-    ]
+    documented = [name for row in rows(section(CONFIGURATION, "Columns of the rollouts")) for name in code(row[0])]
     missing, stale = matched(rollouts(run).columns, documented)
     assert not missing, f"docs/configuration.md has no row for the columns {sorted(missing)}"
     assert not stale, f"docs/configuration.md has rows for columns that are not there: {sorted(stale)}"
 
 
 def test_every_file_of_a_run_has_a_row(run: Path) -> None:
-    documented = {
-        code(row[0])[0].split("/")[0] for row in rows(section(CONFIGURATION, "The folder of a run"))
-    }
+    documented = {code(row[0])[0].split("/")[0] for row in rows(section(CONFIGURATION, "The folder of a run"))}
     assert {p.name for p in run.iterdir()} == documented - {"predictions.parquet", "nonfinite", "exports"}
     assert isinstance(metrics(run), pandas.DataFrame)

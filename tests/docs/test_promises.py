@@ -100,8 +100,7 @@ ENVIRONMENTS = {
     "Under tensor parallelism": "test_nothing_depends_on_the_batch_or_the_number_of_threads",
     "If there are tools": "test_the_prompt_shows_tools_and_what_the_environment_says",
     "An environment that returns": "test_turns_pay_in_the_step_that_they_end_in",
-    "[`ForkingSampler`]": "test_around_a_forking_sampler_is_refused_by_nothing"
-    " test_forks_of_episodes_are_refused",
+    "[`ForkingSampler`]": "test_around_a_forking_sampler_is_refused_by_nothing test_forks_of_episodes_are_refused",
 }
 """First words of a promise → its tests."""
 SECTIONS = {

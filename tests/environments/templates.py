@@ -42,9 +42,7 @@ def tokenizer(template: str = PLAIN, end: str = "<|im_end|>") -> Any:
     made = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token=end, pad_token="<pad>"
-    )
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token=end, pad_token="<pad>")
     tags = set(re.findall(r"<[|｜]?[A-Za-z_][\w▁ ]*[|｜]?>|\[/?[A-Z_]+\]", template)) - {"<s>", "<pad>", end}
     wrapped.add_special_tokens({"additional_special_tokens": sorted(tags)})
     wrapped.chat_template = template

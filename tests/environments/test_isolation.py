@@ -99,16 +99,12 @@ def test_conversations_with_tools_are_those_of_threads(policy: Policy, options: 
 def test_environments_share_processes_only_where_there_are_more(policy: Policy) -> None:
     where = {}
     for count in (2, 6):
-        sampler, _ = scripted(
-            policy, ["a", "b"], environment=f"{FAULTS}.Where", isolation="process", workers=3
-        )
+        sampler, _ = scripted(policy, ["a", "b"], environment=f"{FAULTS}.Where", isolation="process", workers=3)
         for _ in range(3):
             inner = sampler.sampler
             assert isinstance(inner, Scripted)
             inner.asked = []
-            group = sampler.sample(
-                [asked()], count, sampling=Sampling(max_new_tokens=2000), random_key=RANDOM_KEY
-            )[0]
+            group = sampler.sample([asked()], count, sampling=Sampling(max_new_tokens=2000), random_key=RANDOM_KEY)[0]
             told = [r.turns[1].messages[0]["content"].split() for r in group.completions]
             where.setdefault(count, []).append([pid for pid, _ in told])
         assert all(torch == "False" for _, torch in told)  # nothing imported it
@@ -175,9 +171,7 @@ def test_it_is_made_in_no_process_before_setup() -> None:
         (faults.NotThere(), "NotThere cannot be made in a process of its own .OSError: no such device"),
     ],
 )
-def test_what_cannot_live_in_a_process_is_refused_early(
-    policy: Policy, environment: Any, message: str
-) -> None:
+def test_what_cannot_live_in_a_process_is_refused_early(policy: Policy, environment: Any, message: str) -> None:
     before = children()
     with pytest.raises(ValueError, match=message):
         EnvironmentSampler(environment, isolation="process").setup(source(policy))

@@ -121,9 +121,7 @@ def test_reward(policy: Policy, how: str) -> None:
     assert [r.applies for r in rollouts] == [False, False, True, True]
     if how == "huge":
         return  # a number, of ten million digits
-    rollouts, _ = played(
-        policy, ["Done."], {"where": "reward", "how": how}, environment=f"{FAULTS}.WrongObject"
-    )
+    rollouts, _ = played(policy, ["Done."], {"where": "reward", "how": how}, environment=f"{FAULTS}.WrongObject")
     assert [r.applies for r in rollouts] == [False, False, True, True]
 
 

@@ -52,9 +52,7 @@ def test_turns_pay_in_the_step_that_they_end_in() -> None:
     rewards = EnvironmentReward().score(group, tree)
     assert rewards.outcome.tolist() == [3.0, 5.0, 8.0, 0.5]
     assert rewards.steps is not None
-    paid = {
-        step.members + step.spans[0]: v for step, v in zip(tree.steps, rewards.steps.tolist(), strict=True)
-    }
+    paid = {step.members + step.spans[0]: v for step, v in zip(tree.steps, rewards.steps.tolist(), strict=True)}
     assert paid[(0, 1, 3, 0, 2)] == pytest.approx(2.5 / 3)
     assert math.isnan(paid[(0, 1, 2, 3)])
     assert [paid[(m, 3, 5)] for m in (0, 1, 2)] == [2.0, 4.0, 8.0]
@@ -74,9 +72,7 @@ def test_one_number_is_no_step_reward() -> None:
 
 def test_what_does_not_apply_is_no_number() -> None:
     group = episodes()
-    dropped = replace(
-        group, completions=(replace(group.completions[0], rewards=(math.nan,)), *group.completions[1:])
-    )
+    dropped = replace(group, completions=(replace(group.completions[0], rewards=(math.nan,)), *group.completions[1:]))
     outcome = EnvironmentReward().score(dropped, TurnSegmenter().segment(dropped)).outcome
     assert outcome.isnan().tolist() == [True, False, False, False]
 

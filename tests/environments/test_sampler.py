@@ -34,9 +34,7 @@ def source(policy: Policy) -> PolicySource:
     return PolicySource(policy, tokenizer=tokenizer(), eos_token_ids=(1,), version=lambda: 3)
 
 
-def drawn(
-    policy: Policy, environment: Any, *, count: int = 4, asked: Any = None, **options: Any
-) -> list[Group]:
+def drawn(policy: Policy, environment: Any, *, count: int = 4, asked: Any = None, **options: Any) -> list[Group]:
     sampling = options.pop("sampling", SAMPLING)
     made = EnvironmentSampler(environment, **options)
     made.setup(source(policy))
@@ -50,9 +48,7 @@ def test_logprobs_are_those_of_a_teacher_forced_pass(policy: Policy, layout: Any
     groups = drawn(policy, Echo(), sampling=sampling)
     answers = 0
     for group in groups:
-        scores = policy(
-            [group.prompt.token_ids] * 4, group.sequences, temperature=temperature, layout=layout
-        ).logprobs
+        scores = policy([group.prompt.token_ids] * 4, group.sequences, temperature=temperature, layout=layout).logprobs
         for row, rollout in zip(scores, group.completions, strict=True):
             own = rollout.mask
             answers += int((~own).sum())
@@ -71,9 +67,7 @@ def test_turns_tile_the_completion_and_say_what_it_says(policy: Policy) -> None:
             for turn in rollout.turns:
                 here = rollout.mask[turn.start : turn.end]
                 assert bool((here == (turn.role == "assistant")).all())
-                assert rollout.text_between(turn.start, turn.end) == "".join(
-                    m["content"] for m in turn.messages
-                )
+                assert rollout.text_between(turn.start, turn.end) == "".join(m["content"] for m in turn.messages)
             spoken = [t for t in rollout.turns if t.role == "assistant"]
             lengths = [float(len(t.messages[0]["content"])) for t in spoken]
             assert list(rollout.rewards) in (lengths, [*lengths[:-1], 0.0])  # the last one may be cut off
@@ -134,9 +128,7 @@ def test_a_turn_has_a_limit_of_its_own(policy: Policy) -> None:
 @pytest.mark.parametrize("on_error", ["message", "drop"])
 def test_an_environment_that_fails_ends_no_run(policy: Policy, how: str, on_error: Any) -> None:
     options: dict[str, Any] = {"timeout": 0.3} if how == "hangs" else {}
-    groups = drawn(
-        policy, Faulty(how), asked=prompts()[:2], count=2, on_error=on_error, max_answer_chars=5, **options
-    )
+    groups = drawn(policy, Faulty(how), asked=prompts()[:2], count=2, on_error=on_error, max_answer_chars=5, **options)
     rollouts = [r for g in groups for r in g.completions]
     later = [r for r in rollouts if sum(t.role == "assistant" for t in r.turns) > 1]
     assert later, "nobody came to the second turn"
@@ -176,9 +168,7 @@ class Exits(Echo):
 def test_an_environment_that_exits_does_not_end_the_run(policy: Policy) -> None:
     for on_error, failed, error in (("drop", 1.0, SystemExit), ("message", 0.0, CancelledError)):
         groups = drawn(policy, Exits(error), asked=prompts()[:1], count=2, on_error=on_error)
-        open_once = [
-            r for g in groups for r in g.completions if r.finish_reason == "stop" or len(r.turns) > 1
-        ]
+        open_once = [r for g in groups for r in g.completions if r.finish_reason == "stop" or len(r.turns) > 1]
         assert open_once
         assert {r.metrics["episodes/failed"] for r in open_once} == {failed}
 
@@ -352,9 +342,7 @@ def test_the_whole_answer_has_a_limit() -> None:
         assert many[-1]["content"] == content + "… (1999900 more messages, left out here)"
     assert time.monotonic() - began < 1
     for more in ({"extra": "x" * 101}, {"x" * 101: 1}, {"calls": [{"deep": ["x" * 101]}]}):
-        with pytest.raises(
-            ValueError, match=r"characters beside role and content.*100 in all .max_answer_chars"
-        ):
+        with pytest.raises(ValueError, match=r"characters beside role and content.*100 in all .max_answer_chars"):
             answer([said("", **more)])
     with pytest.raises(ValueError, match="role has 50000 characters"):
         answer([{"role": "x" * 50_000, "content": ""}])
@@ -364,8 +352,7 @@ def test_the_whole_answer_has_a_limit() -> None:
 def test_every_tool_call_keeps_its_message() -> None:
     """However much the first one's answer takes of the limit; other messages are left out."""
     found = [
-        {"role": "tool", "name": f"tool_{n}", "content": "x" * length}
-        for n, length in enumerate((500, 500, 5, 500))
+        {"role": "tool", "name": f"tool_{n}", "content": "x" * length} for n, length in enumerate((500, 500, 5, 500))
     ]
     user = {"role": "user", "content": "And?"}
     for length in (500, 82, 70):  # beyond the limit, at it, and with less left than the next one's name takes

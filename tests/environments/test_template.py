@@ -99,6 +99,4 @@ def test_prompts_that_cannot_show_tools_are_refused() -> None:
         template.make_prompt(Prompt(uid="a", text="?", token_ids=(1,)), None, [multiply])
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(TemplateError, match="does not show tools"):
-        template.make_prompt(
-            Prompt(uid="a", text="?", token_ids=(1,), messages=tuple(USER)), None, [multiply]
-        )
+        template.make_prompt(Prompt(uid="a", text="?", token_ids=(1,), messages=tuple(USER)), None, [multiply])

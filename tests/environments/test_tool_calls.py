@@ -29,9 +29,7 @@ def test_calls_in_recorded_responses(format: str) -> None:
         assert [None if c.problem else (c.name, dict(c.arguments)) for c in found] == expected, text
 
 
-needs_trl = pytest.mark.skipif(
-    not templates.names(), reason="TRL, which ships the templates, is not installed"
-)
+needs_trl = pytest.mark.skipif(not templates.names(), reason="TRL, which ships the templates, is not installed")
 
 FORMAT_OF = {
     "deepseek_r1_distill": "deepseek", "deepseekv3": "deepseek", "diffusion_gemma": "gemma4",
@@ -74,9 +72,7 @@ CALLS: dict[str, tuple[ToolCall, ...]] = {
     "no arguments": (call("tell_time"),),
     "lines": (call("run_code", code="def f(x):\n    return x\n\n\nprint(1)\n"),),
     "edges": (call("run_code", code="  a\t", b="", c=" "),),
-    "marks": (
-        call("run_code", code="a </tool_call> </parameter> b <tool_call> </arg_value> </function> [/] ```"),
-    ),
+    "marks": (call("run_code", code="a </tool_call> </parameter> b <tool_call> </arg_value> </function> [/] ```"),),
     "reasoning": (call("run_code", code="<think> a </think>"),),
     "two": (call("tell_time"), call("look_up", city="Bern")),
 }
@@ -131,9 +127,7 @@ def test_what_a_template_writes_is_read_again(name: str) -> None:
                 assert found[0].startswith("not a call")
                 continue
             assert found == expected, (kind, turn)
-            assert (
-                repr(found) == repr(expected) or "gemma" in name
-            )  # 1 is not True; Gemma's arguments are sorted
+            assert repr(found) == repr(expected) or "gemma" in name  # 1 is not True; Gemma's arguments are sorted
     left = {"two"} if name in ("llama3_1", "llama3_2", "gptoss") else set()
     assert set(CALLS) - set(seen) == left  # one call a turn
     assert read(chosen(name), template, prompt, "It is 3.", tools(calls)) == []
@@ -159,9 +153,7 @@ def _others_are_refused(name: str) -> None:
         if format in own:
             chosen(name, format)
         else:
-            with pytest.raises(
-                ValueError, match=f"tool_format is '{format}', and the chat template writes calls as"
-            ):
+            with pytest.raises(ValueError, match=f"tool_format is '{format}', and the chat template writes calls as"):
                 chosen(name, format)
 
 
@@ -198,9 +190,7 @@ RESPONSE = {
 def test_a_tokenizer_that_parses_its_own_responses_does_so() -> None:
     tokenizer = templates.tokenizer(ODD)
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
-    with pytest.raises(
-        ValueError, match=r"no format reads the calls that the chat template writes: 'CALL probe_"
-    ):
+    with pytest.raises(ValueError, match=r"no format reads the calls that the chat template writes: 'CALL probe_"):
         make_call_reader("auto", template)
     with pytest.raises(ValueError, match="the tokenizer has no response_template"):
         make_call_reader("transformers", template)
@@ -219,9 +209,7 @@ def test_a_response_template_that_misreads_is_left_for_one_that_does_not() -> No
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
     said = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
     assert read(make_call_reader("auto", template), template, "", said) == [("now", {})]
-    with pytest.raises(
-        ValueError, match="tool_format is 'transformers', and the chat template writes calls as"
-    ):
+    with pytest.raises(ValueError, match="tool_format is 'transformers', and the chat template writes calls as"):
         make_call_reader("transformers", template)
 
 

@@ -163,9 +163,7 @@ def test_the_data_choose_among_environments(model: Policy) -> None:
     named = {"counter": "tests.environments.partners.Counter", "other": "tests.environments.partners.Counter"}
     group, _ = episodes(model, ["Done."], {"environment": "counter"}, environment=named)
     assert group.completions[0].rewards == (0.0,)
-    with pytest.raises(
-        ValueError, match="'nothing' in its column 'environment'; there are 'counter', 'other'"
-    ):
+    with pytest.raises(ValueError, match="'nothing' in its column 'environment'; there are 'counter', 'other'"):
         episodes(model, ["Done."], {"environment": "nothing"}, environment=named)
 
 
@@ -241,19 +239,13 @@ def test_an_environment_is_given_the_calls(model: Policy) -> None:
     group, _ = episodes(model, said, environment=Reading())
     message, well, ill = (m for t in group.completions[0].turns[:2] for m in t.messages)
     assert message["content"] == said[0]
-    assert well["content"] == str(
-        {"type": "function", "function": {"name": "multiply", "arguments": {"a": 3, "b": 4}}}
-    )
+    assert well["content"] == str({"type": "function", "function": {"name": "multiply", "arguments": {"a": 3, "b": 4}}})
     assert "'problem': 'not JSON" in ill["content"]
 
 
 def test_a_format_that_is_not_the_templates_is_refused_before_the_first_turn(model: Policy) -> None:
     tool = "tests.environments.partners.multiply"
-    with pytest.raises(
-        ValueError, match="EnvironmentSampler: tool_format is 'json', and the chat template writes"
-    ):
+    with pytest.raises(ValueError, match="EnvironmentSampler: tool_format is 'json', and the chat template writes"):
         scripted(model, [], tools=[tool], tool_format="json")
-    with pytest.raises(
-        ValueError, match=r"parser of vLLM, which cannot be imported|vLLM has no tool parser 'none'"
-    ):
+    with pytest.raises(ValueError, match=r"parser of vLLM, which cannot be imported|vLLM has no tool parser 'none'"):
         scripted(model, [], tools=[tool], tool_format="vllm:none")

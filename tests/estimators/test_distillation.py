@@ -31,17 +31,13 @@ def test_alone_a_token_is_worth_its_reward():
 @pytest.mark.parametrize("coefficient", [0.0, 0.3])
 def test_beside_an_outcome(coefficient):
     outcome = [1.0, 0.0, 0.5]
-    credit = Distillation(coefficient=coefficient).estimate(
-        rewards(outcome), ProcessTree.from_sequences(SEQUENCES)
-    )
+    credit = Distillation(coefficient=coefficient).estimate(rewards(outcome), ProcessTree.from_sequences(SEQUENCES))
     for row, own, a in zip(credit.advantages.tolist(), TOKENS, naive.advantages(outcome), strict=True):
         assert row[: len(own)] == pytest.approx([r + coefficient * a for r in own], abs=1e-6)
 
 
 def test_lambda_weights():
-    credit = Distillation(lambda_power=1.0).estimate(
-        rewards([math.nan] * 3), ProcessTree.from_sequences(SEQUENCES)
-    )
+    credit = Distillation(lambda_power=1.0).estimate(rewards([math.nan] * 3), ProcessTree.from_sequences(SEQUENCES))
     assert credit.weights.tolist() == [[0.5, 0.5, 1], [0.5, 0.5, 0], [1, 0, 0]]
 
 

@@ -80,8 +80,7 @@ def test_powers_that_make_no_sense(kind: Any) -> None:
 def test_the_order_of_completions_does_not_matter(seed: int, estimator: Any) -> None:
     batch = Batch(seed)
     flipped_rewards = [
-        replace(r, outcome=r.outcome.flip(0), parts={n: p.flip(0) for n, p in r.parts.items()})
-        for r in batch.rewards
+        replace(r, outcome=r.outcome.flip(0), parts={n: p.flip(0) for n, p in r.parts.items()}) for r in batch.rewards
     ]
     flipped_trees = [ProcessTree.from_sequences(group[::-1]) for group in batch.groups]
     one = [estimator.estimate(r, t) for r, t in zip(batch.rewards, batch.trees, strict=True)]
@@ -126,9 +125,7 @@ def test_a_group_of_equal_rewards_among_others(estimator: Any) -> None:
     batch = Batch(3)
     assert set(batch.outcomes[0]) == {0.7 * 1.5}
     credit = batch.credits(estimator)[0]
-    left = isinstance(estimator, ReinforcePlusPlus) and (
-        not estimator.baseline or estimator.normalize_over == "tokens"
-    )
+    left = isinstance(estimator, ReinforcePlusPlus) and (not estimator.baseline or estimator.normalize_over == "tokens")
     assert bool(credit.advantages.any()) == left
     assert credit.advantages.isfinite().all()
 
@@ -138,8 +135,7 @@ def test_a_group_of_equal_rewards_among_others(estimator: Any) -> None:
 def test_numbers_are_finite_whatever_the_rewards_are(estimator: Any, scale: float) -> None:
     batch = Batch(1)
     rewards = [
-        replace(r, outcome=r.outcome * scale, parts={n: p * scale for n, p in r.parts.items()})
-        for r in batch.rewards
+        replace(r, outcome=r.outcome * scale, parts={n: p * scale for n, p in r.parts.items()}) for r in batch.rewards
     ]
     for credit in estimator.estimate_batch(rewards, batch.trees, reduce=lambda x: x):
         assert credit.advantages.isfinite().all()

@@ -37,9 +37,7 @@ def test_advantages_equal_the_definition(estimator, scale):
     credits = estimator(scale=scale).estimate_batch(rewards, forest, reduce=alone)
     pool = [r for row in BATCH for r in row]
     for row, tree, credit in zip(BATCH, forest, credits, strict=True):
-        expected = torch.tensor(naive.advantages(row, scale=scale, pool=pool))[:, None] * (
-            tree.set_sizes() > 0
-        )
+        expected = torch.tensor(naive.advantages(row, scale=scale, pool=pool))[:, None] * (tree.set_sizes() > 0)
         assert torch.allclose(credit.advantages, expected, atol=1e-6)
     assert (credits[2].advantages == 0).all()
     assert (credits[3].advantages == 0).all()
@@ -61,9 +59,7 @@ def test_batch_scale_equals_trl():
     trl = pytest.importorskip("trl.trainer.grpo_trainer")
     rewards = torch.tensor(BATCH[:2])
     theirs = torch.nan_to_num((rewards - rewards.nanmean(1, keepdim=True)) / (trl.nanstd(rewards) + 1e-4))
-    credits = GRPO(scale="batch").estimate_batch(
-        [Rewards(outcome=r) for r in rewards], trees(2, 4), reduce=alone
-    )
+    credits = GRPO(scale="batch").estimate_batch([Rewards(outcome=r) for r in rewards], trees(2, 4), reduce=alone)
     for row, credit in zip(theirs, credits, strict=True):
         assert torch.allclose(credit.advantages[:, 0], row, atol=1e-5)
 

@@ -54,9 +54,7 @@ def test_weights_by_length(seed: int, preference: float) -> None:
     estimator = LearnableTokenPreference(preference_lr=0.0)
     estimator.preference = preference
     for outcome, group, credit in zip(batch.outcomes, batch.groups, batch.credits(estimator), strict=True):
-        papers.assert_close(
-            credit.weights, papers.spread(papers.preferences(group, preference, 1 / 9), group)
-        )
+        papers.assert_close(credit.weights, papers.spread(papers.preferences(group, preference, 1 / 9), group))
         papers.assert_close(credit.advantages, papers.spread(naive.advantages(outcome), group))
     assert estimator.preference == preference
 
@@ -128,9 +126,7 @@ def test_an_extreme_preference_stays_finite(preference: float) -> None:
         assert credit.weights.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "options", [{"length_ratio": 0.0}, {"length_ratio": float("inf")}, {"preference_lr": -1.0}]
-)
+@pytest.mark.parametrize("options", [{"length_ratio": 0.0}, {"length_ratio": float("inf")}, {"preference_lr": -1.0}])
 def test_preferences_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"LearnableTokenPreference: {next(iter(options))} is"):
         LearnableTokenPreference(**options)

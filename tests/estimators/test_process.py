@@ -30,9 +30,7 @@ class Group:
             self.tree = ProcessTree.from_sequences(self.sequences)
         else:  # steps of two tokens
             keys = [[tuple(y[t : t + 2]) for t in range(0, len(y), 2)] for y in self.sequences]
-            self.tree = ProcessTree.from_steps(
-                keys, [[t // 2 for t in range(len(y))] for y in self.sequences]
-            )
+            self.tree = ProcessTree.from_steps(keys, [[t // 2 for t in range(len(y))] for y in self.sequences])
         self.outcome = [rng.choice([0.0, 0.5, 1.0, 1.0, math.nan]) for _ in self.sequences]
         self.steps = [rng.choice([0.0, 0.25, 1.0, math.nan]) for _ in self.tree.steps]
         self.rewards = Rewards(outcome=torch.tensor(self.outcome), steps=torch.tensor(self.steps))
@@ -50,9 +48,7 @@ def test_process_grpo(seed: int, scale: str, statistics: str) -> None:
     credit = ProcessGRPO(scale=scale, statistics=statistics).estimate(group.rewards, group.tree)  # type: ignore[arg-type]
     close(
         credit.advantages,
-        naive_process.process_advantages(
-            group.steps, group.tree, scale=scale == "group", nodes=statistics == "nodes"
-        ),
+        naive_process.process_advantages(group.steps, group.tree, scale=scale == "group", nodes=statistics == "nodes"),
     )
     assert torch.equal(credit.weights, (group.tree.set_sizes() > 0).float())
 
@@ -168,12 +164,7 @@ def test_the_batch_scales() -> None:
     groups = [Group(seed) for seed in (2, 4, 6)]
     rewards, trees = [g.rewards for g in groups], [g.tree for g in groups]
     credits = ProcessGRPO(scale="batch").estimate_batch(rewards, trees, reduce=lambda x: x)
-    pool = [
-        g.steps[s]
-        for g in groups
-        for i in range(len(g.sequences))
-        for s, _, _ in naive_process.path(g.tree, i)
-    ]
+    pool = [g.steps[s] for g in groups for i in range(len(g.sequences)) for s, _, _ in naive_process.path(g.tree, i)]
     _, std = naive_process.mean_std(pool)
     for group, credit in zip(groups, credits, strict=True):
         rows = naive_process.process_advantages(group.steps, group.tree, scale=False, nodes=False)

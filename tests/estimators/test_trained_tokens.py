@@ -48,13 +48,9 @@ class Judge(RewardModel):
 
     def score(self, group: Group, tree: ProcessTree) -> Rewards:
         draw = random.Random(group.prompt.uid)
-        parts = {
-            n: torch.tensor([draw.choice([0.0, 0.5, 1.0, 1.0]) for _ in group.completions]) for n in "ab"
-        }
+        parts = {n: torch.tensor([draw.choice([0.0, 0.5, 1.0, 1.0]) for _ in group.completions]) for n in "ab"}
         steps = torch.tensor([draw.choice([0.0, 0.25, 1.0, NAN]) for _ in tree.steps])
-        tokens = torch.where(
-            tree.set_sizes() > 0, torch.arange(tree.sizes.numel()).view_as(tree.sizes) % 5, NAN
-        )
+        tokens = torch.where(tree.set_sizes() > 0, torch.arange(tree.sizes.numel()).view_as(tree.sizes) % 5, NAN)
         return Rewards(
             outcome=parts["a"] + 0.5 * parts["b"],
             steps=steps,
@@ -85,12 +81,7 @@ class Batch:
         self, counted: Callable[[Trained, Sequence[float]], list[float]], values: Rows
     ) -> tuple[float, float]:
         """Mean and deviation of what is counted of all groups."""
-        pool = [
-            v
-            for t, row in zip(self.trained, values, strict=True)
-            for v in counted(t, row)
-            if not math.isnan(v)
-        ]
+        pool = [v for t, row in zip(self.trained, values, strict=True) for v in counted(t, row) if not math.isnan(v)]
         return (naive.mean(pool), naive.deviation(pool)) if pool else (0.0, 0.0)
 
 
@@ -111,9 +102,7 @@ def each(formula: Callable[[Trained], Rows]) -> Callable[[Batch], list[Rows]]:
 
 def reinforce(batch: Batch) -> list[Rows]:
     values = [t.rewards for t in batch.trained]
-    mean, std = batch.over_batch(
-        lambda t, row: [v for i, v in enumerate(row) for _ in range(t.count(i))], values
-    )
+    mean, std = batch.over_batch(lambda t, row: [v for i, v in enumerate(row) for _ in range(t.count(i))], values)
     return [
         t.whole([0.0 if math.isnan(v) else (v - mean) / (std + 1e-4) for v in row])
         for t, row in zip(batch.trained, values, strict=True)
@@ -124,8 +113,7 @@ def gdpo(batch: Batch) -> list[Rows]:
     sums = []
     for t, given in zip(batch.trained, batch.given, strict=True):
         parts = [
-            [NAN if math.isnan(o) else v for v, o in zip(given.parts[n].tolist(), t.rewards, strict=True)]
-            for n in "ab"
+            [NAN if math.isnan(o) else v for v, o in zip(given.parts[n].tolist(), t.rewards, strict=True)] for n in "ab"
         ]
         a, b = (naive.advantages(part) for part in parts)
         sums.append([NAN if math.isnan(o) else x + 0.5 * y for x, y, o in zip(a, b, t.rewards, strict=True)])
@@ -199,18 +187,14 @@ def check(seed: int, scenario: str, segmenter: str, name: str) -> None:
 def _compare(credit: Credit, trained: Trained, advantages: Rows, weights: Rows) -> None:
     mask = torch.nn.utils.rnn.pad_sequence([torch.tensor(m) for m in trained.mask], batch_first=True)
     for found, wanted in ((credit.advantages, advantages), (credit.weights, weights)):
-        rows = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(w, dtype=torch.float32) for w in wanted], batch_first=True
-        )
+        rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(w, dtype=torch.float32) for w in wanted], batch_first=True)
         torch.testing.assert_close(found, torch.where(mask, rows, 0.0), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("name", CASES)
 def test_estimators_run_over_trained_tokens(name: str, scenario: str) -> None:
-    for seed, segmenter in enumerate(
-        ("TokenPrefixSegmenter", SEGMENTERS[sorted(CASES).index(name) % len(SEGMENTERS)])
-    ):
+    for seed, segmenter in enumerate(("TokenPrefixSegmenter", SEGMENTERS[sorted(CASES).index(name) % len(SEGMENTERS)])):
         check(seed, scenario, segmenter, name)
 
 

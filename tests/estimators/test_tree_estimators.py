@@ -36,9 +36,7 @@ def test_gtpo(seed: int, factor: float) -> None:
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_the_mean_of_leaves_is_the_implicit_prm(scale: Any) -> None:
     batch = papers.Batch(5)
-    for one, other in zip(
-        batch.credits(TreeAdv(scale=scale)), batch.credits(ImplicitPRM(scale=scale)), strict=True
-    ):
+    for one, other in zip(batch.credits(TreeAdv(scale=scale)), batch.credits(ImplicitPRM(scale=scale)), strict=True):
         assert torch.equal(one.advantages, other.advantages)
 
 

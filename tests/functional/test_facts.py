@@ -38,9 +38,7 @@ class Case:
     def loss(self, advantages, weights=None, *, on_policy=True, by="token", kl=0.04):
         logprobs = self.at(self.policy)
         old = logprobs.detach() if on_policy else self.at(self.old)
-        per_token = clipped_surrogate(logprobs, old, advantages.double()) + kl * k3_kl(
-            logprobs, self.at(self.ref)
-        )
+        per_token = clipped_surrogate(logprobs, old, advantages.double()) + kl * k3_kl(logprobs, self.at(self.ref))
         return aggregate(per_token, self.mask, weights, by=by)
 
     def with_gradient(self, loss):
@@ -72,9 +70,7 @@ def test_theorem_needs_one_update_and_the_token_normaliser():
     for seed in SEEDS:
         case = Case(seed, size=5)
         a, b = case.credit(GRPO()).advantages, step_advantages(case)
-        differs["clipping"] += (
-            abs((case.loss(a, on_policy=False) - case.loss(b, on_policy=False)).item()) > 1e-3
-        )
+        differs["clipping"] += abs((case.loss(a, on_policy=False) - case.loss(b, on_policy=False)).item()) > 1e-3
         differs["sequence"] += abs((case.loss(a, by="sequence") - case.loss(b, by="sequence")).item()) > 1e-3
     assert all(differs.values()), differs
 

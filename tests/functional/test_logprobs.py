@@ -44,9 +44,7 @@ def test_chunks_change_neither_value_nor_gradient(chunk):
     targets = torch.randint(0, 9, (10,), generator=generator)
 
     def run(size):
-        logprobs, entropy = chunked_logprobs(
-            hidden, targets, lambda h: h @ weight.T, temperature=0.8, chunk=size
-        )
+        logprobs, entropy = chunked_logprobs(hidden, targets, lambda h: h @ weight.T, temperature=0.8, chunk=size)
         assert not entropy.requires_grad
         return logprobs, entropy, *torch.autograd.grad(logprobs.square().sum(), [hidden, weight])
 
@@ -168,9 +166,7 @@ def test_chunks_change_no_entropy_gradient(chunk):
     def head(h):
         return h @ weight.T + never
 
-    logprobs, entropy = chunked_logprobs(
-        hidden, targets, head, temperature=0.8, chunk=chunk, entropy_gradient=True
-    )
+    logprobs, entropy = chunked_logprobs(hidden, targets, head, temperature=0.8, chunk=chunk, entropy_gradient=True)
     loss = (entropy * upstream).sum() + logprobs.square().sum()
     got = torch.autograd.grad(loss, [hidden, weight])
     scaled = head(hidden) / 0.8

@@ -13,9 +13,7 @@ CASES = [(lp, old, a) for lp in (-2.0, -1.0, -0.9) for old in (-2.0, -1.0) for a
 def test_clipped_surrogate_by_hand():
     # ratios 2, 2, 0.5, 0.5 with clip (0.1, 0.3): min(2A, 1.3A) and min(0.5A, 0.9A)
     logprobs = torch.tensor([2.0, 2.0, 0.5, 0.5]).log()
-    got = clipped_surrogate(
-        logprobs, torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, -1.0]), clip_low=0.1, clip_high=0.3
-    )
+    got = clipped_surrogate(logprobs, torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, -1.0]), clip_low=0.1, clip_high=0.3)
     assert got.tolist() == pytest.approx([-1.3, 2.0, -0.5, 0.9])
 
 
@@ -26,9 +24,7 @@ def test_clipped_tokens_have_no_gradient():
 
 
 def test_k3_by_hand():
-    assert k3_kl(torch.tensor([0.0]), torch.tensor([math.log(2.0)])).item() == pytest.approx(
-        2 - math.log(2) - 1
-    )
+    assert k3_kl(torch.tensor([0.0]), torch.tensor([math.log(2.0)])).item() == pytest.approx(2 - math.log(2) - 1)
     assert (k3_kl(torch.randn(100), torch.randn(100)) >= 0).all()
 
 
@@ -41,9 +37,7 @@ def test_terms_equal_the_definition(logprob, old, advantage):
     assert got.item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("by", "expected"), [("token", 11 / 3), ("sequence", (1.5 + 8) / 2), ("constant", 11 / 10)]
-)
+@pytest.mark.parametrize(("by", "expected"), [("token", 11 / 3), ("sequence", (1.5 + 8) / 2), ("constant", 11 / 10)])
 def test_aggregate_by_hand(by, expected):
     per_token = torch.tensor([[1.0, 2.0], [8.0, 99.0]])
     mask = torch.tensor([[True, True], [True, False]])

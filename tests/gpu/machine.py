@@ -28,9 +28,7 @@ TRAINER = {"trainer__accelerator": "cpu" if ON_CPU else "gpu"}
 
 def needs_gpus(count: int) -> pytest.MarkDecorator:
     """Skip where there are fewer GPUs."""
-    return pytest.mark.skipif(
-        not ON_CPU and count > GPUS, reason=f"needs {count} CUDA device(s); here are {GPUS}"
-    )
+    return pytest.mark.skipif(not ON_CPU and count > GPUS, reason=f"needs {count} CUDA device(s); here are {GPUS}")
 
 
 needs_vllm = pytest.mark.skipif(

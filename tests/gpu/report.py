@@ -34,9 +34,7 @@ def sections(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     made = []
     if peaks := {k: v for line in found.get("peaks", []) for k, v in line.items()}:
         named = ("name", "gib", "cuda", "python", "torch", "transformers", "bf16_tflops", "copy_gb_s")
-        made.append(
-            "## The device\n\n" + table(["what", "value"], ((n, peaks[n]) for n in named if n in peaks))
-        )
+        made.append("## The device\n\n" + table(["what", "value"], ((n, peaks[n]) for n in named if n in peaks)))
     if trees := [x for x in found.get("trees", []) if "architecture" in x]:
         heads = ["architecture", "dtype", "log-probs differ by", "gradients differ by", "kernels so far"]
         rows = (
@@ -66,9 +64,7 @@ def other(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         made.append(f"## The quickstart\n\n{quick[0]['seconds']} s; avg@k {rising}.")
     if trl := [x for x in found.get("step_vs_trl", []) if "ratios" in x]:
         ratios = trl[0]["ratios"]
-        made.append(
-            "## A step against TRL\n\n" + table(list(ratios), [[f"{v:.2f}" for v in ratios.values()]])
-        )
+        made.append("## A step against TRL\n\n" + table(list(ratios), [[f"{v:.2f}" for v in ratios.values()]]))
     if tests := [x for x in found.get("pytest", []) if "summary" in x]:
         made.append("## Tests\n\n" + "\n".join([*tests[0]["summary"], *tests[0]["not_passed"]]))
     if bad := [(x["step"], x["error"]) for lines in found.values() for x in lines if "error" in x]:

@@ -180,11 +180,7 @@ def laid_out(layout: str, given: Any, device: str) -> float:
 
     clock = Clock(device)
     start = clock.now()
-    (
-        make_tree_layout(*given, device=device)
-        if layout == "tree"
-        else make_padded_layout(*given, pad=0, device=device)
-    )
+    (make_tree_layout(*given, device=device) if layout == "tree" else make_padded_layout(*given, pad=0, device=device))
     return clock.now() - start
 
 

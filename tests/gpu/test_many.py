@@ -22,9 +22,7 @@ RUN = {
 @pytest.mark.parametrize("layout", ["padded", "tree"])
 def test_two_gpus_equal_one(strategy: str, layout: str, tmp_path: Path) -> None:
     one = started(tmp_path / "one", **RUN, trainer__devices=1, model__policy__layout=layout)
-    two = started(
-        tmp_path / "two", **RUN, trainer__devices=2, trainer__strategy=strategy, model__policy__layout=layout
-    )
+    two = started(tmp_path / "two", **RUN, trainer__devices=2, trainer__strategy=strategy, model__policy__layout=layout)
     first = [rollouts(run).query("rollout == 0")["completion"].tolist() for run in (one, two)]
     assert first[0] == first[1]
     a, b = (train_metrics(run) for run in (one, two))
@@ -33,9 +31,7 @@ def test_two_gpus_equal_one(strategy: str, layout: str, tmp_path: Path) -> None:
 
 
 def test_fsdp2_in_mixed_precision(tmp_path: Path) -> None:
-    run = started(
-        tmp_path, **RUN, trainer__devices=2, trainer__strategy="fsdp2", trainer__precision="bf16-mixed"
-    )
+    run = started(tmp_path, **RUN, trainer__devices=2, trainer__strategy="fsdp2", trainer__precision="bf16-mixed")
     weights = checkpoint(run)["state_dict"]
     assert all(t.dtype == torch.float32 for t in weights.values())  # type: ignore[attr-defined]
     assert train_metrics(run)["loss"].notna().all()

@@ -41,8 +41,7 @@ class Rows(PromptSource):
         if self.hostile:
             misbehave("source")
         return [
-            {"prompt": f"{a}+{a + 1}+2+3=", "answers": [str(2 * a + 6), "none"], "more": {"n": [a]}}
-            for a in range(4)
+            {"prompt": f"{a}+{a + 1}+2+3=", "answers": [str(2 * a + 6), "none"], "more": {"n": [a]}} for a in range(4)
         ]
 
 

@@ -17,9 +17,7 @@ QUICK = {
 """Some of every kind; continuous integration tries all."""
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
-)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_bad_input(name: str) -> None:
     case, got = CASES[name], answer(name)
     assert got.status == 2, got.printed

@@ -54,9 +54,7 @@ def test_a_run_that_fails_keeps_everything_before(
     sys.modules.pop("failing_reward")
 
 
-def test_an_error_before_training_says_nothing_of_a_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_before_training_says_nothing_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lgrpo("fit", tmp_path, model__schedule__name="cosin") == 2
     said = capsys.readouterr()
     assert "ended the run" not in said.out
@@ -97,9 +95,7 @@ def test_nan_is_said_once_and_counted(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.warns(UserWarning, match="'odd' returned NaN for 4 of 8 completions") as caught:
-        root = fit(
-            tmp_path / "run", model__reward_model=reward("nan_reward.odd"), trainer__limit_val_batches=0
-        )
+        root = fit(tmp_path / "run", model__reward_model=reward("nan_reward.odd"), trainer__limit_val_batches=0)
     assert sum("returned NaN" in str(w.message) for w in caught) == 1
     assert (pd.read_csv(root / "metrics.csv")["rewards/odd/nan"].dropna() == 4).all()
     table = rollouts(root)

@@ -76,9 +76,7 @@ def check_golden(outcome: Outcome) -> None:
     assert outcome.norms == pytest.approx(golden["grad_norm"], rel=2e-4, abs=0)
 
 
-def test_what_is_replayed_tells_one_run_from_another(
-    one: dict[tuple[str, int], Outcome], tmp_path: Path
-) -> None:
+def test_what_is_replayed_tells_one_run_from_another(one: dict[tuple[str, int], Outcome], tmp_path: Path) -> None:
     for (_, passes), outcome in one.items():
         assert passes in (0, outcome.passes[0])
     assert len({len(c["token_ids"]) for group in recorded().values() for c in group["completions"]}) > 10
@@ -128,9 +126,7 @@ def test_first_loss_from_the_definition() -> None:
             logprobs = bare_logprobs(bare, prompt_ids(key), sequences)
             sizes = [len(s) for s in sequences]
             advantage = [[a] * n for a, n in zip(naive.advantages(group["rewards"]), sizes, strict=True)]
-            total += sum(sizes) * naive.loss(
-                sequences, logprobs, logprobs, logprobs, advantage, weighted=True
-            )
+            total += sum(sizes) * naive.loss(sequences, logprobs, logprobs, logprobs, advantage, weighted=True)
             tokens += sum(sizes)
     assert total / tokens == pytest.approx(json.loads(GOLDEN.read_text())["loss"][0], rel=1e-5)
 

@@ -48,9 +48,7 @@ def test_train_export_reload(architecture: str, model_folder: Callable[..., Path
     assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
     before = AutoModelForCausalLM.from_pretrained(model_folder(architecture))
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    changed = [
-        n for (n, a), b in zip(before.named_parameters(), after.parameters(), strict=True) if not a.equal(b)
-    ]
+    changed = [n for (n, a), b in zip(before.named_parameters(), after.parameters(), strict=True) if not a.equal(b)]
     assert len(changed) > len(list(before.parameters())) // 2
     policy = Policy(read_policy_config(run))
     load_weights(policy, checkpoint(run)["state_dict"])  # type: ignore[arg-type]
@@ -59,9 +57,7 @@ def test_train_export_reload(architecture: str, model_folder: Callable[..., Path
 
 def test_what_ends_completions_is_exported(tmp_path: Path) -> None:
     folder = make_model("llama", tmp_path / "model", special=("<|x|>",), vocab_size=60)
-    run = fit(
-        tmp_path / "run", model__policy__path=folder, model__policy__extra_eos_tokens='["<|x|>"]', **TRAIN
-    )
+    run = fit(tmp_path / "run", model__policy__path=folder, model__policy__extra_eos_tokens='["<|x|>"]', **TRAIN)
     assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.generation_config.eos_token_id == [1, 44]
@@ -160,9 +156,7 @@ def test_going_on_from_an_adapter(how: str, model_folder: Callable[..., Path], t
         given["model__policy__lora__from_adapter"] = tmp_path / "adapter"
     second = fit(tmp_path / "second", trainer__max_steps=2, **given)
     assert train_metrics(second)["kl"].iloc[0] == pytest.approx(0, abs=1e-6)
-    plain = fit(
-        tmp_path / "plain", **base | {"model__policy__path": tmp_path / "merged", "trainer__max_steps": 1}
-    )
+    plain = fit(tmp_path / "plain", **base | {"model__policy__path": tmp_path / "merged", "trainer__max_steps": 1})
     drawn = [rollouts(run).query("rollout == 0")["completion"].tolist() for run in (second, plain)]
     assert drawn[0] == drawn[1]
     policy = Policy(read_policy_config(second))
@@ -176,9 +170,7 @@ def test_adapters_that_cannot_be_trained_on(model_folder: Callable[..., Path], t
     export(Policy(policy), tokenizer(), tmp_path / "adapter", adapter=True)
     with pytest.raises(ValueError, match=r"policy.lora.rank is 4, but the adapter .* has 3. Leave it out"):
         PolicyConfig(lora=Lora(rank=4, from_adapter=str(tmp_path / "adapter")))
-    with pytest.raises(
-        ValueError, match=r"policy.lora.from_adapter is './nothing': no adapter can be read there"
-    ):
+    with pytest.raises(ValueError, match=r"policy.lora.from_adapter is './nothing': no adapter can be read there"):
         PolicyConfig(lora=Lora(from_adapter="./nothing"))
     path = tmp_path / "adapter" / "adapter_config.json"
     entries = json.loads(path.read_text())
@@ -189,16 +181,12 @@ def test_adapters_that_cannot_be_trained_on(model_folder: Callable[..., Path], t
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_the_configuration_is_the_bases(
-    architecture: str, model_folder: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_the_configuration_is_the_bases(architecture: str, model_folder: Callable[..., Path], tmp_path: Path) -> None:
     """Dropout that was off in training is no property of the model."""
     base = model_folder(architecture)
     policy = Policy(PolicyConfig(path=str(base)))
     export(policy, tokenizer(), tmp_path / "out")
-    written, published = (
-        json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", base)
-    )
+    written, published = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", base))
     for config in (written, published):
         config.pop("transformers_version", None)
     assert written == published

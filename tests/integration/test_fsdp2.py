@@ -37,9 +37,7 @@ SHARDED = strategy(save_distributed_checkpoint=True)
 
 def command(name: str, root: Path, **options: object) -> list[str]:
     run: dict[str, object] = dict(RUN)
-    return lgrpo_arguments(
-        name, root, **({"trainer__devices": 2, "trainer__strategy": "fsdp2"} | run | options)
-    )
+    return lgrpo_arguments(name, root, **({"trainer__devices": 2, "trainer__strategy": "fsdp2"} | run | options))
 
 
 def one(name: str, root: Path, **options: object) -> Path:
@@ -51,9 +49,7 @@ def one(name: str, root: Path, **options: object) -> Path:
 
 def weights(root: Path) -> dict[str, torch.Tensor]:
     path = root / "checkpoints" / "last.ckpt"
-    found: Any = (
-        read_whole_checkpoint(path)["state_dict"] if path.is_dir() else checkpoint(root)["state_dict"]
-    )
+    found: Any = read_whole_checkpoint(path)["state_dict"] if path.is_dir() else checkpoint(root)["state_dict"]
     return found
 
 
@@ -238,9 +234,7 @@ def test_adapter_exports(kind: str, adapters: Path, tmp_path: Path, model_folder
         ({"reduce_dtype": "float64"}, "reduce_dtype"),
     ],
 )
-def test_refused(
-    options: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refused(options: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lgrpo("fit", tmp_path, trainer__strategy=strategy(**options)) == 2
     assert says in capsys.readouterr().err
 

@@ -25,9 +25,7 @@ def popping(completions: list[str], answers: list[list[str]], **columns: Any) ->
     return [float(a.pop() in c) for c, a in zip(completions, answers, strict=True)]
 
 
-def fit(
-    root: Path, *, bad: bool, precision: Any = "32-true", ckpt_path: str | None = None, **options: Any
-) -> Path:
+def fit(root: Path, *, bad: bool, precision: Any = "32-true", ckpt_path: str | None = None, **options: Any) -> Path:
     """Three rollouts with two updates each, with dropout, under a relative root."""
     seed_everything(7)
     module = GRPOModule(
@@ -44,9 +42,7 @@ def fit(
     limits = {"max_steps": 3, "limit_val_batches": 1} | options
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
     every = {"val_check_interval": 2, "check_val_every_n_epoch": None}
-    trainer = Trainer(
-        accelerator="cpu", precision=precision, default_root_dir=root, **limits, **quiet, **every
-    )
+    trainer = Trainer(accelerator="cpu", precision=precision, default_root_dir=root, **limits, **quiet, **every)
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return root
 
@@ -62,9 +58,7 @@ def test_training_is_the_same(
     hostile.DRAWN.clear()
     hostile.SEEN.clear()
     fit(Path("bad"), bad=True, precision=precision)
-    weights = [
-        torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (Path("good"), Path("bad"))
-    ]
+    weights = [torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (Path("good"), Path("bad"))]
     for name, tensor in weights[0]["state_dict"].items():
         assert torch.equal(tensor, weights[1]["state_dict"][name]), name
     good, bad = (pandas.read_csv(r / "metrics.csv") for r in (Path("good"), Path("bad")))
@@ -82,9 +76,7 @@ def test_training_is_the_same(
     assert all('"none"' in columns for columns in stored), "what is stored is the data's"
 
 
-def test_what_a_reward_draws_goes_on_in_a_resumed_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_reward_draws_goes_on_in_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     hostile.DRAWN.clear()
     fit(Path("whole"), bad=False, limit_val_batches=0)

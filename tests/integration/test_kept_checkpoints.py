@@ -86,9 +86,7 @@ def test_resumed_it_equals_the_uninterrupted_run(name: str, whole: Path, tmp_pat
         {k: v for k, v in two["callbacks"].items() if "Best" in k},
     )
     start = int(name[-11:-5])
-    pd.testing.assert_frame_equal(
-        after(start, rollouts(whole)), after(start, rollouts(root)), check_exact=True
-    )
+    pd.testing.assert_frame_equal(after(start, rollouts(whole)), after(start, rollouts(root)), check_exact=True)
     pd.testing.assert_frame_equal(validations(start, whole), validations(start, root), check_exact=True)
 
 

@@ -92,9 +92,7 @@ def test_one_bad_micro_batch_among_many_is_enough(tmp_path: Path) -> None:
     assert checkpoint(tmp_path)["global_step"] == 2
 
 
-def test_skip_drops_the_step_and_nothing_else(
-    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_skip_drops_the_step_and_nothing_else(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     skip = {"model__updates__on_nonfinite": "skip", "trainer__callbacks": poison("output", 1, 2)}
     fit(tmp_path, **RUN | skip)
     said = capsys.readouterr().out
@@ -131,9 +129,7 @@ def test_skip_ends_where_it_cannot_help(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Dropping the optimizer step cannot mend that" in capsys.readouterr().err
 
 
-def test_a_poisoned_weight_never_reaches_the_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_poisoned_weight_never_reaches_the_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     every = json.loads(poison("weight", 3))
     every += [{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 2}}]
     assert lgrpo("fit", tmp_path, trainer__callbacks=json.dumps(every), **RUN) == 2
@@ -228,9 +224,7 @@ def test_a_scaler_finds_its_scale_undisturbed(tmp_path: Path) -> None:
     assert state["scale"] == 2.0 ** (23 - finite.count(False))  # type: ignore[index]
 
 
-def test_a_gradient_that_no_scale_mends_stops_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gradient_that_no_scale_mends_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lgrpo("fit", tmp_path, trainer__callbacks=poison("gradient", 1, 2, 3, 4), **scaled(2.0)) == 2
     assert "Rollout 3, optimizer step 3: the gradient is not finite" in capsys.readouterr().err
     assert all(t.isfinite().all() for t in checkpoint(tmp_path)["state_dict"].values())  # type: ignore[attr-defined]

@@ -41,9 +41,7 @@ def test_8_bit(path: str, more: dict[str, Any], tmp_path: Path) -> None:
     options: dict[str, Any] = {**RUN, "model__optimizer": path, "model__optimizer__init_args__lr": 1e-3}
     options |= {f"model__optimizer__init_args__{key}": value for key, value in more.items()}
     fit(tmp_path / "run", trainer__max_steps=3, **options)
-    state: Any = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=False)[
-        "optimizer_states"
-    ]
+    state: Any = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=False)["optimizer_states"]
     kinds = {t.dtype for s in state[0]["state"].values() for t in tensors(s)}
     assert torch.uint8 in kinds
     fit(tmp_path / "run", trainer__max_steps=5, ckpt_path="last", **options)

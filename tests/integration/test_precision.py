@@ -23,9 +23,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[
     """Two processes: strategy and precision → outcome."""
     out = tmp_path_factory.mktemp("two") / "outcomes.pt"
     fits = {
-        (s, p): {"strategy": s, "steps": 4, "trainer": {"precision": p}}
-        for s in ("ddp", "fsdp2")
-        for p in PRECISIONS
+        (s, p): {"strategy": s, "steps": 4, "trainer": {"precision": p}} for s in ("ddp", "fsdp2") for p in PRECISIONS
     }
     ranks(2, several, str(out), list(fits.values()))
     return dict(zip(fits, torch.load(out, weights_only=True), strict=True))
@@ -38,16 +36,12 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {p: fit(root / p, steps=4, trainer={"precision": p}) for p in PRECISIONS}
 
 
-def check_trained(
-    parameters: dict[str, Tensor], losses: list[float], precision: str, golden: list[float]
-) -> None:
+def check_trained(parameters: dict[str, Tensor], losses: list[float], precision: str, golden: list[float]) -> None:
     wanted = torch.bfloat16 if precision == "bf16-true" else torch.float32
     assert {p.dtype for p in parameters.values()} == {wanted}
     before = dict(Policy(PolicyConfig()).named_parameters())
     moved = [not torch.equal(p.float(), before[n].to(wanted).float()) for n, p in parameters.items()]
-    assert sum(moved) > (0.7 if precision == "bf16-true" else 0.9) * len(
-        moved
-    )  # bf16 holds norms of 1 where they are
+    assert sum(moved) > (0.7 if precision == "bf16-true" else 0.9) * len(moved)  # bf16 holds norms of 1 where they are
     assert losses == pytest.approx(golden, rel=1e-5 if precision == "32-true" else 0.1)
 
 
@@ -59,9 +53,7 @@ def test_one_process(precision: str, one: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes(
-    strategy: str, precision: str, one: dict[str, Any], two: dict[tuple[str, str], Any]
-) -> None:
+def test_two_processes(strategy: str, precision: str, one: dict[str, Any], two: dict[tuple[str, str], Any]) -> None:
     outcome = two[strategy, precision]
     check_trained(outcome["parameters"], outcome["losses"], precision, one["32-true"].losses)
     gathered_in_bf16 = precision == "bf16-true" or (strategy, precision) == ("fsdp2", "bf16-mixed")
@@ -157,9 +149,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("changes", "says"), REFUSED, ids=[str(i) for i in range(len(REFUSED))])
-def test_refused(
-    changes: dict[str, str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refused(changes: dict[str, str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lgrpo("fit", tmp_path, **changes) == 2
     assert says in capsys.readouterr().err
 

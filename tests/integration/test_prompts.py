@@ -20,9 +20,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}assistant{% endif %}"
     "{% if enable_thinking is defined and not enable_thinking %} no think{% endif %}"
 )
-TOOLS = [
-    {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}
-]
+TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}]
 RUN: dict[str, Any] = {
     "trainer__limit_val_batches": 0,
     "trainer__max_steps": 2,
@@ -53,14 +51,10 @@ def byte_model(folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(
-        models.BPE(vocab={c: i for i, c in enumerate(["<pad>", "<eos>", *alphabet])}, merges=[])
-    )
+    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<pad>", "<eos>", *alphabet])}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>").save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(**SMALL | {"vocab_size": 2 + len(alphabet)})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -83,9 +77,7 @@ def test_template_switches_reach_the_template(tmp_path: Path) -> None:
     assert set(rollouts(plain)["prompt"]) <= {f"user {i}+1\nassistant" for i in range(4)}
     switches = json.dumps({"enable_thinking": False, "tools": TOOLS})
     root = fit(tmp_path / "switched", data__chat_template_kwargs=switches, data__system_prompt="sum", **run)
-    assert set(rollouts(root)["prompt"]) <= {
-        f"tools add system sum\nuser {i}+1\nassistant no think" for i in range(4)
-    }
+    assert set(rollouts(root)["prompt"]) <= {f"tools add system sum\nuser {i}+1\nassistant no think" for i in range(4)}
 
 
 def test_every_end_of_sequence_id_ends_a_completion(tmp_path: Path) -> None:
@@ -109,9 +101,7 @@ def test_the_end_is_trained_where_it_is_the_pad_token_too(tmp_path: Path) -> Non
     same_run(a, b)
     stopped = rollouts(b).query("finish_reason == 'stop'")
     assert len(stopped)
-    assert all(
-        ids[-1] == 1 and len(ids) == n for ids, n in zip(stopped["token_ids"], stopped["length"], strict=True)
-    )
+    assert all(ids[-1] == 1 and len(ids) == n for ids, n in zip(stopped["token_ids"], stopped["length"], strict=True))
 
 
 @pytest.mark.parametrize("layout", ["padded", "tree"])
@@ -169,7 +159,5 @@ def test_the_longest_prompt_that_fits(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lgrpo("fit", tmp_path / "long", **run | data(tmp_path, ["1" * (room + 1), "1"])) == 2
     assert f"train/0 has {room + 1} tokens; at most {room} are possible" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="1 of 2 prompts left out"):
-        dropped = fit(
-            tmp_path / "dropped", data__long_prompts="drop", **run | data(tmp_path, ["1" * 250, "1"])
-        )
+        dropped = fit(tmp_path / "dropped", data__long_prompts="drop", **run | data(tmp_path, ["1" * 250, "1"]))
     assert set(rollouts(dropped)["prompt"]) == {"1"}

@@ -127,9 +127,7 @@ def test_a_second_trainer_is_a_new_run(tmp_path: Path, limit: str) -> None:
         trainer(tmp_path / root, **options).fit(one, data())
         assert one.rollout_index == 2
         assert len(pandas.read_parquet(tmp_path / root / "rollouts")["rollout"].unique()) == 2
-        assert any(not torch.equal(tensor, one.state_dict()[name]) for name, tensor in before.items()) == (
-            root == "b"
-        )
+        assert any(not torch.equal(tensor, one.state_dict()[name]) for name, tensor in before.items()) == (root == "b")
     resumed = trainer(tmp_path / "b", **options)
     resumed.fit(one, data(), ckpt_path=str(tmp_path / "b" / "checkpoints" / "last.ckpt"))
     assert one.rollout_index == 2
@@ -169,9 +167,7 @@ def test_monitors_of_training(tmp_path: Path, monitor: str) -> None:
 
 def test_a_misspelt_monitor_is_refused_before_the_first_step(tmp_path: Path) -> None:
     made = trainer(tmp_path, callbacks=[EarlyStopping(monitor="val/acuracy")])
-    with pytest.raises(
-        ValueError, match=r"EarlyStopping monitors 'val/acuracy'.* Did you mean 'val/accuracy'"
-    ):
+    with pytest.raises(ValueError, match=r"EarlyStopping monitors 'val/acuracy'.* Did you mean 'val/accuracy'"):
         made.fit(module(), data(validation=ArithmeticTasks(count=2)))
     assert not (tmp_path / "rollouts").exists() or not list((tmp_path / "rollouts").iterdir())
 

@@ -42,10 +42,7 @@ def test_what_is_trained_is_that_of_another_sampling_without_it(tmp_path: Path) 
         rollouts(
             fit(
                 tmp_path / name,
-                **(
-                    REFILL
-                    | {"model__updates__refill_rounds": n, "model__group_size": 2, "trainer__max_steps": 1}
-                ),
+                **(REFILL | {"model__updates__refill_rounds": n, "model__group_size": 2, "trainer__max_steps": 1}),
             )
         )
         for name, n in (("off", 0), ("on", 2))

@@ -65,9 +65,7 @@ def train_metrics_of(root: Path) -> Any:
     return table[table["rollout"].notna()].reset_index(drop=True)
 
 
-def test_an_outage_without_end_stops_the_run(
-    tmp_path: Path, judge: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_outage_without_end_stops_the_run(tmp_path: Path, judge: Any, capsys: pytest.CaptureFixture[str]) -> None:
     reward = judge(*range(2, 99), max_errors_in_a_row=3)
     with pytest.warns(RuntimeWarning, match="ConnectionError: 503"):
         assert lgrpo("fit", tmp_path / "run", model__reward_model=reward, **RUN) == 2

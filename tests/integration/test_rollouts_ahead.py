@@ -245,10 +245,7 @@ class Counting(Slow):
 @pytest.mark.parametrize("case", sorted(REFUSED))
 def test_refused_with_the_reason(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes, reason = REFUSED[case]
-    assert (
-        lgrpo("fit", tmp_path, **{"model__sampler": APART, "model__updates__rollouts_ahead": 1} | changes)
-        != 0
-    )
+    assert lgrpo("fit", tmp_path, **{"model__sampler": APART, "model__updates__rollouts_ahead": 1} | changes) != 0
     said = " ".join(capsys.readouterr().err.split())
     assert reason in said
     assert not list(tmp_path.glob("rollouts/*"))

@@ -33,9 +33,7 @@ DRAWN = ("llama_tied", "qwen3", "beyond")
 
 
 @pytest.fixture(scope="module")
-def fits(
-    model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, object]]:
+def fits(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
     """Recorded rollouts in both layouts, and completions that each model draws, judged by their digits."""
     replayed = {layout: {"policy": {"layout": layout} | policy} for layout, policy in RECORDED.items()}
     folders = {name: model_folder(name) for name in DRAWN if name != "beyond"}
@@ -148,16 +146,11 @@ def test_exports(runs: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_engines_in_the_process_are_refused(tmp_path: Path) -> None:
     options = {"trainer__strategy": strategy(**TENSOR), "model__sampler": "VLLMSampler"}
-    with pytest.raises(
-        AssertionError, match="VLLMSampler does not go with tensor_parallel_size: 2 of the training"
-    ):
+    with pytest.raises(AssertionError, match="VLLMSampler does not go with tensor_parallel_size: 2 of the training"):
         commands([command("fit", tmp_path, **options)])
 
 
 def test_devices_that_do_not_fall_into_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"trainer__strategy": strategy(tensor_parallel_size=3), "trainer__devices": 4}
     assert lgrpo("fit", tmp_path, trainer__accelerator="cpu", **options) == 2
-    assert (
-        "does not divide the 4 devices of a node (trainer.devices). Possible are 1, 2, 4"
-        in capsys.readouterr().err
-    )
+    assert "does not divide the 4 devices of a node (trainer.devices). Possible are 1, 2, 4" in capsys.readouterr().err

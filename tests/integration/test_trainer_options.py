@@ -51,9 +51,7 @@ def test_a_run_that_max_steps_ends_inside_a_rollout_is_resumed_to_the_bit(
 
 def test_fast_dev_run_counts_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, trainer__fast_dev_run=2, trainer__enable_progress_bar="true", **FOUR_STEPS)
-    assert [
-        line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("rollout")
-    ] == [
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("rollout")] == [
         "1/2",
         "2/2",
     ]

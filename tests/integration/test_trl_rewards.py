@@ -35,9 +35,7 @@ def chatty_model(folder: Path) -> Path:
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"</?think>|\\boxed\{\d\}|[\s\S]"), "isolated")
     inner.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -87,9 +85,7 @@ def test_trls_rewards_and_an_async_one(tmp_path: Path, monkeypatch: pytest.Monke
     )
     table = rollouts(root)
     completions = [[{"role": "assistant", "content": text}] for text in table["completion"]]
-    solutions = (
-        [json.loads(c)["solution"] for c in table["columns"]] if "columns" in table else table["solution"]
-    )
+    solutions = [json.loads(c)["solution"] for c in table["columns"]] if "columns" in table else table["solution"]
     theirs = {
         "think_format_reward": trl.think_format_reward(completions),
         "accuracy_reward": trl.accuracy_reward(completions, list(solutions)),

@@ -48,9 +48,7 @@ def expected(case: Case, rule: Callable[..., list[Tensor]], by: str, beta: float
     for i, worth in enumerate(case.worth.double().tolist()):
         at = [t for t in range(case.mask.shape[1]) if case.mask[i, t]]
         row = rule([now[i, t] for t in at], [case.old[i, t].double() for t in at], [worth[t] for t in at])
-        terms.append(
-            [x + beta * naive.kl(now[i, t], case.ref[i, t].double(), k) for x, t in zip(row, at, strict=True)]
-        )
+        terms.append([x + beta * naive.kl(now[i, t], case.ref[i, t].double(), k) for x, t in zip(row, at, strict=True)])
     value = naive.total(terms, by=by, length=LONGEST)
     return value.item(), torch.autograd.grad(value, now)[0]
 
@@ -101,9 +99,7 @@ def test_kl_estimators_measure_the_same_thing() -> None:
         assert mean == pytest.approx(true, abs=near), estimator
 
 
-@pytest.mark.parametrize(
-    "name", ["clipped", "gspo", "gspo-token", "gmpo", "cispo", "sapo", "vespo", "reinforce"]
-)
+@pytest.mark.parametrize("name", ["clipped", "gspo", "gspo-token", "gmpo", "cispo", "sapo", "vespo", "reinforce"])
 def test_on_policy_the_gradient_is_that_of_reinforce(name: str) -> None:
     """Before the policy has moved, all of them are the policy gradient, but for their normaliser."""
     case = drawn("ragged")

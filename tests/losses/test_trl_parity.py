@@ -55,9 +55,7 @@ def compare(name: str, case: Case, theirs: Any, ours: Any) -> None:
     torch.testing.assert_close(gradient, logprobs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(of_entropy, entropies, rtol=1e-5, atol=1e-6)
     shared = {"kl", "entropy", "entropy_coef", "cispo_clip_ratio", "vespo/phi_seq_mean"}
-    if (
-        "sequences" not in name and "delta" not in name and name != "luspo"
-    ):  # TRL counts completions, bounded ratios
+    if "sequences" not in name and "delta" not in name and name != "luspo":  # TRL counts completions, bounded ratios
         shared |= {f"clip_ratio/{end}_mean" for end in ("low", "high", "region")}
     for metric in shared & logged.keys() - {"entropy_coef"}:
         assert metrics[metric] == pytest.approx(logged[metric], rel=1e-4, abs=1e-6), metric

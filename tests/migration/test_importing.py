@@ -56,9 +56,7 @@ def test_what_shards_becomes_fsdp2_on_any_number_of_processes(text: str, strateg
 def test_what_is_not_as_in_trl_is_said(made: Any) -> None:
     few = "per_device_train_batch_size: 4\nsteps_per_generation: 8\nnum_generations: 16"
     assert "TRL makes 8 optimizer steps of a generation batch" in made(few)[1]
-    assert (
-        "4 generation batches make one" in made("gradient_accumulation_steps: 4\nsteps_per_generation: 1")[1]
-    )
+    assert "4 generation batches make one" in made("gradient_accumulation_steps: 4\nsteps_per_generation: 1")[1]
 
 
 def test_defaults_of_trl_are_written(made: Any) -> None:

@@ -128,11 +128,7 @@ def test_the_loss_is_that_of_trl(case: str, tmp_path: Path, monkeypatch: pytest.
             p.mul_(1.01)
         scored = {"temperature": options["temperature"]}
         now = made.policy(data.prompts, data.completions, **scored)
-        ref = (
-            now.logprobs
-            if reference is None
-            else reference(data.prompts, data.completions, **scored).logprobs
-        )
+        ref = now.logprobs if reference is None else reference(data.prompts, data.completions, **scored).logprobs
     old = torch.where(data.mask, now.logprobs + 0.3 * torch.randn(now.logprobs.shape), 0.0)
     config = trl_config(options, tmp_path)
     theirs = trl_loss(

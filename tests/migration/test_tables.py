@@ -34,11 +34,7 @@ EVERY = [
 OF_THE_COMMAND = ("datasets", "accelerate_config", "num_processes")
 """Options of ``trl grpo`` that are no fields of its dataclasses, or have a default that is no literal."""
 NAMED = sorted({name for field in EVERY for name in field.here})
-KEYS = [
-    name
-    for name in NAMED
-    if name.split(".")[0] in ("seed_everything", "ckpt_path", "trainer", "model", "data")
-]
+KEYS = [name for name in NAMED if name.split(".")[0] in ("seed_everything", "ckpt_path", "trainer", "model", "data")]
 
 
 def trl_fields() -> tuple[dict[str, Any], set[str]]:
@@ -65,9 +61,7 @@ def test_defaults_are_those_of_trl() -> None:
 
     for name, field in (OWN | TRAINING).items():
         assert field.default == theirs[name], name
-    script = {
-        f.name: f.default for cls in (ModelConfig, GRPOScriptArguments) for f in dataclasses.fields(cls)
-    }
+    script = {f.name: f.default for cls in (ModelConfig, GRPOScriptArguments) for f in dataclasses.fields(cls)}
     for name, field in SCRIPT.items():
         assert name in OF_THE_COMMAND or field.default == script[name], name
 

@@ -153,9 +153,7 @@ class Recorder:
         data, lines = self.coverage.get_data(), {}
         for file in data.measured_files():
             contexts = data.contexts_by_lineno(file).items()
-            lines[os.path.relpath(file)] = {
-                line: sorted(set(tests) - self.failed - {""}) for line, tests in contexts
-            }
+            lines[os.path.relpath(file)] = {line: sorted(set(tests) - self.failed - {""}) for line, tests in contexts}
         seconds = {test: spent for test, spent in self.seconds.items() if test not in self.failed}
         Path("record.json").write_text(json.dumps({"seconds": seconds, "lines": lines}))
 
@@ -227,16 +225,12 @@ def print_table(results: list[dict[str, Any]]) -> None:
         print(f"{room or 'all':14} {sum(found):4} of {len(found)}")
     for result in results:
         if not result["found"]:
-            print(
-                f"\n{result['place']}  {result['kind']}  {result['equivalent']}", *result["diff"], sep="\n  "
-            )
+            print(f"\n{result['place']}  {result['kind']}  {result['equivalent']}", *result["diff"], sep="\n  ")
 
 
 def main() -> None:
     """See above."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["record", "try"])
     parser.add_argument("--cases", type=int, default=8, help="most cases of a test that are recorded")
     parser.add_argument("--number", type=int, default=140, help="of mutants in all")

@@ -105,8 +105,7 @@ def is_skipped(node: ast.AST) -> bool:
             return name in ("__repr__", "__str__") or "abstractmethod" in map(ast.unparse, decorators)
         case ast.IfExp(body=body, orelse=orelse):
             return any(
-                isinstance(part, ast.JoinedStr) or " " in str(getattr(part, "value", ""))
-                for part in (body, orelse)
+                isinstance(part, ast.JoinedStr) or " " in str(getattr(part, "value", "")) for part in (body, orelse)
             )
         case ast.If(test=test):
             return ast.unparse(test) == "TYPE_CHECKING"
@@ -122,11 +121,7 @@ def walk(
     statement = node if isinstance(node, ast.stmt) else statement
     yield node, statement, function
     for name, value in ast.iter_fields(node):
-        inner = (
-            node.name
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and name == "body"
-            else function
-        )
+        inner = node.name if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and name == "body" else function
         if name not in FIELDS and not (isinstance(node, ast.AnnAssign) and name == "target"):
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):

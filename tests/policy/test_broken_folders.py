@@ -43,9 +43,7 @@ def weights(change: Callable[[dict[str, Any]], dict[str, Any]], file: str = "mod
 
 def cut(file: str) -> Change:
     """Half of a file."""
-    return lambda folder: (folder / file).write_bytes(
-        (content := (folder / file).read_bytes())[: len(content) // 2]
-    )
+    return lambda folder: (folder / file).write_bytes((content := (folder / file).read_bytes())[: len(content) // 2])
 
 
 def with_nan(found: dict[str, Any]) -> dict[str, Any]:
@@ -137,9 +135,7 @@ def test_targets_that_are_a_regular_expression(adapter: tuple[Path, Path], tmp_p
 
 
 def test_finite_weights_that_overflow(tmp_path: Path) -> None:
-    weights(lambda w: w | {"lm_head.weight": w["lm_head.weight"].sign() * 3e38})(
-        make_model("llama", tmp_path)
-    )
+    weights(lambda w: w | {"lm_head.weight": w["lm_head.weight"].sign() * 3e38})(make_model("llama", tmp_path))
     with pytest.raises(ValueError, match="for logits, though its weights are finite: numbers overflow in"):
         verify(Policy(PolicyConfig(path=str(tmp_path))), *rows())
 

@@ -40,8 +40,7 @@ MISTRAL = (
 PHI = "{% for m in messages %}<|x|>{{ m.content }}<|end|>\n{% endfor %}<|endoftext|>"
 NEWLINE = "{% for m in messages %}{{ m.content }}\n<|im_end|>{% endfor %}"
 THINKING = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}<|x|>a\n\n{{ m.content }}<|im_end|>"
-    "{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|x|>a\n\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
 )
 PARTS = (
     "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %}"

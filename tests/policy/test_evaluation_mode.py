@@ -19,9 +19,7 @@ SEEN: list[tuple[bool, bool]] = []
 
 
 @pytest.mark.parametrize("options", [NOISY, ADAPTER], ids=["all", "lora"])
-def test_the_untrained_policy_is_its_reference(
-    options: dict[str, Any], model_folder: Callable[[str], Path]
-) -> None:
+def test_the_untrained_policy_is_its_reference(options: dict[str, Any], model_folder: Callable[[str], Path]) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder("gpt2")), **options))
     before = torch.get_rng_state()
     with torch.no_grad():

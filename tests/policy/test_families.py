@@ -29,9 +29,7 @@ def trial_of(family: str, folder: Path) -> Trial:
     return Trial(folder / "model")
 
 
-@pytest.mark.parametrize(
-    "family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
-)
+@pytest.mark.parametrize("family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def test_everything(family: str, tmp_path: Path) -> None:
     trial = trial_of(family, tmp_path)
     answers = {column: method(trial) for column, method in COLUMNS.items()}

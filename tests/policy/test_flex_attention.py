@@ -73,10 +73,7 @@ def test_a_token_reads_its_ancestors_within_the_window(window: int | None) -> No
     plan = make_tree_layout(*forest(3), multiple=BLOCK).plan
     places = range(len(plan.depth))
     ends, depth = plan.subtree_end.tolist(), plan.depth.tolist()
-    expected = [
-        [k <= q < ends[k] and (window is None or depth[q] - depth[k] < window) for k in places]
-        for q in places
-    ]
+    expected = [[k <= q < ends[k] and (window is None or depth[q] - depth[k] < window) for k in places] for q in places]
     q, k = torch.arange(len(depth))[:, None], torch.arange(len(depth))[None, :]
     nothing = torch.zeros(())
     assert make_block_mask(plan, window).mask_mod(nothing, nothing, q, k).equal(torch.tensor(expected))

@@ -18,9 +18,7 @@ def test_the_wide_product_gives_the_models_logits(family, tmp_path) -> None:
         hidden = find_backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
         wide = compute_logits(model, hidden, wide=True)
         assert wide.stride(0) == 1
-        torch.testing.assert_close(
-            wide, model(input_ids=ids, use_cache=False).logits[0], atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(wide, model(input_ids=ids, use_cache=False).logits[0], atol=1e-5, rtol=1e-5)
 
 
 def test_where_it_is_taken(tmp_path) -> None:

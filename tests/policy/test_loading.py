@@ -82,9 +82,7 @@ def test_noise_that_nobody_knows_is_found(model_folder: Callable[..., Path]) -> 
 
 
 def test_router_outputs(tmp_path: Path) -> None:
-    folder = edited(
-        folder_of("mixtral", tmp_path / "model"), output_router_logits=True, router_aux_loss_coef=0.02
-    )
+    folder = edited(folder_of("mixtral", tmp_path / "model"), output_router_logits=True, router_aux_loss_coef=0.02)
     with pytest.warns(UserWarning, match=r"output_router_logits \(router_aux_loss_coef: 0.02\)"):
         fit(
             tmp_path / "run", model__policy__path=folder, trainer__max_steps=1, trainer__limit_val_batches=1,
@@ -185,9 +183,7 @@ def test_weights_that_are_a_pickle(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "export"])
-def test_a_checkpoint_that_is_a_pickle(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_that_is_a_pickle(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = fit(tmp_path / "run", trainer__max_steps=1, model__sampling__max_new_tokens=8)
     path = run / "checkpoints" / "last.ckpt"
     torch.save(torch.load(path, weights_only=True) | {"evil": Evil()}, path)

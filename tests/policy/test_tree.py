@@ -38,9 +38,7 @@ def forest(seed: int, groups: int = 3) -> Rows:
     return prompts, completions
 
 
-def scored(
-    policy: Policy, rows: Rows, layout: Any, upstream: torch.Tensor
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def scored(policy: Policy, rows: Rows, layout: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     policy.zero_grad()
     scores = policy(*rows, temperature=0.9, layout=layout)
     (scores.logprobs * upstream).sum().backward()
@@ -133,9 +131,7 @@ def test_two_backward_passes_are_bit_identical(model_folder: Callable[..., Path]
         upstream = torch.randn(len(rows[0]), max(map(len, rows[1])))
         first = scored(policy, rows, "tree", upstream)[1]
         for _ in range(4):
-            assert all(
-                a.equal(b) for a, b in zip(first, scored(policy, rows, "tree", upstream)[1], strict=True)
-            )
+            assert all(a.equal(b) for a, b in zip(first, scored(policy, rows, "tree", upstream)[1], strict=True))
     finally:
         torch.set_num_threads(threads)
 

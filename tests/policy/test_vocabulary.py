@@ -31,9 +31,7 @@ SOME = ["llama", "llama_tied", "gemma2", "granite", "cohere", "gpt2"]
 def holed_tokenizer() -> Any:
     """A token of its own far behind the others: between them are ids without text."""
     made = tokenizer()
-    made.get_vocab = lambda: (
-        dict.fromkeys(VOCABULARY) | {w: i for i, w in enumerate(VOCABULARY)} | {"<x>": HOLED - 1}
-    )
+    made.get_vocab = lambda: dict.fromkeys(VOCABULARY) | {w: i for i, w in enumerate(VOCABULARY)} | {"<x>": HOLED - 1}
     return made
 
 
@@ -49,9 +47,7 @@ def test_which_ids_have_a_text() -> None:
 @pytest.mark.parametrize("layout", ["padded", "tree"])
 @pytest.mark.parametrize("architecture", SOME)
 @pytest.mark.parametrize("holes", [False, True])
-def test_logprobs_are_those_without_the_ids(
-    architecture: str, layout: Any, holes: bool, tmp_path: Path
-) -> None:
+def test_logprobs_are_those_without_the_ids(architecture: str, layout: Any, holes: bool, tmp_path: Path) -> None:
     folder = make_model(architecture, tmp_path, vocab_size=HOLED if holes else PADDED)
     policy = Policy(PolicyConfig(path=str(folder)))
     policy.restrict(holed_tokenizer() if holes else tokenizer())
@@ -122,9 +118,7 @@ def test_completions_with_one_are_refused(tmp_path: Path) -> None:
     policy.restrict(tokenizer())
     with pytest.raises(ValueError, match=rf"Completion 1 of a batch has the token id {SIZE + 3}"):
         policy.vocabulary.check([[4, 5], [4, SIZE + 3]])
-    scores = policy(
-        [[3], [3]], [[4, 5], [4, SIZE + 3]]
-    ).logprobs  # where it was not drawn, nothing depends on it
+    scores = policy([[3], [3]], [[4, 5], [4, SIZE + 3]]).logprobs  # where it was not drawn, nothing depends on it
     assert bool(scores.isfinite().all())
     torch.testing.assert_close(scores[0, 0], scores[1, 0])
 

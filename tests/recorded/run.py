@@ -111,9 +111,7 @@ def module(outcome: Outcome, **options: Any) -> GRPOModule:
     return Observed(outcome, **(defaults | options))
 
 
-def fit(
-    root: Path, *, devices: int = 1, strategy: Any = "auto", steps: int = STEPS, **options: Any
-) -> Outcome:
+def fit(root: Path, *, devices: int = 1, strategy: Any = "auto", steps: int = STEPS, **options: Any) -> Outcome:
     """Train in the folder ``root``. ``options`` are those of ``module``, and ``trainer``: more of the Trainer's."""
     seed_everything(0, verbose=False)
     outcome, more = Outcome(), options.pop("trainer", {})

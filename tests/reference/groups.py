@@ -28,10 +28,7 @@ def random_group(seed, *, size=None, longest=9, vocabulary=3, empty=True):
 def shared_logprobs(sequences, seed, *, low=-3.0):
     """[i][t] log-probs that depend on the prefix alone, as a policy's do."""
     draw, known = random.Random(seed), {}
-    return [
-        [known.setdefault(tuple(y[: t + 1]), draw.uniform(low, -0.1)) for t in range(len(y))]
-        for y in sequences
-    ]
+    return [[known.setdefault(tuple(y[: t + 1]), draw.uniform(low, -0.1)) for t in range(len(y))] for y in sequences]
 
 
 def matrix(rows, dtype=torch.float32):

@@ -85,8 +85,7 @@ def loss(sequences, logprobs, old, ref, advantage, *, by="token", weighted=False
     sizes = set_sizes(sequences)
     rows = [
         [
-            term(logprobs[i][t], old[i][t], ref[i][t], advantage[i][t], **options)
-            / (sizes[i][t] if weighted else 1)
+            term(logprobs[i][t], old[i][t], ref[i][t], advantage[i][t], **options) / (sizes[i][t] if weighted else 1)
             for t in range(len(y))
         ]
         for i, y in enumerate(sequences)

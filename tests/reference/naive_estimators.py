@@ -21,9 +21,7 @@ NAN = math.nan
 class Batch:
     """Groups of ragged completions with outcomes and two parts; some are equal, some do not apply, some are alone."""
 
-    def __init__(
-        self, seed: int, *, values: Sequence[float] = (0.0, 0.5, 1.0, 1.0, NAN), groups: int = 4
-    ) -> None:
+    def __init__(self, seed: int, *, values: Sequence[float] = (0.0, 0.5, 1.0, 1.0, NAN), groups: int = 4) -> None:
         rng = random.Random(seed)
         self.groups = [random_group(100 * seed + n, empty=False) for n in range(groups)]
         self.trees = [ProcessTree.from_sequences(group) for group in self.groups]
@@ -62,9 +60,7 @@ def spread(values: Sequence[float], group: Sequence[Sequence[int]]) -> list[list
     return [[v] * len(y) for v, y in zip(values, group, strict=True)]
 
 
-def on_two_ranks(
-    call: Callable[[int, Callable[[torch.Tensor], torch.Tensor]], Any], rounds: int = 4
-) -> list[Any]:
+def on_two_ranks(call: Callable[[int, Callable[[torch.Tensor], torch.Tensor]], Any], rounds: int = 4) -> list[Any]:
     """``call(rank, reduce)`` on two ranks, one after the other.
 
     In each round a rank adds what the other gave in the round before, so that every round one sum more is right.
@@ -119,9 +115,7 @@ def pass_at_k(rewards: Sequence[float], k: int, threshold: float) -> list[float]
     return out
 
 
-def reinforce_plus_plus(
-    batch: Batch, *, baseline: bool, tokens: bool, eps: float = 1e-4
-) -> list[list[float]]:
+def reinforce_plus_plus(batch: Batch, *, baseline: bool, tokens: bool, eps: float = 1e-4) -> list[list[float]]:
     values = []
     for rewards in batch.outcomes:
         valid = [r for r in rewards if not math.isnan(r)]
@@ -182,14 +176,10 @@ def traces(
 ) -> list[list[float]]:
     own = naive.advantages(rewards)
     raised = [a if floor is None else max(a, floor) for a in own]
-    return [
-        [a * decay ** (len(y) - 1 - t) for t in range(len(y))] for a, y in zip(raised, group, strict=True)
-    ]
+    return [[a * decay ** (len(y) - 1 - t) for t in range(len(y))] for a, y in zip(raised, group, strict=True)]
 
 
-def preferences(
-    group: Sequence[Sequence[int]], preference: float, ratio: float, eps: float = 1e-4
-) -> list[float]:
+def preferences(group: Sequence[Sequence[int]], preference: float, ratio: float, eps: float = 1e-4) -> list[float]:
     lengths = [len(y) for y in group]
     std = naive.deviation(lengths)
     g = [(1 + ratio * (n - naive.mean(lengths)) / (std + eps)) ** preference for n in lengths]

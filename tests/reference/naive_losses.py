@@ -30,9 +30,7 @@ def clip(x: Tensor, low: float, high: float) -> Tensor:
     return x if inside == float(x.detach()) else sg(x) * 0 + inside
 
 
-def clipped(
-    now: Row, old: Row, worth: Worth, *, low: float, high: float, delta: float | None
-) -> list[Tensor]:
+def clipped(now: Row, old: Row, worth: Worth, *, low: float, high: float, delta: float | None) -> list[Tensor]:
     """PPO (arXiv:1707.06347), eq. 7; dual clip (arXiv:1912.09729), eq. 5: max(min(…), δ A) where A < 0."""
     terms = []
     for x, y, a in zip(now, old, worth, strict=True):
@@ -86,10 +84,7 @@ def gmpo(now: Row, old: Row, worth: Worth, *, log_clip: float) -> list[Tensor]:
 
 def cispo(now: Row, old: Row, worth: Worth, *, ratio_max: float) -> list[Tensor]:
     """MiniMax-M1 (arXiv:2506.13585), eq. 4 and 5, bounded above only."""
-    return [
-        -min(float((x - y).detach().exp()), ratio_max) * a * x
-        for x, y, a in zip(now, old, worth, strict=True)
-    ]
+    return [-min(float((x - y).detach().exp()), ratio_max) * a * x for x, y, a in zip(now, old, worth, strict=True)]
 
 
 def sapo(now: Row, old: Row, worth: Worth, *, pos: float, neg: float) -> list[Tensor]:
@@ -101,9 +96,7 @@ def sapo(now: Row, old: Row, worth: Worth, *, pos: float, neg: float) -> list[Te
     return terms
 
 
-def vespo(
-    now: Row, old: Row, worth: Worth, *, pos: tuple[float, float], neg: tuple[float, float]
-) -> list[Tensor]:
+def vespo(now: Row, old: Row, worth: Worth, *, pos: tuple[float, float], neg: tuple[float, float]) -> list[Tensor]:
     """arXiv:2602.10693: φ(W) A log π with φ(W) = W^k e^{λ(1 - W)} without gradient."""
     w = 1.0
     for x, y in zip(now, old, strict=True):

@@ -59,9 +59,7 @@ def outcome_advantages(rewards: Sequence[float], *, scale: bool, eps: float = 1e
     return [0.0 if math.isnan(r) else (r - mean) / ((std + eps) if scale else 1.0) for r in rewards]
 
 
-def tempo(
-    rewards: Sequence[float], sequences: Sequence[Sequence[int]], *, eps: float = 1e-4
-) -> list[list[float]]:
+def tempo(rewards: Sequence[float], sequences: Sequence[Sequence[int]], *, eps: float = 1e-4) -> list[list[float]]:
     """GRPO's advantage and the change in the mean reward of those that share the prefix."""
     plain = outcome_advantages(rewards, scale=True)
     _, std = mean_std(rewards)

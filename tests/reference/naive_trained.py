@@ -29,21 +29,15 @@ def trained_group(seed: int, scenario: str, *, uid: str = "toy/0") -> Group:
         start = list(draw.choice(texts)) if texts and draw.random() < 0.7 else []
         more = [draw.choice(PIECES) for _ in range(draw.randint(1, 6))]
         texts.append([*start[: draw.randint(0, len(start))], *more])
-    group = toy_group(
-        [[PIECES.index(p) + 1 for p in text] for text in texts], uid=uid, columns={"answer": "a"}
-    )
+    group = toy_group([[PIECES.index(p) + 1 for p in text] for text in texts], uid=uid, columns={"answer": "a"})
     rollouts = [_spelled(r, text, draw) for r, text in zip(group.completions, texts, strict=True)]
-    return replace(
-        group, completions=tuple(_changed(rollouts, i, scenario, draw) for i in range(len(rollouts)))
-    )
+    return replace(group, completions=tuple(_changed(rollouts, i, scenario, draw) for i in range(len(rollouts))))
 
 
 def _spelled(rollout: Completion, pieces: Sequence[str], draw: random.Random) -> Completion:
     ends = torch.tensor([len(p) for p in pieces]).cumsum(0).tolist()
     entropies = torch.tensor([draw.choice([0.1, 0.5, 0.9, 2.0]) for _ in pieces])
-    return replace(
-        rollout, text="".join(pieces), text_ends=tuple(ends), entropies=entropies, finish_reason="stop"
-    )
+    return replace(rollout, text="".join(pieces), text_ends=tuple(ends), entropies=entropies, finish_reason="stop")
 
 
 def _changed(rollouts: Sequence[Completion], i: int, scenario: str, draw: random.Random) -> Completion:
@@ -56,17 +50,13 @@ def _changed(rollouts: Sequence[Completion], i: int, scenario: str, draw: random
     if scenario == "environment":
         cuts = sorted({0, size, *(draw.randint(0, size) for _ in range(3))})
         roles = ("assistant", "environment")
-        turns = [
-            Turn(role=roles[n % 2], start=a, end=b, messages=()) for n, (a, b) in enumerate(_pairs(cuts))
-        ]
+        turns = [Turn(role=roles[n % 2], start=a, end=b, messages=()) for n, (a, b) in enumerate(_pairs(cuts))]
         for turn in turns:
             mask[turn.start : turn.end] = turn.role == "assistant"
         return replace(own, mask=mask, turns=tuple(turns))
     if scenario == "forked" and i:
         other = draw.choice(rollouts[:i]).token_ids
-        mask[: next((t for t, (a, b) in enumerate(zip(own.token_ids, other, strict=False)) if a != b), 0)] = (
-            False
-        )
+        mask[: next((t for t, (a, b) in enumerate(zip(own.token_ids, other, strict=False)) if a != b), 0)] = False
     if scenario == "truncated" and draw.random() < 0.4:
         return replace(own, finish_reason="length")
     return replace(own, mask=mask)
@@ -79,9 +69,7 @@ def _pairs(cuts: Sequence[int]) -> list[tuple[int, int]]:
 class Trained:
     """The definitions over one group. ``steps``: the steps as sampled, whoever trains them."""
 
-    def __init__(
-        self, group: Group, steps: ProcessTree, outcome: Sequence[float], *, truncated: bool
-    ) -> None:
+    def __init__(self, group: Group, steps: ProcessTree, outcome: Sequence[float], *, truncated: bool) -> None:
         self.lengths = [len(r) for r in group.completions]
         self.mask = [
             [bool(m) and r.applies and not (truncated and r.finish_reason == "length") for m in r.mask]
@@ -100,11 +88,7 @@ class Trained:
     def process_set(self, i: int, t: int) -> list[int]:
         """λ(i, t): members of the step that train the token at its place; all where nobody does."""
         step, place = self.steps[self.ids[i][t]], t - self.span(i, t)[0]
-        trains = [
-            j
-            for j, (a, b) in zip(step.members, step.spans, strict=True)
-            if self.mask[j][min(a + place, b - 1)]
-        ]
+        trains = [j for j, (a, b) in zip(step.members, step.spans, strict=True) if self.mask[j][min(a + place, b - 1)]]
         return trains or list(step.members)
 
     def count(self, i: int) -> int:
@@ -175,9 +159,7 @@ class Trained:
         there = {r for r in pool if not math.isnan(r)}
         return self.rows(
             lambda i, t: sum(
-                (r - mean) / (std + 1e-4)
-                for end, r in each[i]
-                if end > t and not math.isnan(r) and len(there) > 1
+                (r - mean) / (std + 1e-4) for end, r in each[i] if end > t and not math.isnan(r) and len(there) > 1
             )
         )
 

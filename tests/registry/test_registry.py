@@ -137,9 +137,7 @@ def test_an_import_failure_says_how_to_go_on(install):
 def test_a_duplicate_name_names_both_packages(install):
     install("lgrpo-first", GOOD.format(name="TwinReward"), version="1.0")
     install("lgrpo-second", GOOD.format(name="TwinReward"), version="2.0")
-    with pytest.raises(
-        PluginError, match=r"'TwinReward': lgrpo-first 1.0 \(lgrpo_first\) and lgrpo-second 2.0"
-    ):
+    with pytest.raises(PluginError, match=r"'TwinReward': lgrpo-first 1.0 \(lgrpo_first\) and lgrpo-second 2.0"):
         components()
 
 

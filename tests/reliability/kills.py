@@ -40,9 +40,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     asked = parser.parse_args()
     draw = random.Random(asked.seed)
-    print(
-        f"seed {asked.seed}\n\n| run | killed | under way | resumed after | identical |\n|---|---|---|---|---|"
-    )
+    print(f"seed {asked.seed}\n\n| run | killed | under way | resumed after | identical |\n|---|---|---|---|---|")
     identical = True
     with tempfile.TemporaryDirectory(prefix="lgrpo-kills-") as folder:
         for strategy, kills in (("", asked.one), ("ddp", asked.two), ("fsdp2", asked.two)):
@@ -69,9 +67,7 @@ def killed_runs(folder: Path, strategy: str, kills: int, draw: random.Random) ->
     return identical
 
 
-def one_kill(
-    root: Path, whole: Path, strategy: str, a_rollout: float, draw: random.Random
-) -> tuple[str, bool]:
+def one_kill(root: Path, whole: Path, strategy: str, a_rollout: float, draw: random.Random) -> tuple[str, bool]:
     """The cells of a row after the first, and whether the resumed run equals the whole one.
 
     Args:

@@ -22,9 +22,7 @@ from tests.several import lgrpo as be_lgrpo
 TWO = {"trainer__devices": 2}
 RUN = {
     "trainer__max_steps": 8,
-    "trainer__callbacks": json.dumps(
-        [{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 1}}]
-    ),
+    "trainer__callbacks": json.dumps([{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 1}}]),
     "model__policy__dropout": 0.1,
     "model__updates__iterations": 2,
     "data__train__init_args__count": 6,
@@ -120,9 +118,7 @@ class Launched(Running):
         return [int(p) for p in found.read_text().split()] if found.exists() else []
 
 
-def pair(
-    root: Path, *, log: str = "1", second: Mapping[str, object] | None = None, **options: object
-) -> list[Run]:
+def pair(root: Path, *, log: str = "1", second: Mapping[str, object] | None = None, **options: object) -> list[Run]:
     """Two processes of one run, started one by one as torchrun does; ``second`` are other options of rank 1."""
     return [
         Run(

@@ -230,9 +230,7 @@ def test_no_room_for_a_checkpoint(small_disk: Path) -> None:
     path = small_disk / "x.ckpt"
     io = AtomicCheckpointIO()
     io.save_checkpoint({"a": torch.zeros(600_000)}, path)
-    with pytest.raises(
-        DiskFullError, match=r"No room to write .*x\.ckpt: 3\.\d MiB are left.*default_root_dir"
-    ):
+    with pytest.raises(DiskFullError, match=r"No room to write .*x\.ckpt: 3\.\d MiB are left.*default_root_dir"):
         io.save_checkpoint({"a": torch.zeros(2_000_000)}, path)
     assert io.load_checkpoint(path)["a"].shape == (600_000,)
     assert sorted(p.name for p in small_disk.iterdir()) == ["filling", "x.ckpt"]

@@ -14,9 +14,7 @@ RUN = {
     "trainer__val_check_interval": None,
     "model__validation__at_start": "false",
     "model__validation__at_end": "false",
-    "trainer__callbacks": json.dumps(
-        [{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 1}}]
-    ),
+    "trainer__callbacks": json.dumps([{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 1}}]),
 }
 
 
@@ -30,9 +28,7 @@ def test_a_run_goes_on_where_its_files_are_removed_or_replaced(
     with pytest.warns(UserWarning, match="checkpoints is no folder any more") as warnings:
         fit(root, model__reward_model=json.dumps(reward), **RUN)
     warned = "\n".join(str(w.message) for w in warnings)
-    assert (
-        "metrics.csv was removed or replaced while the run goes on: it begins anew. The rows before" in warned
-    )
+    assert "metrics.csv was removed or replaced while the run goes on: it begins anew. The rows before" in warned
     assert "checkpoints is no folder any more. It is kept as checkpoints.old-1" in warned
     assert f"{root} was removed, moved or emptied (trainer.default_root_dir)" in capsys.readouterr().out
     assert (moved / "checkpoints.old-1").is_file()
@@ -57,7 +53,5 @@ def test_another_file_in_the_place_of_metrics_is_kept(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        UnwritableError, match=r"file/x/last\.ckpt cannot be written \(Not a directory\)\. Make it"
-    ):
+    with pytest.raises(UnwritableError, match=r"file/x/last\.ckpt cannot be written \(Not a directory\)\. Make it"):
         write_whole(tmp_path / "file" / "x" / "last.ckpt", "text")

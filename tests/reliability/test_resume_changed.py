@@ -51,9 +51,7 @@ def test_nothing_is_said_where_nothing_differs(half: Path, capsys: pytest.Captur
     assert "another configuration" not in capsys.readouterr().out
 
 
-def test_what_cannot_work_is_refused(
-    half: Path, model_folder: object, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_work_is_refused(half: Path, model_folder: object, capsys: pytest.CaptureFixture[str]) -> None:
     other = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
     assert lgrpo("fit", half, ckpt_path="last", **RUN | {"model__optimizer": str(other)}) == 2
     assert "but the checkpoint has the state of torch.optim.AdamW" in capsys.readouterr().err
@@ -107,9 +105,7 @@ def test_other_data_and_code_under_the_same_names(
     assert "other code" not in said
     assert "other data" not in said
     for given, message in OTHERS.values():
-        assert message in went_on(
-            given, "", ckpt_path="last", trainer__max_steps=4, status=2, data__on_change="error"
-        )
+        assert message in went_on(given, "", ckpt_path="last", trainer__max_steps=4, status=2, data__on_change="error")
     said = went_on(OTHERS["answers"][0], "-", ckpt_path="last", trainer__max_steps=6)
     assert "data.train has other prompts" in said
     assert "  changing_reward.right: the file in which it is written has changed\n" in said

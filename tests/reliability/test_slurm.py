@@ -52,10 +52,7 @@ def test_requeued_and_resumed(scontrol: dict[str, str], tmp_path: Path) -> None:
     assert not list(root.glob("hpc_ckpt*"))
     again = Run(root, log="2", environment=scontrol | {"SLURM_RESTART_COUNT": "1"}, **RUN, **SLOW)
     assert again.ended() == 0, again.said()[-3000:]
-    assert (
-        "SLURM started this job again (SLURM_RESTART_COUNT=1): resuming with --ckpt_path last."
-        in again.said()
-    )
+    assert "SLURM started this job again (SLURM_RESTART_COUNT=1): resuming with --ckpt_path last." in again.said()
     same_run(finished(tmp_path / "whole", **RUN, **SLOW), root)
 
 

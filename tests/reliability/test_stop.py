@@ -67,9 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
     ],
 )
-def test_stopped_while_sampling_and_resumed(
-    signum: signal.Signals, status: int, whole: Path, tmp_path: Path
-) -> None:
+def test_stopped_while_sampling_and_resumed(signum: signal.Signals, status: int, whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     run = Run(root, **RUN, **SLOW)
     run.until(SECOND)

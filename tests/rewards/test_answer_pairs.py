@@ -18,8 +18,7 @@ from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.testing import toy_group, toy_tree
 
 PAIRS: list[dict[str, Any]] = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text("utf-8").splitlines()
+    json.loads(line) for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text("utf-8").splitlines()
 ]
 
 

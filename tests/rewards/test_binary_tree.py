@@ -33,9 +33,7 @@ def test_the_contract() -> None:
 
 @pytest.mark.parametrize("target", [None, "L", 7])
 def test_a_target_that_is_too_short(target: object) -> None:
-    with pytest.raises(
-        ValueError, match=r"column 'target' is .*; it must be a text of more than shared=1 letters"
-    ):
+    with pytest.raises(ValueError, match=r"column 'target' is .*; it must be a text of more than shared=1 letters"):
         BinaryTreeReward().check_row({"prompt": "^", "target": target})
 
 

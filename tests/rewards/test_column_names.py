@@ -64,9 +64,7 @@ def test_an_argument_that_is_never_passed_is_refused_at_once(name: str) -> None:
     RewardFunction(taking(name), kwargs={name: 1})
 
 
-@pytest.mark.parametrize(
-    "name", ["prompts", "steps", "prefixes", "trainer_state", "log_metric", "completion"]
-)
+@pytest.mark.parametrize("name", ["prompts", "steps", "prefixes", "trainer_state", "log_metric", "completion"])
 def test_a_step_function_too(name: str) -> None:
     def asks(
         steps: Any,

@@ -47,9 +47,7 @@ def test_last_number(text, found):
     assert find_last_number(text) == found
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "1 2", "1,00", "1/0", "--1", "nan", "inf", "True", "1" * 5000, "1e99999"]
-)
+@pytest.mark.parametrize("text", ["", "x", "1 2", "1,00", "1/0", "--1", "nan", "inf", "True", "1" * 5000, "1e99999"])
 def test_no_numbers(text):
     assert parse_number(text) is None
 

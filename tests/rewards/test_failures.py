@@ -153,9 +153,7 @@ def test_an_exit_in_a_coroutine_reaches_the_caller_and_the_next_call_is_answered
     loop.close()
 
 
-@pytest.mark.parametrize(
-    ("function", "options"), [(hangs, {"thread": True}), (hangs_async, {}), (blocks, {})]
-)
+@pytest.mark.parametrize(("function", "options"), [(hangs, {"thread": True}), (hangs_async, {}), (blocks, {})])
 def test_a_stop_that_is_asked_for_ends_the_waiting(function: Any, options: dict[str, Any]) -> None:
     threading.Timer(0.2, request_stop, [signal.SIGTERM]).start()
     try:
@@ -176,9 +174,7 @@ def test_too_many_in_a_row_stop_and_a_success_starts_anew() -> None:
         assert scored(model)[0].outcome.isnan().all()
     assert scored(model)[0].outcome.tolist() == [1.0, 1.0]
     assert scored(model)[0].metrics["rewards/sometimes/errors"] == 1.0
-    with pytest.raises(
-        RewardError, match=r"failed 2 times in a row \(max_errors_in_a_row\)(.|\n)*ZeroDivision"
-    ):
+    with pytest.raises(RewardError, match=r"failed 2 times in a row \(max_errors_in_a_row\)(.|\n)*ZeroDivision"):
         scored(model)
 
 
@@ -253,8 +249,6 @@ print(model.score_batch([group], [toy_tree(group)])[0].outcome)
 
 def test_an_abandoned_thread_does_not_keep_the_process(tmp_path: Any) -> None:
     (tmp_path / "run.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=100
-    )
+    done = subprocess.run([sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "tensor([nan])" in done.stdout

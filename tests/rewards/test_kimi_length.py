@@ -27,9 +27,7 @@ def scored(model, texts, answer="2"):
 
 
 def test_keeps_the_contract():
-    check_reward_model(
-        KimiLengthReward(), toy_group(["2", "1+1=2", "3", "it is 33"], columns={"answer": "2"})
-    )
+    check_reward_model(KimiLengthReward(), toy_group(["2", "1+1=2", "3", "it is 33"], columns={"answer": "2"}))
 
 
 def test_it_is_the_papers_rule():
@@ -39,9 +37,7 @@ def test_it_is_the_papers_rule():
     expected = naive([len(t) for t in texts], right)
     assert found.parts["KimiLengthReward"].tolist() == pytest.approx(expected)
     assert found.parts["ExactMatch"].tolist() == right
-    assert found.outcome.tolist() == pytest.approx(
-        [r + 0.3 * e for r, e in zip(right, expected, strict=True)]
-    )
+    assert found.outcome.tolist() == pytest.approx([r + 0.3 * e for r, e in zip(right, expected, strict=True)])
 
 
 def test_one_length_changes_nothing():

@@ -158,9 +158,7 @@ def test_no_groups():
 
 
 def test_from_the_working_directory(tmp_path, monkeypatch):
-    (tmp_path / "rewards_beside_me.py").write_text(
-        "def one(completions):\n    return [1.0] * len(completions)\n"
-    )
+    (tmp_path / "rewards_beside_me.py").write_text("def one(completions):\n    return [1.0] * len(completions)\n")
     (tmp_path / "broken_rewards.py").write_text("import nowhere_to_be_found\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [p for p in sys.path if p])

@@ -69,9 +69,7 @@ def test_it_may_be_async_and_answer_none() -> None:
 
 
 def test_faults_name_the_function_and_the_step() -> None:
-    with pytest.raises(
-        RewardError, match=r"returned 1 values; it must return a list of 5 numbers .* one per step"
-    ):
+    with pytest.raises(RewardError, match=r"returned 1 values; it must return a list of 5 numbers .* one per step"):
         scored(lambda steps: [1.0], name="f")
     with pytest.raises(RewardError, match=r"returned 'a' .* for step '1\\n' of prompt '0'"):
         scored(lambda steps: ["a"] * len(steps), name="f")

@@ -45,16 +45,12 @@ def naive(folder: Path, prompt: tuple[int, ...], completion: list[int], temperat
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
-def test_it_is_the_teachers_logprob_less_the_samplers(
-    architecture: str, model_folder: Callable[..., Path]
-) -> None:
+def test_it_is_the_teachers_logprob_less_the_samplers(architecture: str, model_folder: Callable[..., Path]) -> None:
     folder = model_folder(architecture)
     model = TeacherLogprobs(str(folder), coefficient=0.5, temperature=0.7, batch_tokens=12)
     found = scored(model, known_ids(), known_ids([[9, 10, 11]]))[0]
     for row, completion in zip(found.tokens, COMPLETIONS, strict=True):  # type: ignore[arg-type]
-        expected = [
-            0.5 * (x + 0.5) for x in naive(folder, (3, 4), completion, 0.7)
-        ]  # toys have log-prob -0.5
+        expected = [0.5 * (x + 0.5) for x in naive(folder, (3, 4), completion, 0.7)]  # toys have log-prob -0.5
         assert row[: len(completion)].tolist() == pytest.approx(expected, abs=1e-5)
         assert row[len(completion) :].isnan().all()
     assert found.outcome.isnan().all()
@@ -86,9 +82,7 @@ def source(path: str) -> Any:
 def test_another_tokenizer_is_refused_before_anything_is_sampled(
     model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "huggingface_hub.constants.HF_HUB_OFFLINE", True
-    )  # a name is not looked for on the hub
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # a name is not looked for on the hub
     folder = model_folder("llama")
     TeacherLogprobs(str(folder)).setup(source(str(folder)))
     with pytest.raises(ValueError, match=r"whose tokenizer is not the policy's: \d+ tokens differ, such as"):

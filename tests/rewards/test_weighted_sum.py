@@ -70,9 +70,7 @@ def test_a_dropped_episode_is_in_nothing():
     """Its own steps have no reward; of a step that it shares the others' stays."""
     dropped = [replace(r, applies=i != 1) for i, r in enumerate(GROUP.completions)]
     group = replace(GROUP, completions=tuple(dropped))
-    given = Rewards(
-        outcome=torch.ones(3), steps=torch.ones(4), tokens=torch.ones(3, 2), parts={"a": torch.ones(3)}
-    )
+    given = Rewards(outcome=torch.ones(3), steps=torch.ones(4), tokens=torch.ones(3, 2), parts={"a": torch.ones(3)})
     assert [step.members for step in TREE.steps] == [(0, 1), (0,), (1,), (2,)]
     got = RewardSum([Fixed(given)]).score_batch([group], [TREE])[0]
     assert got.outcome.isnan().tolist() == got.parts["a"].isnan().tolist() == [False, True, False]
@@ -156,7 +154,5 @@ def test_a_model_without_score():
 def test_refuses():
     with pytest.raises(ValueError, match="There is no reward model"):
         RewardSum([])
-    with pytest.raises(
-        ValueError, match=r"reward_weights are 2, \[1.0, 2.0\], for 1 reward models \(Fixed\)"
-    ):
+    with pytest.raises(ValueError, match=r"reward_weights are 2, \[1.0, 2.0\], for 1 reward models \(Fixed\)"):
         RewardSum([Fixed(None)], [1.0, 2.0])

@@ -68,13 +68,9 @@ VALUES: dict[str, Any] = {
 def batch(value: Any, text: str = "x") -> Rollout:
     group = toy_group([text, "yz"], columns={"answer": value, "\ud800": 1}, uid="toy/\ud800")
     tree = toy_tree(group)
-    rewards = Rewards(
-        outcome=torch.zeros(2), parts={"na\ud800me": torch.zeros(2)}, extras={"extra": [value, None]}
-    )
+    rewards = Rewards(outcome=torch.zeros(2), parts={"na\ud800me": torch.zeros(2)}, extras={"extra": [value, None]})
     credit = Credit(advantages=torch.zeros(2, 2), weights=torch.zeros(2, 2))
-    return Rollout(
-        index=0, groups=(group,), trees=(tree,), rewards=(rewards,), credits=(credit,), trained=(True,)
-    )
+    return Rollout(index=0, groups=(group,), trees=(tree,), rewards=(rewards,), credits=(credit,), trained=(True,))
 
 
 @pytest.mark.parametrize("kind", VALUES)

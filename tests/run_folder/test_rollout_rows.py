@@ -61,9 +61,7 @@ def test_advantage_is_that_of_the_first_trained_token() -> None:
 
 
 def test_empty_completion() -> None:
-    row = build_table(batch(0, [group([[], [1]])], [Rewards(outcome=torch.tensor([0.0, 1.0]))])).to_pylist()[
-        0
-    ]
+    row = build_table(batch(0, [group([[], [1]])], [Rewards(outcome=torch.tensor([0.0, 1.0]))])).to_pylist()[0]
     assert row["length"] == 0
     assert math.isnan(row["set_size_mean"])
 

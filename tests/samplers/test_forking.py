@@ -95,9 +95,9 @@ def test_cuts_at_lines_and_at_undecided_tokens(policy: Policy) -> None:
         for rollout in group.completions:
             if rollout.fork is not None:
                 text = group.completions[rollout.fork.member].text
-                assert text[
-                    : group.completions[rollout.fork.member].text_ends[rollout.fork.position - 1]
-                ].endswith("\n")
+                assert text[: group.completions[rollout.fork.member].text_ends[rollout.fork.position - 1]].endswith(
+                    "\n"
+                )
     with pytest.raises(ValueError, match=r"needs Completion.entropies"):
         drawn(policy, cut="entropy")
     for group in drawn(policy, cut="entropy", sampler=TransformersSampler(entropies=True)):
@@ -143,18 +143,13 @@ FORKS = "{class_path: ForkingSampler, init_args: {sampler: TransformersSampler, 
 
 def test_prefixes_that_are_not_trained_are_in_no_process_set(tmp_path: Path) -> None:
     """The recorded mean of |λ|, from the recorded tokens: members that share the prefix and train the token."""
-    table = rollouts(
-        fit(tmp_path, model__sampler=FORKS[:-2] + ", train_prefix: false}}", trainer__max_steps=1)
-    )
+    table = rollouts(fit(tmp_path, model__sampler=FORKS[:-2] + ", train_prefix: false}}", trainer__max_steps=1))
     for _, group in table.groupby(["rollout", "prompt_uid"]):
         ids = [list(row) for row in group["token_ids"]]
         first = [0 if position != position else int(position) for position in group["fork_position"]]
         for i, own in enumerate(ids):
             sizes = [
-                sum(
-                    other[: t + 1] == own[: t + 1] and t >= start
-                    for other, start in zip(ids, first, strict=True)
-                )
+                sum(other[: t + 1] == own[: t + 1] and t >= start for other, start in zip(ids, first, strict=True))
                 for t in range(first[i], len(own))
             ]
             assert group["set_size_mean"].iloc[i] == pytest.approx(sum(sizes) / len(sizes))
@@ -175,9 +170,7 @@ def test_a_run_with_forks_resumes_exactly(tmp_path: Path) -> None:
 def test_a_stop_string_that_begins_in_the_prefix_ends_the_fork(policy: Policy) -> None:
     """Whatever two characters follow each other across the cut, as well as elsewhere."""
     free = drawn(policy, share=0.75)
-    across = [
-        r.text[at - 1 : at + 1] for g in free for r in g.completions if r.fork and (at := r.fork.position)
-    ]
+    across = [r.text[at - 1 : at + 1] for g in free for r in g.completions if r.fork and (at := r.fork.position)]
     stop = next(s for s in across if len(s) == 2)
     found = forking(policy, share=0.75).sample(
         prompts(), 8, sampling=Sampling(max_new_tokens=24, stop=(stop,)), random_key=RANDOM_KEY

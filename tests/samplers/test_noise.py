@@ -73,6 +73,4 @@ def test_strides_change_no_draw(vocabulary: int, rows: int) -> None:
     got = gumbel_argmax(logits.T.contiguous().T, keys(rows), 3)
     assert torch.equal(got[0], expected[0])
     torch.testing.assert_close(got[1], expected[1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        got[1], logits.log_softmax(-1).gather(1, got[0][:, None])[:, 0], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(got[1], logits.log_softmax(-1).gather(1, got[0][:, None])[:, 0], atol=1e-5, rtol=0)

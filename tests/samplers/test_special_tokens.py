@@ -27,9 +27,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> PolicySource:
     folder = make_model("llama", tmp_path_factory.mktemp("special"), special=SPECIAL, scale=1.0)
     policy = Policy(PolicyConfig(path=str(folder)))
     made = PolicySource(policy, tokenizer=tokenizer(*SPECIAL), eos_token_ids=(1,), version=lambda: 0)
-    policy.vocabulary = Vocabulary(
-        total=47, size=47, holes=tuple(range(18, 44))
-    )  # digits, signs, special tokens
+    policy.vocabulary = Vocabulary(total=47, size=47, holes=tuple(range(18, 44)))  # digits, signs, special tokens
     return made
 
 

@@ -47,8 +47,7 @@ def test_the_longest_of_several_stops_is_searched() -> None:
 def from_every_prefix(decoder: str, ids: list[int], stop: str) -> int | None:
     tok = tokenizer_of(decoder)
     prefixes = (
-        tok.decode([i for i in ids[:n] if i > 1], spaces_between_special_tokens=False)
-        for n in range(1, len(ids) + 1)
+        tok.decode([i for i in ids[:n] if i > 1], spaces_between_special_tokens=False) for n in range(1, len(ids) + 1)
     )
     return next((n for n, text in enumerate(prefixes, 1) if stop in text), None)
 

@@ -46,9 +46,7 @@ def test_steps(segmenter: StepSegmenter, parts: tuple[str, ...], sizes: tuple[in
     group = Group(prompt=Prompt(uid="p", text="", token_ids=()), completions=(made,))
     tree = segmenter.segment(group)
     assert [find_step_text(group, step) for step in tree.steps] == list(parts)
-    assert [find_step_prefix(group, step) for step in tree.steps] == [
-        "".join(parts[:n]) for n in range(len(parts))
-    ]
+    assert [find_step_prefix(group, step) for step in tree.steps] == ["".join(parts[:n]) for n in range(len(parts))]
     assert tree.step_ids[0].bincount().tolist() == list(sizes)
 
 

@@ -38,9 +38,7 @@ def test_logprobs_equal_a_teacher_forced_pass(architecture: str, model_folder: C
     for sampling in (Sampling(max_new_tokens=20), Sampling(max_new_tokens=20, temperature=0.7)):
         groups = sample.sample(prompts(), 3, sampling=sampling, random_key=RANDOM_KEY)
         for group in groups:
-            scores = policy(
-                [group.prompt.token_ids] * 3, group.sequences, temperature=sampling.temperature
-            ).logprobs
+            scores = policy([group.prompt.token_ids] * 3, group.sequences, temperature=sampling.temperature).logprobs
             for row, rollout in zip(scores, group.completions, strict=True):
                 torch.testing.assert_close(row[: len(rollout)], rollout.logprobs, atol=1e-4, rtol=0)
 
@@ -63,8 +61,7 @@ def test_streams_differ(model_folder: Callable[[str], Path]) -> None:
     sample, _ = sampler(model_folder("llama"))
     sampling = Sampling(max_new_tokens=12)
     drawn = [
-        str(ids(sample.sample(prompts(), 2, sampling=sampling, random_key=RandomKey(0, "train", n))))
-        for n in (0, 1, 0)
+        str(ids(sample.sample(prompts(), 2, sampling=sampling, random_key=RandomKey(0, "train", n)))) for n in (0, 1, 0)
     ]
     assert drawn[0] == drawn[2] != drawn[1]
 
@@ -83,9 +80,7 @@ def test_greedy_equals_generate(model_folder: Callable[[str], Path]) -> None:
 def test_frequencies_equal_the_models_distribution(model_folder: Callable[[str], Path]) -> None:
     sample, policy = sampler(model_folder("llama"))
     prompt = prompts(["1+1="])
-    group = sample.sample(
-        prompt, 4000, sampling=Sampling(max_new_tokens=1, temperature=1.5), random_key=RANDOM_KEY
-    )[0]
+    group = sample.sample(prompt, 4000, sampling=Sampling(max_new_tokens=1, temperature=1.5), random_key=RANDOM_KEY)[0]
     with policy.generation_model() as model:
         logits = model(torch.tensor([prompt[0].token_ids])).logits[0, -1] / 1.5
     seen = torch.bincount(torch.tensor([s[0] for s in group.sequences]), minlength=len(logits)) / 4000
@@ -102,11 +97,7 @@ def test_completions_end_at_any_end_of_sequence_or_stop_string(model_folder: Cal
         ended = rollout.token_ids[-1] in (1, 13) or any(s in rollout.text for s in ("a", "5"))
         assert (rollout.finish_reason == "stop") == ended
         assert not set(rollout.token_ids[:-1]) & {1, 13}
-        assert (
-            not any(s in rollout.text[: rollout.text_ends[-2]] for s in ("a", "5"))
-            if len(rollout) > 1
-            else True
-        )
+        assert not any(s in rollout.text[: rollout.text_ends[-2]] for s in ("a", "5")) if len(rollout) > 1 else True
         assert rollout.weight_version == 5
         assert bool(rollout.mask.all())
         reasons.add(rollout.finish_reason)
@@ -117,8 +108,6 @@ def test_truncated_logprobs_are_those_of_the_truncated_distribution(
     model_folder: Callable[[str], Path],
 ) -> None:
     sample, _ = sampler(model_folder("llama"))
-    group = sample.sample(
-        prompts()[:1], 8, sampling=Sampling(max_new_tokens=8, top_k=1), random_key=RANDOM_KEY
-    )[0]
+    group = sample.sample(prompts()[:1], 8, sampling=Sampling(max_new_tokens=8, top_k=1), random_key=RANDOM_KEY)[0]
     assert all(r.logprobs.abs().max() < 1e-6 for r in group.completions)
     assert len({r.token_ids for r in group.completions}) == 1

@@ -99,20 +99,14 @@ def test_without_entropies_it_says_what_to_do() -> None:
         EntropySegmenter().segment(toy_group(["ab"]))
 
 
-@pytest.mark.parametrize(
-    "segmenter", [SentenceSegmenter(), TagSegmenter(), WindowSegmenter(), WindowSegmenter(2)]
-)
+@pytest.mark.parametrize("segmenter", [SentenceSegmenter(), TagSegmenter(), WindowSegmenter(), WindowSegmenter(2)])
 def test_the_contract(segmenter: StepSegmenter) -> None:
     check_segmenter(segmenter)
-    check_segmenter(
-        segmenter, toy_group(["<think>a. b</think> c", "", "<think>a. b</think> d", "x"], eos=True)
-    )
+    check_segmenter(segmenter, toy_group(["<think>a. b</think> c", "", "<think>a. b</think> d", "x"], eos=True))
 
 
 def test_the_contract_with_entropies() -> None:
-    group = with_entropies(
-        [[1, 2, 3], [1, 2], [4], [1, 2, 3]], [[0.1, 2.0, 1.0], [0.1, 2.0], [0.3], [0.1, 2.0, 1.0]]
-    )
+    group = with_entropies([[1, 2, 3], [1, 2], [4], [1, 2, 3]], [[0.1, 2.0, 1.0], [0.1, 2.0], [0.3], [0.1, 2.0, 1.0]])
     check_segmenter(EntropySegmenter(quantile=0.3), group)
 
 
@@ -131,9 +125,7 @@ def test_entropies_of_tokens_that_are_not_trained_count_nowhere(seed: int) -> No
     draw = torch.Generator().manual_seed(seed)
     group = toy_group(random_group(seed))
     rollouts = [
-        replace(
-            r, entropies=torch.rand(len(r), generator=draw), mask=torch.rand(len(r), generator=draw) < 0.6
-        )
+        replace(r, entropies=torch.rand(len(r), generator=draw), mask=torch.rand(len(r), generator=draw) < 0.6)
         for r in group.completions
     ]
     told: dict[tuple[int, ...], list[float]] = {}

@@ -34,9 +34,7 @@ def test_the_reverse_kl_falls(model_folder: Callable[..., Path]) -> None:
     before = divergence(policy, teacher)
     reward = TeacherLogprobs(str(model_folder("qwen2")), temperature=0.8)
     sampler, optimizer = TransformersSampler(), torch.optim.AdamW(policy.parameters(), lr=3e-3)
-    sampler.setup(
-        PolicySource(policy, tokenizer=load_tokenizer(config), eos_token_ids=(1,), version=lambda: 0)
-    )
+    sampler.setup(PolicySource(policy, tokenizer=load_tokenizer(config), eos_token_ids=(1,), version=lambda: 0))
     told = []
     for step in range(STEPS):
         sampling = Sampling(temperature=0.8, max_new_tokens=6)

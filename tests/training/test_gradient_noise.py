@@ -40,9 +40,7 @@ def test_the_definition_over_uneven_passes() -> None:
     total = sum(tokens)
     parts = [rows.sum(0) / total for rows in per_token]
     whole = sum(parts, torch.zeros(11))
-    spread = sum(
-        n * float((p * total / n - whole).square().sum()) for p, n in zip(parts, tokens, strict=True)
-    )
+    spread = sum(n * float((p * total / n - whole).square().sum()) for p, n in zip(parts, tokens, strict=True))
     noise = spread / (len(tokens) - 1) / total
     expected = (float(whole.square().sum()) - noise) / noise
     assert noise_of(parts, tokens) == pytest.approx(expected, rel=1e-5)

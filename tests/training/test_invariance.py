@@ -40,10 +40,7 @@ SEQUENCES = [
     [[30, 31, 32, 1], [30, 31, 1], [30, 33], [34, 35, 36, 1]],
 ]
 OUTCOMES = [[1.0, 0.0, 0.5, 0.25], [0.0, 0.0, 1.0, 2.0], [1.0, 0.0, 0.0, 1.0], [0.3, 0.9, 0.1, 0.2]]
-NAMES = {
-    kind: sorted(n for n, c in components().items() if c.kind == kind)
-    for kind in ("loss", "advantage_estimator")
-}
+NAMES = {kind: sorted(n for n, c in components().items() if c.kind == kind) for kind in ("loss", "advantage_estimator")}
 OBJECTIVE = Objective(kl_coef=0.1, entropy_coef=0.05, top_entropy=0.63, off_policy_kl=0.05, kl_unbiased=True)
 
 
@@ -141,9 +138,7 @@ def ways(models: Models, loss: PolicyLoss, estimator: AdvantageEstimator) -> dic
     """(loss, gradient) by how the work is divided."""
 
     def on(rank: int, ranks: Ranks) -> Any:
-        return updated(
-            (models.whole, models.other_rank)[rank], models, loss, estimator, range(rank, 4, 2), ranks
-        )
+        return updated((models.whole, models.other_rank)[rank], models, loss, estimator, range(rank, 4, 2), ranks)
 
     def one(policy: Policy, order: Sequence[int] = range(4)) -> Any:
         return updated(policy, models, loss, estimator, order)
@@ -180,9 +175,7 @@ def fitting(name: str, estimator: AdvantageEstimator) -> PolicyLoss | None:
 @pytest.mark.parametrize(
     ("loss_name", "estimator_name"),
     [
-        pytest.param(
-            *pair, marks=[] if "ClippedSurrogate" in pair or "LambdaGRPO" in pair else [pytest.mark.slow]
-        )
+        pytest.param(*pair, marks=[] if "ClippedSurrogate" in pair or "LambdaGRPO" in pair else [pytest.mark.slow])
         for pair in itertools.product(NAMES["loss"], NAMES["advantage_estimator"])
     ],
 )

@@ -26,9 +26,7 @@ def batch(*, mask_truncated: bool) -> TrainBatch:
     ended[CUT_OFF] = group.completions[CUT_OFF]
     tree = ProcessTree.from_sequences(SEQUENCES)
     credit = GRPO().estimate(Rewards(outcome=torch.tensor([1.0, 0.0, 0.5, 0.25])), tree)
-    return TrainBatch.from_groups(
-        [replace(group, completions=tuple(ended))], [credit], mask_truncated=mask_truncated
-    )
+    return TrainBatch.from_groups([replace(group, completions=tuple(ended))], [credit], mask_truncated=mask_truncated)
 
 
 def test_advantages_are_those_of_the_whole_group() -> None:
@@ -51,9 +49,7 @@ def test_the_update_is_that_without_the_row(model_folder: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize("by", ["token", "sequence", "constant"])
-def test_a_step_of_nothing_but_cut_off_completions_is_skipped(
-    by: str, model_folder: Callable[..., Path]
-) -> None:
+def test_a_step_of_nothing_but_cut_off_completions_is_skipped(by: str, model_folder: Callable[..., Path]) -> None:
     steps: list[int] = []
     means = run(
         policy_of(model_folder("llama")),

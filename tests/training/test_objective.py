@@ -113,9 +113,7 @@ def test_vespo_takes_corrections_of_tokens() -> None:
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.1])
-def test_a_reference_is_only_loaded_for_a_penalty(
-    coefficient: float, model_folder: Callable[..., Path]
-) -> None:
+def test_a_reference_is_only_loaded_for_a_penalty(coefficient: float, model_folder: Callable[..., Path]) -> None:
     module = GRPOModule(
         policy=PolicyConfig(path=str(model_folder("llama"))),
         reward_model=ExactMatch(),
@@ -192,9 +190,7 @@ def test_kl_in_the_reward(budget: int, layout: Any, model_folder: Callable[..., 
             scores = []
             for who in (policy, reference):
                 with torch.no_grad():
-                    both = who(
-                        [group.prompt.token_ids], [rollout.token_ids], temperature=0.7, layout="padded"
-                    )
+                    both = who([group.prompt.token_ids], [rollout.token_ids], temperature=0.7, layout="padded")
                 scores.append(both.logprobs[0].tolist())
             kl = sum(a - b for a, b, m in zip(*scores, rollout.mask.tolist(), strict=True) if m)
             expected.append(reward - 0.3 * kl)

@@ -11,9 +11,7 @@ from lgrpo_lightning.training.pending_step import MicroBatchResult, PendingStep
 from tests.losses.stub_policy import drawn
 
 
-def pending(
-    *losses: float, per_token: float = 0.0, logprob: float = 0.0, at: tuple[int, int] = (1, 1)
-) -> PendingStep:
+def pending(*losses: float, per_token: float = 0.0, logprob: float = 0.0, at: tuple[int, int] = (1, 1)) -> PendingStep:
     """Passes of rows 3 and 0, of row 1 and of none; two tokens wide."""
     case = drawn("holes", rows=4, width=7)
     case.mask[:, :2] = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
@@ -24,9 +22,7 @@ def pending(
         if at[0] in rows:
             terms[rows.index(at[0]), at[1]] += per_token
             logprobs[rows.index(at[0]), at[1]] += logprob
-        passes.append(
-            MicroBatchResult(rows=rows, loss=torch.tensor(loss), per_token=terms, logprobs=logprobs)
-        )
+        passes.append(MicroBatchResult(rows=rows, loss=torch.tensor(loss), per_token=terms, logprobs=logprobs))
     return PendingStep(batch=case.batch(), passes=tuple(passes))
 
 

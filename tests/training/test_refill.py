@@ -40,9 +40,7 @@ def refilled(first: list[str], equal: set[str], *, rounds: int, size: int) -> tu
             left = [u for u in POOL if u not in without | seen]
             return [Prompt(uid=u, text="x", token_ids=(1,)) for u in left[:count]]
 
-        everyone = [
-            [(g.prompt.uid, e) for g, e in zip(rank.groups, rank.equal, strict=True)] for rank in ranks
-        ]
+        everyone = [[(g.prompt.uid, e) for g, e in zip(rank.groups, rank.equal, strict=True)] for rank in ranks]
         after = [
             Refill(
                 rounds=1,
@@ -112,9 +110,7 @@ def test_nothing_further_is_no_error() -> None:
 
 
 def test_a_data_module_without_further_prompts_is_refused() -> None:
-    trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(validation_names=()), state=SimpleNamespace(fn="fit")
-    )
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(validation_names=()), state=SimpleNamespace(fn="fit"))
     check_data(trainer)
     with pytest.raises(ValueError, match=r"asks the data module for further prompts.*refill_rounds: 0"):
         check_data(trainer, refill=True)

@@ -73,7 +73,5 @@ def test_no_rollout_is_drawn_that_is_not_reached(
     progress = Progress(rollout=1, global_step=step, epoch=5, max_steps=max_steps, max_rollouts=max_rollouts)
     limits = RunLimits(updates=replace(updates, max_rollouts=max_rollouts, rollouts_ahead=ahead))
     requests = limits.plan_rollouts(trainer(max_steps, step), PROMPTS, progress)
-    assert [(r.progress.rollout, r.progress.epoch) for r in requests] == [
-        (1 + n, 5 + n) for n in range(drawn)
-    ]
+    assert [(r.progress.rollout, r.progress.epoch) for r in requests] == [(1 + n, 5 + n) for n in range(drawn)]
     assert all(request.prompts == tuple(PROMPTS) for request in requests)

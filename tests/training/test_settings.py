@@ -82,7 +82,5 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_rollouts_without_a_step() -> None:
     limits = RunLimits(updates=Updates(max_rollouts_without_step=3))
     limits.check_steps(2, {"frac_reward_zero_std": 1.0})
-    with pytest.raises(
-        ValueError, match=r"3 rollouts in a row made no optimizer step .*no token was trained"
-    ):
+    with pytest.raises(ValueError, match=r"3 rollouts in a row made no optimizer step .*no token was trained"):
         limits.check_steps(3, {})

@@ -89,9 +89,7 @@ def logprobs(policy: Policy, data: TrainBatch) -> list[list[float]]:
 
 @pytest.mark.parametrize("estimator", [GRPO(), LambdaGRPO()])
 @pytest.mark.parametrize("by", ["token", "sequence", "constant"])
-def test_the_loss_is_that_of_the_definition(
-    estimator: GRPO, by: Any, model_folder: Callable[..., Path]
-) -> None:
+def test_the_loss_is_that_of_the_definition(estimator: GRPO, by: Any, model_folder: Callable[..., Path]) -> None:
     """With a reference and clipping; both groups together under one normaliser."""
     policy = policy_of(model_folder("llama"))
     reference = policy.copy_frozen()

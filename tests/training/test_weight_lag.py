@@ -19,9 +19,7 @@ class StaleSampler(TransformersSampler):
         self, prompts: Sequence[Prompt], group_size: int, *, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
         groups = super().sample(prompts, group_size, sampling=sampling, random_key=random_key)
-        return [
-            replace(g, completions=tuple(replace(r, weight_version=0) for r in g.completions)) for g in groups
-        ]
+        return [replace(g, completions=tuple(replace(r, weight_version=0) for r in g.completions)) for g in groups]
 
 
 def test_a_sampler_that_does_not_sync(tmp_path: Path) -> None:

@@ -42,9 +42,7 @@ def write_batch(draft: Draft, processes: int) -> Batch:
     if accumulated > steps and accumulated % steps == 0:
         times, mini_batches = accumulated // steps, 1
         prompts, how = prompts * times, f"{how} x {times} accumulated"
-        other = (
-            " TRL goes over them in another order where num_iterations is above 1." if iterations > 1 else ""
-        )
+        other = " TRL goes over them in another order where num_iterations is above 1." if iterations > 1 else ""
         draft.remark(
             f"{times} generation batches make one optimizer step: they are one rollout here, drawn at once.{other}"
         )
@@ -79,9 +77,7 @@ def _count_micro_batches(draft: Draft, micro: int, accumulated: int) -> int:
     if steps is not None:
         raise draft.recipe.refuse("generation_batch_size", "this or steps_per_generation, not both")
     if _get_count(draft, "generation_batch_size") % micro:
-        raise draft.recipe.refuse(
-            "generation_batch_size", f"multiples of {micro}, the batch of all processes"
-        )
+        raise draft.recipe.refuse("generation_batch_size", f"multiples of {micro}, the batch of all processes")
     return int(size) // micro
 
 

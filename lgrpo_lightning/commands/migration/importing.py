@@ -50,9 +50,7 @@ def convert_file(path: Path, *, processes: int = 1, rows: int | None = None) -> 
         OSError, ValueError: The file is not there, cannot be read, or has what TRL refuses.
     """
     if path.suffix not in READERS:
-        raise UserError(
-            f"{path}: a file for TRL ends with .yaml (as for `trl grpo --config`) or .py (a script)."
-        )
+        raise UserError(f"{path}: a file for TRL ends with .yaml (as for `trl grpo --config`) or .py (a script).")
     if not path.is_file():
         raise NotFoundError(f"There is no file {path} (looked in {Path.cwd()}).")
     return write_yaml(write_draft(READERS[path.suffix](path), processes, rows))

@@ -76,9 +76,7 @@ def _choose_clipped(draft: Draft, kind: str, level: str) -> tuple[str, dict[str,
     if delta is not None and delta > 1 + draft.get(upper):
         options["delta"] = "delta"
     elif delta is not None:
-        draft.remark(
-            "has to be above 1 + epsilon_high here; it is left out, and the loss is another one.", "delta"
-        )
+        draft.remark("has to be above 1 + epsilon_high here; it is left out, and the loss is another one.", "delta")
     return "ClippedSurrogate", options
 
 

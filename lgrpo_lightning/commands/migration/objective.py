@@ -87,6 +87,4 @@ def write_sampling(draft: Draft) -> None:
     if others:
         draft.remark(f"no match for {', '.join(others)}.", "generation_kwargs")
     if draft.get("repetition_penalty") != 1:
-        draft.remark(
-            "no match: the log-probs of what is drawn would not be the policy's.", "repetition_penalty"
-        )
+        draft.remark("no match: the log-probs of what is drawn would not be the policy's.", "repetition_penalty")

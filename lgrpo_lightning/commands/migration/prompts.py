@@ -11,9 +11,7 @@ from lgrpo_lightning.data.readers import READERS
 
 def write_data(draft: Draft) -> None:
     """The keys ``data``."""
-    draft.asked.update(
-        ("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "datasets")
-    )
+    draft.asked.update(("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "datasets"))
     recipe, train = draft.recipe, draft.recipe.train
     if train is None:
         draft.remark(f"data.train: {recipe.name} does not tell where its prompts are; name them here.")
@@ -57,9 +55,7 @@ def write_rewards(draft: Draft) -> None:
         raise recipe.refuse("reward_weights", f"one weight for each of {len(rewards)} reward functions")
     draft.remarks += [reward.said for reward in rewards if reward.said]
     models: list[Any] = [
-        {"class_path": "RewardFunction", "init_args": {"function": reward.path}}
-        for reward in rewards
-        if reward.path
+        {"class_path": "RewardFunction", "init_args": {"function": reward.path}} for reward in rewards if reward.path
     ]
     kept = [w for w, reward in zip(weights or (), rewards, strict=False) if reward.path]
     if recipe.environments_reward:

@@ -32,9 +32,7 @@ def write_length(draft: Draft, batch: Batch, rows: int | None) -> None:
         draft.put("trainer.max_steps", steps, "max_steps")
     else:
         whole = math.ceil(epochs)
-        draft.carry(
-            "num_train_epochs", "trainer.max_epochs", whole, "" if whole == epochs else f"{epochs} there"
-        )
+        draft.carry("num_train_epochs", "trainer.max_epochs", whole, "" if whole == epochs else f"{epochs} there")
         total = None if rows is None else rows // batch.prompts * batch.steps * whole
     _write_schedule(draft, total, steps <= 0)
 
@@ -103,9 +101,7 @@ def write_trainer(draft: Draft, batch: Batch, processes: int) -> None:
         callbacks = [{"class_path": "RolloutCheckpoint", "init_args": options}]
         draft.carry("save_steps", "trainer.callbacks", callbacks, "last.ckpt is always kept")
     elif strategy != "no":
-        draft.remark(
-            "checkpoints are counted in rollouts: RolloutCheckpoint, BestCheckpoint.", "save_strategy"
-        )
+        draft.remark("checkpoints are counted in rollouts: RolloutCheckpoint, BestCheckpoint.", "save_strategy")
 
 
 def _write_strategy(draft: Draft) -> None:
@@ -147,6 +143,4 @@ def write_validation(draft: Draft, batch: Batch, processes: int) -> None:
     draft.carry("eval_on_start", "model.validation.at_start")
     draft.put("model.validation.at_end", False)
     prompts = max(1, draft.get("per_device_eval_batch_size") * processes // size)
-    draft.put(
-        "data.validation_batch_size", prompts, "per_device_eval_batch_size x processes / num_generations"
-    )
+    draft.put("data.validation_batch_size", prompts, "per_device_eval_batch_size x processes / num_generations")

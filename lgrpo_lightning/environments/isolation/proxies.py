@@ -128,9 +128,7 @@ class ProcessToolEnvironment(ToolEnvironment):
         """
         limit = min(self.timeout, self._until - time.monotonic())
         if limit <= 0:
-            raise RuntimeError(
-                f"no time left: the calls of a turn have {limit_answer(self, self.timeout):g} seconds"
-            )
+            raise RuntimeError(f"no time left: the calls of a turn have {limit_answer(self, self.timeout):g} seconds")
         if self.remembers:
             assert self.seat is not None, "reset comes first"
             return str(self.seat.call("call", call, limit=limit))

@@ -115,9 +115,7 @@ class Worker:
             self._end(f"in {what}", why="something in it wrote into its connection to the training process")
             raise StateLostError(self.over) from None
         except (TypeError, ValueError, RecursionError) as error:
-            return Answer(
-                error="TypeError", text=f"the answer cannot be read in the training process: {error}"
-            )
+            return Answer(error="TypeError", text=f"the answer cannot be read in the training process: {error}")
         except TimeoutError:
             self._end(f"in {what}", why=f"no answer within {limit:g} seconds (timeout)")
             raise StateLostError(self.over) from None

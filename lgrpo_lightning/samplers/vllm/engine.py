@@ -152,9 +152,7 @@ class InProcessEngine(Transport):
         if not self.llm.reset_prefix_cache():
             raise VLLMError(f"{self.peer} could not reset its prefix cache: requests are still running.")
 
-    def generate(
-        self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
-    ) -> list[list[Output]]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]) -> list[list[Output]]:
         """All requests in one batch."""
         prompts = [{"prompt_token_ids": list(r.prompt)} for r in requests]
         params = [
@@ -169,10 +167,7 @@ class InProcessEngine(Transport):
             outputs = self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.lora_request)
         return [
             # vLLM gives the completions of a prompt in the order in which they end
-            [
-                self._read_completion(o, entropies=bool(r.top))
-                for o in sorted(x.outputs, key=lambda o: o.index)
-            ]
+            [self._read_completion(o, entropies=bool(r.top)) for o in sorted(x.outputs, key=lambda o: o.index)]
             for r, x in zip(requests, outputs, strict=True)
         ]
 

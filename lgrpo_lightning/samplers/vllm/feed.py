@@ -46,9 +46,7 @@ class Feed:
         weights_dir: Where files are handed over.
     """
 
-    def __init__(
-        self, servers: Sequence[Server], *, rank: int, world_size: int, weights_dir: str | None
-    ) -> None:
+    def __init__(self, servers: Sequence[Server], *, rank: int, world_size: int, weights_dir: str | None) -> None:
         self.servers, self.rank, self.world_size = servers, rank, world_size
         self.weights_dir = weights_dir
         self.parts: tuple[Part, ...] = ()  # the weights, then the adapter where there is one
@@ -77,13 +75,9 @@ class Feed:
         Raises:
             VLLMError: A server did not take them.
         """
-        self.parts, self.boots = self.run_on_rank_0(
-            lambda: self._write_and_read(kind, version, write), tensors=tensors
-        )
+        self.parts, self.boots = self.run_on_rank_0(lambda: self._write_and_read(kind, version, write), tensors=tensors)
 
-    def run_on_rank_0(
-        self, call: Callable[[], Any], *, tensors: Iterator[tuple[str, Tensor]] | None = None
-    ) -> Any:
+    def run_on_rank_0(self, call: Callable[[], Any], *, tensors: Iterator[tuple[str, Tensor]] | None = None) -> Any:
         """What ``call`` gives on rank 0, on every rank once it is done. Collective.
 
         Raises:

@@ -133,9 +133,7 @@ class Server:
                     f"{self.peer} did not answer {path} within {seconds:g} seconds. It hangs, or has too much to "
                     "do: raise sampler.server.request_seconds, or add servers to sampler.server.urls."
                 ) from error
-            raise ServerLostError(
-                f"{self.peer} broke off at {path} ({type(reason).__name__}: {reason})."
-            ) from error
+            raise ServerLostError(f"{self.peer} broke off at {path} ({type(reason).__name__}: {reason}).") from error
         return json.loads(text) if text and kind == "application/json" else text or None
 
     def _explain_refusal(self, path: str, error: HTTPError) -> VLLMError:

@@ -64,9 +64,7 @@ def explain_no_experts(config: Any) -> str | None:
     from vllm.platforms import current_platform
 
     experts = any(getattr(config.get_text_config(), name, None) for name in EXPERTS)
-    return (
-        "on a CPU vLLM applies none to mixtures of experts" if experts and current_platform.is_cpu() else None
-    )
+    return "on a CPU vLLM applies none to mixtures of experts" if experts and current_platform.is_cpu() else None
 
 
 def find_adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int | None:
@@ -81,9 +79,7 @@ def find_adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int 
     """
     if adapter is None or wanted == "merge":
         return None
-    reason = explain_merging(config.architectures, adapter.rank, adapter.targets) or explain_no_experts(
-        config
-    )
+    reason = explain_merging(config.architectures, adapter.rank, adapter.targets) or explain_no_experts(config)
     if reason and wanted == "adapter":
         raise UserError(f"sampler.engine.lora is 'adapter', but {reason}. Use merge, or auto.")
     return None if reason else choose_rank(adapter.rank)

@@ -63,9 +63,7 @@ class VLLMSampler(Sampler):
         self.apart = bool(server.urls)
         self.check_every, self.check_tolerance = check_every, check_tolerance
         if entropy_top < -1:
-            raise UserError(
-                f"sampler.entropy_top is {entropy_top}; it must be at least 0, or -1 for all tokens."
-            )
+            raise UserError(f"sampler.entropy_top is {entropy_top}; it must be at least 0, or -1 for all tokens.")
         self.sleep_level, self.entropy_top = sleep_level, entropy_top
         self.transport: Transport | None = None
 
@@ -207,14 +205,10 @@ class VLLMSampler(Sampler):
 
     def _make_probe(self) -> Request:
         length = min(self._probe_length, self.context_length - PROBE_TOKENS)
-        ids = make_probe_prompt(
-            self.source.tokenizer, length=max(1, length), fallback=self.source.eos_token_ids
-        )
+        ids = make_probe_prompt(self.source.tokenizer, length=max(1, length), fallback=self.source.eos_token_ids)
         return Request(prompt=ids, seed=0, count=1, excluded=tuple(self.source.vocabulary.excluded))
 
-    def _check(
-        self, requests: Sequence[Request], outputs: Sequence[Sequence[Output]], sampling: Sampling
-    ) -> None:
+    def _check(self, requests: Sequence[Request], outputs: Sequence[Sequence[Output]], sampling: Sampling) -> None:
         """Compare the probe's and, where there is one, a sampled completion's log-probs with the policy's."""
         assert self.transport is not None and self.version is not None  # noqa: PT018
         self.check_due = False

@@ -60,15 +60,11 @@ class Servers(Transport):
         self.rank, self.world_size = ranks
         self.servers = [Server(url, options) for url in options.urls]
         self.peer = " and ".join(s.peer for s in self.servers)
-        self.feed = Feed(
-            self.servers, rank=self.rank, world_size=self.world_size, weights_dir=options.weights_dir
-        )
+        self.feed = Feed(self.servers, rank=self.rank, world_size=self.world_size, weights_dir=options.weights_dir)
         descriptions = [self._connect(server, describe_model(config)) for server in self.servers]
         kinds = {d["dtype"] for d in descriptions}
         if len(kinds) > 1:
-            raise VLLMError(
-                f"{self.peer} have different dtypes: {', '.join(sorted(kinds))}. Start them alike."
-            )
+            raise VLLMError(f"{self.peer} have different dtypes: {', '.join(sorted(kinds))}. Start them alike.")
         self.dtype = kinds.pop()
         self.max_model_len = min(d["max_model_len"] for d in descriptions)
         self.takes_adapter = self._takes_adapter([d["lora_rank"] or 0 for d in descriptions], adapter, lora)
@@ -116,9 +112,7 @@ class Servers(Transport):
         """The same for an adapter."""
         self.feed.deliver("adapter", version, lambda folder: write_adapter(adapter, folder), adapter.weights)
 
-    def generate(
-        self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
-    ) -> list[list[Output]]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]) -> list[list[Output]]:
         """All requests, spread over the servers; complete, or an error. A stop abandons those not sent yet."""
         answers: dict[int, list[Output]] = {}
         since = time.monotonic()

@@ -70,9 +70,7 @@ class Transport(ABC):
         """Give the engines this adapter on top of the weights last pushed, likewise. Collective."""
 
     @abstractmethod
-    def generate(
-        self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
-    ) -> list[list[Output]]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]) -> list[list[Output]]:
         """The completions of each request, all sampled from the weights last pushed."""
 
     @abstractmethod

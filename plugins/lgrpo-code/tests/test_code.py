@@ -89,13 +89,9 @@ def test_off_unless_asked_for():
 
 @needs_namespaces
 def test_contracts():
-    group = toy_group(
-        [block("x = 1"), block("x = 2"), "", block("x = 1")], columns={"tests": "assert x == 1"}
-    )
+    group = toy_group([block("x = 1"), block("x = 2"), "", block("x = 1")], columns={"tests": "assert x == 1"})
     check_reward_model(CodeTests(allow_execution=True), group)
-    check_component(
-        CodeTests(allow_execution=True, partial=False), {"allow_execution": True, "partial": False}
-    )
+    check_component(CodeTests(allow_execution=True, partial=False), {"allow_execution": True, "partial": False})
 
 
 @pytest.mark.parametrize("tests", [None, "", [], [1], [{"input": "1"}], {"input": "1", "output": "2"}])

@@ -141,8 +141,7 @@ def test_time_output_memory():
 @line("read the programs of the system and the standard library of this Python")
 def test_reads_the_library():
     assert (
-        written("import json, subprocess; print(subprocess.check_output(['/bin/echo', 'here']).decode())")
-        == "here\n\n"
+        written("import json, subprocess; print(subprocess.check_output(['/bin/echo', 'here']).decode())") == "here\n\n"
     )
 
 
@@ -224,9 +223,7 @@ def test_nothing_outlives_a_program(end):
     if end == "end":
         code = f"import os, time\nif os.fork(): time.sleep(0.5); os._exit(0)\n{code}"
     if end == "output":
-        code = (
-            f"import os, time\nif os.fork():\n    time.sleep(0.5)\n    while True: print('x' * 9999)\n{code}"
-        )
+        code = f"import os, time\nif os.fork():\n    time.sleep(0.5)\n    while True: print('x' * 9999)\n{code}"
     result = run(Program(code=code), Limits(seconds=2))
     assert result.status == (0 if end == "end" else None)
     assert not processes(mark)
@@ -369,8 +366,6 @@ def test_without_namespaces_of_users(ordinary):
 
 
 def test_every_line_of_the_readme_has_a_test():
-    section = (
-        README.read_text().split("## What a program may do")[1].split("## What this does not protect")[0]
-    )
+    section = README.read_text().split("## What a program may do")[1].split("## What this does not protect")[0]
     said = re.findall(r"^- (.+?)[;.]$", re.sub(r"\n  +", " ", section), flags=re.MULTILINE)
     assert set(said) == LINES

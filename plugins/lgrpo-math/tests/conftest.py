@@ -15,9 +15,7 @@ def verdicts() -> Verdicts:
     """The verdict of a model on each pair, all of them scored at once, each as a group of one."""
 
     def of(model: MathAnswer, pairs: Sequence[tuple[object, str]]) -> list[str]:
-        groups = [
-            toy_group([t], columns={"answer": gold}, uid=f"pair/{i}") for i, (gold, t) in enumerate(pairs)
-        ]
+        groups = [toy_group([t], columns={"answer": gold}, uid=f"pair/{i}") for i, (gold, t) in enumerate(pairs)]
         rewards = model.score_batch(groups, [toy_tree([[1]])] * len(groups))
         return [r.extras["MathAnswer/verdict"][0] for r in rewards]
 

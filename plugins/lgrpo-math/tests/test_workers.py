@@ -129,9 +129,7 @@ def test_memory_is_bounded_and_running_out_is_counted():
     assert one.verdict({**request, "text": "$2$"}, 60) == "correct"
     assert one.process is not None
     limits = Path(f"/proc/{one.process.pid}/limits").read_text()
-    assert next(line for line in limits.splitlines() if line.startswith("Max address")).split()[3] == str(
-        256 << 20
-    )
+    assert next(line for line in limits.splitlines() if line.startswith("Max address")).split()[3] == str(256 << 20)
     assert one.verdict({**request, "text": "$" + "9" * 40_000_000 + "$"}, 60) == "crash"
     assert one.process is None
     assert one.verdict({**request, "text": "$2$"}, 60) == "correct"

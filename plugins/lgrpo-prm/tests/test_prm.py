@@ -117,9 +117,7 @@ def test_outcomes(folders):
 def test_a_head_that_was_never_trained(folders):
     """A causal language model has no classifier."""
     prm = HuggingFacePRM(folders["math-shepherd"][0], convention="token-classification", device="cpu")
-    with pytest.raises(
-        ValueError, match=r"lacks 2 weights of MistralForTokenClassification, such as score.bias"
-    ):
+    with pytest.raises(ValueError, match=r"lacks 2 weights of MistralForTokenClassification, such as score.bias"):
         prm.score_batch([GROUP], [TREE])
 
 
@@ -131,9 +129,7 @@ def test_a_separator_in_a_step_is_no_separator(folders):
     plain = toy_group(["1  \n2\n"], prompt="?")
     steps = prm.score_batch([group], [tree])[0].steps
     assert not steps.isnan().any()
-    assert torch.allclose(
-        steps, prm.score_batch([plain], [DelimiterSegmenter().segment(plain)])[0].steps, atol=1e-5
-    )
+    assert torch.allclose(steps, prm.score_batch([plain], [DelimiterSegmenter().segment(plain)])[0].steps, atol=1e-5)
 
 
 def test_it_is_never_trained(folders):
@@ -165,8 +161,6 @@ def test_refusals(options, says):
 
 
 def test_a_tokenizer_without_the_separator(folders):
-    prm = HuggingFacePRM(
-        folders["token-classification"][0], convention="qwen2.5-math-prm", separator="∎", device="cpu"
-    )
+    prm = HuggingFacePRM(folders["token-classification"][0], convention="qwen2.5-math-prm", separator="∎", device="cpu")
     with pytest.raises(ValueError, match=r"has no token '∎', which the convention 'qwen2\.5-math-prm' needs"):
         prm.score_batch([GROUP], [TREE])

@@ -27,14 +27,8 @@ def test_every_data_set(name):
     source = ReasoningGymTasks(name, size=2, seed=3)
     row = check_prompt_source(source)[0]
     right = DATASETS[name][0](DATASETS[name][1]()).score_answer(row["answer"], row["entry"])
-    first, other, nothing = scored(
-        row, [f"so <answer>{row['answer']}</answer>", "<answer>\x00 ]](</answer>", "no"]
-    )
-    assert (
-        first == pytest.approx(float(right))
-        or row["answer"] is None
-        or row["answer"] != str(row["answer"]).strip()
-    )
+    first, other, nothing = scored(row, [f"so <answer>{row['answer']}</answer>", "<answer>\x00 ]](</answer>", "no"])
+    assert first == pytest.approx(float(right)) or row["answer"] is None or row["answer"] != str(row["answer"]).strip()
     assert -1 <= other <= 1
     assert nothing == 0
     ReasoningGymReward().check_row(row)
@@ -48,9 +42,7 @@ def test_difficulty_seed_and_template():
     assert all(len(row["prompt"].replace("-", "+").split("+")) == 2 for row in rows)
     assert (
         rows
-        == ReasoningGymTasks(
-            "chain_sum", {"min_terms": 2, "max_terms": 2}, size=5, template="{expression}="
-        ).rows()
+        == ReasoningGymTasks("chain_sum", {"min_terms": 2, "max_terms": 2}, size=5, template="{expression}=").rows()
     )
     assert rows != ReasoningGymTasks("chain_sum", {"min_terms": 2, "max_terms": 2}, size=5, seed=1).rows()
 

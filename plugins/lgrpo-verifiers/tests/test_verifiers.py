@@ -85,9 +85,7 @@ def check_logprobs(policy, groups, temperature=1.0):
     """Sampled tokens have the log-probs of a teacher-forced pass; the environment's have none."""
     masked = 0
     for group in groups:
-        scores = policy(
-            [group.prompt.token_ids] * len(group), group.sequences, temperature=temperature
-        ).logprobs
+        scores = policy([group.prompt.token_ids] * len(group), group.sequences, temperature=temperature).logprobs
         for row, rollout in zip(scores, group.completions, strict=True):
             own = rollout.mask
             masked += int((~own).sum())
@@ -146,9 +144,7 @@ def test_nothing_depends_on_the_batch(policy):
     assert together[2:3] == ids(drawn(policy, GUESSING, asked=asked[2:3]))
     assert [g[:2] for g in together] == ids(drawn(policy, GUESSING, asked=asked, count=2))
     assert together == ids(drawn(policy, GUESSING, asked=asked, workers=3))
-    assert together == ids(
-        drawn(policy, GUESSING, asked=asked, sampler=TransformersSampler(max_batch_tokens=1))
-    )
+    assert together == ids(drawn(policy, GUESSING, asked=asked, sampler=TransformersSampler(max_batch_tokens=1)))
 
 
 def test_it_is_cut_off_where_there_is_no_end(policy):
@@ -221,9 +217,7 @@ def test_an_environment_that_fails_ends_no_run(policy, how, says):
     if how not in ("blocks", "never asks"):
         fine = drawn(policy, "vf-faulty", {"taskset": {"how": "fine"}}, count=6)
         pairs = [
-            (a, b)
-            for x, y in zip(groups, fine, strict=True)
-            for a, b in zip(x.completions, y.completions, strict=True)
+            (a, b) for x, y in zip(groups, fine, strict=True) for a, b in zip(x.completions, y.completions, strict=True)
         ]
         assert any(a.applies for a, _ in pairs)
         assert all(a.token_ids == b.token_ids and a.rewards == b.rewards for a, b in pairs if a.applies)

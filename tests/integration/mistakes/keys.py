@@ -116,7 +116,5 @@ KEYS = {
         did="YAML with a wrong indentation",
         yaml="model:\n  group_size: 8\n   sampling: {}\n",
     ),
-    "no YAML": BadInput(
-        says=("run.yaml is empty", "trainer, model and data"), did="an empty YAML file", yaml=""
-    ),
+    "no YAML": BadInput(says=("run.yaml is empty", "trainer, model and data"), did="an empty YAML file", yaml=""),
 }

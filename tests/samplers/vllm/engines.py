@@ -57,17 +57,13 @@ class ChangingPolicy:
         self.folder = make_model(architecture, folder)
         self.policy = Policy(PolicyConfig(path=str(folder), dtype=dtype))  # type: ignore[arg-type]
         self.version = 0
-        self.source = PolicySource(
-            self.policy, tokenizer=tokenizer(), eos_token_ids=(1,), version=lambda: self.version
-        )
+        self.source = PolicySource(self.policy, tokenizer=tokenizer(), eos_token_ids=(1,), version=lambda: self.version)
 
     def adapt(self, lora: Lora) -> None:
         """Give it an adapter, which is all that updates change."""
         tokens = self.source.tokenizer
         self.policy = Policy(PolicyConfig(path=str(self.folder), lora=lora))
-        self.source = PolicySource(
-            self.policy, tokenizer=tokens, eos_token_ids=(1,), version=lambda: self.version
-        )
+        self.source = PolicySource(self.policy, tokenizer=tokens, eos_token_ids=(1,), version=lambda: self.version)
 
     def update(self, size: float = 0.1) -> int:
         """Change every weight; the new version."""
@@ -88,9 +84,7 @@ class ChangingPolicy:
         """The largest difference of a token's log-prob."""
         errors = [
             (
-                (self.logits(g, m) / temperature)
-                .log_softmax(-1)
-                .gather(-1, torch.tensor(r.token_ids)[:, None])[:, 0]
+                (self.logits(g, m) / temperature).log_softmax(-1).gather(-1, torch.tensor(r.token_ids)[:, None])[:, 0]
                 - r.logprobs
             )
             .abs()

@@ -29,9 +29,7 @@ def test_right_log_probs_pass_and_wrong_ones_do_not(sampling: Sampling, tmp_path
     sampler.setup(policy.source)
     group = sampler.sample(prompts(["1+1="]), 1, sampling=sampling, random_key=random_key())[0]
     rollout = group.completions[0]
-    found = Output(
-        token_ids=rollout.token_ids, logprobs=tuple(rollout.logprobs.tolist()), finish_reason="length"
-    )
+    found = Output(token_ids=rollout.token_ids, logprobs=tuple(rollout.logprobs.tolist()), finish_reason="length")
     drawn = [(group.prompt.token_ids, found)]
     common = {"tolerance": 1e-3, "peer": "The engine", "version": 3}
     with policy.policy.generation_model() as model:

@@ -68,9 +68,7 @@ def test_weights_are_copied(engine: Engine) -> None:
     again = sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())
     assert sequences(again) == sequences(before)
     sampler.sync(policy.version)
-    assert sequences(sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())) != sequences(
-        before
-    )
+    assert sequences(sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())) != sequences(before)
 
 
 def test_same_stream_same_completions_in_any_batch(engine: Engine) -> None:
@@ -149,9 +147,7 @@ def test_sleeping_may_be_called(engine: Engine) -> None:
     before = sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, random_key=random_key()))
     sampler.release()
     assert sampler.asleep
-    assert (
-        sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, random_key=random_key())) == before
-    )
+    assert sequences(sampler.sample(prompts(), 1, sampling=SAMPLING.greedy, random_key=random_key())) == before
     assert not sampler.asleep
     sampler.sleep_level = 0
 
@@ -208,9 +204,7 @@ def test_forks(engine: Engine) -> None:
             source, at = group.completions[rollout.fork.member], rollout.fork.position
             assert rollout.token_ids[:at] == source.token_ids[:at]
     assert policy.logprob_error(groups, SAMPLING.temperature) < 1e-3
-    assert sequences(forking.sample(prompts(), 6, sampling=SAMPLING, random_key=random_key())) == sequences(
-        groups
-    )
+    assert sequences(forking.sample(prompts(), 6, sampling=SAMPLING, random_key=random_key())) == sequences(groups)
 
 
 @pytest.mark.parametrize("sampling", [SAMPLING, *TRUNCATED])
@@ -240,9 +234,7 @@ def test_turns(engine: Engine) -> None:
     sampler, policy = synced(engine)
     taking = EnvironmentSampler(Echo(turns=2), sampler=sampler)
     taking.setup(policy.source)
-    groups = taking.sample(
-        prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), random_key=random_key()
-    )
+    groups = taking.sample(prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), random_key=random_key())
     rollouts = [r for g in groups for r in g.completions]
     assert any(len(r.turns) > 2 for r in rollouts)
     for group in groups:
@@ -251,7 +243,5 @@ def test_turns(engine: Engine) -> None:
             chosen = expected.gather(-1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
             own = rollout.mask
             torch.testing.assert_close(chosen[own], rollout.logprobs[own], atol=1e-3, rtol=0)
-    again = taking.sample(
-        prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), random_key=random_key()
-    )
+    again = taking.sample(prompts(), 3, sampling=Sampling(max_new_tokens=24, stop=("7",)), random_key=random_key())
     assert sequences(again) == sequences(groups)

@@ -24,9 +24,7 @@ SMALL = EngineOptions(max_num_seqs=16)
 
 
 @pytest.mark.parametrize("broken", ["head", "cache"])
-def test_the_first_sync_of_a_run_catches_it_too(
-    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_sync_of_a_run_catches_it_too(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine starts with weights of its own, so that nothing that is not taken over looks right."""
     from lgrpo_lightning.samplers.vllm.engine import InProcessEngine
     from lgrpo_lightning.samplers.vllm.worker import WeightReceiver
@@ -104,10 +102,7 @@ def test_an_adapter_that_the_engine_does_not_take(tmp_path: Path) -> None:
     sampler = VLLMSampler(SMALL)
     sampler.setup(policy.source)
     sampler.sync(policy.update(0.01))
-    assert (
-        policy.logprob_error(sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key()), 0.7)
-        < 1e-3
-    )
+    assert policy.logprob_error(sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key()), 0.7) < 1e-3
     assert not sampler.transport.takes_adapter
     sampler.teardown()
 
@@ -117,8 +112,6 @@ def test_training_in_mixed_precision_does_not_reach_the_engine(tmp_path: Path) -
     sampler = VLLMSampler(SMALL)
     sampler.setup(policy.source)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        drawn = sampler.sample(
-            prompts(), 2, sampling=SAMPLING, random_key=random_key()
-        )  # and the check passes
+        drawn = sampler.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())  # and the check passes
     assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
     sampler.teardown()

@@ -35,9 +35,7 @@ def test_the_names_are_those_of_the_checkpoint(architecture: str, tmp_path: Path
 
 
 @needs_vllm
-@pytest.mark.parametrize(
-    ("architecture", "adapted"), [*((name, False) for name in MODELS), ("mixtral", True)]
-)
+@pytest.mark.parametrize(("architecture", "adapted"), [*((name, False) for name in MODELS), ("mixtral", True)])
 def test_the_engine_has_the_policys_weights(architecture: str, adapted: bool, tmp_path: Path) -> None:
     from lgrpo_lightning.samplers import VLLMSampler
     from lgrpo_lightning.samplers.vllm.options import EngineOptions

@@ -72,9 +72,7 @@ def test_two_ranks_with_an_engine_each(strategy: str, lora: bool, tmp_path: Path
     assert (table["weight_version"] == table["rollout"]).all()
 
 
-@pytest.mark.parametrize(
-    "lora", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["all weights", "LoRA"]
-)
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["all weights", "LoRA"])
 def test_one_rank_with_an_engine_over_two_processes(lora: bool, tmp_path: Path) -> None:
     """The engine's processes read the weights from files; each update is checked against the policy."""
     run(tmp_path / "one", lora=lora)

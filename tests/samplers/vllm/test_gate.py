@@ -24,9 +24,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(path: str, body: bytes = b"{}", *, method: str = "POST", **headers: str | None) -> Any:
     """The status of the answer, or the body that came through."""
-    given = {
-        k: v for k, v in (OWN | {k.replace("_", "-"): v for k, v in headers.items()}).items() if v is not None
-    }
+    given = {k: v for k, v in (OWN | {k.replace("_", "-"): v for k, v in headers.items()}).items() if v is not None}
     sent: list[Any] = []
     halves = iter([(body[:7], True), (body[7:], False)])
     came: list[bytes] = []
@@ -51,9 +49,7 @@ def ask(path: str, body: bytes = b"{}", *, method: str = "POST", **headers: str 
     return b"".join(came) if came else sent[0]["status"]
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/completions", "/reset_prefix_cache", "/sleep", "/v1/load_lora_adapter"]
-)
+@pytest.mark.parametrize("path", ["/v1/completions", "/reset_prefix_cache", "/sleep", "/v1/load_lora_adapter"])
 def test_a_run_comes_through(path: str) -> None:
     assert ask(path, b'{"prompt": [1]}') == b'{"prompt": [1]}'
     assert ask("/collective_rpc", DESCRIBE) == DESCRIBE
@@ -129,10 +125,7 @@ def test_attacks_on_a_real_server(tmp_path: Path) -> None:
         assert status(SHUTDOWN, content_type="text/plain", origin="http://evil.example") == 403
         assert status(SHUTDOWN, content_type="text/plain") == 401
         assert status(SHUTDOWN, **own) == 403
-        assert (
-            status(json.dumps({"method": "save_sharded_state", "args": [str(written)]}).encode(), **own)
-            == 403
-        )
+        assert status(json.dumps({"method": "save_sharded_state", "args": [str(written)]}).encode(), **own) == 403
         assert status(DESCRIBE, **own, host="evil.example") == 421
         assert not written.exists()
         assert status(DESCRIBE, **own) == 200

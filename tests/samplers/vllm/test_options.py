@@ -8,9 +8,7 @@ from transformers import GemmaConfig, LlamaConfig
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions, count_cache_bytes
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 
-LLAMA = LlamaConfig(
-    num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32, hidden_size=128
-)
+LLAMA = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32, hidden_size=128)
 
 
 def arguments(cpu: bool, **options: Any) -> dict[str, Any]:

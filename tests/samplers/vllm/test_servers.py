@@ -116,9 +116,7 @@ def test_a_server_that_never_answers(connected: Connected) -> None:
     gone = StandIn(None)
     gone.stop()
     started = time.monotonic()
-    with pytest.raises(
-        VLLMError, match=rf"{gone.url} did not answer for 1 seconds .*retry_seconds.*lgrpo serve"
-    ):
+    with pytest.raises(VLLMError, match=rf"{gone.url} did not answer for 1 seconds .*retry_seconds.*lgrpo serve"):
         connected(gone, retry_seconds=1.0).sync(0)
     assert time.monotonic() - started < 10
 
@@ -187,9 +185,7 @@ def test_a_server_that_hangs(stand_in: StandIn, connected: Connected) -> None:
         return 200, {}
 
     stand_in.on["/v1/completions"] = hang
-    with pytest.raises(
-        VLLMError, match=r"did not answer /v1/completions within 0.5 seconds.*request_seconds"
-    ):
+    with pytest.raises(VLLMError, match=r"did not answer /v1/completions within 0.5 seconds.*request_seconds"):
         sample(sampler)
 
 

@@ -65,10 +65,7 @@ def test_special_tokens_and_padded_vocabularies(sampling_from: tuple) -> None:
             assert rollout.text == text
             assert (rollout.finish_reason == "stop") == (stop in text or rollout.token_ids[-1] == 1)
             texts.add(stop if stop in text else "")
-        scores = [
-            policy.policy([g.prompt.token_ids] * len(g), g.sequences, temperature=2.0).logprobs
-            for g in groups
-        ]
+        scores = [policy.policy([g.prompt.token_ids] * len(g), g.sequences, temperature=2.0).logprobs for g in groups]
         for group, rows in zip(groups, scores, strict=True):
             for row, rollout in zip(rows, group.completions, strict=True):
                 assert (row[: len(rollout)] - rollout.logprobs).abs().max() < 1e-3

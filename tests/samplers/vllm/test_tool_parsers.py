@@ -46,9 +46,7 @@ def pairs(call: str, argument: str, begin: str = "", end: str = "") -> Callable[
 
     def write(calls: Calls) -> str:
         written = [
-            call.replace("NAME", n).replace(
-                "ARGUMENTS", "".join(spelled(argument, *pair) for pair in a.items())
-            )
+            call.replace("NAME", n).replace("ARGUMENTS", "".join(spelled(argument, *pair) for pair in a.items()))
             for n, a in calls
         ]
         return begin + "\n".join(written) + end
@@ -120,9 +118,7 @@ XML = pairs(
 )
 INVOKE = '<invoke name="NAME">\nARGUMENTS</invoke>\n'
 PARAMETER = '<parameter name="KEY">VALUE</parameter>\n'
-GLM = pairs(
-    "<tool_call>NAME\nARGUMENTS</tool_call>", "<arg_key>KEY</arg_key>\n<arg_value>VALUE</arg_value>\n"
-)
+GLM = pairs("<tool_call>NAME\nARGUMENTS</tool_call>", "<arg_key>KEY</arg_key>\n<arg_value>VALUE</arg_value>\n")
 V31 = json_pairs("<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>ARGUMENTS<｜tool▁call▁end｜>",
                  "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")  # fmt: skip
 
@@ -295,12 +291,8 @@ def test_what_a_chat_template_writes() -> None:
 
     def chosen(name: str) -> Any:
         tokenizer, _ = templates.of(name)
-        return make_call_reader(
-            f"vllm:{name}", TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,))
-        )
+        return make_call_reader(f"vllm:{name}", TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id,)))
 
     chosen("gemma4")
-    with pytest.raises(
-        ValueError, match=r'tool_format is .vllm:muse_glimmer.*which it reads as .*"code": 75001'
-    ):
+    with pytest.raises(ValueError, match=r'tool_format is .vllm:muse_glimmer.*which it reads as .*"code": 75001'):
         chosen("muse_glimmer")

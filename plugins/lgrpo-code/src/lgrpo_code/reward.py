@@ -152,9 +152,7 @@ class CodeTests(RewardModel):
         good = isinstance(tests, list | tuple) and len(tests) > 0
         for test in tests if good and tests is not None else ():
             text = isinstance(test, str) and test.strip()
-            pair = isinstance(test, Mapping) and all(
-                isinstance(test.get(k), str) for k in ("input", "output")
-            )
+            pair = isinstance(test, Mapping) and all(isinstance(test.get(k), str) for k in ("input", "output"))
             good = good and bool(text or pair)
         if not good:
             raise UserError(

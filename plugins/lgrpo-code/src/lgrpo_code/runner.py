@@ -104,9 +104,7 @@ def check() -> None:
         )
     result = run(Program(code="print(input())", stdin="ready"), Limits())
     if result.output != "ready\n":
-        raise SandboxError(
-            f"A first program in the sandbox should have written 'ready', and gave {result}. {REMEDY}"
-        )
+        raise SandboxError(f"A first program in the sandbox should have written 'ready', and gave {result}. {REMEDY}")
 
 
 def run(program: Program, limits: Limits) -> Result:
@@ -145,9 +143,7 @@ def run(program: Program, limits: Limits) -> Result:
             process.stdin.flush()
         output, error, said = _read(process, status, limits)
     if not said.startswith(b"started\n"):
-        raise SandboxError(
-            f"lgrpo-code refuses to run: {error.strip() or 'the sandbox does not start'}. {REMEDY}"
-        )
+        raise SandboxError(f"lgrpo-code refuses to run: {error.strip() or 'the sandbox does not start'}. {REMEDY}")
     code = said.split(b"\n")[1]
     return Result(status=_status(int(code)) if code else None, output=output, error=error)
 

@@ -172,9 +172,7 @@ class MathAnswer(RewardModel):
         why = {
             "timeout": f"math-verify did not read it within {self.timeout:g} seconds (timeout=)",
             "crash": f"reading it took more than {self.memory_mb} MB (memory_mb=), or its worker was killed",
-        }.get(
-            verdict, f"math-verify finds no answer in {[text[:200] for text in gold]}, as which it was read"
-        )
+        }.get(verdict, f"math-verify finds no answer in {[text[:200] for text in gold]}, as which it was read")
         return (
             f"{self.name}: column {self.column!r} of prompt {prompt.uid!r} is {shown}, which is no right "
             f"answer to compare with: {why}. Write it in LaTeX, such as $\\frac{{1}}{{2}}$, or use "
@@ -196,9 +194,7 @@ class MathAnswer(RewardModel):
         )
 
 
-def _by_verdict(
-    correct: float, incorrect: float, missing: float | None, unchecked: float | None
-) -> dict[str, float]:
+def _by_verdict(correct: float, incorrect: float, missing: float | None, unchecked: float | None) -> dict[str, float]:
     """The reward of every verdict."""
     rewards = {
         "correct": correct,
@@ -208,9 +204,7 @@ def _by_verdict(
     }
     for name, value in rewards.items():
         if math.isinf(value):
-            raise UserError(
-                f"MathAnswer: {name} is {value!r}; it must be finite, or .nan for no reward at all."
-            )
+            raise UserError(f"MathAnswer: {name} is {value!r}; it must be finite, or .nan for no reward at all.")
     return {
         "correct": rewards["correct"],
         "wrong": rewards["incorrect"],

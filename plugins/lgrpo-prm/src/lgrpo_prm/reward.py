@@ -74,14 +74,10 @@ class HuggingFacePRM(RewardModel):
         self._load()
         jobs = [(g, m) for g, tree in enumerate(trees) for m in _needed(tree)]
         texts = [
-            self.rules.text(self._tokenizer, _question(groups[g]), _texts(groups[g], trees[g], m))
-            for g, m in jobs
+            self.rules.text(self._tokenizer, _question(groups[g]), _texts(groups[g], trees[g], m)) for g, m in jobs
         ]
         found = dict(zip(jobs, self._scores(texts), strict=True))
-        return [
-            self._rewards(group, tree, g, found)
-            for g, (group, tree) in enumerate(zip(groups, trees, strict=True))
-        ]
+        return [self._rewards(group, tree, g, found) for g, (group, tree) in enumerate(zip(groups, trees, strict=True))]
 
     def teardown(self) -> None:
         """Let go of the model."""
@@ -136,9 +132,7 @@ class HuggingFacePRM(RewardModel):
             width = max(len(ids[i]) for i in batch)
             device = self._model.device
             tokens = torch.tensor([[*ids[i], *[0] * (width - len(ids[i]))] for i in batch], device=device)
-            mask = torch.tensor(
-                [[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in batch], device=device
-            )
+            mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in batch], device=device)
             good = self._good(self._model(input_ids=tokens, attention_mask=mask).logits.float()).cpu()
             for row, i in enumerate(batch):
                 out[i] = [float(good[row, t]) for t, token in enumerate(ids[i]) if token == separator]
@@ -151,9 +145,7 @@ class HuggingFacePRM(RewardModel):
         pair = torch.tensor([self._id(self.rules.good), self._id(self.rules.bad)], device=logits.device)
         return logits.index_select(-1, pair).softmax(-1)[..., 0]
 
-    def _rewards(
-        self, group: Group, tree: ProcessTree, g: int, found: dict[tuple[int, int], list[float]]
-    ) -> Rewards:
+    def _rewards(self, group: Group, tree: ProcessTree, g: int, found: dict[tuple[int, int], list[float]]) -> Rewards:
         steps = torch.full((len(tree.steps),), math.nan)
         for member in _needed(tree):
             own, scores = _path(tree, member), found[g, member]

@@ -34,13 +34,9 @@ class ReasoningGymReward(RewardModel):
         try:
             self._pattern = None if extract is None else re.compile(extract, re.DOTALL)
         except re.error as error:
-            raise UserError(
-                f"ReasoningGymReward: extract is {extract!r}, no regular expression: {error}."
-            ) from error
+            raise UserError(f"ReasoningGymReward: extract is {extract!r}, no regular expression: {error}.") from error
         if self._pattern is not None and not self._pattern.groups:
-            raise UserError(
-                f"ReasoningGymReward: extract is {extract!r}, which has no group, such as ####(.*)."
-            )
+            raise UserError(f"ReasoningGymReward: extract is {extract!r}, which has no group, such as ####(.*).")
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Refuse a row that no data set of reasoning-gym has made."""
@@ -64,11 +60,7 @@ class ReasoningGymReward(RewardModel):
             return text.strip()
         found = self._pattern.findall(text)
         last = found[-1] if found else None
-        return (
-            (last if isinstance(last, str) or last is None else last[0] or "").strip()
-            if last is not None
-            else None
-        )
+        return (last if isinstance(last, str) or last is None else last[0] or "").strip() if last is not None else None
 
     def _scorer(self, entry: Any) -> Any:
         from reasoning_gym import get_score_answer_fn

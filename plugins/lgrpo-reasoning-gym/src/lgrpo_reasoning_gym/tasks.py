@@ -55,8 +55,7 @@ class ReasoningGymTasks(PromptSource):
         except (KeyError, IndexError, ValueError) as error:
             known = ", ".join(sorted({"question", *_values(entry)}))
             raise UserError(
-                f"ReasoningGymTasks: template is {self.template!r}, which does not fit ({error}); it may "
-                f"name {known}."
+                f"ReasoningGymTasks: template is {self.template!r}, which does not fit ({error}); it may name {known}."
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,9 +81,7 @@ def made(dataset: str | Sequence[Mapping[str, Any]], config: Mapping[str, Any]) 
         if isinstance(dataset, str):
             return reasoning_gym.create_dataset(dataset, **config)
         specs = [
-            DatasetSpec(
-                name=s["name"], weight=float(s.get("weight", 1.0)), config=dict(s.get("config") or {})
-            )
+            DatasetSpec(name=s["name"], weight=float(s.get("weight", 1.0)), config=dict(s.get("config") or {}))
             for s in dataset
         ]
         return reasoning_gym.create_dataset("composite", datasets=specs, **config)
@@ -103,13 +100,9 @@ def check_name(name: str) -> None:
     if name not in DATASETS or name == "composite":
         near = difflib.get_close_matches(name, DATASETS, n=3)
         meant = f" Did you mean {', '.join(near)}?" if near else ""
-        raise UserError(
-            f"ReasoningGymTasks: reasoning-gym has no data set {name!r}.{meant} It has {len(DATASETS)}."
-        )
+        raise UserError(f"ReasoningGymTasks: reasoning-gym has no data set {name!r}.{meant} It has {len(DATASETS)}.")
 
 
 def _values(entry: Mapping[str, Any]) -> dict[str, Any]:
     metadata = {str(k): v for k, v in (entry.get("metadata") or {}).items()}
-    return (
-        {**metadata, "answer": entry["answer"]} if "question" not in metadata else {"answer": entry["answer"]}
-    )
+    return {**metadata, "answer": entry["answer"]} if "question" not in metadata else {"answer": entry["answer"]}

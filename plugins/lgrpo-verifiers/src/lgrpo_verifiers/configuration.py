@@ -53,9 +53,7 @@ def _roles(kind: Any) -> dict[str, Any]:
     """Name → default of the agents that an environment's configuration declares."""
     import verifiers.v1 as vf
 
-    defaults = {
-        name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()
-    }
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()}
     return {name: default for name, default in defaults.items() if isinstance(default, vf.AgentConfig)}
 
 

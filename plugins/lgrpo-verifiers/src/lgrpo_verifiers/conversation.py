@@ -183,9 +183,7 @@ def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]
     """
     if prompt.messages is None:
         if tools:
-            raise UserError(
-                "there are tools, and the prompt is plain text: leave VerifiersPrompts.chat at true"
-            )
+            raise UserError("there are tools, and the prompt is plain text: leave VerifiersPrompts.chat at true")
         return _plain(template.tokenizer, prompt, "".join(m["content"] for m in messages))
     shown = replace(prompt, messages=tuple(messages))
     if tools:

@@ -51,9 +51,7 @@ class ChatHarness(Harness[ChatHarnessConfig]):
         async with AsyncExitStack() as stack:
             tools, dispatch, servers = await connect_mcp({"mcpServers": spec}, stack)
             # of this machine, without a proxy or certificates
-            client = await stack.enter_async_context(
-                httpx.AsyncClient(timeout=None, trust_env=False, verify=False)
-            )
+            client = await stack.enter_async_context(httpx.AsyncClient(timeout=None, trust_env=False, verify=False))
             while True:
                 body = {"model": ctx.model, "messages": messages, **({"tools": tools} if tools else {})}
                 answer = await client.post(
@@ -95,9 +93,7 @@ async def _called(call: dict[str, Any], dispatch: dict[str, Any], servers: dict[
     try:
         arguments = json.loads(call["function"]["arguments"] or "{}")
         known = name in dispatch
-        content = (
-            await call_mcp(servers, dispatch, name, arguments) if known else f"error: unknown tool {name!r}"
-        )
+        content = await call_mcp(servers, dispatch, name, arguments) if known else f"error: unknown tool {name!r}"
     except json.JSONDecodeError as error:
         content = f"error: invalid JSON in tool arguments ({error}); resend the call with valid JSON"
     message = {"role": "tool", "tool_call_id": call["id"], "name": name, "content": content}

@@ -133,9 +133,7 @@ class Play:
 
     def _draw(self, calls: Sequence[Call]) -> None:
         """Draw a turn for each call: first ones group by group, as without an environment, the others alone."""
-        begun = sorted(
-            {self.seats[c.seat][0] for c in calls if not self.seats[c.seat][1].turns} - set(self.first)
-        )
+        begun = sorted({self.seats[c.seat][0] for c in calls if not self.seats[c.seat][1].turns} - set(self.first))
         if begun:
             limit = self.groups[begun[0]][0].left()
             drawn = self._sampled([self.shown[g] for g in begun], len(self.groups[begun[0]]), limit)
@@ -184,9 +182,7 @@ def worth(conversation: Conversation, found: Any, agent: tuple[str, str] | None)
         conversation.episode.end("length" if trace.is_truncated or trace.is_timeout else "stop")
     conversation.episode.rewards = (float(trace.reward) if trace.rewards else math.nan,)
     numbers = {**{n: r.score for n, r in trace.rewards.items()}, **trace.metrics}
-    conversation.told.metrics.update(
-        {f"verifiers/{name}": float(v) for name, v in numbers.items() if v is not None}
-    )
+    conversation.told.metrics.update({f"verifiers/{name}": float(v) for name, v in numbers.items() if v is not None})
 
 
 def problem(found: Any, traces: Sequence[Any]) -> str:

@@ -81,9 +81,7 @@ class VerifiersSampler(SamplerAround):
         self.environment_args = mapped("VerifiersSampler: environment_args", environment_args or {})
         self.max_turns, self.max_turn_tokens, self.tool_format = max_turns, max_turn_tokens, tool_format
         self.timeout, self.workers = timeout, workers
-        self.chat_template_kwargs = mapped(
-            "VerifiersSampler: chat_template_kwargs", chat_template_kwargs or {}
-        )
+        self.chat_template_kwargs = mapped("VerifiersSampler: chat_template_kwargs", chat_template_kwargs or {})
         environment_config("VerifiersSampler", environment, self.environment_args)
         self._service: Service | None = None
         self._tasks: Tasks | None = None

@@ -95,9 +95,7 @@ class Service:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         port = runner.addresses[0][1]
-        self.client = vf.EvalClientConfig(
-            base_url=f"http://127.0.0.1:{port}/v1", api_key_var="LGRPO_VERIFIERS_KEY"
-        )
+        self.client = vf.EvalClientConfig(base_url=f"http://127.0.0.1:{port}/v1", api_key_var="LGRPO_VERIFIERS_KEY")
         self.env = vf.load_environment(self.config)
         await self.stack.enter_async_context(self.env.serving())
 

@@ -58,9 +58,7 @@ class Table:
         """
         with self._changed:
             if call.seat in self._calls:
-                raise UserError(
-                    "the policy is asked twice at a time within one episode; a completion is one sequence"
-                )
+                raise UserError("the policy is asked twice at a time within one episode; a completion is one sequence")
             if call.seat not in self._working:
                 raise GoneError
             self._working.discard(call.seat)

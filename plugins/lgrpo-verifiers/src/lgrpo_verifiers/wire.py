@@ -29,9 +29,7 @@ class Answer:
     @classmethod
     def refused(cls, why: str, *, code: str = "invalid_request", status: int = 400) -> Answer:
         """An error, for the harness."""
-        return cls(
-            status=status, body={"error": {"message": why, "type": "invalid_request_error", "code": code}}
-        )
+        return cls(status=status, body={"error": {"message": why, "type": "invalid_request_error", "code": code}})
 
     @classmethod
     def full(cls, why: str) -> Answer:
@@ -56,9 +54,7 @@ class Answer:
         return "".join([*lines, "data: [DONE]\n\n"]).encode()
 
 
-def completion(
-    message: Mapping[str, Any], *, model: str, name: str, cut: bool, prompt: int, sampled: int
-) -> Answer:
+def completion(message: Mapping[str, Any], *, model: str, name: str, cut: bool, prompt: int, sampled: int) -> Answer:
     """A turn as a chat completion.
 
     Args:
