@@ -139,3 +139,9 @@ def test_a_hundredth_of_the_loop_time_at_64_by_4096():
     loop = (time.perf_counter() - start) * size * length / len(tokens)  # the sample is even over rows and positions
     assert [sizes[i, t].item() for i, t in tokens] == expected
     assert best <= loop / 100, f"{best:.3f} s against {loop:.1f} s"
+
+
+def test_a_mask_of_another_shape_is_refused():
+    tree = ProcessTree.from_sequences([[1, 2], [1]])
+    with pytest.raises(ValueError, match=r"mask has shape \[1, 2\]; the tree's is \[2, 2\]"):
+        tree.masked(torch.ones(1, 2, dtype=torch.bool))

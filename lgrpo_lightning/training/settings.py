@@ -195,7 +195,7 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder in which a run cannot write, rather than fail at the first rollout.
 
     Raises:
-        OSError: Naming the key and the reason.
+        UserError: Naming the key and the reason.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def check_trainer(trainer: Any, updates: Updates, planned: int | None) -> None:
 
     Raises:
         ValueError: Naming the option to use.
-        OSError: Naming the folder.
+        UserError: Naming the folder.
     """
     check_strategy(_strategy_name(trainer.strategy))
     if trainer.gradient_clip_val:

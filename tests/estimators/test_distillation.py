@@ -44,3 +44,15 @@ def test_lambda_weights():
 def test_without_token_rewards_it_says_what_to_add():
     with pytest.raises(ValueError, match="such as TeacherLogprobs"):
         Distillation().estimate(Rewards(outcome=torch.zeros(3)), ProcessTree.from_sequences(SEQUENCES))
+
+
+def test_a_group_without_token_rewards_beside_one_that_has_them():
+    tree = ProcessTree.from_sequences(SEQUENCES)
+    without = Rewards(outcome=torch.tensor([math.nan] * 3))
+    first, second = Distillation().estimate_batch(
+        [without, rewards([math.nan] * 3)], [tree, tree], reduce=lambda total: total
+    )
+    assert not first.advantages.any()
+    assert second.advantages[0, 0] == -0.5
+    with pytest.raises(ValueError, match="no reward model gives any"):
+        Distillation().estimate_batch([without], [tree], reduce=lambda total: total)

@@ -12,7 +12,7 @@ import torch
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.training import Validation
 from lgrpo_lightning.training.evaluation import Evaluation, evaluation_metrics
-from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, pass_rates
+from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, add_weight_lag, pass_rates
 from lgrpo_lightning.types import Credit, Group, Rewards, Rollout
 from tests.reference import naive
 
@@ -102,3 +102,13 @@ def test_a_dropped_episode_is_in_no_statistic() -> None:
     assert found["completions/mean_length"] == found["completions/max_length"] == 2
     assert found["tree/intermediate_proportion"] == 0.5
     assert found["rewards/not_applicable"] == pytest.approx(1 / 3)
+
+
+def test_the_lag_is_that_of_the_oldest_weights() -> None:
+    group = toy_group([[5, 6], [7]])
+    old, new = (replace(c, weight_version=v) for c, v in zip(group.completions, (3, 5), strict=True))
+    made = rollout([replace(group, completions=(old, new))], [Rewards(outcome=torch.zeros(2))])
+    means = Means()
+    with pytest.warns(UserWarning, match="older than those it was given"):
+        add_weight_lag(means, made, 6, expected=5)
+    assert means.values()["sampling/weight_lag"] == 3
