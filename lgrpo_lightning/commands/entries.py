@@ -52,7 +52,7 @@ def read_entries(words: Sequence[str]) -> list[Entry]:
         ValueError: It is no YAML or no mapping, and the message has the line; or another library's.
     """
     entries: list[Entry] = []
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in zip(words, [*words[1:], "--"], strict=False):
         if not word.startswith("-"):
             continue
         flag, equals, value = word.partition("=")

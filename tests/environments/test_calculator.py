@@ -70,7 +70,7 @@ def tokenizer() -> Any:
 
 
 def conversation(terms: list[int]) -> list[dict[str, str]]:
-    call, said, answer = calling.call(terms)
+    call, said, answer = calling.called(terms)
     return [
         {"role": "user", "content": f"{'+'.join(map(str, terms))}="},
         {"role": "assistant", "content": call},
@@ -100,13 +100,13 @@ def test_examples_are_what_a_run_makes_of_the_turns(tokenizer: Any) -> None:
     said = environment.respond([{**chat[1], "tool_calls": [call.message for call in calls]}])
     assert said == chat[2:3]
     between = template.render_between(said, tokenizer.eos_token_id, chat=True)
-    assert tokenizer.decode(between) == calling.call(terms)[1]
+    assert tokenizer.decode(between) == calling.called(terms)[1]
     assert environment.respond(chat[3:]) is None
     assert environment.metrics == {"tools/calls": 1.0, "tools/failures": 0.0}
 
 
 def test_calls_of_a_message_are_written_as_the_model_writes_them(tokenizer: Any) -> None:
-    call, *_ = calling.call([1, 2])
+    call, *_ = calling.called([1, 2])
     found = find_tool_calls(call, "pythonic")
     assert [(c.name, dict(c.arguments)) for c in found] == [("calculate", {"expression": "1+2"})]
     function = {"name": found[0].name, "arguments": dict(found[0].arguments)}

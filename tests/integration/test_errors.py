@@ -80,11 +80,11 @@ def test_the_traceback_on_request(
 def test_a_mistake_of_the_library_shows_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lgrpo_lightning.module.trained_groups", lambda rewards, drop_equal: None)
+    monkeypatch.setattr("lgrpo_lightning.training.components.trained_groups", lambda rewards, drop_equal: None)
     assert lgrpo("fit", tmp_path, trainer__limit_val_batches=0) == 1
     said = capsys.readouterr().err
     assert "Traceback (most recent call last)" in said
-    assert "TypeError: 'NoneType' object is not subscriptable" in said
+    assert "TypeError: 'NoneType' object is not iterable" in said
 
 
 def test_nan_is_said_once_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def check(policy: Policy, lengths: tuple[int, ...], new: int) -> None:
     verify(policy, prompts, completions, sampled=sampled, beside=(prompts, completions))  # as a run begins
     with torch.no_grad():
         scored = [policy(prompts, completions, layout="padded").logprobs]
-        if (policy.no_tree or explain_no_tree(policy.model)) is None:
+        if "tree" not in policy.failed and explain_no_tree(policy.model) is None:
             scored.append(policy(prompts, completions, layout="tree").logprobs)
     for i, (prompt, rollout) in enumerate(drawn):
         with torch.no_grad():
