@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.analysis.recorded_run import RecordedRun
+from lgrpo_lightning.analysis.window import average
 from lgrpo_lightning.errors import NotFoundError, UserError
 from lgrpo_lightning.functional import equal_rewards, group_advantages
 from lgrpo_lightning.process_tree import ProcessTree, Step
@@ -188,7 +189,7 @@ def build_nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
             text=first["completion"][ends[start] : ends[end]],
             tokens=end - start,
             set_size=len(step.members),
-            reward=_average([float(rewards[m]) for m in step.members]),
+            reward=average([float(rewards[m]) for m in step.members]),
             own=_sum_push(step, own * weights * mask),
             grpo=grpo,
             lambda_grpo=grpo / max(training, 1),
@@ -223,8 +224,3 @@ def _build_ending(row: Mapping[Hashable, Any]) -> Ending:
 
 def _sort(steps: Sequence[StepNode]) -> tuple[StepNode, ...]:
     return tuple(sorted(steps, key=lambda s: (-s.set_size, -s.reward if s.reward == s.reward else math.inf)))
-
-
-def _average(values: Sequence[float]) -> float:
-    there = [v for v in values if not math.isnan(v)]
-    return sum(there) / len(there) if there else math.nan

@@ -107,22 +107,22 @@ def _read_node(node: yaml.Node, key: str, file: str) -> list[Entry]:
 
 
 def _walk(node: yaml.Node, key: str, file: str) -> Iterator[Entry]:
-    place = f"{file}line {node.start_mark.line + 1}" if file else FLAG
+    def locate(at: yaml.Node) -> str:
+        return f"{file}line {at.start_mark.line + 1}" if file else FLAG
+
     if not node.tag.startswith("tag:yaml.org,2002:") or not node.tag.rpartition(":")[2].isalpha():
-        raise UserError(f"{place}: {node.tag} would make an object; a configuration holds values alone.")
+        raise UserError(f"{locate(node)}: {node.tag} would make an object; a configuration holds values alone.")
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             written = f"{key}.{name.value}".lstrip(".")
             inner = _shorten(written)
             scalar = value.value if isinstance(value, yaml.ScalarNode) else None
-            line = f"{file}line {name.start_mark.line + 1}" if file else FLAG
-            yield Entry(key=written if inner == key else inner, value=scalar, place=line)
+            yield Entry(key=written if inner == key else inner, value=scalar, place=locate(name))
             yield from _walk(value, inner, file)
     elif isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             if isinstance(item, yaml.ScalarNode):
-                line = f"{file}line {item.start_mark.line + 1}" if file else FLAG
-                yield Entry(key=f"{key}[{i}]", value=item.value, place=line)
+                yield Entry(key=f"{key}[{i}]", value=item.value, place=locate(item))
             yield from _walk(item, f"{key}[{i}]", file)
 
 

@@ -15,6 +15,8 @@ from lgrpo_lightning.policy.packing import count_prefix_tokens, count_tree_token
 
 LayoutName = Literal["padded", "tree", "prefix"]
 
+COUNTS = {"tree": count_tree_tokens, "prefix": count_prefix_tokens}
+"""Layout → the tokens that go through the model."""
 GAIN = 1.2
 """Minimal estimated gain over padded rows, because repeating keys and values takes time, too."""
 
@@ -60,32 +62,23 @@ def choose_layout(
         ValueError: The layout that is wanted is not supported.
     """
     padded = sum(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
-    counts: dict[LayoutName, int] = {
-        "tree": count_tree_tokens(prompts, completions),
-        "prefix": count_prefix_tokens(prompts, completions),
-        "padded": padded,
-    }
-    gains = {name: estimate_gain(model, prompts, completions, count) for name, count in counts.items()}
 
-    def take(name: LayoutName, reason: str) -> LayoutChoice:
-        return LayoutChoice(layout=name, computed=counts[name], padded=padded, reason=reason)
-
-    def describe(name: LayoutName) -> str:
-        gain = f"an estimated {gains[name]:.1f} times cheaper"
-        return f"{counts[name]:,} of {padded:,} tokens computed, {gain}"
+    def keep_padded(reason: str) -> LayoutChoice:
+        return LayoutChoice(layout="padded", computed=padded, padded=padded, reason=reason)
 
     if wanted == "padded":
-        return take("padded", "as configured")
-    if wanted != "auto":
-        name = cast(LayoutName, wanted)
-        if name in unsupported:
-            raise UserError(f"policy.layout is {name!r}, but {unsupported[name]}. Use policy.layout: padded or auto.")
-        return take(name, describe(name))
-    if "tree" in unsupported:
-        return take("padded", unsupported["tree"])
-    if gains["tree"] < GAIN:
-        return take("padded", f"trees would gain little ({describe('tree')})")
-    return take("tree", describe("tree"))
+        return keep_padded("as configured")
+    if wanted == "auto" and "tree" in unsupported:
+        return keep_padded(unsupported["tree"])
+    name = cast(LayoutName, "tree" if wanted == "auto" else wanted)
+    if name in unsupported:
+        raise UserError(f"policy.layout is {name!r}, but {unsupported[name]}. Use policy.layout: padded or auto.")
+    computed = COUNTS[name](prompts, completions)
+    gain = estimate_gain(model, prompts, completions, computed)
+    counts = f"{computed:,} of {padded:,} tokens computed, an estimated {gain:.1f} times cheaper"
+    if wanted == "auto" and gain < GAIN:
+        return keep_padded(f"trees would gain little ({counts})")
+    return LayoutChoice(layout=name, computed=computed, padded=padded, reason=counts)
 
 
 def estimate_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], computed: int) -> float:
@@ -99,8 +92,6 @@ def estimate_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[T
     width = config.num_hidden_layers * config.hidden_size  # of scores and values together, per query and key
     rows = [(len(p), len(c)) for p, c in zip(prompts, completions, strict=True)]
     padded = sum(p + c for p, c in rows)
-    if computed == padded:
-        return 1.0
     pairs_padded = sum((p + c) ** 2 for p, c in rows)
     pairs = sum(len(p) ** 2 for p in {tuple(p) for p in prompts}) + sum(c * (p + c) for p, c in rows)
     return float((padded * linear + pairs_padded * width) / (computed * linear + pairs * width))

@@ -79,6 +79,27 @@ class Layout:
         return self.input_ids.numel()
 
 
+def pad_left(prompts: Sequence[Tokens], *, pad: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """(``[U, P]`` tokens padded on the left, bool mask, positions): the last column holds each prompt's last token.
+
+    >>> [t.tolist() for t in pad_left([(5, 6), (7,)])]
+    [[[5, 6], [0, 7]], [[True, True], [False, True]], [[0, 1], [0, 0]]]
+    """
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
+    mask = torch.arange(width) >= torch.tensor([width - len(p) for p in prompts])[:, None]
+    return ids, mask, (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def number_scores(scored: Tensor) -> Tensor:
+    """``[N, T]`` which of n scores, row by row, belongs to each token of the mask ``scored``; n elsewhere.
+
+    >>> number_scores(torch.tensor([[True, True], [True, False]])).tolist()
+    [[0, 1], [2, 3]]
+    """
+    return torch.where(scored, scored.flatten().cumsum(0).view_as(scored) - 1, int(scored.sum()))
+
+
 def make_padded_layout(
     prompts: Sequence[Tokens], completions: Sequence[Tokens], *, pad: int, device: torch.device | str = "cpu"
 ) -> Layout:
@@ -93,11 +114,9 @@ def make_padded_layout(
     at = torch.arange(int(sizes.max()))
     scored = at < sizes
     flat = torch.arange(len(rows))[:, None] * width + starts + at
-    number = scored.flatten().cumsum(0).view_as(scored) - 1
     predictors, targets = flat[scored] - 1, ids.flatten()[flat[scored]]
-    gather = torch.where(scored, number, int(scored.sum()))
     positions = torch.arange(width).expand(len(rows), width)
-    placed = place([ids, positions, predictors, targets, gather, real.long()], device)
+    placed = place([ids, positions, predictors, targets, number_scores(scored), real.long()], device)
     return Layout(
         input_ids=placed[0],
         position_ids=placed[1],

@@ -17,7 +17,7 @@ from lgrpo_lightning.policy.cache import (
     select_rows,
 )
 from lgrpo_lightning.policy.head import find_backbone
-from lgrpo_lightning.policy.layout import Layout, Tokens, place
+from lgrpo_lightning.policy.layout import Layout, Tokens, number_scores, pad_left, place
 from lgrpo_lightning.policy.tree_layout import group_rows
 
 
@@ -99,15 +99,12 @@ def make_prefix_layout(
     """Every distinct prompt once, and every completion."""
     groups = group_rows(prompts)
     owner = {row: number for number, rows in enumerate(groups) for row in rows}
-    distinct = [list(prompts[rows[0]]) for rows in groups]
+    distinct = [prompts[rows[0]] for rows in groups]
     owners = torch.tensor([owner[row] for row in range(len(prompts))])
-    wide = max(len(p) for p in distinct)
+    prompt_ids, prompt_mask, prompt_positions = pad_left(distinct, pad=pad)
+    wide = prompt_ids.shape[1]
     sizes = torch.tensor([len(c) for c in completions])[:, None]
     width = int(sizes.max())
-    prompt_ids = torch.tensor([[pad] * (wide - len(p)) + p for p in distinct])
-    prompt_sizes = torch.tensor([len(p) for p in distinct])[:, None]
-    prompt_mask = torch.arange(wide) >= wide - prompt_sizes
-    prompt_positions = (prompt_mask.long().cumsum(-1) - 1).clamp(min=0)
     ids = torch.tensor([[*c, *[pad] * (width - len(c))] for c in completions])
     at = torch.arange(width)
     scored = at < sizes
@@ -115,9 +112,8 @@ def make_prefix_layout(
     first = (owners[:, None] + 1) * wide - 1
     rest = len(distinct) * wide + torch.arange(len(completions))[:, None] * (width - 1) + at - 1
     predictors = torch.where(at == 0, first, rest)
-    number = scored.flatten().cumsum(0).view_as(scored) - 1
     mask = torch.cat([prompt_mask.index_select(0, owners), scored[:, : width - 1]], dim=1)
-    positions = prompt_sizes.index_select(0, owners) + at[: width - 1]
+    positions = torch.tensor([len(p) for p in prompts])[:, None] + at[: width - 1]
     placed = place(
         [
             ids[:, : width - 1],
@@ -125,7 +121,7 @@ def make_prefix_layout(
             mask.long(),
             predictors[scored],
             ids[scored],
-            torch.where(scored, number, int(scored.sum())),
+            number_scores(scored),
             prompt_ids,
             prompt_positions,
             prompt_mask.long(),

@@ -53,7 +53,8 @@ def verify(
         verify_causal(model, ids, tolerance=1e-3 if exact else 0.1)
         verify_head(model, ids, tolerance=1e-4 if exact else 3e-2)
         if beside is not None:
-            _check_apart(policy, beside, temperature=temperature, tolerance=1e-3 if exact else 0.5)
+            together = policy(*beside, temperature=temperature, layout="padded").logprobs
+            _check_apart(policy, beside, together, temperature=temperature, tolerance=1e-3 if exact else 0.5)
         if sampled is not None or policy.layout != "padded":
             padded = policy(*rows, temperature=temperature, layout="padded").logprobs
         if sampled is not None:
@@ -61,8 +62,7 @@ def verify(
         if policy.layout != "padded":
             _check_layout(policy, rows, padded, temperature=temperature, tolerance=1e-4 if exact else 0.5)
         if policy.layout == "prefix" and beside is not None:  # prompts of two lengths, one padded on the left
-            padded = policy(*beside, temperature=temperature, layout="padded").logprobs
-            _check_layout(policy, beside, padded, temperature=temperature, tolerance=1e-4 if exact else 0.5)
+            _check_layout(policy, beside, together, temperature=temperature, tolerance=1e-4 if exact else 0.5)
         if not policy.config.dropout and not (policy.config.lora and policy.config.lora.dropout):
             model.train()  # generation_model, around this, puts the mode back
             passes = [policy.score(*rows, temperature=temperature).logprobs for _ in range(2)]
@@ -129,9 +129,8 @@ def _compare(own: Tensor, other: Tensor, tolerance: float) -> tuple[float, float
     return float((own - other).abs().max()), tolerance * max(1.0, float(own.abs().max()))
 
 
-def _check_apart(policy: Policy, rows: Rows, *, temperature: float, tolerance: float) -> None:
-    """Refuse a model whose log-probs of a row depend on the rows that share its pass."""
-    together = policy(*rows, temperature=temperature, layout="padded").logprobs
+def _check_apart(policy: Policy, rows: Rows, together: Tensor, *, temperature: float, tolerance: float) -> None:
+    """Refuse a model whose log-probs of a row depend on the rows that share its pass, ``together``."""
     for i, (prompt, completion) in enumerate(zip(*rows, strict=True)):
         alone = policy([prompt], [completion], temperature=temperature, layout="padded").logprobs[0]
         difference = float((together[i, : len(completion)] - alone).abs().max())

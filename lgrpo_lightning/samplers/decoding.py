@@ -20,6 +20,7 @@ from lgrpo_lightning.policy.cache import (
     select_rows,
 )
 from lgrpo_lightning.policy.head import WIDE, compute_logits, find_backbone, takes_wide_product
+from lgrpo_lightning.policy.layout import pad_left, place
 from lgrpo_lightning.policy.rotary import check_length
 from lgrpo_lightning.samplers.left_padding import takes_left_padding
 from lgrpo_lightning.samplers.noise import gumbel_argmax, truncate_logits
@@ -180,15 +181,12 @@ class Decoding:
         Raises:
             ValueError: The model cannot be fed text and a cache of transformers.
         """
-        width = max(len(p) for p in prompts)
-        # padded on the left: the last column then holds the last token of every prompt
-        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        starts = torch.tensor([width - len(p) for p in prompts], device=self.device)
-        mask = torch.arange(width, device=self.device) >= starts[:, None]
+        ids, mask, positions = pad_left(prompts)
+        whole = bool(mask.all())
+        ids, mask, self.positions = place([ids, mask.long(), positions], self.device)
         with explain_cache_errors(self.model):
             self.cache = self._make_cache()
-        self.mask = None if bool(mask.all()) else self._extend_mask(mask.long(), 0)
-        self.positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        self.mask = None if whole else self._extend_mask(mask, 0)
         with explain_cache_errors(self.model):
             self._forward(ids)
 

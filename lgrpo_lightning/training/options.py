@@ -49,21 +49,17 @@ class Updates:
     max_rollouts_without_step: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "mini_batches", "max_rollouts_without_step"):
-            if getattr(self, name) < 1:
-                raise UserError(f"updates.{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.max_rollouts < -1 or self.max_rollouts == 0:
-            raise UserError(f"updates.max_rollouts is {self.max_rollouts}; it must be at least 1, or -1 for no limit.")
-        if self.rollouts_ahead < 0:
-            raise UserError(
-                f"updates.rollouts_ahead is {self.rollouts_ahead}; it must be at least 0 (0: none is drawn ahead)."
-            )
-        if self.refill_rounds < 0:
-            raise UserError(
-                f"updates.refill_rounds is {self.refill_rounds}; it must be at least 0 (0: no group is replaced)."
-            )
-        if self.gradient_clip_val is not None and not 0 < self.gradient_clip_val < math.inf:
-            raise UserError(f"updates.gradient_clip_val is {self.gradient_clip_val}; it must be above 0, or null.")
+        limit = self.gradient_clip_val
+        require(
+            "updates.",
+            vars(self),
+            *((getattr(self, name) >= 1, name, "at least 1") for name in ("iterations", "mini_batches")),
+            (self.max_rollouts_without_step >= 1, "max_rollouts_without_step", "at least 1"),
+            (self.max_rollouts == -1 or self.max_rollouts >= 1, "max_rollouts", "at least 1, or -1 for no limit"),
+            (self.rollouts_ahead >= 0, "rollouts_ahead", "at least 0 (0: none is drawn ahead)"),
+            (self.refill_rounds >= 0, "refill_rounds", "at least 0 (0: no group is replaced)"),
+            (limit is None or 0 < limit < math.inf, "gradient_clip_val", "above 0, or null"),
+        )
 
     @property
     def steps_per_rollout(self) -> int:
