@@ -11,7 +11,7 @@ from lgrpo_lightning import cli
 from tests.analysis.chromium import needs_chromium, opened
 from tests.analysis.recorded import HOSTILE, record
 from tests.analysis.sick_runs import SICK, WELL, write_run
-from tests.runs import fit
+from tests.runs import VALIDATED, fit
 
 
 def report(*runs: Path, out: Path) -> str:
@@ -22,7 +22,7 @@ def report(*runs: Path, out: Path) -> str:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run as it is."""
-    return fit(tmp_path_factory.mktemp("real") / "run", trainer__max_steps=8)
+    return fit(tmp_path_factory.mktemp("real") / "run", trainer__max_steps=4, **VALIDATED)
 
 
 def test_a_real_run(real: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
 def test_the_page_fits_and_asks_for_nothing(width: int, dark: bool, real: Path, tmp_path: Path) -> None:
     hostile = record(tmp_path / "run", [(HOSTILE, [1.0, 0.0, 0.5, 0.0])], prompt=HOSTILE[0])
-    for runs in ([hostile], [real], [real, hostile]):
+    for runs in ([hostile], [real], [real, hostile])[0 if dark else 2 :]:
         report(*runs, out=tmp_path / "report.html")
         seen = opened(tmp_path / "report.html", width=width, dark=dark)
         assert (seen.requests, seen.errors, seen.scripts) == ([], [], 0)

@@ -30,7 +30,7 @@ from lgrpo_lightning.training import Objective, Schedule, Updates, Validation
 from lgrpo_lightning.training.settings import ELSEWHERE
 from lgrpo_lightning.types import Sampling
 from tests.docs.markdown import ROOT, code, headings, prose, rows, section
-from tests.runs import CONFIG, fit, metrics, rollouts
+from tests.runs import CONFIG, VALIDATED, fit, metrics, rollouts
 
 DOCS = ROOT / "docs"
 COMPONENTS, CONFIGURATION, METRICS = (DOCS / f"{n}.md" for n in ("components", "configuration", "metrics"))
@@ -170,6 +170,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "run",
         config=path,
         data__validation__init_args__count=None,
+        **VALIDATED,
         model__objective__kl_coef=0.01,
         model__objective__entropy_coef=0.001,
         model__objective__off_policy_kl=1.0,

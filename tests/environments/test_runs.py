@@ -24,7 +24,6 @@ GAME = {
     "model__reward_model": "EnvironmentReward",
     "model__segmenter": "TurnSegmenter",
     "model__sampling__stop": '["="]',
-    "trainer__limit_val_batches": 0,
     "data__prompts_per_step": 4,
 }
 

@@ -33,7 +33,7 @@ def test_a_run_that_fails_keeps_everything_before(
     (tmp_path / "failing_reward.py").write_text(FAILING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    run = {"trainer__max_steps": 6, "trainer__limit_val_batches": 0}
+    run = {"trainer__max_steps": 6}
     whole = fit(tmp_path / "whole", model__reward_model=reward("failing_reward.third", fail=False), **run)
     sys.modules.pop("failing_reward")
     root = tmp_path / "broken"
@@ -81,7 +81,7 @@ def test_a_mistake_of_the_library_shows_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("lgrpo_lightning.training.components.trained_groups", lambda rewards, drop_equal: None)
-    assert lgrpo("fit", tmp_path, trainer__limit_val_batches=0) == 1
+    assert lgrpo("fit", tmp_path) == 1
     said = capsys.readouterr().err
     assert "Traceback (most recent call last)" in said
     assert "TypeError: 'NoneType' object is not iterable" in said
@@ -95,7 +95,7 @@ def test_nan_is_said_once_and_counted(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.warns(UserWarning, match="'odd' returned NaN for 4 of 8 completions") as caught:
-        root = fit(tmp_path / "run", model__reward_model=reward("nan_reward.odd"), trainer__limit_val_batches=0)
+        root = fit(tmp_path / "run", model__reward_model=reward("nan_reward.odd"))
     assert sum("returned NaN" in str(w.message) for w in caught) == 1
     assert (pd.read_csv(root / "metrics.csv")["rewards/odd/nan"].dropna() == 4).all()
     table = rollouts(root)
@@ -117,6 +117,5 @@ def test_a_path_of_data_is_read_as_data(name: str, tmp_path: Path, monkeypatch: 
         data__train__init_args__count=None,
         data__prompts_per_step=1,
         trainer__max_steps=1,
-        trainer__limit_val_batches=0,
     )
     assert set(rollouts(root)["prompt"]) <= {"1+1=", "2+1="}

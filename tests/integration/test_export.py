@@ -19,7 +19,6 @@ from tests.models import make_model, tokenizer
 from tests.runs import CONFIG, checkpoint, fit, lgrpo, rollouts, train_metrics
 
 TRAIN = {
-    "trainer__limit_val_batches": 0,
     "model__optimizer__init_args__lr": 1e-2,
     "model__sampling__max_new_tokens": 12,
     "model__sampling__temperature": 2.0,

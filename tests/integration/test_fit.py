@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.runs import checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
+from tests.runs import VALIDATED, checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
 
 COLUMNS = """
 rollout prompt_uid member prompt completion token_ids length finish_reason reward
@@ -28,7 +28,7 @@ def numbers(root: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def run(real_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit(tmp_path_factory.mktemp("run"))
+    return fit(tmp_path_factory.mktemp("run"), **VALIDATED)
 
 
 def test_everything_is_in_the_run_folder(run: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_run(run: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(rollouts(first), rollouts(second), check_exact=True)
     for a, b in zip(*(checkpoint(r)["state_dict"].values() for r in (first, second)), strict=True):
         assert torch.equal(a, b)
-    other = fit(tmp_path / "c", seed_everything=1, trainer__max_steps=1, trainer__limit_val_batches=0)
+    other = fit(tmp_path / "c", seed_everything=1, trainer__max_steps=1)
     completions = list(rollouts(other)["completion"])
     assert completions != list(rollouts(first)["completion"])[: len(completions)]
 
@@ -147,7 +147,7 @@ NONE = '{"class_path": "RewardFunction", "init_args": {"function": "tests.reward
 def test_a_run_that_makes_no_steps_ends_with_the_cause(
     options: dict[str, object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quick = {"trainer__limit_val_batches": 0, "model__updates__max_rollouts_without_step": 2}
+    quick = {"model__updates__max_rollouts_without_step": 2}
     assert lgrpo("fit", tmp_path, **quick, **options) == 2
     said = capsys.readouterr()
     assert "lgrpo: 2 rollouts in a row made no optimizer step" in said.err

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from tests.reliability.processes import finished_pair, same
-from tests.runs import fit, lgrpo, metrics, rollouts
+from tests.runs import VALIDATED, fit, lgrpo, metrics, rollouts
 
 STEPS = 14
 RUN: dict[str, Any] = {
     "trainer__max_steps": STEPS,
     "trainer__val_check_interval": 2,
+    **VALIDATED,
     "trainer__callbacks": json.dumps(
         [
             {"class_path": "RolloutCheckpoint", "init_args": {"every_n_rollouts": 1}},
@@ -123,7 +124,7 @@ def test_a_metric_that_nothing_logs_is_refused_before_the_first_rollout(
     callbacks = json.dumps([{"class_path": "BestCheckpoint", "init_args": {"monitor": monitor}}])
     if "data__validation" in changes:
         changes = changes | {"data__validation__init_args__count": None}
-    assert lgrpo("fit", tmp_path, trainer__callbacks=callbacks, **changes) == 2
+    assert lgrpo("fit", tmp_path, trainer__callbacks=callbacks, **VALIDATED | changes) == 2
     assert re.search(said, capsys.readouterr().err)
     assert not list((tmp_path / "rollouts").glob("*.parquet"))
 

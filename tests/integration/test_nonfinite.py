@@ -13,7 +13,7 @@ import torch
 from tests.reliability.processes import pair, same
 from tests.runs import checkpoint, fit, lgrpo, rollouts, train_metrics
 
-RUN: dict[str, Any] = {"trainer__limit_val_batches": 0, "trainer__max_steps": 5}
+RUN: dict[str, Any] = {"trainer__max_steps": 5}
 
 
 def poison(what: str, *at: int, **more: Any) -> str:

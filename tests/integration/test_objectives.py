@@ -13,7 +13,7 @@ import torch
 from lgrpo_lightning import cli
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from tests.reliability.processes import same
-from tests.runs import checkpoint, fit, lgrpo_arguments, rollouts, train_metrics
+from tests.runs import VALIDATED, checkpoint, fit, lgrpo_arguments, rollouts, train_metrics
 from tests.several import commands
 
 SYNC = {
@@ -27,7 +27,6 @@ STEERED = {
     "model__objective__entropy_coef_delta": 0.02,
 }
 RUN: dict[str, object] = {
-    "trainer__limit_val_batches": 0,
     "trainer__max_steps": 4,
     "model__updates__iterations": 2,
     "model__optimizer__init_args__lr": 1e-3,
@@ -73,7 +72,7 @@ def test_a_resumed_run_has_the_same_reference_and_bonus(whole: Path, tmp_path: P
 
 
 def test_a_reference_that_stays_is_in_no_checkpoint(tmp_path: Path) -> None:
-    run = fit(tmp_path, trainer__max_steps=1, trainer__limit_val_batches=0, model__objective__kl_coef=0.1)
+    run = fit(tmp_path, trainer__max_steps=1, model__objective__kl_coef=0.1)
     assert "reference" not in state(run)
 
 
@@ -125,7 +124,7 @@ def test_two_processes_equal_one(place: str, two_processes: Path, tmp_path: Path
 
 def test_kl_in_the_reward_trains_and_validates_without_it(tmp_path: Path) -> None:
     """It changes the weights, and no reward that is logged, nor validation's."""
-    given = {
+    given = VALIDATED | {
         "trainer__max_steps": 2,
         "trainer__val_check_interval": 1,
         "model__validation__at_start": "false",
@@ -142,7 +141,7 @@ def test_kl_in_the_reward_trains_and_validates_without_it(tmp_path: Path) -> Non
     assert table["kl"].iloc[0] == pytest.approx(0.0, abs=1e-5)  # before the first update
     assert table["reward"].iloc[1] == pytest.approx(table["rewards/ExactMatch/mean"].iloc[1], abs=1e-4)
     assert table["kl"].iloc[1] != 0
-    free = fit(tmp_path / "free", **given, **rate, **(flags | {"model__objective__kl_coef": 1e-6}))
+    free = fit(tmp_path / "free", trainer__max_steps=2, **rate, **(flags | {"model__objective__kl_coef": 1e-6}))
     weights = [checkpoint(root)["state_dict"] for root in (run, free)]
     assert any(not torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))  # type: ignore[attr-defined]
     every = pd.read_csv(run / "metrics.csv")["val/reward"].dropna()
@@ -159,7 +158,7 @@ def test_kl_in_the_reward_trains_and_validates_without_it(tmp_path: Path) -> Non
 )
 def test_every_loss_by_its_name(loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Under its defaults; the estimator without λ weights, which losses of sequences refuse."""
-    flags = {"model__advantage_estimator": "GRPO", "model__loss": loss, "trainer__limit_val_batches": 0}
+    flags = {"model__advantage_estimator": "GRPO", "model__loss": loss}
     run = fit(tmp_path, trainer__max_steps=2, model__updates__iterations=2, **flags)
     table = train_metrics(run)
     assert table["loss"].notna().all()
@@ -176,7 +175,7 @@ def test_losses_are_named_in_yaml_and_by_flags(tmp_path: Path) -> None:
     seen = []
     for number, words in enumerate(([f"--config={short}"], [f"--config={long}"], flags)):
         root = tmp_path / str(number)
-        arguments = lgrpo_arguments("fit", root, trainer__max_steps=1, trainer__limit_val_batches=0)
+        arguments = lgrpo_arguments("fit", root, trainer__max_steps=1)
         assert cli.main([*arguments, *words]) == 0
         text = (root / "config.yaml").read_text()
         seen.append(text[text.index("  loss:") : text.index("  objective:")])

@@ -10,7 +10,7 @@ import torch
 from tests.runs import checkpoint, fit, lgrpo_arguments
 from tests.several import commands
 
-RUN = {"trainer__limit_val_batches": 0, "trainer__accelerator": "cpu"}
+RUN = {"trainer__accelerator": "cpu"}
 FUSED = {"model__optimizer__init_args__lr": 1e-3, "model__optimizer__init_args__fused": "true"}
 EIGHT_BIT = [("bitsandbytes.optim.AdamW8bit", {"min_8bit_size": 1}), ("torchao.optim.AdamW8bit", {})]
 

@@ -119,8 +119,7 @@ def test_a_rate_too_small_for_bf16_is_named(tmp_path: Path) -> None:
             trainer__precision="bf16-true",
             model__optimizer__init_args__lr=1e-7,
             trainer__max_steps=1,
-            trainer__limit_val_batches=0,
-        )
+            )
 
 
 def test_share_of_weights_that_move() -> None:

@@ -22,7 +22,6 @@ TEMPLATE = (
 )
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}]
 RUN: dict[str, Any] = {
-    "trainer__limit_val_batches": 0,
     "trainer__max_steps": 2,
     "model__optimizer__init_args__lr": 1e-2,
     "model__sampling__max_new_tokens": 12,

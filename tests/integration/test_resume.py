@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.processes import RUN, Run, finished, same_run
+from tests.reliability.processes import RUN as UNVALIDATED
+from tests.reliability.processes import Run, finished, same_run
+from tests.runs import VALIDATED
+
+RUN = UNVALIDATED | VALIDATED | {"data__validation__init_args__count": 1}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
+from tests.runs import VALIDATED, checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
 
 JUDGE = """
 calls = 0
@@ -41,7 +41,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     sys.modules.pop("a_judge", None)
 
 
-RUN: dict[str, Any] = {"trainer__max_steps": 4, "trainer__limit_val_batches": 0}
+RUN: dict[str, Any] = {"trainer__max_steps": 4}
 
 
 def test_a_rollout_that_nobody_judged_makes_no_update_and_is_seen(tmp_path: Path, judge: Any) -> None:
@@ -77,7 +77,7 @@ def test_an_outage_without_end_stops_the_run(tmp_path: Path, judge: Any, capsys:
 
 def test_validation_without_a_judge_is_not_measured(tmp_path: Path, judge: Any) -> None:
     """Calls: greedy and samples before training, two rollouts, greedy and samples after the second."""
-    run = {"trainer__max_steps": 4, "trainer__val_check_interval": 2, "model__validation__at_end": "false"}
+    run = VALIDATED | {"trainer__max_steps": 4, "trainer__val_check_interval": 2, "model__validation__at_end": "false"}
     with pytest.warns(RuntimeWarning, match="ConnectionError: 503"):
         root = fit(tmp_path / "run", model__reward_model=judge(4, 5), **run)
     table = metrics(root)

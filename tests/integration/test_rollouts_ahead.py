@@ -18,13 +18,13 @@ from lgrpo_lightning import Group, ProcessTree, RewardModel
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.types import Progress, Prompt, Sampling
 from tests.reliability.processes import same_run
-from tests.runs import checkpoint, fit, lgrpo, rollouts, train_metrics
+from tests.runs import VALIDATED, checkpoint, fit, lgrpo, rollouts, train_metrics
 from tests.samplers.apart import ApartSampler, OwnWeights
 
 APART = "tests.samplers.apart.ApartSampler"
 HERE = "tests.integration.test_rollouts_ahead"
 SLOW = pytest.mark.slow
-LONG = {"trainer__max_steps": 7, "model__updates__iterations": 1}
+LONG = {"trainer__max_steps": 6, "model__updates__iterations": 1}
 TWICE = {"trainer__max_steps": 10, "model__updates__iterations": 2}
 
 
@@ -92,10 +92,11 @@ def test_the_weights_are_those_of_exactly_k_rollouts_before(
 @pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), 2])
 def test_it_is_the_run_that_draws_old_weights_one_after_the_other(count: int, tmp_path: Path) -> None:
     """Same prompts, noise, credit, importance correction and weights, to the bit; with validations in between."""
-    ahead = fit(tmp_path / "ahead", model__sampler=APART, model__updates__rollouts_ahead=count, **TWICE)
+    options = TWICE | VALIDATED | {"data__validation__init_args__count": 1}
+    ahead = fit(tmp_path / "ahead", model__sampler=APART, model__updates__rollouts_ahead=count, **options)
     behind = {"class_path": f"{HERE}.Behind", "init_args": {"behind": count}}
     with pytest.warns(UserWarning, match="older than those it was given"):
-        serial = fit(tmp_path / "serial", model__sampler=behind, **TWICE)
+        serial = fit(tmp_path / "serial", model__sampler=behind, **options)
     left, right = checkpoint(ahead), checkpoint(serial)
     for name, weight in left["state_dict"].items():  # type: ignore[attr-defined]
         assert torch.equal(weight, right["state_dict"][name]), name  # type: ignore[index]
@@ -108,7 +109,7 @@ def test_it_is_the_run_that_draws_old_weights_one_after_the_other(count: int, tm
 
 @pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), 2])
 def test_who_is_faster_does_not_matter(count: int, tmp_path: Path) -> None:
-    options = LONG | {"model__updates__rollouts_ahead": count, "model__validation__k": 2}
+    options = LONG | {"model__updates__rollouts_ahead": count}
 
     def run(name: str, *, sampling: float, rewards: float) -> Path:
         parts = {
@@ -185,14 +186,13 @@ def test_what_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
 
 
 def test_resumed_with_another_number(tmp_path: Path) -> None:
-    long = LONG | {"trainer__limit_val_batches": 0}
-    half = long | {"trainer__max_steps": 3}
+    half = LONG | {"trainer__max_steps": 3}
     for before, after in ((0, 2), (2, 1)):
         root = tmp_path / f"{before}-{after}"
         fit(root, model__sampler=APART, model__updates__rollouts_ahead=before, **half)
-        run = fit(root, model__sampler=APART, model__updates__rollouts_ahead=after, ckpt_path="last", **long)
+        run = fit(root, model__sampler=APART, model__updates__rollouts_ahead=after, ckpt_path="last", **LONG)
         versions = rollouts(run).groupby("rollout")["weight_version"].first()
-        assert versions.tolist()[3 + after :] == [n - after for n in range(3 + after, 7)]
+        assert versions.tolist()[3 + after :] == [n - after for n in range(3 + after, 6)]
         assert all(v <= n for n, v in versions.items())
 
 
@@ -203,7 +203,6 @@ def test_an_adapter(tmp_path: Path) -> None:
         "model__updates__rollouts_ahead": 1,
         "model__policy__lora": lora,
     }
-    options |= {"trainer__limit_val_batches": 0}
     whole = fit(tmp_path / "whole", **options)
     fit(tmp_path / "run", **options | {"trainer__max_steps": 4})
     same_run(whole, fit(tmp_path / "run", ckpt_path="last", **options))

@@ -15,7 +15,7 @@ from lgrpo_lightning import Group, ProcessTree
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.training.settings import check_processes
 from tests.reliability.processes import same
-from tests.runs import CONFIG, checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
+from tests.runs import CONFIG, VALIDATED, checkpoint, fit, lgrpo, metrics, rollouts, train_metrics
 
 
 def test_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
@@ -32,8 +32,9 @@ def test_a_run_that_max_steps_ends_inside_a_rollout_is_resumed_to_the_bit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``max_steps`` is an upper limit; a run consists of whole rollouts."""
-    other = {
+    other = VALIDATED | {
         "trainer__val_check_interval": 1,
+        "data__validation__init_args__count": 1,
         "data__train__init_args__count": 6,
         "model__policy__dropout": 0.1,
     }
@@ -73,7 +74,7 @@ NOTHING = [
 def test_limits_that_cannot_be_kept_are_refused(
     limits: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert lgrpo("fit", tmp_path, **{"model__validation__at_start": "false", **limits}) == 2
+    assert lgrpo("fit", tmp_path, **limits) == 2
     assert next(iter(limits)).rpartition("__")[2] in capsys.readouterr().err
     assert not (tmp_path / "rollouts").exists()
 
@@ -84,7 +85,6 @@ def test_prompts_that_no_epoch_has_are_said(tmp_path: Path, recwarn: pytest.Warn
         data__shuffle="false",
         data__prompts_per_step=5,
         trainer__max_steps=1,
-        trainer__limit_val_batches=0,
     )
     assert any("the last 2 of 12 training prompts" in str(warning.message) for warning in recwarn)
 
@@ -95,8 +95,8 @@ def test_max_rollouts(tmp_path: Path) -> None:
 
 
 def test_max_epochs_and_limit_train_batches(tmp_path: Path) -> None:
-    root = fit(tmp_path / "a", trainer__max_steps=None, trainer__max_epochs=1)
-    assert rollouts(root)["rollout"].max() == 5  # 12 prompts, 2 a rollout
+    root = fit(tmp_path / "a", trainer__max_steps=None, trainer__max_epochs=1, data__train__init_args__count=6)
+    assert rollouts(root)["rollout"].max() == 2  # 6 prompts, 2 a rollout
     root = fit(tmp_path / "b", trainer__max_steps=None, trainer__max_epochs=2, trainer__limit_train_batches=2)
     assert rollouts(root)["rollout"].max() == 3
     assert rollouts(root)["prompt_uid"].nunique() > 4
@@ -110,11 +110,10 @@ def test_overfit_batches_repeats_the_same_prompts(tmp_path: Path) -> None:
 
 
 def test_limit_val_batches(tmp_path: Path) -> None:
-    none = fit(tmp_path / "a", trainer__limit_val_batches=0)
+    short = {"trainer__max_steps": 1}
+    none = fit(tmp_path / "none", trainer__limit_val_batches=0, trainer__overfit_batches=1, **short)
     assert "val/accuracy" not in metrics(none).columns
-    same_batches = fit(tmp_path / "c", trainer__limit_val_batches=0, trainer__overfit_batches=1)
-    assert "val/accuracy" not in metrics(same_batches).columns
-    one = fit(tmp_path / "b", trainer__limit_val_batches=1, data__validation_batch_size=1)
+    one = fit(tmp_path / "one", trainer__limit_val_batches=1, data__validation_batch_size=1, **short)
     assert metrics(one)["val/avg@k"].dropna().isin([0.0, 0.5, 1.0]).all()
 
 
@@ -139,7 +138,7 @@ def test_early_stopping_and_best_checkpoint(tmp_path: Path) -> None:
         '{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "val/accuracy", '
         '"mode": "max", "filename": "best"}}]'
     )
-    root = fit(tmp_path, trainer__max_steps=30, trainer__val_check_interval=1, trainer__callbacks=callbacks)
+    root = fit(tmp_path, trainer__max_steps=30, trainer__val_check_interval=1, trainer__callbacks=callbacks, **VALIDATED)
     assert len(train_metrics(root)) < 10  # nothing improves by 2
     assert (root / "checkpoints" / "best.ckpt").is_file()
     assert (root / "checkpoints" / "last.ckpt").is_file()
@@ -173,7 +172,7 @@ def test_several_named_validation_sets(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(config))
     Seen.groups.clear()
     reward = f"{__name__}.Seen"
-    own = {"data__validation__init_args__count": None, "trainer__max_steps": 1, "model__validation__k": 3}
+    own = {"data__validation__init_args__count": None, "trainer__max_steps": 1, "model__validation__k": 3, **VALIDATED}
     root = fit(tmp_path / "run", config=path, model__reward_model=reward, **own)
     row = metrics(root).dropna(subset=["val/accuracy"]).iloc[0]
     expected = dict[str, list[float]]()

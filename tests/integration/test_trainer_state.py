@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.runs import lgrpo
+from tests.runs import VALIDATED, lgrpo
 
 TOLD: list[tuple[int, int, float]] = []
 FUNCTION = json.dumps({"class_path": "RewardFunction", "init_args": {"function": f"{__name__}.told"}})
 RUN = {
     "trainer__max_steps": 7,
     "trainer__val_check_interval": 1,
+    **VALIDATED,
     "model__updates__iterations": 2,
     "model__reward_model": FUNCTION,
     "model__validation__k": 0,

@@ -81,7 +81,6 @@ def test_trls_rewards_and_an_async_one(tmp_path: Path, monkeypatch: pytest.Monke
         data__train="sums.jsonl",
         data__train__init_args__count=None,
         data__prompts_per_step=4,
-        trainer__limit_val_batches=0,
     )
     table = rollouts(root)
     completions = [[{"role": "assistant", "content": text}] for text in table["completion"]]

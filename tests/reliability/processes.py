@@ -30,11 +30,12 @@ RUN = {
 }
 """Four rollouts over two epochs, two updates each, with dropout: every generator and position matters."""
 SLOW = {
+    "trainer__max_steps": 6,
+    "data__train__init_args__count": 4,
     "model__group_size": 8,
     "model__sampler__init_args__max_batch_tokens": 1,
-    "data__validation__init_args__count": 1,
 }
-"""Completions one at a time: a rollout takes about a second or more."""
+"""Completions one at a time: a rollout takes about a second or more. Three rollouts, still over two epochs."""
 IN_SAMPLING = 0.4
 """Seconds after a ``SLOW`` rollout was written in which its updates are over and the next one is being sampled."""
 MINUTES = {"model__group_size": 6000, "model__sampler__init_args__max_batch_tokens": 1}

@@ -11,9 +11,6 @@ from tests.runs import checkpoint, fit, metrics, rollouts
 
 RUN = {
     "trainer__max_steps": 5,
-    "trainer__val_check_interval": None,
-    "model__validation__at_start": "false",
-    "model__validation__at_end": "false",
     "trainer__callbacks": json.dumps([{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 1}}]),
 }
 

@@ -69,7 +69,7 @@ def test_a_rank_fails_or_hangs(reward: str, words: str, tmp_path: Path) -> None:
     callbacks = [{"class_path": "RankWatch", "init_args": {"timeout_minutes": 0.1}}]
     both = pair(
         tmp_path / "run",
-        **DDP | {"trainer__callbacks": json.dumps(callbacks), "model__validation__at_start": "false"},
+        **DDP | {"trainer__callbacks": json.dumps(callbacks)},
         model__reward_model=f"tests.reliability.rewards.{reward}",
     )
     both[0].until("rollouts/rollout-000000-rank-000.parquet")

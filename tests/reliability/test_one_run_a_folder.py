@@ -56,7 +56,7 @@ def test_a_reward_that_closes_standard_output(tmp_path: Path) -> None:
     assert len(metrics(root)) >= 4
 
 
-SHORT = {"trainer__max_steps": 2, "trainer__limit_val_batches": 0}
+SHORT = {"trainer__max_steps": 2}
 
 
 @pytest.mark.parametrize("output", ["pipe", pytest.param("full disk", marks=pytest.mark.slow), "closed"])

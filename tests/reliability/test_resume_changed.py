@@ -84,9 +84,7 @@ def test_other_data_and_code_under_the_same_names(
     options = RUN | {
         "data__train__init_args__count": None,
         "data__train": "rows.jsonl",
-        "data__validation__init_args__count": 1,
         "model__reward_model": '{"class_path": "RewardFunction", "init_args": {"function": "changing_reward.right"}}',
-        "model__validation__k": 0,
     }
 
     def went_on(given: list[dict[str, object]], sign: str, status: int = 0, **more: object) -> str:

@@ -66,7 +66,6 @@ def test_the_status_is_the_runs_where_a_reward_is_within_torch(tmp_path: Path) -
     options = AHEAD | {
         "model__updates__rollouts_ahead": 1,
         "model__reward_model": "tests.reliability.rewards.Computes",
-        "model__validation__at_start": "false",
     }
     run = Launched(tmp_path / "run", **options)
     run.until("computing")

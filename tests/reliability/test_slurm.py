@@ -36,7 +36,7 @@ def scontrol(tmp_path: Path) -> dict[str, str]:
 
 
 def interrupted(root: Path, environment: dict[str, str], signum: int) -> Run:
-    run = Run(root, environment=environment, **RUN, **SLOW)
+    run = Run(root, environment=environment, **RUN | SLOW)
     run.until(SECOND)
     time.sleep(IN_SAMPLING)
     run.signalled(signum)
@@ -50,10 +50,10 @@ def test_requeued_and_resumed(scontrol: dict[str, str], tmp_path: Path) -> None:
     assert "SIGUSR1 ended the run after 2 whole rollouts; the state after 2 is in" in run.said()
     assert (tmp_path / "calls").read_text() == "requeue 4711\n"
     assert not list(root.glob("hpc_ckpt*"))
-    again = Run(root, log="2", environment=scontrol | {"SLURM_RESTART_COUNT": "1"}, **RUN, **SLOW)
+    again = Run(root, log="2", environment=scontrol | {"SLURM_RESTART_COUNT": "1"}, **RUN | SLOW)
     assert again.ended() == 0, again.said()[-3000:]
     assert "SLURM started this job again (SLURM_RESTART_COUNT=1): resuming with --ckpt_path last." in again.said()
-    same_run(finished(tmp_path / "whole", **RUN, **SLOW), root)
+    same_run(finished(tmp_path / "whole", **RUN | SLOW), root)
 
 
 def test_a_task_of_an_array_that_slurm_refuses(scontrol: dict[str, str], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from tests.reliability.processes import (
     pair,
     same_run,
 )
-from tests.runs import lgrpo
+from tests.runs import VALIDATED, lgrpo
 
 SECOND = "rollouts/rollout-000001-rank-000.parquet"
 
@@ -54,7 +54,7 @@ def test_samplers_give_up_only_when_asked(fresh: None) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished(tmp_path_factory.mktemp("whole") / "run", **RUN, **SLOW)
+    return finished(tmp_path_factory.mktemp("whole") / "run", **RUN | SLOW)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_stopped_while_sampling_and_resumed(signum: signal.Signals, status: int, whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    run = Run(root, **RUN, **SLOW)
+    run = Run(root, **RUN | SLOW)
     run.until(SECOND)
     time.sleep(IN_SAMPLING)
     run.signalled(signum)
     assert run.ended(30) == status
     assert f"{signum.name} ended the run after 2 whole rollouts; the state after 2 is in" in run.said()
     assert "Resume with --ckpt_path last." in run.said()
-    assert finished(root, log="2", ckpt_path="last", **RUN, **SLOW)
+    assert finished(root, log="2", ckpt_path="last", **RUN | SLOW)
     same_run(whole, root)
 
 
@@ -105,7 +105,7 @@ def test_a_stop_does_not_wait_for_an_async_reward(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_stopped_while_validating_and_resumed(tmp_path: Path) -> None:
     """The validation that was cut off is made up for."""
-    slow = RUN | {
+    slow = RUN | VALIDATED | {
         "trainer__max_steps": 6,
         "trainer__enable_progress_bar": "true",
         "data__validation__init_args__count": 60,
@@ -138,7 +138,7 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_nothing_to_save_before_the_first_rollout(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", **RUN | MINUTES, model__validation__at_start="false")
+    run = Run(tmp_path / "run", **RUN | MINUTES)
     run.until("config.yaml")
     time.sleep(3)
     run.signalled(signal.SIGTERM)

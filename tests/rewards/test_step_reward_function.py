@@ -121,7 +121,6 @@ def test_a_run_with_process_rewards_alone(tmp_path: Path) -> None:
         model__reward_model=f"{{class_path: StepRewardFunction, init_args: {{function: {function}}}}}",
         model__segmenter="DelimiterSegmenter",
         model__advantage_estimator="ProcessGRPO",
-        trainer__limit_val_batches=0,
     )
     table = metrics(run)
     assert (table["grad_norm"].dropna() > 0).all()

@@ -64,7 +64,7 @@ def test_one_pass_tells_nothing() -> None:
 
 
 def test_a_run_logs_it_and_trains_as_without(tmp_path: Path) -> None:
-    small = {"model__policy__micro_batch_tokens": 30, "trainer__limit_val_batches": 0}
+    small = {"model__policy__micro_batch_tokens": 30}
     plain = fit(tmp_path / "plain", **small)
     noted = fit(tmp_path / "noted", **small, model__updates__gradient_snr="true")
     assert "gradient_snr" not in train_metrics(plain)
