@@ -1,8 +1,5 @@
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import types
 
 import pytest
@@ -17,6 +14,7 @@ from lgrpo_lightning.data.files import PromptFile
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.training import Updates
 from lgrpo_lightning.types import Prompt, Sampling
+from tests.several import ranks
 from tools.make_arithmetic import build_tokenizer
 
 
@@ -231,19 +229,14 @@ def test_ranks_take_every_prompt_once(world_size):
         assert [share == whole[r::world_size] for r, share in enumerate(shares)] == [True] * world_size
 
 
-TWO_PROCESSES = """
-import json, pathlib
-from lightning.pytorch import Trainer
-from tests.test_datamodule import Recorder, validated_tasks
-
-here, module = pathlib.Path(__file__).parent, Recorder()
-trainer = Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, default_root_dir=here, num_sanity_val_steps=0,
-    logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-)
-trainer.fit(module, datamodule=validated_tasks())
-(here / f"seen{trainer.global_rank}.json").write_text(json.dumps(module.seen))
-"""
+def be_a_process(folder):
+    here, module = pathlib.Path(folder), Recorder()
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, default_root_dir=here, num_sanity_val_steps=0,
+        logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=validated_tasks())
+    (here / f"seen{trainer.global_rank}.json").write_text(json.dumps(module.seen))
 
 
 def validated_tasks():
@@ -251,15 +244,11 @@ def validated_tasks():
 
 
 def test_two_real_processes_share_the_batches_of_one(tmp_path):
-    (tmp_path / "two.py").write_text(TWO_PROCESSES)
-    root = pathlib.Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, tmp_path / "two.py"], env=environment, capture_output=True, timeout=180)
-    assert done.returncode == 0, done.stderr.decode()
-    ranks = [json.loads((tmp_path / f"seen{r}.json").read_text()) for r in range(2)]
+    ranks(2, be_a_process, str(tmp_path))
+    seen = [json.loads((tmp_path / f"seen{r}.json").read_text()) for r in range(2)]
     alone = fit(tmp_path, validated_tasks(), max_epochs=2)
     for phase in ("train", "validation"):
-        for whole, *shares in zip(alone[phase], ranks[0][phase], ranks[1][phase], strict=True):
+        for whole, *shares in zip(alone[phase], seen[0][phase], seen[1][phase], strict=True):
             assert shares == [whole[0::2], whole[1::2]]
 
 

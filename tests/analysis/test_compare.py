@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.docs.markdown import ROOT
 
 CONFIG = ROOT / "configs" / "paper_toy.yaml"
 ARMS = "--vary=model.advantage_estimator=GRPO,LambdaGRPO"
+SETTING = "--vary=model.reward_model.init_args.shared=1"
 TARGET = ["--metric=rewards/BinaryTreeReward/target", "--label=target rate"]
 TIMES = ("time/sample", "time/reward", "time/train", "seconds")
 
@@ -37,30 +39,29 @@ def table(out: Path, name: str = "table.csv") -> pandas.DataFrame:
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """(folder, output) of three arms in two settings, the third of which is the first in other words."""
+    """(folder, output) of three arms, the third of which is the first in other words, in one setting."""
     out = tmp_path_factory.mktemp("compared") / "c"
     arms = "--vary=model.advantage_estimator=GRPO,LambdaGRPO,{class_path: LambdaGRPO, init_args: {power: 0}}"
-    settings = "--vary=model.reward_model.init_args.shared=1,2"
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        assert cli.main(words(out, arms, settings)) == 0
+        assert cli.main(words(out, arms, SETTING, "--drop_checkpoints")) == 0
     return out, said.getvalue()
 
 
-def test_two_arms_in_two_settings(compared: tuple[Path, str]) -> None:
+def test_arms_in_a_setting(compared: tuple[Path, str]) -> None:
     out, said = compared
-    assert "[12/12] " in said
+    assert "[6/6] " in said
     assert "| shared=1 | GRPO |" in said
     assert "difference to GRPO" in said
     assert re.search(r"LambdaGRPO \(shared=1\): (not told apart|ahead of|behind) .*in target rate\.", said)
     runs = pandas.read_csv(out / "runs.csv")
-    assert len(runs) == 12
+    assert len(runs) == 6
     for row in runs.itertuples():  # every value is the mean of the last rollouts of its own run
         own = out / "runs" / row.arm.replace(" ", "_") / row.setting / f"seed-{row.seed}" / "metrics.csv"
         logged = pandas.read_csv(own)
         assert row.value == pytest.approx(logged[TARGET[0].removeprefix("--metric=")].iloc[-1])
         assert len(logged) == 4
     arms = table(out)
-    assert list(arms["arm"]) == ["GRPO", "LambdaGRPO", "LambdaGRPO power=0"] * 2
+    assert list(arms["arm"]) == ["GRPO", "LambdaGRPO", "LambdaGRPO power=0"]
     for setting, there in runs.groupby("setting"):
         wide = there.pivot(index="seed", columns="arm", values="value")
         found = arms[(arms["setting"] == setting) & (arms["arm"] == "LambdaGRPO")].iloc[0]
@@ -190,21 +191,28 @@ def test_refused_before_any_run(more: list[str], says: str, tmp_path: Path, caps
     assert not (tmp_path / "c" / "runs").exists()
 
 
-def test_another_comparison_in_the_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(words(tmp_path / "c", seeds="0", steps=2)) == 0
-    assert cli.main(words(tmp_path / "c", seeds="0", steps=3)) == 2
-    assert "holds a comparison in which paper_toy has another configuration" in capsys.readouterr().err
+def test_another_comparison_in_the_folder_is_refused(
+    compared: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = shutil.copytree(compared[0], tmp_path / "c")
+    assert cli.main(words(there, ARMS, SETTING, steps=3)) == 2
+    assert "holds a comparison in which GRPO (shared=1) has another configuration" in capsys.readouterr().err
 
 
-def test_a_metric_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*words(tmp_path / "c", seeds="0", steps=2), "--metric=accuracy"]) == 2
+def test_a_metric_that_is_not_there(
+    compared: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = shutil.copytree(compared[0], tmp_path / "c")
+    assert cli.main([*words(there, ARMS, SETTING), "--metric=accuracy"]) == 2
     assert "--metric accuracy: the runs log no such metric. They log" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = "--vary=model.reward_model.init_args.shared=1,4"  # no leaf has five letters
-    assert cli.main(words(tmp_path / "c", broken, seeds="0", steps=2)) == 1
+    settings = "--vary=model.reward_model.init_args.shared=1,4,2"  # no leaf has five letters
+    assert cli.main(words(tmp_path / "c", "--vary=model.group_size=4,8", settings, seeds="0", steps=1)) == 1
     said = capsys.readouterr().out
-    assert "shared=4 seed 0 FAILED (2); see" in said
+    assert said.count("seed 0 FAILED (2); see") == 2
     assert "more than shared=4 letters" in said
-    assert list(pandas.read_csv(tmp_path / "c" / "table.csv")["arm"]) == ["shared=1"]
+    rows = pandas.read_csv(tmp_path / "c" / "table.csv")
+    assert list(rows["setting"]) == ["shared=1", "shared=1", "shared=2", "shared=2"]
+    assert list(rows["arm"]) == ["group_size=4", "group_size=8"] * 2

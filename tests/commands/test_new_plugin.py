@@ -35,37 +35,40 @@ def site(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def run(site: Path, cwd: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run(site: Path, cwd: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """A program in whose environment they are installed."""
     path = os.pathsep.join([str(site), str(ROOT)])
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | env,
-        capture_output=True,
-        text=True,
-    )
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True)
 
 
-def test_its_tests_pass_at_once(written: Path, site: Path) -> None:
-    done = run(site, written, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", ".")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{3 * len(KINDS)} passed" in done.stdout
-
-
-FITS = """
-import sys
+USED = """
 from pathlib import Path
+import pytest
 from lgrpo_lightning import cli
+assert cli.main(["plugins"]) == 0
+print("LISTED")
 for example in sorted(Path(".").glob("*/example.yaml")):
     words = example.read_text().splitlines()[0].removeprefix("# lgrpo ").split()
     assert cli.main([*words, f"--trainer.default_root_dir=runs/{example.parent.name}", "--trainer.max_steps=2"]) == 0
     print("TRAINED", example.parent.name)
+raise SystemExit(pytest.main(["-q", "--import-mode=importlib", "-p", "no:cacheprovider", "."]))
 """
 
 
-def test_its_example_trains(written: Path, site: Path) -> None:
-    done = run(site, written, "-c", FITS)
-    assert done.stdout.count("TRAINED") == len(KINDS), done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def used(written: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """A program that lists them, trains their examples and runs their tests."""
+    return run(site, written, USED)
+
+
+def test_its_example_trains(used: subprocess.CompletedProcess[str]) -> None:
+    assert used.stdout.count("TRAINED") == len(KINDS), used.stdout + used.stderr
+
+
+def test_its_tests_pass_at_once(used: subprocess.CompletedProcess[str]) -> None:
+    assert used.returncode == 0, used.stdout + used.stderr
+    assert f"{3 * len(KINDS)} passed" in used.stdout
 
 
 def test_it_passes_the_linter(written: Path) -> None:
@@ -75,8 +78,9 @@ def test_it_passes_the_linter(written: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_lgrpo_plugins_lists_them(site: Path, tmp_path: Path) -> None:
-    said = run(site, tmp_path, "-m", "lgrpo_lightning.cli", "plugins").stdout
+def test_lgrpo_plugins_lists_them(used: subprocess.CompletedProcess[str]) -> None:
+    said, found, _ = used.stdout.partition("LISTED")
+    assert found
     for name in NAMES.values():
         assert "".join(part.capitalize() for part in name.split("-")) in said
 
@@ -87,7 +91,7 @@ def test_verbose_shows_who_brings_what_and_what_fails(site: Path, tmp_path: Path
     module.write_text(text.replace("LGRPO_CONTRACT = 1", "LGRPO_CONTRACT = 99"))
     try:
         code = "from lgrpo_lightning.cli import main; print([main(['plugins']), main(['plugins', '--verbose'])])"
-        done = run(site, tmp_path, "-c", code)
+        done = run(site, tmp_path, code)
         assert done.stdout.endswith("[1, 1]\n"), done.stderr
         assert "was made for version 99 of the contracts; this lgrpo_lightning has version 1" in done.stderr
         assert "BROKEN: Plug-in package lgrpo-my-segmenter 0.1.0" in done.stdout

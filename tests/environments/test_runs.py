@@ -53,8 +53,14 @@ def test_killed_and_resumed(whole: Path, tmp_path: Path) -> None:
     same_run(whole, root)
 
 
-@pytest.mark.parametrize("isolation", ["thread", "process"])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("strategy", "isolation"),
+    [
+        ("ddp", "process"),
+        ("fsdp2", "thread"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("ddp", "thread"), ("fsdp2", "process"))),
+    ],
+)
 def test_two_processes(strategy: str, isolation: str, whole: Path, tmp_path: Path) -> None:
     """Ranks take as many turns as their own episodes have, with environments on threads or in processes of theirs."""
     sampler = json.loads(str(GAME["model__sampler"]))

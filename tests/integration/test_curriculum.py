@@ -36,10 +36,10 @@ def test_the_rates_are_those_of_the_rollouts(tmp_path: Path) -> None:
 
 
 def test_kill_and_resume(tmp_path: Path) -> None:
-    options: dict[str, Any] = RUN | CURRICULUM | {"trainer__max_steps": 12}
+    options: dict[str, Any] = RUN | CURRICULUM
     whole = finished(tmp_path / "whole", **options)
     run = Run(tmp_path / "cut", **options)
-    run.until("rollouts/rollout-000004-rank-000.parquet")
+    run.until("rollouts/rollout-000002-rank-000.parquet")
     run.signalled(signal.SIGKILL)
     run.process.join()
     resumed = finished(tmp_path / "cut", log="2", ckpt_path="last", **options)
@@ -49,7 +49,7 @@ def test_kill_and_resume(tmp_path: Path) -> None:
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     options: dict[str, Any] = CURRICULUM | {
-        "trainer__max_steps": 6,
+        "trainer__max_steps": 4,
         "model__optimizer__init_args__eps": 1e-5,
     }
     one = fit(tmp_path / "one", **options)

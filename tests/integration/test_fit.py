@@ -71,29 +71,35 @@ def test_validate_repeats_what_the_fit_reported(run: Path, capsys: pytest.Captur
 def test_the_same_seed_gives_the_same_run(run: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    first, second = fit(tmp_path / "a"), fit(tmp_path / "b")
+    short = {"trainer__max_steps": 1, "model__sampling__max_new_tokens": 8}  # threads wait long for each other
+    one, two = (fit(tmp_path / name, **short) for name in ("a", "b"))
     torch.set_num_threads(threads)
+    pairs = ((run, fit(tmp_path / "again", **VALIDATED)), (one, two))
+    for first, second in pairs:
+        same_numbers(first, second)
+    other = fit(tmp_path / "c", seed_everything=1, **short)
+    assert list(rollouts(other)["completion"]) != list(rollouts(one)["completion"])
+
+
+def same_numbers(first: Path, second: Path) -> None:
+    """To the bit."""
     pd.testing.assert_frame_equal(numbers(first), numbers(second), check_exact=True)
     pd.testing.assert_frame_equal(rollouts(first), rollouts(second), check_exact=True)
     for a, b in zip(*(checkpoint(r)["state_dict"].values() for r in (first, second)), strict=True):
         assert torch.equal(a, b)
-    other = fit(tmp_path / "c", seed_everything=1, trainer__max_steps=1)
-    completions = list(rollouts(other)["completion"])
-    assert completions != list(rollouts(first)["completion"])[: len(completions)]
 
 
 def test_the_estimator_is_the_only_difference(run: Path, tmp_path: Path) -> None:
-    vanilla = fit(tmp_path, model__advantage_estimator="GRPO")
-    a, b = rollouts(run), rollouts(vanilla)
-    first = a["rollout"] == 0
-    pd.testing.assert_frame_equal(*(t[first].drop(columns="token_weights") for t in (a, b)))
+    vanilla = fit(tmp_path, model__advantage_estimator="GRPO", trainer__max_steps=1)
+    a, b = rollouts(run).query("rollout == 0"), rollouts(vanilla)
+    pd.testing.assert_frame_equal(*(t.drop(columns="token_weights") for t in (a, b)))
     assert train_metrics(run)["loss"][0] != train_metrics(vanilla)["loss"][0]
     assert train_metrics(run)["grad_norm"][0] < train_metrics(vanilla)["grad_norm"][0]
 
 
 def test_micro_batches_change_nothing(run: Path, tmp_path: Path) -> None:
     limit = {"model__updates__max_rollouts_without_step": 1}  # every rollout makes one
-    small = fit(tmp_path, model__policy__micro_batch_tokens=100, **limit)
+    small = fit(tmp_path, model__policy__micro_batch_tokens=100, trainer__max_steps=1, **limit)
     for name in ("loss", "grad_norm"):
         assert math.isclose(train_metrics(run)[name][0], train_metrics(small)[name][0], rel_tol=2e-5)
 
@@ -160,13 +166,13 @@ def test_a_run_that_makes_no_steps_ends_with_the_cause(
 
 def test_several_rewards_with_weights(tmp_path: Path) -> None:
     models = '[{"class_path": "ExactMatch"}, {"class_path": "FormatMatch", "init_args": {"pattern": "="}}]'
-    root = fit(tmp_path, model__reward_model=models, model__reward_weights="[1.0, 0.5]")
+    root = fit(tmp_path, model__reward_model=models, model__reward_weights="[1.0, 0.5]", trainer__max_steps=1)
     table = rollouts(root)
     assert (table["reward"] == table["reward/ExactMatch"] + 0.5 * table["reward/FormatMatch"]).all()
 
 
 def test_a_delimiter_segmenter_gives_coarser_steps(run: Path, tmp_path: Path) -> None:
-    root = fit(tmp_path, model__segmenter="DelimiterSegmenter")
+    root = fit(tmp_path, model__segmenter="DelimiterSegmenter", trainer__max_steps=1)
     first_exact, first_coarse = (rollouts(r).query("rollout == 0") for r in (run, root))
     assert list(first_exact["completion"]) == list(first_coarse["completion"])
     assert first_coarse["set_size_mean"].mean() <= first_exact["set_size_mean"].mean()

@@ -30,6 +30,7 @@ RUN: dict[str, Any] = {
     "model__updates__iterations": 2,
     "model__optimizer__init_args__lr": 2e-3,
     "data__train__init_args__count": 6,
+    "data__validation__init_args__count": 2,
 }
 """Seven rollouts over three epochs of three; validations at 0, 2, 4, 6 and 7."""
 

@@ -23,7 +23,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[
     """Two processes: strategy and precision → outcome."""
     out = tmp_path_factory.mktemp("two") / "outcomes.pt"
     fits = {
-        (s, p): {"strategy": s, "steps": 4, "trainer": {"precision": p}} for s in ("ddp", "fsdp2") for p in PRECISIONS
+        (s, p): {"strategy": s, "steps": 2, "trainer": {"precision": p}} for s in ("ddp", "fsdp2") for p in PRECISIONS
     }
     ranks(2, several, str(out), list(fits.values()))
     return dict(zip(fits, torch.load(out, weights_only=True), strict=True))
@@ -33,7 +33,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[
 def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One process: precision → outcome."""
     root = tmp_path_factory.mktemp("one")
-    return {p: fit(root / p, steps=4, trainer={"precision": p}) for p in PRECISIONS}
+    return {p: fit(root / p, steps=2, trainer={"precision": p}) for p in PRECISIONS}
 
 
 def check_trained(parameters: dict[str, Tensor], losses: list[float], precision: str, golden: list[float]) -> None:
@@ -119,7 +119,7 @@ def test_a_rate_too_small_for_bf16_is_named(tmp_path: Path) -> None:
             trainer__precision="bf16-true",
             model__optimizer__init_args__lr=1e-7,
             trainer__max_steps=1,
-            )
+        )
 
 
 def test_share_of_weights_that_move() -> None:

@@ -138,7 +138,9 @@ def test_early_stopping_and_best_checkpoint(tmp_path: Path) -> None:
         '{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "val/accuracy", '
         '"mode": "max", "filename": "best"}}]'
     )
-    root = fit(tmp_path, trainer__max_steps=30, trainer__val_check_interval=1, trainer__callbacks=callbacks, **VALIDATED)
+    root = fit(
+        tmp_path, trainer__max_steps=30, trainer__val_check_interval=1, trainer__callbacks=callbacks, **VALIDATED
+    )
     assert len(train_metrics(root)) < 10  # nothing improves by 2
     assert (root / "checkpoints" / "best.ckpt").is_file()
     assert (root / "checkpoints" / "last.ckpt").is_file()

@@ -1,6 +1,7 @@
 """Going on with another configuration or on another number of processes: what differs is said."""
 
 import json
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -9,16 +10,21 @@ import pytest
 import yaml
 
 from tests.reliability.processes import RUN, finished, finished_pair
-from tests.runs import checkpoint, lgrpo, metrics, rollouts
+from tests.runs import checkpoint, fit, lgrpo, metrics, rollouts
 
 HALF = RUN | {"trainer__max_steps": 4}
 
 
-@pytest.fixture
-def half(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two of four rollouts."""
-    assert lgrpo("fit", tmp_path, **HALF) == 0
-    return tmp_path
+    return fit(tmp_path_factory.mktemp("half"), **HALF)
+
+
+@pytest.fixture
+def half(begun: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(begun, tmp_path / "run")
 
 
 def test_other_options_are_named(half: Path, capsys: pytest.CaptureFixture[str]) -> None:

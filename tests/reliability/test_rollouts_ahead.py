@@ -9,15 +9,24 @@ import pytest
 from tests.reliability.processes import RUN, Launched, Run, finished, finished_pair, pair, same_run
 
 AHEAD = RUN | {
-    "model__sampler": '{"class_path": "tests.samplers.apart.ApartSampler", "init_args": {"seconds": 0.5}}',
+    "model__sampler": '{"class_path": "tests.samplers.apart.ApartSampler", "init_args": {"seconds": 0.3}}',
     "model__group_size": 8,
     "model__policy__dropout": 0.1,
 }
 SECOND = "rollouts/rollout-000001-rank-000.parquet"
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_with_rollouts_in_flight(count: int, tmp_path: Path) -> None:
+TWO_AHEAD = AHEAD | {"model__updates__rollouts_ahead": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run with two rollouts ahead."""
+    return finished(tmp_path_factory.mktemp("whole") / "run", **TWO_AHEAD)
+
+
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_killed_with_rollouts_in_flight(count: int, whole: Path, tmp_path: Path) -> None:
     options = AHEAD | {"model__updates__rollouts_ahead": count}
     run = Run(tmp_path / "run", **options)
     run.until(SECOND)
@@ -25,20 +34,20 @@ def test_killed_with_rollouts_in_flight(count: int, tmp_path: Path) -> None:
     run.signalled(signal.SIGKILL)
     assert run.ended() == -signal.SIGKILL
     finished(tmp_path / "run", log="2", ckpt_path="last", **options)
-    same_run(finished(tmp_path / "whole", **options), tmp_path / "run")
+    same_run(whole if count == 2 else finished(tmp_path / "whole", **options), tmp_path / "run")
 
 
-def test_stopped_with_rollouts_in_flight(tmp_path: Path) -> None:
+def test_stopped_with_rollouts_in_flight(whole: Path, tmp_path: Path) -> None:
     """The state held in memory has the weights of the rollouts in flight, too; a stop does not wait for them."""
     slow = {"class_path": "tests.samplers.apart.ApartSampler", "init_args": {"seconds": 5.0}}
-    options = AHEAD | {"model__updates__rollouts_ahead": 2, "trainer__callbacks": None}
+    options = TWO_AHEAD | {"trainer__callbacks": None}
     run = Run(tmp_path / "run", **options)
     run.until(SECOND)
     run.signalled(signal.SIGTERM)
     assert run.ended(30) == 143
     assert "SIGTERM ended the run after" in run.said()
     finished(tmp_path / "run", log="2", ckpt_path="last", **options)
-    same_run(finished(tmp_path / "whole", **options), tmp_path / "run")
+    same_run(whole, tmp_path / "run")
     waiting = Run(tmp_path / "waiting", **options | {"model__sampler": slow})
     waiting.until("config.yaml")
     time.sleep(4)

@@ -105,13 +105,17 @@ def test_a_stop_does_not_wait_for_an_async_reward(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_stopped_while_validating_and_resumed(tmp_path: Path) -> None:
     """The validation that was cut off is made up for."""
-    slow = RUN | VALIDATED | {
-        "trainer__max_steps": 6,
-        "trainer__enable_progress_bar": "true",
-        "data__validation__init_args__count": 60,
-        "model__validation__at_start": "false",
-        "model__sampler__init_args__max_batch_tokens": 1,
-    }
+    slow = (
+        RUN
+        | VALIDATED
+        | {
+            "trainer__max_steps": 6,
+            "trainer__enable_progress_bar": "true",
+            "data__validation__init_args__count": 60,
+            "model__validation__at_start": "false",
+            "model__sampler__init_args__max_batch_tokens": 1,
+        }
+    )
     whole = finished(tmp_path / "whole", **slow)
     root = tmp_path / "run"
     run = Run(root, **slow)

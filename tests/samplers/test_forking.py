@@ -156,9 +156,9 @@ def test_prefixes_that_are_not_trained_are_in_no_process_set(tmp_path: Path) -> 
 
 
 def test_a_run_with_forks_resumes_exactly(tmp_path: Path) -> None:
-    whole = fit(tmp_path / "whole", model__sampler=FORKS)
+    whole = fit(tmp_path / "whole", model__sampler=FORKS, trainer__max_steps=2)
     cut = fit(tmp_path / "cut", model__sampler=FORKS, trainer__max_steps=1)
-    fit(cut, model__sampler=FORKS, ckpt_path="last")
+    fit(cut, model__sampler=FORKS, trainer__max_steps=2, ckpt_path="last")
     table = rollouts(whole)
     assert table["fork_member"].notna().sum() == len(table) // 2
     assert (table["fork_position"].dropna() > 0).all()
