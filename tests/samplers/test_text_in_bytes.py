@@ -92,7 +92,7 @@ def ends_at_once(tok: Any, ids: tuple[int, ...], stop: str) -> bool:
 @pytest.mark.parametrize("forks", [False, True])
 def test_stop_strings_in_bytes(source: PolicySource, stop: str, forks: bool) -> None:
     sampler = ForkingSampler(share=0.75) if forks else TransformersSampler()
-    members = drawn(source, sampler, stop, count=32)
+    members = drawn(source, sampler, stop, count=64)
     stopped = [r for r in members if stop in r.text]
     assert len(stopped) > 4
     assert {r.finish_reason for r in stopped} == {"stop"}
