@@ -41,6 +41,7 @@ def one(root: Path, url: str, ahead: int, seed: int, asked: argparse.Namespace) 
     options = {
         "seed_everything": seed,
         "trainer.max_steps": asked.rollouts,
+        "trainer.limit_val_batches": None,
         "trainer.val_check_interval": asked.rollouts,
         "data.prompts_per_step": 16,
         "data.train.init_args.count": None,
