@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.attention import PREFIX
@@ -15,10 +18,16 @@ from lgrpo_lightning.policy.packing import count_prefix_tokens, count_tree_token
 
 LayoutName = Literal["padded", "tree", "prefix"]
 
-COUNTS = {"tree": count_tree_tokens, "prefix": count_prefix_tokens}
+COUNTS: dict[LayoutName, Callable[[Sequence[Tokens], Sequence[Tokens]], int]] = {
+    "padded": lambda prompts, completions: sum(map(len, prompts)) + sum(map(len, completions)),
+    "tree": count_tree_tokens,
+    "prefix": count_prefix_tokens,
+}
 """Layout → the tokens that go through the model."""
 GAIN = 1.2
 """Minimal estimated gain over padded rows, because repeating keys and values takes time, too."""
+TREE_GAIN = 1.15
+"""Minimal estimated gain of trees over the prefix layout, which needs no mask for attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +36,8 @@ class LayoutChoice:
 
     Attributes:
         layout: "padded", "tree" or "prefix".
-        computed: Tokens that go through the model.
-        padded: Tokens that padded rows would need.
+        computed: Tokens of this process that go through the model.
+        padded: Tokens of this process that padded rows would need.
         reason: For the log.
     """
 
@@ -50,51 +59,55 @@ def choose_layout(
     completions: Sequence[Tokens],
     *,
     unsupported: Mapping[LayoutName, str],
+    total: Callable[[Tensor], Tensor] = lambda table: table,
 ) -> LayoutChoice:
     """The layout of a rollout.
 
     Args:
-        wanted: "padded", "tree", "prefix", or "auto": trees where an estimate of linear layers and attention promises a
-            gain.
+        wanted: "padded", "tree", "prefix", or "auto": the one for which an estimate of linear layers and attention
+            promises the largest gain.
         unsupported: Layout that the model cannot run → why.
+        total: Sum over the processes of the run, which have to make the same passes. Collective.
 
     Raises:
         ValueError: The layout that is wanted is not supported.
     """
-    padded = sum(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
+    if wanted != "auto" and (why := unsupported.get(cast(LayoutName, wanted))):
+        raise UserError(f"policy.layout is {wanted!r}, but {why}. Use policy.layout: padded or auto.")
+    names = [n for n in COUNTS if n == "padded" or (n not in unsupported and wanted in ("auto", n))]
+    tokens = {name: COUNTS[name](prompts, completions) for name in names}
+    costs = [estimate_cost(model, name, prompts, completions, tokens[name]) for name in names]
+    table = total(torch.tensor([[float(tokens[n]) for n in names], costs], dtype=torch.float64)).tolist()
+    counts, cost = (dict(zip(names, row, strict=True)) for row in table)
+    gains = {name: cost["padded"] / cost[name] for name in names if name != "padded"}
+    best = max(gains, key=lambda name: gains[name] / (TREE_GAIN if name == "tree" else 1.0), default="padded")
+    reason = "as configured"
+    if best != "padded":
+        saved = f"{counts[best]:,.0f} of {counts['padded']:,.0f} tokens"
+        reason = f"{saved} computed, an estimated {gains[best]:.1f} times cheaper"
+        if wanted == "auto" and gains[best] < GAIN:
+            best, reason = "padded", f"sharing tokens would gain little ({reason})"
+    elif wanted == "auto":
+        reason = "; ".join(dict.fromkeys(unsupported.values()))
+    return LayoutChoice(layout=best, computed=tokens[best], padded=tokens["padded"], reason=reason)
 
-    def keep_padded(reason: str) -> LayoutChoice:
-        return LayoutChoice(layout="padded", computed=padded, padded=padded, reason=reason)
 
-    if wanted == "padded":
-        return keep_padded("as configured")
-    if wanted == "auto" and "tree" in unsupported:
-        return keep_padded(unsupported["tree"])
-    name = cast(LayoutName, "tree" if wanted == "auto" else wanted)
-    if name in unsupported:
-        raise UserError(f"policy.layout is {name!r}, but {unsupported[name]}. Use policy.layout: padded or auto.")
-    computed = COUNTS[name](prompts, completions)
-    gain = estimate_gain(model, prompts, completions, computed)
-    counts = f"{computed:,} of {padded:,} tokens computed, an estimated {gain:.1f} times cheaper"
-    if wanted == "auto" and gain < GAIN:
-        return keep_padded(f"trees would gain little ({counts})")
-    return LayoutChoice(layout=name, computed=computed, padded=padded, reason=counts)
-
-
-def estimate_gain(model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens], computed: int) -> float:
-    """Cost of padded rows over that of another layout, in multiply-adds of linear layers and attention.
+def estimate_cost(
+    model: Any, layout: LayoutName, prompts: Sequence[Tokens], completions: Sequence[Tokens], computed: int
+) -> float:
+    """Multiply-adds of linear layers and attention in a forward pass.
 
     Args:
-        computed: Tokens that the other layout computes.
+        computed: Tokens that go through the model.
     """
     config = model.config.get_text_config()
-    linear = count_linear_parameters(model)
     width = config.num_hidden_layers * config.hidden_size  # of scores and values together, per query and key
     rows = [(len(p), len(c)) for p, c in zip(prompts, completions, strict=True)]
-    padded = sum(p + c for p, c in rows)
-    pairs_padded = sum((p + c) ** 2 for p, c in rows)
-    pairs = sum(len(p) ** 2 for p in {tuple(p) for p in prompts}) + sum(c * (p + c) for p, c in rows)
-    return float((padded * linear + pairs_padded * width) / (computed * linear + pairs * width))
+    if layout == "padded":
+        pairs = sum((p + c) ** 2 for p, c in rows)
+    else:
+        pairs = sum(len(p) ** 2 for p in {tuple(p) for p in prompts}) + sum(c * (p + c) for p, c in rows)
+    return float(computed * count_linear_parameters(model) + pairs * width)
 
 
 def count_linear_parameters(model: Any) -> int:

@@ -40,7 +40,7 @@ class PolicyConfig:
         logprob_chunk_mb: Memory that the logits of one chunk of tokens may take (fp32).
         layout: "padded" computes every row in full, "prefix" each prompt once and then its completions, "tree" every
             distinct token of a prompt and its completions once; log-probs and gradients are the same. "auto" takes
-            trees where they are estimated to be cheaper than padded rows.
+            what is estimated to be cheapest.
         verify: Check on the first batch of a run that log-probs equal the model's own, and those of padded rows.
         lora: Train a low-rank adapter in place of all weights.
         eos_tokens: The tokens that end a completion, as text or ids. Null: those of the generation config, of the

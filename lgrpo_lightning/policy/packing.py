@@ -25,16 +25,11 @@ def pack_padded(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return packs
 
 
-def pack_groups(
-    prompts: Sequence[Tokens], completions: Sequence[Tokens], budget: int, *, shared: bool = True
-) -> list[list[int]]:
-    """Passes of at most ``budget`` tokens each, a prompt counted once, whole groups where they fit.
+def pack_groups(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget: int) -> list[list[int]]:
+    """Passes of at most ``budget`` tokens each, what rows share counted once, whole groups where they fit.
 
     A group larger than the budget is divided by members; neighbours in lexicographic order stay together, since
     they share most. Each piece has its own copy of what it shares with the others.
-
-    Args:
-        shared: Whether tokens that completions share count once, too, as in trees.
 
     >>> pack_groups([(1, 2)] * 3 + [(3,)], [(5,), (5, 6), (7, 8, 9), (4,)], budget=5)
     [[2], [0, 1], [3]]
@@ -45,7 +40,7 @@ def pack_groups(
         ordered = sorted(rows, key=lambda i: tuple(completions[i]))
         size, piece = len(prompts[rows[0]]), list[int]()
         for row in ordered:
-            common = count_common(completions[piece[-1]], completions[row]) if piece and shared else 0
+            common = count_common(completions[piece[-1]], completions[row]) if piece else 0
             new = len(completions[row]) - common
             if piece and size + new > budget:
                 pieces.append((size, piece))
@@ -53,6 +48,35 @@ def pack_groups(
             size, piece = size + new, [*piece, row]
         pieces.append((size, piece))
     return _fill_passes(pieces, budget)
+
+
+def pack_prompts(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget: int) -> list[list[int]]:
+    """Passes of at most ``budget`` tokens each, padding included; prompts and completions are padded apart.
+
+    Prompts of like length share a pass. A group that is too large is divided by members, each part with its prompt; a
+    row that is longer gets a pass of its own.
+
+    >>> pack_prompts([(1, 2)] * 3 + [(3,)], [(5,), (5, 6), (7, 8, 9), (4,)], budget=7)
+    [[2], [1, 0], [3]]
+    """
+    pieces = []
+    for rows in group_rows(prompts):
+        lengths = [len(completions[i]) for i in rows]
+        parts = pack_padded(lengths, budget - len(prompts[rows[0]]))
+        pieces += [[rows[i] for i in part] for part in parts]
+    packs: list[list[int]] = []
+    shapes: list[tuple[int, ...]] = []  # of each pass: prompts, the longest, completions, the longest
+    for piece in sorted(pieces, key=lambda rows: -len(prompts[rows[0]])):
+        own = 1, len(prompts[piece[0]]), len(piece), max(len(completions[i]) for i in piece)
+        for n, (u, p, k, c) in enumerate(shapes):
+            u, k, c = u + own[0], k + own[2], max(c, own[3])
+            if u * p + k * c <= budget:
+                packs[n], shapes[n] = packs[n] + piece, (u, p, k, c)
+                break
+        else:
+            packs.append(piece)
+            shapes.append(own)
+    return packs
 
 
 def count_tree_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from lgrpo_lightning.policy.end_of_sequence import find_token_ids
 from lgrpo_lightning.policy.head import compute_logits
 from lgrpo_lightning.policy.layout import Layout, Tokens, make_padded_layout
 from lgrpo_lightning.policy.loading import find_context_length, load_model
-from lgrpo_lightning.policy.packing import pack_groups, pack_padded
+from lgrpo_lightning.policy.packing import pack_groups, pack_padded, pack_prompts
 from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
 from lgrpo_lightning.policy.rotary import check_length, find_longest_alike
 from lgrpo_lightning.policy.router import compute_router_loss
@@ -97,22 +97,33 @@ class Policy(nn.Module):
         suppressed = find_token_ids(self.config, tokenizer, "suppress_tokens", self.config.suppress_tokens)
         self.vocabulary = vocabulary(tokenizer, self.vocabulary.total, ends, suppressed)
 
-    def choose_layout(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> LayoutChoice:
-        """Settle the layout of the passes to come, for one rollout."""
+    def choose_layout(
+        self,
+        prompts: Sequence[Tokens],
+        completions: Sequence[Tokens],
+        total: Callable[[Tensor], Tensor] = lambda table: table,
+    ) -> LayoutChoice:
+        """Settle the layout of the passes to come, for one rollout.
+
+        Args:
+            total: Sum over the processes of the run. Collective.
+        """
+        unsupported = explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing) | self.failed
         self.choice = choose_layout(
             self.model,
             self.config.layout,
             prompts,
             completions,
-            unsupported=explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing) | self.failed,
+            unsupported=unsupported,
+            total=lambda table: total(table.to(self.device)),
         )
         return self.choice
 
     def divide_rows(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[list[int]]:
         """Rows divided into forward passes within ``micro_batch_tokens``, longest first."""
         if self.layout != "padded":
-            shared = self.layout == "tree"
-            return pack_groups(prompts, completions, self.config.micro_batch_tokens, shared=shared)
+            pack = pack_groups if self.layout == "tree" else pack_prompts
+            return pack(prompts, completions, self.config.micro_batch_tokens)
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
         return pack_padded(lengths, self.config.micro_batch_tokens)
 

@@ -62,21 +62,19 @@ class PrefixLayout(Layout):
             **more,
         )
         check_cache(cache, model)
-        outputs, real = [first], [self.prompt_mask]
-        if (width := self.input_ids.shape[1]) > 0:
-            select_rows(cache, self.owners)
-            mask: Any = self.attention_mask
-            own = mask[:, -width:]
-            second = body(
-                input_ids=self.input_ids,
-                position_ids=self.position_ids,
-                # without attention it is that of the new tokens alone
-                attention_mask=(own if argument == "cache_params" else mask).long(),
-                use_cache=True,
-                **{argument: cache},
-                **more,
-            )
-            outputs, real = [first, second], [self.prompt_mask, own]
+        select_rows(cache, self.owners)
+        mask: Any = self.attention_mask
+        own = mask[:, -self.input_ids.shape[1] :]
+        second = body(
+            input_ids=self.input_ids,
+            position_ids=self.position_ids,
+            # without attention it is that of the new tokens alone
+            attention_mask=(own if argument == "cache_params" else mask).long(),
+            use_cache=True,
+            **{argument: cache},
+            **more,
+        )
+        outputs, real = (first, second), (self.prompt_mask, own)
         return torch.cat([o.last_hidden_state.flatten(0, 1) for o in outputs]), _join_routers(outputs, real)
 
 
@@ -105,22 +103,23 @@ def make_prefix_layout(
     wide = prompt_ids.shape[1]
     sizes = torch.tensor([len(c) for c in completions])[:, None]
     width = int(sizes.max())
-    ids = torch.tensor([[*c, *[pad] * (width - len(c))] for c in completions])
-    at = torch.arange(width)
-    scored = at < sizes
+    columns = max(1, width - 1)  # one of padding where all have one token: sharded ranks make as many passes
+    ids = torch.tensor([[*c, *[pad] * (columns + 1 - len(c))] for c in completions])
+    at = torch.arange(columns + 1)
+    scored = (at < sizes)[:, :width]
     # the first token of a completion is predicted by its prompt's last column, the others by the one before
     first = (owners[:, None] + 1) * wide - 1
-    rest = len(distinct) * wide + torch.arange(len(completions))[:, None] * (width - 1) + at - 1
-    predictors = torch.where(at == 0, first, rest)
-    mask = torch.cat([prompt_mask.index_select(0, owners), scored[:, : width - 1]], dim=1)
-    positions = torch.tensor([len(p) for p in prompts])[:, None] + at[: width - 1]
+    rest = len(distinct) * wide + torch.arange(len(completions))[:, None] * columns + at - 1
+    predictors = torch.where(at == 0, first, rest)[:, :width]
+    mask = torch.cat([prompt_mask.index_select(0, owners), at[:columns] < sizes - 1], dim=1)
+    positions = torch.tensor([len(p) for p in prompts])[:, None] + at[:columns]
     placed = place(
         [
-            ids[:, : width - 1],
+            ids[:, :columns],
             positions,
             mask.long(),
             predictors[scored],
-            ids[scored],
+            ids[:, :width][scored],
             number_scores(scored),
             prompt_ids,
             prompt_positions,

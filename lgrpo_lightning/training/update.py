@@ -72,9 +72,11 @@ class Update:
         """
         self.policy.vocabulary.check(batch.trained_ids)
         first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
-        choice = self.policy.choose_layout(batch.prompts, batch.completions)
         sampled = None if self.importance is None else first.sampler_logprobs.where(first.mask, torch.nan)
         while True:
+            choice = self.policy.choose_layout(batch.prompts, batch.completions, self.ranks.sum)
+            if self.policy.verified:
+                break
             verify(
                 self.policy,
                 first.prompts,
@@ -84,14 +86,22 @@ class Update:
                 own=self.importance is not None and not self.corrects,
                 beside=_shortest_and_longest(batch),
             )
-            if choice.layout not in self.policy.failed:
+            if not self._drop_failed_layout():
                 break
-            choice = self.policy.choose_layout(batch.prompts, batch.completions)  # verify has found it wrong
         means.put("tree/token_ratio", choice.computed, choice.padded)
         count_masked(batch, mini_batches, means)
         return compute_fixed_scores(
             batch, self.scorer, reference=self.reference, objective=self.objective, updates=self.updates
         )
+
+    def _drop_failed_layout(self) -> bool:
+        """Whether the check found the layout wrong, here or on another rank: then no rank takes it. Collective."""
+        layout, failed = self.policy.layout, self.policy.failed
+        if not self.ranks.sum(torch.tensor(float(layout in failed), device=self.policy.device)):
+            return False
+        failed.setdefault(layout, f"the {layout} layout failed its check on another process")
+        self.policy.verified = False
+        return True
 
     def accumulate(self, batch: TrainBatch, rows: list[int], fixed: FixedScores, means: Means) -> PendingStep | None:
         """The gradient of one optimizer step, micro-batch by micro-batch; None without a trained token. Collective.

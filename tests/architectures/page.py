@@ -14,7 +14,7 @@ from tests.architectures.trial import NOT_TRIED
 Result = Mapping[str, str]
 """Column → answer of one architecture."""
 
-TABLE = ("sampled", "trees", "checkpointing", "trained", "lora", "names")
+TABLE = ("sampled", "trees", "prefix", "checkpointing", "trained", "lora", "names")
 INTRODUCTION = """
 # Models
 
@@ -25,18 +25,18 @@ cannot be trained are refused before the first update, and the error gives the r
 Training computes the log-probs of a batch in one of these layouts:
 
 - **Padded rows**: each row contains one prompt and one completion, padded to the length of the longest row.
-- **Trees**: tokens that several rows share, such as the prompt, are computed once. Log-probs and gradients are
-  the same as with padded rows.
+- **Trees**: tokens that several rows share, such as the prompt, are computed once.
+- **Prefix**: each prompt is computed once, and its cache is repeated for the completions.
 
-A third layout, [`prefix`](configuration.md#the-prefix-layout), is for models without trees and has to be asked for.
-`policy.layout: auto` (the default) uses trees if the model supports them and if they are estimated to be faster.
+Log-probs and gradients are the same in all of them. `policy.layout: auto` (the default) uses the
+[layout](configuration.md#layouts) that the model supports and that is estimated to be fastest.
 
 With `policy.verify: true` (the default), every run checks the model on its first batch. The run stops if the
 log-probs of training differ from one of these:
 
 - the log-probs of the model's own forward pass,
 - the log-probs of the sampler (a warning if the sampler has its own copy of the weights, such as `VLLMSampler`),
-- the log-probs of padded rows, if trees are used (with `layout: auto` the run continues with padded rows),
+- the log-probs of padded rows, if another layout is used (with `layout: auto` the run continues without that layout),
 - the log-probs of the shortest and longest row, each computed alone.
 
 ## The test of the architectures
@@ -49,12 +49,12 @@ equal. Differences up to 1e-4 pass, because float32 arithmetic rounds.
 
 - **sampled**: log-probs of sampling and of training against log-probs of the model's own forward pass. The test
   has prompts of different lengths, several completions per prompt, and completions that end early.
-- **trees**: log-probs of trees against those of padded rows. Models with "no" use padded rows, for one of these
-  reasons:
+- **trees**: log-probs and gradients of trees against those of padded rows. "no" has one of these reasons:
     - *own attention*: the model does not use the attention interface of `transformers`.
     - *layers …*: some layers, which the table names, are not ordinary attention.
     - *no sdpa*: the model has no attention implementation `sdpa`.
     - *different log-probs*: trees of this model give other log-probs.
+- **prefix**: the same for prompts that are computed once.
 - **checkpointing**: gradients with `policy.gradient_checkpointing` against gradients without it, divided by the
   largest gradient.
 - **trained**: log-probs of a model after five optimizer steps against those of its export, loaded again. The

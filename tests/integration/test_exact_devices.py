@@ -17,7 +17,7 @@ from tests.recorded.run import Outcome, fit, several
 from tests.reference import naive
 from tests.several import ranks
 
-SEVERAL = {"padded": {3: 480, 8: 160}, "tree": {8: 110}}
+SEVERAL = {"padded": {3: 480, 8: 160}, "tree": {8: 110}, "prefix": {8: 130}}
 """Layout → passes of the first optimizer step in one process → ``micro_batch_tokens`` that give them."""
 ARITHMETIC = PolicyConfig().resolved_path
 STRATEGIES = ("ddp", "fsdp2")
@@ -85,13 +85,14 @@ def test_what_is_replayed_tells_one_run_from_another(one: dict[tuple[str, int], 
         check_golden(other)
 
 
-@pytest.mark.parametrize(("layout", "passes"), [("padded", 3), ("padded", 8), ("tree", 8)])
+@pytest.mark.parametrize(("layout", "passes"), [("padded", 3), ("padded", 8), ("tree", 8), ("prefix", 8)])
 def test_micro_batches(layout: str, passes: int, one: dict[tuple[str, int], Outcome]) -> None:
     check_same(one[layout, passes], one[layout, 0])
 
 
-def test_trees(one: dict[tuple[str, int], Outcome]) -> None:
-    check_same(one["tree", 0], one["padded", 0], gradients=3e-6)
+@pytest.mark.parametrize("layout", ["tree", "prefix"])
+def test_layouts(layout: str, one: dict[tuple[str, int], Outcome]) -> None:
+    check_same(one[layout, 0], one["padded", 0], gradients=3e-6)
 
 
 @pytest.mark.parametrize("layout", SEVERAL)

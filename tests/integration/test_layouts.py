@@ -1,4 +1,4 @@
-"""Whole runs under trees equal those under padded rows."""
+"""Whole runs under trees, and with each prompt once, equal those under padded rows."""
 
 from pathlib import Path
 
@@ -27,21 +27,24 @@ def run(root: Path, layout: str, **extra: object) -> Path:
     ids=["exact steps", "text steps", "divided groups"],
 )
 def test_several_updates_with_clipping_and_a_reference(extra: dict[str, object], tmp_path: Path) -> None:
-    padded, tree = (run(tmp_path, layout, **extra) for layout in ("padded", "tree"))
-    assert list(rollouts(padded)["completion"]) == list(rollouts(tree)["completion"])
-    a, b = train_metrics(padded), train_metrics(tree)
+    padded = run(tmp_path, "padded", **extra)
+    a = train_metrics(padded)
     assert a["clip_ratio/region_mean"][0] > 0
-    for name in ("loss", "grad_norm", "kl", "entropy", "clip_ratio/region_mean"):
-        torch.testing.assert_close(a[name][0], b[name][0], rtol=1e-3, atol=1e-6)
     assert a["tree/token_ratio"][0] == 1
-    assert b["tree/token_ratio"][0] < 0.6
-    weights = [checkpoint(root)["state_dict"] for root in (padded, tree)]
-    for name, tensor in weights[0].items():  # type: ignore[attr-defined]
-        assert (tensor - weights[1][name]).abs().max() < 1e-4, name  # type: ignore[index]
+    for layout, ratio in {"tree": 0.6, "prefix": 0.8}.items():
+        other = run(tmp_path, layout, **extra)
+        assert list(rollouts(padded)["completion"]) == list(rollouts(other)["completion"])
+        b = train_metrics(other)
+        for name in ("loss", "grad_norm", "kl", "entropy", "clip_ratio/region_mean"):
+            torch.testing.assert_close(a[name][0], b[name][0], rtol=1e-3, atol=1e-6)
+        assert b["tree/token_ratio"][0] < ratio
+        weights = [checkpoint(root)["state_dict"] for root in (padded, other)]
+        for name, tensor in weights[0].items():  # type: ignore[attr-defined]
+            assert (tensor - weights[1][name]).abs().max() < 1e-4, name  # type: ignore[index]
 
 
 def test_bf16_mixed(tmp_path: Path) -> None:
-    padded, tree = (
+    padded, *others = (
         run(
             tmp_path,
             layout,
@@ -49,9 +52,11 @@ def test_bf16_mixed(tmp_path: Path) -> None:
             trainer__max_steps=1,
             model__updates__iterations=1,
         )
-        for layout in ("padded", "tree")
+        for layout in ("padded", "tree", "prefix")
     )
-    assert list(rollouts(padded)["completion"]) == list(rollouts(tree)["completion"])
-    a, b = train_metrics(padded), train_metrics(tree)
-    assert abs(a["loss"][0] - b["loss"][0]) < 5e-3
-    assert abs(a["grad_norm"][0] - b["grad_norm"][0]) < 0.1 * a["grad_norm"][0]
+    a = train_metrics(padded)
+    for other in others:
+        assert list(rollouts(padded)["completion"]) == list(rollouts(other)["completion"])
+        b = train_metrics(other)
+        assert abs(a["loss"][0] - b["loss"][0]) < 5e-3
+        assert abs(a["grad_norm"][0] - b["grad_norm"][0]) < 0.1 * a["grad_norm"][0]

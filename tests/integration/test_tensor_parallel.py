@@ -27,14 +27,18 @@ from tests.runs import lgrpo, rollouts, train_metrics
 from tests.several import commands, ranks
 
 TENSOR = {"tensor_parallel_size": 2}
-RECORDED = {"padded": {"micro_batch_tokens": 480}, "tree": {"micro_batch_tokens": 320}}
+RECORDED = {
+    "padded": {"micro_batch_tokens": 480},
+    "tree": {"micro_batch_tokens": 320},
+    "prefix": {"micro_batch_tokens": 320},
+}
 DRAWN = ("llama_tied", "qwen3", "beyond")
 """Models with tied weights, with norms that each process applies to its own heads, with ids that have no text."""
 
 
 @pytest.fixture(scope="module")
 def fits(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    """Recorded rollouts in both layouts, and completions that each model draws, judged by their digits."""
+    """Recorded rollouts in every layout, and completions that each model draws, judged by their digits."""
     replayed = {layout: {"policy": {"layout": layout} | policy} for layout, policy in RECORDED.items()}
     folders = {name: model_folder(name) for name in DRAWN if name != "beyond"}
     folders["beyond"] = make_model("llama", tmp_path_factory.mktemp("beyond"), vocab_size=64)
@@ -68,7 +72,7 @@ def check(found: dict[str, Outcome], alone: dict[str, Outcome]) -> None:
 
 
 def test_two_processes(fits: dict[str, dict[str, object]], tmp_path: Path) -> None:
-    some = {name: fits[name] for name in ("tree", "llama_tied")}
+    some = {name: fits[name] for name in ("tree", "prefix", "llama_tied")}
     alone = {name: fit(tmp_path / name, **options) for name, options in some.items()}  # type: ignore[arg-type]
     check(several(2, some, tmp_path), alone)
 

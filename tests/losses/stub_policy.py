@@ -112,7 +112,7 @@ class StubPolicy:
     def __init__(self, case: Case, rows: int, *, reference: bool = False) -> None:
         self.case, self.per_pass, self.reference = case, rows, reference
 
-    def choose_layout(self, prompts: Any, completions: Any) -> Any:
+    def choose_layout(self, prompts: Any, completions: Any, total: Any = None) -> Any:
         return SimpleNamespace(layout="padded", computed=1, padded=1)
 
     def divide_rows(self, prompts: Any, completions: Any) -> list[list[int]]:

@@ -12,7 +12,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
-from lgrpo_lightning.policy.packing import count_prefix_tokens, pack_groups
+from lgrpo_lightning.policy.packing import count_prefix_tokens, pack_prompts
 from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
 from lgrpo_lightning.policy.verification import verify
 from tests.policy.test_tree import Rows, forest, scored
@@ -61,11 +61,18 @@ def test_what_is_computed() -> None:
 @pytest.mark.parametrize("budget", [1, 12, 30, 60, 1000])
 def test_packs_cover_every_row_within_the_budget(budget: int) -> None:
     prompts, completions = forest(11, groups=6)
-    packs = pack_groups(prompts, completions, budget, shared=False)
+    packs = pack_prompts(prompts, completions, budget)
     assert sorted(i for pack in packs for i in pack) == list(range(len(prompts)))
     for pack in packs:
-        size = count_prefix_tokens([prompts[i] for i in pack], [completions[i] for i in pack])
-        assert size <= budget or len(pack) == 1
+        layout = make_prefix_layout([prompts[i] for i in pack], [completions[i] for i in pack], pad=0)
+        assert layout.num_tokens <= budget or len(pack) == 1
+
+
+def test_a_long_prompt_does_not_widen_short_ones() -> None:
+    prompts = [[5] * 90, *([[n, 6] * 4 for n in range(7, 27)])]
+    packs = pack_prompts(prompts, [[9, 10]] * 21, 220)
+    assert sum(90 in {len(prompts[i]) for i in pack} for pack in packs) == 1
+    assert len(packs) == 2
 
 
 def test_not_with_checkpointing(model_folder: Callable[..., Path]) -> None:

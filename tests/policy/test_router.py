@@ -134,6 +134,18 @@ def test_trees_balance_each_distinct_token_once(tmp_path: Path) -> None:
     torch.testing.assert_close(twice, tree, rtol=1e-5, atol=1e-6)
 
 
+def test_prompts_computed_once_balance_each_token_that_is_computed_once(tmp_path: Path) -> None:
+    """Those of a tree without the last token of each completion, which predicts nothing; padding does not count."""
+    policy = made("mixtral", tmp_path / "model")
+    shorter = [c[:-1] for c in COMPLETIONS]
+    prefix = policy(PROMPTS, COMPLETIONS, layout="prefix", with_router_loss=True).router_loss
+    tree = policy(PROMPTS, shorter, layout="tree", with_router_loss=True).router_loss
+    torch.testing.assert_close(prefix, tree, rtol=1e-5, atol=1e-6)
+    assert prefix is not None
+    prefix.backward()  # type: ignore[no-untyped-call]
+    assert any(bool(p.grad.any()) for n, p in policy.named_parameters() if ROUTER.search(n) and p.grad is not None)
+
+
 def test_a_pass_without_router_logits_is_refused(tmp_path: Path) -> None:
     policy = made("mixtral", tmp_path / "model")
     with pytest.raises(ValueError, match="gives no router logits here"):

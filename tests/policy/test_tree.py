@@ -136,19 +136,23 @@ def test_two_backward_passes_are_bit_identical(model_folder: Callable[..., Path]
         torch.set_num_threads(threads)
 
 
-def test_auto_takes_trees_where_they_are_cheaper(model_folder: Callable[..., Path]) -> None:
+def test_auto_takes_what_is_cheapest(model_folder: Callable[..., Path]) -> None:
     model = Policy(PolicyConfig(path=str(model_folder("llama")))).model
     rng = random.Random(0)
 
-    def shape(prompt: int, completion: int) -> Rows:
-        return [[5] * prompt] * 8, [[rng.randrange(3, 40) for _ in range(completion)] for _ in range(8)]
+    def shape(prompt: int, completion: int, *, alike: int = 0) -> Rows:
+        completions = [[9] * alike + [rng.randrange(3, 40) for _ in range(completion - alike)] for _ in range(8)]
+        return [[5] * prompt] * 8, completions
 
     def chosen(wanted: str, rows: Rows, *cannot: str) -> str:
         reasons: Any = dict.fromkeys(cannot, "it is a state-space model")
         return choose_layout(model, wanted, *rows, unsupported=reasons).layout
 
-    assert chosen("auto", shape(100, 10)) == "tree"
-    assert chosen("auto", shape(100, 10), "tree") == "padded"
+    assert chosen("auto", shape(50, 50, alike=30)) == "tree"
+    assert chosen("auto", shape(50, 50, alike=30), "tree") == "prefix"
+    assert chosen("auto", shape(100, 10)) == "prefix"
+    assert chosen("auto", shape(100, 10), "prefix") == "tree"
+    assert chosen("auto", shape(100, 10), "tree", "prefix") == "padded"
     assert chosen("auto", shape(4, 100)) == "padded"
     assert chosen("tree", shape(4, 100)) == "tree"
     assert chosen("prefix", shape(4, 100), "tree") == "prefix"
@@ -162,7 +166,7 @@ def test_models_that_cannot_are_recognised(model_folder: Callable[..., Path]) ->
     hybrid = Policy(PolicyConfig(path=str(model_folder("qwen3"))))
     hybrid.model.config.layer_types = ["linear_attention", "full_attention"]
     assert "linear_attention" in str(explain_no_tree(hybrid.model))
-    assert hybrid.choose_layout([[5] * 50] * 4, [[6]] * 4).layout == "padded"
+    assert hybrid.choose_layout([[5] * 50] * 4, [[6]] * 4).layout == "prefix"
 
 
 def test_a_mismatch_stops_the_run(model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

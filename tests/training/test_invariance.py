@@ -64,6 +64,7 @@ class Models:
     whole: Policy
     divided: Policy
     tree: Policy
+    prefix: Policy
     other_rank: Policy
     reference: Any
     old: list[Tensor]
@@ -78,6 +79,7 @@ def models(model_folder: Callable[..., Path]) -> Models:
             "whole": {"layout": "padded"},
             "divided": {"layout": "padded", "micro_batch_tokens": 20},
             "tree": {"layout": "tree"},
+            "prefix": {"layout": "prefix"},
             "other_rank": {"layout": "padded"},
         }.items()
     }
@@ -147,6 +149,7 @@ def ways(models: Models, loss: PolicyLoss, estimator: AdvantageEstimator) -> dic
         "whole": one(models.whole),
         "micro-batches": one(models.divided),
         "trees": one(models.tree),
+        "prompts once": one(models.prefix),
         "order": one(models.whole, [2, 0, 3, 1]),
     }
     (left, a), (right, b) = together(2, on)
