@@ -17,8 +17,10 @@ from tests.recorded.run import Outcome, fit, several
 from tests.reference import naive
 from tests.several import ranks
 
-SEVERAL = {"padded": {3: 480, 8: 160}, "tree": {8: 110}, "prefix": {8: 130}}
+SEVERAL = {"padded": {3: 480, 8: 160}, "tree": {8: 110}, "prefix": {8: 160}}
 """Layout → passes of the first optimizer step in one process → ``micro_batch_tokens`` that give them."""
+ROUNDING = {"padded": 1e-6, "tree": 1e-6, "prefix": 3e-6}
+"""Relative difference of gradients of one layout; the gradient of a prompt's cache is a sum over completions."""
 ARITHMETIC = PolicyConfig().resolved_path
 STRATEGIES = ("ddp", "fsdp2")
 
@@ -87,7 +89,7 @@ def test_what_is_replayed_tells_one_run_from_another(one: dict[tuple[str, int], 
 
 @pytest.mark.parametrize(("layout", "passes"), [("padded", 3), ("padded", 8), ("tree", 8), ("prefix", 8)])
 def test_micro_batches(layout: str, passes: int, one: dict[tuple[str, int], Outcome]) -> None:
-    check_same(one[layout, passes], one[layout, 0])
+    check_same(one[layout, passes], one[layout, 0], gradients=ROUNDING[layout])
 
 
 @pytest.mark.parametrize("layout", ["tree", "prefix"])
@@ -100,7 +102,7 @@ def test_layouts(layout: str, one: dict[tuple[str, int], Outcome]) -> None:
 def test_two_processes(
     strategy: str, layout: str, one: dict[tuple[str, int], Outcome], two: dict[tuple[str, str], Outcome]
 ) -> None:
-    check_same(two[strategy, layout], one[layout, 0])
+    check_same(two[strategy, layout], one[layout, 0], gradients=ROUNDING[layout])
 
 
 def test_golden_trajectory(one: dict[tuple[str, int], Outcome], two: dict[tuple[str, str], Outcome]) -> None:
