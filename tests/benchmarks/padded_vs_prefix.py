@@ -13,10 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from shapes import COMMON, llama_config, qwen3_5_config
 
 from lgrpo_lightning.functional import chunked_logprobs
 from lgrpo_lightning.policy.attention import register_tree_attention
@@ -26,41 +31,22 @@ from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
 from lgrpo_lightning.policy.tree_layout import make_tree_layout
 
 SHAPES = [(256, 64, 8), (1024, 64, 8)]
-COMMON = {
-    "vocab_size": 8000,
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "max_position_embeddings": 8192,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-}
+VOCABULARY = 8000
 
 
 def make_model(name: str) -> Any:
-    """A model of this family with random weights."""
+    """A model of this family with random weights: four layers of width 256."""
     import transformers
 
     configs = {
-        "qwen3_5": lambda: transformers.Qwen3_5TextConfig(
-            **COMMON,
-            layer_types=["linear_attention", "full_attention"] * 2,
-            linear_num_key_heads=2,
-            linear_num_value_heads=4,
-            linear_key_head_dim=64,
-            linear_value_head_dim=64,
-        ),
+        "qwen3_5": lambda: qwen3_5_config(VOCABULARY),
         "gpt_oss": lambda: transformers.GptOssConfig(
-            **COMMON,
+            **COMMON | {"vocab_size": VOCABULARY, "num_hidden_layers": 4, "head_dim": 64},
             num_local_experts=4,
             num_experts_per_tok=2,
             layer_types=["full_attention", "sliding_attention"] * 2,
         ),
-        "llama": lambda: transformers.LlamaConfig(**COMMON),
+        "llama": lambda: llama_config(VOCABULARY, num_hidden_layers=4),
     }
     torch.manual_seed(0)
     options = {"attn_implementation": register_tree_attention("sdpa")} if name == "llama" else {}
@@ -80,7 +66,7 @@ def measure(model: Any, shape: tuple[int, int, int], repeats: int) -> dict[str, 
     """Every layout that the model can, alternating."""
     prompt_length, length, group = shape
     rng = random.Random(0)
-    draw = lambda n: [rng.randrange(2, COMMON["vocab_size"]) for _ in range(n)]  # type: ignore[call-overload]  # noqa: E731
+    draw = lambda n: [rng.randrange(2, VOCABULARY) for _ in range(n)]  # noqa: E731
     prompt = draw(prompt_length)
     rows = [prompt] * group, [draw(length) for _ in range(group)]
     upstream = torch.randn(group, length)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from shapes import matrix_peak, model_folder, parser, prompt_texts, update_gigaflops
+from shapes import MODELS, matrix_peak, model_folder, parser, prompt_texts, update_gigaflops
 
 
 def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -197,12 +197,13 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--size", choices=["0.5B", "1.5B"], help="Qwen2.5's shape, in bf16, in place of a small model")
+    made.add_argument("--model", choices=list(MODELS), default="llama", help="shape of the small model")
     options = made.parse_args()
     options.repeats = min(options.repeats, 2) if options.quick else min(options.repeats, 3)
     context = mp.get_context("spawn")
     results: dict[str, list[dict[str, float]]] = {"TRL": [], "lgrpo": []}
     with tempfile.TemporaryDirectory() as name:
-        folder = model_folder(Path(name), options.vocabulary, options.size)
+        folder = model_folder(Path(name), options.vocabulary, options.size, options.model)
         pipes, processes = {}, []
         for which, target in (("TRL", run_trl), ("lgrpo", run_ours)):
             ours, theirs = context.Pipe()
@@ -229,8 +230,8 @@ def report(options: argparse.Namespace, results: dict[str, list[dict[str, float]
     for which, rows in results.items():
         best[which]["peak_mb"] = max(r["peak_mb"] for r in rows)
     print(
-        f"TRL {version('trl')} against lgrpo_lightning {version('lgrpo_lightning')}: P {options.prompt_length}, "
-        f"C {options.completion_length}, G {options.group_size}, {options.prompts} prompts, vocabulary "
+        f"TRL {version('trl')} against lgrpo_lightning {version('lgrpo_lightning')}: {options.model}, "
+        f"P {options.prompt_length}, C {options.completion_length}, G {options.group_size}, {options.prompts} prompts, vocabulary "
         f"{options.vocabulary:,}; {torch.get_num_threads()} threads, {peak:.0f} GFLOP/s, "
         f"{options.device}, {options.size + ', bf16' if options.size else 'fp32'}"
     )
@@ -247,7 +248,7 @@ def report(options: argparse.Namespace, results: dict[str, list[dict[str, float]
         "ratios": ratios,
         "raw": results,
     }
-    if options.device == "cpu":
+    if options.device == "cpu" and options.model != "qwen3_5":
         floor = update_gigaflops(options) / peak
         line |= {"gflops_peak": peak, "floor_s": floor, "of_floor": floor / best["lgrpo"]["train"]}
         print(
