@@ -260,6 +260,7 @@ class GRPOModule(PolicyModule):
             max_length=self.sampling.max_new_tokens,
             importance=None if self.sampling.truncated else self.objective.importance,
             corrects=not on_policy,
+            trial=self.layout_trial,
             ranks=self.ranks,
             backward=self.backward_pass,
             step=self.step_optimizer,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lgrpo_lightning.functional.logprobs import chunked_logprobs
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
-from lgrpo_lightning.policy.choice import LayoutChoice, LayoutName, choose_layout, explain_unsupported
+from lgrpo_lightning.policy.choice import COUNTS, LayoutChoice, LayoutName, choose_layout, explain_unsupported
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.end_of_sequence import find_token_ids
 from lgrpo_lightning.policy.head import compute_logits
@@ -108,16 +108,28 @@ class Policy(nn.Module):
         Args:
             total: Sum over the processes of the run. Collective.
         """
-        unsupported = explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing) | self.failed
         self.choice = choose_layout(
             self.model,
             self.config.layout,
             prompts,
             completions,
-            unsupported=unsupported,
+            unsupported=self.unsupported,
             total=lambda table: total(table.to(self.device)),
         )
         return self.choice
+
+    def take_layout(
+        self, layout: LayoutName, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, reason: str
+    ) -> LayoutChoice:
+        """Settle the layout of the passes to come, whatever is configured."""
+        tokens = {name: COUNTS[name](prompts, completions) for name in (layout, "padded")}
+        self.choice = LayoutChoice(layout=layout, computed=tokens[layout], padded=tokens["padded"], reason=reason)
+        return self.choice
+
+    @property
+    def unsupported(self) -> dict[LayoutName, str]:
+        """Layouts that the model cannot run, or that failed their check → why."""
+        return explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing) | self.failed
 
     def divide_rows(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[list[int]]:
         """Rows divided into forward passes within ``micro_batch_tokens``, longest first."""

@@ -31,6 +31,7 @@ from lgrpo_lightning.training import Objective, Schedule, Updates
 from lgrpo_lightning.training.alike import check_alike
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.guard import StepGuard
+from lgrpo_lightning.training.layout_trial import LayoutTrial
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.optimizers import (
     build_optimizer,
@@ -83,7 +84,8 @@ class PolicyModule(LightningModule):
         self.step_metrics: dict[str, float] = {}
         self.entropy_bonus = EntropyBonus(objective)
         self.run_state = RunState()
-        self.run_state.parts["entropy_bonus"] = self.entropy_bonus
+        self.layout_trial = LayoutTrial()
+        self.run_state.parts |= {"entropy_bonus": self.entropy_bonus, "layout": self.layout_trial}
         self.reference: Reference | None
         self._layout_announced = ""
         self._tokens_announced = False

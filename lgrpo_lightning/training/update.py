@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.functional import aggregate, default_normalizer
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Policy, Reference
+from lgrpo_lightning.policy.choice import COUNTS, LayoutChoice, LayoutName
 from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.training.batch_scorer import BatchScorer, select_pack
@@ -21,6 +22,7 @@ from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.fixed_scores import FixedScores, compute_fixed_scores
 from lgrpo_lightning.training.gradient_noise import GradientNoise
 from lgrpo_lightning.training.high_entropy import select_high_entropy
+from lgrpo_lightning.training.layout_trial import LayoutTrial
 from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.mini_batches import count_masked, select_rows
 from lgrpo_lightning.training.objective import Objective
@@ -47,6 +49,7 @@ class Update:
         importance: Correction for the sampler; with "none" its ratios are only logged. None where it truncates, and
             there is nothing to compare.
         corrects: Whether the correction is applied; without it the sampler's log-probs have to be the policy's own.
+        trial: Which layout was fastest, where that is timed.
     """
 
     policy: Policy
@@ -62,6 +65,7 @@ class Update:
     step: Callable[[], None]
     importance: ImportanceMode | None = None
     corrects: bool = True
+    trial: LayoutTrial = field(default_factory=LayoutTrial)
 
     def prepare(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> FixedScores:
         """Choose and verify the layout, and compute what stays fixed for all optimizer steps of a rollout. Collective.
@@ -71,37 +75,54 @@ class Update:
             means: Receives the metrics.
         """
         self.policy.vocabulary.check(batch.trained_ids)
-        first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
-        sampled = None if self.importance is None else first.sampler_logprobs.where(first.mask, torch.nan)
-        while True:
-            choice = self.policy.choose_layout(batch.prompts, batch.completions, self.ranks.sum)
-            if self.policy.verified:
-                break
-            verify(
-                self.policy,
-                first.prompts,
-                first.completions,
-                temperature=self.temperature,
-                sampled=sampled,
-                own=self.importance is not None and not self.corrects,
-                beside=_shortest_and_longest(batch),
-            )
-            if not self._drop_failed_layout():
-                break
+        choice = self._settle_layout(batch)
         means.put("tree/token_ratio", choice.computed, choice.padded)
         count_masked(batch, mini_batches, means)
         return compute_fixed_scores(
             batch, self.scorer, reference=self.reference, objective=self.objective, updates=self.updates
         )
 
-    def _drop_failed_layout(self) -> bool:
-        """Whether the check found the layout wrong, here or on another rank: then no rank takes it. Collective."""
-        layout, failed = self.policy.layout, self.policy.failed
-        if not self.ranks.sum(torch.tensor(float(layout in failed), device=self.policy.device)):
-            return False
-        failed.setdefault(layout, f"the {layout} layout failed its check on another process")
-        self.policy.verified = False
-        return True
+    def _settle_layout(self, batch: TrainBatch) -> LayoutChoice:
+        """The layout of a rollout: checked, and on a GPU timed, on the first one. Collective."""
+        prompts, completions = batch.prompts, batch.completions
+        if self.trial.is_due(self.policy):
+            works: list[LayoutName] = []
+            for name in COUNTS:
+                if name not in self.policy.unsupported:
+                    self.policy.take_layout(name, prompts, completions, reason="it is checked")
+                    self.policy.verified = False  # each has a check of its own
+                    works += [name] if self._check_layout(batch) else []
+            self.trial.decide(self.scorer, batch, works, self.backward)
+        if self.trial.fastest is not None and self.trial.fastest not in self.policy.unsupported:
+            choice = self.policy.take_layout(self.trial.fastest, prompts, completions, reason=self.trial.reason)
+            if self._check_layout(batch):
+                return choice
+        while True:
+            choice = self.policy.choose_layout(prompts, completions, self.ranks.sum)
+            if self._check_layout(batch):
+                return choice
+
+    def _check_layout(self, batch: TrainBatch) -> bool:
+        """Whether log-probs are right in the layout that was taken; one that is not is given up by all ranks."""
+        policy = self.policy
+        if policy.verified:
+            return True
+        first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
+        verify(
+            policy,
+            first.prompts,
+            first.completions,
+            temperature=self.temperature,
+            sampled=None if self.importance is None else first.sampler_logprobs.where(first.mask, torch.nan),
+            own=self.importance is not None and not self.corrects,
+            beside=_shortest_and_longest(batch),
+        )
+        layout = policy.layout
+        if not self.ranks.sum(torch.tensor(float(layout in policy.failed), device=policy.device)):
+            return True
+        policy.failed.setdefault(layout, f"the {layout} layout failed its check on another process")
+        policy.verified = False
+        return False
 
     def accumulate(self, batch: TrainBatch, rows: list[int], fixed: FixedScores, means: Means) -> PendingStep | None:
         """The gradient of one optimizer step, micro-batch by micro-batch; None without a trained token. Collective.

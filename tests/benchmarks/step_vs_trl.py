@@ -231,8 +231,8 @@ def report(options: argparse.Namespace, results: dict[str, list[dict[str, float]
         best[which]["peak_mb"] = max(r["peak_mb"] for r in rows)
     print(
         f"TRL {version('trl')} against lgrpo_lightning {version('lgrpo_lightning')}: {options.model}, "
-        f"P {options.prompt_length}, C {options.completion_length}, G {options.group_size}, {options.prompts} prompts, vocabulary "
-        f"{options.vocabulary:,}; {torch.get_num_threads()} threads, {peak:.0f} GFLOP/s, "
+        f"P {options.prompt_length}, C {options.completion_length}, G {options.group_size}, {options.prompts} prompts, "
+        f"vocabulary {options.vocabulary:,}; {torch.get_num_threads()} threads, {peak:.0f} GFLOP/s, "
         f"{options.device}, {options.size + ', bf16' if options.size else 'fp32'}"
     )
     print("| | step s | sampling s | training s | peak MB |\n|---|---|---|---|---|")
