@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.policy.choice import explain_no_tree
+from lgrpo_lightning.policy.choice import COUNTS
 from lgrpo_lightning.policy.export import export
 from lgrpo_lightning.policy.multimodal import choose_auto_class
 from lgrpo_lightning.policy.source import PolicySource
@@ -80,7 +80,7 @@ def prompts_of(*lengths: int) -> list[Prompt]:
 
 
 def check(policy: Policy, lengths: tuple[int, ...], new: int) -> None:
-    """Sampled in one batch, scored in one pass, as trees, and row by row: the same log-probs."""
+    """Sampled in one batch, scored in one pass, in every layout, and row by row: the same log-probs."""
     source = PolicySource(policy, tokenizer=tokenizer(), eos_token_ids=(1, 4, 9), version=lambda: 0)
     sampler = TransformersSampler()
     sampler.setup(source)
@@ -92,15 +92,14 @@ def check(policy: Policy, lengths: tuple[int, ...], new: int) -> None:
     sampled = pad([r.logprobs for _, r in drawn], max(map(len, completions)))
     verify(policy, prompts, completions, sampled=sampled, beside=(prompts, completions))  # as a run begins
     with torch.no_grad():
-        scored = [policy(prompts, completions, layout="padded").logprobs]
-        if "tree" not in policy.failed and explain_no_tree(policy.model) is None:
-            scored.append(policy(prompts, completions, layout="tree").logprobs)
+        layouts = [name for name in COUNTS if name not in policy.unsupported]
+        scored = {name: policy(prompts, completions, layout=name).logprobs for name in layouts}
     for i, (prompt, rollout) in enumerate(drawn):
         with torch.no_grad():
             own = policy([prompt], [rollout.token_ids], layout="padded").logprobs[0]
         torch.testing.assert_close(rollout.logprobs, own, atol=1e-4, rtol=0)
-        for found in scored:
-            torch.testing.assert_close(found[i, : len(own)], own, atol=1e-4, rtol=0)
+        for name, found in scored.items():
+            torch.testing.assert_close(found[i, : len(own)], own, atol=1e-4, rtol=0, msg=name)
     for prompt, group in zip(prompts_of(*lengths), together, strict=True):  # alone, the same tokens
         (alone,) = sampler.sample([prompt], 2, **given)  # type: ignore[arg-type]
         assert [r.token_ids for r in alone.completions] == [r.token_ids for r in group.completions]
