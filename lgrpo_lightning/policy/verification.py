@@ -61,8 +61,13 @@ def verify(
             _check_sampled(sampled, padded, exact=exact and own, own=own, model=name)
         if policy.layout != "padded":
             _check_layout(policy, rows, padded, temperature=temperature, tolerance=1e-4 if exact else 0.5)
-        if policy.layout == "prefix" and beside is not None:  # prompts of two lengths, one padded on the left
-            _check_layout(policy, beside, together, temperature=temperature, tolerance=1e-4 if exact else 0.5)
+        if policy.layout == "prefix" and "prefix" not in policy.failed:
+            # prompts of two lengths and completions of several tokens, whatever this batch has: some models count
+            # positions from the first column, and Mamba's first version goes on from a state by one token only
+            prompt, completion = ([*prompts[0]] * 2)[-8:], ([*completions[0]] * 4)[:4]
+            pair = [prompt, prompt[-1:]], [completion] * 2
+            alone = policy(*pair, temperature=temperature, layout="padded").logprobs
+            _check_layout(policy, pair, alone, temperature=temperature, tolerance=1e-4 if exact else 0.5)
         if policy.layout in policy.failed:
             return  # the layout that takes its place is verified, too
         if not policy.config.dropout and not (policy.config.lora and policy.config.lora.dropout):

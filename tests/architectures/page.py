@@ -54,7 +54,9 @@ equal. Differences up to 1e-4 pass, because float32 arithmetic rounds.
     - *layers …*: some layers, which the table names, are not ordinary attention.
     - *no sdpa*: the model has no attention implementation `sdpa`.
     - *different log-probs*: trees of this model give other log-probs.
-- **prefix**: the same for prompts that are computed once.
+- **prefix**: the same for prompts that are computed once. Models with "no" give other log-probs: the first version of
+  Mamba continues a state by one token only, and BART and its relatives count positions from the first column of a
+  padded row.
 - **checkpointing**: gradients with `policy.gradient_checkpointing` against gradients without it, divided by the
   largest gradient.
 - **trained**: log-probs of a model after five optimizer steps against those of its export, loaded again. The

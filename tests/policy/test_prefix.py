@@ -15,6 +15,7 @@ from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
 from lgrpo_lightning.policy.packing import count_prefix_tokens, pack_prompts
 from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
 from lgrpo_lightning.policy.verification import verify
+from tests.architectures.trial import write_model
 from tests.policy.test_tree import Rows, forest, scored
 
 
@@ -82,6 +83,22 @@ def test_not_with_checkpointing(model_folder: Callable[..., Path]) -> None:
     assert Policy(PolicyConfig(**options)).choose_layout(*rows).layout == "tree"
     with pytest.raises(ValueError, match="gradient_checkpointing turns the model's cache off"):
         Policy(PolicyConfig(layout="prefix", **options)).choose_layout(*rows)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "works"), [("bloom", True), ("bart", False), ("mamba2", True), ("mamba", False)]
+)
+def test_models_that_cannot_are_found_out(
+    model_type: str, works: bool, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Whatever the first batch has: prompts of one length here, of which a decoder of BART's counts positions right."""
+    write_model(model_type, tmp_path)
+    policy = Policy(PolicyConfig(path=str(tmp_path)))
+    rows = [[5, 6, 7, 8] * 10] * 4, [[9, 10], [11, 12], [13], [14]]
+    assert policy.choose_layout(*rows).layout == "prefix"
+    verify(policy, *rows)
+    assert policy.choose_layout(*rows).layout == ("prefix" if works else "padded")
+    assert any("log-probs of the prefix layout differ" in str(w.message) for w in recwarn) != works
 
 
 def test_a_cache_that_is_not_exact(model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
