@@ -122,6 +122,7 @@ class GRPOModule(PolicyModule):
         call_rollout_callbacks(self.trainer, self, rollout)
         with clock.measure("train"):
             self.train_on(rollout, means)
+            self.guard.check_weights(self.global_step)
         self.queue.end_update()
         self.rollout_index += 1
         self.announce_layout()

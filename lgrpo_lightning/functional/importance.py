@@ -93,22 +93,25 @@ def importance_values(
     *,
     mode: ImportanceMode = "sequence_mask",
 ) -> dict[str, Tensor]:
-    """The numbers behind the ``sampling/…`` metrics, flat: take their mean, largest and smallest.
+    """The numbers behind the ``sampling/…`` metrics, NaN where there is none: take their mean, largest and smallest.
 
     Args:
         weights: ``[N, T]``, what ``importance_weights`` gave.
 
     Returns:
-        ``sampling/sampling_logp_difference``: \\|log π - log μ\\| of every trained token that the sampler scored;
-        ``sampling/importance_sampling_ratio``: the weight of every trained token, or of every sequence.
+        ``sampling/sampling_logp_difference``: ``[N, T]`` \\|log π - log μ\\| of every trained token that the sampler
+        scored; ``sampling/importance_sampling_ratio``: the weight of every trained token ``[N, T]``, or of every
+        sequence ``[N]``.
 
     >>> lp = torch.zeros(1, 2); found = importance_values(lp, lp - 0.5, torch.ones(1, 2), torch.ones(1, 2).bool())
     >>> {name: values.tolist() for name, values in found.items()}
-    {'sampling/sampling_logp_difference': [0.5, 0.5], 'sampling/importance_sampling_ratio': [1.0]}
+    {'sampling/sampling_logp_difference': [[0.5, 0.5]], 'sampling/importance_sampling_ratio': [1.0]}
     """
     difference = (policy_logprobs.detach().float() - sampler_logprobs.float()).abs()
-    ratios = weights[mask.any(-1), 0] if mode.startswith("sequence") else weights[mask]
+    whole = mode.startswith("sequence")
+    ratios, counted = (weights[:, 0], mask.any(-1)) if whole else (weights, mask)
+    # not ``difference[mask]``: the host would wait for the device to count what is left
     return {
-        "sampling/sampling_logp_difference": difference[mask & ~difference.isnan()],
-        "sampling/importance_sampling_ratio": ratios,
+        "sampling/sampling_logp_difference": torch.where(mask, difference, torch.nan),
+        "sampling/importance_sampling_ratio": torch.where(counted, ratios, torch.nan),
     }

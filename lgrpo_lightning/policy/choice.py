@@ -26,8 +26,6 @@ COUNTS: dict[LayoutName, Callable[[Sequence[Tokens], Sequence[Tokens]], int]] = 
 """Layout → the tokens that go through the model."""
 GAIN = 1.2
 """Minimal estimated gain over padded rows, because repeating keys and values takes time, too."""
-TREE_GAIN = 1.15
-"""Minimal estimated gain of trees over the prefix layout, which needs no mask for attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,7 @@ def choose_layout(
     table = total(torch.tensor([[float(tokens[n]) for n in names], costs], dtype=torch.float64)).tolist()
     counts, cost = (dict(zip(names, row, strict=True)) for row in table)
     gains = {name: cost["padded"] / cost[name] for name in names if name != "padded"}
-    best = max(gains, key=lambda name: gains[name] / (TREE_GAIN if name == "tree" else 1.0), default="padded")
+    best = max(gains, key=lambda name: gains[name], default="padded")  # the first of equals
     reason = "as configured"
     if best != "padded":
         saved = f"{counts[best]:,.0f} of {counts['padded']:,.0f} tokens"

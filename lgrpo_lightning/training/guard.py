@@ -56,7 +56,7 @@ class StepGuard:
         self.say = say
         self.scaler = scaler
         self.dropped = 0  # one after the other
-        self.norm: Tensor | None = None  # of the gradient looked at last; None where it is still scaled
+        self.norm: tuple[Tensor, float] | None = None  # of the last gradient; None where it is still scaled
         self._last: tuple[Rollout, PendingStep] | None = None  # the step that was allowed
 
     def allows(self, rollout: Rollout, pending: PendingStep, version: int) -> bool:
@@ -69,10 +69,12 @@ class StepGuard:
             NonFiniteError: Something is not finite, and ``on_nonfinite`` is "stop", or dropping steps does not help.
         """
         norm = compute_gradient_norm(self.policy.parameters())
-        self.norm = norm if self.scaler is None else None
-        value = float(gather_whole(norm))
-        flags = [not pending.finite, not math.isfinite(value) and not self._scaled_too_far()]
-        loss, gradient = self.ranks.max(torch.tensor(flags, device=self.policy.device).float()).tolist()
+        value = float(gather_whole(norm))  # waits for the device; what is read after it is ready
+        self.norm = (norm, value) if self.scaler is None else None
+        flags = torch.tensor([not pending.finite, not math.isfinite(value) and not self._scaled_too_far()]).float()
+        if self.ranks.world_size > 1:
+            flags = self.ranks.max(flags.to(self.policy.device))
+        loss, gradient = flags.tolist()
         if not loss and not gradient:
             self.dropped, self._last = 0, (rollout, pending)
             return True
@@ -94,7 +96,7 @@ class StepGuard:
         return False
 
     def check_weights(self, version: int) -> None:
-        """Refuse the update just made where it left weights that are not finite, before a checkpoint takes them.
+        """Refuse the updates of a rollout where they left weights that are not finite, before a checkpoint takes them.
 
         Collective.
 

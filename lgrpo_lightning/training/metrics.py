@@ -54,9 +54,14 @@ class Means:
         self.sums[name] = (before[0] + total, before[1] + count)
 
     def extreme(self, name: str, value: float | Tensor, *, largest: bool) -> None:
-        """Keep the largest (or smallest) value called ``name``; a tensor is read when numbers are asked for."""
+        """Keep the largest (or smallest) value called ``name``; a tensor is read when numbers are asked for.
+
+        -inf is no largest value, and inf no smallest: they stand for none.
+        """
         if isinstance(value, Tensor):
             self.pending_extremes.append((name, value.detach(), largest))
+            return
+        if value == (-math.inf if largest else math.inf):
             return
         if name in self.extremes:
             value = (max if largest else min)(value, self.extremes[name][0])

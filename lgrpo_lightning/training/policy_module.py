@@ -240,18 +240,16 @@ class PolicyModule(LightningModule):
         schedulers.step()
         self._steps, self._epoch = self.global_step, self.current_epoch
         self.rollouts_at_last_step = self.rollout_index + 1
-        self.guard.check_weights(self.global_step)
         if (sync := self.objective.reference_sync) is not None and sync.is_due(self.global_step):
             sync.update(self.reference, self.policy)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the gradient: here it is complete, averaged and unscaled."""
-        norm = compute_gradient_norm(self.policy.parameters()) if self.guard.norm is None else self.guard.norm
-        clip(self.policy.parameters(), norm, self.updates.gradient_clip_val)
-        self.step_metrics = {
-            "grad_norm": float(gather_whole(norm)),
-            "learning_rate": optimizer.param_groups[0]["lr"],
-        }
+        if (known := self.guard.norm) is None:
+            norm = compute_gradient_norm(self.policy.parameters())
+            known = norm, float(gather_whole(norm))
+        clip(self.policy.parameters(), known[0], self.updates.gradient_clip_val)
+        self.step_metrics = {"grad_norm": known[1], "learning_rate": optimizer.param_groups[0]["lr"]}
 
     def on_fit_start(self) -> None:
         """Move the reference beside the policy; warn where steps are too small for the type of the weights."""

@@ -92,8 +92,7 @@ class TokenLoss:
         weights = importance_weights(old, sampler, batch.mask, mode=mode, **bounds)
         for name, values in importance_values(old, sampler, weights, mask, mode=mode).items():
             means.add(f"{name}/mean", values)
-            if values.numel():
-                means.extreme(f"{name}/max", values.max(), largest=True)
-                if name.endswith("ratio"):
-                    means.extreme(f"{name}/min", values.min(), largest=False)
+            means.extreme(f"{name}/max", values.nan_to_num(-torch.inf, torch.inf).max(), largest=True)
+            if name.endswith("ratio"):
+                means.extreme(f"{name}/min", values.nan_to_num(torch.inf, torch.inf).min(), largest=False)
         return weights

@@ -149,9 +149,8 @@ def test_auto_takes_what_is_cheapest(model_folder: Callable[..., Path]) -> None:
         return choose_layout(model, wanted, *rows, unsupported=reasons).layout
 
     assert chosen("auto", shape(50, 50, alike=30)) == "tree"
-    assert chosen("auto", shape(50, 50, alike=30), "tree") == "prefix"
-    assert chosen("auto", shape(100, 10)) == "prefix"
-    assert chosen("auto", shape(100, 10), "prefix") == "tree"
+    assert chosen("auto", shape(100, 10)) == "tree"
+    assert chosen("auto", shape(100, 10), "tree") == "prefix"
     assert chosen("auto", shape(100, 10), "tree", "prefix") == "padded"
     assert chosen("auto", shape(4, 100)) == "padded"
     assert chosen("tree", shape(4, 100)) == "tree"
