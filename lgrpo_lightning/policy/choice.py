@@ -77,8 +77,8 @@ def choose_layout(
     costs = [estimate_cost(model, name, prompts, completions, tokens[name]) for name in names]
     table = total(torch.tensor([[float(tokens[n]) for n in names], costs], dtype=torch.float64)).tolist()
     counts, cost = (dict(zip(names, row, strict=True)) for row in table)
-    gains = {name: cost["padded"] / cost[name] for name in names if name != "padded"}
-    best = max(gains, key=lambda name: gains[name], default="padded")  # the first of equals
+    gains: dict[LayoutName, float] = {name: cost["padded"] / cost[name] for name in names if name != "padded"}
+    best: LayoutName = max(gains, key=lambda name: gains[name], default="padded")  # the first of equals
     reason = "as configured"
     if best != "padded":
         saved = f"{counts[best]:,.0f} of {counts['padded']:,.0f} tokens"

@@ -32,16 +32,16 @@ class LayoutTrial:
 
     def is_due(self, policy: Policy) -> bool:
         """Whether the layouts are to be timed: once a run, on a GPU, where none is configured."""
-        return self.fastest is None and policy.config.layout == "auto" and policy.device.type == "cuda"
+        return self.fastest is None and policy.device.type == "cuda" and policy.config.layout == "auto"
 
     def decide(self, scorer: BatchScorer, batch: TrainBatch, layouts: list[LayoutName], backward: Backward) -> None:
         """Take the fastest of ``layouts``, all of which work. Collective: the slowest rank counts."""
-        seconds = {}
+        seconds: dict[LayoutName, float] = {}
         for name in layouts:
             scorer.policy.take_layout(name, batch.prompts, batch.completions, reason="it is timed")
             own = _time_passes(scorer, batch, backward)
             seconds[name] = float(scorer.ranks.max(torch.tensor(own, device=scorer.policy.device)))
-        self.fastest = min(seconds, key=lambda name: seconds[name])
+        self.fastest = min((s, name) for name, s in seconds.items())[1]
         times = ", ".join(f"{name} {s * 1000:,.0f} ms" for name, s in seconds.items())
         self.reason = f"the fastest on the first rollout ({times})"
 
