@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lgrpo_lightning.registry.hookspecs import hookimpl
 
-PARTS = ("RewardError", "RewardSum")
+PARTS = ("RewardError", "RewardSum", "SignedPower")
 """What these rooms offer beside components."""
 
 

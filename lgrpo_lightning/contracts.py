@@ -207,8 +207,8 @@ class AdvantageEstimator(ABC):
     """Whether a penalty may be subtracted from outcomes. False if it ignores them or compares them with a threshold."""
 
     power: float = 0.0
-    """p of the token weights 1/|λ(i, t)|^p that it gives, as ``tree.weights(p)``; 0: the tokens of a completion count
-    alike. Losses with one term for a completion cannot weigh tokens and are refused beside p > 0."""
+    """p of the token weights 1/|λ(i, t)|^p that it gives, as ``tree.weights(p)``, or the largest p; 0: the tokens of a
+    completion count alike. Losses with one term for a completion cannot weigh tokens and are refused beside p > 0."""
 
     @abstractmethod
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:

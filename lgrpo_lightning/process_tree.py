@@ -181,7 +181,7 @@ class ProcessTree:
 
     @cached_property
     def _trained_sizes(self) -> Tensor:
-        counts = self._set_sums(self.trained.long())
+        counts = self.set_sums(self.trained.long())
         return torch.where(counts > 0, counts, self.sizes)
 
     def weights(self, power: float = 1.0) -> Tensor:
@@ -209,13 +209,13 @@ class ProcessTree:
         means = torch.stack([doubles[list(step.members)].nanmean() for step in self.steps] or [doubles.new_zeros(())])
         out = torch.where(self.units >= 0, means[self.units.clamp(min=0)], 0.0)
         if trained and self.mask is not None:
-            own = self._set_sums(self.trained.double())
+            own = self.set_sums(self.trained.double())
             valid = self.trained & ~doubles.isnan()[:, None]
-            total = self._set_sums(torch.where(valid, doubles[:, None], 0.0))
-            out = torch.where(own > 0, total / self._set_sums(valid.double()), out)
+            total = self.set_sums(torch.where(valid, doubles[:, None], 0.0))
+            out = torch.where(own > 0, total / self.set_sums(valid.double()), out)
         return out.to(kept)
 
-    def _set_sums(self, values: Tensor) -> Tensor:
+    def set_sums(self, values: Tensor) -> Tensor:
         """``values`` ``[G, T]`` summed over the members of every token's step, position by position.
 
         For a member whose step is shorter, its last token is used.

@@ -76,6 +76,7 @@ def gather_facts(run: RecordedRun) -> Facts:
     options = estimator.get("init_args") or {}
     lambda_grpo = str(estimator.get("class_path")).endswith("LambdaGRPO")
     power = options.get("power", 1.0) if lambda_grpo else options.get("lambda_power", 0.0)
+    power = max(power.values()) if isinstance(power, dict) else power  # of blame and of praise
     texts: dict[str, str] = {}
     if run.rollout_numbers:
         table = run.read_rollouts(["prompt_uid", "prompt"])

@@ -4,7 +4,7 @@ from lgrpo_lightning.estimators.blended_grpo import BlendedGRPO
 from lgrpo_lightning.estimators.distillation import Distillation
 from lgrpo_lightning.estimators.eligibility_trace_grpo import EligibilityTraceGRPO
 from lgrpo_lightning.estimators.gdpo import GDPO
-from lgrpo_lightning.estimators.grpo import GRPO
+from lgrpo_lightning.estimators.grpo import GRPO, SignedPower
 from lgrpo_lightning.estimators.gtpo import GTPO
 from lgrpo_lightning.estimators.implicit_prm import ImplicitPRM
 from lgrpo_lightning.estimators.lambda_grpo import LambdaGRPO
@@ -33,5 +33,6 @@ __all__ = [
     "PassAtK",
     "ProcessGRPO",
     "ReinforcePlusPlus",
+    "SignedPower",
     "TreeAdv",
 ]

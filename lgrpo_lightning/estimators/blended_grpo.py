@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import Scale
+from lgrpo_lightning.estimators.grpo import Power, Scale
 from lgrpo_lightning.estimators.process_grpo import ProcessGRPO, Statistics
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -40,7 +40,7 @@ class BlendedGRPO(ProcessGRPO):
         coefficient: float = 1.0,
         scale: Scale = "group",
         eps: float = 1e-4,
-        lambda_power: float = 0.0,
+        lambda_power: Power = 0.0,
         statistics: Statistics = "completions",
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power, statistics=statistics)

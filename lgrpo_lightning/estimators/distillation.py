@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
+from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
 
@@ -46,7 +46,7 @@ class Distillation(WeightedGRPO):
         coefficient: float = 1.0,
         scale: Scale = "group",
         eps: float = 1e-4,
-        lambda_power: float = 0.0,
+        lambda_power: Power = 0.0,
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         self.coefficient = coefficient

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import WeightedGRPO, batch_deviation
+from lgrpo_lightning.estimators.grpo import Power, WeightedGRPO, batch_deviation
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -45,7 +45,7 @@ class GDPO(WeightedGRPO):
 
     takes_penalties: ClassVar[bool] = False
 
-    def __init__(self, eps: float = 1e-4, lambda_power: float = 0.0) -> None:
+    def __init__(self, eps: float = 1e-4, lambda_power: Power = 0.0) -> None:
         super().__init__(scale="group", eps=eps, lambda_power=lambda_power)
 
     def estimate_batch(

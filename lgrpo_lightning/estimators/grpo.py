@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -16,6 +17,23 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
 
 Scale = Literal["group", "batch", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedPower:
+    r"""Powers p of the λ weights 1/\|λ(i,t)\|^p by the sign of the process set's mean advantage.
+
+    Attributes:
+        blame: p where the mean is below 0; at least 0.
+        praise: p elsewhere; at least 0.
+    """
+
+    blame: float = 1.0
+    praise: float = 0.0
+
+
+Power = float | SignedPower
+"""The power of λ weights: one for all process sets, or two."""
 
 
 class GRPO(AdvantageEstimator):
@@ -49,6 +67,25 @@ class GRPO(AdvantageEstimator):
             raise UserError(f"{who}: eps is {eps!r}; it must be above 0, such as 1e-4.")
         self.scale: Scale = scale
         self.eps = eps
+        self.by_sign: SignedPower | None = None
+
+    def set_power(self, name: str, power: Power) -> None:
+        """Give tokens λ weights.
+
+        Args:
+            name: Of the option.
+
+        Raises:
+            ValueError: A power is no number, or below 0.
+        """
+        powers = {name: power}
+        if isinstance(power, SignedPower):
+            self.by_sign = power
+            powers = {f"{name}.{part}": value for part, value in vars(power).items()}
+        for option, value in powers.items():
+            if not 0 <= value < math.inf:
+                raise UserError(f"{type(self).__name__}: {option} is {value}; it must be a number that is at least 0.")
+        self.power = max(powers.values())
 
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
         """The credit of one group; with ``scale="batch"`` as if it were the whole batch."""
@@ -80,11 +117,19 @@ class GRPO(AdvantageEstimator):
 
     def credit(self, advantages: Tensor, tree: ProcessTree) -> Credit:
         """Credit from advantages that broadcast to ``[G, T]``: 0 on untrained tokens, weighted by ``power``."""
-        return Credit(advantages=torch.where(tree.trained, advantages, 0.0).float(), weights=self.weights(tree))
+        advantages = torch.where(tree.trained, advantages, 0.0).float()
+        return Credit(advantages=advantages, weights=self.weights(tree, advantages))
 
-    def weights(self, tree: ProcessTree) -> Tensor:
-        """``[G, T]`` 1/|λ(i, t)|^p, 0 where nothing is trained. The only thing λ-GRPO changes."""
-        return tree.weights(self.power)
+    def weights(self, tree: ProcessTree, advantages: Tensor) -> Tensor:
+        """``[G, T]`` 1/|λ(i, t)|^p, 0 where nothing is trained. The only thing λ-GRPO changes.
+
+        Args:
+            advantages: ``[G, T]``, 0 where nothing is trained; their sign tells blame from praise.
+        """
+        if self.by_sign is None:
+            return tree.weights(self.power)
+        blamed = tree.set_sums(advantages) < -1e-6 * tree.set_sums(advantages.abs())  # below 0, rounding aside
+        return torch.where(blamed, tree.weights(self.by_sign.blame), tree.weights(self.by_sign.praise))
 
 
 class WeightedGRPO(GRPO):
@@ -93,23 +138,13 @@ class WeightedGRPO(GRPO):
     Args:
         scale: Standard deviation that divides the advantages, as in ``GRPO``.
         eps: Added to the standard deviation; above 0.
-        lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
+        lambda_power: p of the weights 1/|λ(i,t)|^p, at least 0; or one for blame and one for praise.
     """
 
-    def __init__(self, scale: Scale = "group", eps: float = 1e-4, lambda_power: float = 0.0) -> None:
+    def __init__(self, scale: Scale = "group", eps: float = 1e-4, lambda_power: Power = 0.0) -> None:
         super().__init__(scale=scale, eps=eps)
-        self.power = self.lambda_power = check_power(type(self).__name__, "lambda_power", lambda_power)
-
-
-def check_power(owner: str, name: str, power: float) -> float:
-    """A power of λ weights.
-
-    Raises:
-        ValueError: It is no number, or below 0.
-    """
-    if not 0 <= power < math.inf:
-        raise UserError(f"{owner}: {name} is {power}; it must be a number that is at least 0.")
-    return power
+        self.lambda_power = lambda_power
+        self.set_power("lambda_power", lambda_power)
 
 
 def batch_statistics(values: Sequence[Tensor], reduce: Reduce) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
+from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 
 
@@ -46,7 +46,7 @@ class GTPO(WeightedGRPO):
         self,
         scale: Scale = "group",
         eps: float = 1e-4,
-        lambda_power: float = 0.0,
+        lambda_power: Power = 0.0,
         conflict_factor: float = 2.0,
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)

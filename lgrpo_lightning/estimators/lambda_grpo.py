@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lgrpo_lightning.estimators.grpo import GRPO, Scale, check_power
+from lgrpo_lightning.estimators.grpo import GRPO, Power, Scale
 
 
 class LambdaGRPO(GRPO):
@@ -18,16 +18,24 @@ class LambdaGRPO(GRPO):
         scale: Standard deviation (with Bessel's correction) that divides the advantages: of the "group", of the
             "batch" (all rewards of the rollout on all ranks), or "none" (Dr.GRPO).
         eps: Added to the standard deviation; above 0.
-        power: p, at least 0: 1 is the paper's λ-GRPO, 0 is GRPO.
+        power: p, at least 0: 1 is the paper's λ-GRPO, 0 is GRPO. With ``SignedPower`` p depends on the sign of the
+            mean advantage of λ(i,t): by default only blame counts once (p = 1 below 0, 0 elsewhere).
 
+    >>> import torch
+    >>> from lgrpo_lightning.estimators import SignedPower
     >>> from lgrpo_lightning.process_tree import ProcessTree
+    >>> from lgrpo_lightning.types import Rewards
     >>> tree = ProcessTree.from_sequences([[1, 2], [1], [3]])
-    >>> LambdaGRPO().weights(tree).tolist()
+    >>> rewards = Rewards(outcome=torch.tensor([0.0, 1.0, 2.0]))
+    >>> LambdaGRPO().estimate(rewards, tree).weights.tolist()
     [[0.5, 1.0], [0.5, 0.0], [1.0, 0.0]]
-    >>> LambdaGRPO(power=2).weights(tree).tolist()
+    >>> LambdaGRPO(power=2).estimate(rewards, tree).weights.tolist()
     [[0.25, 1.0], [0.25, 0.0], [1.0, 0.0]]
+    >>> better = Rewards(outcome=torch.tensor([2.0, 1.0, 0.0]))
+    >>> LambdaGRPO(power=SignedPower()).estimate(better, tree).weights.tolist()
+    [[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
     """
 
-    def __init__(self, scale: Scale = "group", eps: float = 1e-4, power: float = 1.0) -> None:
+    def __init__(self, scale: Scale = "group", eps: float = 1e-4, power: Power = 1.0) -> None:
         super().__init__(scale=scale, eps=eps)
-        self.power = check_power(type(self).__name__, "power", power)
+        self.set_power("power", power)

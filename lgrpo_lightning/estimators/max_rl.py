@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.estimators.grpo import WeightedGRPO
+from lgrpo_lightning.estimators.grpo import Power, WeightedGRPO
 from lgrpo_lightning.functional import group_advantages, reaches
 
 
@@ -39,7 +39,7 @@ class MaxRL(WeightedGRPO):
 
     takes_penalties: ClassVar[bool] = False
 
-    def __init__(self, mean_eps: float = 1e-6, lambda_power: float = 0.0) -> None:
+    def __init__(self, mean_eps: float = 1e-6, lambda_power: Power = 0.0) -> None:
         super().__init__(scale="none", lambda_power=lambda_power)
         if not mean_eps > 0:
             raise UserError(f"MaxRL: mean_eps is {mean_eps!r}; it must be above 0, such as 1e-6.")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.estimators.grpo import WeightedGRPO
+from lgrpo_lightning.estimators.grpo import Power, WeightedGRPO
 from lgrpo_lightning.functional import reaches
 
 
@@ -49,7 +49,7 @@ class PassAtK(WeightedGRPO):
 
     takes_penalties: ClassVar[bool] = False
 
-    def __init__(self, k: int = 4, success_threshold: float = 1.0, lambda_power: float = 0.0) -> None:
+    def __init__(self, k: int = 4, success_threshold: float = 1.0, lambda_power: Power = 0.0) -> None:
         super().__init__(scale="none", lambda_power=lambda_power)
         if k < 1:
             raise UserError(f"PassAtK: k is {k}; it must be at least 1.")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.estimators.grpo import WeightedGRPO, batch_statistics
+from lgrpo_lightning.estimators.grpo import Power, WeightedGRPO, batch_statistics
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -53,7 +53,7 @@ class ReinforcePlusPlus(WeightedGRPO):
         self,
         baseline: bool = False,
         eps: float = 1e-4,
-        lambda_power: float = 0.0,
+        lambda_power: Power = 0.0,
         normalize_over: NormalizeOver = "tokens",
     ) -> None:
         super().__init__(scale="batch", eps=eps, lambda_power=lambda_power)

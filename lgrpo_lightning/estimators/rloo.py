@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lgrpo_lightning.estimators.grpo import WeightedGRPO
+from lgrpo_lightning.estimators.grpo import Power, WeightedGRPO
 from lgrpo_lightning.functional import group_advantages
 
 
@@ -29,7 +29,7 @@ class RLOO(WeightedGRPO):
     [[1.5, 1.5], [0.0, 0.0], [-1.5, 0.0]]
     """
 
-    def __init__(self, lambda_power: float = 0.0) -> None:
+    def __init__(self, lambda_power: Power = 0.0) -> None:
         super().__init__(scale="none", lambda_power=lambda_power)
 
     def outcome_advantages(self, outcome: Tensor, deviation: Tensor | None = None) -> Tensor:

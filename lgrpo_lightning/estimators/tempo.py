@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.estimators.grpo import Scale, WeightedGRPO
+from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
 from lgrpo_lightning.functional import close
 from lgrpo_lightning.process_tree import ProcessTree
 
@@ -34,7 +34,7 @@ class TEMPO(WeightedGRPO):
     """
 
     def __init__(
-        self, coefficient: float = 1.0, scale: Scale = "group", eps: float = 1e-4, lambda_power: float = 0.0
+        self, coefficient: float = 1.0, scale: Scale = "group", eps: float = 1e-4, lambda_power: Power = 0.0
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         self.coefficient = coefficient

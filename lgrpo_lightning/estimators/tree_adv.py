@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.estimators.grpo import Scale
+from lgrpo_lightning.estimators.grpo import Power, Scale
 from lgrpo_lightning.estimators.implicit_prm import ImplicitPRM
 from lgrpo_lightning.process_tree import ProcessTree
 
@@ -48,7 +48,7 @@ class TreeAdv(ImplicitPRM):
         self,
         scale: Scale = "group",
         eps: float = 1e-4,
-        lambda_power: float = 0.0,
+        lambda_power: Power = 0.0,
         leaf_power: float = 1.0,
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)

@@ -14,11 +14,12 @@ import argparse
 import json
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.estimators import LambdaGRPO, SignedPower
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards import BinaryTreeReward
 from lgrpo_lightning.testing import toy_group
@@ -27,7 +28,7 @@ from lgrpo_lightning.types import Rewards
 DEPTH, TARGET = 4, "LRRL"
 STATES = ["".join(path) for depth in range(DEPTH) for path in product("LR", repeat=depth)]
 LEAVES = ["".join(path) for path in product("LR", repeat=DEPTH)]
-POWERS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, SignedPower(), SignedPower(blame=0.0, praise=1.0))
 CELLS = [(shared, penalty) for shared in (1, 2) for penalty in (-0.5, -1.0, -1.5)]
 
 
@@ -55,7 +56,7 @@ def exact(policy: Tensor, pays: dict[str, float]) -> tuple[Tensor, Tensor]:
     return reached * policy * advantage, advantage - advantage.mean(-1, keepdim=True)
 
 
-def sampled(policy: Tensor, pays: dict[str, float], size: int, groups: int, power: float) -> Tensor:
+def sampled(policy: Tensor, pays: dict[str, float], size: int, groups: int, power: Any) -> Tensor:
     """The mean over groups of an estimator's gradient in the logits, ``[S, 2]``."""
     estimator, total = LambdaGRPO(power=power), torch.zeros_like(policy)
     generator = torch.Generator().manual_seed(0)  # the same walks for every power
@@ -109,8 +110,9 @@ def main() -> None:
                 mean = sampled(policy, pays, options.size, options.groups, power)
                 found.append((cosine(mean, plain), cosine(mean, natural)))
             both = [sum(values) / len(values) for values in zip(*found, strict=True)]
-            rows.append({"spread": spread, "power": power, "plain": both[0], "natural": both[1]})
-            print(f"| {spread:g} | {power:g} | {both[0]:.3f} | {both[1]:.3f} |", flush=True)
+            name = f"blame {power.blame:g}, praise {power.praise:g}" if isinstance(power, SignedPower) else f"{power:g}"
+            rows.append({"spread": spread, "power": name, "plain": both[0], "natural": both[1]})
+            print(f"| {spread:g} | {name} | {both[0]:.3f} | {both[1]:.3f} |", flush=True)
     print(json.dumps({"benchmark": "natural_gradient", "size": options.size, "rows": rows}))
 
 

@@ -21,6 +21,7 @@ from lgrpo_lightning.estimators import (
     MaxRL,
     PassAtK,
     ReinforcePlusPlus,
+    SignedPower,
     TreeAdv,
 )
 from lgrpo_lightning.process_tree import ProcessTree
@@ -66,13 +67,41 @@ def test_lambda_weights_are_one_setting_of_all(seed: int, kind: Any, power: floa
     plain, weighted = (batch.credits(kind(lambda_power=p)) for p in (0.0, power))
     for one, other, tree in zip(plain, weighted, batch.trees, strict=True):
         assert torch.equal(one.advantages, other.advantages)
-        torch.testing.assert_close(other.weights, one.weights * LambdaGRPO(power=power).weights(tree))
+        torch.testing.assert_close(other.weights, one.weights * tree.weights(power))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, LambdaGRPO])
+@pytest.mark.parametrize("seed", range(6))
+def test_powers_by_sign_are_those_of_a_loop(seed: int, kind: Any) -> None:
+    """Blame where the members of a process set have negative advantages on the whole, at each of its tokens."""
+    batch, powers = Batch(seed), SignedPower(blame=0.5, praise=2.0)
+    name = "power" if kind is LambdaGRPO else "lambda_power"
+    plain, weighted = (batch.credits(kind(**{name: p})) for p in (0.0, powers))
+    signs = set()
+    for one, other, tree in zip(plain, weighted, batch.trees, strict=True):
+        assert torch.equal(one.advantages, other.advantages)
+        sizes = tree.set_sizes()
+        for step in tree.steps:
+            for member, (start, end) in zip(step.members, step.spans, strict=True):
+                for t in range(start, end):
+                    if not tree.trained[member, t]:
+                        continue
+                    others = [min(a + t - start, b - 1) for a, b in step.spans]
+                    mean = sum(float(one.advantages[m, at]) for m, at in zip(step.members, others, strict=True))
+                    if abs(mean) > 1e-5 or mean == 0:
+                        signs.add(mean < 0)
+                        power = powers.blame if mean < 0 else powers.praise
+                        expected = float(one.weights[member, t]) / int(sizes[member, t]) ** power
+                        assert float(other.weights[member, t]) == pytest.approx(expected, rel=1e-5)
+    assert signs == {True, False} or kind is not LambdaGRPO
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_powers_that_make_no_sense(kind: Any) -> None:
     with pytest.raises(ValueError, match=f"{kind.__name__}: lambda_power is -1"):
         kind(lambda_power=-1)
+    with pytest.raises(ValueError, match=rf"{kind.__name__}: lambda_power\.praise is -1"):
+        kind(lambda_power=SignedPower(praise=-1))
 
 
 @pytest.mark.parametrize("estimator", VARIANTS)

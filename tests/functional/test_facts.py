@@ -78,7 +78,7 @@ def test_theorem_needs_one_update_and_the_token_normaliser():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_weights_add_up_to_the_number_of_trie_nodes(seed):
     case = Case(seed)
-    weights = LambdaGRPO().weights(case.tree)
+    weights = case.tree.weights()
     assert weights.sum().item() == pytest.approx(case.tree.num_nodes, abs=1e-4)
     assert case.tree.num_nodes == naive.num_nodes(case.group)
 
@@ -102,7 +102,7 @@ def test_lambda_grpo_is_grpo_where_nothing_is_shared(on_policy):
 
 def test_a_prefix_that_all_share_weighs_one_over_the_group_size():
     tree = ProcessTree.from_sequences([[9, 9, i] for i in range(4)])
-    assert LambdaGRPO().weights(tree).tolist() == [[0.25, 0.25, 1.0]] * 4
+    assert tree.weights().tolist() == [[0.25, 0.25, 1.0]] * 4
 
 
 @pytest.mark.parametrize("seed", SEEDS)
