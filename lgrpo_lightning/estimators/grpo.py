@@ -78,10 +78,11 @@ class GRPO(AdvantageEstimator):
         Raises:
             ValueError: A power is no number, or below 0.
         """
-        powers = {name: power}
         if isinstance(power, SignedPower):
             self.by_sign = power
-            powers = {f"{name}.{part}": value for part, value in vars(power).items()}
+            powers = {f"{name}.{part}": float(value) for part, value in vars(power).items()}
+        else:
+            powers = {name: power}
         for option, value in powers.items():
             if not 0 <= value < math.inf:
                 raise UserError(f"{type(self).__name__}: {option} is {value}; it must be a number that is at least 0.")
@@ -118,18 +119,18 @@ class GRPO(AdvantageEstimator):
     def credit(self, advantages: Tensor, tree: ProcessTree) -> Credit:
         """Credit from advantages that broadcast to ``[G, T]``: 0 on untrained tokens, weighted by ``power``."""
         advantages = torch.where(tree.trained, advantages, 0.0).float()
-        return Credit(advantages=advantages, weights=self.weights(tree, advantages))
+        weights = self.weights(tree) if self.by_sign is None else weigh_by_sign(tree, advantages, self.by_sign)
+        return Credit(advantages=advantages, weights=weights)
 
-    def weights(self, tree: ProcessTree, advantages: Tensor) -> Tensor:
-        """``[G, T]`` 1/|λ(i, t)|^p, 0 where nothing is trained. The only thing λ-GRPO changes.
+    def weights(self, tree: ProcessTree) -> Tensor:
+        """``[G, T]`` 1/|λ(i, t)|^p, 0 where nothing is trained. The only thing λ-GRPO changes."""
+        return tree.weights(self.power)
 
-        Args:
-            advantages: ``[G, T]``, 0 where nothing is trained; their sign tells blame from praise.
-        """
-        if self.by_sign is None:
-            return tree.weights(self.power)
-        blamed = tree.set_sums(advantages) < -1e-6 * tree.set_sums(advantages.abs())  # below 0, rounding aside
-        return torch.where(blamed, tree.weights(self.by_sign.blame), tree.weights(self.by_sign.praise))
+
+def weigh_by_sign(tree: ProcessTree, advantages: Tensor, power: SignedPower) -> Tensor:
+    """``[G, T]`` 1/|λ(i, t)|^p with p of blame where the members' ``advantages`` ``[G, T]`` are below 0 in sum."""
+    blamed = tree.set_sums(advantages) < -1e-6 * tree.set_sums(advantages.abs())  # rounding is no blame
+    return torch.where(blamed, tree.weights(power.blame), tree.weights(power.praise))
 
 
 class WeightedGRPO(GRPO):
