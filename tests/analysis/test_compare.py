@@ -209,10 +209,10 @@ def test_a_metric_that_is_not_there(
 
 def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = "--vary=model.reward_model.init_args.shared=1,4,2"  # no leaf has five letters
-    assert cli.main(words(tmp_path / "c", "--vary=model.group_size=8", settings, seeds="0", steps=1)) == 1
+    assert cli.main(words(tmp_path / "c", ARMS, settings, seeds="0", steps=1)) == 1
     said = capsys.readouterr().out
-    assert said.count("seed 0 FAILED (2); see") == 1
+    assert said.count("seed 0 FAILED (2); see") == 2
     assert "more than shared=4 letters" in said
     rows = pandas.read_csv(tmp_path / "c" / "table.csv")
-    assert list(rows["setting"]) == ["shared=1", "shared=2"]
-    assert list(rows["arm"]) == ["group_size=8"] * 2
+    assert list(rows["setting"]) == ["shared=1", "shared=1", "shared=2", "shared=2"]
+    assert list(rows["arm"]) == ["GRPO", "LambdaGRPO"] * 2
