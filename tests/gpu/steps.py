@@ -136,7 +136,7 @@ def command(*words: str) -> str:
 
 
 def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
-    """Forward and backward of one group, padded rows against trees."""
+    """Forward and backward of one group: padded rows, trees, and the prompt once."""
     from lgrpo_lightning.policy.flex_attention import COMPILED
 
     made = policy(size, device, layout="padded", micro_batch_tokens=16384)
@@ -145,7 +145,7 @@ def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
     for prompt, completion, group in shapes:
         given = rows(1, prompt, completion, group, config(size).vocab_size)
         found: Result = {"model": size, "P": prompt, "C": completion, "G": group, "peak_tflops": best}
-        for layout in ("padded", "tree"):
+        for layout in ("padded", "tree", "prefix"):
             made.config = replace(made.config, layout=layout)
             made.choose_layout(*given)
             memory: Result = {}
@@ -176,11 +176,15 @@ def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
 def laid_out(layout: str, given: Any, device: str) -> float:
     """Seconds that making the index tensors of one pass takes."""
     from lgrpo_lightning.policy.layout import make_padded_layout
+    from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
     from lgrpo_lightning.policy.tree_layout import make_tree_layout
 
     clock = Clock(device)
     start = clock.now()
-    (make_tree_layout(*given, device=device) if layout == "tree" else make_padded_layout(*given, pad=0, device=device))
+    if layout == "tree":
+        make_tree_layout(*given, device=device)
+    else:
+        (make_prefix_layout if layout == "prefix" else make_padded_layout)(*given, pad=0, device=device)
     return clock.now() - start
 
 
