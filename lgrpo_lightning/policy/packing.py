@@ -9,6 +9,9 @@ from lgrpo_lightning.functional.common_prefix import count_common
 from lgrpo_lightning.policy.layout import Tokens
 from lgrpo_lightning.policy.tree_layout import group_rows
 
+CACHED = 4
+"""Positions of repeated keys and values for each token of a pass, at most; a token needs several times their memory."""
+
 
 def pack_padded(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Passes of at most ``budget`` tokens each, padding included. A longer row gets a pass of its own.
@@ -53,6 +56,7 @@ def pack_groups(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget
 def pack_prompts(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget: int) -> list[list[int]]:
     """Passes of at most ``budget`` tokens each, padding included; prompts and completions are padded apart.
 
+    Keys and values of a prompt are repeated for its completions: they have at most ``CACHED`` times as many positions.
     Prompts of like length share a pass. A group that is too large is divided by members, each part with its prompt; a
     row that is longer gets a pass of its own.
 
@@ -61,16 +65,17 @@ def pack_prompts(prompts: Sequence[Tokens], completions: Sequence[Tokens], budge
     """
     pieces = []
     for rows in group_rows(prompts):
-        lengths = [len(completions[i]) for i in rows]
-        parts = pack_padded(lengths, budget - len(prompts[rows[0]]))
-        pieces += [[rows[i] for i in part] for part in parts]
+        lengths, size = [len(completions[i]) for i in rows], len(prompts[rows[0]])
+        for part in pack_padded(lengths, budget - size):
+            most = max(1, CACHED * budget // (size + lengths[part[0]]))
+            pieces += [[rows[i] for i in part[at : at + most]] for at in range(0, len(part), most)]
     packs: list[list[int]] = []
     shapes: list[tuple[int, ...]] = []  # of each pass: prompts, the longest, completions, the longest
     for piece in sorted(pieces, key=lambda rows: -len(prompts[rows[0]])):
         own = 1, len(prompts[piece[0]]), len(piece), max(len(completions[i]) for i in piece)
         for n, (u, p, k, c) in enumerate(shapes):
             u, k, c = u + own[0], k + own[2], max(c, own[3])
-            if u * p + k * c <= budget:
+            if u * p + k * c <= budget and k * (p + c) <= CACHED * budget:
                 packs[n], shapes[n] = packs[n] + piece, (u, p, k, c)
                 break
         else:

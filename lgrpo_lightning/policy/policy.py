@@ -114,7 +114,7 @@ class Policy(nn.Module):
             prompts,
             completions,
             unsupported=self.unsupported,
-            total=lambda table: total(table.to(self.device)),
+            total=lambda table: total(table.float().to(self.device)).double(),  # MPS has no float64
         )
         return self.choice
 
@@ -129,7 +129,10 @@ class Policy(nn.Module):
     @property
     def unsupported(self) -> dict[LayoutName, str]:
         """Layouts that the model cannot run, or that failed their check → why."""
-        return explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing) | self.failed
+        reasons = explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing)
+        if self.config.layout == "auto" and not self.config.verify:  # some models continue a cache wrongly
+            reasons.setdefault("prefix", "policy.verify is false")
+        return reasons | self.failed
 
     def divide_rows(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[list[int]]:
         """Rows divided into forward passes within ``micro_batch_tokens``, longest first."""

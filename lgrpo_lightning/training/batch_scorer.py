@@ -41,6 +41,8 @@ class BatchScorer:
     @torch.no_grad()
     def score(self, policy: Policy | Reference, batch: TrainBatch) -> TokenScores:
         """``[N, T]`` of the whole batch, in the packing of the update."""
+        if isinstance(policy, Policy):
+            policy.choice = self.policy.choice  # a pass is made for the memory that this layout needs
         rows: dict[int, tuple[Tensor, Tensor]] = {}
         for pack, real in self.passes(batch, list(range(len(batch)))):
             micro = batch.rows(pack)

@@ -71,10 +71,8 @@ class StepGuard:
         norm = compute_gradient_norm(self.policy.parameters())
         value = float(gather_whole(norm))  # waits for the device; what is read after it is ready
         self.norm = (norm, value) if self.scaler is None else None
-        flags = torch.tensor([not pending.finite, not math.isfinite(value) and not self._scaled_too_far()]).float()
-        if self.ranks.world_size > 1:
-            flags = self.ranks.max(flags.to(self.policy.device))
-        loss, gradient = flags.tolist()
+        flags = [not pending.finite, not math.isfinite(value) and not self._scaled_too_far()]
+        loss, gradient = self.ranks.max(torch.tensor(flags, device=self.policy.device).float()).tolist()
         if not loss and not gradient:
             self.dropped, self._last = 0, (rollout, pending)
             return True

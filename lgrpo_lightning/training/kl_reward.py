@@ -21,12 +21,13 @@ def subtract_kl_penalty(
 
     .. math:: r_i - \beta \sum_t \log \frac{\pi(y_{i,t})}{\pi_{ref}(y_{i,t})}
 
-    with the policy before the update, over trained tokens, in the layout that the last update took (at first padded
-    rows: trees are verified later). What does not apply still does not; the parts of a reward
-    stay as they were.
+    with the policy before the update, over trained tokens, as padded rows: other layouts are verified later, and a
+    resumed run has to score as the run before. What does not apply still does not; the parts of a reward stay as they
+    were.
     """
     groups = scored.groups
     batch = TrainBatch.from_groups(groups, [_none(g) for g in groups], device=scorer.policy.device)
+    scorer.policy.choice = None
     now, before = (scorer.score(who, batch).logprobs for who in (scorer.policy, reference))
     kl = torch.where(batch.mask, kl_estimate(now, before, estimator="k1"), 0.0).cpu()
     counts = batch.mask.sum(-1).cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +18,14 @@ from lgrpo_lightning.types import TrainBatch
 PASSES = 4
 """Padded passes whose rows are timed."""
 
+Backward = Callable[[Tensor, bool], None]
+
 
 class LayoutTrial:
     """Which layout was fastest on the first rollout of a run.
 
     Attributes:
-        fastest: None before the trial, and where none is made.
+        fastest: None before the trial.
         reason: For the log.
     """
 
@@ -30,12 +33,16 @@ class LayoutTrial:
         self.fastest: LayoutName | None = None
         self.reason = ""
 
-    def is_due(self, policy: Policy) -> bool:
-        """Whether the layouts are to be timed: once a run, on a GPU, where none is configured."""
-        return self.fastest is None and policy.device.type == "cuda" and policy.config.layout == "auto"
+    def applies(self, policy: Policy) -> bool:
+        """Whether layouts are timed: on a GPU where none is configured, and where runs need not be repeatable."""
+        timed = policy.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+        return timed and policy.config.layout == "auto"
 
     def decide(self, scorer: BatchScorer, batch: TrainBatch, layouts: list[LayoutName], backward: Backward) -> None:
         """Take the fastest of ``layouts``, all of which work. Collective: the slowest rank counts."""
+        if len(layouts) == 1:
+            self.fastest, self.reason = layouts[0], "; ".join(scorer.policy.unsupported.values())
+            return
         seconds: dict[LayoutName, float] = {}
         for name in layouts:
             scorer.policy.take_layout(name, batch.prompts, batch.completions, reason="it is timed")
@@ -54,20 +61,23 @@ class LayoutTrial:
         self.fastest, self.reason = state["fastest"], state["reason"]
 
 
-Backward = Callable[[Tensor, bool], None]
-
-
 def _time_passes(scorer: BatchScorer, batch: TrainBatch, backward: Backward) -> float:
-    """Seconds of forward and backward passes over the first groups; the gradient that they add is 0."""
+    """Seconds of forward and backward passes over the first groups, which leave no gradient; inf without memory."""
     policy, rows = scorer.policy, _select_first_groups(batch, PASSES * scorer.policy.config.micro_batch_tokens)
+    fits = True
     for _ in range(2):  # the first time warms up
-        start = _read_clock(policy)
-        for pack, _ in scorer.passes(batch, rows):
+        start, passes = _read_clock(policy), list(scorer.passes(batch, rows))  # as many on every rank
+        for number, (pack, _) in enumerate(passes):
             micro = batch.rows(pack)
-            scores = policy(micro.prompts, micro.completions, temperature=scorer.temperature)
-            backward(scores.logprobs.sum() * 0.0, False)
+            try:
+                if fits:
+                    scores = policy(micro.prompts, micro.completions, temperature=scorer.temperature)
+                    backward(scores.logprobs.sum() * 0.0, number == len(passes) - 1)
+            except torch.OutOfMemoryError:
+                fits = False
         seconds = _read_clock(policy) - start
-    return seconds
+    policy.zero_grad(set_to_none=True)
+    return seconds if fits else math.inf
 
 
 def _select_first_groups(batch: TrainBatch, tokens: int) -> list[int]:

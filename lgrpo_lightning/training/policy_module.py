@@ -169,6 +169,7 @@ class PolicyModule(LightningModule):
         """
         if self.trainer.global_step == 0:
             self.rollout_index = self._steps = self._epoch = 0
+            self.layout_trial.fastest = None
         self.step_metrics = {}
         self.run_state.begin()
 

@@ -85,16 +85,17 @@ class Update:
     def _settle_layout(self, batch: TrainBatch) -> LayoutChoice:
         """The layout of a rollout: checked, and on a GPU timed, on the first one. Collective."""
         prompts, completions = batch.prompts, batch.completions
-        if self.trial.is_due(self.policy):
+        trial = self.trial
+        if trial.applies(self.policy) and trial.fastest is None:
             works: list[LayoutName] = []
             for name in COUNTS:
                 if name not in self.policy.unsupported:
                     self.policy.take_layout(name, prompts, completions, reason="it is checked")
                     self.policy.verified = False  # each has a check of its own
                     works += [name] if self._check_layout(batch) else []
-            self.trial.decide(self.scorer, batch, works, self.backward)
-        if self.trial.fastest is not None and self.trial.fastest not in self.policy.unsupported:
-            choice = self.policy.take_layout(self.trial.fastest, prompts, completions, reason=self.trial.reason)
+            trial.decide(self.scorer, batch, works, self.backward)
+        if trial.applies(self.policy) and trial.fastest is not None and trial.fastest not in self.policy.unsupported:
+            choice = self.policy.take_layout(trial.fastest, prompts, completions, reason=trial.reason)
             if self._check_layout(batch):
                 return choice
         while True:
@@ -118,7 +119,7 @@ class Update:
             beside=_shortest_and_longest(batch),
         )
         layout = policy.layout
-        if not self.ranks.sum(torch.tensor(float(layout in policy.failed), device=policy.device)):
+        if not self.ranks.max(torch.tensor(float(layout in policy.failed), device=policy.device)):
             return True
         policy.failed.setdefault(layout, f"the {layout} layout failed its check on another process")
         policy.verified = False

@@ -22,8 +22,7 @@ RUN = {"trainer__max_steps": 2, "trainer__limit_val_batches": 0}
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU."""
-    due = lambda self, policy: self.fastest is None and policy.config.layout == "auto"  # noqa: E731
-    monkeypatch.setattr(LayoutTrial, "is_due", due)
+    monkeypatch.setattr(LayoutTrial, "applies", lambda self, policy: policy.config.layout == "auto")
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, *layouts: Any) -> None:
@@ -61,6 +60,8 @@ def test_the_fastest_is_taken_once_and_trains_the_same(
     slow(monkeypatch, PrefixLayout)
     same_weights(whole, fit(half, **RUN, ckpt_path="last"))
     assert "Layout of the update: prefix; the fastest" in capsys.readouterr().out
+    fit(half, **RUN | {"trainer__max_steps": 3}, ckpt_path="last", model__policy__layout="padded")
+    assert "Layout of the update: padded; as configured." in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("timed")
@@ -73,3 +74,20 @@ def test_a_layout_that_fails_its_check_is_not_timed(
     monkeypatch.setattr(PrefixLayout, "run", fail)
     fit(tmp_path, **RUN)
     assert re.search(r"Layout of the update: \w+; .*\(padded [\d,]+ ms, tree [\d,]+ ms\)", capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("timed")
+def test_a_layout_without_memory_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, passes = PrefixLayout.run, [0]
+
+    def exhaust(*args: Any, **kwargs: Any) -> Any:
+        passes[0] += torch.is_grad_enabled()
+        if passes[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(PrefixLayout, "run", exhaust)
+    fit(tmp_path, **RUN)
+    assert re.search(r"Layout of the update: (padded|tree); .*prefix inf ms", capsys.readouterr().out)

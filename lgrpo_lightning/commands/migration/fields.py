@@ -81,7 +81,7 @@ NOTES: dict[str, tuple[str, str]] = {
     ),
     "use_transformers_paged": ("TransformersSampler", "See `use_transformers_continuous_batching`"),
     "optim_args": ("model.optimizer", "The entries of its `init_args`"),
-    "full_determinism": ("", "Runs are always deterministic on one machine"),
+    "full_determinism": ("", "Runs are deterministic on one machine; on a GPU also set `policy.layout`"),
     "tf32": ("", "Call `torch.set_float32_matmul_precision` in Python"),
     "gradient_checkpointing_kwargs": ("", ""),
     "torch_compile": ("TransformersSampler.compile", "`compile` applies to sampling, not to the update"),
