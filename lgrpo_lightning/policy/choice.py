@@ -74,29 +74,31 @@ def choose_layout(
         raise UserError(f"policy.layout is {wanted!r}, but {why}. Use policy.layout: padded or auto.")
     names = [n for n in COUNTS if n == "padded" or (n not in unsupported and wanted in ("auto", n))]
     tokens = {name: COUNTS[name](prompts, completions) for name in names}
-    costs = [estimate_cost(model, name, prompts, completions, tokens[name]) for name in names]
+    if wanted == "padded":
+        return LayoutChoice(layout="padded", computed=tokens["padded"], padded=tokens["padded"], reason="as configured")
+    linear = count_linear_parameters(model)
+    costs = [estimate_cost(model, name, prompts, completions, tokens[name] * linear) for name in names]
     table = total(torch.tensor([[float(tokens[n]) for n in names], costs], dtype=torch.float64)).tolist()
     counts, cost = (dict(zip(names, row, strict=True)) for row in table)
     gains: dict[LayoutName, float] = {name: cost["padded"] / cost[name] for name in names if name != "padded"}
     best: LayoutName = max(gains, key=lambda name: gains[name], default="padded")  # the first of equals
-    reason = "as configured"
-    if best != "padded":
+    if best == "padded":
+        reason = "; ".join(dict.fromkeys(unsupported.values()))
+    else:
         saved = f"{counts[best]:,.0f} of {counts['padded']:,.0f} tokens"
         reason = f"{saved} computed, an estimated {gains[best]:.1f} times cheaper"
         if wanted == "auto" and gains[best] < GAIN:
             best, reason = "padded", f"sharing tokens would gain little ({reason})"
-    elif wanted == "auto":
-        reason = "; ".join(dict.fromkeys(unsupported.values()))
     return LayoutChoice(layout=best, computed=tokens[best], padded=tokens["padded"], reason=reason)
 
 
 def estimate_cost(
-    model: Any, layout: LayoutName, prompts: Sequence[Tokens], completions: Sequence[Tokens], computed: int
+    model: Any, layout: LayoutName, prompts: Sequence[Tokens], completions: Sequence[Tokens], linear: int
 ) -> float:
     """Multiply-adds of linear layers and attention in a forward pass.
 
     Args:
-        computed: Tokens that go through the model.
+        linear: Those of the linear layers.
     """
     config = model.config.get_text_config()
     width = config.num_hidden_layers * config.hidden_size  # of scores and values together, per query and key
@@ -105,7 +107,7 @@ def estimate_cost(
         pairs = sum((p + c) ** 2 for p, c in rows)
     else:
         pairs = sum(len(p) ** 2 for p in {tuple(p) for p in prompts}) + sum(c * (p + c) for p, c in rows)
-    return float(computed * count_linear_parameters(model) + pairs * width)
+    return float(linear + pairs * width)
 
 
 def count_linear_parameters(model: Any) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 from lgrpo_lightning.functional.common_prefix import count_common
 from lgrpo_lightning.policy.layout import Tokens
 from lgrpo_lightning.policy.tree_layout import group_rows
+
+S = TypeVar("S")
+Shape = tuple[int, int, int, int]
 
 CACHED = 4
 """Positions of repeated keys and values for each token of a pass, at most; a token needs several times their memory."""
@@ -50,7 +54,8 @@ def pack_groups(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget
                 size, piece, new = len(prompts[row]), [], len(completions[row])
             size, piece = size + new, [*piece, row]
         pieces.append((size, piece))
-    return _fill_passes(pieces, budget)
+    largest_first = sorted(pieces, key=lambda piece: -piece[0])
+    return _fill_passes(largest_first, lambda a, b: a + b if a + b <= budget else None)
 
 
 def pack_prompts(prompts: Sequence[Tokens], completions: Sequence[Tokens], budget: int) -> list[list[int]]:
@@ -69,19 +74,15 @@ def pack_prompts(prompts: Sequence[Tokens], completions: Sequence[Tokens], budge
         for part in pack_padded(lengths, budget - size):
             most = max(1, CACHED * budget // (size + lengths[part[0]]))
             pieces += [[rows[i] for i in part[at : at + most]] for at in range(0, len(part), most)]
-    packs: list[list[int]] = []
-    shapes: list[tuple[int, ...]] = []  # of each pass: prompts, the longest, completions, the longest
-    for piece in sorted(pieces, key=lambda rows: -len(prompts[rows[0]])):
-        own = 1, len(prompts[piece[0]]), len(piece), max(len(completions[i]) for i in piece)
-        for n, (u, p, k, c) in enumerate(shapes):
-            u, k, c = u + own[0], k + own[2], max(c, own[3])
-            if u * p + k * c <= budget and k * (p + c) <= CACHED * budget:
-                packs[n], shapes[n] = packs[n] + piece, (u, p, k, c)
-                break
-        else:
-            packs.append(piece)
-            shapes.append(own)
-    return packs
+    # of each piece: prompts, the longest, completions, the longest
+    shapes = [(1, len(prompts[p[0]]), len(p), max(len(completions[i]) for i in p)) for p in pieces]
+
+    def join(a: Shape, b: Shape) -> Shape | None:
+        u, p, k, c = a[0] + b[0], max(a[1], b[1]), a[2] + b[2], max(a[3], b[3])
+        return (u, p, k, c) if u * p + k * c <= budget and k * (p + c) <= CACHED * budget else None
+
+    longest_first = sorted(zip(shapes, pieces, strict=True), key=lambda piece: -piece[0][1])
+    return _fill_passes(longest_first, join)
 
 
 def count_tree_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> int:
@@ -103,14 +104,19 @@ def count_prefix_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]
     return sum(map(len, {tuple(p) for p in prompts})) + sum(map(len, completions))
 
 
-def _fill_passes(pieces: list[tuple[int, list[int]]], budget: int) -> list[list[int]]:
-    """Fill passes, largest piece first."""
-    packs: list[tuple[int, list[int]]] = []
-    for size, rows in sorted(pieces, key=lambda p: -p[0]):
+def _fill_passes(pieces: Sequence[tuple[S, list[int]]], join: Callable[[S, S], S | None]) -> list[list[int]]:
+    """Put each piece of rows into the first pass that takes it.
+
+    Args:
+        pieces: What a pass has to know of each, and its rows.
+        join: The same of two together; None where a pass does not hold both.
+    """
+    packs: list[tuple[S, list[int]]] = []
+    for own, rows in pieces:
         for n, (used, members) in enumerate(packs):
-            if used + size <= budget:
-                packs[n] = used + size, members + rows
+            if (together := join(used, own)) is not None:
+                packs[n] = together, members + rows
                 break
         else:
-            packs.append((size, rows))
+            packs.append((own, rows))
     return [rows for _, rows in packs]
