@@ -28,7 +28,7 @@ from lgrpo_lightning.distributed.component_call import isolate_call
 from lgrpo_lightning.distributed.ranks import find_data_rank
 from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.policy.loading import read_run_seed
-from lgrpo_lightning.run_folder.plain import digest_prompts
+from lgrpo_lightning.rollouts.plain import digest_prompts
 from lgrpo_lightning.types import Prompt
 
 STAGES: Mapping[str, tuple[str, ...]] = {

@@ -21,26 +21,26 @@ from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, RewardModel, Sampler, StepSegmenter
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.losses.clipped_surrogate import ClippedSurrogate
+from lgrpo_lightning.monitoring.metrics import Means, add_weight_lag
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.loading import read_run_seed
 from lgrpo_lightning.policy.router import check_router
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
+from lgrpo_lightning.rollouts.components import Components
+from lgrpo_lightning.rollouts.queue import RolloutQueue
+from lgrpo_lightning.rollouts.refill import replace_equal_groups
+from lgrpo_lightning.rollouts.timing import Clock
+from lgrpo_lightning.rollouts.trained_groups import drop_unrewarded
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, compatibility, settings
 from lgrpo_lightning.training.alike import check_alike, describe_run
-from lgrpo_lightning.training.components import Components
 from lgrpo_lightning.training.evaluation import Evaluations, evaluation_names
 from lgrpo_lightning.training.kl_reward import subtract_kl_penalty
-from lgrpo_lightning.training.metrics import Means, add_weight_lag
 from lgrpo_lightning.training.metrics_log import MetricsLog
 from lgrpo_lightning.training.mini_batches import split_into_mini_batches
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.policy_module import PolicyModule
-from lgrpo_lightning.training.refill import replace_equal_groups
-from lgrpo_lightning.training.rollout_queue import RolloutQueue
-from lgrpo_lightning.training.timing import Clock
-from lgrpo_lightning.training.trained_groups import drop_unrewarded
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Prompt, Rewards, Rollout, Sampling, TrainBatch
 
@@ -96,7 +96,8 @@ class GRPOModule(PolicyModule):
             segmenter=segmenter or TokenPrefixSegmenter(),
             reward_model=RewardSum([settings.as_reward_model(model) for model in models], reward_weights),
             advantage_estimator=advantage_estimator or LambdaGRPO(),
-            updates=updates,
+            mask_truncated=updates.mask_truncated,
+            drop_equal_groups=updates.drop_equal_groups,
             seed=read_run_seed(),
         )
         self.group_size = group_size

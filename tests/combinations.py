@@ -17,17 +17,17 @@ import torch
 from lgrpo_lightning import GRPOModule
 from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss
 from lgrpo_lightning.distributed.ranks import Ranks
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.choice import LayoutName
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.registry.hookspecs import PROJECT
 from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.rewards import ExactMatch
+from lgrpo_lightning.rollouts.checks import check_credits
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates
-from lgrpo_lightning.training.checks import check_credits
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
-from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
 from tests.updates import run_update

@@ -18,10 +18,10 @@ from lgrpo_lightning import cli
 from lgrpo_lightning.commands.resume import tell_changes
 from lgrpo_lightning.registry.import_path import import_object
 from lgrpo_lightning.rewards import RewardFunction
-from lgrpo_lightning.run_folder.whole_files import write_whole
+from lgrpo_lightning.rollouts.whole_files import write_whole
 from lgrpo_lightning.testing import toy_group, toy_tree
-from tests.analysis.sick_runs import SICK, write_run
 from tests.models import tokenizer
+from tests.monitoring.sick_runs import SICK, write_run
 from tests.runs import lgrpo
 
 ROOT = Path(__file__).parent.parent

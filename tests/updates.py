@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lgrpo_lightning.training.metrics import Means
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import TrainBatch
 

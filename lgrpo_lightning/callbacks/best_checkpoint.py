@@ -12,7 +12,7 @@ from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_ru
 from lgrpo_lightning.callbacks.rollout_state import RolloutState, check_monitored, is_fitting, set_older_aside
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import show_path
+from lgrpo_lightning.rollouts.names import show_path
 
 Kept = tuple[str, float, int]
 """File name, score and rollouts done."""

@@ -6,10 +6,10 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lgrpo_lightning.analysis.visible import shorten
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback
 from lgrpo_lightning.distributed.terminal import is_on_terminal, say, show
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.monitoring.visible import shorten
 from lgrpo_lightning.types import Rollout
 
 
@@ -37,7 +37,7 @@ class CompletionTable(RolloutCallback):
         """Show the table if it is due."""
         if not self.every_n_rollouts or rollout.index % self.every_n_rollouts or not trainer.is_global_zero:
             return
-        from lgrpo_lightning.run_folder.rollout_rows import build_rows, select_over_rewards
+        from lgrpo_lightning.rollouts.rollout_rows import build_rows, select_over_rewards
 
         rows = select_over_rewards(list(build_rows(rollout)), self.count)
         if is_on_terminal():

@@ -33,8 +33,8 @@ from lgrpo_lightning.distributed.lightning_internals import (
 from lgrpo_lightning.distributed.processes import end_with_launcher, keep_freed_memory
 from lgrpo_lightning.distributed.stop_signals import StopSignals
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
-from lgrpo_lightning.run_folder.names import CHECKPOINTS
+from lgrpo_lightning.rollouts.metrics_csv import MetricsCSV
+from lgrpo_lightning.rollouts.names import CHECKPOINTS
 
 
 def make_default_callbacks() -> list[Callback]:

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
-from lgrpo_lightning.checkpoints.snapshot import is_sharded
+from lgrpo_lightning.distributed.sharding import is_sharded
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.export import export
 

@@ -13,13 +13,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile, write_checkpoint
 from lgrpo_lightning.checkpoints.checkpoint_io import make_error
-from lgrpo_lightning.checkpoints.snapshot import LatestSnapshot, is_sharded
+from lgrpo_lightning.checkpoints.snapshot import LatestSnapshot
 from lgrpo_lightning.distributed.interruption import Interrupted
+from lgrpo_lightning.distributed.sharding import is_sharded
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.metrics_csv import log_before_checkpoint
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, show_path
-from lgrpo_lightning.run_folder.whole_files import DiskFullError
+from lgrpo_lightning.rollouts.metrics_csv import log_before_checkpoint
+from lgrpo_lightning.rollouts.names import CHECKPOINTS, set_aside, show_path
+from lgrpo_lightning.rollouts.whole_files import DiskFullError
 
 
 class LastCheckpoint(ModelCheckpoint):

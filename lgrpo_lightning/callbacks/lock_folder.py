@@ -10,9 +10,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lgrpo_lightning.callbacks.rollout_callback import is_dry_run
 from lgrpo_lightning.distributed.terminal import say
-from lgrpo_lightning.run_folder.lock import FolderLock
-from lgrpo_lightning.run_folder.names import show_path
-from lgrpo_lightning.run_folder.whole_files import make_folder
+from lgrpo_lightning.rollouts.lock import FolderLock
+from lgrpo_lightning.rollouts.names import show_path
+from lgrpo_lightning.rollouts.whole_files import make_folder
 
 
 class LockFolder(Callback):

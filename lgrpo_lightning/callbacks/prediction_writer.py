@@ -14,9 +14,9 @@ from lgrpo_lightning.callbacks.rollout_callback import is_dry_run
 from lgrpo_lightning.distributed.ranks import find_data_rank
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import set_aside, show_path
-from lgrpo_lightning.run_folder.plain import to_json
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.rollouts.names import set_aside, show_path
+from lgrpo_lightning.rollouts.plain import to_json
+from lgrpo_lightning.rollouts.whole_files import whole_file
 from lgrpo_lightning.types import Rollout
 
 
@@ -53,7 +53,7 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the rows of a batch."""
-        from lgrpo_lightning.run_folder.rollout_rows import build_table
+        from lgrpo_lightning.rollouts.rollout_rows import build_table
 
         if not isinstance(outputs, Rollout):
             raise UserError(

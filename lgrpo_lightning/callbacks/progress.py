@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
 from lgrpo_lightning.distributed.terminal import is_on_terminal, say
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.metric_series import find_validation_metrics
+from lgrpo_lightning.rollouts.metric_series import find_validation_metrics
 
 LENGTH = "completions/mean_length"
 

@@ -8,18 +8,18 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lgrpo_lightning.analysis.charts import draw_curve, style_axes
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, is_dry_run
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.metric_series import (
+from lgrpo_lightning.monitoring.charts import draw_curve, style_axes
+from lgrpo_lightning.rollouts.metric_series import (
     Series,
     build_metric_series,
     find_validation_metrics,
     read_metric_rows,
 )
-from lgrpo_lightning.run_folder.metrics_csv import writes_metrics
-from lgrpo_lightning.run_folder.names import METRICS, PLOT
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.rollouts.metrics_csv import writes_metrics
+from lgrpo_lightning.rollouts.names import METRICS, PLOT
+from lgrpo_lightning.rollouts.whole_files import whole_file
 from lgrpo_lightning.types import Rollout
 
 COLOURS = ("#d95f02", "#1b9e77", "#7570b3", "#e7298a")

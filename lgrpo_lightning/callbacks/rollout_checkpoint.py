@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
 from lgrpo_lightning.callbacks.rollout_state import RolloutState, is_fitting, set_older_aside
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.metrics_csv import log_before_checkpoint
+from lgrpo_lightning.rollouts.metrics_csv import log_before_checkpoint
 
 FILE = re.compile(r"rollout-(\d+)\.ckpt")
 

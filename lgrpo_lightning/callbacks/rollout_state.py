@@ -17,7 +17,7 @@ from lgrpo_lightning.checkpoints.checkpoint_file import write_checkpoint
 from lgrpo_lightning.checkpoints.snapshot import LatestSnapshot
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, set_aside, show_path
+from lgrpo_lightning.rollouts.names import CHECKPOINTS, set_aside, show_path
 
 
 class RolloutState(Checkpoint):

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, count_rollouts, is_dry_run
 from lgrpo_lightning.distributed.ranks import find_data_rank
 from lgrpo_lightning.distributed.terminal import say
-from lgrpo_lightning.run_folder.names import ROLLOUT_FILE, ROLLOUTS, set_aside, show_path
-from lgrpo_lightning.run_folder.whole_files import make_folder, whole_file
+from lgrpo_lightning.rollouts.names import ROLLOUT_FILE, ROLLOUTS, set_aside, show_path
+from lgrpo_lightning.rollouts.whole_files import make_folder, whole_file
 from lgrpo_lightning.types import Rollout
 
 
@@ -43,7 +43,7 @@ class RolloutWriter(RolloutCallback):
             return
         import pyarrow.parquet as pq
 
-        from lgrpo_lightning.run_folder.rollout_rows import build_table
+        from lgrpo_lightning.rollouts.rollout_rows import build_table
 
         name = f"rollout-{rollout.index:06d}-rank-{data.rank:03d}.parquet"
         path = Path(trainer.default_root_dir) / ROLLOUTS / name

@@ -12,15 +12,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
 from lgrpo_lightning.distributed.terminal import is_on_terminal, say
-from lgrpo_lightning.run_folder.environment import write_environment
-from lgrpo_lightning.run_folder.metric_series import (
+from lgrpo_lightning.rollouts.environment import write_environment
+from lgrpo_lightning.rollouts.metric_series import (
     Series,
     build_metric_series,
     find_validation_metrics,
     read_metric_rows,
 )
-from lgrpo_lightning.run_folder.metrics_csv import writes_metrics
-from lgrpo_lightning.run_folder.names import (
+from lgrpo_lightning.rollouts.metrics_csv import writes_metrics
+from lgrpo_lightning.rollouts.names import (
     CONFIG,
     ENVIRONMENT,
     LAST_CHECKPOINT,

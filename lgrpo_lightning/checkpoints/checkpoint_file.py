@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lgrpo_lightning.checkpoints.checkpoint_check import explain_unreadable
 from lgrpo_lightning.distributed.activity import note_activity
 from lgrpo_lightning.distributed.sharded_reading import REST
-from lgrpo_lightning.run_folder.whole_files import explain_if_unwritable, flush_to_disk, make_folder
+from lgrpo_lightning.rollouts.whole_files import explain_if_unwritable, flush_to_disk, make_folder
 
 
 class CheckpointFile:

@@ -16,7 +16,7 @@ from lgrpo_lightning.distributed.sharded_checkpoint import (
     refuse_pickles,
 )
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.rollouts.whole_files import whole_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

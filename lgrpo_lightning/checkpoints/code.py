@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
-from lgrpo_lightning.run_folder.environment import describe_environment
+from lgrpo_lightning.rollouts.environment import describe_environment
 
 
 def read_code(components: Mapping[str, Any]) -> dict[str, str]:

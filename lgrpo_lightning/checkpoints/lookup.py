@@ -8,7 +8,7 @@ from typing import Any
 from lgrpo_lightning.checkpoints.checkpoint_check import explain_unreadable
 from lgrpo_lightning.checkpoints.checkpoint_io import make_error
 from lgrpo_lightning.errors import NotFoundError
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, LAST_CHECKPOINT
+from lgrpo_lightning.rollouts.names import CHECKPOINTS, LAST_CHECKPOINT
 
 
 def find_checkpoint_folder(trainer: Any) -> Path:

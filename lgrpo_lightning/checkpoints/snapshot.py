@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from lgrpo_lightning.distributed.lightning_internals import dump_checkpoint
+from lgrpo_lightning.distributed.sharding import is_sharded
+from lgrpo_lightning.rollouts.queue import EARLIER
 
 WEIGHTS = ("state_dict", "optimizer_states")
-EARLIER = "lgrpo_earlier_weights"
-"""Key of the weights that rollouts in the queue were drawn from, oldest first; they never change."""
 ALIASED = {*WEIGHTS, EARLIER, "hyper_parameters", "datamodule_hyper_parameters"}
 
 
@@ -127,13 +126,3 @@ def _without_weights(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         del strategy.lightning_module_state_dict, strategy.optimizer_state
-
-
-def are_weights_left_out(trainer: Trainer) -> bool:
-    """Whether a state is being taken without weights, as they are gathered when it is written."""
-    return is_sharded(trainer) and "lightning_module_state_dict" in vars(trainer.strategy)
-
-
-def is_sharded(trainer: Trainer) -> bool:
-    """Whether the strategy has to gather the state, which makes a copy of it."""
-    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)

@@ -14,12 +14,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lightning.analysis.plan import FINISHED, LOG
 from lgrpo_lightning.commands import run
 from lgrpo_lightning.distributed.leaving import leave_soon, note_status
 from lgrpo_lightning.distributed.processes import signal_at_parents_end
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import CONFIG, LAST_CHECKPOINT
+from lgrpo_lightning.monitoring.plan import FINISHED, LOG
+from lgrpo_lightning.rollouts.names import CONFIG, LAST_CHECKPOINT
 
 LOCK = ".lock"
 """Held in a run's folder by the process that works there."""

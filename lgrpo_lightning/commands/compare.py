@@ -13,12 +13,16 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lightning.analysis.figures import draw_all
-from lgrpo_lightning.analysis.markdown import write_markdown
-from lgrpo_lightning.analysis.plan import ARMS, RUNS, TUNING, Arm, Run, build_arms, make_slug
-from lgrpo_lightning.analysis.pool import run_all
-from lgrpo_lightning.analysis.progress import ComparisonProgress
-from lgrpo_lightning.analysis.results import (
+from lgrpo_lightning.commands import child
+from lgrpo_lightning.commands.resume import flatten
+from lgrpo_lightning.distributed.interruption import Interrupted
+from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.monitoring.figures import draw_all
+from lgrpo_lightning.monitoring.markdown import write_markdown
+from lgrpo_lightning.monitoring.plan import ARMS, RUNS, TUNING, Arm, Run, build_arms, make_slug
+from lgrpo_lightning.monitoring.pool import run_all
+from lgrpo_lightning.monitoring.progress import ComparisonProgress
+from lgrpo_lightning.monitoring.results import (
     TREE,
     Measure,
     read_metrics,
@@ -27,15 +31,11 @@ from lgrpo_lightning.analysis.results import (
     tabulate_curves,
     tabulate_runs,
 )
-from lgrpo_lightning.analysis.tuning import choose_best, tabulate_tuning
-from lgrpo_lightning.analysis.variations import Choice, combine, parse_choices, parse_seeds
-from lgrpo_lightning.commands import child
-from lgrpo_lightning.commands.resume import flatten
-from lgrpo_lightning.distributed.interruption import Interrupted
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, show_path
-from lgrpo_lightning.run_folder.reading import read_config
-from lgrpo_lightning.run_folder.whole_files import write_whole
+from lgrpo_lightning.monitoring.tuning import choose_best, tabulate_tuning
+from lgrpo_lightning.monitoring.variations import Choice, combine, parse_choices, parse_seeds
+from lgrpo_lightning.rollouts.names import CHECKPOINTS, show_path
+from lgrpo_lightning.rollouts.reading import read_config
+from lgrpo_lightning.rollouts.whole_files import write_whole
 
 DESCRIPTION = """\
 Runs the same training several times, in processes, and says what the difference makes.

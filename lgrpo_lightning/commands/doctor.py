@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lgrpo_lightning.analysis.diagnosis import Finding, diagnose
-from lgrpo_lightning.analysis.recorded_run import RecordedRun
 from lgrpo_lightning.commands.messages import report
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import show_path
-from lgrpo_lightning.run_folder.plain import to_json
+from lgrpo_lightning.monitoring.diagnosis import Finding, diagnose
+from lgrpo_lightning.monitoring.recorded_run import RecordedRun
+from lgrpo_lightning.rollouts.names import show_path
+from lgrpo_lightning.rollouts.plain import to_json
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 from lgrpo_lightning.checkpoints.lookup import find_named_checkpoint
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.errors import NotFoundError, UserError
-from lgrpo_lightning.run_folder.names import CHECKPOINTS, CONFIG, show_path
-from lgrpo_lightning.run_folder.reading import read_config
+from lgrpo_lightning.rollouts.names import CHECKPOINTS, CONFIG, show_path
+from lgrpo_lightning.rollouts.reading import read_config
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.registry.hookspecs import CONTRACT
-from lgrpo_lightning.run_folder.names import show_path
+from lgrpo_lightning.rollouts.names import show_path
 
 KINDS = {
     "reward": "A reward",

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgrpo_lightning.analysis.report import is_comparison, report_comparison, report_runs
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.names import show_path
-from lgrpo_lightning.run_folder.whole_files import write_whole
+from lgrpo_lightning.monitoring.report import is_comparison, report_comparison, report_runs
+from lgrpo_lightning.rollouts.names import show_path
+from lgrpo_lightning.rollouts.whole_files import write_whole
 
 REPORT = "report.html"
 

@@ -32,8 +32,8 @@ from lgrpo_lightning.errors import MissingPackageError, NotFoundError, UserError
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.registry import lookup
 from lgrpo_lightning.registry.import_path import search_working_directory
-from lgrpo_lightning.run_folder.names import CONFIG
-from lgrpo_lightning.run_folder.whole_files import write_whole
+from lgrpo_lightning.rollouts.names import CONFIG
+from lgrpo_lightning.rollouts.whole_files import write_whole
 from lgrpo_lightning.training import settings
 
 TRAINER_DEFAULTS: dict[str, Any] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.reading import read_config
+from lgrpo_lightning.rollouts.reading import read_config
 
 if TYPE_CHECKING:
     from lgrpo_lightning.policy import PolicyConfig

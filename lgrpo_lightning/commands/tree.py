@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgrpo_lightning.analysis.pages import render_page
-from lgrpo_lightning.analysis.recorded_group import RecordedGroup, read_group
-from lgrpo_lightning.analysis.recorded_run import RecordedRun
-from lgrpo_lightning.analysis.tree_text import write_header, write_steps
 from lgrpo_lightning.distributed.terminal import escape_unprintable, is_on_terminal
-from lgrpo_lightning.run_folder.names import show_path
-from lgrpo_lightning.run_folder.whole_files import write_whole
+from lgrpo_lightning.monitoring.pages import render_page
+from lgrpo_lightning.monitoring.recorded_group import RecordedGroup, read_group
+from lgrpo_lightning.monitoring.recorded_run import RecordedRun
+from lgrpo_lightning.monitoring.tree_text import write_header, write_steps
+from lgrpo_lightning.rollouts.names import show_path
+from lgrpo_lightning.rollouts.whole_files import write_whole
 
 
 def main(argv: Sequence[str]) -> int:

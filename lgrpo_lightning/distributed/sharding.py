@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.fsdp import register_fsdp_forward_method as enter_through
 
@@ -49,3 +51,13 @@ def shard(
     fully_shard(policy, **options)
     # called by `unshard`, so that FSDP2 takes the policy for its root before a part of it runs alone
     enter_through(policy, "touch")
+
+
+def are_weights_left_out(trainer: Trainer) -> bool:
+    """Whether a state is being taken without weights, as they are gathered when it is written."""
+    return is_sharded(trainer) and "lightning_module_state_dict" in vars(trainer.strategy)
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether the strategy has to gather the state, which makes a copy of it."""
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.sharded_weights import gather_whole
-from lgrpo_lightning.run_folder.names import NONFINITE, show_path
+from lgrpo_lightning.rollouts.names import NONFINITE, show_path
 from lgrpo_lightning.training.nonfinite import Finding, NonFiniteError, cause, description, local, save
 from lgrpo_lightning.training.optimizers import compute_gradient_norm
 from lgrpo_lightning.training.options import OnNonFinite

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lgrpo_lightning.functional import kl_estimate
 from lgrpo_lightning.policy import Reference
+from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.training.batch_scorer import BatchScorer
-from lgrpo_lightning.training.refill import ScoredGroups
 from lgrpo_lightning.types import Credit, Group, Rewards, TrainBatch
 
 

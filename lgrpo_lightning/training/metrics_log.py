@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.distributed.ranks import find_ranks, gather_data_ranks
+from lgrpo_lightning.monitoring.metrics import Means, add_rollout_metrics, pass_rates
 from lgrpo_lightning.policy import Policy
-from lgrpo_lightning.training.metrics import Means, add_rollout_metrics, pass_rates
+from lgrpo_lightning.rollouts.timing import Clock
 from lgrpo_lightning.training.options import Updates, Validation
-from lgrpo_lightning.training.timing import Clock
 from lgrpo_lightning.training.utilization import utilization_metrics
 from lgrpo_lightning.types import Rollout
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.training.metrics import Means
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.types import TrainBatch
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.whole_files import whole_file
+from lgrpo_lightning.rollouts.whole_files import whole_file
 from lgrpo_lightning.training.pending_step import PendingStep
 from lgrpo_lightning.types import Rollout
 

@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.sharded_weights import gather_whole
-from lgrpo_lightning.run_folder.plain import to_plain
+from lgrpo_lightning.rollouts.plain import to_plain
 from lgrpo_lightning.training.options import Schedule
 
 

@@ -20,19 +20,19 @@ from lgrpo_lightning.distributed.ranks import Ranks, find_ranks, set_gradient_sy
 from lgrpo_lightning.distributed.sharding import shard
 from lgrpo_lightning.distributed.tensor_parallel import agree_gradients
 from lgrpo_lightning.distributed.terminal import say
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference, make_reference
 from lgrpo_lightning.policy.end_of_sequence import describe_ends, find_end_tokens
 from lgrpo_lightning.policy.loading import find_context_length, load_config, load_tokenizer
 from lgrpo_lightning.policy.lora import is_adapter_weight
 from lgrpo_lightning.policy.reference import gather_reference_state, load_reference_state, require_weights
 from lgrpo_lightning.policy.sharded_weights import gather_whole
-from lgrpo_lightning.run_folder.plain import to_plain
+from lgrpo_lightning.rollouts.plain import to_plain
 from lgrpo_lightning.training import Objective, Schedule, Updates
 from lgrpo_lightning.training.alike import check_alike
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.guard import StepGuard
 from lgrpo_lightning.training.layout_trial import LayoutTrial
-from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.optimizers import (
     build_optimizer,
     build_scheduler,

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lgrpo_lightning.analysis.rules import RULES
-from lgrpo_lightning.analysis.window import Window
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.monitoring.rules import RULES
+from lgrpo_lightning.monitoring.window import Window
+from lgrpo_lightning.rollouts.thread import RolloutRequest
 from lgrpo_lightning.training.options import Updates
-from lgrpo_lightning.training.rollout_thread import RolloutRequest
 from lgrpo_lightning.types import Progress, Prompt
 
 NOTHING_TO_LEARN = ("not_applicable", "clipped", "dead_groups")

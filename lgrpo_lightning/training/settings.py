@@ -22,7 +22,7 @@ from lgrpo_lightning.distributed.precision import check_precision
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rewards import RewardFunction
-from lgrpo_lightning.run_folder.names import show_path
+from lgrpo_lightning.rollouts.names import show_path
 from lgrpo_lightning.training.options import Updates
 from lgrpo_lightning.types import Sampling
 

@@ -11,7 +11,7 @@ from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.errors import check_metrics
 from lgrpo_lightning.functional import importance_values, importance_weights, kl_estimate
 from lgrpo_lightning.functional.importance import ImportanceMode
-from lgrpo_lightning.training.metrics import Means
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.training.objective import Objective
 from lgrpo_lightning.types import LossInput
 

@@ -13,6 +13,7 @@ from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.functional import aggregate, default_normalizer
 from lgrpo_lightning.functional.importance import ImportanceMode
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.policy.choice import COUNTS, LayoutChoice, LayoutName
 from lgrpo_lightning.policy.policy import TokenScores
@@ -23,7 +24,6 @@ from lgrpo_lightning.training.fixed_scores import FixedScores, compute_fixed_sco
 from lgrpo_lightning.training.gradient_noise import GradientNoise
 from lgrpo_lightning.training.high_entropy import select_high_entropy
 from lgrpo_lightning.training.layout_trial import LayoutTrial
-from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.mini_batches import count_masked, select_rows
 from lgrpo_lightning.training.objective import Objective
 from lgrpo_lightning.training.options import Updates

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from lgrpo_lightning.analysis.rules import RULES
 from lgrpo_lightning.callbacks import Alarms, call_rollout_callbacks
 from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.monitoring.rules import RULES
 from lgrpo_lightning.types import Rewards
 from tests.callbacks.stub import Loader, StubModule, batch, fit, group
 

@@ -12,7 +12,7 @@ from lgrpo_lightning.callbacks import (
     complete_trainer,
     make_default_callbacks,
 )
-from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
+from lgrpo_lightning.rollouts.metrics_csv import MetricsCSV
 from tests.callbacks.stub import StubModule, fit, trainer
 
 

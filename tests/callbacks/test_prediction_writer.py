@@ -7,7 +7,7 @@ import pytest
 
 from lgrpo_lightning.callbacks import PredictionWriter
 from lgrpo_lightning.callbacks.prediction_writer import write_json_lines
-from lgrpo_lightning.run_folder.rollout_rows import build_table
+from lgrpo_lightning.rollouts.rollout_rows import build_table
 from tests.callbacks.stub import StubModule, simple_batch, trainer
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile, put_in_place
-from lgrpo_lightning.checkpoints.snapshot import EARLIER, Snapshot
+from lgrpo_lightning.checkpoints.snapshot import Snapshot
 from lgrpo_lightning.distributed.sharded_reading import REST
+from lgrpo_lightning.rollouts.queue import EARLIER
 
 
 def test_weights_are_held_by_reference_and_the_rest_as_copies() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.run_folder.names import LAST_CHECKPOINT
+from lgrpo_lightning.rollouts.names import LAST_CHECKPOINT
 from tests.runs import fit, lgrpo, rollouts
 
 FAILING = """
@@ -80,7 +80,7 @@ def test_the_traceback_on_request(
 def test_a_mistake_of_the_library_shows_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lgrpo_lightning.training.components.trained_groups", lambda rewards, drop_equal: None)
+    monkeypatch.setattr("lgrpo_lightning.rollouts.components.trained_groups", lambda rewards, drop_equal: None)
     assert lgrpo("fit", tmp_path) == 1
     said = capsys.readouterr().err
     assert "Traceback (most recent call last)" in said

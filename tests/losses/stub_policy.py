@@ -13,10 +13,10 @@ from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.functional.vocabulary import Vocabulary
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
-from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import TrainBatch
 from tests.updates import run_update

@@ -16,10 +16,10 @@ from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.module import GRPOModule
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.registry import lookup
 from lgrpo_lightning.testing import toy_group
-from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
 from tests.docs.parse_commands import BuildCLI

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lgrpo_lightning.checkpoints.snapshot import EARLIER
+from lgrpo_lightning.rollouts.queue import EARLIER
 from tests.runs import lgrpo_arguments, rollouts
 from tests.several import Fork, rank_environments
 from tests.several import lgrpo as be_lgrpo

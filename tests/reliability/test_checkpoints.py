@@ -19,7 +19,7 @@ from lgrpo_lightning.callbacks import LastCheckpoint
 from lgrpo_lightning.checkpoints.checkpoint_check import explain_unreadable
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
-from lgrpo_lightning.run_folder.whole_files import DiskFullError, explain_if_unwritable, whole_file
+from lgrpo_lightning.rollouts.whole_files import DiskFullError, explain_if_unwritable, whole_file
 from tests.callbacks.stub import StubModule, fit, trainer
 from tests.reliability.processes import RUN, Run, finished, finished_pair, same_run
 from tests.runs import lgrpo

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.run_folder.metrics_csv import MetricsCSV
-from lgrpo_lightning.run_folder.whole_files import UnwritableError, write_whole
+from lgrpo_lightning.rollouts.metrics_csv import MetricsCSV
+from lgrpo_lightning.rollouts.whole_files import UnwritableError, write_whole
 from tests.runs import checkpoint, fit, metrics, rollouts
 
 RUN = {

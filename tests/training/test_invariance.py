@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss
 from lgrpo_lightning.distributed.ranks import Ranks
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.registry.lookup import components
@@ -27,7 +28,6 @@ from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.compatibility import check_weights
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
-from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Group, Rewards, TrainBatch
 from tests.training.several_ranks import together

@@ -12,6 +12,7 @@ from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.estimators import GRPO, LambdaGRPO
 from lgrpo_lightning.losses import ClippedSurrogate
+from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.testing import toy_group
@@ -19,7 +20,6 @@ from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.batch_scorer import BatchScorer
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.fixed_scores import compute_fixed_scores
-from lgrpo_lightning.training.metrics import Means
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
 from tests.reference import naive

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.run_folder.plain import to_json
+from lgrpo_lightning.rollouts.plain import to_json
 
 TOO_LONG = "context_length_exceeded"
 """What an answer's error has as ``code`` where the conversation may not go on: the run ends with what was said."""

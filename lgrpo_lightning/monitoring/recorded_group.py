@@ -1,0 +1,226 @@
+"""One group of a recorded rollout: its steps, and what the run, GRPO and λ-GRPO make of each. Nothing is computed anew
+but the comparison, and nothing that the run's configuration names is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas
+import torch
+from torch import Tensor
+
+from lgrpo_lightning.errors import NotFoundError, UserError
+from lgrpo_lightning.functional import equal_rewards, group_advantages
+from lgrpo_lightning.monitoring.recorded_run import RecordedRun
+from lgrpo_lightning.monitoring.window import average
+from lgrpo_lightning.process_tree import ProcessTree, Step
+from lgrpo_lightning.types import pad
+
+COLUMNS = ("text_ends", "step_ids", "token_advantages", "token_weights", "token_mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """A completion that ends at a step."""
+
+    member: int
+    reward: float
+    advantage: float
+    finish_reason: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepNode:
+    """One process step.
+
+    Attributes:
+        text: Its text.
+        tokens: How many tokens it has, of its first member.
+        set_size: Completions that share it.
+        reward: Its reward: the mean of theirs; NaN where none applies.
+        own: What the run's estimator adds up for each of its tokens: advantages times weights, over its members.
+        grpo: What GRPO would: the sum of the advantages of the members that train it.
+        lambda_grpo: What λ-GRPO would: their mean.
+        endings: The completions that end with it.
+        children: The steps that follow.
+    """
+
+    text: str
+    tokens: int
+    set_size: int
+    reward: float
+    own: float
+    grpo: float
+    lambda_grpo: float
+    endings: tuple[Ending, ...]
+    children: tuple[StepNode, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedGroup:
+    """A group with its tree.
+
+    Attributes:
+        rollout: Number of the rollout.
+        place, of: Which of how many groups of the rollout, from 0.
+        prompt: Its text.
+        uid: Its name.
+        rewards: Of the completions.
+        roots: The steps without a parent.
+        path_depth, shared: Means over the completions: steps between root and leaf, share of tokens with |λ| > 1.
+        segmenter, estimator: The run's, by name; "" where its configuration is not there.
+    """
+
+    rollout: int
+    place: int
+    of: int
+    prompt: str
+    uid: str
+    rewards: tuple[float, ...]
+    roots: tuple[StepNode, ...]
+    path_depth: float
+    shared: float
+    segmenter: str
+    estimator: str
+
+    @property
+    def largest(self) -> float:
+        """The largest push of any step, by any estimator."""
+        waiting, largest = list(self.roots), 0.0
+        while waiting:
+            step = waiting.pop()
+            waiting.extend(step.children)
+            largest = max(largest, abs(step.own), abs(step.grpo), abs(step.lambda_grpo))
+        return largest
+
+    @property
+    def flat(self) -> bool:
+        """Whether all rewards are equal, so that nothing is learnt from it."""
+        return bool(equal_rewards(torch.tensor([self.rewards])))
+
+
+def read_group(run: RecordedRun, rollout: int | None = None, place: int | None = None) -> RecordedGroup:
+    """A group of a run, with the process tree, the advantages and the weights that were recorded.
+
+    Args:
+        rollout: Number of the rollout; None: the last one.
+        place: Which of its groups, from 0; None: the one with the largest updates.
+
+    Raises:
+        FileNotFoundError: There is no such rollout.
+        ValueError: There is no such group, or the run was recorded without what is shown here.
+    """
+    if not run.rollout_numbers:
+        raise NotFoundError(f"{run.folder} has no rollouts yet.")
+    number = run.rollout_numbers[-1] if rollout is None else rollout
+    table = run.read_rollouts(only=number)
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise UserError(
+            f"{run.folder} was recorded by an older version, without the columns {', '.join(missing)} of its "
+            "rollouts: its steps are not known."
+        )
+    uids = list(dict.fromkeys(table["prompt_uid"]))
+    if place is None:
+        place = _find_largest(table, uids)
+    if not 0 <= place < len(uids):
+        raise UserError(f"Rollout {number} has {len(uids)} groups, 0 to {len(uids) - 1}; there is no group {place}.")
+    rows = table[table["prompt_uid"] == uids[place]]
+    lengths = rows["length"].clip(lower=1)
+    return RecordedGroup(
+        rollout=number,
+        place=place,
+        of=len(uids),
+        prompt=rows["prompt"].iloc[0],
+        uid=uids[place],
+        rewards=tuple(float(r) for r in rows["reward"]),
+        roots=build_nodes(rows),
+        path_depth=float(rows["path_depth"].mean()),
+        shared=float((rows["shared_tokens"] / lengths).mean()),
+        segmenter=_get_class_name(run.get_option("model.segmenter.class_path")),
+        estimator=_get_class_name(run.get_option("model.advantage_estimator.class_path")),
+    )
+
+
+def _find_largest(table: pandas.DataFrame, uids: Sequence[str]) -> int:
+    """The group whose tokens are moved most; the first among equals."""
+    moved = [
+        sum(abs(a * w) for a, w in zip(row["token_advantages"], row["token_weights"], strict=True))
+        for row in table.to_dict("records")
+    ]
+    sums = pandas.Series(moved).groupby(list(table["prompt_uid"])).sum()
+    return max(range(len(uids)), key=lambda i: (float(sums[uids[i]]), -i))
+
+
+def _get_class_name(class_path: object) -> str:
+    return class_path.rpartition(".")[2] if isinstance(class_path, str) else ""
+
+
+def build_nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
+    """The steps of a group's tree, nested; those with the best reward first."""
+    members = rows.to_dict("records")
+    tree = _build_tree([[int(i) for i in m["step_ids"]] for m in members])
+    rewards = torch.tensor([float(m["reward"]) for m in members])
+    width = tree.step_ids.shape[1]
+    own, weights, mask = (
+        pad([torch.tensor(list(m[name]), dtype=torch.float32) for m in members], width)
+        for name in ("token_advantages", "token_weights", "token_mask")
+    )
+    advantages = group_advantages(rewards[None])[0][:, None] * mask
+    following: dict[int, list[int]] = {}
+    for number, step in enumerate(tree.steps):
+        following.setdefault(step.parent, []).append(number)
+    last = [
+        int(row[len(m["step_ids"]) - 1]) if len(m["step_ids"]) else -1
+        for m, row in zip(members, tree.step_ids, strict=True)
+    ]
+
+    def build(number: int) -> StepNode:
+        step = tree.steps[number]
+        first, (start, end) = members[step.members[0]], step.spans[0]
+        ends = [0, *first["text_ends"]]
+        grpo = _sum_push(step, advantages)
+        training = sum(bool(mask[m, a:b].any()) for m, (a, b) in zip(step.members, step.spans, strict=True))
+        return StepNode(
+            text=first["completion"][ends[start] : ends[end]],
+            tokens=end - start,
+            set_size=len(step.members),
+            reward=average([float(rewards[m]) for m in step.members]),
+            own=_sum_push(step, own * weights * mask),
+            grpo=grpo,
+            lambda_grpo=grpo / max(training, 1),
+            endings=tuple(_build_ending(members[m]) for m in step.members if last[m] == number),
+            children=_sort([build(child) for child in following.get(number, [])]),
+        )
+
+    return _sort([build(number) for number in following.get(-1, [])])
+
+
+def _build_tree(step_ids: Sequence[Sequence[int]]) -> ProcessTree:
+    """The tree whose steps are numbered so."""
+    keys = [list(dict.fromkeys(row)) for row in step_ids]
+    return ProcessTree.from_steps(keys, [[key.index(i) for i in row] for key, row in zip(keys, step_ids, strict=True)])
+
+
+def _sum_push(step: Step, values: Tensor) -> float:
+    """The sum over the members of a step of the mean of ``values`` ``[G, T]`` over its tokens."""
+    sums = [values[m, start:end].mean() for m, (start, end) in zip(step.members, step.spans, strict=True)]
+    return round(float(torch.stack(sums).sum()), 6) + 0.0  # rounding is no push
+
+
+def _build_ending(row: Mapping[Hashable, Any]) -> Ending:
+    return Ending(
+        member=int(row["member"]),
+        reward=float(row["reward"]),
+        advantage=float(row["advantage"]),
+        finish_reason=str(row["finish_reason"]),
+        text=str(row["completion"]),
+    )
+
+
+def _sort(steps: Sequence[StepNode]) -> tuple[StepNode, ...]:
+    return tuple(sorted(steps, key=lambda s: (-s.set_size, -s.reward if s.reward == s.reward else math.inf)))

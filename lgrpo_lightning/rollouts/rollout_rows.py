@@ -1,0 +1,148 @@
+"""A rollout as a table: one row per completion, the same columns in every file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from lgrpo_lightning.rollouts.plain import clean, to_json
+from lgrpo_lightning.types import Group, Rewards, Rollout
+
+BEFORE = (
+    ("rollout", pa.int64()),
+    ("prompt_uid", pa.string()),
+    ("member", pa.int64()),
+    ("prompt", pa.string()),
+    ("completion", pa.string()),
+    ("token_ids", pa.list_(pa.int64())),
+    ("length", pa.int64()),
+    ("finish_reason", pa.string()),
+    ("reward", pa.float32()),
+)
+AFTER = (
+    ("advantage", pa.float32()),
+    ("weight_version", pa.int64()),
+    ("trained", pa.bool_()),
+    ("set_size_mean", pa.float32()),
+    ("shared_tokens", pa.int64()),
+    ("path_depth", pa.int64()),
+    ("step_rewards", pa.list_(pa.float32())),
+    ("text_ends", pa.list_(pa.int64())),
+    ("step_ids", pa.list_(pa.int64())),
+    ("token_advantages", pa.list_(pa.float32())),
+    ("token_weights", pa.list_(pa.float32())),
+    ("token_mask", pa.list_(pa.bool_())),
+    ("fork_member", pa.int64()),
+    ("fork_position", pa.int64()),
+    ("turns", pa.string()),
+    ("columns", pa.string()),
+    ("extras", pa.string()),
+)
+
+
+def build_table(rollout: Rollout) -> pa.Table:
+    """One row per completion, group after group; those of replaced groups come last.
+
+    Columns: ``rollout, prompt_uid, member, prompt, completion, token_ids, length, finish_reason, reward``, a
+    ``reward/<name>`` per named part, then
+
+    - ``advantage``: the completion's advantage at its first trained token, before weights. GRPO and λ-GRPO
+      give every token of a completion the same; another estimator may not. NaN where no token is trained.
+    - ``weight_version, trained``: weight updates the sampler had seen; whether the completion takes part in the
+      update.
+    - ``set_size_mean, shared_tokens, path_depth``: the mean of |λ| over the completion's tokens (NaN without
+      tokens), the number of tokens with |λ| > 1, and the process sets between the group and its leaf.
+    - ``step_rewards``: the rewards of the completion's steps in order, null without process rewards.
+    - ``text_ends``: the length of the completion's text after each of its tokens, in characters.
+    - ``step_ids, token_advantages, token_weights, token_mask``: of each token, the number of its step in the group's
+      process tree, its advantage and weight, and whether it is trained.
+    - ``fork_member, fork_position``: of a fork, whose tokens it has taken over, and how many; else null.
+    - ``turns``: of an episode, a JSON list with the role, first and last token and messages of each turn; else null.
+    - ``columns, extras``: what the data row and the reward models hold beside that, each as one JSON
+      object, so that all files of a run have one schema.
+
+    A reward that does not apply is NaN.
+    """
+    parts = list(dict.fromkeys(name for rewards in rollout.sampled.rewards for name in rewards.parts))
+    schema = pa.schema([*BEFORE, *((clean(f"reward/{name}"), pa.float32()) for name in parts), *AFTER])
+    return pa.Table.from_pylist(list(build_rows(rollout)), schema=schema)
+
+
+def build_rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
+    """The rows of ``build_table`` as dictionaries; a reward part that a group lacks is left out."""
+    rollout = rollout.sampled
+    for at, (group, rewards) in enumerate(zip(rollout.groups, rollout.rewards, strict=True)):
+        columns = to_json(group.prompt.columns)
+        for member in range(len(group)):
+            yield {
+                "rollout": rollout.index,
+                "prompt_uid": clean(group.prompt.uid),
+                "prompt": clean(group.prompt.text),
+                "trained": rollout.takes_part(at, member),
+                "columns": columns,
+                **_describe_completion(group, member),
+                **_describe_rewards(rewards, member),
+                **_describe_credit(rollout, at, member),
+            }
+
+
+def _describe_completion(group: Group, member: int) -> dict[str, Any]:
+    """Columns of one completion from the sampler."""
+    rollout = group.completions[member]
+    return {
+        "member": member,
+        "completion": clean(rollout.text),
+        "token_ids": list(rollout.token_ids),
+        "length": len(rollout),
+        "text_ends": list(rollout.text_ends),
+        "fork_member": None if rollout.fork is None else rollout.fork.member,
+        "fork_position": None if rollout.fork is None else rollout.fork.position,
+        "turns": to_json([vars(turn) for turn in rollout.turns]) if rollout.turns else None,
+        "finish_reason": rollout.finish_reason,
+        "weight_version": rollout.weight_version,
+    }
+
+
+def _describe_rewards(rewards: Rewards, member: int) -> dict[str, Any]:
+    """Columns of one completion from the reward models."""
+    extras = {name: values[member] for name, values in rewards.extras.items()}
+    return {
+        "reward": float(rewards.outcome[member]),
+        **{clean(f"reward/{name}"): float(values[member]) for name, values in rewards.parts.items()},
+        "extras": to_json(extras),
+    }
+
+
+def _describe_credit(rollout: Rollout, at: int, member: int) -> dict[str, Any]:
+    """Columns of one completion from the process tree and the estimator."""
+    tree, steps = rollout.trees[at], rollout.rewards[at].steps
+    trained, count = tree.trained[member].nonzero().flatten(), len(rollout.groups[at].completions[member])
+    sizes = tree.set_sizes()[member][trained]
+    taken = tree.step_ids[member].tolist()
+    return {
+        "step_ids": taken[:count],
+        "token_advantages": rollout.credits[at].advantages[member, :count].tolist(),
+        "token_weights": rollout.credits[at].weights[member, :count].tolist(),
+        "token_mask": tree.trained[member, :count].tolist(),
+        "advantage": float(rollout.credits[at].advantages[member, trained[0]]) if len(trained) else math.nan,
+        "set_size_mean": float(sizes.float().mean()) if len(sizes) else math.nan,
+        "shared_tokens": int((sizes > 1).sum()),
+        "path_depth": int(tree.path_depth()[member]),
+        "step_rewards": None if steps is None else [float(steps[s]) for s, _ in groupby(taken) if s >= 0],
+    }
+
+
+def select_over_rewards(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """``count`` rows evenly spaced from the best to the worst reward; NaN last.
+
+    >>> [row["reward"] for row in select_over_rewards([{"reward": r} for r in (0.5, 1.0, 0.0, 0.2, 0.9)], 3)]
+    [1.0, 0.5, 0.0]
+    """
+    ordered = sorted(rows, key=lambda row: math.inf if math.isnan(row["reward"]) else -row["reward"])
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[round(i * (len(ordered) - 1) / max(count - 1, 1))] for i in range(count)]
