@@ -23,6 +23,9 @@ from lgrpo_lightning.types import Credit, Group, LossInput, Progress, Prompt, Re
 Level = Literal["token", "sequence"]
 """Whether a policy loss has one term per token or one per completion."""
 
+ModelName = Literal["policy", "reference"]
+"""The trained model, or the one before training, which ``objective.reference_sync_steps`` may update."""
+
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all ranks; the identity in one process."""
 
@@ -50,6 +53,15 @@ class Adapter:
     rslora: bool
     targets: tuple[str, ...]
     weights: Iterator[tuple[str, Tensor]]
+
+
+class Scorer(Protocol):
+    """A model that scores completions and is not trained by that."""
+
+    def compute_logprobs(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, temperature: float
+    ) -> list[Tensor]:
+        """``[T]`` fp32 log-probs of each completion's tokens after its prompt, on the CPU. Collective."""
 
 
 class WeightSource(Protocol):
@@ -104,6 +116,9 @@ class WeightSource(Protocol):
 
     def generation_model(self) -> AbstractContextManager[Any]:
         """A context with the Hugging Face causal LM, ready for no-grad forward passes without collectives."""
+
+    def make_teacher(self, name: ModelName) -> Scorer:
+        """A model of the run, ready to score completions after other prompts than their own."""
 
 
 class Sampler(ABC):
@@ -167,6 +182,14 @@ class RewardModel(ABC):  # noqa: B024 - one of two methods is enough
 
     columns: ClassVar[tuple[str, ...]] = ()
     """Data columns it requires; checked before the first step. May be set per instance."""
+
+    contexts: ClassVar[tuple[str, ...]] = ()
+    """Templates of prompts with more context, such as "{prompt} {solution}": ``Prompt.contexts`` has the token ids of
+    each. May be set per instance."""
+
+    scores_with: ClassVar[ModelName | None] = None
+    """Model of the run that it scores with (``WeightSource.make_teacher``); "reference" has the run keep one. May be
+    set per instance."""
 
     def setup(self, source: WeightSource) -> None:  # noqa: B027
         """Called once before the first rollout, on every rank; ``source`` provides the policy's tokenizer.

@@ -134,7 +134,7 @@ class PromptDataModule(LightningDataModule):
         """Most tokens that a prompt of the sets that were read, or may be of a stream, and its completion have."""
         module, sets = self._trainer.lightning_module, self.prompts.values()
         prompts = (p for named in sets for prompts in named.values() for p in prompts)
-        longest = max((len(p.token_ids) for p in prompts), default=0)
+        longest = max((len(ids) for p in prompts for ids in (p.token_ids, *p.contexts.values())), default=0)
         if self.streamed and self._trainer.state.fn == "fit":
             longest = sizes.find_max_length(module, self.max_prompt_length)
         return longest + int(module.sampling.max_new_tokens)
@@ -287,6 +287,8 @@ class PromptDataModule(LightningDataModule):
             prefill=self.prefill,
             chat_template_kwargs=self.chat_template_kwargs,
             vocabulary=getattr(module, "vocabulary_size", None),
+            contexts=getattr(getattr(module, "reward_model", None), "contexts", ()),
+            max_context_length=sizes.find_max_length(module, None),
         )
         return SetEncoder(name, source, encoder, module)
 

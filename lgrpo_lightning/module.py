@@ -291,6 +291,11 @@ class GRPOModule(PolicyModule):
         self.components.teardown()
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether the run keeps a reference."""
+        return compatibility.reads_reference(self.objective, self.components.by_name)
+
+    @property
     def reward_model(self) -> RewardSum:
         """The sum of all reward models; the data module checks its columns with it."""
         return self.components.reward_model

@@ -92,6 +92,7 @@ class Prompt:
         token_ids: ``text`` as token ids.
         messages: The chat it was rendered from, or None for a plain string.
         columns: All other columns of the data row, for rewards.
+        contexts: Token ids of the prompt with more context, by the template of ``RewardModel.contexts``.
     """
 
     uid: str
@@ -99,6 +100,7 @@ class Prompt:
     token_ids: tuple[int, ...]
     messages: tuple[Message, ...] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    contexts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse_text("Prompt.token_ids", self.token_ids)

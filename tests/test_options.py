@@ -44,7 +44,8 @@ GIVEN: Mapping[type, dict[str, Any]] = {
 """What a class needs beside the option that is tried."""
 OPEN = {  # values that only this library makes, and texts that are one value
     "columns", "parts", "metrics", "extras", "rollouts", "groups", "trees", "rewards", "credits", "trained", "prompts",
-    "completions", "text_ends", "turns", "environment", "validation", "test", "predict", "models", "reward_model",
+    "contexts", "completions", "text_ends", "turns", "environment", "validation", "test", "predict", "models",
+    "reward_model",
 }  # fmt: skip
 
 

@@ -94,18 +94,21 @@ def batches(tokenizer: Any, rng: random.Random, options: argparse.Namespace) -> 
         for _ in range(options.batch):
             terms = next(sums)
             shown = calling.TOOLS if options.call_rate else ""
-            prompt = tokenizer.encode(shown + make_row(terms)["prompt"])
-            answer, trained = _answer(tokenizer, terms, rng, options)
+            solved = bool(options.solved_rate) and rng.random() < options.solved_rate
+            prompt = tokenizer.encode(shown + (solve_sum(terms) if solved else "") + make_row(terms)["prompt"])
+            answer, trained = _answer(
+                tokenizer, terms, rng, options, mistake_rate=0 if solved else options.mistake_rate
+            )
             ids.append(torch.tensor(prompt + answer))
             labels.append(torch.tensor([-100] * len(prompt) + trained))
         yield _stacked(ids, tokenizer.pad_token_id), _stacked(labels, -100)
 
 
 def _answer(
-    tokenizer: Any, terms: Sequence[int], rng: random.Random, options: argparse.Namespace
+    tokenizer: Any, terms: Sequence[int], rng: random.Random, options: argparse.Namespace, *, mistake_rate: float
 ) -> tuple[list[int], list[int]]:
     """Token ids of an answer, and which of them are trained: worked out, given up, or by calling the calculator."""
-    text = solve_sum(terms, mistake_rate=options.mistake_rate, rng=rng)
+    text = solve_sum(terms, mistake_rate=mistake_rate, rng=rng)
     if options.abstain_rate and rng.random() < options.abstain_rate:
         text = ABSTENTION
     if options.call_rate and rng.random() < options.call_rate:
@@ -143,6 +146,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-term", type=int, default=20, help="largest number in a sum")
     parser.add_argument("--mistake-rate", type=float, default=0.24, help="chance of a line to be wrong")
     parser.add_argument("--abstain-rate", type=float, default=0.0, help="chance of the answer '?'")
+    parser.add_argument(
+        "--solved-rate", type=float, default=0.0, help="chance of a solution before the sum, and a right answer"
+    )
     parser.add_argument(
         "--call-rate", type=float, default=0.0, help="chance of an answer by the calculator; above 0, chats"
     )

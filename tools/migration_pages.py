@@ -12,7 +12,7 @@ from lgrpo_lightning.commands.migration.loss import NORMALIZER
 from tools.field import Field
 from tools.openrlhf_fields import OPENRLHF
 from tools.openrlhf_fields import SOURCE as OPENRLHF_SOURCE
-from tools.trl_fields import OLDER, OWN, SCRIPT, TRAINING
+from tools.trl_fields import OLDER, OWN, SCRIPT, SDFT, TRAINING
 from tools.verl_fields import SOURCE as VERL_SOURCE
 from tools.verl_fields import VERL
 
@@ -85,6 +85,17 @@ These options belong to the command `trl grpo` and are not in `GRPOConfig`.
 ## Earlier versions of TRL
 
 {older}
+
+## SDFT
+
+TRL's experimental `SDFTTrainer` is [TeacherLogprobs](components.md#teacherlogprobs) without a `path`, with the
+estimator `Distillation`. `lgrpo import-trl` does not convert its configuration. With `distillation_mode:
+sampled_token`, the teacher's prompts, the loss and the gradient are the same if `model.loss` is `Reinforce` with
+`normalizer: sequence` and `Distillation.coefficient` is 0.
+
+{sdft}
+
+TRL's `SDPOTrainer` has no equivalent: its teacher reads a right completion of the group or feedback.
 """
 
 VERL_PAGE = """# From verl and OpenRLHF
@@ -112,11 +123,11 @@ Source: {openrlhf_source}.
 
 def pages() -> dict[str, str]:
     """The text of each page, by its name."""
-    own, training, script, older = (table(fields, "TRL") for fields in (OWN, TRAINING, SCRIPT, OLDER))
+    own, training, script, older, sdft = (table(fields, "TRL") for fields in (OWN, TRAINING, SCRIPT, OLDER, SDFT))
     verl, openrlhf = table(VERL, "verl"), table(OPENRLHF, "OpenRLHF")
     return {
         "from-trl.md": TRL_PAGE.format(
-            version=VERSION, own=own, training=training, script=script, older=older, losses=losses()
+            version=VERSION, own=own, training=training, script=script, older=older, sdft=sdft, losses=losses()
         ),
         "from-verl.md": VERL_PAGE.format(
             verl=verl, verl_source=VERL_SOURCE, openrlhf=openrlhf, openrlhf_source=OPENRLHF_SOURCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lgrpo_lightning.commands.migration.fields import DEFAULTS, NOTES
+from tools import field
 from tools.field import Field
 
 Row = tuple[str, ...]
@@ -187,6 +188,18 @@ OLDER_ROWS: tuple[Row, ...] = (
     ("torch_dtype", "model.policy.dtype", "An older name of `dtype`"),
     ("use_liger_loss",),
 )
+SDFT_ROWS: tuple[field.Row, ...] = (
+    ("teacher_prompt_template", "{prompt}\n\n{privileged_context}", "TeacherLogprobs.context",
+     "Any column can stand for `privileged_context`"),
+    ("teacher_model_kind", "base", "TeacherLogprobs.weights",
+     "`live` is `policy`, the default here. `base` is `reference`, and so is `ema` with the next two"),
+    ("teacher_sync_steps", 1, "model.objective.reference_sync_steps", ""),
+    ("teacher_update_rate", 0.05, "model.objective.reference_sync_mix", ""),
+    ("distillation_mode", "topk_logits", "", "Here it is always `sampled_token`"),
+    ("distillation_is_clip", 2.0, "CISPO.ratio_max", "Without effect on a rollout's first update"),
+    ("generate_from_teacher", False, "", "The policy samples"),
+    ("num_loss_tokens_to_skip", 0, "", "Every token counts"),
+)
 # fmt: on
 
 
@@ -199,5 +212,7 @@ def fields_of(rows: tuple[Row, ...]) -> dict[str, Field]:
     return fields
 
 
+SDFT = field.fields_of(SDFT_ROWS)
+"""Those of ``SDFTConfig``."""
 OWN, TRAINING, SCRIPT, OLDER = map(fields_of, (OWN_ROWS, TRAINING_ROWS, SCRIPT_ROWS, OLDER_ROWS))
 """Those of ``GRPOConfig`` itself, of ``TrainingArguments``, of the command ``trl grpo``, of earlier versions."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from lgrpo_lightning.data.chats import check_messages, check_text, open_turn, render
+from lgrpo_lightning.data.contexts import add_context
 from lgrpo_lightning.data.json_text import list_called, read_messages
 from lgrpo_lightning.data.row_columns import read_template_arguments, refuse_images
 from lgrpo_lightning.errors import UserError
@@ -29,6 +30,8 @@ class PromptEncoder:
         prefill: Whether a last message of the assistant is what completions go on with; else it is refused.
         chat_template_kwargs: More arguments for the chat template.
         vocabulary: Token ids that the model has embeddings for; None does not check.
+        contexts: Templates of prompts with more context, which are encoded, too.
+        max_context_length: Longest of these, in tokens; None: as long as a prompt.
     """
 
     tokenizer: Any
@@ -39,6 +42,8 @@ class PromptEncoder:
     prefill: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: int | None = None
+    contexts: tuple[str, ...] = ()
+    max_context_length: int | None = None
 
     def encode(self, rows: Sequence[Mapping[str, Any]], *, name: str, origin: str) -> list[Prompt]:
         """The prompts of ``rows``, with uids ``name/0``, ``name/1``, …; errors call the rows ``origin``.
@@ -66,25 +71,36 @@ class PromptEncoder:
         refuse_images(row, where)
         prompt = row["prompt"]
         messages, arguments = self._read_messages(prompt, where), read_template_arguments(row, where)
-        if messages is None:
-            if arguments:
-                raise UserError(
-                    f"{where}: column 'tools' or 'chat_template_kwargs' is for the chat template, and the prompt is "
-                    "plain text. Set chat: true, or leave the column out."
-                )
-            text, ids = prompt, self._tokenise_plain(prompt)
-        else:
-            text = self._render(messages, arguments, where)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        token_ids = tuple(int(i) for i in ids)
-        self._check_ids(token_ids, where)
+        if messages is None and arguments:
+            raise UserError(
+                f"{where}: column 'tools' or 'chat_template_kwargs' is for the chat template, and the prompt is "
+                "plain text. Set chat: true, or leave the column out."
+            )
+        text, token_ids = self._tokenise(prompt, messages, arguments, where)
         return Prompt(
             uid=uid,
             text=text,
             token_ids=token_ids,
             messages=messages,
             columns={key: value for key, value in row.items() if key != "prompt"},
+            contexts={
+                template: self._tokenise(*add_context(template, prompt, messages, row, where), arguments, where)[1]
+                for template in self.contexts
+            },
         )
+
+    def _tokenise(
+        self, prompt: str, messages: Sequence[Message] | None, arguments: Mapping[str, Any], where: str
+    ) -> tuple[str, tuple[int, ...]]:
+        """(text, token ids) as the model reads them."""
+        if messages is None:
+            text, ids = prompt, self._tokenise_plain(prompt)
+        else:
+            text = self._render(messages, arguments, where)
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        token_ids = tuple(int(i) for i in ids)
+        self._check_ids(token_ids, where)
+        return text, token_ids
 
     @cached_property
     def adds_tokens(self) -> bool:
@@ -175,12 +191,16 @@ class PromptEncoder:
     def _fits(self, prompt: Prompt, origin: str) -> bool:
         if not prompt.token_ids:
             raise UserError(f"{origin}: prompt {prompt.uid} has no tokens; its text is {prompt.text!r}.")
-        if len(prompt.token_ids) <= self.max_length:
-            return True
-        if self.long_prompts == "drop":
-            return False
-        raise UserError(
-            f"{origin}: prompt {prompt.uid} has {len(prompt.token_ids)} tokens; at most {self.max_length} "
-            "are possible. Shorten it, set long_prompts: drop to leave such rows out, or give it more room "
-            "(max_prompt_length, sampling.max_new_tokens)."
-        )
+        encoded = [("", prompt.token_ids, self.max_length)]
+        longest = self.max_context_length or self.max_length
+        encoded += [(f", with the context {name!r},", ids, longest) for name, ids in prompt.contexts.items()]
+        for what, ids, most in encoded:
+            if len(ids) > most and self.long_prompts == "drop":
+                return False
+            if len(ids) > most:
+                raise UserError(
+                    f"{origin}: prompt {prompt.uid}{what} has {len(ids)} tokens; at most {most} "
+                    "are possible. Shorten it, set long_prompts: drop to leave such rows out, or give it more room "
+                    "(max_prompt_length, sampling.max_new_tokens)."
+                )
+        return True

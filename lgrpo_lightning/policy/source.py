@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Adapter
+from lgrpo_lightning.contracts import Adapter, ModelName
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.lora import list_adapted_modules, list_adapter_weights
 from lgrpo_lightning.policy.merging import list_base_weights, merge_weights, unties
 from lgrpo_lightning.policy.policy import Policy
+from lgrpo_lightning.policy.reference import Reference
 from lgrpo_lightning.policy.sharded_weights import gather_whole
+from lgrpo_lightning.policy.teacher import OwnTeacher
 
 
 class PolicySource:
@@ -30,6 +32,7 @@ class PolicySource:
         longest_sequence: Most tokens of a prompt and its completion in this run; None where that is not known.
         temperature: That of sampling.
         precision: A context in which the model computes as it does in training.
+        reference: The run's reference, where it has one.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class PolicySource:
         longest_sequence: int | None = None,
         temperature: float = 1.0,
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        reference: Reference | None = None,
     ) -> None:
         policy.restrict(tokenizer, eos_token_ids)
         self.policy = policy
@@ -52,6 +56,7 @@ class PolicySource:
         self.temperature = temperature
         self._version = version
         self._precision = precision
+        self._reference = reference
 
     @property
     def version(self) -> int:
@@ -115,6 +120,20 @@ class PolicySource:
         """A context that gives the causal LM in evaluation mode without gradients, in training's precision."""
         with self._precision(), self.policy.generation_model() as model:
             yield model
+
+    def make_teacher(self, name: ModelName) -> OwnTeacher:
+        """A model of the run, ready to score completions after other prompts than their own.
+
+        Raises:
+            ValueError: Ranks hold parts of its layers, and only the first of them scores.
+        """
+        if self.tensor_parallel_size > 1:
+            raise UserError(
+                "A reward scores with the run's own model (TeacherLogprobs with path: null), and under "
+                "tensor_parallel_size above 1 every pass needs all ranks of a group, of which one scores. Use "
+                "tensor_parallel_size: 1, or a teacher with a path."
+            )
+        return OwnTeacher(self.policy, self._reference if name == "reference" else None, self._precision)
 
 
 def _gather(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

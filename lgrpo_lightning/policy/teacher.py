@@ -1,19 +1,23 @@
-"""A frozen model that scores another one's tokens."""
+"""Models that score tokens without being trained by that: another one, or the run's own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.policy.choice import LayoutName
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.layout import Tokens
 from lgrpo_lightning.policy.loading import load_config, load_tokenizer
 from lgrpo_lightning.policy.policy import Policy
+from lgrpo_lightning.policy.reference import Reference
 from lgrpo_lightning.policy.refusals import explain_load_errors
+from lgrpo_lightning.policy.verification import verify
 
 
 class Teacher:
@@ -69,12 +73,7 @@ class Teacher:
             return []
         policy = self._policy = self._policy or self._load()
         policy.choose_layout(prompts, completions)
-        logprobs: dict[int, Tensor] = {}
-        for pack in policy.divide_rows(prompts, completions):
-            rows = [prompts[i] for i in pack], [completions[i] for i in pack]
-            scores = policy(*rows, temperature=temperature).logprobs.cpu()
-            logprobs |= {i: row[: len(completions[i])] for i, row in zip(pack, scores, strict=True)}
-        return [logprobs[i] for i in range(len(completions))]
+        return _score_rows(policy, policy, prompts, completions, temperature)
 
     def _load(self) -> Policy:
         tokenizer = load_tokenizer(self.config)
@@ -82,3 +81,75 @@ class Teacher:
         policy.restrict(tokenizer, self.ends)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         return policy.to(device).requires_grad_(False).eval()
+
+
+class OwnTeacher:
+    """The policy of a run, or its reference, as it is at each call, in the layout that suits the teacher's prompts.
+
+    Args:
+        policy: The trained model.
+        reference: What scores in its place; None: the policy itself.
+        precision: A context in which models compute as in training.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Reference | None,
+        precision: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._scorer: Policy | Reference = reference or policy
+        self._policy = reference if isinstance(reference, Policy) else policy
+        self._precision = precision
+        self._checked: set[LayoutName] = set()
+        self._failed: dict[LayoutName, str] = {}
+
+    @torch.no_grad()
+    def compute_logprobs(
+        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, temperature: float
+    ) -> list[Tensor]:
+        """``[T]`` fp32 log-probs of each completion's tokens after its prompt, on the CPU. Collective."""
+        policy = self._policy
+        with self._precision(), policy.generation_model():  # sharded weights are gathered: ranks may differ in passes
+            if not completions:
+                return []
+            with self._take_layout(prompts, completions, temperature):
+                return _score_rows(policy, self._scorer, prompts, completions, temperature)
+
+    @contextmanager
+    def _take_layout(
+        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], temperature: float
+    ) -> Iterator[None]:
+        """Inside, the policy has the layout of these rows; a layout is checked before it is used first.
+
+        A resumed run scores before its update has checked any layout, and has to score as the run before.
+        """
+        policy = self._policy
+        kept = policy.choice, policy.verified, policy.failed
+        policy.failed = self._failed
+        first = [i for i, prompt in enumerate(prompts) if prompt == prompts[0]]
+        group = [prompts[i] for i in first], [completions[i] for i in first]
+        try:
+            while (layout := policy.choose_layout(prompts, completions).layout) not in self._checked:
+                policy.verified = False
+                verify(policy, *group, temperature=temperature)
+                self._checked |= {layout} - self._failed.keys()
+            yield
+        finally:
+            policy.choice, policy.verified, policy.failed = kept
+
+
+def _score_rows(
+    policy: Policy,
+    scorer: Policy | Reference,
+    prompts: Sequence[Tokens],
+    completions: Sequence[Tokens],
+    temperature: float,
+) -> list[Tensor]:
+    """``[T]`` log-probs of each completion by ``scorer``, in the passes of ``policy``, on the CPU."""
+    logprobs: dict[int, Tensor] = {}
+    for pack in policy.divide_rows(prompts, completions):
+        rows = [prompts[i] for i in pack], [completions[i] for i in pack]
+        scores = scorer(*rows, temperature=temperature).logprobs.cpu()
+        logprobs |= {i: row[: len(completions[i])] for i, row in zip(pack, scores, strict=True)}
+    return [logprobs[i] for i in range(len(completions))]

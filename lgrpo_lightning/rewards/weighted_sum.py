@@ -47,8 +47,9 @@ class RewardSum(RewardModel):
             raise UserError(f"reward_weights are {weights}; they must be finite.")
         self.models = list(models)
         self.weights = [1.0] * len(models) if weights is None else [float(w) for w in weights]
-        columns = (listed(f"{type(m).__name__}.columns", m.columns) for m in models)
-        self.columns = tuple(dict.fromkeys(c for own in columns for c in own))  # type: ignore[misc]
+        for name in ("columns", "contexts"):
+            each = (listed(f"{type(m).__name__}.{name}", getattr(m, name)) for m in models)
+            setattr(self, name, tuple(dict.fromkeys(value for own in each for value in own)))
 
     def setup(self, source: WeightSource) -> None:
         """Passed on to every model."""

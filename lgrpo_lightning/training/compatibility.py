@@ -35,6 +35,16 @@ def check_together(
     check_penalty(objective, estimator)
     check_correction(loss, objective, sampler, sampling)
     check_ahead(updates, sampling, components)
+    if objective.reference_sync is not None and not reads_reference(objective, components):
+        raise UserError(
+            "objective.reference_sync_steps updates the reference, and nothing reads one; set objective.kl_coef above "
+            "0, such as 0.04, or weights: reference in TeacherLogprobs."
+        )
+
+
+def reads_reference(objective: Objective, components: Mapping[str, Any]) -> bool:
+    """Whether a run needs a reference: for the KL penalty, or for a reward that scores with it."""
+    return objective.kl_coef > 0 or "reference" in (getattr(c, "scores_with", None) for c in components.values())
 
 
 def check_weights(loss: PolicyLoss, estimator: AdvantageEstimator) -> None:
@@ -115,6 +125,12 @@ def check_ahead(updates: Updates, sampling: Sampling, components: Mapping[str, A
             f"updates.rollouts_ahead is {count}, and updates.refill_rounds draws further prompts once the rewards of a "
             f"rollout are known, when the next ones are already being drawn. Use updates.refill_rounds: 0, {NOT_AHEAD}."
         )
+    for component in components.values():
+        if (own := getattr(component, "scores_with", None)) is not None:
+            raise UserError(
+                f"updates.rollouts_ahead is {count}, and {component.name} scores with the run's own {own}, which is "
+                f"busy with the update meanwhile. Take a teacher with a path, {NOT_AHEAD}."
+            )
     _check_stateless(components)
 
 

@@ -88,10 +88,10 @@ class Objective:
             (most is None or most > 0, "importance_max", "above 0, or null"),
             (least is None or least >= 0, "importance_min", "at least 0, or null"),
         )
-        if self.kl_coef == 0 and (steps is not None or self.kl_place == "reward" or self.kl_unbiased):
+        if self.kl_coef == 0 and (self.kl_place == "reward" or self.kl_unbiased):
             raise UserError(
-                "objective.reference_sync_steps, kl_place and kl_unbiased are about the KL penalty; set "
-                "objective.kl_coef above 0, such as 0.04."
+                "objective.kl_place and kl_unbiased are about the KL penalty; set objective.kl_coef above 0, such as "
+                "0.04."
             )
         if self.kl_place == "reward" and (self.kl_unbiased or self.kl_estimator != "k1"):
             raise UserError(

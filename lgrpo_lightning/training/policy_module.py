@@ -117,6 +117,11 @@ class PolicyModule(LightningModule):
         return find_ranks(self.trainer)
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether the run keeps a reference."""
+        return self.objective.kl_coef > 0
+
+    @property
     def planned_steps(self) -> int | None:
         """Upper bound on the optimizer steps of the run, those of whole rollouts; None: there is none."""
         return self.limits.planned_steps(self.trainer)
@@ -151,7 +156,7 @@ class PolicyModule(LightningModule):
             self.context_length = self.policy.context_length
             self.policy.restrict(self.tokenizer, ends)
             # outside the module tree: never saved, trained or wrapped
-            self.__dict__["reference"] = make_reference(self.policy) if self.objective.kl_coef > 0 else None
+            self.__dict__["reference"] = make_reference(self.policy) if self.needs_reference else None
             if self.objective.reference_sync is not None:
                 # refused before the first step where it has no weights of its own
                 require_weights(self.reference)
@@ -205,6 +210,7 @@ class PolicyModule(LightningModule):
             longest_sequence=getattr(data, "longest_sequence", None),
             temperature=temperature,
             precision=self.trainer.precision_plugin.forward_context,
+            reference=self.reference,
         )
 
     def configure_optimizers(self) -> Any:

@@ -94,6 +94,18 @@ def test_the_supervised_labels_are_the_solution_and_the_end():
         assert re.fullmatch(r"(\d+\+\d+=\d+\n)+<eos>", tokenizer.decode(label[trained]))
 
 
+def test_with_the_solution_before_the_sum_the_answer_is_right():
+    tokenizer = make_arithmetic.build_tokenizer()
+    options = make_arithmetic.parse(["--out", ".", "--batch", "40", "--solved-rate", "0.5", "--mistake-rate", "1"])
+    ids, labels = next(make_arithmetic.batches(tokenizer, random.Random(0), options))
+    texts = [tokenizer.decode(row[row != tokenizer.pad_token_id]) for row in ids]
+    solved = [text for text in texts if re.fullmatch(r"((?:\d+\+\d+=\d+\n)+)[\d+]+=\1<eos>", text)]
+    assert 10 <= len(solved) <= 30
+    assert all("\n" not in text.partition("=")[0] for text in {*texts} - {*solved})
+    answers = [tokenizer.decode(label[label != -100]) for label in labels]
+    assert all(text.endswith(answer) for text, answer in zip(texts, answers, strict=True))
+
+
 def test_labels_of_calls_leave_out_what_the_calculator_says():
     tokenizer = make_arithmetic.build_tokenizer()
     options = make_arithmetic.parse(["--out", ".", "--batch", "40", "--call-rate", "0.5", "--max-term", "60"])

@@ -19,7 +19,7 @@ from tests.runs import CONFIG
 from tools.migration_pages import OF_LEVEL, pages
 from tools.openrlhf_fields import OPENRLHF
 from tools.openrlhf_fields import ROWS as OPENRLHF_ROWS
-from tools.trl_fields import OLDER, OWN, OWN_ROWS, SCRIPT, TRAINING
+from tools.trl_fields import OLDER, OWN, OWN_ROWS, SCRIPT, SDFT, TRAINING
 from tools.verl_fields import ROWS as VERL_ROWS
 from tools.verl_fields import VERL
 
@@ -28,6 +28,7 @@ EVERY = [
     *TRAINING.values(),
     *SCRIPT.values(),
     *OLDER.values(),
+    *SDFT.values(),
     *VERL.values(),
     *OPENRLHF.values(),
 ]
@@ -62,6 +63,10 @@ def test_defaults_are_those_of_trl() -> None:
     for name, field in (OWN | TRAINING).items():
         assert field.default == theirs[name], name
     script = {f.name: f.default for cls in (ModelConfig, GRPOScriptArguments) for f in dataclasses.fields(cls)}
+    from trl.experimental.sdft import SDFTConfig
+
+    sdft = {f.name: f.default for f in dataclasses.fields(SDFTConfig)}
+    assert {name: field.default for name, field in SDFT.items()}.items() <= sdft.items()
     for name, field in SCRIPT.items():
         assert name in OF_THE_COMMAND or field.default == script[name], name
 

@@ -14,7 +14,7 @@ SETTINGS = {
     ),
     "reference that follows nothing": BadInput(
         says=("objective.reference_sync_steps", "objective.kl_coef above 0"),
-        did="`model.objective: {reference_sync_steps: 100}` without a KL penalty",
+        did="`model.objective: {reference_sync_steps: 100}` without anything that reads a reference",
         config={"model.objective": {"reference_sync_steps": 100}},
     ),
     "KL in the reward": BadInput(
