@@ -102,7 +102,7 @@ def numbers() -> Iterator[tuple[type, str, dict[str, Any], Any]]:
     for cls in classes():
         hints, parameters = typing.get_type_hints(cls.__init__), inspect.signature(cls).parameters
         needed = {n: GIVEN.get(n, 4) for n, p in parameters.items() if p.default is p.empty and p.kind.value in (1, 3)}
-        needed |= {n: GIVEN[n] for n in ("environment",) if n in parameters}
+        needed |= {n: GIVEN[n] for n in ("environment", "path") if n in parameters}
         yield from ((cls, n, needed, hints[n]) for n in parameters if kinds(hints.get(n)))
 
 

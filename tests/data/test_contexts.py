@@ -47,7 +47,7 @@ def test_the_name_of_a_column_is_short_for_a_template() -> None:
 
 
 def test_one_too_long_for_the_model_is_refused_or_left_out() -> None:
-    with pytest.raises(ValueError, match=r"p.jsonl: prompt train/0, with the context '.*', has 24 tokens; at most 20"):
+    with pytest.raises(ValueError, match=r"p.jsonl: prompt train/0, with the context '.*', has 23 tokens; at most 20"):
         read(ROW, max_length=100, max_context_length=20)
     rows = [ROW, ROW | {"solution": "2"}]
     made = encoder(contexts=(SOLVED,), max_context_length=20, long_prompts="drop")

@@ -10,6 +10,7 @@ import pytest
 
 from lgrpo_lightning import PromptDataModule, Sampling
 from lgrpo_lightning.contracts import RandomKey, Sampler
+from lgrpo_lightning.rewards import TeacherLogprobs
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.training import Updates
 from lgrpo_lightning.training.compatibility import check_ahead, check_ahead_in_run
@@ -52,6 +53,7 @@ GOOD: dict[str, Any] = {"sampler": ApartSampler()}
         ({"sampler": TransformersSampler()}, {}, "TransformersSampler draws with the policy's own model"),
         ({"sampler": Around(Plain())}, {}, "Around draws with Plain does not say"),
         (GOOD, {"sampling": Sampling(top_p=0.9)}, "sampling.top_p, top_k or min_p truncate"),
+        (GOOD | {"reward_model/0": TeacherLogprobs(context="a")}, {}, "TeacherLogprobs scores with the run's own"),
         (GOOD, {"updates": Updates(rollouts_ahead=1, refill_rounds=1)}, "updates.refill_rounds draws further"),
         ({**GOOD, "segmenter": Counter()}, {}, "segmenter Counter keeps a state"),
         ({**GOOD, "reward_model/0": Counter()}, {}, "reward_model Counter keeps a state"),

@@ -58,7 +58,6 @@ from tests.training.several_ranks import together
         ({"top_entropy": 1.5}, "at most 1"),
         ({"off_policy_kl": -1.0}, "objective.off_policy_kl"),
         ({"router_aux_coef": -1.0}, "objective.router_aux_coef"),
-        ({"reference_sync_steps": 5}, "set objective.kl_coef above 0, such as 0.04"),
         ({"kl_place": "reward", "kl_estimator": "k1"}, "set objective.kl_coef above 0"),
         ({"kl_unbiased": True}, "set objective.kl_coef above 0"),
         ({"kl_coef": 0.1, "kl_place": "reward"}, "set objective.kl_estimator: k1"),
