@@ -243,6 +243,7 @@ def validated_tasks():
     return tasks(validation=ArithmeticTasks(count=9), validation_batch_size=8)
 
 
+@pytest.mark.long
 def test_two_real_processes_share_the_batches_of_one(tmp_path):
     ranks(2, be_a_process, str(tmp_path))
     seen = [json.loads((tmp_path / f"seen{r}.json").read_text()) for r in range(2)]

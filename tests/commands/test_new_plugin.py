@@ -62,6 +62,7 @@ def used(written: Path, site: Path) -> subprocess.CompletedProcess[str]:
     return run(site, written, USED)
 
 
+@pytest.mark.long
 def test_its_example_trains(used: subprocess.CompletedProcess[str]) -> None:
     assert used.stdout.count("TRAINED") == len(KINDS), used.stdout + used.stderr
 
@@ -85,6 +86,7 @@ def test_lgrpo_plugins_lists_them(used: subprocess.CompletedProcess[str]) -> Non
         assert "".join(part.capitalize() for part in name.split("-")) in said
 
 
+@pytest.mark.long
 def test_verbose_shows_who_brings_what_and_what_fails(site: Path, tmp_path: Path) -> None:
     module = site / "lgrpo_my_segmenter" / "__init__.py"
     text = module.read_text()

@@ -25,6 +25,7 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_large_pieces_are_not_asked_for_anew() -> None:
     assert faults("kept") * 3 < faults("as it is")

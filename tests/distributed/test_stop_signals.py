@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import signal, time
 from lightning.pytorch import Trainer
@@ -21,6 +23,7 @@ print("never said", flush=True)
 """
 
 
+@pytest.mark.long
 def test_a_stop_that_another_process_passed_on_is_no_ctrl_c_of_this_one() -> None:
     """In a terminal every process gets the one Ctrl-C; a rank may have heard of it from another before."""
     done = subprocess.run(

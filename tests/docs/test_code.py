@@ -68,6 +68,7 @@ def test_sessions_print_what_they_show(page: Path) -> None:
     assert not result.failed, "".join(report)
 
 
+@pytest.mark.long
 def test_the_readmes_python_is_the_same_run_as_the_quickstart(tmp_path: Path) -> None:
     status, said = run_page(ROOT / "README.md", tmp_path)
     assert status == 0, said

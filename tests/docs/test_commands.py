@@ -42,8 +42,8 @@ QUICK = ("README.md", "docs/start.md", "docs/plugins.md")
 
 
 def marks(block: Block) -> list[pytest.MarkDecorator]:
-    """``slow``, but for some pages."""
-    return [] if str(block.page.relative_to(ROOT)) in QUICK else [pytest.mark.slow]
+    """``slow``, but for some pages, which are ``long``."""
+    return [pytest.mark.long if str(block.page.relative_to(ROOT)) in QUICK else pytest.mark.slow]
 
 
 COMMANDS = [

@@ -128,6 +128,7 @@ def children() -> set[str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts what /proc shows")
 def test_nothing_is_left_after_many_episodes(policy: Policy) -> None:
     before = children()

@@ -196,6 +196,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_no_process_outlives_the_trainer(end: str) -> None:
     """One waits, one sleeps, one holds the interpreter; and a signal to all leaves no traceback of theirs."""

@@ -53,6 +53,7 @@ def test_killed_and_resumed(whole: Path, tmp_path: Path) -> None:
     same_run(whole, root)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("strategy", "isolation"),
     [

@@ -42,7 +42,7 @@ def drawn(policy: Policy, environment: Any, *, count: int = 4, asked: Any = None
 
 
 @pytest.mark.parametrize("layout", ["padded", "tree"])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.long), 0.7])
 def test_logprobs_are_those_of_a_teacher_forced_pass(policy: Policy, layout: Any, temperature: float) -> None:
     sampling = Sampling(max_new_tokens=48, stop=("7",), temperature=temperature)
     groups = drawn(policy, Echo(), sampling=sampling)
@@ -84,6 +84,7 @@ def test_the_first_turns_are_those_of_the_inner_sampler(policy: Policy) -> None:
             assert rollout.token_ids[: rollout.turns[0].end] == first.token_ids
 
 
+@pytest.mark.long
 def test_nothing_depends_on_the_batch_or_the_number_of_threads(policy: Policy) -> None:
     together = drawn(policy, Echo())
     assert ids(together) == ids(drawn(policy, Echo(), workers=1))
@@ -301,7 +302,7 @@ class AlwaysFails(Echo):
 
 
 @pytest.mark.parametrize("where", ["respond", "reward"])
-@pytest.mark.parametrize("on_error", ["message", "drop"])
+@pytest.mark.parametrize("on_error", [pytest.param("message", marks=pytest.mark.long), "drop"])
 def test_an_environment_that_always_fails_ends_the_run(
     policy: Policy, where: str, on_error: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ def test_the_rates_are_those_of_the_rollouts(tmp_path: Path) -> None:
     assert saved.tolist() == pytest.approx(np.nan_to_num(rates.rates, nan=-1).tolist())
 
 
+@pytest.mark.long
 def test_kill_and_resume(tmp_path: Path) -> None:
     options: dict[str, Any] = RUN | CURRICULUM
     whole = finished(tmp_path / "whole", **options)
@@ -47,6 +48,7 @@ def test_kill_and_resume(tmp_path: Path) -> None:
     assert (checkpoint(whole)["PromptDataModule"]["pass_rates"] >= 0).sum() > 4  # type: ignore[index]
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     options: dict[str, Any] = CURRICULUM | {
         "trainer__max_steps": 4,

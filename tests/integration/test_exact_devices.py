@@ -78,6 +78,7 @@ def check_golden(outcome: Outcome) -> None:
     assert outcome.norms == pytest.approx(golden["grad_norm"], rel=2e-4, abs=0)
 
 
+@pytest.mark.long
 def test_what_is_replayed_tells_one_run_from_another(one: dict[tuple[str, int], Outcome], tmp_path: Path) -> None:
     for (_, passes), outcome in one.items():
         assert passes in (0, outcome.passes[0])
@@ -97,6 +98,7 @@ def test_layouts(layout: str, one: dict[tuple[str, int], Outcome]) -> None:
     check_same(one[layout, 0], one["padded", 0], gradients=3e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", SEVERAL)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes(

@@ -138,6 +138,7 @@ def test_what_can_go_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "lgrpo:arithmetic" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["yaml", "flag"])
 def test_going_on_from_an_adapter(how: str, model_folder: Callable[..., Path], tmp_path: Path) -> None:
     """The run starts with it, its reference is the model with it, and it is exported and resumed as any other."""

@@ -31,6 +31,7 @@ def run(real_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(tmp_path_factory.mktemp("run"), **VALIDATED)
 
 
+@pytest.mark.long
 def test_everything_is_in_the_run_folder(run: Path) -> None:
     names = {p.name for p in run.iterdir()}
     assert {"rollouts", "checkpoints", "metrics.csv", "reward.png", "config.yaml"} <= names
@@ -68,6 +69,7 @@ def test_validate_repeats_what_the_fit_reported(run: Path, capsys: pytest.Captur
     assert len(rollouts(run)) == 24
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_run(run: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -47,6 +47,7 @@ def fit(root: Path, *, bad: bool, precision: Any = "32-true", ckpt_path: str | N
     return root
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_training_is_the_same(
     tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

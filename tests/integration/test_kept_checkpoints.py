@@ -67,6 +67,7 @@ def test_what_is_there(whole: Path) -> None:
     assert loaded(whole / "checkpoints" / "top.ckpt")["global_step"] == first["step"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     ["rollout-000003.ckpt"]  # inside an epoch; others also at its end

@@ -23,8 +23,11 @@ def run(root: Path, layout: str, **extra: object) -> Path:
 
 @pytest.mark.parametrize(
     "extra",
-    [{}, {"model__segmenter": "DelimiterSegmenter"}, {"model__policy__micro_batch_tokens": 60}],
-    ids=["exact steps", "text steps", "divided groups"],
+    [
+        pytest.param({}, id="exact steps", marks=pytest.mark.long),
+        pytest.param({"model__segmenter": "DelimiterSegmenter"}, id="text steps"),
+        pytest.param({"model__policy__micro_batch_tokens": 60}, id="divided groups", marks=pytest.mark.long),
+    ],
 )
 def test_several_updates_with_clipping_and_a_reference(extra: dict[str, object], tmp_path: Path) -> None:
     padded = run(tmp_path, "padded", **extra)
@@ -43,6 +46,7 @@ def test_several_updates_with_clipping_and_a_reference(extra: dict[str, object],
             assert (tensor - weights[1][name]).abs().max() < 1e-4, name  # type: ignore[index]
 
 
+@pytest.mark.long
 def test_bf16_mixed(tmp_path: Path) -> None:
     padded, *others = (
         run(

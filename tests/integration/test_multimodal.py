@@ -39,6 +39,7 @@ def test_train_and_export(family: str, options: dict[str, object], tmp_path: Pat
     assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text()) == processor
 
 
+@pytest.mark.long
 def test_two_processes(tmp_path: Path) -> None:
     """Weights without a gradient do not stop ``ddp``."""
     write_model("gemma3", tmp_path / "model")

@@ -32,6 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(tmp_path_factory.mktemp("whole"), **RUN)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -119,6 +120,7 @@ def test_skip_of_one_mini_batch_keeps_the_others(tmp_path: Path) -> None:
     assert train_metrics(tmp_path)["step"].tolist() == [2, 3, 5]
 
 
+@pytest.mark.long
 def test_skip_ends_where_it_cannot_help(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     skip = {"model__updates__on_nonfinite": "skip"}
     many = poison("output", *range(1, 40))

@@ -58,6 +58,7 @@ def test_the_reference_in_the_checkpoint_is_the_mix_of_policies(whole: Path, tmp
     assert any(not torch.equal(moved[name], value) for name, value in reference.items())
 
 
+@pytest.mark.long
 def test_a_resumed_run_has_the_same_reference_and_bonus(whole: Path, tmp_path: Path) -> None:
     """Stopped inside of a rollout's updates would be another run; stopped between rollouts it is the same."""
     part = fit(tmp_path, **RUN | {"trainer__max_steps": 2})

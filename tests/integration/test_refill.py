@@ -52,6 +52,7 @@ def test_what_is_trained_is_that_of_another_sampling_without_it(tmp_path: Path) 
     assert (both["completion_x"] == both["completion_y"]).all()
 
 
+@pytest.mark.long
 def test_kill_and_resume(tmp_path: Path) -> None:
     options: dict[str, Any] = RUN | REFILL
     whole = finished(tmp_path / "whole", **options)
@@ -63,6 +64,7 @@ def test_kill_and_resume(tmp_path: Path) -> None:
     same_run(whole, finished(tmp_path / "cut", log="2", ckpt_path="last", **options))
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     options: dict[str, Any] = REFILL | {
         "trainer__max_steps": 4,

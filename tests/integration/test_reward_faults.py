@@ -65,6 +65,7 @@ def train_metrics_of(root: Path) -> Any:
     return table[table["rollout"].notna()].reset_index(drop=True)
 
 
+@pytest.mark.long
 def test_an_outage_without_end_stops_the_run(tmp_path: Path, judge: Any, capsys: pytest.CaptureFixture[str]) -> None:
     reward = judge(*range(2, 99), max_errors_in_a_row=3)
     with pytest.warns(RuntimeWarning, match="ConnectionError: 503"):

@@ -107,6 +107,7 @@ def test_it_is_the_run_that_draws_old_weights_one_after_the_other(count: int, tm
     assert (train_metrics(ahead)["sampling/importance_sampling_ratio/mean"][count:] != 1).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), 2])
 def test_who_is_faster_does_not_matter(count: int, tmp_path: Path) -> None:
     options = LONG | {"model__updates__rollouts_ahead": count}
@@ -150,6 +151,7 @@ def test_over_epochs_and_up_to_the_last(tmp_path: Path) -> None:
     assert [seen[:2] for seen in reward.seen[6:]] == [(6, 4), (7, 5), (8, 6)]
 
 
+@pytest.mark.long
 def test_what_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
     """Where it is not sure that a rollout is the last one, the next ones are drawn, and given up at the end."""
     from lightning.pytorch import Trainer
@@ -181,6 +183,7 @@ def test_what_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
     assert module.rollout_index >= 3
 
 
+@pytest.mark.long
 def test_resumed_with_another_number(tmp_path: Path) -> None:
     half = LONG | {"trainer__max_steps": 3}
     for before, after in ((0, 2), (2, 1)):
@@ -192,6 +195,7 @@ def test_resumed_with_another_number(tmp_path: Path) -> None:
         assert all(v <= n for n, v in versions.items())
 
 
+@pytest.mark.long
 def test_an_adapter(tmp_path: Path) -> None:
     lora = {"rank": 2, "alpha": 4}
     options = LONG | {

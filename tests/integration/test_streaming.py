@@ -24,6 +24,7 @@ def train(path: Path, **options: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_it_equals_a_run_that_holds_its_prompts(tmp_path: Path) -> None:
     options = {"data__shuffle": "false", "trainer__max_steps": 8}
     held = fit(tmp_path / "held", **train(tmp_path / "a.jsonl"), **options)

@@ -71,6 +71,7 @@ def check(found: dict[str, Outcome], alone: dict[str, Outcome]) -> None:
             assert float(max(g.abs().max() for g in outcome.gradients.values())) > 1e-3
 
 
+@pytest.mark.long
 def test_two_processes(fits: dict[str, dict[str, object]], tmp_path: Path) -> None:
     some = {name: fits[name] for name in ("tree", "prefix", "llama_tied")}
     alone = {name: fit(tmp_path / name, **options) for name, options in some.items()}  # type: ignore[arg-type]

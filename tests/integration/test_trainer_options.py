@@ -28,6 +28,7 @@ FOUR_STEPS = {"model__updates__iterations": 2, "model__updates__mini_batches": 2
 """Of every rollout."""
 
 
+@pytest.mark.long
 def test_a_run_that_max_steps_ends_inside_a_rollout_is_resumed_to_the_bit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +95,7 @@ def test_max_rollouts(tmp_path: Path) -> None:
     assert list(rollouts(root)["rollout"].unique()) == [0, 1]
 
 
+@pytest.mark.long
 def test_max_epochs_and_limit_train_batches(tmp_path: Path) -> None:
     root = fit(tmp_path / "a", trainer__max_steps=None, trainer__max_epochs=1, data__train__init_args__count=6)
     assert rollouts(root)["rollout"].max() == 2  # 6 prompts, 2 a rollout

@@ -35,6 +35,7 @@ def noted(command: str, root: Path, **changes: Any) -> list[tuple[int, int, floa
     return list(TOLD)
 
 
+@pytest.mark.long
 def test_trainer_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = noted("fit", tmp_path)
     at_start, *rollouts = [(0, 6, 0)], (0, 6, 0), (2, 6, 0), (2, 6, 0), (4, 6, 0), (4, 6, 1), (6, 6, 1)

@@ -47,6 +47,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out, said.getvalue()
 
 
+@pytest.mark.long
 def test_arms_in_a_setting(compared: tuple[Path, str]) -> None:
     out, said = compared
     assert "[6/6] " in said
@@ -207,6 +208,7 @@ def test_a_metric_that_is_not_there(
     assert "--metric accuracy: the runs log no such metric. They log" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = "--vary=model.reward_model.init_args.shared=1,4,2"  # no leaf has five letters
     assert cli.main(words(tmp_path / "c", ARMS, settings, seeds="0", steps=1)) == 1

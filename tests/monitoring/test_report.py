@@ -60,6 +60,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in text
 
 
+@pytest.mark.long
 @needs_chromium
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
 def test_the_page_fits_and_asks_for_nothing(width: int, dark: bool, real: Path, tmp_path: Path) -> None:

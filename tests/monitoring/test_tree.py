@@ -71,7 +71,7 @@ def _sorted(rows: list[list[float]]) -> torch.Tensor:
     return torch.tensor(sorted(rows, key=lambda row: [round(x, 3) for x in row]))
 
 
-@pytest.mark.parametrize("command", ["tree", "report", "doctor"])
+@pytest.mark.parametrize("command", ["tree", pytest.param("report", marks=pytest.mark.long), "doctor"])
 @pytest.mark.parametrize("key", ["segmenter", "reward_model", "advantage_estimator", "optimizer"])
 def test_what_a_received_run_names_is_not_run(
     command: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -130,6 +130,7 @@ def test_nothing_unseen_is_left(category: str) -> None:
     assert make_visible(f"a{category}b").isprintable()
 
 
+@pytest.mark.long
 @needs_chromium
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("dark", [False, True])

@@ -68,6 +68,7 @@ def test_suppressed_tokens_are_never_drawn_and_have_no_probability(tmp_path: Pat
         policy.vocabulary.check([(3,)])
 
 
+@pytest.mark.long
 def test_a_run_with_random_weights_resumes_validates_and_exports(tmp_path: Path) -> None:
     whole = toy(tmp_path / "whole", "--trainer.max_steps=4", "--model.objective.kl_coef=0.1")
     cut = toy(tmp_path / "cut", "--trainer.max_steps=2", "--model.objective.kl_coef=0.1")

@@ -15,6 +15,7 @@ RUN = {
 }
 
 
+@pytest.mark.long
 def test_a_run_goes_on_where_its_files_are_removed_or_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

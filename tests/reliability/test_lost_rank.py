@@ -24,6 +24,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_pair(tmp_path_factory.mktemp("begun") / "run", **DDP | {"trainer__max_steps": 2})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_rank_is_killed_in_the_middle_of_sampling(victim: int, begun: Path, tmp_path: Path) -> None:
     root, other = tmp_path / "run", 1 - victim

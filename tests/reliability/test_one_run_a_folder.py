@@ -48,6 +48,7 @@ def test_an_exit_in_a_reward_is_no_success(tmp_path: Path) -> None:
     assert "called sys.exit(0)" in run.said()
 
 
+@pytest.mark.long
 def test_a_reward_that_closes_standard_output(tmp_path: Path) -> None:
     root = tmp_path / "run"
     run = Run(root, **RUN, trainer__enable_progress_bar="true",
@@ -59,6 +60,7 @@ def test_a_reward_that_closes_standard_output(tmp_path: Path) -> None:
 SHORT = {"trainer__max_steps": 2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("output", ["pipe", pytest.param("full disk", marks=pytest.mark.slow), "closed"])
 def test_a_run_outlives_its_output(output: str, tmp_path: Path) -> None:
     root = tmp_path / "run"

@@ -81,6 +81,7 @@ def right(completions, answer, **kwargs):
 """
 
 
+@pytest.mark.long
 def test_other_data_and_code_under_the_same_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFi
     assert "--ckpt_path last: there is no checkpoint in" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_on_another_number_of_processes(strategy: str, tmp_path: Path) -> None:
     """From one to two and from two to one: the same prompts follow, and the log says what starts anew."""

@@ -25,6 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(tmp_path_factory.mktemp("whole") / "run", **TWO_AHEAD)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_with_rollouts_in_flight(count: int, whole: Path, tmp_path: Path) -> None:
     options = AHEAD | {"model__updates__rollouts_ahead": count}
@@ -37,6 +38,7 @@ def test_killed_with_rollouts_in_flight(count: int, whole: Path, tmp_path: Path)
     same_run(whole if count == 2 else finished(tmp_path / "whole", **options), tmp_path / "run")
 
 
+@pytest.mark.long
 def test_stopped_with_rollouts_in_flight(whole: Path, tmp_path: Path) -> None:
     """The state held in memory has the weights of the rollouts in flight, too; a stop does not wait for them."""
     slow = {"class_path": "tests.samplers.apart.ApartSampler", "init_args": {"seconds": 5.0}}
@@ -71,6 +73,7 @@ def test_two_processes(strategy: str, tmp_path: Path) -> None:
     same_run(finished_pair(tmp_path / "whole", **options), tmp_path / "run")
 
 
+@pytest.mark.long
 def test_the_status_is_the_runs_where_a_reward_is_within_torch(tmp_path: Path) -> None:
     options = AHEAD | {
         "model__updates__rollouts_ahead": 1,

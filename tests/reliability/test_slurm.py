@@ -43,6 +43,7 @@ def interrupted(root: Path, environment: dict[str, str], signum: int) -> Run:
     return run
 
 
+@pytest.mark.long
 def test_requeued_and_resumed(scontrol: dict[str, str], tmp_path: Path) -> None:
     root = tmp_path / "run"
     run = interrupted(root, scontrol, signal.SIGUSR1)
@@ -56,6 +57,7 @@ def test_requeued_and_resumed(scontrol: dict[str, str], tmp_path: Path) -> None:
     same_run(finished(tmp_path / "whole", **RUN | SLOW), root)
 
 
+@pytest.mark.long
 def test_a_task_of_an_array_that_slurm_refuses(scontrol: dict[str, str], tmp_path: Path) -> None:
     array = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SCONTROL_STATUS": "1"}
     run = interrupted(tmp_path / "run", scontrol | array, signal.SIGUSR1)
@@ -73,6 +75,7 @@ def test_preempted(scontrol: dict[str, str], tmp_path: Path) -> None:
     assert not (tmp_path / "calls").exists()
 
 
+@pytest.mark.long
 def test_a_restarted_job_looks_where_its_checkpoints_are(tmp_path: Path) -> None:
     """In another ``dirpath`` of ``LastCheckpoint``, too."""
     elsewhere = {"class_path": "LastCheckpoint", "init_args": {"dirpath": str(tmp_path / "elsewhere")}}

@@ -57,6 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(tmp_path_factory.mktemp("whole") / "run", **RUN | SLOW)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("signum", "status"),
     [
@@ -80,6 +81,7 @@ def test_stopped_while_sampling_and_resumed(signum: signal.Signals, status: int,
     same_run(whole, root)
 
 
+@pytest.mark.long
 def test_a_stop_does_not_wait_for_sampling_that_takes_minutes(tmp_path: Path) -> None:
     root = finished(tmp_path / "run", **RUN | {"trainer__max_steps": 2})
     run = Run(root, log="2", ckpt_path="last", **RUN | MINUTES)

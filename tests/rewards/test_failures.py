@@ -247,6 +247,7 @@ print(model.score_batch([group], [toy_tree(group)])[0].outcome)
 """
 
 
+@pytest.mark.long
 def test_an_abandoned_thread_does_not_keep_the_process(tmp_path: Any) -> None:
     (tmp_path / "run.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=100)

@@ -18,7 +18,7 @@ REQUESTS = [Request(prompt=i // 3, key=i * 7919) for i in range(6)]
     ("family", "options"),
     [
         ("llama", {}),
-        ("gemma2", TOP_K),
+        pytest.param("gemma2", TOP_K, marks=pytest.mark.long),
         *(pytest.param(f, {}, marks=pytest.mark.slow) for f in ("qwen3", "gemma2", "gpt2", "mistral")),
         *(pytest.param(f, TOP_K, marks=pytest.mark.slow) for f in ("llama", "qwen3", "gpt2", "mistral")),
     ],

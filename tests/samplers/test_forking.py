@@ -155,6 +155,7 @@ def test_prefixes_that_are_not_trained_are_in_no_process_set(tmp_path: Path) -> 
             assert group["set_size_mean"].iloc[i] == pytest.approx(sum(sizes) / len(sizes))
 
 
+@pytest.mark.long
 def test_a_run_with_forks_resumes_exactly(tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", model__sampler=FORKS, trainer__max_steps=2)
     cut = fit(tmp_path / "cut", model__sampler=FORKS, trainer__max_steps=1)

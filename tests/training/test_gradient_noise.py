@@ -63,6 +63,7 @@ def test_one_pass_tells_nothing() -> None:
     assert math.isnan(noise_of([torch.tensor([1.0])], [4]))
 
 
+@pytest.mark.long
 def test_a_run_logs_it_and_trains_as_without(tmp_path: Path) -> None:
     small = {"model__policy__micro_batch_tokens": 30}
     plain = fit(tmp_path / "plain", **small)

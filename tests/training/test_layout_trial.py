@@ -42,6 +42,7 @@ def same_weights(a: Path, b: Path) -> None:
     assert all(torch.equal(x, right[name]) for name, x in left.items())  # type: ignore[attr-defined, index]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("timed")
 def test_the_fastest_is_taken_once_and_trains_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

