@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ SEVERAL = {"padded": {3: 480, 8: 160}, "tree": {8: 110}, "prefix": {8: 160}}
 """Layout → passes of the first optimizer step in one process → ``micro_batch_tokens`` that give them."""
 ROUNDING = {"padded": 1e-6, "tree": 1e-6, "prefix": 3e-6}
 """Relative difference of gradients of one layout; the gradient of a prompt's cache is a sum over completions."""
+One = Callable[[str, int], Outcome]
 ARITHMETIC = PolicyConfig().resolved_path
 STRATEGIES = ("ddp", "fsdp2")
 
@@ -30,14 +32,10 @@ def policy(layout: str, passes: int = 0) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Outcome]:
+def one(tmp_path_factory: pytest.TempPathFactory) -> One:
     """One process: layout and number of passes (0: what fits) → outcome."""
     root = tmp_path_factory.mktemp("one")
-    return {
-        (layout, passes): fit(root / f"{layout}{passes}", policy=policy(layout, passes))
-        for layout in SEVERAL
-        for passes in (0, 8)
-    } | {("padded", 3): fit(root / "padded3", policy=policy("padded", 3))}
+    return cache(lambda layout, passes: fit(root / f"{layout}{passes}", policy=policy(layout, passes)))
 
 
 @pytest.fixture(scope="module")
@@ -79,39 +77,44 @@ def check_golden(outcome: Outcome) -> None:
 
 
 @pytest.mark.long
-def test_what_is_replayed_tells_one_run_from_another(one: dict[tuple[str, int], Outcome], tmp_path: Path) -> None:
-    for (_, passes), outcome in one.items():
-        assert passes in (0, outcome.passes[0])
+def test_what_is_replayed_tells_one_run_from_another(one: One, tmp_path: Path) -> None:
+    for layout, several in SEVERAL.items():
+        for passes in several:
+            assert passes == one(layout, passes).passes[0]
     assert len({len(c["token_ids"]) for group in recorded().values() for c in group["completions"]}) > 10
     other = fit(tmp_path, objective={"kl_coef": 0.05})
     with pytest.raises(AssertionError):
         check_golden(other)
 
 
-@pytest.mark.parametrize(("layout", "passes"), [("padded", 3), ("padded", 8), ("tree", 8), ("prefix", 8)])
-def test_micro_batches(layout: str, passes: int, one: dict[tuple[str, int], Outcome]) -> None:
-    check_same(one[layout, passes], one[layout, 0], gradients=ROUNDING[layout])
+@pytest.mark.parametrize("layout", SEVERAL)
+def test_golden_trajectory(layout: str, one: One) -> None:
+    check_golden(one(layout, 0))
+
+
+@pytest.mark.parametrize(
+    ("layout", "passes"),
+    [("padded", 3), *(pytest.param(layout, 8, marks=pytest.mark.long) for layout in SEVERAL)],
+)
+def test_micro_batches(layout: str, passes: int, one: One) -> None:
+    check_same(one(layout, passes), one(layout, 0), gradients=ROUNDING[layout])
+    check_golden(one(layout, passes))
 
 
 @pytest.mark.parametrize("layout", ["tree", "prefix"])
-def test_layouts(layout: str, one: dict[tuple[str, int], Outcome]) -> None:
-    check_same(one[layout, 0], one["padded", 0], gradients=3e-6)
+def test_layouts(layout: str, one: One) -> None:
+    check_same(one(layout, 0), one("padded", 0), gradients=3e-6)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("layout", SEVERAL)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes(
-    strategy: str, layout: str, one: dict[tuple[str, int], Outcome], two: dict[tuple[str, str], Outcome]
-) -> None:
-    check_same(two[strategy, layout], one[layout, 0], gradients=ROUNDING[layout])
+def test_two_processes(strategy: str, layout: str, one: One, two: dict[tuple[str, str], Outcome]) -> None:
+    check_same(two[strategy, layout], one(layout, 0), gradients=ROUNDING[layout])
+    check_golden(two[strategy, layout])
 
 
-def test_golden_trajectory(one: dict[tuple[str, int], Outcome], two: dict[tuple[str, str], Outcome]) -> None:
-    for outcome in [*one.values(), *(o for (_, layout), o in two.items() if layout != "free")]:
-        check_golden(outcome)
-
-
+@pytest.mark.long
 def test_free_running_completions_do_not_depend_on_processes(
     two: dict[tuple[str, str], Outcome], model: str, tmp_path: Path
 ) -> None:
