@@ -78,8 +78,8 @@ def check_golden(outcome: Outcome) -> None:
 
 @pytest.mark.long
 def test_what_is_replayed_tells_one_run_from_another(one: One, tmp_path: Path) -> None:
-    for layout, several in SEVERAL.items():
-        for passes in several:
+    for layout, counts in SEVERAL.items():
+        for passes in counts:
             assert passes == one(layout, passes).passes[0]
     assert len({len(c["token_ids"]) for group in recorded().values() for c in group["completions"]}) > 10
     other = fit(tmp_path, objective={"kl_coef": 0.05})
