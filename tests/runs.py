@@ -18,7 +18,7 @@ SMALL = {
     "data.train.init_args.count": 12,
     "data.validation.init_args.count": 4,
     "model.group_size": 4,
-    "model.sampling.max_new_tokens": 16,
+    "model.sampling.max_new_tokens": 32,
     "model.schedule.warmup_steps": 0,
     "model.validation.k": 2,
 }

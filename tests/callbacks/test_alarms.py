@@ -161,6 +161,7 @@ def test_length_that_collapses(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "have shrunk from 100 to 20 tokens" in line
 
 
+@pytest.mark.long
 def test_again_only_after_it_was_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def comes_and_goes(i: int) -> dict[str, float]:
         away = 20 <= i < 23 or 30 <= i < 36  # shorter than the patience, and longer
@@ -218,6 +219,7 @@ def test_silence_where_nothing_is_wrong(series: Series, tmp_path: Path, capsys: 
     assert not said(tmp_path, capsys, series, rollouts=40)
 
 
+@pytest.mark.long
 def test_silence_in_the_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The metrics of ``configs/quickstart.yaml`` as they were recorded: entropy falls to 0.01 as it is solved."""
     table = pd.read_csv(RECORDED)

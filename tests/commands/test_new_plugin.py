@@ -67,6 +67,7 @@ def test_its_example_trains(used: subprocess.CompletedProcess[str]) -> None:
     assert used.stdout.count("TRAINED") == len(KINDS), used.stdout + used.stderr
 
 
+@pytest.mark.long
 def test_its_tests_pass_at_once(used: subprocess.CompletedProcess[str]) -> None:
     assert used.returncode == 0, used.stdout + used.stderr
     assert f"{3 * len(KINDS)} passed" in used.stdout
@@ -79,6 +80,7 @@ def test_it_passes_the_linter(written: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.long
 def test_lgrpo_plugins_lists_them(used: subprocess.CompletedProcess[str]) -> None:
     said, found, _ = used.stdout.partition("LISTED")
     assert found

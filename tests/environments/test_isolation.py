@@ -44,6 +44,7 @@ def shown(groups: list[Group]) -> list[Any]:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "environment",
     [

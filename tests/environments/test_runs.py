@@ -43,6 +43,7 @@ def test_what_a_run_leaves(whole: Path) -> None:
     assert (logged["rewards/not_applicable"] == 0).all()
 
 
+@pytest.mark.long
 def test_killed_and_resumed(whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     run = Run(root, **GAME, trainer__callbacks=EVERY_ROLLOUT)

@@ -21,6 +21,7 @@ CURRICULUM = {
 }
 
 
+@pytest.mark.long
 def test_the_rates_are_those_of_the_rollouts(tmp_path: Path) -> None:
     """Replayed from the files that the run wrote."""
     root = fit(tmp_path, **CURRICULUM, trainer__max_steps=6)

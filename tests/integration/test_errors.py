@@ -27,6 +27,7 @@ def reward(name: str, **kwargs: object) -> str:
     return json.dumps({"class_path": "RewardFunction", "init_args": {"function": name, "kwargs": kwargs}})
 
 
+@pytest.mark.long
 def test_a_run_that_fails_keeps_everything_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ def test_what_ends_completions_is_exported(tmp_path: Path) -> None:
     assert model.get_output_embeddings().weight.shape == (60, 64)  # ids without text, too
 
 
+@pytest.mark.long
 def test_lora_run(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     lora = {"model__policy__path": model_folder("llama"), "model__policy__lora__rank": 4} | TRAIN
     every = '[{"class_path": "LastCheckpoint", "init_args": {"every_n_rollouts": 2}}]'

@@ -21,6 +21,7 @@ REFILL = {
 """Groups of three: about half are all right or all wrong."""
 
 
+@pytest.mark.long
 def test_a_run_shows_all_that_was_sampled_and_trains_what_is_left(tmp_path: Path) -> None:
     root = fit(tmp_path, **REFILL, model__updates__drop_equal_groups="true", trainer__max_steps=4)
     groups = rollouts(root).groupby(["rollout", "prompt_uid"])["reward"].agg(["size", "nunique"])

@@ -76,6 +76,7 @@ def test_an_outage_without_end_stops_the_run(tmp_path: Path, judge: Any, capsys:
     assert train_metrics(tmp_path / "run")["step"].tolist() == [1, 2]
 
 
+@pytest.mark.long
 def test_validation_without_a_judge_is_not_measured(tmp_path: Path, judge: Any) -> None:
     """Calls: greedy and samples before training, two rollouts, greedy and samples after the second."""
     run = VALIDATED | {"trainer__max_steps": 4, "trainer__val_check_interval": 2, "model__validation__at_end": "false"}

@@ -72,6 +72,7 @@ class Slow(RewardModel):
         return torch.tensor([float(len(r) % 3) for r in group.completions])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("count", "options"), [pytest.param(1, LONG, marks=SLOW), (2, TWICE), pytest.param(3, LONG, marks=SLOW)]
 )
@@ -89,6 +90,7 @@ def test_the_weights_are_those_of_exactly_k_rollouts_before(
     assert (table["time/sampler_idle"][1:] >= 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), 2])
 def test_it_is_the_run_that_draws_old_weights_one_after_the_other(count: int, tmp_path: Path) -> None:
     """Same prompts, noise, credit, importance correction and weights, to the bit; with validations in between."""

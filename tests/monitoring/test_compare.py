@@ -72,6 +72,7 @@ def test_arms_in_a_setting(compared: tuple[Path, str]) -> None:
         assert (out / f"{name}.svg").read_text().lstrip().startswith("<?xml")
 
 
+@pytest.mark.long
 def test_power_0_is_grpo_and_seeds_are_paired(compared: tuple[Path, str]) -> None:
     for _, there in table(compared[0]).groupby("setting"):
         grpo, _, zero = there.to_dict("records")
@@ -79,6 +80,7 @@ def test_power_0_is_grpo_and_seeds_are_paired(compared: tuple[Path, str]) -> Non
         assert zero["difference"] == zero["difference_interval"] == 0
 
 
+@pytest.mark.long
 @needs_chromium
 def test_its_report(compared: tuple[Path, str]) -> None:
     out, _ = compared
@@ -192,6 +194,7 @@ def test_refused_before_any_run(more: list[str], says: str, tmp_path: Path, caps
     assert not (tmp_path / "c" / "runs").exists()
 
 
+@pytest.mark.long
 def test_another_comparison_in_the_folder_is_refused(
     compared: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +203,7 @@ def test_another_comparison_in_the_folder_is_refused(
     assert "holds a comparison in which GRPO (shared=1) has another configuration" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_metric_that_is_not_there(
     compared: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

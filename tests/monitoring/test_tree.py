@@ -95,6 +95,7 @@ def test_the_group_with_most_to_learn_comes_first(tmp_path: Path, capsys: pytest
     assert "group 2 of 3" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_real_run_by_its_own_segmenter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = fit(tmp_path / "run", model__segmenter="DelimiterSegmenter", trainer__max_steps=1, data__validation=None)
     group = read_group(RecordedRun(run), 0, 1)

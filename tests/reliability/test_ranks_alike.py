@@ -20,6 +20,7 @@ OTHER = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("second", "said"),
     [
