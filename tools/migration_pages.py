@@ -162,7 +162,8 @@ def losses() -> str:
 def rendered(header: list[str], rows: Iterable[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines).replace("|  |", "| |")
+    in_one_line = ([cell.replace("\n", "\\n") for cell in cells] for cells in lines)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in in_one_line).replace("|  |", "| |")
 
 
 def here(field: Field) -> str:
