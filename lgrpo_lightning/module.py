@@ -98,6 +98,7 @@ class GRPOModule(PolicyModule):
             advantage_estimator=advantage_estimator or LambdaGRPO(),
             mask_truncated=updates.mask_truncated,
             drop_equal_groups=updates.drop_equal_groups,
+            keep_per_group=updates.keep_per_group,
             seed=read_run_seed(),
         )
         self.group_size = group_size
@@ -155,10 +156,11 @@ class GRPOModule(PolicyModule):
 
     def train_on(self, rollout: Rollout, means: Means) -> None:
         """``iterations`` x ``mini_batches`` optimizer steps on the trained groups of a rollout."""
+        rows = rollout.rows
         batch = TrainBatch.from_groups(
-            rollout.groups, rollout.credits, device=self.device, mask_truncated=rollout.mask_truncated
+            rollout.groups, rollout.credits, device=self.device, mask_truncated=rollout.mask_truncated, rows=rows
         )
-        parts = split_into_mini_batches(rollout.trained, self.group_size, self.updates.mini_batches)
+        parts = split_into_mini_batches([at for at, _ in rows], rollout.trained, self.updates.mini_batches)
         fixed = self.update.prepare(batch, parts, means)  # log-probs before the first step, and of the reference
         for _ in range(self.updates.iterations):
             for rows in parts:

@@ -271,6 +271,7 @@ class Rollout:
         groups, trees, rewards, credits: One entry per group, in order.
         trained: Whether the update uses each group (False: dropped because its rewards are equal).
         mask_truncated: Whether truncated completions are removed from the loss.
+        kept: Members of each group that the update may use, in order; empty: all of every group.
         replaced: Groups that were sampled first and then replaced; none of them is trained.
     """
 
@@ -281,6 +282,7 @@ class Rollout:
     credits: tuple[Credit, ...]
     trained: tuple[bool, ...]
     mask_truncated: bool = False
+    kept: tuple[tuple[int, ...], ...] = ()
     replaced: Rollout | None = None
 
     @property
@@ -295,13 +297,21 @@ class Rollout:
             rewards=self.rewards + more.rewards,
             credits=self.credits + more.credits,
             trained=self.trained + more.trained,
+            kept=self.kept and self.kept + tuple(tuple(range(len(group))) for group in more.groups),
             replaced=None,
         )
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """(group, member) of each row of an update's batch."""
+        kept = self.kept or [range(len(group)) for group in self.groups]
+        return [(at, member) for at, members in enumerate(kept) for member in members]
 
     def takes_part(self, at: int, member: int) -> bool:
         """Whether the update uses a completion of the group at ``at``."""
         completion = self.groups[at].completions[member]
-        return self.trained[at] and completion.applies and not (self.mask_truncated and completion.truncated)
+        kept = not self.kept or member in self.kept[at]
+        return self.trained[at] and kept and completion.applies and not (self.mask_truncated and completion.truncated)
 
     def to(self, device: Any, **options: Any) -> Rollout:
         """The rollout itself, because all its tensors are on the CPU. Lightning calls this for predictions."""
@@ -364,23 +374,25 @@ class TrainBatch:
         *,
         device: torch.device | str = "cpu",
         mask_truncated: bool = False,
+        rows: Sequence[tuple[int, int]] | None = None,
     ) -> TrainBatch:
         """Stack groups and their credit row by row, padded to the longest completion.
 
         Args:
             mask_truncated: Train no token of a completion that was cut off.
+            rows: (group, member) of each row, group after group; None: all completions.
         """
-        rows = [r for g in groups for r in g.completions]
-        masks = [r.trained(mask_truncated=mask_truncated) for r in rows]
-        width = max((len(r) for r in rows), default=0)
+        rows = [(at, m) for at, g in enumerate(groups) for m in range(len(g))] if rows is None else rows
+        completions = [groups[at].completions[m] for at, m in rows]
+        width = max((len(c) for c in completions), default=0)
         return cls(
-            prompts=tuple(g.prompt.token_ids for g in groups for _ in g.completions),
-            completions=tuple(r.token_ids for r in rows),
-            group_ids=torch.tensor([i for i, g in enumerate(groups) for _ in g.completions], device=device),
-            advantages=pad([row for c in credits for row in c.advantages], width).to(device),
-            weights=pad([row for c in credits for row in c.weights], width).to(device),
-            mask=pad(masks, width).to(device),
-            sampler_logprobs=pad([r.logprobs for r in rows], width).to(device),
+            prompts=tuple(groups[at].prompt.token_ids for at, _ in rows),
+            completions=tuple(c.token_ids for c in completions),
+            group_ids=torch.tensor([at for at, _ in rows], dtype=torch.long, device=device),
+            advantages=pad([credits[at].advantages[m] for at, m in rows], width).to(device),
+            weights=pad([credits[at].weights[m] for at, m in rows], width).to(device),
+            mask=pad([c.trained(mask_truncated=mask_truncated) for c in completions], width).to(device),
+            sampler_logprobs=pad([c.logprobs for c in completions], width).to(device),
         )
 
     @property

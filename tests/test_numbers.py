@@ -60,6 +60,7 @@ NEGATIVE = {
     "ExactMatch.correct",
     "ExactMatch.incorrect",
     "ExactMatch.missing",
+    "FocalGRPO.success_threshold",
     "FormatMatch.otherwise",
     "FormatMatch.reward",
     "GRPOModule.reward_weights",

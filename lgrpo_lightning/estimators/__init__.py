@@ -3,6 +3,7 @@
 from lgrpo_lightning.estimators.blended_grpo import BlendedGRPO
 from lgrpo_lightning.estimators.distillation import Distillation
 from lgrpo_lightning.estimators.eligibility_trace_grpo import EligibilityTraceGRPO
+from lgrpo_lightning.estimators.focal_grpo import FocalGRPO
 from lgrpo_lightning.estimators.gdpo import GDPO
 from lgrpo_lightning.estimators.grpo import GRPO, SignedPower
 from lgrpo_lightning.estimators.gtpo import GTPO
@@ -16,6 +17,7 @@ from lgrpo_lightning.estimators.reinforce_plus_plus import ReinforcePlusPlus
 from lgrpo_lightning.estimators.rloo import RLOO
 from lgrpo_lightning.estimators.tempo import TEMPO
 from lgrpo_lightning.estimators.tree_adv import TreeAdv
+from lgrpo_lightning.estimators.tree_gae import TreeGAE
 
 __all__ = [
     "GDPO",
@@ -26,6 +28,7 @@ __all__ = [
     "BlendedGRPO",
     "Distillation",
     "EligibilityTraceGRPO",
+    "FocalGRPO",
     "ImplicitPRM",
     "LambdaGRPO",
     "LearnableTokenPreference",
@@ -35,4 +38,5 @@ __all__ = [
     "ReinforcePlusPlus",
     "SignedPower",
     "TreeAdv",
+    "TreeGAE",
 ]

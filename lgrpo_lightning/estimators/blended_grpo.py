@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.estimators.grpo import Power, Scale
-from lgrpo_lightning.estimators.process_grpo import ProcessGRPO, Statistics
+from lgrpo_lightning.estimators.process_grpo import Aggregate, ProcessGRPO, Statistics
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
 
@@ -25,6 +25,7 @@ class BlendedGRPO(ProcessGRPO):
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
         statistics: What mean and deviation of process rewards are taken over, as in ``ProcessGRPO``.
+        aggregate: What of the process rewards to come is a token's: the "sum", or the "min", as in ``ProcessGRPO``.
 
     >>> import torch
     >>> tree = ProcessTree.from_steps([["a", "b"], ["a", "c"]], [[0, 0, 1], [0, 1]])
@@ -42,8 +43,9 @@ class BlendedGRPO(ProcessGRPO):
         eps: float = 1e-4,
         lambda_power: Power = 0.0,
         statistics: Statistics = "completions",
+        aggregate: Aggregate = "sum",
     ) -> None:
-        super().__init__(scale=scale, eps=eps, lambda_power=lambda_power, statistics=statistics)
+        super().__init__(scale=scale, eps=eps, lambda_power=lambda_power, statistics=statistics, aggregate=aggregate)
         self.coefficient = coefficient
 
     def estimate_batch(

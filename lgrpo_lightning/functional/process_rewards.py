@@ -28,3 +28,13 @@ def sums_to_come(values: Tensor) -> Tensor:
     [[3.0, 2.0, 2.0]]
     """
     return values.nan_to_num(0.0).flip(-1).cumsum(-1).flip(-1)
+
+
+def minima_to_come(values: Tensor) -> Tensor:
+    """The smallest of each value and of all later ones in its row; NaN where none follows.
+
+    >>> minima_to_come(torch.tensor([[1.0, torch.nan, 2.0, torch.nan]])).tolist()
+    [[1.0, 2.0, 2.0, nan]]
+    """
+    least = torch.where(values.isnan(), torch.inf, values).flip(-1).cummin(-1).values.flip(-1)
+    return least.masked_fill(least == torch.inf, torch.nan)

@@ -15,6 +15,7 @@ from lgrpo_lightning.policy import PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollouts.checks import check_credits, check_sampled, check_trees, warn_of_unread
+from lgrpo_lightning.rollouts.down_sampling import choose_varied, keep_members
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.rollouts.trained_groups import trained_groups
 from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Rollout, Sampling
@@ -30,6 +31,7 @@ class Components:
         sampler, segmenter, reward_model, advantage_estimator: The components.
         mask_truncated: Leave the tokens of truncated completions out of the loss.
         drop_equal_groups: Leave out groups whose rewards are all equal.
+        keep_per_group: Leave out all but so many completions of each group; None: none is left out.
         seed: Of the run.
     """
 
@@ -42,6 +44,7 @@ class Components:
         advantage_estimator: AdvantageEstimator,
         mask_truncated: bool,
         drop_equal_groups: bool,
+        keep_per_group: int | None,
         seed: int,
     ) -> None:
         self.sampler = sampler
@@ -50,6 +53,7 @@ class Components:
         self.advantage_estimator = advantage_estimator
         self.mask_truncated = mask_truncated
         self.drop_equal_groups = drop_equal_groups
+        self.keep_per_group = keep_per_group
         self.seed = seed
         self._trainer: Any = None
 
@@ -167,13 +171,20 @@ class Components:
 
         Args:
             rewards: What credit is estimated from: those of ``scored``, or less a penalty. Records, and the choice of
-                groups that are trained on, take those of ``scored``.
+                groups and completions that are trained on, take those of ``scored``.
         """
-        credits = self.estimate_credit(scored.groups, rewards, scored.trees, random_key)
+        kept: tuple[tuple[int, ...], ...] = ()
+        trees = scored.trees
+        if (count := self.keep_per_group) is not None:
+            kept = tuple(choose_varied(raw.outcome, count) for raw in scored.rewards)
+            seen = [keep_members(r, t, k) for r, t, k in zip(rewards, trees, kept, strict=True)]
+            rewards, trees = [r for r, _ in seen], tuple(t for _, t in seen)
+        credits = self.estimate_credit(scored.groups, rewards, trees, random_key)
         return Rollout(
             index=index,
             groups=scored.groups,
-            trees=scored.trees,
+            trees=trees,
+            kept=kept,
             rewards=tuple(
                 replace(raw, metrics=less.metrics) for raw, less in zip(scored.rewards, rewards, strict=True)
             ),

@@ -33,6 +33,7 @@ def check_together(
     estimator, sampler = components["advantage_estimator"], components["sampler"]
     check_weights(loss, estimator)
     check_penalty(objective, estimator)
+    check_kept(updates, estimator)
     check_correction(loss, objective, sampler, sampling)
     check_ahead(updates, sampling, components)
     if objective.reference_sync is not None and not reads_reference(objective, components):
@@ -73,6 +74,19 @@ def check_penalty(objective: Objective, estimator: AdvantageEstimator) -> None:
         raise UserError(
             f"objective.kl_place is 'reward', and {type(estimator).__name__} does not look at completions' outcomes, "
             "or compares it with a threshold, so that a penalty is lost on it. Set objective.kl_place: loss."
+        )
+
+
+def check_kept(updates: Updates, estimator: AdvantageEstimator) -> None:
+    """Refuse a choice of completions by their outcomes beside an estimator that does not look at them.
+
+    Raises:
+        ValueError: With what to do.
+    """
+    if updates.keep_per_group is not None and "outcome" not in estimator.reads:
+        raise UserError(
+            f"updates.keep_per_group keeps completions whose outcomes differ, and {type(estimator).__name__} does not "
+            "look at outcomes. Set updates.keep_per_group: null, or take an estimator such as BlendedGRPO."
         )
 
 

@@ -26,19 +26,20 @@ def select_rows(kept: Tensor | None, mask: Tensor, rows: list[int]) -> Tensor:
     return mask & taking_part if kept is None else mask & taking_part & kept
 
 
-def split_into_mini_batches(trained: Sequence[bool], group_size: int, parts: int) -> list[list[int]]:
+def split_into_mini_batches(groups: Sequence[int], trained: Sequence[bool], parts: int) -> list[list[int]]:
     """Rows of each optimizer step: whole groups in order, without those that are dropped.
 
     Args:
+        groups: Number of each row's group.
         trained: Whether each group takes part.
         parts: Optimizer steps that the groups are divided into.
 
-    >>> split_into_mini_batches([True, False, True, True], group_size=2, parts=2)
+    >>> split_into_mini_batches([0, 0, 1, 1, 2, 2, 3, 3], [True, False, True, True], parts=2)
     [[0, 1], [4, 5, 6, 7]]
     """
     per_step = len(trained) // parts
     rows: list[list[int]] = [[] for _ in range(parts)]
-    for group, kept in enumerate(trained):
-        if kept:
-            rows[group // per_step] += range(group * group_size, (group + 1) * group_size)
+    for row, group in enumerate(groups):
+        if trained[group]:
+            rows[group // per_step].append(row)
     return rows

@@ -76,7 +76,7 @@ def local(tensor: Tensor) -> Tensor:
 
 def _uids(rollout: Rollout) -> list[str]:
     """The prompt of every row."""
-    return [group.prompt.uid for group in rollout.groups for _ in group.completions]
+    return [rollout.groups[at].prompt.uid for at, _ in rollout.rows]
 
 
 def cause(findings: list[Finding]) -> str:
@@ -132,8 +132,8 @@ def save(path: Path, rollout: Rollout, pending: PendingStep, finding: Finding, *
         facts: Further plain values to keep: ``what``, ``grad_norm``, ``weight_version``, …
     """
     rows, batch = pending.rows, pending.batch
-    members = [(g.prompt, r) for g in rollout.groups for r in g.completions]
-    outcomes = torch.cat([r.outcome for r in rollout.rewards]) if rollout.rewards else torch.zeros(0)
+    members = [(rollout.groups[at].prompt, rollout.groups[at].completions[m]) for at, m in rollout.rows]
+    outcomes = torch.tensor([float(rollout.rewards[at].outcome[m]) for at, m in rollout.rows])
     tensors = {
         "advantages": batch.advantages,
         "weights": batch.weights,

@@ -22,6 +22,8 @@ class Updates:
         drop_equal_groups: Leave groups whose rewards are all equal out of the update and of the normaliser.
         refill_rounds: How often at most groups whose rewards are all equal are replaced by groups of further prompts
             (dynamic sampling of DAPO, arXiv:2503.14476).
+        keep_per_group: Of each group, train only so many completions: those whose outcomes have the largest variance
+            (PODS, arXiv:2504.13818); None: all.
         mask_truncated: Leave completions that were cut off (finish reason "length") out of the loss; their outcomes
             count in rewards and in the statistics of their group (overlong filtering of DAPO, arXiv:2503.14476).
         old_logprobs: π_old of the ratio: "policy" recomputes it with the policy, "sampler" takes the sampler's.
@@ -40,6 +42,7 @@ class Updates:
     gradient_clip_val: float | None = 1.0
     drop_equal_groups: bool = False
     refill_rounds: int = 0
+    keep_per_group: int | None = None
     mask_truncated: bool = False
     old_logprobs: Literal["policy", "sampler"] = "policy"
     on_nonfinite: OnNonFinite = "stop"
@@ -49,7 +52,7 @@ class Updates:
     max_rollouts_without_step: int = 50
 
     def __post_init__(self) -> None:
-        limit = self.gradient_clip_val
+        limit, keep = self.gradient_clip_val, self.keep_per_group
         require(
             "updates.",
             vars(self),
@@ -58,6 +61,7 @@ class Updates:
             (self.max_rollouts == -1 or self.max_rollouts >= 1, "max_rollouts", "at least 1, or -1 for no limit"),
             (self.rollouts_ahead >= 0, "rollouts_ahead", "at least 0 (0: none is drawn ahead)"),
             (self.refill_rounds >= 0, "refill_rounds", "at least 0 (0: no group is replaced)"),
+            (keep is None or keep >= 2, "keep_per_group", "at least 2, or null for all"),
             (limit is None or 0 < limit < math.inf, "gradient_clip_val", "above 0, or null"),
         )
 

@@ -64,6 +64,11 @@ def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None
             f"model.group_size is {group_size}; it must be at least 2: a completion is compared with the "
             "others of its group."
         )
+    if updates.keep_per_group is not None and updates.keep_per_group > group_size:
+        raise UserError(
+            f"updates.keep_per_group is {updates.keep_per_group}, and a group has only {group_size} completions "
+            "(model.group_size). Sample more, or keep fewer; null keeps all."
+        )
     if sampling.temperature == 0:
         raise UserError(
             "sampling.temperature is 0, so that all completions of a group would be the same; it must be "

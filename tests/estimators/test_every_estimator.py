@@ -16,6 +16,7 @@ from lgrpo_lightning.estimators import (
     GTPO,
     RLOO,
     EligibilityTraceGRPO,
+    FocalGRPO,
     LambdaGRPO,
     LearnableTokenPreference,
     MaxRL,
@@ -23,6 +24,7 @@ from lgrpo_lightning.estimators import (
     ReinforcePlusPlus,
     SignedPower,
     TreeAdv,
+    TreeGAE,
 )
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.testing import check_estimator
@@ -38,7 +40,9 @@ KINDS: list[Any] = [
     PassAtK,
     MaxRL,
     TreeAdv,
+    TreeGAE,
     GTPO,
+    FocalGRPO,
     EligibilityTraceGRPO,
     LearnableTokenPreference,
 ]
@@ -51,6 +55,8 @@ VARIANTS: list[Any] = [
     GTPO(scale="none", conflict_factor=1.5, lambda_power=1.0),
     EligibilityTraceGRPO(min_advantage=-0.1, trace_decay=0.5),
     EligibilityTraceGRPO(trace_decay=0.0),
+    FocalGRPO(focal_gamma=0.5, success_threshold=0.5),
+    TreeGAE(gae_lambda=0.0, scale="batch"),
 ]
 
 
@@ -172,7 +178,7 @@ def test_numbers_are_finite_whatever_the_rewards_are(estimator: Any, scale: floa
         assert (credit.weights >= 0).all()
 
 
-@pytest.mark.parametrize("estimator", [v for v in VARIANTS if not isinstance(v, MaxRL | PassAtK)])
+@pytest.mark.parametrize("estimator", [v for v in VARIANTS if not isinstance(v, MaxRL | PassAtK | FocalGRPO)])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_rewards_far_from_0_are_told_apart_as_well(estimator: Any, seed: int) -> None:
     batch = Batch(seed)

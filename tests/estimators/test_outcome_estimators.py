@@ -1,4 +1,4 @@
-"""RLOO, MaxRL and PassAtK: one number a completion, from its group alone."""
+"""RLOO, MaxRL, PassAtK and FocalGRPO: one number a completion, from its group alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lgrpo_lightning.estimators import GRPO, RLOO, MaxRL, PassAtK
+from lgrpo_lightning.estimators import GRPO, RLOO, FocalGRPO, MaxRL, PassAtK
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Rewards
 from tests.reference import naive_estimators as papers
@@ -44,6 +44,23 @@ def test_pass_at_k_equals_the_mean_over_all_subsets(seed: int, k: int) -> None:
     found = batch.credits(PassAtK(k=k, success_threshold=0.5))
     for outcome, group, credit in zip(batch.outcomes, batch.groups, found, strict=True):
         papers.assert_close(credit.advantages, papers.spread(papers.pass_at_k(outcome, k, 0.5), group))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_focal_grpo(seed: int, gamma: float) -> None:
+    batch = papers.Batch(seed)
+    found = batch.credits(FocalGRPO(focal_gamma=gamma, success_threshold=0.5))
+    for outcome, group, credit in zip(batch.outcomes, batch.groups, found, strict=True):
+        papers.assert_close(credit.advantages, papers.spread(papers.focal(outcome, gamma, 0.5), group))
+
+
+def test_focal_grpo_by_hand() -> None:
+    """Three of four right: (1/4)^2 times GRPO's 1/4 and -3/4; what does not apply is in no rate. γ = 0: GRPO."""
+    rewards = [1.0, 1.0, NAN, 1.0, 0.0]
+    found = of(FocalGRPO(focal_gamma=2.0, scale="none"), *rewards)
+    assert found == pytest.approx([1 / 64, 1 / 64, 0.0, 1 / 64, -3 / 64])
+    assert of(FocalGRPO(focal_gamma=0.0), *rewards) == of(GRPO(), *rewards)
 
 
 def test_rloo_by_hand() -> None:
@@ -89,6 +106,8 @@ def test_large_groups() -> None:
 def test_refused() -> None:
     with pytest.raises(ValueError, match="PassAtK: k is 0"):
         PassAtK(k=0)
+    with pytest.raises(ValueError, match="FocalGRPO: focal_gamma is -1"):
+        FocalGRPO(focal_gamma=-1)
     with pytest.raises(ValueError, match="MaxRL: mean_eps is 0"):
         MaxRL(mean_eps=0)
     with pytest.raises(ValueError, match=r"rewards must be at least 0; got \[1.0, -1.0\]"):

@@ -53,6 +53,17 @@ def test_process_grpo(seed: int, scale: str, statistics: str) -> None:
     assert torch.equal(credit.weights, (group.tree.set_sizes() > 0).float())
 
 
+@pytest.mark.parametrize("scale", ["group", "none"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_minimum_to_come(seed: int, scale: Any) -> None:
+    group = Group(seed)
+    wanted = naive_process.minimum_advantages(group.steps, group.tree, scale=scale == "group")
+    close(ProcessGRPO(scale=scale, aggregate="min").estimate(group.rewards, group.tree).advantages, wanted)
+    both = BlendedGRPO(scale=scale, aggregate="min", coefficient=0.3).estimate(group.rewards, group.tree).advantages
+    plain = naive_process.outcome_advantages(group.outcome, scale=scale == "group")
+    close(both, [[a + 0.3 * p for p in row] for a, row in zip(plain, wanted, strict=True)])
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_blended_grpo(seed: int) -> None:
     group = Group(seed)
@@ -137,6 +148,29 @@ def test_three_steps_by_hand() -> None:
     torch.testing.assert_close(once, torch.tensor([[1 / 3 - 2 / 3, -2 / 3], [2 / 3, 1 / 3]]))
 
 
+def test_the_minimum_by_hand() -> None:
+    """Steps 1, 0, 1 against 1, 1, 0: one bad step each, and later is worse.
+
+    Minima to come 0, 0, 1 and 0, 0, 0: their mean is 1/6. The sums to come of the first are 0, -2/3, 1/3.
+    """
+    tree = ProcessTree.from_steps([["a", "b", "c"], ["d", "e", "f"]], [[0, 1, 1, 2], [0, 1, 2]])
+    rewards = Rewards(outcome=torch.zeros(2), steps=torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 0.0]))
+    found = ProcessGRPO(scale="none", aggregate="min").estimate(rewards, tree).advantages
+    rest = -1 / 6
+    torch.testing.assert_close(found, torch.tensor([[rest, rest, rest, 5 / 6], [rest, rest, rest, 0.0]]))
+    none = Rewards(outcome=torch.zeros(2), steps=torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]))
+    assert not ProcessGRPO(aggregate="min").estimate(none, tree).advantages.any()  # all minima are 0
+
+
+def test_the_minimum_over_steps_and_tokens() -> None:
+    """Step rewards 1 and 0, and -2 for the first token of the second completion: minima 1, -2, 0."""
+    tree = ProcessTree.from_sequences([[1, 2], [3, 4]])
+    tokens = torch.tensor([[math.nan, math.nan], [-2.0, math.nan]])
+    rewards = Rewards(outcome=torch.zeros(2), steps=torch.tensor([1.0, 0.0]), tokens=tokens)
+    found = ProcessGRPO(scale="none", aggregate="min").estimate(rewards, tree).advantages
+    torch.testing.assert_close(found, torch.tensor([[4 / 3, 4 / 3], [-5 / 3, 1 / 3]]))
+
+
 def test_rewards_of_tokens_are_in_the_statistics_of_nodes() -> None:
     """The steps above and 2 for a token: the mean is 1."""
     tree = ProcessTree.from_steps([["a", "b"], ["a", "c"]], [[0, 1], [0, 1]])
@@ -150,7 +184,8 @@ def test_equal_process_rewards_give_exactly_nothing() -> None:
     tree = ProcessTree.from_sequences([[1, 2], [1, 3], [4]])
     for value in (0.7, math.nan):
         rewards = Rewards(outcome=torch.zeros(3), steps=torch.full((len(tree.steps),), value))
-        assert not ProcessGRPO().estimate(rewards, tree).advantages.any()
+        for aggregate in ("sum", "min"):
+            assert not ProcessGRPO(aggregate=aggregate).estimate(rewards, tree).advantages.any()  # type: ignore[arg-type]
 
 
 def test_rewards_of_tokens_are_steps_of_one_token() -> None:
@@ -177,6 +212,10 @@ def test_it_needs_process_rewards() -> None:
         ProcessGRPO().estimate(Rewards(outcome=torch.zeros(2)), tree)
     with pytest.raises(ValueError, match="statistics is 'tokens'; possible are 'completions' and 'nodes'"):
         ProcessGRPO(statistics="tokens")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="BlendedGRPO: aggregate is 'max'; possible are 'sum' and 'min'"):
+        BlendedGRPO(aggregate="max")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="statistics is 'nodes' and aggregate 'min'"):
+        ProcessGRPO(statistics="nodes", aggregate="min")
 
 
 @pytest.mark.parametrize("kind", [ProcessGRPO, BlendedGRPO, ImplicitPRM, TEMPO])

@@ -21,6 +21,7 @@ from lgrpo_lightning.estimators import (
     BlendedGRPO,
     Distillation,
     EligibilityTraceGRPO,
+    FocalGRPO,
     ImplicitPRM,
     LambdaGRPO,
     LearnableTokenPreference,
@@ -29,6 +30,7 @@ from lgrpo_lightning.estimators import (
     ProcessGRPO,
     ReinforcePlusPlus,
     TreeAdv,
+    TreeGAE,
 )
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.registry.hookspecs import PROJECT
@@ -153,6 +155,8 @@ CASES: dict[str, tuple[Any, Callable[[Batch], list[Rows]]]] = {
     "ImplicitPRM": (ImplicitPRM(lambda_power=1), each(lambda t: t.tree_adv(1))),
     "TreeAdv": (TreeAdv(leaf_power=0.5), each(lambda t: t.tree_adv(0.5))),
     "GTPO": (GTPO(), each(Trained.gtpo)),
+    "FocalGRPO": (FocalGRPO(), each(Trained.focal)),
+    "TreeGAE": (TreeGAE(gae_lambda=0.5), each(lambda t: t.gae(0.5))),
     "TEMPO": (TEMPO(), each(Trained.tempo)),
     "EligibilityTraceGRPO": (EligibilityTraceGRPO(trace_decay=0.5), each(lambda t: t.traces(0.5))),
     "LearnableTokenPreference": (

@@ -101,6 +101,12 @@ def max_rl(rewards: Sequence[float], eps: float) -> list[float]:
     return [0.0 if math.isnan(r) else (r - naive.mean(valid)) / (naive.mean(valid) + eps) for r in rewards]
 
 
+def focal(rewards: Sequence[float], gamma: float, threshold: float) -> list[float]:
+    valid = [r for r in rewards if not math.isnan(r)]
+    rate = sum(r >= threshold for r in valid) / len(valid) if valid else 0.0
+    return [(1 - rate) ** gamma * a for a in naive.advantages(rewards)]
+
+
 def pass_at_k(rewards: Sequence[float], k: int, threshold: float) -> list[float]:
     """By the definition: subsets of k, each rewarded by whether one is right, normalised over all of them."""
     valid = [i for i, r in enumerate(rewards) if not math.isnan(r)]

@@ -50,6 +50,25 @@ def process_advantages(
     return out
 
 
+def minimum_advantages(
+    rewards: Sequence[float], tree: ProcessTree, *, scale: bool, eps: float = 1e-4
+) -> list[list[float]]:
+    """The minimum of a token's own and later step rewards, against the minima of all steps of the group."""
+    paths = [path(tree, i) for i in range(len(tree.set_sizes()))]
+
+    def to_come(own: list[tuple[int, int, int]], t: int) -> float:
+        return min((rewards[s] for s, _, end in own if end > t and not math.isnan(rewards[s])), default=math.nan)
+
+    pool = [to_come(own, end - 1) for own in paths for s, _, end in own if not math.isnan(rewards[s])]
+    mean, std = mean_std(pool)
+    out = []
+    for own in paths:
+        minima = [to_come(own, t) for t in range(own[-1][2] if own else 0)]
+        flat = len(set(pool)) < 2
+        out.append([0.0 if flat or math.isnan(m) else (m - mean) / ((std + eps) if scale else 1.0) for m in minima])
+    return out
+
+
 def outcome_advantages(rewards: Sequence[float], *, scale: bool, eps: float = 1e-4) -> list[float]:
     """GRPO's; NaN gives 0, equal rewards 0."""
     mean, std = mean_std(rewards)

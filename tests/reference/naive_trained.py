@@ -14,7 +14,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.types import Completion, Group, Turn
 from tests.reference import naive
-from tests.reference.naive_estimators import NAN, max_rl, pass_at_k, preferences, rloo
+from tests.reference.naive_estimators import NAN, focal, max_rl, pass_at_k, preferences, rloo
 from tests.reference.naive_process import mean_std
 
 SCENARIOS = ("masked", "dropped", "environment", "forked", "truncated")
@@ -146,6 +146,28 @@ class Trained:
             return self.own[i] + (after(i, t) - after(i, t - 1)) / (std + 1e-4)
 
         return self.rows(value)
+
+    def focal(self) -> list[list[float]]:
+        return self.whole(focal(self.rewards, 1.0, 1.0))
+
+    def gae(self, decay: float) -> list[list[float]]:
+        """TreeGAE, by the sums of its definition."""
+        everyone = range(len(self.rewards))
+
+        def advantages_of(i: int) -> dict[tuple[int, int], float]:
+            spans = sorted({self.span(i, t) for t in range(self.lengths[i])})
+            states = [list(everyone), *(list(self.steps[self.ids[i][a]].members) for a, _ in spans)]
+            others = [[self.own[j] for j in s if j != i and not math.isnan(self.rewards[j])] for s in states]
+            nearest = [next((naive.mean(o) for o in others[k::-1] if o), 0.0) for k in range(len(others))]
+            steps = [k for k, (a, b) in enumerate(spans) if any(self.mask[i][a:b])]
+            values = [*(nearest[k] for k in steps), self.own[i]]
+            return {
+                spans[k]: sum(decay ** (m - n) * (values[m + 1] - values[m]) for m in range(n, len(steps)))
+                for n, k in enumerate(steps)
+            }
+
+        own = [advantages_of(i) for i in everyone]
+        return self.rows(lambda i, t: 0.0 if math.isnan(self.rewards[i]) else own[i].get(self.span(i, t), 0.0))
 
     def process(self, rewards: Sequence[float]) -> list[list[float]]:
         """ProcessGRPO of step rewards."""
