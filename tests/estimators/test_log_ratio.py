@@ -30,16 +30,17 @@ def test_the_advantage_is_that_of_the_definition(model_folder: Callable[..., Pat
             weight.mul_(1.1)
     group = toy_group(SEQUENCES)
     prompt = replace(group.prompt, token_ids=(3, 4))
-    now, before = (
-        [
+    with torch.no_grad():
+        now, before = (
             [
-                float(model(input_ids=torch.tensor([[3, 4, *y[:t]]])).logits[0, -1].log_softmax(-1)[token])
-                for t, token in enumerate(y)
+                [
+                    float(model(input_ids=torch.tensor([[3, 4, *y[:t]]])).logits[0, -1].log_softmax(-1)[token])
+                    for t, token in enumerate(y)
+                ]
+                for y in SEQUENCES
             ]
-            for y in SEQUENCES
-        ]
-        for model in (policy, reference)
-    )
+            for model in (policy, reference)
+        )
     drawn = tuple(replace(c, logprobs=torch.tensor(p)) for c, p in zip(group.completions, now, strict=True))
     group = replace(group, prompt=prompt, completions=drawn)
     tree = toy_tree(group)

@@ -6,19 +6,22 @@ import itertools
 import math
 import random
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from lgrpo_lightning import GRPOModule
-from lgrpo_lightning.contracts import RewardModel
-from lgrpo_lightning.estimators import ProcessGRPO
+from lgrpo_lightning.contracts import RewardModel, StepSegmenter
+from lgrpo_lightning.estimators import ProcessGRPO, TreeGAE
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.registry.hookspecs import PROJECT
 from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.rollouts.down_sampling import choose_varied
+from lgrpo_lightning.segmenters import TokenPrefixSegmenter, WindowSegmenter
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Updates
 from lgrpo_lightning.types import Group, Rewards, Rollout, TrainBatch
@@ -62,7 +65,10 @@ def test_by_hand() -> None:
 
 
 class Told(RewardModel):
-    """Outcomes in two parts, and token rewards."""
+    """Outcomes in two parts, and rewards of tokens for an estimator that reads them."""
+
+    def __init__(self, *, tokens: bool) -> None:
+        self.tokens = tokens
 
     def score(self, group: Group, tree: ProcessTree) -> Rewards:
         draw = random.Random(group.prompt.uid)
@@ -70,13 +76,31 @@ class Told(RewardModel):
         tokens = torch.where(tree.sizes > 0, torch.arange(tree.sizes.numel()).view_as(tree.sizes) % 5, torch.nan)
         outcome = torch.stack([parts["a"], 0.5 * parts["b"]]).nansum(0)
         never = parts["a"].isnan() & parts["b"].isnan()
-        return Rewards(outcome=outcome.masked_fill(never, torch.nan), tokens=tokens, parts=parts)
+        outcome = outcome.masked_fill(never, torch.nan)
+        return Rewards(outcome=outcome, tokens=tokens if self.tokens else None, parts=parts)
+
+
+@cache
+def one_process() -> Trainer:
+    return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+
+
+def segment(estimator: Any) -> StepSegmenter:
+    """Exact tokens; for the one estimator that counts steps, steps that do not end where others part."""
+    return WindowSegmenter(size=2) if isinstance(estimator, TreeGAE) else TokenPrefixSegmenter()
 
 
 def draw_rollout(estimator: Any, seed: int, **options: Any) -> Rollout:
-    """The rollout of two random groups, one completion of which was cut off."""
-    module = GRPOModule(reward_model=Told(), advantage_estimator=estimator, group_size=SIZE, updates=Updates(**options))
+    """The rollout of two random groups."""
+    module = GRPOModule(
+        reward_model=Told(tokens="tokens" in estimator.reads),
+        segmenter=segment(estimator),
+        advantage_estimator=estimator,
+        group_size=SIZE,
+        updates=Updates(**options),
+    )
     groups = [toy_group(random_group(2 * seed + n, size=SIZE, empty=False), uid=f"{seed}/{n}") for n in range(2)]
+    module.components.setup(one_process(), None)  # type: ignore[arg-type]
     key = module.components.random_key("train")
     scored = module.components.score_groups(groups, key)
     return module.components.assign_credit(0, scored, scored.rewards, key)
@@ -100,7 +124,7 @@ def test_credit_and_batch_are_those_of_the_kept_completions_alone(seed: int, nam
         less = {n: p[at] for n, p in told.parts.items()}
         tokens = None if told.tokens is None else told.tokens[at, :width]
         rewards.append(replace(told, outcome=told.outcome[at], parts=less, tokens=tokens))
-    trees = [ProcessTree.from_sequences(g.sequences) for g in groups]
+    trees = [segment(estimator()).segment(g) for g in groups]
     alone = estimator(**weighted).estimate_batch(rewards, trees, reduce=lambda x: x)
     for credit, other, kept in zip(found.credits, alone, found.kept, strict=True):
         width = other.advantages.shape[1]
