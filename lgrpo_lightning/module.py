@@ -156,11 +156,11 @@ class GRPOModule(PolicyModule):
 
     def train_on(self, rollout: Rollout, means: Means) -> None:
         """``iterations`` x ``mini_batches`` optimizer steps on the trained groups of a rollout."""
-        rows = rollout.rows
+        places = rollout.rows
         batch = TrainBatch.from_groups(
-            rollout.groups, rollout.credits, device=self.device, mask_truncated=rollout.mask_truncated, rows=rows
+            rollout.groups, rollout.credits, device=self.device, mask_truncated=rollout.mask_truncated, rows=places
         )
-        parts = split_into_mini_batches([at for at, _ in rows], rollout.trained, self.updates.mini_batches)
+        parts = split_into_mini_batches([at for at, _ in places], rollout.trained, self.updates.mini_batches)
         fixed = self.update.prepare(batch, parts, means)  # log-probs before the first step, and of the reference
         for _ in range(self.updates.iterations):
             for rows in parts:
