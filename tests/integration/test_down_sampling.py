@@ -28,6 +28,7 @@ def test_all_is_recorded_and_the_most_different_are_trained(tmp_path: Path) -> N
     assert train_metrics(root)["loss"].notna().all()
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_same(tmp_path: Path) -> None:
     options: dict[str, Any] = RUN | KEEP
     whole = fit(tmp_path / "whole", **options)
@@ -37,6 +38,7 @@ def test_a_resumed_run_is_the_same(tmp_path: Path) -> None:
     assert train_metrics(whole)["loss"].tolist() == train_metrics(cut)["loss"].tolist()
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     options: dict[str, Any] = KEEP | {
         "trainer__max_steps": 3,
