@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -153,8 +154,10 @@ def test_none_of_200_is_lost_or_paid_twice(serve, tmp_path):
 
 def test_equal_completions_are_asked_once_and_dropped_ones_never(serve, tmp_path):
     judge = serve()
-    (rewards,) = score(make(judge, tmp_path), [toy_group(["a", "a", "b", "a"])])
-    assert rewards.outcome.tolist() == pytest.approx([0.1, 0.1, 0.0, 0.1])
+    group = toy_group(["a", "a", "b", "a", "dropped"])
+    dropped = replace(group.completions[-1], applies=False)
+    (rewards,) = score(make(judge, tmp_path), [replace(group, completions=(*group.completions[:-1], dropped))])
+    assert rewards.outcome.tolist() == pytest.approx([0.1, 0.1, 0.0, 0.1, math.nan], nan_ok=True)
     assert judge.tries == {"a": 1, "b": 1}
     assert rewards.metrics["rewards/JudgeReward/cached"] == 0.5
 

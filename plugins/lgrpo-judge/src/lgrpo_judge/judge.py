@@ -118,7 +118,8 @@ class JudgeReward(RewardModel):
         )
         self.folder = None if cache is None else os.path.abspath(os.path.expanduser(cache))
         self.max_errors_in_a_row, self.errors_in_a_row, self._name = max_errors_in_a_row, 0, name
-        self._loop, self._cache, self._warned = BackgroundLoop(), None, False
+        self._loop, self._warned = BackgroundLoop(), False
+        self._cache: Cache | None = None
 
     @property
     def name(self) -> str:
