@@ -215,6 +215,19 @@ def test_a_server_without_schemas(serve, tmp_path):
     assert ["response_format" in body for body in judge.bodies] == [True, False, False, False]
 
 
+def test_proxies_are_used_and_netrc_is_not(serve, tmp_path, monkeypatch):
+    """Credentials of ~/.netrc would stand in the place of the key."""
+    monkeypatch.setenv("JUDGE", KEY)
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    judge = serve()
+    monkeypatch.setenv("http_proxy", judge.url.removesuffix("/v1"))
+    for url in (judge.url, "http://judge.invalid/v1"):
+        reward = JudgeReward(url, "judge", "Good.", "JUDGE", retries=0, cache=None)
+        assert outcomes(score(reward, [toy_group(["a"])])) == pytest.approx([0.1])
+    assert judge.keys == {f"Bearer {KEY}"}
+
+
 def test_what_the_judge_is_asked(serve, tmp_path):
     judge = serve()
     rubric = '{prompt}|{reference}|{{kept}} {"x": 1} \\frac{1}{2}\n<completion>\n{completion}\n</completion>'

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -66,8 +68,10 @@ class ChatServer:
         key = self.read_key()
         gate = asyncio.Semaphore(self.concurrency)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limit = aiohttp.ClientTimeout(total=self.timeout)
-        async with aiohttp.ClientSession(headers=headers, timeout=limit, trust_env=True) as session:
+        limit, parts = aiohttp.ClientTimeout(total=self.timeout), urlsplit(self.url)
+        # not trust_env, which takes credentials of ~/.netrc, too
+        proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+        async with aiohttp.ClientSession(headers=headers, timeout=limit, proxy=proxy) as session:
 
             async def judge(name: str, text: str) -> Judgement:
                 async with gate:  # held while it pauses, so that a busy server is asked less
