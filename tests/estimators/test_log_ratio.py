@@ -1,4 +1,4 @@
-"""log π/π_ref as a process reward: the starting model as a teacher with a negative coefficient."""
+"""log π/π_ref as a process reward: the reference as a teacher with a negative coefficient."""
 
 from __future__ import annotations
 
@@ -55,9 +55,10 @@ def test_the_advantage_is_that_of_the_definition(model_folder: Callable[..., Pat
         assert found[i, : len(row)].tolist() == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_run(tmp_path: Path) -> None:
     """The scores are 0 for the starting model, and not after updates."""
-    teacher = {"class_path": "TeacherLogprobs", "init_args": {"path": "lgrpo:arithmetic", "coefficient": -1.0}}
+    teacher = {"class_path": "TeacherLogprobs", "init_args": {"weights": "reference", "coefficient": -1.0}}
     root = fit(
         tmp_path,
         model__reward_model=json.dumps(["ExactMatch", teacher]),
