@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "validate": (RUN, "measure accuracy, avg@k and pass@k of a checkpoint on the validation sets"),
     "test": (RUN, "the same on the test sets"),
     "predict": (RUN, "write completions with their rewards to a file"),
+    "estimate": ("lgrpo_lightning.commands.estimate", "say what memory and time a run will take"),
     "compare": (
         "lgrpo_lightning.commands.compare",
         "run several configurations over seeds and say what differs",

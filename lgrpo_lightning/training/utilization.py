@@ -7,26 +7,17 @@ import torch
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.choice import count_linear_parameters
 from lgrpo_lightning.policy.sharded_weights import is_divided
-
-PEAK_TFLOPS = {
-    "H200": 989.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "A10": 125.0,
-    "4090": 165.0,
-}
-"""Dense bf16 peak by a part of the device's name, from the manufacturer's data sheets."""
+from lgrpo_lightning.training.hardware import find_gpu
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak of a device in FLOP/s; None where it is not known.
+    """Dense bf16 peak of a device in FLOP/s; None where it is not known.
 
     >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("a CPU")
     (989000000000000.0, None)
     """
-    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in device_name), None)
+    sheet = find_gpu(device_name)
+    return None if sheet is None else sheet.bf16 * 1e12
 
 
 def utilization(*, parameters: int, tokens: int, passes: int, seconds: float, peak: float) -> float:

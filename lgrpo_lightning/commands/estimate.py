@@ -1,0 +1,250 @@
+"""``lgrpo estimate --config FILE``: memory and time of a run's rollout, before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+import yaml
+
+from lgrpo_lightning.commands import child
+from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.distributed.precision import ALIASES, check_precision, choose_weights_type
+from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.policy import PolicyConfig
+from lgrpo_lightning.registry.import_path import import_object
+from lgrpo_lightning.samplers.vllm.options import EngineOptions
+from lgrpo_lightning.training import Objective, Updates
+from lgrpo_lightning.training.estimate import (
+    Plan,
+    build_policy,
+    count_running,
+    divide_engine,
+    estimate_memory,
+    estimate_time,
+)
+from lgrpo_lightning.training.hardware import GPUS, Hardware, describe_gpu, measure_cpu
+
+PROMPT = 512
+"""Tokens of a prompt where neither --prompt_length nor data.max_prompt_length says."""
+GIB = 2**30
+Options = argparse.Namespace
+Changes = dict[str, Any]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the estimate; 0: it fits, 1: it does not."""
+    options, flags = parse(list(argv)[1:])
+    quieten()
+    config = yaml.safe_load(child.print_config([*(f"--config={path}" for path in options.config), *flags]))
+    hardware = find_hardware(config, options)
+    plan = make_plan(config, options)
+    print(describe(plan, hardware, options))
+    if not (lacking := explain_lack(plan, hardware)):
+        return 0
+    print(f"\nIt does not fit: {lacking}. GiB after a change, each by itself:")
+    for changes in suggest(config, options, hardware):
+        print(f"  {describe_changes(changes, config, options, hardware)}")
+    return 1
+
+
+def parse(words: list[str]) -> tuple[Options, list[str]]:
+    """The options of the estimate, and flags over the configuration.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    parser = argparse.ArgumentParser(
+        prog="lgrpo estimate",
+        description=f"{__doc__} Further flags change the configuration, as those of lgrpo fit.",
+        epilog="Exit status: 0 it fits, 1 it does not, 2 error.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-c", "--config", action="append", required=True, help="a configuration file")
+    add("--gpus", type=int, help="GPUs that train; without it, the run is on this machine's CPU")
+    add("--gpu", help=f"one of {', '.join(GPUS)}; default this machine's, else H100")
+    add("--memory", type=float, help="GiB of each; default the data sheet's, of a CPU the machine's")
+    add("--prompt_length", type=int, help=f"tokens of a prompt; default data.max_prompt_length, else {PROMPT}")
+    add("--completion_length", type=int, help="tokens of a completion; default sampling.max_new_tokens")
+    options, flags = parser.parse_known_args(words)
+    for name in ("gpus", "memory", "prompt_length", "completion_length"):
+        if (value := getattr(options, name)) is not None and value <= 0:
+            raise UserError(f"--{name} is {value}; it must be above 0.")
+    return options, flags
+
+
+def count_ranks(config: Mapping[str, Any], options: Options) -> int:
+    """Processes that train."""
+    trainer = config["trainer"]
+    devices = trainer.get("devices")
+    if options.gpus:
+        return int(options.gpus)
+    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
+    return count * int(trainer.get("num_nodes") or 1)
+
+
+def find_hardware(config: Mapping[str, Any], options: Options) -> Hardware:
+    """What the run is estimated for.
+
+    Raises:
+        ValueError: There is no data sheet of the GPU, or it is not said how many there are.
+    """
+    if options.gpus:
+        here = torch.cuda.get_device_name() if torch.cuda.is_available() else "H100"
+        return describe_gpu(options.gpu or here, options.memory)
+    if options.gpu or config["trainer"].get("accelerator") in ("gpu", "cuda"):
+        raise UserError("Say how many GPUs the run has, such as --gpus 8; without --gpus it is on the CPU.")
+    return measure_cpu(options.memory, count_ranks(config, options))
+
+
+def make_plan(config: Mapping[str, Any], options: Options) -> Plan:
+    """What one process of a complete configuration does.
+
+    Raises:
+        ValueError: There is no model at ``policy.path``, or the precision is not possible.
+    """
+    trainer, model, data = config["trainer"], config["model"], config["data"]
+    objective, updates = Objective(**model["objective"]), Updates(**model["updates"])
+    strategy = trainer.get("strategy") or "auto"
+    name = str(strategy["class_path"] if isinstance(strategy, Mapping) else strategy).lower()
+    sharded = "fsdp2" in name or "modelparallel" in name
+    precision = ALIASES.get(str(trainer.get("precision") or 32), str(trainer.get("precision")))
+    check_precision(precision, sharded=sharded, gpu=bool(options.gpus))
+    policy = choose_weights_type(precision, PolicyConfig.from_options(model["policy"]))
+    ranks, lora = count_ranks(config, options), policy.lora
+    kind, sampler = find_sampler(model["sampler"])
+    rescored = updates.old_logprobs == "policy" and updates.steps_per_rollout > 1
+    return Plan(
+        policy=build_policy(policy),
+        prompt=options.prompt_length or data.get("max_prompt_length") or PROMPT,
+        completion=options.completion_length or model["sampling"]["max_new_tokens"],
+        groups=-(-data["prompts_per_step"] // ranks),
+        group_size=model["group_size"],
+        mixed=precision.endswith("-mixed"),
+        state=measure_optimizer_state(model["optimizer"]),
+        ranks=ranks,
+        sharded=sharded,
+        reference=objective.kl_coef > 0 and (lora is None or lora.from_adapter is not None),
+        scored=(objective.kl_coef > 0) + (rescored or objective.top_entropy < 1),
+        iterations=updates.iterations,
+        mini_batches=updates.mini_batches,
+        sampler=sampler,
+        engine=EngineOptions(**(sampler.get("engine") or {})) if kind == "VLLMSampler" else None,
+    )
+
+
+def find_sampler(component: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Name and options of the sampler that draws, inside of those around it."""
+    options = component.get("init_args") or {}
+    if "sampler" in options:
+        return find_sampler(options["sampler"])
+    return component["class_path"].rpartition(".")[2], options
+
+
+def measure_optimizer_state(optimizer: Mapping[str, Any]) -> float:
+    """Bytes of state for each byte of a matrix, from a step with a small one."""
+    weight = torch.nn.Parameter(torch.ones(64, 64))
+    weight.grad = torch.ones_like(weight)
+    made: Any = import_object(optimizer["class_path"])([weight], **(optimizer.get("init_args") or {}))
+    made.step()
+    kept = [value for value in made.state[weight].values() if isinstance(value, torch.Tensor) and value.numel() > 1]
+    return float(sum(value.nbytes for value in kept) / weight.nbytes)
+
+
+def explain_lack(plan: Plan, hardware: Hardware) -> str:
+    """Why the run does not fit; empty where it does."""
+    phase, peak = find_peak(plan, hardware)
+    if peak > hardware.memory:
+        return f"{phase} takes {peak / GIB:.1f} of {hardware.memory / GIB:.1f} GiB"
+    if not count_running(plan, hardware):
+        return "vLLM's share does not hold its weights and the cache of one completion"
+    return ""
+
+
+def find_peak(plan: Plan, hardware: Hardware) -> tuple[str, float]:
+    """The phase that takes most, and its bytes."""
+    totals = {phase: sum(parts.values()) for phase, parts in estimate_memory(plan, hardware).items()}
+    phase = max(totals, key=lambda phase: totals[phase])
+    return phase, totals[phase]
+
+
+def describe(plan: Plan, hardware: Hardware, options: Options) -> str:
+    """The two tables, as text."""
+    shape, phases = plan.shape, estimate_memory(plan, hardware)
+    tokens, rows = plan.passes[0]
+    where = f"{plan.ranks} x {hardware.name}, {hardware.memory / GIB:.1f} GiB each"
+    kind = type(plan.policy.model).__name__
+    how = "fsdp2" if plan.sharded else "ddp" if plan.ranks > 1 else "one device"
+    lines = [
+        f"{kind}, {shape.numbers:,} weights; {how}, {where}",
+        f"Prompts of {plan.prompt} tokens, completions of {plan.completion}: set --prompt_length, --completion_length.",
+        f"Layout {plan.layout}: {len(plan.passes)} passes an optimizer step, the largest {rows} completions in "
+        f"{tokens:,} tokens; {count_running(plan, hardware)} of {plan.rows} completions are drawn at a time.",
+        "",
+        f"{'GiB':<28}" + "".join(f"{phase:>16}" for phase in phases),
+    ]
+    for part in dict.fromkeys(name for parts in phases.values() for name in parts):
+        cells = (f"{parts[part] / GIB:.2f}" if part in parts else "-" for parts in phases.values())
+        lines.append(f"{part:<28}" + "".join(f"{cell:>16}" for cell in cells))
+    totals = (f"{sum(parts.values()) / GIB:.2f}" for parts in phases.values())
+    lines += [f"{'total':<28}" + "".join(f"{cell:>16}" for cell in totals), ""]
+    seconds = estimate_time(plan, hardware)
+    lines += [f"{'seconds of a rollout':<28}", *(f"{stage:<28}{value:>16.2f}" for stage, value in seconds.items())]
+    return "\n".join([*lines, f"{'rewards':<28}{'not known':>16}", f"{'total':<28}{sum(seconds.values()):>16.2f}"])
+
+
+def change(config: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    """A configuration with some dotted keys changed."""
+    changed = deepcopy(dict(config))
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        at: Any = changed
+        for name in path:
+            at[name] = at.get(name) or {}
+            at = at[name]
+        at[last] = value
+    return changed
+
+
+def suggest(config: Mapping[str, Any], options: Options, hardware: Hardware) -> Iterator[Changes]:
+    """Changes that take memory away, each alone; then all that are about the trained model, together."""
+    plan = make_plan(config, options)
+    policy, length = plan.policy.config, plan.prompt + plan.completion
+    together: Changes = {}
+    for tokens in (policy.micro_batch_tokens // part for part in (2, 4, 8, 16) if policy.micro_batch_tokens > length):
+        together["model.policy.micro_batch_tokens"] = max(length, tokens)
+        if not explain_lack(make_plan(change(config, together), options), hardware):
+            break
+    if not policy.gradient_checkpointing:
+        together["model.policy.gradient_checkpointing"] = True
+    if plan.ranks > 1 and not plan.sharded:
+        together["trainer.strategy"] = "fsdp2"
+    yield from ({key: value} for key, value in together.items())
+    if policy.lora is None:
+        yield {"model.policy.lora": {"rank": 16}}
+    if len(together) > 1:
+        yield together
+    if "sampler" in (config["model"]["sampler"].get("init_args") or {}):
+        return  # the options stand inside of another sampler's
+    if plan.engine is None and count_running(plan, hardware) > 8:
+        yield {"model.sampler.init_args.max_batch_tokens": 8 * length}
+    elif plan.engine and hardware.gpu and not plan.served:
+        share = 0.1 + divide_engine(plan, plan.engine, hardware)[0] / hardware.memory
+        yield {"model.sampler.init_args.engine.gpu_memory_utilization": min(0.9, round(share, 2))}
+
+
+def describe_changes(changes: Changes, config: Mapping[str, Any], options: Options, hardware: Hardware) -> str:
+    """Flags, and what becomes of the peak."""
+    plan = make_plan(change(config, changes), options)
+    lacking = explain_lack(plan, hardware)
+    flags = " ".join(
+        f"--{key.replace('.init_args', '')}={value if isinstance(value, str) else shlex.quote(json.dumps(value))}"
+        for key, value in changes.items()
+    )
+    return f"{find_peak(plan, hardware)[1] / GIB:8.2f}  {'does not fit' if lacking else 'fits':<14}{flags}"
