@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     config = yaml.safe_load(child.print_config([*(f"--config={path}" for path in options.config), *flags]))
     hardware = find_hardware(config, options)
     plan = make_plan(config, options)
-    print(describe(plan, hardware, options))
+    print(describe(plan, hardware))
     if not (lacking := explain_lack(plan, hardware)):
         return 0
     print(f"\nIt does not fit: {lacking}. GiB after a change, each by itself:")
@@ -174,7 +175,7 @@ def find_peak(plan: Plan, hardware: Hardware) -> tuple[str, float]:
     return phase, totals[phase]
 
 
-def describe(plan: Plan, hardware: Hardware, options: Options) -> str:
+def describe(plan: Plan, hardware: Hardware) -> str:
     """The two tables, as text."""
     shape, phases = plan.shape, estimate_memory(plan, hardware)
     tokens, rows = plan.passes[0]
@@ -226,7 +227,7 @@ def suggest(config: Mapping[str, Any], options: Options, hardware: Hardware) -> 
     if plan.ranks > 1 and not plan.sharded:
         together["trainer.strategy"] = "fsdp2"
     yield from ({key: value} for key, value in together.items())
-    if policy.lora is None:
+    if policy.lora is None and find_spec("peft"):
         yield {"model.policy.lora": {"rank": 16}}
     if len(together) > 1:
         yield together
