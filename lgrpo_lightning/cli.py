@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Without ``argv`` it is the process's own, which ends soon afterwards."""
     if argv is not None:
         return _run(list(argv))
+    # before torch is imported: its threads would spin while they wait, which takes the cores from each other where
+    # other processes are busy
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         note_status(status := _run(sys.argv[1:]))
         return status

@@ -35,6 +35,10 @@ STAY = {  # Lightning 2.6.6, torch 2.13, transformers 5.19, jsonargparse 4.53, v
     "distributed/sharded_checkpoint.py": {"_load_state_dict": "load() gives nothing back for an empty state"},
     "distributed/sharded_reading.py": {"_EmptyStateDictLoadPlanner": "likewise"},
     "distributed/sharding.py": {"_no_split_modules": "the decoder layers of an architecture"},
+    "policy/compiled_layers.py": {
+        "_can_compile_fullgraph": "what transformers says of its own models",
+        "_no_split_modules": "the decoder layers of an architecture",
+    },
     "policy/choice.py": {
         "_attn_implementation": "the attention in use; public only as an argument of from_pretrained",
         "_supports_attention_backend": "whether the attention interface is used",
@@ -50,7 +54,6 @@ STAY = {  # Lightning 2.6.6, torch 2.13, transformers 5.19, jsonargparse 4.53, v
         "_supports_sdpa": "whether sdpa is there, before loading",
     },
     "policy/policy.py": {"_apply": "buffers keep their type when weights are cast"},
-    "samplers/compiled.py": {"_dynamo": "the limit of recompilations has no public name"},
     "samplers/vllm/engine.py": {"_WORLD": "vLLM's public clean-up destroys the trainer's process groups, too"},
 }
 """File → private name → why it stays there."""

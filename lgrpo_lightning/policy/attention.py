@@ -40,9 +40,8 @@ def register_tree_attention(implementation: str) -> str:
             if masked and implementation == "sdpa" and query.device.type == "cpu":
                 return attend_under_mask(query, key, value, attention_mask, **kwargs), None
             return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
-        kernel = attend_by_flex if query.is_cuda else attend_by_segments
-        out = kernel(query, key, value, plan, scale=kwargs.get("scaling"), window=kwargs.get("sliding_window"))
-        return out, None
+        scale, window = kwargs.get("scaling"), kwargs.get("sliding_window")
+        return attend_by_plan(query, key, value, plan, scale=scale, window=window), None
 
     ALL_ATTENTION_FUNCTIONS.register(name, attend)
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
@@ -71,6 +70,13 @@ def attend_under_mask(
         query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
     )
     return out.transpose(1, 2).contiguous()
+
+
+# compiled by segments there would be a graph for every tree; FlexAttention has a graph of its own
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def attend_by_plan(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The attention of ``attend_by_segments``, by the fastest kernel of the device."""
+    return (attend_by_flex if query.is_cuda else attend_by_segments)(query, *args, **kwargs)
 
 
 def attend_by_segments(

@@ -64,13 +64,30 @@ def make_cache(model: Any, *, spare: int) -> Any:
     return cache
 
 
-def make_differentiable_cache(model: Any) -> Any:
+class DifferentiableCache(DynamicCache):  # type: ignore[misc]
+    """A cache that gradients flow through."""
+
+
+class LayerCache:
+    """One layer of a cache, which is told the number of its layer and does not read it."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """As the cache."""
+        return self.layer.update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
+
+
+def make_differentiable_cache(model: Any) -> DifferentiableCache:
     """An empty cache for ``model`` that gradients flow through.
 
     Transformers copies convolution and recurrent states into one tensor, for CUDA graphs; a tensor that was written
     over cannot be differentiated through.
     """
-    cache = DynamicCache(config=model.config)
+    cache = DifferentiableCache(config=model.config)
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionLayer):
             layer.update_conv_state = MethodType(_assign_conv_state, layer)

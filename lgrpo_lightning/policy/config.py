@@ -41,6 +41,8 @@ class PolicyConfig:
         layout: "padded" computes every row in full, "prefix" each prompt once and then its completions, "tree" every
             distinct token of a prompt and its completions once; log-probs and gradients are the same. "auto" takes
             what is estimated to be cheapest.
+        compile: "layers" compiles the decoder layers for log-probs and training, "none" runs them eagerly. "auto"
+            compiles them on a GPU, where it works.
         verify: Check on the first batch of a run that log-probs equal the model's own, and those of padded rows.
         lora: Train a low-rank adapter in place of all weights.
         eos_tokens: The tokens that end a completion, as text or ids. Null: those of the generation config, of the
@@ -63,6 +65,7 @@ class PolicyConfig:
     micro_batch_tokens: int = 16384
     logprob_chunk_mb: int = 512
     layout: Literal["auto", "padded", "prefix", "tree"] = "auto"
+    compile: Literal["none", "layers", "auto"] = "none"
     verify: bool = True
     lora: Lora | None = None
     eos_tokens: list[str | int] | None = None

@@ -108,15 +108,11 @@ def _import_flex() -> Callable[..., Any]:
 def _compile() -> Callable[..., Any]:
     """FlexAttention compiled for all lengths; says each time a kernel is compiled.
 
-    Past its limit of recompilations torch would take the eager version, which makes all scores at once: the limit is
-    raised, and ``fullgraph`` makes passing it an error.
+    The eager version makes all scores at once: ``fullgraph`` makes it an error to pass the limit of graphs.
     """
-    import torch._dynamo
     from torch._inductor.compile_fx import compile_fx
 
-    limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, KERNELS)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, KERNELS)
+    allow_graphs(KERNELS)
 
     def count(graph: Any, inputs: Any) -> Any:
         COMPILED.append(tuple(tuple(x.shape) for x in inputs[:1] if isinstance(x, Tensor)))
@@ -128,3 +124,12 @@ def _compile() -> Callable[..., Any]:
 
 COMPILED: list[tuple[tuple[int, ...], ...]] = []
 """The shapes of the queries that a kernel was compiled for, in order."""
+
+
+def allow_graphs(count: int) -> None:
+    """Let torch hold so many graphs of a function: past its limit it runs eagerly, and only a log says so."""
+    import torch._dynamo
+
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, count)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, count)

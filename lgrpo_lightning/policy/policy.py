@@ -198,6 +198,11 @@ class Policy(nn.Module):
         return TokenScores(logprobs=logprobs, entropies=entropies, router_loss=routed)
 
     @property
+    def draws_dropout(self) -> bool:
+        """Whether passes in training mode draw random numbers."""
+        return bool(self.config.dropout or (self.config.lora and self.config.lora.dropout))
+
+    @property
     def logprob_chunk(self) -> int:
         """Tokens whose fp32 logits fit into ``logprob_chunk_mb``."""
         vocabulary = int(self.model.config.get_text_config().vocab_size)

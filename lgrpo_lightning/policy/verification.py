@@ -70,7 +70,7 @@ def verify(
             _check_layout(policy, pair, alone, temperature=temperature, tolerance=1e-4 if exact else 0.5)
         if policy.layout in policy.failed:
             return  # the layout that takes its place is verified, too
-        if not policy.config.dropout and not (policy.config.lora and policy.config.lora.dropout):
+        if not policy.draws_dropout:
             model.train()  # generation_model, around this, puts the mode back
             passes = [policy.score(*rows, temperature=temperature).logprobs for _ in range(2)]
             _check_repeatable(model, *passes, tolerance=1e-4 if exact else 0.5)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.policy.flex_attention import allow_graphs
 from lgrpo_lightning.samplers.decoding import Decoding
 
 BACKEND: dict[str, Any] = {"mode": "reduce-overhead"}
@@ -84,8 +85,5 @@ def compile_step() -> Callable[[Any, dict[str, Any]], Tensor]:
         logits: Tensor = model(**arguments, logits_to_keep=1).logits[:, -1]
         return logits
 
-    limits = torch._dynamo.config
-    # past its limit torch runs eagerly, and only a log says so
-    limits.recompile_limit = max(limits.recompile_limit, SHAPES)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, SHAPES)
+    allow_graphs(SHAPES)
     return torch.compile(step, dynamic=False, **BACKEND)

@@ -23,6 +23,7 @@ from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.fixed_scores import FixedScores, compute_fixed_scores
 from lgrpo_lightning.training.gradient_noise import GradientNoise
 from lgrpo_lightning.training.high_entropy import select_high_entropy
+from lgrpo_lightning.training.layer_compilation import LayerCompilation
 from lgrpo_lightning.training.layout_trial import LayoutTrial
 from lgrpo_lightning.training.mini_batches import count_masked, select_rows
 from lgrpo_lightning.training.objective import Objective
@@ -50,6 +51,7 @@ class Update:
             there is nothing to compare.
         corrects: Whether the correction is applied; without it the sampler's log-probs have to be the policy's own.
         trial: Which layout was fastest, where that is timed.
+        compilation: For which layouts the layers are compiled.
     """
 
     policy: Policy
@@ -66,6 +68,7 @@ class Update:
     importance: ImportanceMode | None = None
     corrects: bool = True
     trial: LayoutTrial = field(default_factory=LayoutTrial)
+    compilation: LayerCompilation = field(default_factory=LayerCompilation)
 
     def prepare(self, batch: TrainBatch, mini_batches: Sequence[Sequence[int]], means: Means) -> FixedScores:
         """Choose and verify the layout, and compute what stays fixed for all optimizer steps of a rollout. Collective.
@@ -76,6 +79,7 @@ class Update:
         """
         self.policy.vocabulary.check(batch.trained_ids)
         choice = self._settle_layout(batch)
+        self._compile_layers(batch)
         means.put("tree/token_ratio", choice.computed, choice.padded)
         count_masked(batch, mini_batches, means)
         return compute_fixed_scores(
@@ -93,6 +97,9 @@ class Update:
                     self.policy.take_layout(name, prompts, completions, reason="it is checked")
                     self.policy.verified = False  # each has a check of its own
                     works += [name] if self._check_layout(batch) else []
+            for name in works:
+                self.policy.take_layout(name, prompts, completions, reason="it is compiled")
+                self._compile_layers(batch)
             trial.decide(self.scorer, batch, works, self.backward)
         if trial.applies(self.policy) and trial.fastest is not None and trial.fastest not in self.policy.unsupported:
             choice = self.policy.take_layout(trial.fastest, prompts, completions, reason=trial.reason)
@@ -102,6 +109,10 @@ class Update:
             choice = self.policy.choose_layout(prompts, completions, self.ranks.sum)
             if self._check_layout(batch):
                 return choice
+
+    def _compile_layers(self, batch: TrainBatch) -> None:
+        """Compile the layers for the layout that was taken, where that is wanted. Collective."""
+        self.compilation.prepare(self.scorer, self.reference, batch, self.backward)
 
     def _check_layout(self, batch: TrainBatch) -> bool:
         """Whether log-probs are right in the layout that was taken; one that is not is given up by all ranks."""

@@ -140,6 +140,7 @@ def test_environment_variables() -> None:
     assert [code(r[0])[0] for r in rows(section(CONFIGURATION, "Environment variables"))] == [
         DISABLE,
         TRACEBACK,
+        "OMP_WAIT_POLICY",
     ]
 
 

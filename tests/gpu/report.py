@@ -74,13 +74,13 @@ def other(found: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def layout_table(layouts: list[dict[str, Any]]) -> str:
     """A row a model and shape."""
-    heads = ["model", "P", "C", "G"]
+    heads = ["model", "layers", "P", "C", "G"]
     names = [name for name in ("padded", "tree", "prefix") if any(name in x for x in layouts)]
     for layout in names:
         heads += [f"{layout} {what}" for what in ("s", "host s", "MFU", "GiB")]
     rows = []
     for x in layouts:
-        row = [x["model"], x["P"], x["C"], x["G"]]
+        row = [x["model"], x.get("layers", "eager"), x["P"], x["C"], x["G"]]
         for layout in names:
             y = x.get(layout, {})
             row += [y.get(k, "") for k in ("seconds", "host_seconds", "mfu", "peak_gib")]
