@@ -85,11 +85,11 @@ class WeightSource(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Maximal tokens of a prompt plus its completion."""
+        """Maximum number of tokens of a prompt plus its completion."""
 
     @property
     def longest_sequence(self) -> int:
-        """Maximal tokens of a prompt of this run's data plus its completion; at most ``find_context_length``."""
+        """Maximum number of tokens of a prompt in this run plus its completion; at most ``find_context_length``."""
 
     @property
     def temperature(self) -> float:

@@ -30,7 +30,7 @@ from lgrpo_lightning.rollouts.components import Components
 from lgrpo_lightning.rollouts.queue import RolloutQueue
 from lgrpo_lightning.rollouts.refill import replace_equal_groups
 from lgrpo_lightning.rollouts.timing import Clock
-from lgrpo_lightning.rollouts.trained_groups import drop_unrewarded
+from lgrpo_lightning.rollouts.trained_groups import skip_if_unrewarded
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, compatibility, settings
@@ -50,11 +50,11 @@ class GRPOModule(PolicyModule):
 
     One batch of prompts gives one rollout and all its optimizer steps; optimization is manual. λ-GRPO
     (arXiv:2509.21154, the default) and GRPO (arXiv:2402.03300, ``GRPO()``) differ only in the advantage estimator:
-    in λ-GRPO each token weighs one over the number of completions that share it.
+    in λ-GRPO each token weighs one over the number of completions that share it. From ``PolicyModule`` come ``limits``,
+    ``guard``, ``ranks``, ``weight_version``, ``progress``, ``layout_trial`` and ``reference``.
 
     Args:
-        reward_model: Scores completions; the rewards of several are added up. In Python, a function stands for
-            ``RewardFunction(function)``.
+        reward_model: Scores completions; several are added up. A function becomes ``RewardFunction(function)``.
         policy: The trained model and how it computes log-probs.
         sampler: Draws completions. Default ``TransformersSampler()``.
         segmenter: Divides a group into process steps. Default ``TokenPrefixSegmenter()``: exact tokens.
@@ -136,10 +136,9 @@ class GRPOModule(PolicyModule):
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         random_key = self.components.random_key("train", self.rollout_index)
         version = self.weight_version
-        # these prompts first, then those of the next updates.rollouts_ahead rollouts
-        requests = self.limits.plan_rollouts(self.trainer, prompts, self.progress)
+        requests = self.limits.plan_rollouts(self.trainer, prompts, self.progress)  # also of rollouts ahead
         scored = self.queue.take(requests, version, clock)
-        scored, discarded = replace_equal_groups(
+        scored, replaced = replace_equal_groups(
             self.trainer,
             scored,
             rounds=self.updates.refill_rounds,
@@ -148,11 +147,11 @@ class GRPOModule(PolicyModule):
         with clock.measure("reward"):
             rewards: Sequence[Rewards] = scored.rewards
             if self.reference is not None and self.objective.kl_in_reward:
-                scorer, coefficient = self.update.scorer, self.objective.kl_coef
-                rewards = subtract_kl_penalty(scored, self.reference, scorer, coefficient)
+                # the update's scorer makes equally many forward passes on every rank
+                rewards = subtract_kl_penalty(scored, self.reference, self.update.scorer, self.objective.kl_coef)
             rollout = self.components.assign_credit(self.rollout_index, scored, rewards, random_key)
-            rollout = drop_unrewarded(rollout, self.ranks, self.device)
-        return replace(rollout, replaced=discarded.as_untrained_rollout(rollout.index))
+            rollout = skip_if_unrewarded(rollout, self.ranks, self.device)
+        return replace(rollout, replaced=replaced.as_untrained_rollout(rollout.index))
 
     def train_on(self, rollout: Rollout, means: Means) -> None:
         """``iterations`` x ``mini_batches`` optimizer steps on the trained groups of a rollout."""
@@ -166,7 +165,7 @@ class GRPOModule(PolicyModule):
             for rows in parts:
                 pending = self.update.accumulate(batch, rows, fixed, means)  # loss and backward pass
                 if pending is not None and self.allows_step(rollout, pending, means):
-                    self.update.commit(pending, means)
+                    self.update.commit(pending, means)  # optimizer, schedule; clipping in PolicyModule
 
     # ------------------------------------------------------------------------------------------ evaluation
 
@@ -217,7 +216,7 @@ class GRPOModule(PolicyModule):
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
-        """Add the callbacks of every run here: later the Trainer has looked for ``ckpt_path="last"`` already."""
+        """Lightning looks for ``ckpt_path="last"`` before ``configure_callbacks``, so add the callbacks here."""
         own: Any = LightningModule.trainer
         own.fset(self, trainer)
         if trainer is not None:
@@ -240,7 +239,7 @@ class GRPOModule(PolicyModule):
             compatibility.check_ahead_in_run(self.updates.rollouts_ahead, self.trainer)
             self.begin_fit()
             self.metrics_log.clear()
-            if self.trainer.global_step == 0:  # else a second fit of this Trainer goes on
+            if self.trainer.global_step == 0:  # a second ``fit`` of this Trainer continues: keep the queue's weights
                 self.queue.clear()
         self.configure_model()  # Lightning calls it after this hook, too late for the components
         self.announce_tokens()
@@ -262,8 +261,8 @@ class GRPOModule(PolicyModule):
             bonus=self.entropy_bonus,
             temperature=self.sampling.temperature,
             max_length=self.sampling.max_new_tokens,
-            importance=None if self.sampling.truncated else self.objective.importance,
-            corrects=not on_policy,
+            importance=None if self.sampling.truncated else self.objective.importance,  # None: no sampler ratios
+            corrects=not on_policy,  # whether sampler ratios weigh the loss; else they are only logged
             trial=self.layout_trial,
             ranks=self.ranks,
             backward=self.backward_pass,
@@ -272,10 +271,9 @@ class GRPOModule(PolicyModule):
         self.limits.stop_after_last(self.trainer, self.rollout_index)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Stop where the rollouts before made no optimizer step."""
+        """Stop the run if too many rollouts in a row made no optimizer step."""
         super().on_train_batch_start(batch, batch_idx)
-        since_step = self.rollout_index - self.rollouts_at_last_step
-        self.limits.check_steps(since_step, self.trainer.callback_metrics)
+        self.limits.check_steps(self.rollout_index - self.rollouts_at_last_step, self.trainer.callback_metrics)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the weights that rollouts in the queue were drawn from."""

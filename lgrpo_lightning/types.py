@@ -182,7 +182,7 @@ class Completion:
 
     @property
     def truncated(self) -> bool:
-        """Whether it was cut off at the maximal length."""
+        """Whether it was cut off at the maximum length."""
         return self.finish_reason == "length"
 
     def trained(self, *, mask_truncated: bool = False) -> Tensor:
@@ -326,8 +326,8 @@ class Progress:
         rollout: Finished rollouts, or the number of the rollout that is scored.
         global_step: Optimizer steps of the weights that sampled.
         epoch: Finished epochs.
-        max_steps: Maximal optimizer steps of the run, in complete rollouts; -1: no limit.
-        max_rollouts: Maximal rollouts; -1: no limit.
+        max_steps: Maximum number of optimizer steps of the run, in complete rollouts; -1: no limit.
+        max_rollouts: Maximum number of rollouts; -1: no limit.
     """
 
     rollout: int = 0

@@ -49,7 +49,7 @@ def limit_batches(length: int, limit: int | float) -> int:
 
 
 def find_max_length(module: Any, wanted: int | None) -> int:
-    """Maximal tokens of a prompt: ``wanted``, or what completions leave of the model's context.
+    """Maximum number of tokens of a prompt: ``wanted``, or what completions leave of the model's context.
 
     Raises:
         ValueError: Completions leave nothing.

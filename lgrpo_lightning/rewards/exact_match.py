@@ -121,7 +121,7 @@ class ExactMatch(RewardModel):
 def is_same_answer(answer: Any, target: Any) -> bool:
     """Equal as numbers where both are numbers, else as text with its white space collapsed.
 
-    A float is a number to 12 digits: files and sums do not keep more. An answer may have words beside a number.
+    A float is a number to 12 significant digits: files and sums keep no more. An answer may have words around a number.
 
     >>> [is_same_answer(*p) for p in (("1,000", 1000), ("x  + 1", "x + 1"), ("2", "two"), ("2 cm", 2))]
     [True, True, False, True]

@@ -46,7 +46,7 @@ class TeacherLogprobs(RewardModel):
             other is possible in a run.
         dtype: Of its weights, with a path, as are the next three: "float32", "bfloat16" or "float16".
         device: Where it runs, such as "cuda:1"; "auto": the process's GPU where there is one.
-        batch_tokens: Maximal tokens of one forward pass, including padding.
+        batch_tokens: Maximum number of tokens of one forward pass, including padding.
         model_kwargs: As ``policy.model_kwargs``.
 
     Raises:

@@ -13,8 +13,8 @@ from lgrpo_lightning.functional import equal_rewards
 from lgrpo_lightning.types import Rewards, Rollout
 
 
-def drop_unrewarded(rollout: Rollout, ranks: Ranks, device: torch.device | str = "cpu") -> Rollout:
-    """The rollout; without trained groups where no reward applies to any completion on any rank. Collective.
+def skip_if_unrewarded(rollout: Rollout, ranks: Ranks, device: torch.device | str = "cpu") -> Rollout:
+    """The rollout; none of its groups is trained if no reward applies to any completion on any rank. Collective.
 
     An optimizer step on it would have a gradient of zero, with which an optimizer's momentum still moves the weights.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.distributed.ranks import Ranks
-from lgrpo_lightning.rollouts.trained_groups import drop_unrewarded, trained_groups
+from lgrpo_lightning.rollouts.trained_groups import skip_if_unrewarded, trained_groups
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.types import Credit, Rewards, Rollout
 from tests.training.several_ranks import together
@@ -30,7 +30,7 @@ def test_a_rollout_is_trained_where_any_rank_has_a_reward(judged: tuple[int, ...
     some = Rewards(outcome=torch.tensor([math.nan, 1.0]))
 
     def work(rank: int, ranks: Ranks) -> tuple[bool, ...]:
-        return drop_unrewarded(rollout(NOTHING, some if rank in judged else NOTHING), ranks).trained
+        return skip_if_unrewarded(rollout(NOTHING, some if rank in judged else NOTHING), ranks).trained
 
     assert together(2, work) == [(bool(judged),) * 2] * 2
 
@@ -39,8 +39,8 @@ def test_a_rollout_is_trained_where_any_rank_has_a_reward(judged: tuple[int, ...
 def test_process_rewards_are_rewards(name: str) -> None:
     values = {"steps": torch.tensor([1.0, 0.0]), "tokens": torch.tensor([[1.0, 0.0], [math.nan] * 2])}
     told = Rewards(outcome=NOTHING.outcome, **{name: values[name]})
-    assert drop_unrewarded(rollout(NOTHING, told), Ranks()).trained == (True, True)
-    assert drop_unrewarded(rollout(NOTHING, NOTHING), Ranks()).trained == (False, False)
+    assert skip_if_unrewarded(rollout(NOTHING, told), Ranks()).trained == (True, True)
+    assert skip_if_unrewarded(rollout(NOTHING, NOTHING), Ranks()).trained == (False, False)
     equal = Rewards(outcome=torch.ones(2), **{name: torch.ones_like(values[name])})
     assert trained_groups([told, equal, NOTHING], drop_equal=True) == (True, False, False)
     assert trained_groups([told, equal, NOTHING], drop_equal=False) == (True, True, True)

@@ -145,7 +145,7 @@ class ServerOptions:
         api_key_env: Environment variable that holds the API key (so that no configuration file does).
         retry_seconds: How long a server that does not answer is tried again, at the start and in a run.
         request_seconds: How long one request may take: a prompt's completions, or taking over the weights.
-        max_connections: Most requests at a time.
+        max_connections: Maximum number of concurrent requests of one training process, over all servers.
         weights_dir: Folder that this process and the servers see, where weights are handed over. Null: /dev/shm, or
             the folder for temporary files.
     """
