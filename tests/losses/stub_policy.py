@@ -14,6 +14,7 @@ from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.monitoring.metrics import Means
+from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.entropy_bonus import EntropyBonus
@@ -104,6 +105,7 @@ def drawn(
 class StubPolicy:
     """Gives what was written down: with gradients the log-probs of now, without those of before the update."""
 
+    config = PolicyConfig()
     failed: dict[str, str] = {}
     verified = True
     device = torch.device("cpu")
