@@ -57,7 +57,9 @@ class Cell:
     run: Runner
 
 
-def toy(optimizer: str, rates: Sequence[float], *, rollouts: int = 250, batch: int = 60, **options: Any) -> Cell:
+def toy(
+    optimizer: str, rates: Sequence[float], *, tuning: int = 6, rollouts: int = 250, batch: int = 60, **options: Any
+) -> Cell:
     """The paper's toy in its six settings; measured is the rate of the target over the last fifth."""
     cells = {f"shared={s}, penalty={p:g}": leaf_rewards(s, p) for s, p in product((1, 2), (-0.5, -1.0, -1.5))}
 
@@ -69,7 +71,7 @@ def toy(optimizer: str, rates: Sequence[float], *, rollouts: int = 250, batch: i
             last = leaves[:, -max(1, rollouts // 5) :]
             yield part, (last == LEAVES.index(TARGET)).float().mean((1, 2)).tolist()
 
-    return Cell(settings=list(cells), rates=rates, tuning=range(1000, 1006), run=run)
+    return Cell(settings=list(cells), rates=rates, tuning=range(1000, 1000 + tuning), run=run)
 
 
 def sums(group_size: int, max_term: int = 25) -> Cell:
@@ -101,13 +103,15 @@ def sums(group_size: int, max_term: int = 25) -> Cell:
     return Cell(settings=["sums"], rates=(1e-4, 2e-4, 4e-4), tuning=(1000, 1001), run=run)
 
 
+TABLE: dict[str, Any] = {"table": True, "batch": 1200, "tuning": 40}
 ADAM, SGD = (1e-4, 2e-4, 4e-4, 8e-4), (0.003, 0.01, 0.03, 0.1)
-TABLE_ADAM, TABLE_SGD = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32), (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+TABLE_ADAM = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+TABLE_SGD = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 CELLS: dict[str, Callable[[], Cell]] = {
-    "table-adam": lambda: toy("Adam", TABLE_ADAM, batch=1200, table=True),
-    "table-sgd": lambda: toy("SGD", TABLE_SGD, batch=1200, table=True),
-    "table-adam-iterations-2": lambda: toy("Adam", TABLE_ADAM, batch=1200, table=True, iterations=2),
-    "table-adam-ahead-1": lambda: toy("Adam", TABLE_ADAM, batch=1200, table=True, ahead=1),
+    "table-adam": lambda: toy("Adam", TABLE_ADAM, **TABLE),
+    "table-sgd": lambda: toy("SGD", TABLE_SGD, **TABLE),
+    "table-adam-iterations-2": lambda: toy("Adam", TABLE_ADAM, **TABLE, iterations=2),
+    "table-adam-ahead-1": lambda: toy("Adam", TABLE_ADAM, **TABLE, ahead=1),
     "toy-adam": lambda: toy("Adam", ADAM),
     "toy-sgd": lambda: toy("SGD", SGD),
     "sums-16": lambda: sums(16),
