@@ -141,6 +141,8 @@ def layouts(device: str, tiny: bool, size: str) -> Iterator[Result]:
     from lgrpo_lightning.policy.compiled_layers import compile_layers, restore_layers
     from lgrpo_lightning.policy.flex_attention import COMPILED
 
+    if tiny:
+        torch.compiler.set_default_backend("eager")  # a CPU takes minutes to generate code
     made = policy(size, device, layout="padded", micro_batch_tokens=16384)
     best = matrix_peak(device, tiny)
     kinds = {"eager": restore_layers, "compiled": compile_layers}
