@@ -6,7 +6,6 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
-from lgrpo_lightning.distributed.worker_thread import call_with_limit
 from lgrpo_lightning.environments.environment import Environment
 
 RAISED = (Exception, SystemExit, CancelledError)
@@ -24,7 +23,12 @@ def call_environment(environment: Environment, call: Callable[[], Any], *, timeo
         TimeoutError: It took longer.
         Exception: What the call raises.
     """
-    return call() if getattr(environment, "keeps_time", False) else call_with_limit(call, timeout=timeout)
+    if getattr(environment, "keeps_time", False):
+        return call()
+    # here, as a process of environments imports this module without torch
+    from lgrpo_lightning.distributed.worker_thread import call_with_limit
+
+    return call_with_limit(call, timeout=timeout)
 
 
 def limit_answer(environment: Environment, timeout: float) -> float:

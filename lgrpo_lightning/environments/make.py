@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.isolation.proxies import ProcessEnvironment, ProcessToolEnvironment
-from lgrpo_lightning.environments.isolation.recipe import Recipe, refer_to_tools
+from lgrpo_lightning.environments.isolation.tool_references import refer_to_tools
 from lgrpo_lightning.environments.isolation.workers import Workers
 from lgrpo_lightning.environments.limits import name_class
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
@@ -39,57 +39,37 @@ def make_environments(
         return {None: environment}
     if not environment and not functions:
         raise UserError("EnvironmentSampler needs an environment, or tools.")
-    return {name: _make(path, functions, timeout) for name, path in _name_paths(environment).items()}
-
-
-def make_recipes(
-    environment: Environment | str | Mapping[str, str] | None,
-    tools: Sequence[str],
-    prototypes: Mapping[str | None, Environment],
-) -> dict[str | None, Recipe]:
-    """Name → what a process makes ``prototypes`` from.
-
-    Raises:
-        ValueError: One cannot be pickled.
-    """
-    paths = _name_paths(None if isinstance(environment, Environment) else environment)
-    return {
-        name: Recipe(functions=tuple(tools), factory=paths[name])
-        if isinstance(prototype, ToolEnvironment)
-        else Recipe(pickled=_pickle(prototype))
-        for name, prototype in prototypes.items()
-    }
+    paths = environment if isinstance(environment, Mapping) else {None: environment}
+    return {name: _make(path, functions, timeout) for name, path in paths.items()}
 
 
 def place_in_processes(
-    prototypes: Mapping[str | None, Environment], workers: Workers, timeout: float
-) -> dict[str | None, Environment]:
-    """The same environments, each copy of which lives in one of ``workers``.
+    prototypes: Mapping[str | None, Environment], workers: int, timeout: float
+) -> tuple[Workers, dict[str | None, Environment]]:
+    """(Up to so many processes, the same environments, each copy of which lives in one of them).
 
     Raises:
-        ValueError: One cannot be made there; the processes are ended.
+        ValueError: One cannot be sent, or cannot be made there; the processes are ended.
     """
+    processes = Workers({name: _pickle(prototype) for name, prototype in prototypes.items()}, workers)
     placed: dict[str | None, Environment] = {
-        name: ProcessToolEnvironment(workers, name, prototype)
+        name: ProcessToolEnvironment(processes, name, prototype, prototype.timeout)
         if isinstance(prototype, ToolEnvironment)
-        else ProcessEnvironment(workers, name, prototype, timeout)
+        else ProcessEnvironment(processes, name, prototype, timeout)
         for name, prototype in prototypes.items()
     }
     try:
-        workers.check({name: name_class(prototype) for name, prototype in placed.items()})
+        processes.check({name: name_class(prototype) for name, prototype in placed.items()})
     except BaseException:
-        workers.close()
+        processes.close()
         raise
-    return placed
-
-
-def _name_paths(environment: Any) -> Mapping[str | None, str | None]:
-    return environment if isinstance(environment, Mapping) else {None: environment}
+    return processes, placed
 
 
 def _pickle(environment: Environment) -> bytes:
     try:
-        refer_to_tools(environment.tools)
+        if not isinstance(environment, ToolEnvironment):
+            refer_to_tools(environment.tools)
         return pickle.dumps(environment)
     except Exception as error:
         raise UserError(

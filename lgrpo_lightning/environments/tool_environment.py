@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lgrpo_lightning.distributed.worker_thread import call_with_limit
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.limits import RAISED, StateLostError
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.environments.tools import Tools, describe_error
-from lgrpo_lightning.types import Message
+
+if TYPE_CHECKING:
+    from lgrpo_lightning.types import Message
 
 
 class ToolEnvironment(Environment):
@@ -32,9 +33,9 @@ class ToolEnvironment(Environment):
         self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}
         self.lost = False  # a call hangs, and may still change the object
 
-    def __deepcopy__(self, memo: Any) -> ToolEnvironment:
-        # the object is made anew: it may hold what cannot be copied, such as a connection
-        return ToolEnvironment(self.functions, self.factory, self.timeout)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a copy, and one in another process, makes the object anew: it may hold a connection, say
+        return ToolEnvironment, (self.functions, self.factory, self.timeout)
 
     @property
     def tools(self) -> Sequence[Callable[..., Any]]:
@@ -62,6 +63,9 @@ class ToolEnvironment(Environment):
 
     def call(self, call: ToolCall) -> str:
         """What a tool answers, within ``timeout``."""
+        # here, as a process of environments imports this module without torch
+        from lgrpo_lightning.distributed.worker_thread import call_with_limit
+
         answer: str = call_with_limit(lambda: self.toolset.call(call), timeout=self.timeout)
         return answer
 

@@ -13,7 +13,7 @@ from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.isolation.workers import Workers
 from lgrpo_lightning.environments.limits import name_class
-from lgrpo_lightning.environments.make import make_environments, make_recipes, place_in_processes
+from lgrpo_lightning.environments.make import make_environments, place_in_processes
 from lgrpo_lightning.environments.messages import make_assistant_message
 from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
@@ -110,7 +110,6 @@ class EnvironmentSampler(SamplerAround):
         check_format(tool_format, "EnvironmentSampler")
         self.prototypes = make_environments(environment, tools, timeout=timeout)
         self.processes: Workers | None = None
-        self.recipes = make_recipes(environment, tools or [], self.prototypes) if isolation == "process" else {}
 
     def setup(self, source: WeightSource) -> None:
         """Passed on; and the environments are made ready for the policy's chat template.
@@ -141,8 +140,8 @@ class EnvironmentSampler(SamplerAround):
         self._end_processes()
         if self.isolation == "thread":
             return self.prototypes
-        self.processes = Workers(self.recipes, self.workers)
-        return place_in_processes(self.prototypes, self.processes, self.timeout)
+        self.processes, placed = place_in_processes(self.prototypes, self.workers, self.timeout)
+        return placed
 
     def _end_processes(self) -> None:
         if self.processes is not None:

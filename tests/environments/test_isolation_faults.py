@@ -174,12 +174,13 @@ def test_a_process_killed_between_two_rollouts_is_replaced(policy: Policy) -> No
 
 
 TRAINER = """
-import os, signal, sys, threading, time
+import os, pickle, signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
-from lgrpo_lightning.environments.isolation.recipe import Recipe
 from lgrpo_lightning.environments.isolation.workers import Workers
-from lgrpo_lightning.environments.calls import ToolCall
-workers = Workers({None: Recipe(functions=("tests.environments.faults.faulty",))}, 3)
+from lgrpo_lightning.environments.tool_call import ToolCall
+from lgrpo_lightning.environments.tool_environment import ToolEnvironment
+from tests.environments.faults import faulty
+workers = Workers({None: pickle.dumps(ToolEnvironment([faulty]))}, 3)
 seats = []
 for how in ("", "hangs", "holds"):
     workers.prepare(3)

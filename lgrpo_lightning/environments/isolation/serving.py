@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lgrpo_lightning.environments.isolation.recipe import Recipe, ServedEnvironment, ServedTools
+from lgrpo_lightning.environments.environment import Environment
+from lgrpo_lightning.environments.isolation.tool_references import refer_to_tools
+from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.environments.tools import describe_error
 
 LARGEST = 1 << 24
@@ -22,40 +24,16 @@ LARGEST = 1 << 24
 TRACE = 10_000
 """Most characters of a traceback that are sent; its end."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A call.
-
-    Attributes:
-        key: Which environment; one that is not there is made, or taken from those that wait, by "open".
-        method: Of ``ServedEnvironment`` or ``ServedTools``; or "open", with the name of a recipe; or "back", where no
-            episode was begun.
-        arguments: Of the method.
-    """
-
-    key: int
-    method: str
-    arguments: tuple[Any, ...] = ()
-
-    @property
-    def what(self) -> str:
-        """What it is called in messages."""
-        if self.method == "call":
-            return f"the tool {self.arguments[0].name!r}"
-        return "making the environment" if self.method == "open" else self.method
+Request = tuple[int, str, tuple[Any, ...]]
+"""(which environment, method, arguments). Besides its methods there are "open", with a name of the prototypes, "call"
+of a tool, and "back", where no episode was begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a call gave.
+    """What a call gave: a value, or the class name of an error with its text and traceback; and the metrics after it.
 
-    Attributes:
-        value: What it returned.
-        error: Name of the class of what it raised; empty where it returned.
-        text: ``str`` of the error.
-        trace: Its traceback.
-        metrics: What the environment counts.
+    It is sent as a line of JSON, which runs nothing in the training process that reads it.
     """
 
     value: Any = None
@@ -65,20 +43,19 @@ class Answer:
     metrics: Mapping[str, float] | None = None
 
     def pack(self) -> bytes:
-        """As a line of JSON; arrays and their numbers as lists and numbers.
+        """The line; arrays and their numbers become lists and numbers.
 
         Raises:
-            TypeError, ValueError: JSON does not have it, or it is too long.
+            TypeError, ValueError: JSON does not have the value, or it is too long.
         """
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        data = json.dumps(fields, default=_convert).encode() + b"\n"
+        data = json.dumps(vars(self), default=_convert).encode() + b"\n"
         if len(data) > LARGEST:
             raise ValueError(f"an answer of {len(data)} bytes; there may be {LARGEST}")
         return data
 
     @classmethod
     def read(cls, data: bytes) -> Answer:
-        """What ``packed`` gave.
+        """What ``pack`` gave.
 
         Raises:
             TypeError, ValueError: It did not.
@@ -102,37 +79,50 @@ class Residents:
     """The environments that live in this process.
 
     Args:
-        recipes: Name → what its environments are made from.
+        prototypes: Name → pickled environment.
     """
 
-    def __init__(self, recipes: Mapping[str | None, Recipe]) -> None:
-        self.recipes = recipes
-        self.seated: dict[int, tuple[str | None, ServedEnvironment | ServedTools]] = {}
-        self.waiting: dict[str | None, list[ServedEnvironment | ServedTools]] = {}
+    def __init__(self, prototypes: Mapping[str | None, bytes]) -> None:
+        self.prototypes = prototypes
+        self.seated: dict[int, tuple[str | None, Environment]] = {}
+        self.waiting: dict[str | None, list[Environment]] = {}
 
-    def answer(self, data: bytes) -> bytes:
-        """The answer to a request; whatever an environment does is one, unless the process ends."""
+    def answer(self, request: bytes) -> bytes:
+        """The answer to a pickled request; whatever an environment does is one, unless the process ends."""
         try:
-            return self._call(pickle.loads(data)).pack()
+            return self._call(*pickle.loads(request)).pack()
         except BaseException as error:
             trace = "".join(traceback.format_exception(error))[-TRACE:]
             return Answer(error=type(error).__name__, text=describe_error(error), trace=trace).pack()
 
-    def _call(self, request: Request) -> Answer:
-        if request.method == "open":
-            (name,) = request.arguments
+    def _call(self, key: int, method: str, arguments: tuple[Any, ...]) -> Answer:
+        if method == "open":
+            (name,) = arguments
             waiting = self.waiting.get(name)
-            self.seated[request.key] = (name, waiting.pop() if waiting else self.recipes[name].make())
+            self.seated[key] = (name, waiting.pop() if waiting else pickle.loads(self.prototypes[name]))
             return Answer()
-        if request.method in ("close", "back"):
-            name, resident = self.seated.pop(request.key)
-            if request.method == "close":
+        if method in ("close", "back"):
+            name, resident = self.seated.pop(key)
+            if method == "close":
                 resident.close()
             self.waiting.setdefault(name, []).append(resident)
             return Answer()
-        _, resident = self.seated[request.key]
-        value = getattr(resident, request.method)(*request.arguments)
-        return Answer(value=value, metrics=resident.metrics)
+        _, resident = self.seated[key]
+        if method == "reset":
+            value: Any = _reset(resident, *arguments)
+        elif method == "call":
+            value = resident.toolset.call(*arguments)  # type: ignore[attr-defined]
+        else:
+            value = getattr(resident, method)(*arguments)
+        return Answer(value=value, metrics=dict(getattr(resident, "metrics", {})))
+
+
+def _reset(resident: Environment, seed: int, columns: Mapping[str, Any]) -> tuple[str | None, list[dict[str, Any]]]:
+    """(What the environment says first, its tools)."""
+    resident.seed = seed
+    observation = resident.reset(columns)
+    # the tools of a ToolEnvironment are known from its prototype
+    return observation, [] if isinstance(resident, ToolEnvironment) else refer_to_tools(resident.tools)
 
 
 def serve(calls: int, life: int) -> None:
@@ -144,18 +134,15 @@ def serve(calls: int, life: int) -> None:
     """
     for descriptor in (calls, life):
         os.set_inheritable(descriptor, False)  # not for what a tool starts
-    for number in (signal.SIGINT, signal.SIGTERM):  # they are the training process's to see
-        signal.signal(number, _ignore)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # the training process's to see; an ignored signal would be ignored by what a tool starts, too
+        signal.signal(number, lambda *_: None)
     _end_with(life)
     connection = socket.socket(fileno=calls)
     with contextlib.suppress(EOFError, OSError), connection.makefile("rb") as requests:
         residents = Residents(pickle.loads(pickle.load(requests)))
         while True:
             connection.sendall(residents.answer(pickle.load(requests)))
-
-
-def _ignore(number: int, frame: Any) -> None:
-    """Nothing. An ignored signal would be ignored by processes that a tool starts, too; a handled one is not."""
 
 
 def _end_with(life: int) -> None:

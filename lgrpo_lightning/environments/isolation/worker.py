@@ -16,9 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from lgrpo_lightning.distributed import is_process_gone
-from lgrpo_lightning.environments.isolation.serving import LARGEST, Answer, Request
+from lgrpo_lightning.environments.isolation.serving import LARGEST, Answer
 from lgrpo_lightning.environments.limits import StateLostError
 
 MAIN = (
@@ -45,11 +46,11 @@ class Worker:
     are made one at a time. One that takes too long ends the process.
 
     Args:
-        recipes: What it makes environments from, pickled.
+        prototypes: Pickled environments by name, all of them pickled again.
         on_end: Called once with what happened if the process ends otherwise than by ``close``.
     """
 
-    def __init__(self, recipes: bytes, on_end: Callable[[str], None]) -> None:
+    def __init__(self, prototypes: bytes, on_end: Callable[[str], None]) -> None:
         self.on_end = on_end
         self.seats: set[int] = set()  # environments of episodes
         self.over = ""  # how it ended
@@ -59,7 +60,12 @@ class Worker:
         reads, writes = os.pipe()
         self.life = os.fdopen(writes, "wb", buffering=0)  # the process ends when it is closed
         try:
-            self.process = _start_process(theirs.fileno(), reads)
+            # -P: modules are found by the sys.path handed over, not by where the process starts
+            command = [sys.executable, "-P", "-X", "faulthandler", "-c", MAIN, json.dumps(sys.path)]
+            calls = (theirs.fileno(), reads)
+            self.process = subprocess.Popen(
+                [*command, *map(str, calls)], stdin=subprocess.DEVNULL, pass_fds=calls, start_new_session=True
+            )
         except BaseException:
             self.connection.close()
             self.life.close()
@@ -67,10 +73,10 @@ class Worker:
         finally:
             theirs.close()
             os.close(reads)
-        self._first = recipes  # sent with the first request: the interpreter starts meanwhile
+        self._first = prototypes  # sent with the first request: the interpreter starts meanwhile
 
-    def ask(self, request: Request, *, limit: float) -> Answer:
-        """What a call gives.
+    def ask(self, key: int, method: str, *arguments: Any, limit: float) -> Answer:
+        """What a call gives; its parts are those of ``serving.Request``.
 
         Args:
             limit: Seconds, from when the calls before it are done.
@@ -80,14 +86,20 @@ class Worker:
             StateLostError: It ended in the call, or was killed because the call took longer than ``limit``.
             InProcessError: What the call raised.
         """
-        data = pickle.dumps(request)
+        what = "making the environment" if method == "open" else method
+        if method == "call":
+            what = f"the tool {arguments[0].name!r}"
+        data = pickle.dumps((key, method, arguments))
         with self._one:
             self._look()
             if self.over:
                 raise NotAskedError(self.over)
-            answer = self._exchange(data, limit, request.what)
+            answer = self._exchange(data, limit, what)
         if answer.error:
-            raise make_error(answer)
+            error: InProcessError = type(answer.error, (InProcessError,), {})(answer.text)
+            if answer.trace:
+                error.add_note(f"In the environment's process:\n{answer.trace}")
+            raise error
         return answer
 
     def is_running(self) -> bool:
@@ -183,25 +195,6 @@ def _count_seconds_left(until: float) -> float:
     if (left := until - time.monotonic()) <= 0:
         raise TimeoutError
     return left
-
-
-def make_error(answer: Answer) -> InProcessError:
-    """An error with the name and the text of the one in the process, and its traceback as a note."""
-    error: InProcessError = type(answer.error, (InProcessError,), {})(answer.text)
-    if answer.trace:
-        error.add_note(f"In the environment's process:\n{answer.trace}")
-    return error
-
-
-def _start_process(calls: int, life: int) -> subprocess.Popen[bytes]:
-    """A new process that finds the modules this one finds."""
-    return subprocess.Popen(
-        # -P: modules are found by the sys.path handed over, not by where the process starts
-        [sys.executable, "-P", "-X", "faulthandler", "-c", MAIN, json.dumps(sys.path), str(calls), str(life)],
-        stdin=subprocess.DEVNULL,
-        pass_fds=(calls, life),
-        start_new_session=True,
-    )
 
 
 def _describe_status(status: int | None) -> str:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from lgrpo_lightning.environments.isolation.recipe import Recipe
-from lgrpo_lightning.environments.isolation.serving import Request
 from lgrpo_lightning.environments.isolation.worker import InProcessError, Worker
 from lgrpo_lightning.environments.limits import StateLostError
 from lgrpo_lightning.errors import UserError
@@ -35,7 +33,7 @@ class Seat:
 
     def call(self, method: str, *arguments: Any, limit: float) -> Any:
         """What a method gives in ``limit`` seconds; errors as of ``Worker.ask``."""
-        answer = self.worker.ask(Request(key=self.key, method=method, arguments=arguments), limit=limit)
+        answer = self.worker.ask(self.key, method, *arguments, limit=limit)
         self.metrics = answer.metrics or self.metrics
         return answer.value
 
@@ -56,12 +54,12 @@ class Workers:
     One that ends is replaced by the next episode that is seated. What lived there is lost.
 
     Args:
-        recipes: Name → what its environments are made from.
+        prototypes: Name → pickled environment.
         most: Most processes.
     """
 
-    def __init__(self, recipes: Mapping[str | None, Recipe], most: int) -> None:
-        self.recipes, self.most = pickle.dumps(dict(recipes)), most
+    def __init__(self, prototypes: Mapping[str | None, bytes], most: int) -> None:
+        self.prototypes, self.most = pickle.dumps(dict(prototypes)), most
         self.running: list[Worker] = []
         self._lock, self._keys, self._warned = threading.Lock(), count(), False
 
@@ -98,7 +96,7 @@ class Workers:
         """Make one of each environment, so that what cannot live in a process is refused early.
 
         Args:
-            classes: Name of a recipe → what messages call it.
+            classes: Name of a prototype → what messages call it.
 
         Raises:
             ValueError: One cannot.
@@ -128,7 +126,7 @@ class Workers:
         self.running = [worker for worker in self.running if worker.is_running()]
 
     def _start(self) -> Worker:
-        worker = Worker(self.recipes, self._warn_of_end)
+        worker = Worker(self.prototypes, self._warn_of_end)
         self.running.append(worker)
         return worker
 

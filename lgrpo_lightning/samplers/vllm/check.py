@@ -80,10 +80,8 @@ def check_completions(
 
     Args:
         pairs: (prompt, completion) of each.
-        vocabulary: The ids that may be drawn; None: all.
         tolerance: Largest mean difference of a completion.
-        peer: The engine, in the message.
-        version: The weights' version, in the message.
+        peer, version: The engine and the version of its weights, for the message.
 
     Raises:
         VLLMError: It is past the tolerance; with both numbers and the likely causes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,10 +25,8 @@ from lgrpo_lightning.samplers.vllm.transport import (
     VLLMError,
     check_completion,
     estimate_entropies,
-    make_sampling_arguments,
 )
 from lgrpo_lightning.samplers.vllm.weights import cast, open_weights_folder, write_description, write_weights
-from lgrpo_lightning.types import Sampling
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives here: weights are handed over by reference
@@ -44,11 +42,8 @@ class InProcessEngine(Transport):
 
     Args:
         model: The policy's causal LM: only its configuration is read here.
-        tokenizer: For stop strings.
-        options: How to build the engine.
         longest_sequence: Most tokens of a prompt and its completion.
         ranks: (rank, world size) of the trainer.
-        adapter: The policy's, or None.
         sleeps: Whether the engine will be asked to sleep.
         top: Most log-probs that requests will ask for beside a token's own; -1 all.
 
@@ -82,28 +77,26 @@ class InProcessEngine(Transport):
             self.vllm = import_vllm()
             from vllm.platforms import current_platform
 
+            self.cuda = not current_platform.is_cpu()
             lora_rank = find_adapter_rank(model.config, adapter, options.lora)
             self.takes_adapter = lora_rank is not None
             arguments = options.make_arguments(
                 model.config,
                 dtype=str(model.dtype).removeprefix("torch."),
                 longest_sequence=longest_sequence,
-                cpu=current_platform.is_cpu(),
+                cpu=not self.cuda,
                 lora_rank=lora_rank,
                 top=top,
             )
-            self.cuda = not current_platform.is_cpu()
-            self.dtype = arguments["dtype"]
-            self.max_model_len = arguments["max_model_len"]
-            # every rank has an engine of its own; vLLM would start processes of its own for them
-            if ranks[1] > 1:
-                arguments["distributed_executor_backend"] = "external_launcher"
-            if self.cuda and sleeps:
-                arguments["enable_sleep_mode"] = True
-            path = write_description(model, tokenizer, Path(folder))
-            self.llm = self._start(path, arguments)
+            self.dtype, self.max_model_len = arguments["dtype"], arguments["max_model_len"]
+            self.llm = self._start(write_description(model, tokenizer, Path(folder)), arguments, sleeps)
 
-    def _start(self, path: Path, arguments: dict[str, Any]) -> Any:
+    def _start(self, path: Path, arguments: dict[str, Any], sleeps: bool) -> Any:
+        # every rank has an engine of its own; vLLM would start processes of its own for them
+        if self.ranks[1] > 1:
+            arguments["distributed_executor_backend"] = "external_launcher"
+        if self.cuda and sleeps:
+            arguments["enable_sleep_mode"] = True
         try:
             return self.vllm.LLM(model=str(path), **arguments)
         except Exception as error:
@@ -152,23 +145,18 @@ class InProcessEngine(Transport):
         if not self.llm.reset_prefix_cache():
             raise VLLMError(f"{self.peer} could not reset its prefix cache: requests are still running.")
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]) -> list[list[Output]]:
+    def generate(self, requests: Sequence[Request], arguments: Mapping[str, Any]) -> list[list[Output]]:
         """All requests in one batch."""
         prompts = [{"prompt_token_ids": list(r.prompt)} for r in requests]
-        params = [
-            self.vllm.SamplingParams(
-                **make_sampling_arguments(r, sampling, eos),
-                detokenize=bool(sampling.stop),
-                flat_logprobs=True,
-            )
-            for r in requests
-        ]
+        options = {**arguments, "detokenize": bool(arguments["stop"]), "flat_logprobs": True}
+        params = [self.vllm.SamplingParams(n=r.count, seed=r.seed, **options) for r in requests]
         with isolate_engine():
             outputs = self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.lora_request)
+        entropies = bool(arguments["logprobs"])
         return [
             # vLLM gives the completions of a prompt in the order in which they end
-            [self._read_completion(o, entropies=bool(r.top)) for o in sorted(x.outputs, key=lambda o: o.index)]
-            for r, x in zip(requests, outputs, strict=True)
+            [self._read_completion(o, entropies=entropies) for o in sorted(x.outputs, key=lambda o: o.index)]
+            for x in outputs
         ]
 
     def _read_completion(self, output: Any, *, entropies: bool) -> Output:

@@ -38,13 +38,7 @@ class Part:
 
 
 class Feed:
-    """Keeps servers on the weights last delivered.
-
-    Args:
-        servers: All of them; every rank knows them, rank 0 delivers.
-        rank, world_size: Of the trainer.
-        weights_dir: Where files are handed over.
-    """
+    """Keeps servers on the weights last delivered: every rank knows the servers, rank 0 delivers."""
 
     def __init__(self, servers: Sequence[Server], *, rank: int, world_size: int, weights_dir: str | None) -> None:
         self.servers, self.rank, self.world_size = servers, rank, world_size

@@ -35,12 +35,7 @@ class RefusedError(VLLMError):
 
 
 class Server:
-    """One server.
-
-    Args:
-        url: ``http://host:port``.
-        options: Key, time-outs.
-    """
+    """One server, at ``http://host:port``."""
 
     def __init__(self, url: str, options: ServerOptions) -> None:
         self.url = url.rstrip("/")

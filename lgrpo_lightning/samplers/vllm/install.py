@@ -39,12 +39,11 @@ def import_vllm() -> Any:
             "Or sample with TransformersSampler, which needs nothing."
         ) from error
     except Exception as error:
-        raise MissingPackageError(explain_broken(error)) from error
+        raise MissingPackageError(_explain_broken(error)) from error
     return module
 
 
-def explain_broken(error: Exception) -> str:
-    """What to do about a vLLM that is installed but does not import."""
+def _explain_broken(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if any(name in text for name in ("torchvision", "torchaudio", "torchcodec")):
         return (

@@ -12,59 +12,11 @@ from lgrpo_lightning.errors import UserError
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Largest ranks that vLLM can be started for."""
 TARGETS = {
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "qkv_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "gate_up_proj",
-}
+    "q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "gate_proj", "up_proj", "down_proj", "gate_up_proj",
+}  # fmt: skip
 """Modules whose adapters vLLM applies in every architecture that takes any."""
-
-
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Entries of configurations with the number of experts."""
-
-
-def choose_rank(rank: int) -> int | None:
-    """The smallest rank to start an engine for that holds an adapter of ``rank``; None past the largest.
-
-    >>> choose_rank(4), choose_rank(64), choose_rank(1000)
-    (8, 64, None)
-    """
-    return next((r for r in RANKS if r >= rank), None)
-
-
-def explain_merging(architectures: Any, rank: int, targets: tuple[str, ...]) -> str | None:
-    """Why vLLM cannot apply an adapter itself; None where it can.
-
-    Args:
-        architectures: Of the model's Hugging Face configuration.
-        targets: Last parts of the adapted modules' names; empty for all linear layers.
-    """
-    from vllm import ModelRegistry
-    from vllm.model_executor.models import supports_lora
-
-    name = (architectures or ["an unnamed architecture"])[0]
-    entry = ModelRegistry.models.get(name)
-    if entry is None or not supports_lora(entry.load_model_cls()):
-        return f"vLLM applies no adapters to {name}"
-    if choose_rank(rank) is None:
-        return f"its rank is {rank}, and vLLM takes at most {RANKS[-1]}"
-    if others := sorted(set(targets) - TARGETS):
-        return f"it adapts {', '.join(others)}, which vLLM may not"
-    return None
-
-
-def explain_no_experts(config: Any) -> str | None:
-    """Why vLLM cannot put adapters beside experts: on a CPU it lacks the kernel that it builds for them."""
-    from vllm.platforms import current_platform
-
-    experts = any(getattr(config.get_text_config(), name, None) for name in EXPERTS)
-    return "on a CPU vLLM applies none to mixtures of experts" if experts and current_platform.is_cpu() else None
 
 
 def find_adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int | None:
@@ -79,10 +31,30 @@ def find_adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int 
     """
     if adapter is None or wanted == "merge":
         return None
-    reason = explain_merging(config.architectures, adapter.rank, adapter.targets) or explain_no_experts(config)
+    reason = _explain_merging(config, adapter)
     if reason and wanted == "adapter":
         raise UserError(f"sampler.engine.lora is 'adapter', but {reason}. Use merge, or auto.")
-    return None if reason else choose_rank(adapter.rank)
+    return None if reason else next(rank for rank in RANKS if rank >= adapter.rank)
+
+
+def _explain_merging(config: Any, adapter: Adapter) -> str | None:
+    """Why vLLM cannot apply an adapter itself; None where it can."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.models import supports_lora
+    from vllm.platforms import current_platform
+
+    name = (config.architectures or ["an unnamed architecture"])[0]
+    entry = ModelRegistry.models.get(name)
+    if entry is None or not supports_lora(entry.load_model_cls()):
+        return f"vLLM applies no adapters to {name}"
+    if adapter.rank > RANKS[-1]:
+        return f"its rank is {adapter.rank}, and vLLM takes at most {RANKS[-1]}"
+    if others := sorted(set(adapter.targets) - TARGETS):
+        return f"it adapts {', '.join(others)}, which vLLM may not"
+    # on a CPU vLLM lacks the kernel that it builds for them
+    if current_platform.is_cpu() and any(getattr(config.get_text_config(), name, None) for name in EXPERTS):
+        return "on a CPU vLLM applies none to mixtures of experts"
+    return None
 
 
 def write_adapter(adapter: Adapter, folder: Path) -> Path:

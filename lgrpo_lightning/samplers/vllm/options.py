@@ -166,6 +166,5 @@ class ServerOptions:
                 )
         if len(set(self.urls)) < len(self.urls):
             raise UserError(f"sampler.server.urls names a server twice: {', '.join(self.urls)}.")
-        for name in ("retry_seconds", "request_seconds", "max_connections"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"sampler.server.{name} is {getattr(self, name)}; it must be above 0.")
+        names = ("retry_seconds", "request_seconds", "max_connections")
+        require("sampler.server.", vars(self), *((getattr(self, name) > 0, name, "above 0") for name in names))

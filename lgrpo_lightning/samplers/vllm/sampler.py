@@ -10,13 +10,14 @@ import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.distributed.component_call import is_aside
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
+from lgrpo_lightning.samplers.noise import make_row_key
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decode, list_stripped
 from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, make_probe_prompt
 from lgrpo_lightning.samplers.vllm.isolation import isolate_engine
 from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
-from lgrpo_lightning.samplers.vllm.transport import Output, Request, Transport, derive_seed
+from lgrpo_lightning.samplers.vllm.transport import Output, Request, Transport, make_sampling_arguments
 from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
 
 PROBE_TOKENS = 16
@@ -53,17 +54,17 @@ class VLLMSampler(Sampler):
         sleep_level: Literal[0, 1, 2] = 0,
         entropy_top: int = 0,
     ) -> None:
-        if check_every < 0:
-            raise UserError(f"sampler.check_every is {check_every}; it must be at least 0 (0: never).")
-        if check_tolerance is not None and not check_tolerance > 0:
-            raise UserError(f"sampler.check_tolerance is {check_tolerance}; it must be above 0, or null.")
-        if sleep_level not in (0, 1, 2):
-            raise UserError(f"sampler.sleep_level is {sleep_level}; it must be 0, 1 or 2.")
+        require(
+            "sampler.",
+            locals(),
+            (check_every >= 0, "check_every", "at least 0 (0: never)"),
+            (check_tolerance is None or check_tolerance > 0, "check_tolerance", "above 0, or null"),
+            (sleep_level in (0, 1, 2), "sleep_level", "0, 1 or 2"),
+            (entropy_top >= -1, "entropy_top", "at least 0, or -1 for all tokens"),
+        )
         self.engine, self.server = engine, server
         self.apart = bool(server.urls)
         self.check_every, self.check_tolerance = check_every, check_tolerance
-        if entropy_top < -1:
-            raise UserError(f"sampler.entropy_top is {entropy_top}; it must be at least 0, or -1 for all tokens.")
         self.sleep_level, self.entropy_top = sleep_level, entropy_top
         self.transport: Transport | None = None
 
@@ -120,19 +121,13 @@ class VLLMSampler(Sampler):
         """One group per prompt, in order; checked against the policy where a check is due."""
         if self.version is None or self.asleep:
             self.sync(self.source.version)
-        excluded = tuple(self.source.vocabulary.excluded)
+        # vLLM draws member m with seed + m
+        seeds = [make_row_key(random_key, p.uid, 0) & ((1 << 62) - 1) for p in prompts]
         requests = [
-            Request(
-                prompt=p.token_ids,
-                seed=derive_seed(random_key, p.uid),
-                count=group_size,
-                excluded=excluded,
-                top=self.entropy_top,
-            )
-            for p in prompts
+            Request(prompt=p.token_ids, seed=seed, count=group_size) for p, seed in zip(prompts, seeds, strict=True)
         ]
         self._check_lengths(prompts, sampling)
-        outputs = self._generate(requests, sampling)
+        outputs = self._generate(requests, sampling, top=self.entropy_top)
         if self.check_due and not is_aside():  # there the policy has moved on
             self._check(requests[:1], outputs[:1], sampling)
         ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
@@ -191,12 +186,18 @@ class VLLMSampler(Sampler):
         self._generate([self._make_probe()], Sampling(max_new_tokens=1))
         return self.transport
 
-    def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Output]]:
+    def _generate(self, requests: Sequence[Request], sampling: Sampling, *, top: int = 0) -> list[list[Output]]:
         assert self.transport is not None
-        eos = self.source.eos_token_ids
-        stops = Stops.from_strings(self.source.tokenizer, sampling.stop, (*eos, *self.source.pad_token_ids))
-        requests = [replace(request, written_out=stops.written_out) for request in requests]
-        return self.transport.generate(requests, sampling, (*eos, *stops.token_ids))
+        source, eos = self.source, self.source.eos_token_ids
+        stops = Stops.from_strings(source.tokenizer, sampling.stop, (*eos, *source.pad_token_ids))
+        arguments = make_sampling_arguments(
+            sampling,
+            (*eos, *stops.token_ids),
+            excluded=source.vocabulary.excluded,
+            written_out=stops.written_out,
+            top=top,
+        )
+        return self.transport.generate(requests, arguments)
 
     @property
     def _probe_length(self) -> int:
@@ -206,14 +207,14 @@ class VLLMSampler(Sampler):
     def _make_probe(self) -> Request:
         length = min(self._probe_length, self.context_length - PROBE_TOKENS)
         ids = make_probe_prompt(self.source.tokenizer, length=max(1, length), fallback=self.source.eos_token_ids)
-        return Request(prompt=ids, seed=0, count=1, excluded=tuple(self.source.vocabulary.excluded))
+        return Request(prompt=ids, seed=0, count=1)
 
     def _check(self, requests: Sequence[Request], outputs: Sequence[Sequence[Output]], sampling: Sampling) -> None:
         """Compare the probe's and, where there is one, a sampled completion's log-probs with the policy's."""
         assert self.transport is not None and self.version is not None  # noqa: PT018
         self.check_due = False
         probe = self._make_probe()
-        short = Sampling(**{**vars(sampling), "max_new_tokens": min(PROBE_TOKENS, sampling.max_new_tokens)})
+        short = replace(sampling, max_new_tokens=min(PROBE_TOKENS, sampling.max_new_tokens))
         pairs = [(probe.prompt, self._generate([probe], short)[0][0])]
         pairs += [(request.prompt, group[0]) for request, group in zip(requests, outputs, strict=True)]
         kinds = (self.policy_dtype, self.transport.dtype)

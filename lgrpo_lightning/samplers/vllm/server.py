@@ -23,11 +23,9 @@ from lgrpo_lightning.samplers.vllm.transport import (
     VLLMError,
     check_completion,
     estimate_entropies,
-    make_sampling_arguments,
 )
 from lgrpo_lightning.samplers.vllm.weights import cast, write_weights
 from lgrpo_lightning.samplers.vllm.worker import describe_model
-from lgrpo_lightning.types import Sampling
 
 
 class Servers(Transport):
@@ -38,9 +36,7 @@ class Servers(Transport):
 
     Args:
         config: The policy's Hugging Face configuration: the servers must have the same model.
-        options: Addresses and time-outs.
         ranks: (rank, world size) of the trainer.
-        adapter: The policy's, or None.
         lora: ``EngineOptions.lora``.
 
     Raises:
@@ -112,13 +108,13 @@ class Servers(Transport):
         """The same for an adapter."""
         self.feed.deliver("adapter", version, lambda folder: write_adapter(adapter, folder), adapter.weights)
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]) -> list[list[Output]]:
+    def generate(self, requests: Sequence[Request], arguments: Mapping[str, Any]) -> list[list[Output]]:
         """All requests, spread over the servers; complete, or an error. A stop abandons those not sent yet."""
         answers: dict[int, list[Output]] = {}
         since = time.monotonic()
         while len(answers) < len(requests):
             missing = [i for i in range(len(requests)) if i not in answers]
-            got = self._ask_each(missing, requests, sampling, eos)
+            got = self._ask_each(missing, requests, arguments)
             since = time.monotonic() if got else since
             answers |= got
             for server in self.servers:
@@ -130,14 +126,14 @@ class Servers(Transport):
         return self.servers[(index * self.world_size + self.rank) % len(self.servers)]
 
     def _ask_each(
-        self, indices: Sequence[int], requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]
+        self, indices: Sequence[int], requests: Sequence[Request], arguments: Mapping[str, Any]
     ) -> dict[int, list[Output]]:
         """Ask for every request once; those answered by servers that have the current weights, before and after."""
 
         def ask(index: int) -> list[Output] | None:
             abandon_if_stopping()
             try:
-                return self._ask(self._choose_server(index), requests[index], sampling, eos)
+                return _ask(self._choose_server(index), requests[index], {**self.feed.model, **arguments})
             except ServerLostError:
                 return None
             except RefusedError as error:
@@ -150,16 +146,6 @@ class Servers(Transport):
         # a server that started anew meanwhile has sampled from random weights
         current = {s.url for s in self.servers if self.feed.is_current(s)}
         return {i: a for i, a in answers.items() if a is not None and self._choose_server(i).url in current}
-
-    def _ask(self, server: Server, request: Request, sampling: Sampling, eos: Sequence[int]) -> list[Output]:
-        body = {"prompt": list(request.prompt), "return_token_ids": True, **self.feed.model}
-        if request.top:
-            body["return_tokens_as_token_ids"] = True  # texts of different tokens may be the same
-        answer = server.post("/v1/completions", body | make_sampling_arguments(request, sampling, eos))
-        choices = sorted(answer["choices"], key=lambda c: c["index"])
-        if len(choices) != request.count:
-            raise VLLMError(f"{server.peer} gave {len(choices)} completions in place of {request.count}.")
-        return [_read_completion(server.peer, choice, entropies=bool(request.top)) for choice in choices]
 
     def sleep(self, level: int) -> None:
         """Free the servers' GPU memory. Called by every rank; the servers do it once."""
@@ -176,13 +162,21 @@ class Servers(Transport):
         self.feed.close()
 
 
-def _read_completion(peer: str, choice: Mapping[str, Any], *, entropies: bool) -> Output:
-    """What a server says of one completion, checked."""
-    logprobs = choice["logprobs"]
-    return check_completion(
-        peer,
-        choice["token_ids"],
-        logprobs["token_logprobs"],
-        choice["finish_reason"],
-        estimate_entropies(logprobs["top_logprobs"]) if entropies else None,
-    )
+def _ask(server: Server, request: Request, arguments: Mapping[str, Any]) -> list[Output]:
+    body = {"prompt": list(request.prompt), "return_token_ids": True, "n": request.count, "seed": request.seed}
+    entropies = bool(arguments["logprobs"])
+    if entropies:
+        body["return_tokens_as_token_ids"] = True  # texts of different tokens may be the same
+    choices = sorted(server.post("/v1/completions", {**body, **arguments})["choices"], key=lambda c: c["index"])
+    if len(choices) != request.count:
+        raise VLLMError(f"{server.peer} gave {len(choices)} completions in place of {request.count}.")
+    return [
+        check_completion(
+            server.peer,
+            choice["token_ids"],
+            choice["logprobs"]["token_logprobs"],
+            choice["finish_reason"],
+            estimate_entropies(choice["logprobs"]["top_logprobs"]) if entropies else None,
+        )
+        for choice in choices
+    ]

@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lgrpo_lightning.contracts import Adapter, RandomKey
+from lgrpo_lightning.contracts import Adapter
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.samplers.noise import make_row_key
 from lgrpo_lightning.samplers.text import WRITTEN_OUT
 from lgrpo_lightning.types import FinishReason, Sampling
 
@@ -31,12 +30,6 @@ class Request:
     prompt: tuple[int, ...]
     seed: int
     count: int
-    excluded: tuple[int, ...] = ()
-    """Ids that must not be drawn."""
-    written_out: bool = False
-    """Whether stop strings see special tokens."""
-    top: int = 0
-    """How many of the most probable tokens' log-probs come along for each token; -1: all. For entropies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +45,10 @@ class Output:
 class Transport(ABC):
     """One or several engines with the same weights."""
 
-    peer: str
-    """What messages call it."""
-    dtype: str
-    """Type of the engines' weights."""
-    max_model_len: int
-    """Most tokens of a prompt and its completion."""
-    takes_adapter: bool
-    """Whether ``push_adapter`` may be used."""
+    peer: str  # what messages call it
+    dtype: str  # of the engines' weights
+    max_model_len: int  # most tokens of a prompt and its completion
+    takes_adapter: bool  # whether ``push_adapter`` may be used
 
     @abstractmethod
     def push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
@@ -70,8 +59,12 @@ class Transport(ABC):
         """Give the engines this adapter on top of the weights last pushed, likewise. Collective."""
 
     @abstractmethod
-    def generate(self, requests: Sequence[Request], sampling: Sampling, eos: Sequence[int]) -> list[list[Output]]:
-        """The completions of each request, all sampled from the weights last pushed."""
+    def generate(self, requests: Sequence[Request], arguments: Mapping[str, Any]) -> list[list[Output]]:
+        """The completions of each request, all sampled from the weights last pushed.
+
+        Args:
+            arguments: Those of ``make_sampling_arguments``.
+        """
 
     @abstractmethod
     def sleep(self, level: int) -> None:
@@ -86,19 +79,18 @@ class Transport(ABC):
         """Release everything."""
 
 
-def derive_seed(random_key: RandomKey, uid: str) -> int:
-    """The seed of a prompt's completions; member ``m`` is drawn with ``seed + m``."""
-    return make_row_key(random_key, uid, 0) & ((1 << 62) - 1)
-
-
-def make_sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[int]) -> dict[str, Any]:
+def make_sampling_arguments(
+    sampling: Sampling, eos: Sequence[int], *, excluded: Iterable[int], written_out: bool, top: int
+) -> dict[str, Any]:
     """Arguments of ``vllm.SamplingParams``, and fields of a completion request: the names are the same.
 
-    Only ``eos`` and stop strings end a completion, not what the engine itself takes for the end of a sequence.
+    Args:
+        eos: With the stop strings all that ends a completion, whatever the engine itself takes for the end.
+        excluded: Ids that must not be drawn.
+        written_out: Whether stop strings see special tokens.
+        top: How many of the most probable tokens' log-probs come along for each token, for entropies; -1: all.
     """
     return {
-        "n": request.count,
-        "seed": request.seed,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
@@ -109,9 +101,9 @@ def make_sampling_arguments(request: Request, sampling: Sampling, eos: Sequence[
         # the engine's end of sequence may be another than the run's, which are stop tokens
         "ignore_eos": True,
         "include_stop_str_in_output": True,
-        "logprobs": request.top,  # beside the sampled token's own
-        "logit_bias": dict.fromkeys(request.excluded, NEVER) or None,
-        **(WRITTEN_OUT if request.written_out else {}),
+        "logprobs": top,  # beside the sampled token's own
+        "logit_bias": dict.fromkeys(excluded, NEVER) or None,
+        **(WRITTEN_OUT if written_out else {}),
     }
 
 
@@ -142,6 +134,11 @@ def check_completion(
     )
 
 
+def estimate_entropies(tops: Iterable[Mapping[Any, float]]) -> tuple[float, ...]:
+    """The entropy at each token, from log-probs by token."""
+    return tuple(estimate_entropy(top.values()) for top in tops)
+
+
 def estimate_entropy(logprobs: Iterable[float]) -> float:
     """Entropy, in nats, of a distribution of which only some tokens' log-probs are known.
 
@@ -155,8 +152,3 @@ def estimate_entropy(logprobs: Iterable[float]) -> float:
     rest = 1.0 - math.fsum(map(math.exp, known))
     parts = [-p * math.exp(p) for p in known]
     return max(0.0, math.fsum(parts) - (rest * math.log(rest) if rest > 1e-6 else 0.0))
-
-
-def estimate_entropies(tops: Iterable[Mapping[Any, float]]) -> tuple[float, ...]:
-    """The entropy at each token, from log-probs by token."""
-    return tuple(estimate_entropy(top.values()) for top in tops)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from lgrpo_verifiers import VerifiersPrompts, VerifiersSampler
-from lgrpo_verifiers.conversation import Conversation, Rules
+from lgrpo_verifiers.conversation import Conversation, Rules, opened
 
 from lgrpo_lightning import Prompt, Sampling
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.environments.calls import FORMATS, Format
+from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.end_of_sequence import list_eos_token_ids
@@ -265,6 +266,17 @@ def test_a_history_that_is_written_anew_is_refused(policy, change, says):
     assert answer.status == 400
     assert says in made.why
     assert not made.completion(frozenset()).mask.any()
+
+
+def test_an_environment_that_begins_with_other_words():
+    tokenizer = load_tokenizer(CONFIG)
+    tokenizer.chat_template = TEMPLATE
+    said = {"role": "user", "content": "1+1="}
+    prompt = Prompt(uid="a", text="1+1=", token_ids=tuple(tokenizer("1+1=")["input_ids"]), messages=(said,))
+    template = TurnTemplate(tokenizer=tokenizer, ends=())
+    begun = opened(template, prompt, [{**said, "content": "1+2="}], None)
+    assert begun.text == "1+2="
+    assert begun.token_ids == tuple(tokenizer("1+2=", add_special_tokens=False)["input_ids"])
 
 
 def test_a_stream_says_the_same(policy):

@@ -190,7 +190,7 @@ def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]
         return template.make_prompt(shown, None, tools)
     if messages == plain_messages(prompt.messages):
         return prompt
-    text = render(template.tokenizer, messages, add_generation_prompt=True, **template.of(prompt).kwargs)
+    text = render(template.tokenizer, messages, add_generation_prompt=True, **template.for_prompt(prompt).kwargs)
     return replace(shown, text=text, token_ids=_ids(template.tokenizer, text))
 
 
