@@ -35,13 +35,13 @@ from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, compatibility, settings
 from lgrpo_lightning.training.alike import check_alike, describe_run
+from lgrpo_lightning.training.batch_scorer import subtract_kl_penalty
 from lgrpo_lightning.training.evaluation import Evaluations, evaluation_names
-from lgrpo_lightning.training.kl_reward import subtract_kl_penalty
 from lgrpo_lightning.training.metrics_log import MetricsLog
-from lgrpo_lightning.training.mini_batches import split_into_mini_batches
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.policy_module import PolicyModule
-from lgrpo_lightning.training.update import Update
+from lgrpo_lightning.training.run_limits import check_steps, plan_rollouts, stop_after_last
+from lgrpo_lightning.training.update import Update, split_into_mini_batches
 from lgrpo_lightning.types import Prompt, Rewards, Rollout, Sampling, TrainBatch
 
 
@@ -50,8 +50,8 @@ class GRPOModule(PolicyModule):
 
     One batch of prompts gives one rollout and all its optimizer steps; optimization is manual. λ-GRPO
     (arXiv:2509.21154, the default) and GRPO (arXiv:2402.03300, ``GRPO()``) differ only in the advantage estimator:
-    in λ-GRPO each token weighs one over the number of completions that share it. From ``PolicyModule`` come ``limits``,
-    ``guard``, ``ranks``, ``weight_version``, ``progress``, ``layout_trial`` and ``reference``.
+    in λ-GRPO each token weighs one over the number of completions that share it. From ``PolicyModule`` come ``guard``,
+    ``ranks``, ``weight_version``, ``progress``, ``layout_trial`` and ``reference``.
 
     Args:
         reward_model: Scores completions; several are added up. A function becomes ``RewardFunction(function)``.
@@ -124,19 +124,19 @@ class GRPOModule(PolicyModule):
         call_rollout_callbacks(self.trainer, self, rollout)
         with clock.measure("train"):
             self.train_on(rollout, means)
-            self.guard.check_weights(self.global_step)
+            self.guard.check_weights()
         self.queue.end_update()
         self.rollout_index += 1
         self.announce_layout()
         values = self.metrics_log.collect(self.trainer, self.policy, rollout, means, clock, self.step_metrics)
         self.log_dict(values, batch_size=1)
-        self.limits.stop_after_last(self.trainer, self.rollout_index)
+        stop_after_last(self.trainer, self.updates, self.rollout_index)
 
     def draw_rollout(self, prompts: Sequence[Prompt], clock: Clock) -> Rollout:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         random_key = self.components.random_key("train", self.rollout_index)
         version = self.weight_version
-        requests = self.limits.plan_rollouts(self.trainer, prompts, self.progress)  # also of rollouts ahead
+        requests = plan_rollouts(self.trainer, self.updates, prompts, self.progress)  # also of rollouts ahead
         scored = self.queue.take(requests, version, clock)
         scored, replaced = replace_equal_groups(
             self.trainer,
@@ -165,7 +165,8 @@ class GRPOModule(PolicyModule):
             for rows in parts:
                 pending = self.update.accumulate(batch, rows, fixed, means)  # loss and backward pass
                 if pending is not None and self.allows_step(rollout, pending, means):
-                    self.update.commit(pending, means)  # optimizer, schedule; clipping in PolicyModule
+                    self.update.count_step(pending, means)
+                    self.step_optimizer()  # and the schedule; clipping in PolicyModule
 
     # ------------------------------------------------------------------------------------------ evaluation
 
@@ -266,14 +267,14 @@ class GRPOModule(PolicyModule):
             trial=self.layout_trial,
             ranks=self.ranks,
             backward=self.backward_pass,
-            step=self.step_optimizer,
         )
-        self.limits.stop_after_last(self.trainer, self.rollout_index)
+        stop_after_last(self.trainer, self.updates, self.rollout_index)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Stop the run if too many rollouts in a row made no optimizer step."""
         super().on_train_batch_start(batch, batch_idx)
-        self.limits.check_steps(self.rollout_index - self.rollouts_at_last_step, self.trainer.callback_metrics)
+        without = self.rollout_index - self.rollouts_at_last_step
+        check_steps(self.updates, without, self.trainer.callback_metrics)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the weights that rollouts in the queue were drawn from."""

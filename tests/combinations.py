@@ -27,7 +27,7 @@ from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.rollouts.checks import check_credits
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates
-from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.token_loss import EntropyBonus
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
 from tests.updates import run_update
@@ -130,12 +130,12 @@ def train(loss: PolicyLoss, estimator: AdvantageEstimator, layout: LayoutName) -
             max_length=8,
             ranks=Ranks(),
             backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-            step=step,
             importance="none",
         ),
         data,
         [range(len(data))],
         means,
+        step,
     )
     assert policy.layout == layout
     assert len(steps) == STEPS

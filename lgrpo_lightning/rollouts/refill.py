@@ -37,17 +37,22 @@ class ScoredGroups:
     def __add__(self, other: ScoredGroups) -> ScoredGroups:
         return ScoredGroups(**{name: (*values, *getattr(other, name)) for name, values in vars(self).items()})
 
+    @property
+    def zero_credits(self) -> tuple[Credit, ...]:
+        """Credit of the groups' shapes, for groups that are only scored or recorded."""
+        none = [torch.zeros(group.mask.shape) for group in self.groups]
+        return tuple(Credit(advantages=zeros, weights=zeros) for zeros in none)
+
     def as_untrained_rollout(self, index: int) -> Rollout | None:
         """A rollout of these groups, none of which takes part in an update; None where there is no group."""
         if not self.groups:
             return None
-        nothing = [torch.zeros(tree.set_sizes().shape) for tree in self.trees]
         return Rollout(
             index=index,
             groups=self.groups,
             trees=self.trees,
             rewards=self.rewards,
-            credits=tuple(Credit(advantages=none, weights=none) for none in nothing),
+            credits=self.zero_credits,
             trained=(False,) * len(self),
         )
 

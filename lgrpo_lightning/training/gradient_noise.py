@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lgrpo_lightning.monitoring.metrics import Means
+
 
 class GradientNoise:
     r"""Compares the gradients of the passes (micro-batches) of an optimizer step.
@@ -22,33 +24,39 @@ class GradientNoise:
     It holds a copy of the gradient.
 
     Args:
-        parameters: Those that are trained.
+        parameters: Those that are trained; without any nothing is compared.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.before: list[Tensor] | None = None
+        self.before = [torch.zeros_like(p) for p in self.parameters]
         self.passes: list[tuple[float, float]] = []  # (squared norm, tokens)
 
     @torch.no_grad()
-    def saw(self, tokens: float) -> None:
+    def saw(self, tokens: Tensor) -> None:
         """The gradients of a pass over so many trained tokens have just been added."""
-        now = [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in self.parameters]
-        own = now if self.before is None else [a - b for a, b in zip(now, self.before, strict=True)]
-        if tokens:
-            self.passes.append((_squared(own), tokens))
+        if not self.parameters:
+            return
+        now = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.parameters]
+        if count := float(tokens):
+            self.passes.append((_squared(a - b for a, b in zip(now, self.before, strict=True)), count))
         self.before = now
 
     @property
     def ratio(self) -> float:
         """Signal to noise; NaN with fewer than two passes."""
-        if len(self.passes) < 2 or self.before is None:
+        if len(self.passes) < 2:
             return math.nan
         total = sum(n for _, n in self.passes)
         whole = _squared(self.before)
         spread = sum(square * total**2 / n for square, n in self.passes) - total * whole
         noise = spread / (len(self.passes) - 1) / total
         return (whole - noise) / noise if noise > 0 else math.nan
+
+    def log(self, means: Means) -> None:
+        """Count the ratio into the metrics, where there is one."""
+        if not math.isnan(ratio := self.ratio):
+            means.put("gradient_snr", ratio)
 
 
 def _squared(gradients: Iterable[Tensor]) -> float:

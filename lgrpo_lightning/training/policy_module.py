@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -30,7 +29,6 @@ from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.rollouts.plain import to_plain
 from lgrpo_lightning.training import Objective, Schedule, Updates
 from lgrpo_lightning.training.alike import check_alike
-from lgrpo_lightning.training.entropy_bonus import EntropyBonus
 from lgrpo_lightning.training.guard import StepGuard
 from lgrpo_lightning.training.layout_trial import LayoutTrial
 from lgrpo_lightning.training.optimizers import (
@@ -42,8 +40,9 @@ from lgrpo_lightning.training.optimizers import (
     read_rates,
 )
 from lgrpo_lightning.training.pending_step import PendingStep
-from lgrpo_lightning.training.run_limits import RunLimits
+from lgrpo_lightning.training.run_limits import count_planned_steps
 from lgrpo_lightning.training.run_state import RunState
+from lgrpo_lightning.training.token_loss import EntropyBonus
 from lgrpo_lightning.types import Progress, Rollout
 
 register()
@@ -76,7 +75,6 @@ class PolicyModule(LightningModule):
         self.updates = updates
         self.optimizer_factory = optimizer
         self.schedule = schedule
-        self.limits = RunLimits(updates=updates)
         self.guard: StepGuard
         self.rollout_index = 0
         self.rollouts_at_last_step = 0  # done at the last optimizer step, or at the start of this fit
@@ -124,7 +122,7 @@ class PolicyModule(LightningModule):
     @property
     def planned_steps(self) -> int | None:
         """Upper bound on the optimizer steps of the run, those of whole rollouts; None: there is none."""
-        return self.limits.planned_steps(self.trainer)
+        return count_planned_steps(self.trainer, self.updates)
 
     @property
     def progress(self) -> Progress:
@@ -232,7 +230,7 @@ class PolicyModule(LightningModule):
 
     def allows_step(self, rollout: Rollout, pending: PendingStep, means: Means) -> bool:
         """Whether loss and gradient are finite. Where not, and the run goes on, the gradient is gone. Collective."""
-        allowed = self.guard.allows(rollout, pending, self.global_step)
+        allowed = self.guard.allows(rollout, pending)
         means.put("updates/nonfinite", float(not allowed))
         if not allowed:
             self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
@@ -302,13 +300,5 @@ class PolicyModule(LightningModule):
         """Put the generators back as the checkpoint had them, let rates be as told, and guard the steps to come."""
         trainer: Any = self.trainer
         self.rollouts_at_last_step = self.rollout_index
-        self.guard = StepGuard(
-            self.policy,
-            ranks=self.ranks,
-            rank=self.global_rank,
-            root=None if trainer.fast_dev_run else Path(trainer.default_root_dir),
-            on_nonfinite=self.updates.on_nonfinite,
-            say=lambda text: say(trainer, text),
-            scaler=getattr(trainer.precision_plugin, "scaler", None),
-        )
+        self.guard = StepGuard(trainer, self.policy, self.updates.on_nonfinite)
         self.run_state.restore(trainer, self.lr_schedulers())

@@ -1,4 +1,4 @@
-"""From a rollout with its credit to optimizer steps. Knows neither the estimator nor the Trainer."""
+"""From a rollout with its credit to the gradients of optimizer steps. Knows neither the estimator nor the Trainer."""
 
 from __future__ import annotations
 
@@ -18,24 +18,38 @@ from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.policy.choice import COUNTS, LayoutChoice, LayoutName
 from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.policy.verification import verify
-from lgrpo_lightning.training.batch_scorer import BatchScorer, select_pack
-from lgrpo_lightning.training.entropy_bonus import EntropyBonus
-from lgrpo_lightning.training.fixed_scores import FixedScores, compute_fixed_scores
+from lgrpo_lightning.training.batch_scorer import BatchScorer, FixedScores, compute_fixed_scores
 from lgrpo_lightning.training.gradient_noise import GradientNoise
-from lgrpo_lightning.training.high_entropy import select_high_entropy
 from lgrpo_lightning.training.layer_compilation import LayerCompilation
 from lgrpo_lightning.training.layout_trial import LayoutTrial
-from lgrpo_lightning.training.mini_batches import count_masked, select_rows
-from lgrpo_lightning.training.objective import Objective
-from lgrpo_lightning.training.options import Updates
-from lgrpo_lightning.training.pending_step import MicroBatchResult, PendingStep
-from lgrpo_lightning.training.token_loss import TokenLoss
+from lgrpo_lightning.training.options import Objective, Updates
+from lgrpo_lightning.training.pending_step import PendingStep
+from lgrpo_lightning.training.token_loss import EntropyBonus, TokenLoss, select_high_entropy
 from lgrpo_lightning.types import LossInput, TrainBatch
+
+
+def split_into_mini_batches(groups: Sequence[int], trained: Sequence[bool], parts: int) -> list[list[int]]:
+    """Rows of each optimizer step: whole groups in order, without those that are dropped.
+
+    Args:
+        groups: Number of each row's group.
+        trained: Whether each group takes part.
+        parts: Optimizer steps that the groups are divided into.
+
+    >>> split_into_mini_batches([0, 0, 1, 1, 2, 2, 3, 3], [True, False, True, True], parts=2)
+    [[0, 1], [4, 5, 6, 7]]
+    """
+    per_step = len(trained) // parts
+    rows: list[list[int]] = [[] for _ in range(parts)]
+    for row, group in enumerate(groups):
+        if trained[group]:
+            rows[group // per_step].append(row)
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """All optimizer steps of a rollout; built once for a run.
+    """The gradients of all optimizer steps of a rollout; built once for a run.
 
     Args:
         policy, reference: The trained model; the frozen one of the KL term, or None.
@@ -46,7 +60,6 @@ class Update:
         max_length: Longest possible completion, for the constant normaliser.
         ranks: The processes that share each optimizer step.
         backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
-        step: Makes the optimizer step.
         importance: Correction for the sampler; with "none" its ratios are only logged. None where it truncates, and
             there is nothing to compare.
         corrects: Whether the correction is applied; without it the sampler's log-probs have to be the policy's own.
@@ -64,7 +77,6 @@ class Update:
     max_length: int
     ranks: Ranks
     backward: Callable[[Tensor, bool], None]
-    step: Callable[[], None]
     importance: ImportanceMode | None = None
     corrects: bool = True
     trial: LayoutTrial = field(default_factory=LayoutTrial)
@@ -79,9 +91,11 @@ class Update:
         """
         self.policy.vocabulary.check(batch.trained_ids)
         choice = self._settle_layout(batch)
-        self._compile_layers(batch)
+        self.compilation.prepare(self.scorer, self.reference, batch, self.backward)
         means.put("tree/token_ratio", choice.computed, choice.padded)
-        count_masked(batch, mini_batches, means)
+        rows = [row for part in mini_batches for row in part]
+        if tokens := sum(len(batch.completions[row]) for row in rows):
+            means.put("updates/masked_tokens", tokens - float(batch.mask[rows].sum()), tokens)
         return compute_fixed_scores(
             batch, self.scorer, reference=self.reference, objective=self.objective, updates=self.updates
         )
@@ -99,7 +113,7 @@ class Update:
                     works += [name] if self._check_layout(batch) else []
             for name in works:
                 self.policy.take_layout(name, prompts, completions, reason="it is compiled")
-                self._compile_layers(batch)
+                self.compilation.prepare(self.scorer, self.reference, batch, self.backward)
             trial.decide(self.scorer, batch, works, self.backward)
         if trial.applies(self.policy) and trial.fastest is not None and trial.fastest not in self.policy.unsupported:
             choice = self.policy.take_layout(trial.fastest, prompts, completions, reason=trial.reason)
@@ -109,10 +123,6 @@ class Update:
             choice = self.policy.choose_layout(prompts, completions, self.ranks.sum)
             if self._check_layout(batch):
                 return choice
-
-    def _compile_layers(self, batch: TrainBatch) -> None:
-        """Compile the layers for the layout that was taken, where that is wanted. Collective."""
-        self.compilation.prepare(self.scorer, self.reference, batch, self.backward)
 
     def _check_layout(self, batch: TrainBatch) -> bool:
         """Whether log-probs are right in the layout that was taken; one that is not is given up by all ranks."""
@@ -150,37 +160,39 @@ class Update:
         if trained == 0:  # on any rank
             means.put("updates/nonfinite", 0.0)
             return None
-        chosen = self._choose_tokens(batch, rows, fixed)
-        count = self.ranks.sum(select_rows(chosen, batch.mask, rows).sum().float()).clamp(min=1)
+        in_loss = self._select_trained(batch, rows, fixed)
+        count = self.ranks.sum(in_loss.sum().float()).clamp(min=1)
         entropy_sum = torch.zeros((), device=part.mask.device)
         passes = list(self.scorer.passes(batch, rows))
-        noise = GradientNoise(self.policy.parameters()) if self.updates.gradient_snr else None
-        results: list[MicroBatchResult] = []
+        noise = GradientNoise(self.policy.parameters() if self.updates.gradient_snr else ())
+        losses: list[Tensor] = []
+        tokens: dict[int, tuple[Tensor, Tensor]] = {}
         for number, (pack, real) in enumerate(passes):
             micro = batch.rows(pack)
             # a pass that only keeps the ranks in step goes through the same code, and counts no token
             mask = micro.mask if real else torch.zeros_like(micro.mask)
-            here = select_pack(chosen, pack, micro)
-            scores, terms = self._score(micro, fixed.select(pack, micro), here, mask, means)
+            kept = None if fixed.entropies is None else _take_rows(in_loss, pack, micro)
+            scores = self._score(micro)
+            terms = self._token_loss(_describe_pass(micro, pack, scores, fixed), kept=kept, mask=mask, means=means)
             loss = aggregate(terms, mask, micro.weights, by=self.loss.normalizer, normalizer=normalizer)
             if self.objective.with_entropy:
-                entropy = aggregate(scores.entropies, mask if here is None else mask & here, normalizer=count)
+                entropy = aggregate(scores.entropies, mask if kept is None else mask & kept, normalizer=count)
                 loss, entropy_sum = loss - self.bonus.coefficient * entropy, entropy_sum + entropy.detach()
             if scores.router_loss is not None:
                 loss = loss + self._router_term(scores.router_loss, mask.sum(), trained, means)
             self.backward(loss * self.ranks.world_size, number == len(passes) - 1)
-            if noise is not None:
-                noise.saw(float(mask.sum()))
-            values = {"per_token": terms.detach(), "logprobs": scores.logprobs.detach()}
-            results.append(MicroBatchResult(rows=tuple(pack) if real else (), loss=loss.detach(), **values))
-        if noise is not None and noise.ratio == noise.ratio:
-            means.put("gradient_snr", noise.ratio)
-        return PendingStep(batch=batch, passes=tuple(results), old=fixed.old, ref=fixed.ref, entropy=entropy_sum)
+            noise.saw(mask.sum())
+            losses.append(loss.detach())
+            if real:
+                tokens.update(zip(pack, zip(terms.detach(), scores.logprobs.detach(), strict=True), strict=True))
+        noise.log(means)
+        return PendingStep(
+            batch=batch, pass_losses=tuple(losses), tokens=tokens, old=fixed.old, ref=fixed.ref, entropy=entropy_sum
+        )
 
-    def commit(self, pending: PendingStep, means: Means) -> None:
-        """Make the optimizer step, and steer the entropy bonus."""
+    def count_step(self, pending: PendingStep, means: Means) -> None:
+        """Log the loss of an optimizer step that is made, and steer the entropy bonus. Collective."""
         means.put("loss", pending.loss * self.ranks.world_size)
-        self.step()
         if self.objective.with_entropy:
             means.put("entropy_coef", self.bonus.coefficient)
             self.bonus.saw(float(self.ranks.sum(pending.entropy)))
@@ -194,44 +206,52 @@ class Update:
     def _token_loss(self) -> TokenLoss:
         return TokenLoss(loss=self.loss, objective=self.objective, importance=self.importance, corrects=self.corrects)
 
-    def _score(
-        self, micro: TrainBatch, fixed: FixedScores, chosen: Tensor | None, mask: Tensor, means: Means
-    ) -> tuple[TokenScores, Tensor]:
-        """(log-probs and entropies, ``[N, T]`` loss of every token) of a micro-batch."""
-        scores = self.policy(
+    def _score(self, micro: TrainBatch) -> TokenScores:
+        """Log-probs and entropies of a micro-batch, with gradients."""
+        scores: TokenScores = self.policy(
             micro.prompts,
             micro.completions,
             temperature=self.temperature,
             entropy_gradient=self.objective.with_entropy,
             with_router_loss=self.objective.router_aux_coef > 0,
         )
-        given = LossInput(
-            logprobs=scores.logprobs,
-            old_logprobs=scores.logprobs.detach() if fixed.old is None else fixed.old,
-            sampler_logprobs=micro.sampler_logprobs,
-            ref_logprobs=fixed.ref,
-            advantages=micro.advantages,
-            entropies=scores.entropies,
-            mask=micro.mask,
-        )
-        return scores, self._token_loss(given, kept=chosen, mask=mask, means=means)
+        return scores
 
     def _router_term(self, value: Tensor, tokens: Tensor, trained: Tensor, means: Means) -> Tensor:
         """A micro-batch's load-balancing loss, by its share of the optimizer step's trained tokens."""
         means.put("router_loss", float(value.detach() * tokens), float(tokens))
         return self.objective.router_aux_coef * value * tokens / trained
 
-    def _choose_tokens(self, batch: TrainBatch, rows: list[int], fixed: FixedScores) -> Tensor | None:
-        """``[N, T]`` bool: tokens that the policy loss of this optimizer step trains; None: all."""
+    def _select_trained(self, batch: TrainBatch, rows: list[int], fixed: FixedScores) -> Tensor:
+        """``[N, T]`` bool: tokens of ``rows`` that the policy loss trains. Collective."""
+        taking_part = torch.zeros_like(batch.mask)
+        taking_part[rows] = batch.mask[rows]
         if fixed.entropies is None:
-            return None
-        taking_part = select_rows(None, batch.mask, rows)
-        return select_high_entropy(fixed.entropies, taking_part, self.objective.top_entropy, self.ranks)
+            return taking_part
+        high = select_high_entropy(fixed.entropies, taking_part, self.objective.top_entropy, self.ranks)
+        return taking_part & high
 
 
-def _shortest_and_longest(
-    batch: TrainBatch,
-) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
+def _describe_pass(micro: TrainBatch, pack: list[int], scores: TokenScores, fixed: FixedScores) -> LossInput:
+    """What the policy loss sees of the rows of a pass."""
+    old = scores.logprobs.detach() if fixed.old is None else _take_rows(fixed.old, pack, micro)
+    return LossInput(
+        logprobs=scores.logprobs,
+        old_logprobs=old,
+        sampler_logprobs=micro.sampler_logprobs,
+        ref_logprobs=None if fixed.ref is None else _take_rows(fixed.ref, pack, micro),
+        advantages=micro.advantages,
+        entropies=scores.entropies,
+        mask=micro.mask,
+    )
+
+
+def _take_rows(values: Tensor, pack: list[int], micro: TrainBatch) -> Tensor:
+    """The rows of a pack, trimmed to its width."""
+    return values.index_select(0, torch.tensor(pack, device=values.device))[:, : micro.mask.shape[1]]
+
+
+def _shortest_and_longest(batch: TrainBatch) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
     """Prompts and completions of the shortest and the longest row."""
     order = sorted(range(len(batch)), key=lambda i: len(batch.prompts[i]) + len(batch.completions[i]))
     at = [order[0], order[-1]]

@@ -17,7 +17,7 @@ from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.policy import TokenScores
 from lgrpo_lightning.training import Objective, Updates
-from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.token_loss import EntropyBonus
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import TrainBatch
 from tests.updates import run_update
@@ -168,7 +168,6 @@ def updated(
             max_length=LONGEST,
             ranks=ranks or Ranks(),
             backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-            step=lambda: None,
             importance=importance,
         ),
         case.batch(weights),

@@ -16,7 +16,7 @@ import torch
 from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.losses import CISPO, GMPO, GSPO, LUSPO, SAPO, VESPO, ClippedSurrogate
 from lgrpo_lightning.training import Objective
-from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.token_loss import EntropyBonus
 from tests.losses.stub_policy import Case, drawn, updated
 from tests.losses.trl_trainer import importance_ratio, trainer, trl_loss
 

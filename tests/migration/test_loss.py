@@ -107,7 +107,6 @@ def our_loss(made: GRPOModule, reference: Any, batch: TrainBatch) -> float:
             max_length=made.sampling.max_new_tokens,
             ranks=Ranks(),
             backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-            step=lambda: None,
         ),
         batch,
         [range(len(batch))],

@@ -1,7 +1,7 @@
 """The weight of the entropy bonus over a resume."""
 
 from lgrpo_lightning.training import Objective
-from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.token_loss import EntropyBonus
 
 
 def test_a_fixed_weight_is_the_configurations() -> None:

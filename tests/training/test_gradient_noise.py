@@ -23,7 +23,7 @@ def noise_of(gradients: list[torch.Tensor], tokens: list[int]) -> float:
     parameter.grad = torch.zeros_like(parameter)
     for gradient, n in zip(gradients, tokens, strict=True):
         parameter.grad += gradient
-        noise.saw(n)
+        noise.saw(torch.tensor(n))
     return noise.ratio
 
 

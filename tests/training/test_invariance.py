@@ -27,7 +27,7 @@ from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates
 from lgrpo_lightning.training.compatibility import check_weights
-from lgrpo_lightning.training.entropy_bonus import EntropyBonus
+from lgrpo_lightning.training.token_loss import EntropyBonus
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Group, Rewards, TrainBatch
 from tests.training.several_ranks import together
@@ -125,7 +125,6 @@ def updated(
             max_length=8,
             ranks=ranks,
             backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-            step=lambda: None,
             importance="none",
         ),
         data,

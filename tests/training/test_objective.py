@@ -28,11 +28,9 @@ from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective
-from lgrpo_lightning.training.batch_scorer import BatchScorer
+from lgrpo_lightning.training.batch_scorer import BatchScorer, subtract_kl_penalty
 from lgrpo_lightning.training.compatibility import check_correction
-from lgrpo_lightning.training.entropy_bonus import EntropyBonus
-from lgrpo_lightning.training.high_entropy import select_high_entropy
-from lgrpo_lightning.training.kl_reward import subtract_kl_penalty
+from lgrpo_lightning.training.token_loss import EntropyBonus, select_high_entropy
 from lgrpo_lightning.types import Rewards
 from tests.losses.stub_policy import drawn, updated
 from tests.training.several_ranks import together

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lgrpo_lightning.training.pending_step import MicroBatchResult, PendingStep
+from lgrpo_lightning.training.pending_step import PendingStep
 from tests.losses.stub_policy import drawn
 
 
@@ -15,15 +15,15 @@ def pending(*losses: float, per_token: float = 0.0, logprob: float = 0.0, at: tu
     """Passes of rows 3 and 0, of row 1 and of none; two tokens wide."""
     case = drawn("holes", rows=4, width=7)
     case.mask[:, :2] = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
-    passes = []
-    for rows, loss in zip(((3, 0), (1,), ()), losses, strict=False):
-        values = torch.tensor([[row + 0.25, row + 0.5] for row in rows or (9,)])
+    tokens = {}
+    for rows in ((3, 0), (1,))[: len(losses)]:
+        values = torch.tensor([[row + 0.25, row + 0.5] for row in rows])
         terms, logprobs = values.clone(), -values
         if at[0] in rows:
             terms[rows.index(at[0]), at[1]] += per_token
             logprobs[rows.index(at[0]), at[1]] += logprob
-        passes.append(MicroBatchResult(rows=rows, loss=torch.tensor(loss), per_token=terms, logprobs=logprobs))
-    return PendingStep(batch=case.batch(), passes=tuple(passes))
+        tokens |= {row: (terms[i], logprobs[i]) for i, row in enumerate(rows)}
+    return PendingStep(batch=case.batch(), pass_losses=tuple(map(torch.tensor, losses)), tokens=tokens)
 
 
 def test_rows_and_their_logprobs_in_order() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.training import Updates
-from lgrpo_lightning.training.run_limits import RunLimits
+from lgrpo_lightning.training.run_limits import count_planned_steps, plan_rollouts, stop_after_last
 from lgrpo_lightning.types import Progress, Prompt
 
 PROMPTS = [Prompt(uid=str(n), text="?", token_ids=(1,)) for n in range(2)]
@@ -40,8 +40,7 @@ UNSURE = Updates(mini_batches=2, drop_equal_groups=True)
     ],
 )  # fmt: skip
 def test_planned_steps(max_steps: int, max_rollouts: int, updates: Updates, planned: int | None) -> None:
-    limits = RunLimits(updates=replace(updates, max_rollouts=max_rollouts))
-    assert limits.planned_steps(trainer(max_steps)) == planned
+    assert count_planned_steps(trainer(max_steps), replace(updates, max_rollouts=max_rollouts)) == planned
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_a_run_stops_after_its_last_whole_rollout(
     max_steps: int, max_rollouts: int, step: int, done: int, stops: bool
 ) -> None:
     running = trainer(max_steps, step)
-    RunLimits(updates=replace(TWO, max_rollouts=max_rollouts)).stop_after_last(running, done)
+    stop_after_last(running, replace(TWO, max_rollouts=max_rollouts), done)
     assert running.fit_loop.epoch_loop.max_steps == (step if stops else max_steps)
 
 
@@ -71,7 +70,7 @@ def test_no_rollout_is_drawn_that_is_not_reached(
     max_steps: int, max_rollouts: int, step: int, updates: Updates, ahead: int, drawn: int
 ) -> None:
     progress = Progress(rollout=1, global_step=step, epoch=5, max_steps=max_steps, max_rollouts=max_rollouts)
-    limits = RunLimits(updates=replace(updates, max_rollouts=max_rollouts, rollouts_ahead=ahead))
-    requests = limits.plan_rollouts(trainer(max_steps, step), PROMPTS, progress)
+    updates = replace(updates, max_rollouts=max_rollouts, rollouts_ahead=ahead)
+    requests = plan_rollouts(trainer(max_steps, step), updates, PROMPTS, progress)
     assert [(r.progress.rollout, r.progress.epoch) for r in requests] == [(1 + n, 5 + n) for n in range(drawn)]
     assert all(request.prompts == tuple(PROMPTS) for request in requests)

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.training import Updates
-from lgrpo_lightning.training.run_limits import RunLimits
+from lgrpo_lightning.training.run_limits import check_steps, count_planned_steps
 from lgrpo_lightning.training.settings import check_limits, check_trainer
 
 TWO = Updates(mini_batches=2)
@@ -25,7 +25,7 @@ def check(updates: Updates = TWO, **options: Any) -> Trainer:
         "enable_progress_bar": False,
     }
     trainer = Trainer(**quiet, **options)
-    check_limits(trainer, updates, RunLimits(updates=updates).planned_steps(trainer))
+    check_limits(trainer, updates, count_planned_steps(trainer, updates))
     return trainer
 
 
@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_rollouts_without_a_step() -> None:
-    limits = RunLimits(updates=Updates(max_rollouts_without_step=3))
-    limits.check_steps(2, {"frac_reward_zero_std": 1.0})
+    updates = Updates(max_rollouts_without_step=3)
+    check_steps(updates, 2, {"frac_reward_zero_std": 1.0})
     with pytest.raises(ValueError, match=r"3 rollouts in a row made no optimizer step .*no token was trained"):
-        limits.check_steps(3, {})
+        check_steps(updates, 3, {})

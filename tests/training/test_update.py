@@ -17,9 +17,8 @@ from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Objective, Updates
-from lgrpo_lightning.training.batch_scorer import BatchScorer
-from lgrpo_lightning.training.entropy_bonus import EntropyBonus
-from lgrpo_lightning.training.fixed_scores import compute_fixed_scores
+from lgrpo_lightning.training.batch_scorer import BatchScorer, compute_fixed_scores
+from lgrpo_lightning.training.token_loss import EntropyBonus
 from lgrpo_lightning.training.update import Update
 from lgrpo_lightning.types import Rewards, TrainBatch
 from tests.reference import naive
@@ -68,11 +67,11 @@ def run(
             max_length=MAX_LENGTH,
             ranks=Ranks(),
             backward=lambda value, last: value.backward(),  # type: ignore[no-untyped-call]
-            step=step or (lambda: None),
         ),
         data,
         more.get("mini_batches", [range(len(data))]),
         means,
+        step or (lambda: None),
     )
     return means
 
