@@ -54,7 +54,7 @@ class Policy(nn.Module):
         self.model = load_model(config, longest=longest)
         size = int(self.model.config.get_text_config().vocab_size)
         self.vocabulary = Vocabulary(total=size, size=size)
-        self.verified = False
+        self.verified: set[LayoutName] = set()  # layouts whose log-probs are right
         self.choice: LayoutChoice | None = None
         self.failed: dict[LayoutName, str] = {}  # layouts that turned out not to work, and why
         self.compute_device: torch.device | None = None
@@ -196,6 +196,12 @@ class Policy(nn.Module):
         routed = compute_router_loss(self.model, output, laid_out.router_mask) if with_router_loss else None
         logprobs, entropies = laid_out.spread(logprobs), laid_out.spread(entropies)
         return TokenScores(logprobs=logprobs, entropies=entropies, router_loss=routed)
+
+    @property
+    def exact(self) -> bool:
+        """Whether passes compute in fp32, so that two of them differ by rounding alone."""
+        fp32 = next(self.parameters()).dtype == torch.float32
+        return fp32 and not torch.is_autocast_enabled(self.device.type)
 
     @property
     def draws_dropout(self) -> bool:

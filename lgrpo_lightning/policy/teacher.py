@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.policy.choice import LayoutName
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.layout import Tokens
 from lgrpo_lightning.policy.loading import load_config, load_tokenizer
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.reference import Reference
 from lgrpo_lightning.policy.refusals import explain_load_errors
-from lgrpo_lightning.policy.verification import verify
+from lgrpo_lightning.policy.verification import verify_layout
 
 
 class Teacher:
@@ -101,8 +100,6 @@ class OwnTeacher:
         self._scorer: Policy | Reference = reference or policy
         self._policy = reference if isinstance(reference, Policy) else policy
         self._precision = precision
-        self._checked: set[LayoutName] = set()
-        self._failed: dict[LayoutName, str] = {}
 
     @torch.no_grad()
     def compute_logprobs(
@@ -113,30 +110,22 @@ class OwnTeacher:
         with self._precision(), policy.generation_model():  # sharded weights are gathered: ranks may differ in passes
             if not completions:
                 return []
-            with self._take_layout(prompts, completions, temperature):
+            before = policy.choice
+            try:
+                self._choose_layout(prompts, completions, temperature)
                 return _score_rows(policy, self._scorer, prompts, completions, temperature)
+            finally:
+                policy.choice = before
 
-    @contextmanager
-    def _take_layout(
-        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], temperature: float
-    ) -> Iterator[None]:
-        """Inside, the policy has the layout of these rows; a layout is checked before it is used first.
+    def _choose_layout(self, prompts: Sequence[Tokens], completions: Sequence[Tokens], temperature: float) -> None:
+        """Give the policy the layout of these rows; one that was not in use yet is checked on their first group.
 
         A resumed run scores before its update has checked any layout, and has to score as the run before.
         """
-        policy = self._policy
-        kept = policy.choice, policy.verified, policy.failed
-        policy.failed = self._failed
         first = [i for i, prompt in enumerate(prompts) if prompt == prompts[0]]
         group = [prompts[i] for i in first], [completions[i] for i in first]
-        try:
-            while (layout := policy.choose_layout(prompts, completions).layout) not in self._checked:
-                policy.verified = False
-                verify(policy, *group, temperature=temperature)
-                self._checked |= {layout} - self._failed.keys()
-            yield
-        finally:
-            policy.choice, policy.verified, policy.failed = kept
+        while self._policy.choose_layout(prompts, completions).layout not in self._policy.verified | {"padded"}:
+            verify_layout(self._policy, *group, temperature=temperature)
 
 
 def _score_rows(

@@ -14,6 +14,7 @@ from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.policy.choice import LayoutName
 from lgrpo_lightning.policy.compiled_layers import compile_layers, explain_not_compiled, restore_layers
 from lgrpo_lightning.policy.sharded_weights import gather_whole
+from lgrpo_lightning.policy.verification import compare_passes
 from lgrpo_lightning.training.batch_scorer import BatchScorer
 from lgrpo_lightning.training.optimizers import compute_gradient_norm
 from lgrpo_lightning.types import TrainBatch
@@ -75,24 +76,19 @@ def _list_policies(*models: Any) -> list[Policy]:
 def _try_layers(scorer: BatchScorer, reference: Reference | None, batch: TrainBatch, backward: Backward) -> str | None:
     """Compile the layers and make the graphs; what is wrong with them."""
     policy = scorer.policy
-    exact = next(policy.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(policy.device.type)
     tokens = [i for ids in batch.trained_ids for i in ids] or batch.completions[0]
     batches = [_make_rows(policy, lengths, tokens) for lengths in BATCHES]
     with torch.random.fork_rng():  # where there is dropout
         eager = _run_batches(scorer, reference, batches, backward)
         for model in _list_policies(policy, reference):
             compile_layers(model.model)
-        try:
-            compiled = _run_batches(scorer, reference, batches, backward)
-        except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, AssertionError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            return f"{type(policy.model).__name__} cannot be compiled ({type(error).__name__}: {reason})"
-    allowed = 1e-4 if exact else 0.1
-    for a, b in zip(compiled, eager, strict=True):
-        difference = float((a - b).abs().max() / b.abs().max().clamp(min=1.0))
-        if not difference <= allowed:  # NaN is no agreement
-            return f"log-probs or gradients of compiled layers differ by {difference:.3g} (allowed {allowed:g})"
-    return None
+        problem = compare_passes(
+            lambda: _run_batches(scorer, reference, batches, backward),
+            eager,
+            tolerance=1e-4 if policy.exact else 0.1,
+            relative=True,
+        )
+    return problem and f"log-probs or gradients of compiled layers of {type(policy.model).__name__} {problem}"
 
 
 def _make_rows(policy: Policy, lengths: Sequence[tuple[int, int]], tokens: Sequence[int]) -> Rows:
@@ -113,14 +109,17 @@ def _run_batches(
     if isinstance(reference, Policy):
         reference.choice = policy.choice
     found: list[Tensor] = []
-    for number, rows in enumerate(batches):
-        with torch.no_grad():
-            found += [m(*rows, temperature=scorer.temperature).logprobs for m in (policy, reference) if m is not None]
-        logprobs = policy(*rows, temperature=scorer.temperature).logprobs
-        backward(logprobs.mean(), number == len(batches) - 1)
+    try:
+        for number, rows in enumerate(batches):
+            with torch.no_grad():
+                scorers = [model for model in (policy, reference) if model is not None]
+                found += [model(*rows, temperature=scorer.temperature).logprobs for model in scorers]
+            logprobs = policy(*rows, temperature=scorer.temperature).logprobs
+            backward(logprobs.mean(), number == len(batches) - 1)
+            if not policy.draws_dropout:
+                found.append(logprobs.detach())
         if not policy.draws_dropout:
-            found.append(logprobs.detach())
-    if not policy.draws_dropout:
-        found.append(gather_whole(compute_gradient_norm(policy.parameters())).reshape(1))
-    policy.zero_grad(set_to_none=True)
+            found.append(gather_whole(compute_gradient_norm(policy.parameters())).reshape(1))
+    finally:
+        policy.zero_grad(set_to_none=True)
     return found

@@ -104,12 +104,12 @@ class Update:
         """The layout of a rollout: checked, and on a GPU timed, on the first one. Collective."""
         prompts, completions = batch.prompts, batch.completions
         trial = self.trial
+        self._share_checks()
         if trial.applies(self.policy) and trial.fastest is None:
             works: list[LayoutName] = []
             for name in COUNTS:
                 if name not in self.policy.unsupported:
                     self.policy.take_layout(name, prompts, completions, reason="it is checked")
-                    self.policy.verified = False  # each has a check of its own
                     works += [name] if self._check_layout(batch) else []
             for name in works:
                 self.policy.take_layout(name, prompts, completions, reason="it is compiled")
@@ -127,24 +127,30 @@ class Update:
     def _check_layout(self, batch: TrainBatch) -> bool:
         """Whether log-probs are right in the layout that was taken; one that is not is given up by all ranks."""
         policy = self.policy
-        if policy.verified:
-            return True
-        first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
-        verify(
-            policy,
-            first.prompts,
-            first.completions,
-            temperature=self.temperature,
-            sampled=None if self.importance is None else first.sampler_logprobs.where(first.mask, torch.nan),
-            own=self.importance is not None and not self.corrects,
-            beside=_shortest_and_longest(batch),
-        )
-        layout = policy.layout
-        if not self.ranks.max(torch.tensor(float(layout in policy.failed), device=policy.device)):
-            return True
-        policy.failed.setdefault(layout, f"the {layout} layout failed its check on another process")
-        policy.verified = False
-        return False
+        if "padded" not in policy.verified or policy.layout not in policy.verified:
+            first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
+            verify(
+                policy,
+                first.prompts,
+                first.completions,
+                temperature=self.temperature,
+                sampled=None if self.importance is None else first.sampler_logprobs.where(first.mask, torch.nan),
+                own=self.importance is not None and not self.corrects,
+                beside=_shortest_and_longest(batch),
+            )
+            self._share_checks()
+        return policy.layout not in policy.failed
+
+    def _share_checks(self) -> None:
+        """Give up the layouts that another rank gave up, a teacher's too, and check again what one has not checked."""
+        policy = self.policy
+        own = [[float(name in policy.failed), float(name not in policy.verified)] for name in COUNTS]
+        anywhere = self.ranks.max(torch.tensor(own, device=policy.device)).tolist()
+        for name, (failed, unchecked) in zip(COUNTS, anywhere, strict=True):
+            if failed:
+                policy.failed.setdefault(name, f"the {name} layout failed its check on another process")
+            if unchecked:
+                policy.verified.discard(name)
 
     def accumulate(self, batch: TrainBatch, rows: list[int], fixed: FixedScores, means: Means) -> PendingStep | None:
         """The gradient of one optimizer step, micro-batch by micro-batch; None without a trained token. Collective.

@@ -107,7 +107,8 @@ class StubPolicy:
 
     config = PolicyConfig()
     failed: dict[str, str] = {}
-    verified = True
+    verified = {"padded"}
+    layout = "padded"
     device = torch.device("cpu")
     vocabulary = Vocabulary(total=1, size=1)  # every id may be drawn
 

@@ -122,7 +122,7 @@ def test_a_cache_that_is_not_exact(model_folder: Callable[..., Path], monkeypatc
 
     assert policy.choose_layout(*rows).layout == "prefix"
     verify(policy, *rows)
-    policy.verified = False
+    policy.verified.clear()
     monkeypatch.setattr(DynamicLayer, "batch_select_indices", scale)
     with pytest.raises(ValueError, match=r"prefix layout differ.*layout: padded"):
         verify(policy, *rows)

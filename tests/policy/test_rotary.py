@@ -183,7 +183,7 @@ def test_verify_looks_at_the_shortest_and_the_longest_row(tmp_path: Path) -> Non
         ([[5, 6], [8] * 9],) * 2,
     )
     verify(policy, [[5, 6, 7]], [[9, 9]], beside=rows)
-    policy.verified = False
+    policy.verified.clear()
     policy.model.model.layers[0].register_forward_hook(lambda m, _, out: out * (1 + 0.1 * out.shape[1]))
     with pytest.raises(ValueError, match="log-probs of a row of 4 tokens differ by up to"):
         verify(policy, [[5, 6, 7]], [[9, 9]], beside=rows)
