@@ -135,3 +135,5 @@ def test_what_is_unknown_is_said_with_its_line(made: Any) -> None:
     assert "repetition_penalty (run.yaml, line 3): no match" in text
     assert "hub_model_id (run.yaml, line 4): not among" in text
     assert "vllm_mode (run.yaml, line 1): without effect" in made("vllm_mode: server")[1]
+    assert "lora_r (run.yaml, line 1): without effect" in made("lora_r: 8")[1]
+    assert "load_in_4bit" not in made("load_in_4bit: false")[1]  # as by default

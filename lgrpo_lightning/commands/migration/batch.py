@@ -51,8 +51,6 @@ def write_batch(draft: Draft, processes: int) -> Batch:
     draft.put("data.prompts_per_step", prompts, how)
     divided = "generation_batch_size" if draft.is_given("generation_batch_size") else "steps_per_generation"
     draft.carry(divided, "model.updates.mini_batches", mini_batches)
-    draft.carry("num_generations", "model.group_size")
-    draft.carry("num_iterations", "model.updates.iterations")
     return Batch(prompts, mini_batches * iterations)
 
 
@@ -75,14 +73,14 @@ def _count_micro_batches(draft: Draft, micro: int, accumulated: int) -> int:
     if size is None:
         return accumulated if steps is None else _get_count(draft, "steps_per_generation")
     if steps is not None:
-        raise draft.recipe.refuse("generation_batch_size", "this or steps_per_generation, not both")
+        raise draft.refuse("generation_batch_size", "this or steps_per_generation, not both")
     if _get_count(draft, "generation_batch_size") % micro:
-        raise draft.recipe.refuse("generation_batch_size", f"multiples of {micro}, the batch of all processes")
+        raise draft.refuse("generation_batch_size", f"multiples of {micro}, the batch of all processes")
     return int(size) // micro
 
 
 def _get_count(draft: Draft, field: str, least: int = 1) -> int:
     value = draft.get(field)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise draft.recipe.refuse(field, f"whole numbers from {least} on")
+        raise draft.refuse(field, f"whole numbers from {least} on")
     return value

@@ -98,6 +98,15 @@ NOTES: dict[str, tuple[str, str]] = {
     "dataset_streaming": ("PromptFile.streaming", ""),
     "num_processes": ("trainer.devices", "`lgrpo import-trl` reads this number from `--processes N`"),
     "use_liger_loss": ("", "Log-probs are always computed in chunks"),
+    "repetition_penalty": ("", "The log-probs would differ from the policy's"),
+    "vllm_structured_outputs_regex": ("", "The log-probs would differ from the policy's"),
+    "vllm_group_port": ("", "Weights are passed as files, in the folder `weights_dir` of `server`"),
+    "entropy_coef_min": ("", "The lower bound is always 0"),
+    "lora_target_parameters": ("", "An adapter applies to modules only"),
+    "lora_modules_to_save": ("", "Only the adapter is trained"),
+    "use_dora": ("", "Only plain LoRA is supported"),
+    "load_in_8bit": ("", "The log-probs of quantised models differ too much from the sampler's"),
+    "load_in_4bit": ("", "The log-probs of quantised models differ too much from the sampler's"),
 }
 """What it is here, with spaces between; what differs."""
 OURS: dict[str, Any] = {
@@ -124,4 +133,41 @@ OURS: dict[str, Any] = {
     "data.prompts_per_step": 16, "data.validation_batch_size": 64,
 }
 """Defaults of a configuration here: what equals them need not be written. A test compares them with the parser's."""
+CARRIED: dict[str, dict[str, str]] = {
+    "": {
+        "seed": "seed_everything", "data_seed": "data.seed", "shuffle_dataset": "data.shuffle",
+        "chat_template_kwargs": "data.chat_template_kwargs", "num_generations": "model.group_size",
+        "gradient_checkpointing": "model.policy.gradient_checkpointing",
+        "max_completion_length": "model.sampling.max_new_tokens", "beta": "model.objective.kl_coef",
+        "entropy_coef": "model.objective.entropy_coef", "top_entropy_quantile": "model.objective.top_entropy",
+        "off_policy_mask_threshold": "model.objective.off_policy_kl",
+        "num_iterations": "model.updates.iterations", "mask_truncated_completions": "model.updates.mask_truncated",
+        "lr_scheduler_type": "model.schedule.name", "learning_rate": "model.optimizer.init_args.lr",
+        "weight_decay": "model.optimizer.init_args.weight_decay",
+    },
+    "beta": {"use_bias_correction_kl": "model.objective.kl_unbiased"},
+    "beta sync_ref_model": {
+        "ref_model_sync_steps": "model.objective.reference_sync_steps",
+        "ref_model_mixup_alpha": "model.objective.reference_sync_mix",
+    },
+    "use_adaptive_entropy": {
+        "entropy_target": "model.objective.entropy_target",
+        "entropy_coef_delta": "model.objective.entropy_coef_delta",
+        "entropy_coef_max": "model.objective.entropy_coef_max",
+    },
+    "use_peft": {
+        "lora_r": "model.policy.lora.rank", "lora_alpha": "model.policy.lora.alpha",
+        "lora_dropout": "model.policy.lora.dropout", "use_rslora": "model.policy.lora.rslora",
+    },
+    "use_vllm vllm_importance_sampling_correction": {
+        "vllm_importance_sampling_mode": "model.objective.importance",
+        "vllm_importance_sampling_clip_max": "model.objective.importance_max",
+        "vllm_importance_sampling_clip_min": "model.objective.importance_min",
+    },
+}
+"""Fields that have to be set → field → the key here that takes its value as it is."""
+NUMBERS_OR_NULL = {
+    "delta", "epsilon_high", "eval_steps", "max_tool_calling_iterations", "min_p", "save_total_limit", "top_k",
+}
+"""Fields that take a number or null."""
 # fmt: on

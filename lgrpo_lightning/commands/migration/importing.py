@@ -5,36 +5,15 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from lgrpo_lightning.commands.migration import loss, model, prompts, training
 from lgrpo_lightning.commands.migration.batch import write_batch
-from lgrpo_lightning.commands.migration.draft import Draft
-from lgrpo_lightning.commands.migration.fields import DEFAULTS, NOTES, VERSION
-from lgrpo_lightning.commands.migration.loss import write_estimator, write_loss
-from lgrpo_lightning.commands.migration.model import write_policy, write_sampler
-from lgrpo_lightning.commands.migration.objective import write_importance, write_objective, write_sampling
-from lgrpo_lightning.commands.migration.prompts import write_data, write_rewards
+from lgrpo_lightning.commands.migration.draft import Draft, Recipe
+from lgrpo_lightning.commands.migration.fields import CARRIED, DEFAULTS, NOTES, VERSION
 from lgrpo_lightning.commands.migration.python_file import read_python
-from lgrpo_lightning.commands.migration.recipe import Recipe
 from lgrpo_lightning.commands.migration.text import write_yaml
-from lgrpo_lightning.commands.migration.training import (
-    write_length,
-    write_optimizer,
-    write_trainer,
-    write_validation,
-)
 from lgrpo_lightning.commands.migration.yaml_file import read_yaml
 from lgrpo_lightning.errors import NotFoundError, UserError
 
-CARRIED = {
-    "seed": "seed_everything",
-    "data_seed": "data.seed",
-    "shuffle_dataset": "data.shuffle",
-    "chat_template_kwargs": "data.chat_template_kwargs",
-    "gradient_checkpointing": "model.policy.gradient_checkpointing",
-    "entropy_coef": "model.objective.entropy_coef",
-    "off_policy_mask_threshold": "model.objective.off_policy_kl",
-    "mask_truncated_completions": "model.updates.mask_truncated",
-}
-"""Fields whose values are those of a key here."""
 READERS = {".yaml": read_yaml, ".yml": read_yaml, ".py": read_python}
 
 
@@ -60,17 +39,23 @@ def write_draft(recipe: Recipe, processes: int, rows: int | None) -> Draft:
     """The configuration of a recipe."""
     draft = Draft(recipe)
     batch = write_batch(draft, processes)  # first: the others turn steps into rollouts by it
-    write_trainer(draft, batch, processes)
-    for write in (
-        *(write_policy, write_rewards, write_estimator, write_sampler, write_sampling, write_loss),
-        *(write_objective, write_importance, write_optimizer),
-    ):
-        write(draft)
-    write_length(draft, batch, rows)
-    write_validation(draft, batch, processes)
-    write_data(draft)
-    for name, key in CARRIED.items():
-        draft.carry(name, key)
+    training.write_trainer(draft, batch, processes)
+    model.write_policy(draft)
+    prompts.write_rewards(draft)
+    loss.write_estimator(draft)
+    model.write_sampler(draft)
+    model.write_sampling(draft)
+    loss.write_loss(draft)
+    training.write_objective(draft)
+    training.write_optimizer(draft)
+    training.write_schedule(draft, batch, rows)
+    training.write_validation(draft, batch, processes)
+    prompts.write_data(draft)
+    for needed, keys in CARRIED.items():
+        if all(draft.get(field) for field in needed.split()):
+            for field, key in keys.items():
+                if key not in draft.lines:
+                    draft.carry(field, key)
     _remark_the_rest(draft)  # last: it tells of what nothing has asked for
     return draft
 
@@ -78,7 +63,7 @@ def write_draft(recipe: Recipe, processes: int, rows: int | None) -> Draft:
 def _remark_the_rest(draft: Draft) -> None:
     """What the file sets and no rule has looked at: what it is here, if anything, or that it is not known."""
     for name, given in draft.recipe.given.items():
-        if name in draft.asked:
+        if name in draft.asked or (name in DEFAULTS and given.value == DEFAULTS[name]):
             continue
         if name in NOTES:
             here, note = NOTES[name]

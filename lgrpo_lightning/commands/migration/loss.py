@@ -15,19 +15,14 @@ NORMALIZER = {
     "vespo": "token",
 }
 """``loss_type`` → what the sum over tokens is divided by."""
-SOFT = {
-    "sapo": ("SAPO", {"temperature_pos": "sapo_temperature_pos", "temperature_neg": "sapo_temperature_neg"}),
-    "vespo": (
-        "VESPO",
-        {
-            "k_pos": "vespo_k_pos",
-            "rate_pos": "vespo_lambda_pos",
-            "k_neg": "vespo_k_neg",
-            "rate_neg": "vespo_lambda_neg",
-        },
-    ),
+SAPO = {"temperature_pos": "sapo_temperature_pos", "temperature_neg": "sapo_temperature_neg"}
+VESPO = {
+    "k_pos": "vespo_k_pos",
+    "rate_pos": "vespo_lambda_pos",
+    "k_neg": "vespo_k_neg",
+    "rate_neg": "vespo_lambda_neg",
 }
-"""``loss_type`` → class, and its options with TRL's names."""
+"""The options of these losses and TRL's names of them."""
 SCALES = {"group": "group", "batch": "batch", "none": "none", True: "group", False: "none"}
 
 
@@ -39,17 +34,12 @@ def write_loss(draft: Draft) -> None:
     """
     kind = draft.choose("loss_type", NORMALIZER)
     level = draft.choose("importance_sampling_level", ("token", "sequence"))
-    name, options = SOFT[kind] if kind in SOFT else _choose_clipped(draft, kind, level)
-    of_tokens = {
-        "CISPO": "CISPO",
-        "SAPO": "SAPO",
-        "VESPO": "the KL penalty of VESPO" if draft.get("beta") else "",
-    }
-    if level == "sequence" and of_tokens.get(name):
-        draft.remark(f"{of_tokens[name]} has ratios of tokens only here.", "importance_sampling_level")
+    name, options = _choose_loss(draft, kind, level)
+    of_tokens = "the KL penalty of VESPO" if kind == "vespo" and draft.get("beta") else name
+    if level == "sequence" and of_tokens in ("CISPO", "SAPO", "the KL penalty of VESPO"):
+        draft.remark(f"{of_tokens} has ratios of tokens only here.", "importance_sampling_level")
     said = f"loss_type {kind}" if level == "token" else f"loss_type {kind} at the level {level}"
-    said = said if draft.is_given("loss_type") else f"{said}: TRL's default"
-    draft.put("model.loss.class_path", name, said)
+    draft.put("model.loss.class_path", name, said if draft.is_given("loss_type") else f"{said}: TRL's default")
     for option, field in options.items():
         draft.put(f"model.loss.init_args.{option}", draft.get(field), draft.name_source(field))
     draft.put("model.loss.init_args.normalizer", NORMALIZER[kind])
@@ -57,16 +47,16 @@ def write_loss(draft: Draft) -> None:
         draft.remark("the normaliser is that of an optimizer step here, of a micro-batch there.", "loss_type")
 
 
-def _choose_clipped(draft: Draft, kind: str, level: str) -> tuple[str, dict[str, str]]:
-    """The class and its options, of the losses that clip ratios."""
+def _choose_loss(draft: Draft, kind: str, level: str) -> tuple[str, dict[str, str]]:
+    """The class, and its options with TRL's names."""
+    if kind in ("sapo", "vespo"):
+        return ("SAPO", SAPO) if kind == "sapo" else ("VESPO", VESPO)
     low, high, delta = draft.get("epsilon"), draft.get("epsilon_high"), draft.get("delta")
     upper = "epsilon" if high is None else "epsilon_high"
     if kind == "cispo":
         if high is None:
-            draft.remark(
-                f"TRL then bounds CISPO's weights by epsilon, {low}; ScaleRL has epsilon_high 5.0.",
-                "epsilon_high",
-            )
+            said = f"TRL then bounds CISPO's weights by epsilon, {low}; ScaleRL has epsilon_high 5.0."
+            draft.remark(said, "epsilon_high")
         return "CISPO", {"ratio_max": upper}
     if level == "sequence":
         if delta is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
 from pathlib import Path
 
-from lgrpo_lightning.commands.migration.recipe import Given, Recipe
+from lgrpo_lightning.commands.migration.draft import Given, Recipe
+from lgrpo_lightning.commands.migration.fields import DEFAULTS
 from lgrpo_lightning.commands.migration.script import NotLiteralError, Script, get_argument, get_callee
 from lgrpo_lightning.commands.migration.script_data import read_data
 from lgrpo_lightning.commands.migration.script_parts import (
@@ -17,16 +17,7 @@ from lgrpo_lightning.commands.migration.script_parts import (
 )
 from lgrpo_lightning.errors import UserError
 
-LORA = {
-    "r": "lora_r",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "target_modules": "lora_target_modules",
-    "use_rslora": "use_rslora",
-    "use_dora": "use_dora",
-    "modules_to_save": "lora_modules_to_save",
-}
-PEFT = {"lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0}
+PEFT = {"use_peft": True, "lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0}
 """peft's own defaults, which are not those of ``trl grpo``."""
 NEEDED = ("model_name_or_path", "deepspeed", "fsdp")
 """Options for which TRL's default is never taken in place of what the script has."""
@@ -53,7 +44,7 @@ class Options:
     def read(self, name: str, node: ast.expr) -> None:
         """Take one; one that is no literal is told."""
         try:
-            self.given[name] = Given(value=self.script.evaluate(node), place=self.script.place(node))
+            self.given[name] = Given(self.script.evaluate(node), self.script.place(node))
         except NotLiteralError as error:
             self.unread.add(name)
             taken = "" if name in NEEDED else ", and TRL's default is taken"
@@ -81,12 +72,11 @@ class Options:
             self.read("model_name_or_path", model)
         lora = self.script.resolve(get_argument(trainer, "peft_config"), trainer.lineno)
         if isinstance(lora, ast.Call) and get_callee(lora) == "LoraConfig":
-            place = self.script.place(lora)
-            self.given |= {n: Given(value=v, place=f"{place}, peft's default") for n, v in PEFT.items()}
-            self.given["use_peft"] = Given(value=True, place=place)
+            place = f"{self.script.place(lora)}, peft's default"
+            self.given |= {name: Given(value, place) for name, value in PEFT.items()}
             for argument in lora.keywords:
-                if argument.arg in LORA:
-                    self.read(LORA[argument.arg], argument.value)
+                name = argument.arg or "**"
+                self.read(f"lora_{name}" if f"lora_{name}" in DEFAULTS else name, argument.value)
         elif lora is not None:
             self.unread.add("use_peft")
             self.script.remark("peft_config ({}): no LoraConfig(…) of this file; set it here.", lora)
@@ -108,23 +98,30 @@ def read_python(path: Path) -> Recipe:
             f"{path}: no call of GRPOConfig or GRPOTrainer. Where the options come from the command line, write them "
             "as YAML, one a line, as for `trl grpo --config`, and import that."
         )
-    options, recipe = Options(script), Recipe(name=str(path), given={})
+    options = Options(script)
     if config is not None:
         options.read_config(config)
-    if trainer is not None:
-        options.read_trainer(trainer)
-        if config is None and get_argument(trainer, "args", 2) is not None:
-            script.remark("{}: args is no GRPOConfig(…) of this file; TRL's defaults are taken.", trainer)
-        remark_environments(script)
-        makers = get_argument(trainer, "environment_factory")
-        recipe = Recipe(
-            name=str(path),
-            given={},
-            rewards=find_functions(script, get_argument(trainer, "reward_funcs", 1), "rewards"),
-            tools=find_functions(script, get_argument(trainer, "tools"), "tools"),
-            environments=find_environments(script, makers),
-            environments_reward=may_reward(script, makers),
-            train=read_data(script, get_argument(trainer, "train_dataset", 3)),
-            evaluation=read_data(script, get_argument(trainer, "eval_dataset", 4)),
-        )
-    return replace(recipe, given=options.given, unread=options.unread, remarks=tuple(script.remarks))
+    if trainer is None:
+        trainer = ast.Call(ast.Name("GRPOTrainer"), [], [], lineno=1)
+    elif config is None and get_argument(trainer, "args", 2) is not None:
+        script.remark("{}: args is no GRPOConfig(…) of this file; TRL's defaults are taken.", trainer)
+    options.read_trainer(trainer)
+    remark_environments(script)
+    makers = get_argument(trainer, "environment_factory")
+    rewards = find_functions(script, get_argument(trainer, "reward_funcs", 1), "rewards")
+    tools = find_functions(script, get_argument(trainer, "tools"), "tools")
+    environments = find_environments(script, makers)
+    train = read_data(script, get_argument(trainer, "train_dataset", 3))
+    evaluation = read_data(script, get_argument(trainer, "eval_dataset", 4))
+    return Recipe(
+        name=str(path),
+        given=options.given,
+        unread=options.unread,
+        rewards=rewards,
+        tools=tools,
+        environments=environments,
+        environments_reward=may_reward(script, makers),
+        train=train,
+        evaluation=evaluation,
+        remarks=tuple(script.remarks),
+    )

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lgrpo_lightning.errors import UserError
 
-DTYPES = ("float32", "float16", "bfloat16")
 DEFINITION = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+END = 10**9
+"""A line below every script."""
 
 
 class NotLiteralError(Exception):
     """A value that only running the script would tell."""
+
+
+class Column(NamedTuple):
+    """What a script writes as ``row["name"]``."""
+
+    name: str
 
 
 class Script:
@@ -67,46 +74,51 @@ class Script:
             raise UserError(f"{self.path}, lines {lines}: {name} is called {len(calls)} times; leave one.")
         return calls[0] if calls else None
 
-    def find_assignment(self, name: str, before: int = 10**9) -> ast.Assign | None:
-        """The last assignment to a name above a line."""
-        earlier = [a for a in self._find_assignments(name) if a.lineno < before]
-        return max(earlier, key=lambda a: a.lineno, default=None)
+    def find_assignments(self, name: str, before: int = END) -> list[ast.Assign]:
+        """The assignments to a name above a line, the last one last."""
+        found = [a for a in self.assignments if ast.unparse(a.targets[0]) == name and a.lineno < before]
+        return sorted(found, key=lambda a: a.lineno)
 
-    def _find_assignments(self, name: str) -> list[ast.Assign]:
-        return [a for a in self.assignments if isinstance(t := a.targets[0], ast.Name) and t.id == name]
-
-    def resolve(self, node: ast.expr | None, before: int = 10**9) -> ast.expr | None:
+    def resolve(self, node: ast.expr | None, before: int = END) -> ast.expr | None:
         """What was last assigned above a line to the name ``node``; another node, or a name of none, itself."""
-        assigned = self.find_assignment(node.id, before) if isinstance(node, ast.Name) else None
-        return node if assigned is None else assigned.value
+        assigned = self.find_assignments(node.id, before) if isinstance(node, ast.Name) else []
+        return assigned[-1].value if assigned else node
 
-    def evaluate(self, node: ast.expr) -> Any:
+    def evaluate(self, node: ast.expr, *, columns: bool = False) -> Any:
         """What an expression of literals stands for, with names that are assigned once.
+
+        Args:
+            columns: Whether ``row["name"]`` may stand in it, as a ``Column``.
 
         Raises:
             NotLiteralError: Only running the script would tell.
         """
-        if isinstance(node, ast.Name) and len(assigned := self._find_assignments(node.id)) == 1:
-            return self.evaluate(assigned[0].value)
-        if isinstance(node, ast.Attribute) and node.attr in DTYPES:  # torch.bfloat16
-            return node.attr
-        if isinstance(node, ast.List | ast.Tuple):
-            return [self.evaluate(item) for item in node.elts]
-        if isinstance(node, ast.Dict):
-            pairs = zip(node.keys, node.values, strict=True)
-            if all(node.keys):
-                return {self.evaluate(k): self.evaluate(v) for k, v in pairs if k}
-        if isinstance(node, ast.Call) and get_callee(node) == "dict" and not node.args:
-            return {k.arg: self.evaluate(k.value) for k in node.keywords if k.arg}
+
+        def inner(node: ast.expr) -> Any:
+            return self.evaluate(node, columns=columns)
+
+        match node:
+            case ast.Name(id=name) if len(assigned := self.find_assignments(name)) == 1:
+                return inner(assigned[0].value)
+            case ast.Attribute(attr="float32" | "float16" | "bfloat16"):  # of torch
+                return node.attr
+            case ast.List(elts=items) | ast.Tuple(elts=items):
+                return [inner(item) for item in items]
+            case ast.Dict(keys=keys, values=values) if all(keys):
+                return {inner(key): inner(value) for key, value in zip(keys, values, strict=True) if key}
+            case ast.Call(func=ast.Name(id="dict"), args=[], keywords=given):
+                return {k.arg: inner(k.value) for k in given if k.arg}
+            case ast.Subscript(slice=ast.Constant(value=str(name))) if columns:
+                return Column(name)
         try:
             return ast.literal_eval(node)
         except (ValueError, TypeError, SyntaxError) as error:
             raise NotLiteralError(ast.unparse(node)) from error
 
-    def evaluate_or_none(self, node: ast.expr | None) -> Any:
+    def evaluate_or_none(self, node: ast.expr | None, *, columns: bool = False) -> Any:
         """The value, or None where there is none that can be read."""
         try:
-            return None if node is None else self.evaluate(node)
+            return None if node is None else self.evaluate(node, columns=columns)
         except NotLiteralError:
             return None
 
@@ -114,17 +126,13 @@ class Script:
     def trains_on_import(self) -> bool:
         """Whether importing it calls ``GRPOTrainer``, or a function of its own that may."""
         starts = {"GRPOTrainer", *(n for n, d in self.definitions.items() if not isinstance(d, ast.ClassDef))}
+        guard = "__name__ == '__main__'"
         return any(
             isinstance(inner, ast.Call) and get_callee(inner) in starts
             for node in self.tree.body
-            if not isinstance(node, DEFINITION) and not _is_guard(node)
+            if not isinstance(node, DEFINITION) and not (isinstance(node, ast.If) and ast.unparse(node.test) == guard)
             for inner in ast.walk(node)
         )
-
-
-def _is_guard(node: ast.stmt) -> bool:
-    """Whether it is ``if __name__ == "__main__":``."""
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 def get_callee(call: ast.expr | None) -> str:
@@ -132,9 +140,7 @@ def get_callee(call: ast.expr | None) -> str:
     return ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
 
 
-def get_argument(call: ast.Call, name: str, position: int | None = None) -> ast.expr | None:
+def get_argument(call: ast.Call, name: str, position: int = END) -> ast.expr | None:
     """An argument by name, or by position where it has one."""
     named = next((given.value for given in call.keywords if given.arg == name), None)
-    if named is None and position is not None and position < len(call.args):
-        return call.args[position]
-    return named
+    return call.args[position] if named is None and position < len(call.args) else named

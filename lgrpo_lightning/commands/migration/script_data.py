@@ -5,40 +5,35 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 
-from lgrpo_lightning.commands.migration.recipe import DataSet
-from lgrpo_lightning.commands.migration.script import Script, get_argument, get_callee
-
-BUILDERS = ("json", "parquet", "csv")
-HARMLESS = ("remove_columns", "select_columns", "shuffle", "to_iterable_dataset", "with_format")
-"""Methods of a data set that leave the prompts as they are."""
+from lgrpo_lightning.commands.migration.draft import DataSet
+from lgrpo_lightning.commands.migration.script import END, Column, Script, get_argument, get_callee
 
 
-def read_data(script: Script, node: ast.expr | None, before: int = 10**9) -> DataSet | None:
+def read_data(script: Script, node: ast.expr | None, before: int = END) -> DataSet | None:
     """The data set that an expression stands for, followed back to ``load_dataset``.
 
     Args:
         before: Names stand for what was assigned above this line.
     """
-    if isinstance(node, ast.Name):
-        assigned = script.find_assignment(node.id, before)
-        return None if assigned is None else read_data(script, assigned.value, assigned.lineno)
-    if isinstance(node, ast.Subscript):
-        loaded, split = read_data(script, node.value, before), script.evaluate_or_none(node.slice)
-        return replace(loaded, split=split) if loaded is not None and isinstance(split, str) else loaded
-    if isinstance(node, ast.Call) and get_callee(node) == "load_dataset":
-        return _read_load(script, node)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        loaded = read_data(script, node.func.value, before)
-        return None if loaded is None else _apply_method(script, loaded, node, node.func.attr)
+    match node:
+        case ast.Name(id=name):
+            assigned = script.find_assignments(name, before)
+            return read_data(script, assigned[-1].value, assigned[-1].lineno) if assigned else None
+        case ast.Subscript(value=loaded, slice=key):
+            data, split = read_data(script, loaded, before), script.evaluate_or_none(key)
+            return replace(data, split=split) if data is not None and isinstance(split, str) else data
+        case ast.Call() if get_callee(node) == "load_dataset":
+            return _read_load(script, node)
+        case ast.Call(func=ast.Attribute(value=loaded, attr=method)):
+            data = read_data(script, loaded, before)
+            return None if data is None else _apply_method(script, data, node, method)
     return None
 
 
 def _read_load(script: Script, call: ast.Call) -> DataSet | None:
-    path, subset, split, files = (
-        script.evaluate_or_none(get_argument(call, name, position))
-        for name, position in (("path", 0), ("name", 1), ("split", None), ("data_files", None))
-    )
-    if path in BUILDERS and isinstance(files, str):
+    path, subset = (script.evaluate_or_none(get_argument(call, *at)) for at in (("path", 0), ("name", 1)))
+    split, files = (script.evaluate_or_none(get_argument(call, name)) for name in ("split", "data_files"))
+    if path in ("json", "parquet", "csv") and isinstance(files, str):
         return DataSet(path=files)
     if not isinstance(path, str) or not isinstance(split, str | None):
         script.remark("{}: what load_dataset loads is no literal.", call)
@@ -48,80 +43,51 @@ def _read_load(script: Script, call: ast.Call) -> DataSet | None:
 
 def _apply_method(script: Script, data: DataSet, call: ast.Call, method: str) -> DataSet:
     """The data set after ``.map`` and the like."""
-    first = call.args[0] if call.args else None
-    value = script.evaluate_or_none(first)
-    if method in HARMLESS:
-        return data
-    if method == "map":
-        return _apply_map(script, data, call)
-    new_name = script.evaluate_or_none(get_argument(call, "new_column_name", 1))
-    if method == "rename_column" and new_name == "prompt":
-        return replace(data, column=str(value))
-    if method == "take" and isinstance(value, int):
-        return replace(data, limit=value)
-    in_range = isinstance(first, ast.Call) and get_callee(first) == "range" and len(first.args) == 1
-    if method == "select" and isinstance(first, ast.Call) and in_range:
-        return replace(data, limit=script.evaluate_or_none(first.args[0]))
-    script.remark(
-        f"{{}}: .{method}(…) is not repeated here; write its result to a file and name that in data.train.",
-        call,
-    )
+    first = script.evaluate_or_none(call.args[0]) if call.args else None
+    match method, call.args:
+        case "remove_columns" | "select_columns" | "shuffle" | "to_iterable_dataset" | "with_format", _:
+            return data  # the prompts stay as they are
+        case "map", _:
+            return _apply_map(script, data, call)
+        case "rename_column", _ if script.evaluate_or_none(get_argument(call, "new_column_name", 1)) == "prompt":
+            return replace(data, prompt_column=str(first))
+        case "take", _ if isinstance(first, int):
+            return replace(data, limit=first)
+        case "select", [ast.Call(func=ast.Name(id="range"), args=[end])]:
+            return replace(data, limit=script.evaluate_or_none(end))
+    said = "is not repeated here; write its result to a file and name that in data.train."
+    script.remark(f"{{}}: .{method}(…) {said}", call)
     return data
 
 
 def _apply_map(script: Script, data: DataSet, call: ast.Call) -> DataSet:
     """Rows made anew: the prompt of a column, or of a system and a user message."""
     made = _find_returned(script, get_argument(call, "function", 0))
-    changed = _read_prompt(script, data, made["prompt"]) if "prompt" in made else None
-    if changed is None:
-        script.remark(
-            "{}: what .map makes of a row cannot be read; write its result, with a column prompt, to a file.",
-            call,
-        )
-        return data
     if others := [name for name in made if name != "prompt"]:
         script.remark(
             f"{{}}: .map also makes {', '.join(others)}; here rewards get the data's own columns, so write these to "
             "the file, or have the reward read what is there.",
             call,
         )
-    return changed
+    match script.evaluate_or_none(made.get("prompt"), columns=True):
+        case Column(name=column):
+            return replace(data, prompt_column=column)
+        case [{"role": "user", "content": Column(name=column)}]:
+            return replace(data, prompt_column=column, chat=True)
+        case [{"role": "system", "content": str(system)}, {"role": "user", "content": Column(name=column)}]:
+            return replace(data, prompt_column=column, chat=True, system_prompt=system)
+    said = "cannot be read; write its result, with a column prompt, to a file."
+    script.remark(f"{{}}: what .map makes of a row {said}", call)
+    return data
 
 
-def _find_returned(script: Script, node: ast.expr | None) -> dict[str, ast.expr]:
-    """The entries of the dictionary that a function returns."""
-    body: ast.expr | None = node.body if isinstance(node, ast.Lambda) else None
-    if isinstance(node, ast.Name) and node.id in script.definitions:
-        last = script.definitions[node.id].body[-1]
+def _find_returned(script: Script, function: ast.expr | None) -> dict[str, ast.expr]:
+    """The entries of the dictionary that a function returns; none where it returns something else."""
+    body: ast.expr | None = function.body if isinstance(function, ast.Lambda) else None
+    if isinstance(function, ast.Name) and function.id in script.definitions:
+        last = script.definitions[function.id].body[-1]
         body = last.value if isinstance(last, ast.Return) else None
-    return _get_entries(body)
-
-
-def _read_prompt(script: Script, data: DataSet, made: ast.expr) -> DataSet | None:
-    if column := _find_column(script, made):
-        return replace(data, column=column)
-    system: str | None = None
-    for message in made.elts if isinstance(made, ast.List) else ():
-        entries = _get_entries(message)
-        role, content = script.evaluate_or_none(entries.get("role")), entries.get("content")
-        if role == "system" and isinstance(text := script.evaluate_or_none(content), str):
-            system = text
-        elif role == "user" and (column := _find_column(script, content)) and message is made.elts[-1]:  # type: ignore[attr-defined]
-            return replace(data, column=column, chat=True, system_prompt=system)
-        else:
-            return None
-    return None
-
-
-def _find_column(script: Script, node: ast.expr | None) -> str | None:
-    """The column in ``row["column"]``."""
-    column = script.evaluate_or_none(node.slice) if isinstance(node, ast.Subscript) else None
-    return column if isinstance(column, str) else None
-
-
-def _get_entries(node: ast.expr | None) -> dict[str, ast.expr]:
-    """The entries of a dictionary whose keys are text; none of anything else."""
-    if not isinstance(node, ast.Dict) or not all(isinstance(key, ast.Constant) for key in node.keys):
+    if not isinstance(body, ast.Dict):
         return {}
-    keys = [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
-    return dict(zip(keys, node.values, strict=True))
+    entries = zip(body.keys, body.values, strict=True)
+    return {str(key.value): value for key, value in entries if isinstance(key, ast.Constant)}

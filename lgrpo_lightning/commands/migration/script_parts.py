@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Mapping
 
-from lgrpo_lightning.commands.migration.recipe import Imported
+from lgrpo_lightning.commands.migration.draft import Imported
 from lgrpo_lightning.commands.migration.script import Script
 
 

@@ -12,7 +12,6 @@ from lgrpo_lightning.commands.migration.draft import Draft, Line
 from lgrpo_lightning.commands.migration.fields import VERSION
 
 WIDTH = 118
-ORDER = ("seed_everything", "trainer", "model", "data")
 
 
 def write_yaml(draft: Draft) -> str:
@@ -22,7 +21,7 @@ def write_yaml(draft: Draft) -> str:
         lines += ["#", "# What has no match here, or another meaning:"]
         for remark in draft.remarks:
             lines += _wrap(remark, "# - ", "#   ")
-    tree: dict[str, Any] = {key: {} for key in ORDER}
+    tree: dict[str, Any] = {key: {} for key in ("seed_everything", "trainer", "model", "data")}
     for key, line in draft.lines.items():
         *owners, name = key.split(".")
         place = tree
@@ -33,38 +32,28 @@ def write_yaml(draft: Draft) -> str:
 
 
 def _wrap(text: str, first: str, following: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=following,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=following, **options)
 
 
 def _write_block(tree: dict[str, Any], indent: str) -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, Line):
-            yield from _write_leaf(key, value, indent)
-        elif value:
-            yield f"{indent}{key}:"
-            yield from _write_block(value, indent + "  ")
-
-
-def _write_leaf(key: str, line: Line, indent: str) -> Iterator[str]:
-    """A key with its value; its comment behind it, or above where that would be too wide."""
-    comment = f"  # {line.said}" if line.said else ""
-    if isinstance(line.value, list) and any(isinstance(item, dict) for item in line.value):
-        yield f"{indent}{key}:{comment}"
-        yield from (f"{indent}  - {write_flow(item)}" for item in line.value)
-        return
-    text = f"{indent}{key}: {write_flow(line.value)}"
-    if comment and len(text) + len(comment) > WIDTH:
-        yield from _wrap(line.said, f"{indent}# ", f"{indent}# ")
-        yield text
-    else:
-        yield text + comment
+    """The lines of a block; a key's comment is behind it, or above where that would be too wide."""
+    for key, line in tree.items():
+        if not isinstance(line, Line):
+            if line:
+                yield f"{indent}{key}:"
+                yield from _write_block(line, indent + "  ")
+            continue
+        comment = f"  # {line.said}" if line.said else ""
+        text = f"{indent}{key}: {write_flow(line.value)}"
+        if isinstance(line.value, list) and any(isinstance(item, dict) for item in line.value):
+            yield f"{indent}{key}:{comment}"
+            yield from (f"{indent}  - {write_flow(item)}" for item in line.value)
+        elif comment and len(text) + len(comment) > WIDTH:
+            yield from _wrap(line.said, f"{indent}# ", f"{indent}# ")
+            yield text
+        else:
+            yield text + comment
 
 
 def write_flow(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Trainer, optimizer, schedule, checkpoints, logger and validation."""
+"""Trainer, optimizer, schedule, checkpoints, logger, validation, and what of the objective is not as there."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ SHARDED = (
     "fsdp2 shards parameters, gradients and optimizer states, as ZeRO-3 does; of its configuration nothing is read, "
     "and offloading has no match."
 )
+ROUTER = (
+    "the model's own coefficient, where it is a mixture of experts; here model.objective.router_aux_coef names it, "
+    "and is 0."
+)
+QUANTILE = (
+    "its quantile is that of an optimizer step here, before the rollout's first update; of a micro-batch as it is "
+    "there."
+)
 
 
-def write_length(draft: Draft, batch: Batch, rows: int | None) -> None:
+def write_schedule(draft: Draft, batch: Batch, rows: int | None) -> None:
     """How long the run is, and its schedule, which has to know."""
     steps, epochs = draft.get("max_steps"), draft.get("num_train_epochs")
     total: int | None = steps
@@ -34,19 +42,14 @@ def write_length(draft: Draft, batch: Batch, rows: int | None) -> None:
         whole = math.ceil(epochs)
         draft.carry("num_train_epochs", "trainer.max_epochs", whole, "" if whole == epochs else f"{epochs} there")
         total = None if rows is None else rows // batch.prompts * batch.steps * whole
-    _write_schedule(draft, total, steps <= 0)
-
-
-def _write_schedule(draft: Draft, total: int | None, in_epochs: bool) -> None:
     name = draft.get("lr_scheduler_type")
-    draft.carry("lr_scheduler_type", "model.schedule.name")
     if draft.get("lr_scheduler_kwargs"):
         draft.carry("lr_scheduler_kwargs", "model.schedule.kwargs")
     if name in ("reduce_lr_on_plateau", "greedy"):
         draft.remark("it needs a metric at every step, and lgrpo fit refuses it.", "lr_scheduler_type")
-    elif in_epochs and total is not None:
+    elif steps <= 0 and total is not None:
         draft.put("model.schedule.total_steps", total, "of --rows")
-    elif in_epochs and not str(name).startswith(("constant", "inverse")):
+    elif steps <= 0 and not str(name).startswith(("constant", "inverse")):
         draft.remark(
             f"model.schedule.total_steps: {name!r} has to know where it ends, and only the number of rows tells: say "
             "--rows N to this command, or set it or trainer.max_steps."
@@ -56,28 +59,36 @@ def _write_schedule(draft: Draft, total: int | None, in_epochs: bool) -> None:
     if 0 < warmup < 1 and total is None:
         draft.remark("a share of all steps, whose number is not known; here it is in steps.", field)
     else:
-        steps = math.ceil(warmup * total) if 0 < warmup < 1 and total else int(warmup)
-        draft.carry(field, "model.schedule.warmup_steps", steps)
+        warmup_steps = math.ceil(warmup * total) if 0 < warmup < 1 and total else int(warmup)
+        draft.carry(field, "model.schedule.warmup_steps", warmup_steps)
 
 
 def write_optimizer(draft: Draft) -> None:
     """The keys ``model.optimizer``."""
-    name, key = str(draft.get("optim")), "model.optimizer.init_args"
+    name = str(draft.get("optim"))
     if name not in OPTIMIZERS:
-        draft.remark(
-            f"{name!r} is not known here ({', '.join(OPTIMIZERS)} are); name its class in model.optimizer.",
-            "optim",
-        )
+        known = ", ".join(OPTIMIZERS)
+        draft.remark(f"{name!r} is not known here ({known} are); name its class in model.optimizer.", "optim")
     draft.carry("optim", "model.optimizer.class_path", OPTIMIZERS.get(name, "torch.optim.AdamW"))
-    draft.carry("learning_rate", f"{key}.lr")
-    draft.carry("weight_decay", f"{key}.weight_decay")
     if draft.get("weight_decay"):
         draft.remark("of every weight here; norms and biases have none there.", "weight_decay")
     betas = [draft.get("adam_beta1"), draft.get("adam_beta2")]
     if draft.is_given("adam_beta1") or draft.is_given("adam_beta2"):
-        draft.put(f"{key}.betas", betas, "adam_beta1, adam_beta2")
+        draft.put("model.optimizer.init_args.betas", betas, "adam_beta1, adam_beta2")
     if draft.is_given("adam_epsilon"):
-        draft.carry("adam_epsilon", f"{key}.eps")
+        draft.carry("adam_epsilon", "model.optimizer.init_args.eps")
+    draft.carry("max_grad_norm", "model.updates.gradient_clip_val", draft.get("max_grad_norm") or None)
+
+
+def write_objective(draft: Draft) -> None:
+    """What of ``model.objective`` has another meaning here."""
+    if (share := draft.get("top_entropy_quantile")) != 1:
+        zero = " It has to be above 0 here." if share == 0 else ""
+        draft.remark(QUANTILE + zero, "top_entropy_quantile")
+    if draft.get("router_aux_loss_coef") is None:
+        draft.remark(ROUTER, "router_aux_loss_coef")
+    else:
+        draft.carry("router_aux_loss_coef", "model.objective.router_aux_coef")
 
 
 def write_trainer(draft: Draft, batch: Batch, processes: int) -> None:
@@ -89,11 +100,10 @@ def write_trainer(draft: Draft, batch: Batch, processes: int) -> None:
             draft.remark("a share of all steps there; here it counts rollouts: set it by hand.", field)
     if draft.get("use_cpu"):
         draft.put("trainer.accelerator", "cpu", "use_cpu")
-    _write_strategy(draft)
     if processes > 1:
         draft.put("trainer.devices", processes, "--processes; prompts_per_step is that of all of them")
-        if "trainer.strategy" not in draft.lines:
-            draft.put("trainer.strategy", "ddp", "or fsdp2")
+        draft.put("trainer.strategy", "ddp", "or fsdp2")
+    _write_strategy(draft)
     _write_logger(draft)
     if (strategy := draft.get("save_strategy")) == "steps":
         every = batch.count_rollouts(draft.get("save_steps"))
@@ -129,7 +139,6 @@ def _write_logger(draft: Draft) -> None:
 def write_validation(draft: Draft, batch: Batch, processes: int) -> None:
     """What is measured, and when; nothing where TRL evaluates nothing."""
     strategy = draft.get("eval_strategy")
-    draft.asked.update(("eval_steps", "per_device_eval_batch_size", "eval_on_start", "num_generations_eval"))
     if strategy == "no":
         return
     size = draft.get("num_generations_eval") or draft.get("num_generations")

@@ -9,17 +9,29 @@ from typing import Any
 
 import yaml
 
-from lgrpo_lightning.commands.migration.recipe import DataSet, Given, Imported, Recipe
+from lgrpo_lightning.commands.migration.draft import DataSet, Given, Imported, Recipe
 from lgrpo_lightning.commands.migration.whose import OURS, advise, find_library
 from lgrpo_lightning.commands.yaml_text import compose_mapping
 from lgrpo_lightning.errors import UserError
 
-RATE = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-"""A number that YAML takes for text, and TRL's parser for a number: ``1e-6``."""
 OF_TRL = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")
 """Reward functions that ``trl grpo`` knows by name."""
 PUNISHMENT = "get_soft_overlong_punishment"
+READ = (
+    *("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "datasets"),
+    *("reward_funcs", "reward_model_name_or_path"),
+)
+"""Options that become prompts and rewards of the recipe."""
 OPTIONS = "A file for `trl grpo --config` has one option a line: beta: 0.04"
+
+
+class Loader(yaml.SafeLoader):
+    """Takes ``1e-6`` for a number, as TRL's parser does; YAML 1.1 takes it for text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+$"), list("+-0123456789")
+)
 
 
 def read_yaml(path: Path) -> Recipe:
@@ -28,54 +40,28 @@ def read_yaml(path: Path) -> Recipe:
     Raises:
         ValueError: It is no YAML, no mapping, or no file of TRL's.
     """
-    given = _read_keys(path)
+    lines = {key.value: key.start_mark.line + 1 for key, _ in compose_mapping(path, OPTIONS).value}
+    values = {str(name): value for name, value in yaml.load(path.read_text(encoding="utf-8"), Loader=Loader).items()}
+    given = {name: Given(value, f"{path}, line {lines.get(name, 1)}") for name, value in values.items()}
     if (library := find_library(given)) != "TRL":
         if set(given) & OURS and library is None:
             raise UserError(f"{path} is no file for TRL: its keys are those of `lgrpo fit --config {path}`.")
         written = f"is written for {library}" if library else "has no option of TRL's GRPO"
         raise UserError(f"{path} {written}. {advise(library, str(path)) if library else OPTIONS}")
-    values = {name: one.value for name, one in given.items()}
     train = evaluation = None
-    if values.get("dataset_name"):
+    if name := values.get("dataset_name"):
         splits = values.get("dataset_train_split", "train"), values.get("dataset_test_split", "test")
-        name, subset = str(values["dataset_name"]), values.get("dataset_config")
-        train, evaluation = (DataSet(path=name, subset=subset, split=split) for split in splits)
-    remarks = list[str]()
-    if values.get("datasets"):
-        train, evaluation = _read_mixture(values["datasets"]), None
+        train, evaluation = (
+            DataSet(path=str(name), subset=values.get("dataset_config"), split=split) for split in splits
+        )
+    remarks: tuple[str, ...] = ()
+    if sets := values.get("datasets"):
+        train, evaluation = _read_mixture(sets), None
         if train is None:
-            place = given["datasets"].place
-            remarks.append(f"datasets ({place}): one set of prompts here; join them in a file.")
-    return Recipe(
-        name=str(path),
-        given=given,
-        rewards=tuple(_read_rewards(given)),
-        train=train,
-        evaluation=evaluation,
-        remarks=tuple(remarks),
-    )
-
-
-def _read_keys(path: Path) -> dict[str, Given]:
-    """The keys with their values and lines."""
-    text = path.read_text(encoding="utf-8")
-    node = compose_mapping(path, OPTIONS)
-    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
-    return {
-        str(name): Given(value=_read_number(value), place=f"{path}, line {lines.get(str(name), 1)}")
-        for name, value in yaml.safe_load(text).items()
-    }
-
-
-def _read_number(value: Any) -> Any:
-    """``value``; a number that YAML takes for text as a number.
-
-    >>> _read_number("1e-6"), _read_number("a")
-    (1e-06, 'a')
-    """
-    if isinstance(value, dict):
-        return {name: _read_number(inner) for name, inner in value.items()}
-    return float(value) if isinstance(value, str) and RATE.fullmatch(value) else value
+            remarks = (f"datasets ({given['datasets'].place}): one set of prompts here; join them in a file.",)
+    rewards = tuple(_read_rewards(given))
+    others = {name: one for name, one in given.items() if name not in READ}
+    return Recipe(name=str(path), given=others, rewards=rewards, train=train, evaluation=evaluation, remarks=remarks)
 
 
 def _read_mixture(sets: Any) -> DataSet | None:
@@ -83,11 +69,10 @@ def _read_mixture(sets: Any) -> DataSet | None:
     if not (isinstance(sets, list) and len(sets) == 1 and isinstance(sets[0], dict)):
         return None
     only: Mapping[str, Any] = sets[0]
-    files = only.get("data_files")
-    if not isinstance(files, str | None):
+    path = only.get("data_files") or only.get("path")
+    if not isinstance(path, str):
         return None
-    path, split = str(files or only.get("path")), only.get("split", "train")
-    return DataSet(path=path, subset=only.get("name"), split=split)
+    return DataSet(path=path, subset=only.get("name"), split=only.get("split", "train"))
 
 
 def _read_rewards(given: Mapping[str, Given]) -> list[Imported]:
@@ -97,9 +82,8 @@ def _read_rewards(given: Mapping[str, Given]) -> list[Imported]:
     if model and model.value:
         said = f"reward_model_name_or_path ({model.place}): no such component; write a reward."
         rewards.append(Imported(path=None, said=said))
-    if functions:
-        names = functions.value or []
-        names = [names] if isinstance(names, str) else names
+    if functions and functions.value:
+        names = functions.value if isinstance(functions.value, list) else [functions.value]
         rewards += [_read_reward(str(name), functions.place) for name in names]
     return rewards
 
