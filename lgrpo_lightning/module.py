@@ -18,7 +18,8 @@ from lgrpo_lightning.callbacks import complete_trainer, list_missing_callbacks
 from lgrpo_lightning.callbacks.close_queue import CloseQueue
 from lgrpo_lightning.callbacks.rollout_callback import call_rollout_callbacks
 from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
-from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, RewardModel, Sampler, StepSegmenter
+from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, RandomKey, RewardModel, Sampler, StepSegmenter
+from lgrpo_lightning.distributed.ranks import find_data_rank, gather_data_ranks
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.losses.clipped_surrogate import ClippedSurrogate
 from lgrpo_lightning.monitoring.metrics import Means, add_weight_lag
@@ -28,15 +29,15 @@ from lgrpo_lightning.policy.router import check_router
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollouts.components import Components
 from lgrpo_lightning.rollouts.queue import RolloutQueue
-from lgrpo_lightning.rollouts.refill import replace_equal_groups
+from lgrpo_lightning.rollouts.refill import ScoredGroups, replace_equal_groups
+from lgrpo_lightning.rollouts.selection import skip_if_unrewarded
 from lgrpo_lightning.rollouts.timing import Clock
-from lgrpo_lightning.rollouts.trained_groups import skip_if_unrewarded
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, compatibility, settings
 from lgrpo_lightning.training.alike import check_alike, describe_run
 from lgrpo_lightning.training.batch_scorer import subtract_kl_penalty
-from lgrpo_lightning.training.evaluation import Evaluations, evaluation_names
+from lgrpo_lightning.training.evaluation import Evaluations, evaluation_metrics, evaluation_names
 from lgrpo_lightning.training.metrics_log import MetricsLog
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.policy_module import PolicyModule
@@ -87,25 +88,24 @@ class GRPOModule(PolicyModule):
         schedule: Schedule = Schedule(),  # noqa: B008
         validation: Validation = Validation(),  # noqa: B008
     ) -> None:
-        settings.check_options(group_size, sampling, updates)
-        settings.check_kinds(sampler=sampler, segmenter=segmenter, advantage_estimator=advantage_estimator, loss=loss)
-        super().__init__(policy, objective=objective, updates=updates, optimizer=optimizer, schedule=schedule)
+        sampler, segmenter = sampler or TransformersSampler(), segmenter or TokenPrefixSegmenter()
+        estimator, loss = advantage_estimator or LambdaGRPO(), loss or ClippedSurrogate()
         models = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
+        settings.check_options(group_size, sampling, updates)
+        settings.check_kinds(sampler=sampler, segmenter=segmenter, advantage_estimator=estimator, loss=loss)
+        super().__init__(policy, objective=objective, updates=updates, optimizer=optimizer, schedule=schedule)
         self.components = Components(
-            sampler=sampler or TransformersSampler(),
-            segmenter=segmenter or TokenPrefixSegmenter(),
+            sampler=sampler,
+            segmenter=segmenter,
             reward_model=RewardSum([settings.as_reward_model(model) for model in models], reward_weights),
-            advantage_estimator=advantage_estimator or LambdaGRPO(),
+            advantage_estimator=estimator,
             mask_truncated=updates.mask_truncated,
             drop_equal_groups=updates.drop_equal_groups,
             keep_per_group=updates.keep_per_group,
             seed=read_run_seed(),
         )
-        self.group_size = group_size
-        self.sampling = sampling
-        self.loss = loss or ClippedSurrogate()
-        self.validation = validation
-        compatibility.check_together(self.loss, objective, updates, sampling, self.components.by_name)
+        compatibility.check_together(loss, objective, updates, sampling, self.components.by_name)
+        self.group_size, self.sampling, self.loss, self.validation = group_size, sampling, loss, validation
         self.run_state.parts |= self.components.by_name
         self.queue = RolloutQueue(
             self.components, group_size=group_size, sampling=sampling, ahead=updates.rollouts_ahead
@@ -135,15 +135,9 @@ class GRPOModule(PolicyModule):
     def draw_rollout(self, prompts: Sequence[Prompt], clock: Clock) -> Rollout:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         random_key = self.components.random_key("train", self.rollout_index)
-        version = self.weight_version
         requests = plan_rollouts(self.trainer, self.updates, prompts, self.progress)  # also of rollouts ahead
-        scored = self.queue.take(requests, version, clock)
-        scored, replaced = replace_equal_groups(
-            self.trainer,
-            scored,
-            rounds=self.updates.refill_rounds,
-            draw=lambda further: self.queue.draw(further, random_key, version, clock),
-        )
+        scored = self.queue.take(requests, self.weight_version, clock)
+        scored, replaced = self.replace_equal_groups(scored, random_key, clock)
         with clock.measure("reward"):
             rewards: Sequence[Rewards] = scored.rewards
             if self.reference is not None and self.objective.kl_in_reward:
@@ -152,6 +146,22 @@ class GRPOModule(PolicyModule):
             rollout = self.components.assign_credit(self.rollout_index, scored, rewards, random_key)
             rollout = skip_if_unrewarded(rollout, self.ranks, self.device)
         return replace(rollout, replaced=replaced.as_untrained_rollout(rollout.index))
+
+    def replace_equal_groups(
+        self, scored: ScoredGroups, random_key: RandomKey, clock: Clock
+    ) -> tuple[ScoredGroups, ScoredGroups]:
+        """(the groups that are left, those that were replaced), in at most ``updates.refill_rounds`` rounds."""
+        trainer: Any = self.trainer
+        data = find_data_rank(trainer)
+        return replace_equal_groups(
+            scored,
+            rounds=self.updates.refill_rounds,
+            rank=data.rank,
+            size=data.size,
+            gather=lambda value: gather_data_ranks(trainer, value),
+            further=lambda count, without: trainer.datamodule.draw_further_prompts(count, without),
+            draw=lambda prompts: self.queue.draw(prompts, random_key, self.weight_version, clock),
+        )
 
     def train_on(self, rollout: Rollout, means: Means) -> None:
         """``iterations`` x ``mini_batches`` optimizer steps on the trained groups of a rollout."""
@@ -183,7 +193,7 @@ class GRPOModule(PolicyModule):
     def on_validation_epoch_end(self) -> None:
         """Log each set, and the mean over the sets under the bare names."""
         self.components.release_sampler(self.weight_version)
-        logged = self.evaluations.metrics("test" if self.trainer.testing else "val")
+        logged = evaluation_metrics(self.evaluations.sets, "test" if self.trainer.testing else "val")
         if logged and self.trainer.state.fn == TrainerFn.FITTING:
             logged["step"] = torch.tensor(float(self.global_step))
         self.log_dict(logged, sync_dist=True, batch_size=1)

@@ -15,9 +15,8 @@ from lgrpo_lightning.policy import PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollouts.checks import check_credits, check_sampled, check_trees, warn_of_unread
-from lgrpo_lightning.rollouts.down_sampling import choose_varied, keep_members
 from lgrpo_lightning.rollouts.refill import ScoredGroups
-from lgrpo_lightning.rollouts.trained_groups import trained_groups
+from lgrpo_lightning.rollouts.selection import choose_varied, keep_members, trained_groups
 from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Rollout, Sampling
 
 

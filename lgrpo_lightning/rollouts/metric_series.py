@@ -11,14 +11,18 @@ Series = tuple[list[int], list[float]]
 """Steps and values of one metric."""
 
 
+def read_complete_rows(path: Path) -> tuple[list[dict[str, str]], bool]:
+    """The rows of the file as text; whether its last line is cut off, as a kill may leave it."""
+    text = path.read_bytes().decode("utf-8", errors="replace") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    return list(csv.DictReader(whole.splitlines())), len(whole) < len(text)
+
+
 def read_metric_rows(path: Path) -> tuple[list[dict[str, float]], int]:
     """The rows of the file, with what was logged in each; how many lines are no rows of numbers, or cut off."""
-    if not path.exists():
-        return [], 0
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    rows, damaged = [], int(len(whole) < len(text))
-    for line in csv.DictReader(whole.splitlines()):
+    lines, cut_off = read_complete_rows(path)
+    rows, damaged = [], int(cut_off)
+    for line in lines:
         try:
             row = {name: float(text) for name, text in line.items() if text and name != "epoch"}
             int(row["step"])

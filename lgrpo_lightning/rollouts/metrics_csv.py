@@ -15,6 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, r
 
 from lgrpo_lightning.distributed.lightning_internals import read_batch_metrics
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.rollouts.metric_series import read_complete_rows
 from lgrpo_lightning.rollouts.names import METRICS, set_aside, show_path
 from lgrpo_lightning.rollouts.whole_files import explain_if_unwritable, make_folder, whole_file
 
@@ -140,12 +141,7 @@ class MetricsCSV(Logger):
         self._early = None
 
     def _read_rows(self) -> list[dict[str, str]]:
-        """The complete rows of the file; a last line that a kill cut off is left out."""
-        if not self.path.exists():
-            return []
-        text = self.path.read_bytes().decode("utf-8", errors="replace")
-        whole = text[: text.rfind("\n") + 1]
-        return [row for row in csv.DictReader(whole.splitlines()) if row.get("step")]
+        return [row for row in read_complete_rows(self.path)[0] if row.get("step")]
 
     def _rewrite(self, names: list[str], rows: list[dict[str, str]]) -> None:
         """Replace the file, at once, by one with these columns and rows."""

@@ -11,8 +11,6 @@ from typing import Any
 
 from lgrpo_lightning.types import Prompt
 
-DEEPEST = 32
-"""Levels of nesting after which a value is cut off."""
 LONGEST = 10_000
 """Bits from which on an integer is not written: Python refuses to turn longer ones into text."""
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -29,20 +27,19 @@ def clean(text: str) -> str:
 
 
 def to_json(value: Any) -> str:
-    """Any value as JSON text.
+    """Any value as JSON text; null where it holds itself.
 
     >>> to_json({"x": float("nan"), 1: {2}, "b": b"yes"})
     '{"x": null, "1": [2], "b": "yes"}'
     """
-    return json.dumps(to_plain(value), ensure_ascii=False)
+    try:
+        return json.dumps(to_plain(value), ensure_ascii=False)
+    except RecursionError:
+        return "null"
 
 
-def to_plain(value: Any, within: tuple[int, ...] = ()) -> Any:
-    """``value`` of the types that JSON has; numbers that are not finite are null, other objects their text.
-
-    Args:
-        within: The objects around it, by id: one that holds itself is cut off.
-    """
+def to_plain(value: Any) -> Any:
+    """``value`` of the types that JSON has; numbers that are not finite are null, other objects their text."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -53,41 +50,38 @@ def to_plain(value: Any, within: tuple[int, ...] = ()) -> Any:
         return float(value) if math.isfinite(value) else None
     if isinstance(value, bytes | bytearray):
         return bytes(value).decode("utf-8", "backslashreplace")
-    if id(value) in within or len(within) >= DEEPEST:
-        return "…"
-    inside = (*within, id(value))
     if isinstance(value, Mapping):
-        return _convert_mapping(value, inside)
+        return _convert_mapping(value)
     if isinstance(value, list | tuple | set | frozenset):
-        return [to_plain(item, inside) for item in value]
-    return _convert_array(value, inside)
+        return [to_plain(item) for item in value]
+    return _convert_array(value)
 
 
-def _convert_mapping(value: Mapping[Any, Any], inside: tuple[int, ...]) -> dict[str, Any]:
+def _convert_mapping(value: Mapping[Any, Any]) -> dict[str, Any]:
     """A mapping, its keys as text; of two that are the same text the second gets its type beside it."""
     out: dict[str, Any] = {}
     for key, item in value.items():
-        name = clean(_to_text(key))
-        out[f"{name} ({type(key).__name__})" if name in out else name] = to_plain(item, inside)
+        name = _to_text(key)
+        out[f"{name} ({type(key).__name__})" if name in out else name] = to_plain(item)
     return out
 
 
-def _convert_array(value: Any, inside: tuple[int, ...]) -> Any:
+def _convert_array(value: Any) -> Any:
     """Arrays of numpy and torch as lists; anything else as its text."""
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if isinstance(value, type) or not hasattr(value, "tolist") or kind in ("m", "M"):
-        return clean(_to_text(value))
+        return _to_text(value)
     try:
         items = value.tolist()
     except Exception:  # a tensor without values, or in a form that has no list
-        return clean(_to_text(value))
-    return to_plain(items, inside) if type(items) is not type(value) else to_plain(float(value))
+        return _to_text(value)
+    return to_plain(items) if type(items) is not type(value) else to_plain(float(value))
 
 
 def _to_text(value: Any) -> str:
     """``str(value)``; of an object that fails at that, its type."""
     try:
-        return str(value)
+        return clean(str(value))
     except Exception as error:
         return f"<{type(value).__name__}: {type(error).__name__}>"
 

@@ -42,17 +42,5 @@ def mask_yaml(text: str) -> str:
     Raises:
         yaml.YAMLError: It is none.
     """
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    _mask(node, "")
-    return "" if node is None else str(yaml.serialize(node, Dumper=yaml.SafeDumper, allow_unicode=True))
-
-
-def _mask(node: yaml.Node | None, key: str) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            _mask(value, str(name.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _mask(value, key)
-    elif isinstance(node, yaml.ScalarNode) and node.tag.endswith(":str") and is_secret(key):
-        node.value, node.style = MASK, None
+    config = yaml.safe_load(text)
+    return "" if config is None else str(yaml.safe_dump(mask_secrets(config), sort_keys=False, allow_unicode=True))

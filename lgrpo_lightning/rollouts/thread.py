@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
@@ -16,7 +15,6 @@ from lgrpo_lightning.distributed.leaving import join_at_exit
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.types import Group, Progress, Prompt
 
-Result = TypeVar("Result")
 POLL = 0.2
 """Seconds between two looks whether a stop was asked for."""
 
@@ -84,13 +82,17 @@ class RolloutThread(threading.Thread):
             if self._device is not None:
                 torch.cuda.set_device(self._device)
             with run_aside(), watch_flag(self._cancelled):
-                groups = self._time("sample", lambda: self._sample(self.request.prompts))
+                started = time.perf_counter()
+                groups = self._sample(self.request.prompts)
                 self.sampled_at = time.perf_counter()
+                self.seconds["sample"] = self.sampled_at - started
                 self.sampled.set()
                 while self._before is not None and not self._before.wait(POLL):
                     abandon_if_stopping()
                 abandon_if_stopping()
-                self._scored_groups = self._time("reward", lambda: self._score(groups))
+                started = time.perf_counter()
+                self._scored_groups = self._score(groups)
+                self.seconds["reward"] = time.perf_counter() - started
         except BaseException as error:  # raised where the run waits for it
             self._error = error
         finally:
@@ -107,9 +109,3 @@ class RolloutThread(threading.Thread):
         self.check()
         assert self._scored_groups is not None
         return self._scored_groups
-
-    def _time(self, stage: str, call: Callable[[], Result]) -> Result:
-        start = time.perf_counter()
-        result = call()
-        self.seconds[stage] = time.perf_counter() - start
-        return result

@@ -92,30 +92,40 @@ def explain_if_unwritable(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:  # torch's CheckpointException is no Exception
-        if isinstance(error, UnwritableError):
+        code = _find_errno(error, path)
+        if code is None or isinstance(error, UnwritableError):
             raise
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        if limit != resource.RLIM_INFINITY and (error.__class__.__name__ in CUT or _get_errno(error) == errno.EFBIG):
-            raise UnwritableError(
-                errno.EFBIG,
-                f"{show_path(path)} cannot be written: a file of this process may have {limit:,} bytes (ulimit -f). "
-                "Raise that; then resume with --ckpt_path last",
+        resume = "then resume with --ckpt_path last"
+        if code in FULL:
+            raise DiskFullError(
+                errno.ENOSPC,
+                f"No room to write {show_path(path)}: {_count_free(path) / 2**20:.1f} MiB are left on its disk or in "
+                "its quota. What was written before is untouched. Make room, or copy the run's folder to a larger disk "
+                f"and set trainer.default_root_dir; {resume}",
             ) from error
-        if not _is_disk_full(error, path):
-            if isinstance(error, OSError) and error.errno is not None:
-                raise UnwritableError(
-                    error.errno,
-                    f"{show_path(path)} cannot be written ({error.strerror}). Make it possible, or copy the run's "
-                    "folder and set trainer.default_root_dir; then resume with --ckpt_path last",
-                ) from error
-            raise
-        free = shutil.disk_usage(_find_existing(path)).free
-        raise DiskFullError(
-            errno.ENOSPC,
-            f"No room to write {show_path(path)}: {free / 2**20:.1f} MiB are left on its disk or in its quota. What "
-            "was written before is untouched. Make room, or copy the run's folder to a larger disk and set "
-            "trainer.default_root_dir; then resume with --ckpt_path last",
-        ) from error
+        why = f" ({os.strerror(code)}). Make it possible, or copy the run's folder and set trainer.default_root_dir"
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if code == errno.EFBIG and limit != resource.RLIM_INFINITY:
+            why = f": a file of this process may have {limit:,} bytes (ulimit -f). Raise that"
+        raise UnwritableError(code, f"{show_path(path)} cannot be written{why}; {resume}") from error
+
+
+def _find_errno(error: BaseException, path: Path) -> int | None:
+    """Why the system refused a write; None where it did not."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if isinstance(error.__context__, OSError) and error.__context__.errno in FULL:
+        return error.__context__.errno
+    if type(error).__name__ in CUT:
+        if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+            return errno.EFBIG
+        return errno.ENOSPC if _count_free(path) < NO_ROOM else None
+    return None
+
+
+def _count_free(path: Path) -> int:
+    """Free bytes where ``path``, or its nearest existing parent, is."""
+    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
 
 
 def flush_to_disk(path: Path) -> None:
@@ -128,21 +138,3 @@ def flush_to_disk(path: Path) -> None:
             raise  # some network file systems do this for files only
     finally:
         os.close(handle)
-
-
-def _is_disk_full(error: BaseException, path: Path) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in FULL
-    if isinstance(error.__context__, OSError) and error.__context__.errno in FULL:
-        return True
-    torchs = isinstance(error, RuntimeError) or type(error).__name__ == "CheckpointException"
-    return torchs and shutil.disk_usage(_find_existing(path)).free < NO_ROOM
-
-
-def _get_errno(error: BaseException) -> int | None:
-    return error.errno if isinstance(error, OSError) else None
-
-
-def _find_existing(path: Path) -> Path:
-    """``path``, or its nearest existing parent."""
-    return next(p for p in (path, *path.parents) if p.exists())

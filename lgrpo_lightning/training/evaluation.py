@@ -16,13 +16,7 @@ from lgrpo_lightning.types import Group, Prompt, Rewards, Sampling
 
 
 class Evaluations:
-    """Measures the policy on every validation or test set.
-
-    Args:
-        options: What is measured.
-        components: They sample and score.
-        sampling: How completions are drawn.
-    """
+    """Measures the policy on every validation or test set."""
 
     def __init__(self, options: Validation, components: Components, sampling: Sampling) -> None:
         self.options = options
@@ -45,10 +39,6 @@ class Evaluations:
         if self.options.k:
             scored = self._draw(prompts, self.options.k, self.sampling, "validation")
             evaluation.add_samples(scored.groups, scored.rewards)
-
-    def metrics(self, prefix: str) -> dict[str, Tensor]:
-        """``evaluation_metrics`` of all sets."""
-        return evaluation_metrics(self.sets, prefix)
 
     def _draw(self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str) -> ScoredGroups:
         random_key = self.components.random_key(phase)

@@ -10,9 +10,11 @@ import torch
 from lgrpo_lightning.distributed.ranks import find_ranks, gather_data_ranks
 from lgrpo_lightning.monitoring.metrics import Means, add_rollout_metrics, pass_rates
 from lgrpo_lightning.policy import Policy
+from lgrpo_lightning.policy.choice import count_linear_parameters
+from lgrpo_lightning.policy.sharded_weights import is_divided
 from lgrpo_lightning.rollouts.timing import Clock
+from lgrpo_lightning.training.hardware import find_gpu
 from lgrpo_lightning.training.options import Updates, Validation
-from lgrpo_lightning.training.utilization import utilization_metrics
 from lgrpo_lightning.types import Rollout
 
 
@@ -43,26 +45,22 @@ class MetricsLog:
         step_metrics: dict[str, float],
     ) -> dict[str, float]:
         """Name → value over all ranks of a rollout whose update is done. Collective."""
-        add_rollout_metrics(means, rollout.sampled, success_threshold=self.success_threshold)
+        rollout = rollout.sampled
+        add_rollout_metrics(means, rollout, success_threshold=self.success_threshold)
         self._tell_pass_rates(trainer, rollout, means)
-        used = utilization_metrics(policy, passes=self.passes, seconds=clock.seconds["train"])
+        used = compute_utilization(policy, passes=self.passes, seconds=clock.seconds["train"])
         for name, value in (clock.metrics() | step_metrics | used).items():
             means.put(name, value)
-        merged = Means.merge(gather_data_ranks(trainer, means.settle()))
-        tokens = sum(len(completion) for group in rollout.sampled.groups for completion in group.completions)
+        values = Means.merge(gather_data_ranks(trainer, means.settle())).values()
+        tokens = sum(len(completion) for group in rollout.groups for completion in group.completions)
         everywhere = float(find_ranks(trainer).sum(torch.tensor(float(tokens), device=policy.device)))
-        return self._with_gaps(
-            merged.values()
-            | {
-                "tokens_per_second": everywhere / clock.total,
-                "rollout": float(rollout.index),
-                "step": float(trainer.global_step),
-            }
-        )
-
-    def _with_gaps(self, values: dict[str, float]) -> dict[str, float]:
-        """What is no NaN, and NaN for what was logged before and is not now: Lightning would repeat the old value."""
-        known = {name: value for name, value in values.items() if value == value}
+        values |= {
+            "tokens_per_second": everywhere / clock.total,
+            "rollout": float(rollout.index),
+            "step": float(trainer.global_step),
+        }
+        known = {name: value for name, value in values.items() if not math.isnan(value)}
+        # NaN for what was logged before and is not now: Lightning would repeat the old value
         self._logged |= dict.fromkeys(known, math.nan)
         return self._logged | known
 
@@ -70,8 +68,28 @@ class MetricsLog:
         """Tell the curriculum, where there is one, how often the prompts of a rollout were solved."""
         if (rates := getattr(trainer.datamodule, "pass_rates", None)) is None:
             return
-        own = pass_rates(rollout.sampled, success_threshold=self.success_threshold)
+        own = pass_rates(rollout, success_threshold=self.success_threshold)
         for theirs in gather_data_ranks(trainer, own):
             rates.add(theirs)
         for name, value in rates.compute_metrics().items():
             means.put(name, value)
+
+
+def compute_utilization(policy: Policy, *, passes: int, seconds: float) -> dict[str, float]:
+    """``mfu``, the share of this GPU's bf16 peak that an update makes up; nothing on a CPU or an unknown GPU.
+
+    6 FLOPs per parameter of linear layers, head included, and token for a forward and backward pass (Kaplan et al.
+    2020).
+
+    Args:
+        passes: Over the rollout.
+        seconds: Of the update.
+    """
+    sheet = find_gpu(torch.cuda.get_device_name(policy.device)) if policy.device.type == "cuda" else None
+    if sheet is None or policy.choice is None:
+        return {}
+    parameters = count_linear_parameters(policy.model)
+    if (division := policy.division) is not None:
+        divided = sum(p.numel() for p in policy.parameters() if p.dim() > 1 and is_divided(p))
+        parameters -= divided - divided // division.mesh.size()
+    return {"mfu": 6 * parameters * policy.choice.computed * passes / seconds / (sheet.bf16 * 1e12)}

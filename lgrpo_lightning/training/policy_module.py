@@ -51,12 +51,7 @@ register()
 class PolicyModule(LightningModule):
     """Owns the policy, and its reference where there is one; steps the optimizer by hand.
 
-    Args:
-        policy: What to load.
-        objective: Says whether a frozen reference is needed, and how it follows the policy.
-        updates: Gradient clipping, what to do with an optimizer step that is not finite, and the end of the run.
-        optimizer: Makes the optimizer of the trainable parameters.
-        schedule: Learning rate over optimizer steps.
+    The arguments are those of ``GRPOModule``.
     """
 
     def __init__(

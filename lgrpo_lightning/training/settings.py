@@ -1,4 +1,7 @@
-"""Settings that do not fit together are refused before the first step, with what to do."""
+"""Settings that cannot work are refused before the first step, with what is possible.
+
+All checks raise ``UserError``, which is a ``ValueError``.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import nn
 
-from lgrpo_lightning.contracts import (
-    AdvantageEstimator,
-    PolicyLoss,
-    RewardModel,
-    Sampler,
-    StepSegmenter,
-)
+from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, RewardModel, Sampler, StepSegmenter
 from lgrpo_lightning.distributed.precision import check_precision
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
@@ -32,33 +29,24 @@ ELSEWHERE = {
 }
 """Trainer options that manual optimisation cannot use → this library's."""
 
-
-INSTANCES = {
-    "sampler": "There are TransformersSampler() and VLLMSampler().",
-    "segmenter": "There are TokenPrefixSegmenter() and DelimiterSegmenter().",
-    "advantage_estimator": "There are LambdaGRPO() and GRPO().",
-    "loss": "There are ClippedSurrogate(), GSPO() and CISPO().",
-    "reward_model": "There is ExactMatch(), or give a function; a network is held by a RewardModel of your own.",
+KINDS: dict[str, tuple[type, str]] = {
+    "sampler": (Sampler, "There are TransformersSampler() and VLLMSampler()."),
+    "segmenter": (StepSegmenter, "There are TokenPrefixSegmenter() and DelimiterSegmenter()."),
+    "advantage_estimator": (AdvantageEstimator, "There are LambdaGRPO() and GRPO()."),
+    "loss": (PolicyLoss, "There are ClippedSurrogate(), GSPO() and CISPO()."),
+    "reward_model": (
+        RewardModel,
+        "There is ExactMatch(), or give a function; a network is held by a RewardModel of your own.",
+    ),
 }
-"""Slot of ``GRPOModule`` → what it may be given."""
-
-CONTRACTS = {
-    "sampler": Sampler,
-    "segmenter": StepSegmenter,
-    "advantage_estimator": AdvantageEstimator,
-    "loss": PolicyLoss,
-}
+"""Argument of ``GRPOModule`` → its contract, and what it may be given."""
 
 UNSUPPORTED = ("fsdp", "deepspeed")
 """Beginnings of the names of strategies that do not work here."""
 
 
 def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None:
-    """Refuse options with which GRPO cannot learn.
-
-    Raises:
-        ValueError: With what is possible.
-    """
+    """Refuse options with which GRPO cannot learn."""
     if group_size < 2:
         raise UserError(
             f"model.group_size is {group_size}; it must be at least 2: a completion is compared with the "
@@ -83,73 +71,35 @@ def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None
 
 
 def as_reward_model(given: Any) -> RewardModel:
-    """A reward model; a function, or an object that can be called, as a ``RewardFunction``.
-
-    Raises:
-        TypeError: It is neither; with what to give.
-    """
+    """A reward model; a function, or an object that can be called, as a ``RewardFunction``."""
     if callable(given) and not isinstance(given, RewardModel | type | nn.Module):
         return RewardFunction(given)
-    check_component("reward_model", given, RewardModel)
+    check_kinds(reward_model=given)
     return cast(RewardModel, given)
 
 
 def check_kinds(**given: Any) -> None:
-    """Refuse what is no component of its kind; None stands for the default.
-
-    Raises:
-        TypeError: With what to give.
-    """
+    """Refuse what is no component of its kind, such as a class where an instance is needed."""
     for key, component in given.items():
-        if component is not None:
-            check_component(key, component, CONTRACTS[key])
-
-
-def check_component(key: str, given: Any, contract: type) -> None:
-    """Refuse what is no component of this kind, such as a class where an instance is needed.
-
-    Raises:
-        TypeError: With what to give.
-    """
-    if isinstance(given, contract):
-        return
-    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
-    if isinstance(given, type) and issubclass(given, contract):
-        raise UserError(f"{key} is {what}; give an instance: {given.__name__}(…).")
-    raise UserError(
-        f"{key} is {what}; it must be an instance of a {contract.__name__}. {INSTANCES[key]} A component's name alone "
-        "is for YAML."
-    )
-
-
-def check_data(trainer: Any, *, refill: bool = False) -> None:
-    """Refuse loaders in place of a data module: a run keeps the place in its prompts, and checks them.
-
-    Args:
-        refill: Whether further prompts will be asked for.
-
-    Raises:
-        ValueError: With what to give.
-    """
-    if not hasattr(trainer.datamodule, "validation_names"):
-        given = "no data module" if trainer.datamodule is None else f"a {type(trainer.datamodule).__name__}"
-        call = f"trainer.{trainer.state.fn.value}(module, datamodule=PromptDataModule(...))"
+        contract, instances = KINDS[key]
+        if isinstance(component, contract):
+            continue
+        what = f"a {type(component).__name__}"
+        if isinstance(component, type):
+            what = f"the class {component.__name__}"
+            if issubclass(component, contract):
+                raise UserError(f"{key} is {what}; give an instance: {component.__name__}(…).")
         raise UserError(
-            f"The Trainer was given {given}. Use {call}; rows of your own come from a PromptSource (docs/plugins.md)."
+            f"{key} is {what}; it must be an instance of a {contract.__name__}. {instances} A component's name alone "
+            "is for YAML."
         )
-    if refill and trainer.state.fn == "fit" and not hasattr(trainer.datamodule, "draw_further_prompts"):
-        raise UserError(
-            f"updates.refill_rounds asks the data module for further prompts, and {type(trainer.datamodule).__name__} "
-            "has no draw_further_prompts(count, without). Use PromptDataModule, or updates.refill_rounds: 0."
-        )
+
+
+# ------------------------------------------------------------------------------------------ before the Trainer is made
 
 
 def check_machine(strategy: Any, accelerator: Any, precision: Any, devices: Any = 1) -> None:
-    """Refuse a strategy, accelerator, precision or number of devices that cannot work, before the Trainer is made.
-
-    Raises:
-        ValueError: With what is possible.
-    """
+    """Refuse a strategy, accelerator, precision or number of devices that cannot work, before the Trainer is made."""
     if isinstance(strategy, str):
         check_strategy(strategy)
     if accelerator in ("gpu", "cuda") and not _has_gpu(accelerator):
@@ -164,11 +114,7 @@ def check_machine(strategy: Any, accelerator: Any, precision: Any, devices: Any 
 
 
 def check_processes(devices: Any, accelerator: Any, cores: int) -> None:
-    """Refuse far more processes on a CPU than it has cores, before they start; warn of more.
-
-    Raises:
-        ValueError: With what is possible.
-    """
+    """Refuse far more processes on a CPU than it has cores, before they start; warn of more."""
     on_cpu = accelerator == "cpu" or (accelerator in (None, "auto") and not _has_gpu("gpu"))
     if not on_cpu or "LOCAL_RANK" in os.environ or not str(devices).isdecimal():  # else they run already
         return
@@ -180,28 +126,72 @@ def check_processes(devices: Any, accelerator: Any, cores: int) -> None:
 
 
 def check_strategy(name: str) -> None:
-    """Refuse the strategies that do not work here, by name.
-
-    Raises:
-        ValueError: With those that do.
-    """
+    """Refuse the strategies that do not work here, by name."""
     from lightning.pytorch.strategies import StrategyRegistry
 
     if name.startswith("fsdp2"):
         return
     there = StrategyRegistry.available_strategies()
-    possible = ["auto", *(s for s in ("ddp", "fsdp2") if s in there)]
     if name.startswith(UNSUPPORTED) or name not in {"auto", *there}:
+        possible = ["auto", *(s for s in ("ddp", "fsdp2") if s in there)]
         what = "is not supported here" if name.startswith(UNSUPPORTED) else "does not exist"
         raise UserError(f"trainer.strategy is {name!r}, which {what}. Use one of: {', '.join(possible)}.")
 
 
-def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Refuse a folder in which a run cannot write, rather than fail at the first rollout.
+def _has_gpu(accelerator: str) -> bool:
+    import torch
 
-    Raises:
-        UserError: Naming the key and the reason.
+    return torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
+
+
+# ------------------------------------------------------------------------------------------ of a Trainer
+
+
+def check_data(trainer: Any, *, refill: bool = False) -> None:
+    """Refuse loaders in place of a data module: a run keeps the place in its prompts, and checks them.
+
+    Args:
+        refill: Whether further prompts will be asked for.
     """
+    name = type(trainer.datamodule).__name__
+    if not hasattr(trainer.datamodule, "validation_names"):
+        given = "no data module" if trainer.datamodule is None else f"a {name}"
+        call = f"trainer.{trainer.state.fn.value}(module, datamodule=PromptDataModule(...))"
+        raise UserError(
+            f"The Trainer was given {given}. Use {call}; rows of your own come from a PromptSource (docs/plugins.md)."
+        )
+    if refill and trainer.state.fn == "fit" and not hasattr(trainer.datamodule, "draw_further_prompts"):
+        raise UserError(
+            f"updates.refill_rounds asks the data module for further prompts, and {name} has no "
+            "draw_further_prompts(count, without). Use PromptDataModule, or updates.refill_rounds: 0."
+        )
+
+
+def check_trainer(trainer: Any, updates: Updates, planned: int | None) -> None:
+    """Refuse Trainer options that this library replaces by its own or that train nothing, and a folder without rights.
+
+    Args:
+        planned: Upper bound on the optimizer steps of the run, if there is one.
+    """
+    strategy = type(trainer.strategy).__name__.lower().removesuffix("strategy")
+    if strategy in UNSUPPORTED:  # an object, from Python
+        check_strategy(strategy)
+    used = {
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches != 1,
+    }
+    for name, given in used.items():
+        if given:
+            raise UserError(f"trainer.{name} is not used here; set {ELSEWHERE[name]}.")
+    if trainer.state.fn == "fit":
+        if not trainer.fast_dev_run and trainer.is_global_zero:
+            check_folder(trainer.default_root_dir)
+        check_limits(trainer, updates, planned)
+    check_gradient_snr(trainer, updates)
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which a run cannot write, rather than fail at the first rollout."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".lgrpo-"):
@@ -213,44 +203,11 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def _has_gpu(accelerator: str) -> bool:
-    import torch
-
-    return torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
-
-
-def check_trainer(trainer: Any, updates: Updates, planned: int | None) -> None:
-    """Refuse Trainer options that this library replaces by its own or that train nothing, and a folder without rights.
-
-    Args:
-        planned: Upper bound on the optimizer steps of the run, if there is one.
-
-    Raises:
-        ValueError: Naming the option to use.
-        UserError: Naming the folder.
-    """
-    check_strategy(_strategy_name(trainer.strategy))
-    if trainer.gradient_clip_val:
-        raise UserError(f"trainer.gradient_clip_val is not used here; set {ELSEWHERE['gradient_clip_val']}.")
-    if trainer.accumulate_grad_batches != 1:
-        raise UserError(
-            f"trainer.accumulate_grad_batches is not used here; set {ELSEWHERE['accumulate_grad_batches']}."
-        )
-    if trainer.state.fn == "fit" and not trainer.fast_dev_run and trainer.is_global_zero:
-        check_folder(trainer.default_root_dir)
-    if trainer.state.fn == "fit":
-        check_limits(trainer, updates, planned)
-    check_gradient_snr(trainer, updates)
-
-
 def check_limits(trainer: Any, updates: Updates, planned: int | None) -> None:
     """Refuse limits within which nothing would be trained; say where a run of whole rollouts ends before its limit.
 
     Args:
         planned: Most optimizer steps of the run, where they are known.
-
-    Raises:
-        ValueError: Naming the limit and what is possible.
     """
     each = updates.steps_per_rollout
     if trainer.fast_dev_run:  # its number is one of batches
@@ -286,19 +243,9 @@ def check_limits(trainer: Any, updates: Updates, planned: int | None) -> None:
 
 
 def check_gradient_snr(trainer: Any, updates: Updates) -> None:
-    """Refuse the gradient's signal-to-noise ratio over several processes, which average gradients.
-
-    Raises:
-        ValueError: With what to do.
-    """
+    """Refuse the gradient's signal-to-noise ratio over several processes, which average gradients."""
     if updates.gradient_snr and trainer.world_size > 1:
         raise UserError(
             f"updates.gradient_snr is for one process, and this run has {trainer.world_size}: gradients are summed "
             "up before the spread over passes can be told. Set updates.gradient_snr: false, or trainer.devices: 1."
         )
-
-
-def _strategy_name(strategy: Any) -> str:
-    """ "fsdp" or "deepspeed" for those two (also as objects, from Python), else "auto"."""
-    name = type(strategy).__name__.lower()
-    return next((s for s in UNSUPPORTED if name == f"{s}strategy"), "auto")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lgrpo_lightning.estimators import GRPO
 from lgrpo_lightning.rollouts.checks import ContractError, check_credits, check_trees
-from lgrpo_lightning.rollouts.trained_groups import trained_groups
+from lgrpo_lightning.rollouts.selection import trained_groups
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.types import Credit, Rewards

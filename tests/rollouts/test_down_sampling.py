@@ -20,7 +20,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.registry.hookspecs import PROJECT
 from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.rewards import ExactMatch
-from lgrpo_lightning.rollouts.down_sampling import choose_varied
+from lgrpo_lightning.rollouts.selection import choose_varied
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter, WindowSegmenter
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.training import Updates

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lgrpo_lightning.rollouts.refill import Refill, ScoredGroups
+from lgrpo_lightning.rollouts.refill import ScoredGroups, replace_equal_groups
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.training.settings import check_data
 from lgrpo_lightning.types import Prompt, Rewards
@@ -42,14 +42,15 @@ def refilled(first: list[str], equal: set[str], *, rounds: int, size: int) -> tu
 
         everyone = [[(g.prompt.uid, e) for g, e in zip(rank.groups, rank.equal, strict=True)] for rank in ranks]
         after = [
-            Refill(
+            replace_equal_groups(
+                rank,
                 rounds=1,
                 rank=r,
                 size=size,
                 gather=lambda own, told=everyone: told,
                 further=further,
                 draw=lambda prompts: scored([p.uid for p in prompts], equal),
-            )(rank)
+            )
             for r, rank in enumerate(ranks)
         ]
         made += any(len(gone) for _, gone in after)
@@ -83,14 +84,15 @@ def test_several_rounds_in_one_call_sample_nothing_twice() -> None:
         return [Prompt(uid=u, text="x", token_ids=(1,)) for u in left[:count]]
 
     equal = {"b", *POOL[:5]}
-    kept, replaced = Refill(
+    kept, replaced = replace_equal_groups(
+        scored(["a", "b"], equal),
         rounds=3,
         rank=0,
         size=1,
         gather=lambda own: [own],
         further=further,
         draw=lambda prompts: scored([p.uid for p in prompts], equal),
-    )(scored(["a", "b"], equal))
+    )
     assert uids(kept) == ["a", "f2"]
     assert uids(replaced) == ["b", "f0", "f1"]
     assert asked == [{"a", "b"}, {"a", "b", "f0"}, {"a", "b", "f0", "f1"}]
@@ -98,14 +100,15 @@ def test_several_rounds_in_one_call_sample_nothing_twice() -> None:
 
 def test_nothing_further_is_no_error() -> None:
     whole = scored(["a"], {"a"})
-    kept, replaced = Refill(
+    kept, replaced = replace_equal_groups(
+        whole,
         rounds=5,
         rank=0,
         size=1,
         gather=lambda own: [own],
         further=lambda n, w: [],
         draw=lambda p: ScoredGroups(),
-    )(whole)
+    )
     assert (kept, len(replaced), replaced.as_untrained_rollout(0)) == (whole, 0, None)
 
 

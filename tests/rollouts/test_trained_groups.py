@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.distributed.ranks import Ranks
-from lgrpo_lightning.rollouts.trained_groups import skip_if_unrewarded, trained_groups
+from lgrpo_lightning.rollouts.selection import skip_if_unrewarded, trained_groups
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.types import Credit, Rewards, Rollout
 from tests.training.several_ranks import together
