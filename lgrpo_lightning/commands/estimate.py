@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 
@@ -17,10 +19,12 @@ from lgrpo_lightning.commands import child
 from lgrpo_lightning.commands.quiet import quieten
 from lgrpo_lightning.distributed.precision import ALIASES, check_precision, choose_weights_type
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.policy import PolicyConfig
+from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.registry.import_path import import_object
+from lgrpo_lightning.rewards import TeacherLogprobs
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
 from lgrpo_lightning.training import Objective, Updates
+from lgrpo_lightning.training.compatibility import reads_reference
 from lgrpo_lightning.training.estimate import (
     Plan,
     build_policy,
@@ -49,8 +53,11 @@ def main(argv: Sequence[str]) -> int:
     if not (lacking := explain_lack(plan, hardware)):
         return 0
     print(f"\nIt does not fit: {lacking}. GiB after a change, each by itself:")
-    for changes in suggest(config, options, hardware):
-        print(f"  {describe_changes(changes, config, options, hardware)}")
+    replan = partial(make_changed_plan, config, options, plan.policy)
+    for changes in suggest(config, plan, replan, hardware):
+        changed = replan(changes)
+        verdict = "does not fit" if explain_lack(changed, hardware) else "fits"
+        print(f"  {find_peak(changed, hardware)[1] / GIB:8.2f}  {verdict:<14}{write_flags(changes)}")
     return 1
 
 
@@ -104,8 +111,11 @@ def find_hardware(config: Mapping[str, Any], options: Options) -> Hardware:
     return measure_cpu(options.memory, count_ranks(config, options))
 
 
-def make_plan(config: Mapping[str, Any], options: Options) -> Plan:
+def make_plan(config: Mapping[str, Any], options: Options, like: Policy | None = None) -> Plan:
     """What one process of a complete configuration does.
+
+    Args:
+        like: A policy whose model is taken where this one has the same.
 
     Raises:
         ValueError: There is no model at ``policy.path``, or the precision is not possible.
@@ -122,7 +132,7 @@ def make_plan(config: Mapping[str, Any], options: Options) -> Plan:
     kind, sampler = find_sampler(model["sampler"])
     rescored = updates.old_logprobs == "policy" and updates.steps_per_rollout > 1
     return Plan(
-        policy=build_policy(policy),
+        policy=build_policy(policy, like),
         prompt=options.prompt_length or data.get("max_prompt_length") or PROMPT,
         completion=options.completion_length or model["sampling"]["max_new_tokens"],
         groups=-(-data["prompts_per_step"] // ranks),
@@ -131,13 +141,24 @@ def make_plan(config: Mapping[str, Any], options: Options) -> Plan:
         state=measure_optimizer_state(model["optimizer"]),
         ranks=ranks,
         sharded=sharded,
-        reference=objective.kl_coef > 0 and (lora is None or lora.from_adapter is not None),
+        reference=keeps_reference(objective, model) and (lora is None or lora.from_adapter is not None),
         scored=(objective.kl_coef > 0) + (rescored or objective.top_entropy < 1),
         iterations=updates.iterations,
         mini_batches=updates.mini_batches,
         sampler=sampler,
         engine=EngineOptions(**(sampler.get("engine") or {})) if kind == "VLLMSampler" else None,
     )
+
+
+def keeps_reference(objective: Objective, model: Mapping[str, Any]) -> bool:
+    """Whether there is a reference; a teacher says whether it reads it, of other rewards the class is enough."""
+    given = model["reward_model"]
+    components = dict[str, Any]()
+    for number, reward in enumerate(given if isinstance(given, list) else [given]):
+        cls: Any = import_object(reward["class_path"])
+        teaches = issubclass(cls, TeacherLogprobs)  # others may load a model when they are made
+        components[str(number)] = cls(**(reward.get("init_args") or {})) if teaches else cls
+    return reads_reference(objective, components)
 
 
 def find_sampler(component: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -177,31 +198,32 @@ def find_peak(plan: Plan, hardware: Hardware) -> tuple[str, float]:
 
 def describe(plan: Plan, hardware: Hardware) -> str:
     """The two tables, as text."""
-    shape, phases = plan.shape, estimate_memory(plan, hardware)
     tokens, rows = plan.passes[0]
     where = f"{plan.ranks} x {hardware.name}, {hardware.memory / GIB:.1f} GiB each"
-    kind = type(plan.policy.model).__name__
     how = "fsdp2" if plan.sharded else "ddp" if plan.ranks > 1 else "one device"
-    lines = [
-        f"{kind}, {shape.numbers:,} weights; {how}, {where}",
-        f"Prompts of {plan.prompt} tokens, completions of {plan.completion}: set --prompt_length, --completion_length.",
-        f"Layout {plan.layout}: {len(plan.passes)} passes an optimizer step, the largest {rows} completions in "
-        f"{tokens:,} tokens; {count_running(plan, hardware)} of {plan.rows} completions are drawn at a time.",
-        "",
-        f"{'GiB':<28}" + "".join(f"{phase:>16}" for phase in phases),
-    ]
-    for part in dict.fromkeys(name for parts in phases.values() for name in parts):
-        cells = (f"{parts[part] / GIB:.2f}" if part in parts else "-" for parts in phases.values())
-        lines.append(f"{part:<28}" + "".join(f"{cell:>16}" for cell in cells))
-    totals = (f"{sum(parts.values()) / GIB:.2f}" for parts in phases.values())
-    lines += [f"{'total':<28}" + "".join(f"{cell:>16}" for cell in totals), ""]
+    memory = pd.DataFrame(estimate_memory(plan, hardware)) / GIB
+    memory.loc["total"] = memory.sum()
     seconds = estimate_time(plan, hardware)
-    lines += [f"{'seconds of a rollout':<28}", *(f"{stage:<28}{value:>16.2f}" for stage, value in seconds.items())]
-    return "\n".join([*lines, f"{'rewards':<28}{'not known':>16}", f"{'total':<28}{sum(seconds.values()):>16.2f}"])
+    total = sum(seconds.values())
+    stages = pd.DataFrame({"seconds of a rollout": {**seconds, "rewards": float("nan"), "total": total}})
+    form: dict[str, Any] = {"float_format": "{:.2f}".format, "col_space": 16}
+    return "\n".join(
+        [
+            f"{type(plan.policy.model).__name__}, {plan.shape.numbers:,} weights; {how}, {where}",
+            f"Prompts of {plan.prompt} tokens, completions of {plan.completion}: set --prompt_length, "
+            "--completion_length.",
+            f"Layout {plan.layout}: {len(plan.passes)} passes an optimizer step, the largest {rows} completions in "
+            f"{tokens:,} tokens; {count_running(plan, hardware)} of {plan.rows} completions are drawn at a time.",
+            "",
+            memory.rename_axis("GiB", axis="columns").to_string(na_rep="-", **form),
+            "",
+            stages.to_string(na_rep="not known", **form),
+        ]
+    )
 
 
-def change(config: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
-    """A configuration with some dotted keys changed."""
+def make_changed_plan(config: Mapping[str, Any], options: Options, like: Policy, changes: Changes) -> Plan:
+    """The plan of the configuration with some dotted keys changed."""
     changed = deepcopy(dict(config))
     for key, value in changes.items():
         *path, last = key.split(".")
@@ -210,17 +232,18 @@ def change(config: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
             at[name] = at.get(name) or {}
             at = at[name]
         at[last] = value
-    return changed
+    return make_plan(changed, options, like)
 
 
-def suggest(config: Mapping[str, Any], options: Options, hardware: Hardware) -> Iterator[Changes]:
+def suggest(
+    config: Mapping[str, Any], plan: Plan, replan: Callable[[Changes], Plan], hardware: Hardware
+) -> Iterator[Changes]:
     """Changes that take memory away, each alone; then all that are about the trained model, together."""
-    plan = make_plan(config, options)
-    policy, length = plan.policy.config, plan.prompt + plan.completion
+    policy = plan.policy.config
     together: Changes = {}
-    for tokens in (policy.micro_batch_tokens // part for part in (2, 4, 8, 16) if policy.micro_batch_tokens > length):
-        together["model.policy.micro_batch_tokens"] = max(length, tokens)
-        if not explain_lack(make_plan(change(config, together), options), hardware):
+    for part in (2, 4, 8, 16) if policy.micro_batch_tokens > plan.length else ():
+        together["model.policy.micro_batch_tokens"] = max(plan.length, policy.micro_batch_tokens // part)
+        if not explain_lack(replan(together), hardware):
             break
     if not policy.gradient_checkpointing:
         together["model.policy.gradient_checkpointing"] = True
@@ -234,18 +257,15 @@ def suggest(config: Mapping[str, Any], options: Options, hardware: Hardware) -> 
     if "sampler" in (config["model"]["sampler"].get("init_args") or {}):
         return  # the options stand inside of another sampler's
     if plan.engine is None and count_running(plan, hardware) > 8:
-        yield {"model.sampler.init_args.max_batch_tokens": 8 * length}
+        yield {"model.sampler.init_args.max_batch_tokens": 8 * plan.length}
     elif plan.engine and hardware.gpu and not plan.served:
         share = 0.1 + divide_engine(plan, plan.engine, hardware)[0] / hardware.memory
         yield {"model.sampler.init_args.engine.gpu_memory_utilization": min(0.9, round(share, 2))}
 
 
-def describe_changes(changes: Changes, config: Mapping[str, Any], options: Options, hardware: Hardware) -> str:
-    """Flags, and what becomes of the peak."""
-    plan = make_plan(change(config, changes), options)
-    lacking = explain_lack(plan, hardware)
-    flags = " ".join(
+def write_flags(changes: Changes) -> str:
+    """The changes as words of a command line."""
+    return " ".join(
         f"--{key.replace('.init_args', '')}={value if isinstance(value, str) else shlex.quote(json.dumps(value))}"
         for key, value in changes.items()
     )
-    return f"{find_peak(plan, hardware)[1] / GIB:8.2f}  {'does not fit' if lacking else 'fits':<14}{flags}"

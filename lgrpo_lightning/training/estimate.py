@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -26,9 +27,15 @@ LOGIT_TRAFFIC = 120
 """The same for each logit on a GPU; a CPU's blocks of logits stay in the cache."""
 
 
-def build_policy(config: PolicyConfig) -> Policy:
-    """A policy without weights, of the shape that ``config.json`` says."""
+def build_policy(config: PolicyConfig, like: Policy | None = None) -> Policy:
+    """A policy without weights, of the shape that ``config.json`` says; with the model of ``like`` where it has it."""
     lora = config.lora and replace(config.lora, from_adapter=None)  # of the same shape, and nothing is read
+    if like is not None:
+        own, free = like.config, ("micro_batch_tokens", "gradient_checkpointing")
+        if own == replace(config, weights="random", lora=lora, **{name: getattr(own, name) for name in free}):
+            policy = copy(like)
+            policy.config = replace(config, weights="random", lora=lora)
+            return policy
     with torch.device("meta"):
         policy = Policy(replace(config, weights="random", lora=lora))
     policy.compute_device = torch.device("cpu")  # of counts and index tensors

@@ -173,6 +173,21 @@ def test_the_command_prints_parts_and_stages(capsys: pytest.CaptureFixture[str])
     for word in ("weights", "optimizer state", "activations", "logits", "sampler's cache", "log-probs", "not known"):
         assert word in out
     assert "804,352 weights; one device, 1 x CPU" in out
+    assert "reference" not in out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.objective.kl_coef=0.1"],
+        ["--model.reward_model=TeacherLogprobs", "--model.reward_model.weights=reference",
+         "--model.reward_model.context={prompt} {answer}"],
+    ],
+)  # fmt: skip
+def test_a_reference_is_counted_whoever_reads_it(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, errors = estimate(capsys, "--prompt_length=16", *flags)
+    assert status == 0, errors
+    assert "reference" in out
 
 
 def test_the_command_says_what_to_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
