@@ -186,13 +186,11 @@ by 1/|λ|, as λ-GRPO does ([definition](algorithm.md#definitions)).
 - "no" means that the combination is refused before the first optimizer step.
 - ", token" means the token form of the loss, `init_args: {token: true}`.
 
-`python -m tests.combinations` makes the table. For each cell it makes two optimizer steps on one rollout with
-rewards for completions and for process steps, with a KL penalty, an entropy bonus, `top_entropy` and
-`off_policy_kl`.
+`python -m tests.combinations` makes the table: each "yes" made two optimizer steps, with all terms of
+[`model.objective`](configuration.md#modelobjective).
 
-With `GSPO`, `GMPO` and `LUSPO` all tokens of a completion share one ratio (the probability under the policy divided
-by that before the update). If the tokens of a completion have different advantages, as with rewards for process
-steps, these losses use the mean advantage of its trained tokens. The token forms use the advantage of each token."""
+With `GSPO`, `GMPO` and `LUSPO` all tokens of a completion share one ratio. If its tokens have different advantages,
+these losses use the mean. The token forms use the advantage of each token."""
 REFUSED = "The error of each loss for the first combination that is refused:"
 
 

@@ -18,26 +18,18 @@ TABLE = ("sampled", "trees", "prefix", "checkpointing", "trained", "lora", "name
 INTRODUCTION = """
 # Models
 
-You can train every model in the first two tables of this page: causal language models of `transformers`, and
-models of text with images or sound, which are trained on text. Set `model.policy.path` to the model. Models that
-cannot be trained are refused before the first update, and the error gives the reason.
+You can train every model in the first two tables of this page: causal language models of `transformers`, and models
+of text with images or sound, which are trained on text. Set `model.policy.path` to the model. Other models are
+refused before the first optimizer step, and the error gives the reason.
 
-Training computes the log-probs of a batch in one of these layouts:
+Training computes the log-probs of a batch in one of three [layouts](configuration.md#layouts). Log-probs and gradients
+are the same in all of them:
 
 - **Padded rows**: each row contains one prompt and one completion, padded to the length of the longest row.
 - **Trees**: tokens that several rows share, such as the prompt, are computed once.
 - **Prefix**: each prompt is computed once, and its cache is repeated for the completions.
 
-Log-probs and gradients are the same in all of them. `policy.layout: auto` (the default) uses the
-[layout](configuration.md#layouts) that the model supports and that is estimated to be fastest.
-
-With `policy.verify: true` (the default), every run checks the model on its first batch. The run stops if the
-log-probs of training differ from one of these:
-
-- the log-probs of the model's own forward pass,
-- the log-probs of the sampler (a warning if the sampler has its own copy of the weights, such as `VLLMSampler`),
-- the log-probs of padded rows, if another layout is used (with `layout: auto` the run continues without that layout),
-- the log-probs of the shortest and longest row, each computed alone.
+Every run also [checks the model on its first batch](configuration.md#checks-of-the-log-probs).
 
 ## The test of the architectures
 
@@ -54,9 +46,7 @@ equal. Differences up to 1e-4 pass, because float32 arithmetic rounds.
     - *layers …*: some layers, which the table names, are not ordinary attention.
     - *no sdpa*: the model has no attention implementation `sdpa`.
     - *different log-probs*: trees of this model give other log-probs.
-- **prefix**: the same for prompts that are computed once. Models with "no" give other log-probs: the first version of
-  Mamba continues a state by one token only, and BART and its relatives count positions from the first column of a
-  padded row.
+- **prefix**: the same for prompts that are computed once. Models with "no" give other log-probs.
 - **checkpointing**: gradients with `policy.gradient_checkpointing` against gradients without it, divided by the
   largest gradient.
 - **trained**: log-probs of a model after five optimizer steps against those of its export, loaded again. The

@@ -128,15 +128,15 @@ def working_folder(folder: Path) -> Iterator[Path]:
 
 
 HEAD = """\
-# What lgrpo says when something is wrong
+# Errors
 
-Mistakes stop a run before its first step wherever they can be seen by then, with exit status 2 and one message
-that names the file and line, the key or the column, and what is possible. Everything below was run by the tests:
-each row is a mistake and the message it gives (`run.yaml` is the configuration, `…` the working folder). Messages
-marked ▸ need completions, so they come with a rollout; what the run had done by then is on disk.
+Each row of this page has a mistake and the message that it gives, as the tests produced it. `run.yaml` is the
+configuration and `…` the working folder. `lgrpo` prints such a message after `lgrpo:` and exits with code 2.
+Mistakes are found before the first optimizer step if possible. Messages marked ▸ come with a rollout, because they
+need completions.
 
-An error without `lgrpo:` in front, with a traceback, is a bug in the library or in a component of yours.
-`LGRPO_TRACEBACK=1` shows the traceback of every error."""
+An error with a traceback is a bug in the library or in a component of yours. `LGRPO_TRACEBACK=1` shows the traceback
+of every error."""
 
 
 def page() -> str:
