@@ -19,19 +19,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "test": (RUN, "the same on the test sets"),
     "predict": (RUN, "write completions with their rewards to a file"),
     "estimate": ("lgrpo_lightning.commands.estimate", "say what memory and time a run will take"),
-    "compare": (
-        "lgrpo_lightning.commands.compare",
-        "run several configurations over seeds and say what differs",
-    ),
+    "compare": ("lgrpo_lightning.commands.compare", "run several configurations over seeds and say what differs"),
     "doctor": ("lgrpo_lightning.commands.doctor", "say what is wrong with a run and what to change"),
     "export": ("lgrpo_lightning.commands.export", "write a checkpoint of a run as a Hugging Face folder"),
     "serve": ("lgrpo_lightning.commands.serve", "start a vLLM server that VLLMSampler feeds with weights"),
     "tree": ("lgrpo_lightning.commands.tree", "show the process tree of a group of a run"),
     "report": ("lgrpo_lightning.commands.report", "write one HTML page about runs or a comparison"),
-    "import-trl": (
-        "lgrpo_lightning.commands.import_trl",
-        "print TRL's GRPO configuration as one for lgrpo fit",
-    ),
+    "import-trl": ("lgrpo_lightning.commands.import_trl", "print TRL's GRPO configuration as one for lgrpo fit"),
     "new-plugin": ("lgrpo_lightning.commands.new_plugin", "write a package with a component of your own"),
     "plugins": ("lgrpo_lightning.commands.plugins", "list the installed components"),
 }

@@ -29,8 +29,7 @@ def limit_imports(written: Sequence[Entry]) -> None:
     """
     dotted = {name for entry in written for name in re.findall(r"[^\W\d]\w*(?:\.\w+)+", str(entry.value))}
     set_parsing_settings(
-        import_path_denylist=sorted({*STANDARD, *filter(names_a_file, dotted)}),
-        instantiate_subclass_spec_in_any=False,
+        import_path_denylist=sorted({*STANDARD, *filter(names_a_file, dotted)}), instantiate_subclass_spec_in_any=False
     )
 
 

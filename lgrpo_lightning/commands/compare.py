@@ -75,21 +75,9 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("-c", "--config", action="append", required=True, help="a configuration file; several are compared")
-    add(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="KEY=A,B",
-        help="values of a key to compare, or settings",
-    )
+    add("--vary", action="append", default=[], metavar="KEY=A,B", help="values of a key to compare, or settings")
     add("--seeds", default="0-4", help="such as 0-9 or 0,1,5; default 0-4")
-    add(
-        "--tune",
-        action="append",
-        default=[],
-        metavar="KEY=A,B",
-        help="values among which each arm takes its best",
-    )
+    add("--tune", action="append", default=[], metavar="KEY=A,B", help="values among which each arm takes its best")
     add("--tune_seeds", default="1000-1002", help="seeds for that, of their own; default 1000-1002")
     add("--out", type=Path, default=Path("runs/compare"), help="folder to write; default runs/compare")
     add("--jobs", type=int, default=0, help="runs at a time; default: one a processor, on other devices one")

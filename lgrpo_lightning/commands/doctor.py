@@ -40,12 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="lgrpo doctor", description=__doc__, epilog="Exit status: 0 nothing found, 1 findings, 2 error."
     )
     add = parser.add_argument
-    add(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="the folder of a run (trainer.default_root_dir), also while it goes on",
-    )
+    add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir), also while it goes on")
     add("--patience", type=int, help="rollouts in a row that a cause has to be there; default the run's")
     add("--json", action="store_true", help="print the findings as JSON")
     return parser

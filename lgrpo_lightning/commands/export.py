@@ -16,41 +16,11 @@ from lgrpo_lightning.rollouts.reading import read_config
 
 def main(argv: Sequence[str]) -> int:
     """Export what ``argv`` asks for."""
-    parser = argparse.ArgumentParser(prog="lgrpo export", description=__doc__)
-    add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
-    add("out", type=Path, metavar="OUT", help="the folder to write")
-    add("--checkpoint", help="file in checkpoints/, or a path; default last.ckpt")
-    add("--adapter", action="store_true", help="write the LoRA adapter alone, not merged")
-    add(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16"],
-        help="type of the weights in the files; default that of the base, of an adapter that of training",
-    )
-    add(
-        "--weights_only",
-        choices=["true", "false"],
-        default="true",
-        help="false reads a checkpoint with Python objects in it, which can run code; for those you trust",
-    )
-    add(
-        "--trust_remote_code",
-        action="store_true",
-        help="run code that comes with the run's model, where the run did; for models you trust",
-    )
-    options = parser.parse_args(list(argv)[1:])
+    options = build_parser().parse_args(list(argv)[1:])
     quieten()
     check_folders(options.run, options.out)
     path = find_named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
-    loader = export_checkpoint(
-        options.run,
-        path,
-        options.out,
-        adapter=options.adapter,
-        weights_only=options.weights_only == "true",
-        trusted=options.trust_remote_code,
-        dtype=options.dtype,
-    )
+    loader = export_checkpoint(options, path)
     print(f"Wrote {show_path(options.out)} from {show_path(path)}. Load it with:")
     print(f'  {loader}.from_pretrained("{show_path(options.out)}")')
     if options.adapter:
@@ -58,12 +28,25 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def check_folders(run: Path, out: Path) -> None:
-    """Refuse a checkpoint in place of the run, and to write among other files.
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="lgrpo export", description=__doc__)
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
+    add("out", type=Path, metavar="OUT", help="the folder to write")
+    add("--checkpoint", help="file in checkpoints/, or a path; default last.ckpt")
+    add("--adapter", action="store_true", help="write the LoRA adapter alone, not merged")
+    types = "type of the weights in the files; default that of the base, of an adapter that of training"
+    add("--dtype", choices=["float32", "bfloat16", "float16"], help=types)
+    objects = "false reads a checkpoint with Python objects in it, which can run code; for those you trust"
+    add("--weights_only", choices=["true", "false"], default="true", help=objects)
+    trust = "run code that comes with the run's model, where the run did; for models you trust"
+    add("--trust_remote_code", action="store_true", help=trust)
+    return parser
 
-    Raises:
-        ValueError: With what to give.
-    """
+
+def check_folders(run: Path, out: Path) -> None:
+    """Refuse a checkpoint in place of the run, and to write among other files."""
     if run.suffix == ".ckpt" and run.exists():
         raise UserError(
             f"{run} is a checkpoint. Give the folder of the run, and --checkpoint: lgrpo export "
@@ -74,58 +57,30 @@ def check_folders(run: Path, out: Path) -> None:
         raise UserError(f"{out} {what}, and nothing is overwritten. Name a folder that is not there yet.")
 
 
-def export_checkpoint(
-    run: Path,
-    checkpoint: Path,
-    out: Path,
-    *,
-    adapter: bool,
-    weights_only: bool = True,
-    trusted: bool = False,
-    dtype: str | None = None,
-) -> str:
-    """Build the run's policy, load the checkpoint into it, write the folder; the class that loads it.
-
-    Args:
-        trusted: Run code that comes with the model, where the run did.
-        dtype: Type of the weights in the files.
-
-    Raises:
-        ValueError: The run did, and this does not.
-    """
+def export_checkpoint(options: argparse.Namespace, path: Path) -> str:
+    """Build the run's policy, load the checkpoint at ``path`` into it, write the folder; the class that loads it."""
+    from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
+    from lgrpo_lightning.distributed.sharded_checkpoint import read_whole_checkpoint
     from lgrpo_lightning.policy import Policy
     from lgrpo_lightning.policy.export import export, load_weights
     from lgrpo_lightning.policy.loading import load_tokenizer
     from lgrpo_lightning.policy.multimodal import choose_auto_class
 
-    state = read_checkpoint(checkpoint, weights_only=weights_only)
-    config = read_policy_config(run, state)
-    if config.trust_remote_code and not trusted:
+    state: Mapping[str, Any]
+    if path.is_dir():
+        state = read_whole_checkpoint(path, only_weights=True)
+    else:
+        state = AtomicCheckpointIO().load_checkpoint(path, weights_only=options.weights_only == "true")
+    config = read_policy_config(options.run, state)
+    if config.trust_remote_code and not options.trust_remote_code:
         raise UserError(
-            f"{show_path(run)} has code run that comes with the model {config.path}. If you trust its authors, "
+            f"{show_path(options.run)} has code run that comes with the model {config.path}. If you trust its authors, "
             "pass --trust_remote_code."
         )
     policy = Policy(config)
     load_weights(policy, state["state_dict"])
-    export(policy, load_tokenizer(config), out, adapter=adapter, dtype=dtype)
+    export(policy, load_tokenizer(config), options.out, adapter=options.adapter, dtype=options.dtype)
     return str(choose_auto_class(policy.model.config).__name__)
-
-
-def read_checkpoint(checkpoint: Path, *, weights_only: bool = True) -> Mapping[str, Any]:
-    """A checkpoint, a file or a folder; of a folder without the optimizer.
-
-    Args:
-        weights_only: Refuse a file that holds more than tensors, numbers and text.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
-    from lgrpo_lightning.distributed.sharded_checkpoint import read_whole_checkpoint
-
-    if checkpoint.is_dir():
-        return read_whole_checkpoint(checkpoint, only_weights=True)
-    return AtomicCheckpointIO().load_checkpoint(checkpoint, weights_only=weights_only)
 
 
 def read_policy_config(run: Path, checkpoint: Mapping[str, Any] | None = None) -> Any:

@@ -30,8 +30,7 @@ def main(argv: Sequence[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="lgrpo plugins",
-        description="List the installed components: kind, name, package, version and a line each.",
+        prog="lgrpo plugins", description="List the installed components: kind, name, package, version and a line each."
     )
     add = parser.add_argument
     add("-v", "--verbose", action="store_true", help="load every package, show who brings what and what fails")

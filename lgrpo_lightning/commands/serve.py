@@ -11,13 +11,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rollouts.reading import read_config
-
-if TYPE_CHECKING:
-    from lgrpo_lightning.policy import PolicyConfig
 
 EPILOG = """\
 Further options go to vLLM as they are, after --:   lgrpo serve --config run.yaml -- --api-server-count 2
@@ -32,23 +29,40 @@ def main(argv: Sequence[str]) -> int:
     """Start the server in place of this process; returns only where it cannot, or after ``--dry_run``."""
     words = list(argv)
     end = words.index("--") if "--" in words else len(words)
-    options, extra = build_parser().parse_args(words[1:end]), words[end + 1 :]
+    parser = argparse.ArgumentParser(
+        prog="lgrpo serve",
+        description="Start a vLLM server for the model of a run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("-c", "--config", type=Path, required=True, help="the run's configuration (YAML): model and engine")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=int, default=8000, help="default: 8000")
+    add("--dry_run", action="store_true", help="print the server's command and stop")
+    options = parser.parse_args(words[1:end])
     check_address(options.host, options.port)
-    command = build_command(load_run(options.config), host=options.host, port=options.port) + extra
+    command = build_command(load_run(options.config), host=options.host, port=options.port) + words[end + 1 :]
     print(shlex.join(command), flush=True)
     if not options.dry_run:
-        os.execve(command[0], command, os.environ | ENVIRONMENT | guard_server(options.host, options.port))
+        os.execve(command[0], command, os.environ | prepare_environment(options.host, options.port))
     return 0
 
 
-def guard_server(host: str, port: int) -> dict[str, str]:
-    """What the server lets in: the environment variables of ``Gate``."""
+def prepare_environment(host: str, port: int) -> dict[str, str]:
+    """Environment variables of the server: what it lets in (``Gate``), and what the sampler calls."""
     from lgrpo_lightning.samplers.vllm.gate import LOOPBACK_ONLY
     from lgrpo_lightning.samplers.vllm.install import import_vllm
     from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback
 
     import_vllm()  # before a key is made for nothing
-    return {KEY: provide_key(host, port), LOOPBACK_ONLY: str(int(is_loopback(host)))}
+    return {
+        KEY: provide_key(host, port),
+        LOOPBACK_ONLY: str(int(is_loopback(host))),
+        "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
 
 
 def provide_key(host: str, port: int) -> str:
@@ -65,35 +79,8 @@ def provide_key(host: str, port: int) -> str:
     return key
 
 
-ENVIRONMENT = {
-    "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="lgrpo serve",
-        description="Start a vLLM server for the model of a run.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("-c", "--config", type=Path, required=True, help="the run's configuration (YAML): model and engine")
-    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    add("--port", type=int, default=8000, help="default: 8000")
-    add("--dry_run", action="store_true", help="print the server's command and stop")
-    return parser
-
-
 def check_address(host: str, port: int) -> None:
-    """Refuse an address that is taken.
-
-    Raises:
-        OSError: It is.
-    """
+    """Refuse an address that is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -106,11 +93,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def load_run(path: Path) -> Mapping[str, Any]:
-    """The configuration of a run.
-
-    Raises:
-        ValueError: There is no such file, or it has no part ``model``.
-    """
+    """The configuration of a run."""
     run = read_config(path)
     if not isinstance(run.get("model"), dict):
         raise UserError(f"{path} has no part 'model'; give the configuration of a run, as for `lgrpo fit`.")
@@ -121,32 +104,41 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
     """The command that starts the server.
 
     Args:
-        run: A run's configuration; read are ``model.policy``, the sampler's ``engine``, and the longest sequence
-            where ``data.max_prompt_length`` tells it.
+        run: A run's configuration; read are ``model.policy``, the sampler's options, and the longest sequence where
+            ``data.max_prompt_length`` tells it.
     """
+    from lgrpo_lightning.contracts import Adapter
     from lgrpo_lightning.policy import PolicyConfig
     from lgrpo_lightning.policy.loading import find_context_length, load_config
+    from lgrpo_lightning.samplers.vllm.lora import find_adapter_rank
     from lgrpo_lightning.samplers.vllm.options import EngineOptions
+    from lgrpo_lightning.types import Sampling
 
-    model = run["model"]
+    model, sampler = run["model"], run["model"].get("sampler")
     policy = PolicyConfig.from_options(model.get("policy") or {})
-    sampler = model.get("sampler")
     options = (sampler.get("init_args") or {}) if isinstance(sampler, dict) else {}
     engine = options.get("engine") or {}
-    config, cpu = load_config(policy), _runs_on_cpu()
+    config, cpu, rank = load_config(policy), _runs_on_cpu(), None
+    if (lora := policy.lora) is not None:
+        targets = () if lora.targets == "all-linear" else tuple(lora.targets)
+        adapter = Adapter(rank=lora.rank, alpha=lora.alpha, rslora=lora.rslora, targets=targets, weights=iter(()))
+        rank = find_adapter_rank(config, adapter, engine.get("lora", "auto"))
+    longest = find_context_length(config)
+    if prompt := (run.get("data") or {}).get("max_prompt_length"):
+        new = (model.get("sampling") or {}).get("max_new_tokens", Sampling().max_new_tokens)
+        longest = min(longest, int(prompt + new))
     arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).make_arguments(
         config,
         dtype=policy.dtype,
-        longest_sequence=min(find_longest_sequence(run), find_context_length(config)),
+        longest_sequence=longest,
         cpu=cpu,
-        lora_rank=choose_lora_rank(policy, config, engine.get("lora", "auto")),
+        lora_rank=rank,
         top=options.get("entropy_top", 0),
     )
     if options.get("sleep_level") and not cpu:
         arguments["enable_sleep_mode"] = True
-    start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     return [
-        *start,
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", policy.resolved_path, "--tokenizer", policy.resolved_tokenizer),
         *("--host", host, "--port", str(port)),
         *("--middleware", "lgrpo_lightning.samplers.vllm.gate.Gate"),
@@ -169,32 +161,6 @@ def _runs_on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
-def choose_lora_rank(policy: PolicyConfig, config: Any, wanted: str) -> int | None:
-    """The rank of the adapters that the server will take; None where it takes merged weights."""
-    from lgrpo_lightning.contracts import Adapter
-    from lgrpo_lightning.samplers.vllm.lora import find_adapter_rank
-
-    lora = policy.lora
-    if lora is None:
-        return None
-    targets = () if lora.targets == "all-linear" else tuple(lora.targets)
-    adapter = Adapter(rank=lora.rank, alpha=lora.alpha, rslora=lora.rslora, targets=targets, weights=iter(()))
-    return find_adapter_rank(config, adapter, wanted)
-
-
-def find_longest_sequence(run: Mapping[str, Any]) -> int:
-    """Most tokens of a prompt and its completion, where the configuration tells; else a very large number.
-
-    >>> find_longest_sequence({"model": {"sampling": {"max_new_tokens": 100}}, "data": {"max_prompt_length": 28}})
-    128
-    """
-    from lgrpo_lightning.types import Sampling
-
-    prompt = (run.get("data") or {}).get("max_prompt_length")
-    new = (run["model"].get("sampling") or {}).get("max_new_tokens", Sampling().max_new_tokens)
-    return int(prompt + new) if prompt else 2**31
-
-
 def write_flag(name: str, value: Any) -> list[str]:
     """An argument of ``vllm.LLM`` as words of the server's command line.
 
@@ -204,6 +170,4 @@ def write_flag(name: str, value: Any) -> list[str]:
     words = "--" + name.replace("_", "-")
     if isinstance(value, bool):
         return [words if value else words.replace("--", "--no-", 1)]
-    if isinstance(value, (dict, list)):
-        return [words, json.dumps(value)]
-    return [words, str(value)]
+    return [words, json.dumps(value) if isinstance(value, dict | list) else str(value)]

@@ -35,11 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the folder of a run (trainer.default_root_dir)")
     add("--rollout", type=int, help="number of the rollout, from 0; default the last")
-    add(
-        "--prompt",
-        type=int,
-        help="which group of the rollout, from 0; default the one with the largest updates",
-    )
+    add("--prompt", type=int, help="which group of the rollout, from 0; default the one with the largest updates")
     add("--html", type=Path, help="write a self-contained HTML page here, too")
     add("--width", type=int, help="characters of a step's text to show; default what fits")
     return parser

@@ -16,12 +16,7 @@ NORMALIZER = {
 }
 """``loss_type`` → what the sum over tokens is divided by."""
 SAPO = {"temperature_pos": "sapo_temperature_pos", "temperature_neg": "sapo_temperature_neg"}
-VESPO = {
-    "k_pos": "vespo_k_pos",
-    "rate_pos": "vespo_lambda_pos",
-    "k_neg": "vespo_k_neg",
-    "rate_neg": "vespo_lambda_neg",
-}
+VESPO = {"k_pos": "vespo_k_pos", "rate_pos": "vespo_lambda_pos", "k_neg": "vespo_k_neg", "rate_neg": "vespo_lambda_neg"}
 """The options of these losses and TRL's names of them."""
 SCALES = {"group": "group", "batch": "batch", "none": "none", True: "group", False: "none"}
 
