@@ -37,9 +37,6 @@ def refuse_calls(configuration: Mapping[str, Any], written: Sequence[Entry]) -> 
     """Refuse a ``class_path`` that names a function, which the parser would call with the ``init_args``.
 
     It checks what the function returns where a class is expected, but not where something that can be called is.
-
-    Raises:
-        ValueError: With the key.
     """
     for key, path in flatten(configuration):
         if key.endswith(".class_path") and isinstance(path, str) and _is_function(path):
@@ -58,15 +55,7 @@ def _is_function(path: str) -> bool:
 
 
 def check_numbers(options: Mapping[str, Any], written: Sequence[Entry]) -> None:
-    """Refuse NaN, infinity, whole numbers of more than 64 bits, and seeds that numpy does not take.
-
-    Args:
-        options: The whole configuration of a command.
-        written: What the user wrote.
-
-    Raises:
-        ValueError: With key and place.
-    """
+    """Refuse NaN, infinity, whole numbers of more than 64 bits, and seeds that numpy does not take."""
     leaves = dict(flatten(options))
     paths = {key.removesuffix("class_path"): str(path) for key, path in leaves.items() if key.endswith(".class_path")}
     foreign = tuple(owner for owner, path in paths.items() if not path.startswith(OURS))

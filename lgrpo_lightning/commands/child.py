@@ -47,11 +47,7 @@ def runs_on_one_device(config: Mapping[str, Any]) -> bool:
 
 
 def print_config(words: Sequence[str]) -> str:
-    """What ``lgrpo fit WORDS --print_config`` prints: the configuration with all its defaults.
-
-    Raises:
-        ValueError: The configuration is refused; with what the command says.
-    """
+    """What ``lgrpo fit WORDS --print_config`` prints: the configuration with all its defaults."""
     out, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         try:

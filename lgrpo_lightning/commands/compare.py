@@ -122,11 +122,7 @@ def compare(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse options with which nothing would be compared.
-
-    Raises:
-        ValueError: With what is possible.
-    """
+    """Refuse options with which nothing would be compared."""
     if not 0 < options.share <= 1 or options.last < 0 or options.threads < 1 or options.jobs < 0:
         raise UserError("--share is above 0 and at most 1, --last and --jobs at least 0, --threads at least 1.")
     if common := set(parse_seeds(options.seeds)) & set(parse_seeds(options.tune_seeds)):
@@ -136,11 +132,7 @@ def check(options: argparse.Namespace) -> None:
 def tune(
     options: argparse.Namespace, measure: Measure, comparison: Comparison, configs: Mapping[Arm, Path]
 ) -> dict[Arm, tuple[Choice, ...]]:
-    """Try every point of the grid for every arm, write ``tuning.csv``; each arm's best point.
-
-    Raises:
-        ValueError: A run failed, so that no choice can be made.
-    """
+    """Try every point of the grid for every arm, write ``tuning.csv``; each arm's best point."""
     folder, points = options.out / TUNING, combine([parse_choices("--tune", text) for text in options.tune])
     runs = [
         Run(
@@ -183,12 +175,6 @@ def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
     print(f"  {', '.join(pictures)} (each .png and .svg), and every run in {RUNS}/.")
 
 
-def find_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """A key that both configurations have, with different values; an option of a newer version is no difference."""
-    old, new = dict(flatten(before)), dict(flatten(now))
-    return next((key for key in old if key in new and old[key] != new[key]), None)
-
-
 class Comparison:
     """Runs what it is given into the folder of a comparison.
 
@@ -198,29 +184,28 @@ class Comparison:
     """
 
     def __init__(self, options: argparse.Namespace, flags: Sequence[str]) -> None:
-        self.out, self.threads, self.drop = options.out, options.threads, options.drop_checkpoints
-        self.jobs, self.flags = options.jobs, list(flags)
+        self.options, self.flags = options, list(flags)
         self.configs: dict[Path, dict[str, Any]] = {}
 
     def write_config(self, arm: Arm) -> Path:
-        """Write an arm's complete configuration, or check that it is the one that its runs here were made with.
-
-        Raises:
-            ValueError: The configuration is refused, or differs.
-        """
+        """Write an arm's complete configuration, or check that it is the one that its runs here were made with."""
         flags = [choice.flag for choice in (*arm.choices, *arm.tuned)]
         text = child.print_config([f"--config={arm.config}", *self.flags, *flags])
         part = "tuned" if arm.tuned else "as_given"
-        path: Path = self.out / ARMS / part / arm.place.with_name(arm.place.name + ".yaml")
+        path: Path = self.options.out / ARMS / part / arm.place.with_name(arm.place.name + ".yaml")
         config = yaml.safe_load(text)
         if config["trainer"]["logger"] is False:
             raise UserError(f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv.")
-        if path.exists() and (key := find_difference(read_config(path), config)):
-            raise UserError(
-                f"{show_path(self.out)} holds a comparison in which {arm.label} has another configuration: {key} "
-                f"differs from {show_path(path)}. Name another folder with --out, or remove this one."
-            )
-        if not path.exists():
+        if path.exists():
+            before, now = dict(flatten(read_config(path))), dict(flatten(config))
+            # an option of a newer version is no difference
+            if differing := [key for key in before if key in now and before[key] != now[key]]:
+                raise UserError(
+                    f"{show_path(self.options.out)} holds a comparison in which {arm.label} has another configuration: "
+                    f"{differing[0]} differs from {show_path(path)}. Name another folder with --out, or remove this "
+                    "one."
+                )
+        else:
             write_whole(path, text, private=True)
         self.configs[path] = config
         return path
@@ -228,25 +213,23 @@ class Comparison:
     def run(self, runs: Sequence[Run]) -> list[Run]:
         """Run them; which of them failed."""
         cpu = all(self.configs[run.config]["trainer"]["accelerator"] == "cpu" for run in runs)
-        jobs = self.jobs or (max(1, (os.cpu_count() or 1) // self.threads) if cpu else 1)
+        jobs = self.options.jobs or (max(1, (os.cpu_count() or 1) // self.options.threads) if cpu else 1)
         rollouts = {run.folder: total for run in runs if (total := self._count_rollouts(run))}
         with ComparisonProgress(runs, rollouts) as progress:
             return run_all(runs, self._start, jobs=jobs, progress=progress, finish=self._finish)
 
     def _finish(self, run: Run) -> None:
-        if self.drop:
+        if self.options.drop_checkpoints:
             shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
 
     def _start(self, run: Run) -> Any:
         words = [f"--config={run.config}", *(c.flag for c in run.extra), f"--seed_everything={run.seed}"]
         one = child.runs_on_one_device(self.configs[run.config])
-        return child.start_fit(words, run.folder, threads=self.threads, forked=one)
+        return child.start_fit(words, run.folder, threads=self.options.threads, forked=one)
 
     def _count_rollouts(self, run: Run) -> int:
         """Rollouts of a run; 0 where its configuration does not say."""
         config = self.configs[run.config]
-        model, steps = config["model"], int(config["trainer"]["max_steps"])
-        if (limit := int(model["updates"]["max_rollouts"])) > 0:
-            return limit
-        updates = model["updates"]
-        return max(0, steps) // (int(updates["iterations"]) * int(updates["mini_batches"]))
+        updates, steps = config["model"]["updates"], int(config["trainer"]["max_steps"])
+        limit = int(updates["max_rollouts"])
+        return limit if limit > 0 else max(0, steps) // (int(updates["iterations"]) * int(updates["mini_batches"]))

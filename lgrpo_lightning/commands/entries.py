@@ -45,12 +45,7 @@ class Entry:
 
 
 def read_entries(words: Sequence[str]) -> list[Entry]:
-    """Every key in the configuration files and flags among ``words``, in order.
-
-    Raises:
-        FileNotFoundError: A configuration file is not there.
-        ValueError: It is no YAML or no mapping, and the message has the line; or another library's.
-    """
+    """Every key in the configuration files and flags among ``words``, in order."""
     entries: list[Entry] = []
     for word, following in zip(words, [*words[1:], "--"], strict=False):
         if not word.startswith("-"):

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from lgrpo_lightning.commands import child
-from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.commands.messages import quieten
 from lgrpo_lightning.distributed.precision import ALIASES, check_precision, choose_weights_type
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy import Policy, PolicyConfig
@@ -62,11 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(words: list[str]) -> tuple[Options, list[str]]:
-    """The options of the estimate, and flags over the configuration.
-
-    Raises:
-        ValueError: A number is out of range.
-    """
+    """The options of the estimate, and flags over the configuration."""
     parser = argparse.ArgumentParser(
         prog="lgrpo estimate",
         description=f"{__doc__} Further flags change the configuration, as those of lgrpo fit.",
@@ -98,11 +94,7 @@ def count_ranks(config: Mapping[str, Any], options: Options) -> int:
 
 
 def find_hardware(config: Mapping[str, Any], options: Options) -> Hardware:
-    """What the run is estimated for.
-
-    Raises:
-        ValueError: There is no data sheet of the GPU, or it is not said how many there are.
-    """
+    """What the run is estimated for."""
     if options.gpus:
         here = torch.cuda.get_device_name() if torch.cuda.is_available() else "H100"
         return describe_gpu(options.gpu or here, options.memory)
@@ -116,9 +108,6 @@ def make_plan(config: Mapping[str, Any], options: Options, like: Policy | None =
 
     Args:
         like: A policy whose model is taken where this one has the same.
-
-    Raises:
-        ValueError: There is no model at ``policy.path``, or the precision is not possible.
     """
     trainer, model, data = config["trainer"], config["model"], config["data"]
     objective, updates = Objective(**model["objective"]), Updates(**model["updates"])

@@ -38,7 +38,6 @@ def explain(message: str, written: Sequence[Entry] = (), keys: Iterable[str] = (
     """The parser's ``message`` with the place where the mistake stands, and what is possible there.
 
     Args:
-        message: What the parser says.
         written: What the user wrote.
         keys: The options that exist outside of components.
     """

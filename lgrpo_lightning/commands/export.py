@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.checkpoints.lookup import find_named_checkpoint
-from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.commands.messages import quieten
 from lgrpo_lightning.errors import NotFoundError, UserError
 from lgrpo_lightning.rollouts.names import CHECKPOINTS, CONFIG, show_path
 from lgrpo_lightning.rollouts.reading import read_config
@@ -84,11 +84,7 @@ def export_checkpoint(options: argparse.Namespace, path: Path) -> str:
 
 
 def read_policy_config(run: Path, checkpoint: Mapping[str, Any] | None = None) -> Any:
-    """The ``PolicyConfig`` of a run, read from its ``config.yaml``; of a run in Python from its checkpoint.
-
-    Raises:
-        FileNotFoundError: Neither has it.
-    """
+    """The ``PolicyConfig`` of a run, read from its ``config.yaml``; of a run in Python from its checkpoint."""
     from lgrpo_lightning.distributed.precision import choose_weights_type
     from lgrpo_lightning.policy.config import PolicyConfig
 

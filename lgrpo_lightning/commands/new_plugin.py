@@ -43,11 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def write(kind: str, name: str, out: Path) -> Path:
-    """Write the package; its folder.
-
-    Raises:
-        ValueError: The name makes no module or class, or the folder is there already.
-    """
+    """Write the package; its folder."""
     short = re.sub(r"[-\s]+", "_", name.strip().removeprefix("lgrpo-")).lower()
     cls = "".join(part.capitalize() for part in short.split("_"))
     if not short.isidentifier() or keyword.iskeyword(cls):

@@ -42,8 +42,7 @@ def list_packages() -> int:
     import pluggy
 
     from lgrpo_lightning.registry import hookspecs
-    from lgrpo_lightning.registry.installed import identify_package, list_entry_points
-    from lgrpo_lightning.registry.loading import load_components
+    from lgrpo_lightning.registry.loading import identify_package, list_entry_points, load_components
 
     broken, owners = 0, dict[str, str]()
     for entry in list_entry_points():

@@ -34,16 +34,7 @@ def resume_under_slurm(options: Any) -> None:
 
 
 def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
-    """Say in which keys this run differs from the one that wrote the checkpoint.
-
-    Args:
-        ckpt_path: What was given.
-        root: The folder of this run.
-        configuration: This run's, in YAML.
-
-    Raises:
-        ValueError: With another value of one of them the run cannot go on.
-    """
+    """Say in which keys this run, of a ``configuration`` in YAML, differs from the one that wrote the checkpoint."""
     folder = Path(root or ".") if ckpt_path in KEYWORDS else Path(ckpt_path).resolve().parent.parent
     if not (folder / CONFIG).is_file():
         return
@@ -51,8 +42,7 @@ def tell_changes(ckpt_path: str, root: str | None, configuration: str) -> None:
     if not isinstance(written, Mapping):
         _say(f"{show_path(folder / CONFIG)} holds no configuration: what this run changes cannot be told.")
         return
-    before = dict(flatten(written))
-    now = dict(flatten(load(configuration)))
+    before, now = dict(flatten(written)), dict(flatten(load(configuration)))
     changed = {
         key: (before.get(key), now.get(key))
         for key in sorted({*before, *now})

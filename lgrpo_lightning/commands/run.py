@@ -18,11 +18,8 @@ from lgrpo_lightning.checkpoints.lookup import find_checkpoint_folder, find_name
 from lgrpo_lightning.commands.checks import check_numbers, limit_imports, refuse_calls
 from lgrpo_lightning.commands.entries import Entry, read_entries
 from lgrpo_lightning.commands.explanations import explain, explain_maker
-from lgrpo_lightning.commands.help_page import list_components, write_usage
-from lgrpo_lightning.commands.lasting_output import lasting_output
-from lgrpo_lightning.commands.messages import report
-from lgrpo_lightning.commands.parser import ArgumentParser, ConfigFile, RefusedError
-from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.commands.messages import lasting_output, quieten, report
+from lgrpo_lightning.commands.parser import PAGE, ArgumentParser, ConfigFile, RefusedError, list_components
 from lgrpo_lightning.commands.resume import KEYWORDS, resume_under_slurm, tell_changes
 from lgrpo_lightning.commands.yaml_text import use_yaml_text
 from lgrpo_lightning.datamodule import PromptDataModule
@@ -85,7 +82,7 @@ class RunCLI(LightningCLI):
         possible = self.subcommands()
         if args and args[0] in possible:  # the options of all four would take a second more
             self.subcommands = lambda: {args[0]: possible[args[0]]}  # type: ignore[method-assign]
-            options["parser_kwargs"] = {args[0]: {"usage": write_usage(args[0])}}
+            options["parser_kwargs"] = {args[0]: {"usage": PAGE.format(command=args[0])}}
         super().__init__(module, data, args=args, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -95,12 +92,7 @@ class RunCLI(LightningCLI):
         parser.set_defaults(defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, or say what is wrong, where, and what is possible.
-
-        Raises:
-            ValueError: The configuration has a key, name or value that is not possible.
-            FileNotFoundError: A configuration file or checkpoint is not there.
-        """
+        """Parse, or say what is wrong, where, and what is possible."""
         defaults = [Entry(key=key, value=name, place="") for key, name in COMPONENTS.items()]
         if list_components(args[-1]):
             raise ParserExit(0)
@@ -132,11 +124,7 @@ class RunCLI(LightningCLI):
         """Nothing: a run's checkpoint holds no options, and Lightning would read all of it to look for some."""
 
     def instantiate_classes(self) -> None:
-        """Make the components and the trainer; none of them moves the run to another directory.
-
-        Raises:
-            ImportError: One needs a package that is not there; with its key.
-        """
+        """Make the components and the trainer; none of them moves the run to another directory."""
         with keep_directory():
             try:
                 super().instantiate_classes()
@@ -149,11 +137,7 @@ class RunCLI(LightningCLI):
                 raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer with what a run needs, before ``--ckpt_path last`` is looked up.
-
-        Raises:
-            ValueError: The Trainer cannot be built from its options.
-        """
+        """The trainer with what a run needs, before ``--ckpt_path last`` is looked up."""
         options = self._get(self.config_init, "trainer")
         settings.check_machine(*map(options.get, ("strategy", "accelerator", "precision", "devices")))
         try:
@@ -175,12 +159,7 @@ class RunCLI(LightningCLI):
 
 
 def find_checkpoint(path: str | None, folder: Path) -> str | None:
-    """The checkpoint of ``--ckpt_path``; a bare name is one of the run's.
-
-    Raises:
-        FileNotFoundError: ``path`` is no keyword of Lightning's, such as "last", and nothing is there.
-        ValueError: It is damaged, or "best", which only the process that measured it knows.
-    """
+    """The checkpoint of ``--ckpt_path``; a bare name is one of the run's."""
     if path is None or path in KEYWORDS or "://" in path:
         return path
     if path == "best" and not Path(path).exists():

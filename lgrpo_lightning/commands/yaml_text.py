@@ -92,9 +92,6 @@ def compose_mapping(path: Path, example: str) -> yaml.MappingNode:
 
     Args:
         example: What such a file looks like.
-
-    Raises:
-        ValueError: It is no YAML, empty, or has no keys.
     """
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)

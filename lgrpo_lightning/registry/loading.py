@@ -1,11 +1,13 @@
-"""Loads the plug-in packages one by one and refuses what does not keep the rules, naming the package."""
+"""Finds the plug-in packages, loads them one by one, and refuses what does not keep the rules, naming the package."""
 
 from __future__ import annotations
 
 import inspect
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import pluggy
@@ -13,9 +15,10 @@ import pluggy
 from lgrpo_lightning.contracts import CONTRACTS, RewardModel
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.registry import hookspecs
-from lgrpo_lightning.registry.installed import DISABLE, identify_package
 
 HOOK = "lgrpo_components"
+DISABLE = "LGRPO_DISABLE_PLUGINS"
+"""Environment variable: names of packages not to load, with commas between them."""
 
 
 class PluginError(UserError):
@@ -40,6 +43,23 @@ class Component:
     package: str
     version: str
     summary: str
+
+
+def list_entry_points() -> list[EntryPoint]:
+    """The entry points of the group, the built-in one first, without the disabled packages."""
+    skipped = {_normalise(n) for n in os.environ.get(DISABLE, "").split(",")} - {_normalise(hookspecs.PROJECT)}
+    entries = [e for e in entry_points(group=hookspecs.PROJECT) if _normalise(identify_package(e)[0]) not in skipped]
+    return sorted(entries, key=lambda e: (identify_package(e)[0] != hookspecs.PROJECT, identify_package(e)[0], e.name))
+
+
+def identify_package(entry: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution of an entry point."""
+    return (entry.dist.name, entry.dist.version) if entry.dist else ("(unknown)", "(unknown)")
+
+
+def _normalise(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def load_components(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]:

@@ -14,8 +14,7 @@ from types import MappingProxyType
 import pluggy
 
 from lgrpo_lightning.registry import hookspecs
-from lgrpo_lightning.registry.installed import DISABLE, list_entry_points
-from lgrpo_lightning.registry.loading import Component, PluginError, load_components
+from lgrpo_lightning.registry.loading import DISABLE, Component, PluginError, list_entry_points, load_components
 
 
 @cache

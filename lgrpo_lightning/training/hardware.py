@@ -71,9 +71,6 @@ def describe_gpu(name: str, memory: float | None) -> Hardware:
 
     Args:
         memory: GiB, where it is not the data sheet's.
-
-    Raises:
-        ValueError: There is no data sheet.
     """
     sheet = find_gpu(name)
     if sheet is None:

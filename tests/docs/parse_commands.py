@@ -15,7 +15,7 @@ from typing import Any
 
 from lgrpo_lightning import cli
 from lgrpo_lightning.commands import compare, export
-from lgrpo_lightning.commands.quiet import quieten
+from lgrpo_lightning.commands.messages import quieten
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS, RunCLI
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.module import GRPOModule

@@ -23,7 +23,7 @@ from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.registry import hookspecs
-from lgrpo_lightning.registry.installed import DISABLE
+from lgrpo_lightning.registry.loading import DISABLE
 from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.testing import toy_loss_input
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation

@@ -22,7 +22,7 @@ import yaml
 
 from lgrpo_lightning import cli
 from lgrpo_lightning.registry import lookup
-from lgrpo_lightning.registry.installed import DISABLE
+from lgrpo_lightning.registry.loading import DISABLE
 from tests.integration.mistakes.case import BadInput
 from tests.integration.mistakes.components import COMPONENTS, PARTS
 from tests.integration.mistakes.data import DATA

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.commands.lasting_output import lasting_output
+from lgrpo_lightning.commands.messages import lasting_output
 from lgrpo_lightning.rollouts.lock import FolderLock
 from tests.reliability.processes import RUN, Run, finished
 from tests.runs import lgrpo_arguments, metrics

@@ -21,11 +21,7 @@ class Batch(NamedTuple):
 
 
 def write_batch(draft: Draft, processes: int) -> Batch:
-    """The keys of the batch that TRL makes of the recipe on so many processes.
-
-    Raises:
-        ValueError: TRL would refuse it: a number is no positive integer, or groups are not whole.
-    """
+    """The keys of the batch that TRL makes of the recipe on so many processes."""
     rows = _get_count(draft, "per_device_train_batch_size")
     accumulated = _get_count(draft, "gradient_accumulation_steps")
     size = _get_count(draft, "num_generations", least=2)

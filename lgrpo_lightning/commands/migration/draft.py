@@ -91,11 +91,7 @@ class Draft:
         self.asked: set[str] = set()
 
     def get(self, field: str) -> Any:
-        """What the file says of a field, else TRL's default.
-
-        Raises:
-            ValueError: It is of another type than TRL takes.
-        """
+        """What the file says of a field, else TRL's default."""
         self.asked.add(field)
         default = DEFAULTS[field]
         value = self.recipe.given[field].value if self.is_given(field) else default

@@ -22,11 +22,7 @@ SCALES = {"group": "group", "batch": "batch", "none": "none", True: "group", Fal
 
 
 def write_loss(draft: Draft) -> None:
-    """The keys ``model.loss``.
-
-    Raises:
-        ValueError: TRL has no such ``loss_type`` or ``importance_sampling_level``.
-    """
+    """The keys ``model.loss``."""
     kind = draft.choose("loss_type", NORMALIZER)
     level = draft.choose("importance_sampling_level", ("token", "sequence"))
     name, options = _choose_loss(draft, kind, level)
@@ -66,11 +62,7 @@ def _choose_loss(draft: Draft, kind: str, level: str) -> tuple[str, dict[str, st
 
 
 def write_estimator(draft: Draft) -> None:
-    """The keys ``model.advantage_estimator``.
-
-    Raises:
-        ValueError: TRL has no such ``scale_rewards`` or ``multi_objective_aggregation``.
-    """
+    """The keys ``model.advantage_estimator``."""
     scale = draft.choose("scale_rewards", SCALES)
     aggregation = draft.choose("multi_objective_aggregation", ("sum_then_normalize", "normalize_then_sum"))
     name, said = "GRPO", "GRPO as in TRL. The default here is LambdaGRPO, which counts a shared step once"

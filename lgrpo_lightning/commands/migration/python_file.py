@@ -86,11 +86,7 @@ class Options:
 
 
 def read_python(path: Path) -> Recipe:
-    """What the script asks for.
-
-    Raises:
-        ValueError: It is no Python, or has not one ``GRPOConfig(…)`` or ``GRPOTrainer(…)``.
-    """
+    """What the script asks for."""
     script = Script(path)
     config, trainer = script.find_call("GRPOConfig"), script.find_call("GRPOTrainer")
     if config is None and trainer is None:

@@ -28,9 +28,6 @@ class Script:
 
     Attributes:
         remarks: What could not be read, and where.
-
-    Raises:
-        ValueError: It is no Python.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,11 +60,7 @@ class Script:
         return f"{self.path}, line {getattr(node, 'lineno', 1)}"
 
     def find_call(self, name: str) -> ast.Call | None:
-        """The only call of a function or class of this name.
-
-        Raises:
-            ValueError: There are several.
-        """
+        """The only call of a function or class of this name."""
         calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call) and get_callee(n) == name]
         if len(calls) > 1:
             lines = ", ".join(str(line) for line in sorted(call.lineno for call in calls))
@@ -89,9 +82,6 @@ class Script:
 
         Args:
             columns: Whether ``row["name"]`` may stand in it, as a ``Column``.
-
-        Raises:
-            NotLiteralError: Only running the script would tell.
         """
 
         def inner(node: ast.expr) -> Any:

@@ -35,11 +35,7 @@ Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> Recipe:
-    """What the file asks for.
-
-    Raises:
-        ValueError: It is no YAML, no mapping, or no file of TRL's.
-    """
+    """What the file asks for."""
     lines = {key.value: key.start_mark.line + 1 for key, _ in compose_mapping(path, OPTIONS).value}
     values = {str(name): value for name, value in yaml.load(path.read_text(encoding="utf-8"), Loader=Loader).items()}
     given = {name: Given(value, f"{path}, line {lines.get(name, 1)}") for name, value in values.items()}
