@@ -17,7 +17,7 @@ from lgrpo_lightning.environments.limits import (
 )
 from lgrpo_lightning.environments.messages import check_answer, check_rewards
 from lgrpo_lightning.environments.tools import describe_error
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.types import Message
 
 OnError = Literal["message", "drop"]
@@ -41,6 +41,15 @@ class EpisodeDriver:
         workers: int,
         max_errors_in_a_row: int,
     ) -> None:
+        require(
+            "EnvironmentSampler: ",
+            locals(),
+            (timeout > 0, "timeout", "above 0"),
+            (on_error in ("message", "drop"), "on_error", "'message' or 'drop'"),
+            (max_errors_in_a_row >= 1, "max_errors_in_a_row", "at least 1"),
+            (max_answer_chars >= 1, "max_answer_chars", "at least 1"),
+            (workers >= 1, "workers", "at least 1"),
+        )
         self.timeout, self.on_error, self.max_answer_chars = timeout, on_error, max_answer_chars
         self.workers, self.max_errors_in_a_row = workers, max_errors_in_a_row
         self.errors_in_a_row = 0

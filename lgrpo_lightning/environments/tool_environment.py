@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.limits import RAISED, StateLostError
 from lgrpo_lightning.environments.tool_call import ToolCall
-from lgrpo_lightning.environments.tools import Tools, describe_error
+from lgrpo_lightning.environments.tools import ToolError, await_answer, convert_answer, describe_error, list_methods
+from lgrpo_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from lgrpo_lightning.types import Message
@@ -18,8 +20,24 @@ class ToolEnvironment(Environment):
     """Answers the tool calls of a turn; a turn without any ends the episode.
 
     Args:
-        functions, factory: As in ``Tools``.
+        functions: Tools as TRL takes them: type-hinted, with a docstring of Google's style, sync or async.
+        factory: Makes an object whose public methods are tools, too; its ``reset(**columns)`` begins an episode, and
+            ``get_reward()``, where there is one, is the reward. None: there are only ``functions``.
         timeout: Seconds that a call may take.
+
+    Raises:
+        ValueError: Two tools have one name, or the object has no ``reset``.
+
+    >>> def add(a: int, b: int) -> int:
+    ...     \"\"\"Add two numbers.
+    ...
+    ...     Args:
+    ...         a: The first.
+    ...         b: The second.
+    ...     \"\"\"
+    ...     return a + b
+    >>> ToolEnvironment([add]).call(ToolCall(name="add", arguments={"a": 1, "b": 2}))
+    '3'
     """
 
     def __init__(
@@ -29,7 +47,13 @@ class ToolEnvironment(Environment):
         timeout: float = 30.0,
     ) -> None:
         self.functions, self.factory, self.timeout = tuple(functions), factory, timeout
-        self.toolset = Tools(self.functions, factory)
+        self.object = None if factory is None else factory()
+        tools = (*self.functions, *list_methods(self.object))
+        self._by_name = {tool.__name__: tool for tool in tools}
+        if len(self._by_name) < len(tools):
+            names = [tool.__name__ for tool in tools]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise UserError(f"Two tools are called {twice[0]!r}; each needs a name of its own.")
         self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}
         self.lost = False  # a call hangs, and may still change the object
 
@@ -40,7 +64,7 @@ class ToolEnvironment(Environment):
     @property
     def tools(self) -> Sequence[Callable[..., Any]]:
         """The functions and the object's methods."""
-        return self.toolset.functions
+        return tuple(self._by_name.values())
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -50,7 +74,8 @@ class ToolEnvironment(Environment):
     def reset(self, columns: Mapping[str, Any]) -> str | None:
         """Begin anew: the object's ``reset`` is given the data columns."""
         self.counts = dict.fromkeys(self.counts, 0.0)
-        return self.toolset.reset(columns)
+        observation = None if self.object is None else await_answer(self.object.reset(**columns))
+        return None if observation is None else str(observation)
 
     def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
         """A message for each call of the last turn; None where it has none."""
@@ -59,15 +84,36 @@ class ToolEnvironment(Environment):
 
     def reward(self) -> float | None:
         """The object's ``get_reward()``."""
-        return self.toolset.reward()
+        if not hasattr(self.object, "get_reward"):
+            return None
+        reward = await_answer(self.object.get_reward())  # type: ignore[union-attr]
+        return None if reward is None else float(reward)
 
     def call(self, call: ToolCall) -> str:
-        """What a tool answers, within ``timeout``."""
+        """What a tool answers, within ``timeout``; errors as of ``run``."""
         # here, as a process of environments imports this module without torch
         from lgrpo_lightning.distributed.worker_thread import call_with_limit
 
-        answer: str = call_with_limit(lambda: self.toolset.call(call), timeout=self.timeout)
+        answer: str = call_with_limit(lambda: self.run(call), timeout=self.timeout)
         return answer
+
+    def run(self, call: ToolCall) -> str:
+        """What a tool answers, as text.
+
+        Raises:
+            ToolError: The call cannot be made.
+            Exception: What the tool raises.
+        """
+        if call.problem:
+            raise ToolError(f"The call is malformed: {call.problem}.")
+        if call.name not in self._by_name:
+            raise ToolError(f"There is no tool {call.name!r}; there are {', '.join(self._by_name) or 'none'}.")
+        tool = self._by_name[call.name]
+        try:
+            inspect.signature(tool).bind(**call.arguments)
+        except TypeError as error:
+            raise ToolError(f"{call.name}: {error}.") from None
+        return convert_answer(await_answer(tool(**call.arguments)))
 
     def _answer(self, call: ToolCall) -> Message:
         """What a call gives, or the error, for the model to read."""

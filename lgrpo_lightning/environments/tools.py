@@ -1,81 +1,15 @@
-"""What answers tool calls: functions, and perhaps an object whose methods are tools, by TRL's conventions."""
+"""Tools by TRL's conventions: what they are, and what they return."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.errors import UserError
 
 
-class Tools:
-    """Functions as TRL takes them (type-hinted, with a docstring of Google's style, sync or async), and an object's.
-
-    Args:
-        functions: Tools that belong to no object.
-        factory: Makes an object whose public methods are tools; ``reset(**columns)`` begins an episode, and
-            ``get_reward()``, where there is one, is its reward. None: there are only ``functions``.
-
-    Raises:
-        ValueError: Two tools have one name, or the object has no ``reset``.
-
-    >>> def add(a: int, b: int) -> int:
-    ...     \"\"\"Add two numbers.
-    ...
-    ...     Args:
-    ...         a: The first.
-    ...         b: The second.
-    ...     \"\"\"
-    ...     return a + b
-    >>> Tools([add]).call(ToolCall(name="add", arguments={"a": 1, "b": 2}))
-    '3'
-    """
-
-    def __init__(self, functions: Sequence[Callable[..., Any]] = (), factory: Callable[[], Any] | None = None) -> None:
-        self.object = None if factory is None else factory()
-        self.functions = (*functions, *_list_methods(self.object))
-        self._by_name = {function.__name__: function for function in self.functions}
-        if len(self._by_name) < len(self.functions):
-            names = [f.__name__ for f in self.functions]
-            twice = sorted({n for n in names if names.count(n) > 1})
-            raise UserError(f"Two tools are called {twice[0]!r}; each needs a name of its own.")
-
-    def reset(self, columns: Mapping[str, Any]) -> str | None:
-        """Begin anew: the object's ``reset`` is given the data columns."""
-        if self.object is None:
-            return None
-        observation = _finish(self.object.reset(**columns))
-        return None if observation is None else str(observation)
-
-    def call(self, call: ToolCall) -> str:
-        """What a tool answers, as text.
-
-        Raises:
-            ToolError: The call cannot be made.
-            Exception: What the tool raises.
-        """
-        if call.problem:
-            raise ToolError(f"The call is malformed: {call.problem}.")
-        if call.name not in self._by_name:
-            raise ToolError(f"There is no tool {call.name!r}; there are {', '.join(self._by_name) or 'none'}.")
-        function = self._by_name[call.name]
-        try:
-            inspect.signature(function).bind(**call.arguments)
-        except TypeError as error:
-            raise ToolError(f"{call.name}: {error}.") from None
-        return convert_answer(_finish(function(**call.arguments)))
-
-    def reward(self) -> float | None:
-        """The object's ``get_reward()``."""
-        if not hasattr(self.object, "get_reward"):
-            return None
-        reward = _finish(self.object.get_reward())  # type: ignore[union-attr]
-        return None if reward is None else float(reward)
-
-
-def _list_methods(owner: Any) -> list[Callable[..., Any]]:
+def list_methods(owner: Any) -> list[Callable[..., Any]]:
     """The public methods of an object but ``reset`` and ``get_reward``.
 
     Raises:
@@ -94,7 +28,7 @@ class ToolError(ValueError):
     """A call that cannot be made, for the model to read."""
 
 
-def _finish(answer: Any) -> Any:
+def await_answer(answer: Any) -> Any:
     """``answer``, or what it gives where it is awaitable, on an event loop of its own."""
     import asyncio
 

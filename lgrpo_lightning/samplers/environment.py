@@ -88,15 +88,10 @@ class EnvironmentSampler(SamplerAround):
             locals(),
             (max_turns >= 1, "max_turns", "at least 1"),
             (max_turn_tokens is None or max_turn_tokens >= 1, "max_turn_tokens", "at least 1, or null"),
-            (timeout > 0, "timeout", "above 0"),
-            (on_error in ("message", "drop"), "on_error", "'message' or 'drop'"),
-            (max_errors_in_a_row >= 1, "max_errors_in_a_row", "at least 1"),
-            (max_answer_chars >= 1, "max_answer_chars", "at least 1"),
-            (workers >= 1, "workers", "at least 1"),
             (isolation in ("thread", "process"), "isolation", "'thread' or 'process'"),
         )
         super().__init__(sampler)
-        self.environment, self.tools, self.tool_format = environment, tools, tool_format
+        self.tool_format = tool_format
         self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
         self.timeout, self.workers, self.isolation = timeout, workers, isolation
         self.driver = EpisodeDriver(

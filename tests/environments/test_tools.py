@@ -169,10 +169,10 @@ def test_the_data_choose_among_environments(model: Policy) -> None:
 
 def test_the_object_lives_as_long_as_the_run() -> None:
     environment = ToolEnvironment(factory=Counter)
-    first = environment.toolset.object
+    first = environment.object
     environment.reset({"start": 1})
     environment.reset({"start": 2})
-    assert environment.toolset.object is first
+    assert environment.object is first
     assert environment.reward() == 2.0
 
 

@@ -109,7 +109,7 @@ class ProcessToolEnvironment(ProcessEnvironment, ToolEnvironment):
         """Begin anew; functions take a seat when they are called."""
         self.counts = dict.fromkeys(self.counts, 0.0)
         self.seat = None
-        return super().reset(columns) if self.prototype.toolset.object is not None else None
+        return super().reset(columns) if self.prototype.object is not None else None
 
     def respond(self, turns: Sequence[Message]) -> Sequence[Message] | None:
         """A message for each call of the last turn; None where it has none."""
@@ -126,7 +126,7 @@ class ProcessToolEnvironment(ProcessEnvironment, ToolEnvironment):
         limit = min(self.timeout, self._until - time.monotonic())
         if limit <= 0:
             raise RuntimeError(f"no time left: the calls of a turn have {limit_answer(self, self.timeout):g} seconds")
-        if self.prototype.toolset.object is not None:
+        if self.prototype.object is not None:
             return str(self._ask("call", call, limit=limit))
         return self._call_function(call, limit)
 
@@ -144,6 +144,6 @@ class ProcessToolEnvironment(ProcessEnvironment, ToolEnvironment):
 
     def reward(self) -> float | None:
         """The object's ``get_reward()``."""
-        if self.seat is None or not hasattr(self.prototype.toolset.object, "get_reward"):
+        if self.seat is None or not hasattr(self.prototype.object, "get_reward"):
             return None
         return super().reward()  # type: ignore[no-any-return]

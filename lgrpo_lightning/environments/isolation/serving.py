@@ -111,7 +111,7 @@ class Residents:
         if method == "reset":
             value: Any = _reset(resident, *arguments)
         elif method == "call":
-            value = resident.toolset.call(*arguments)  # type: ignore[attr-defined]
+            value = resident.run(*arguments)  # type: ignore[attr-defined]
         else:
             value = getattr(resident, method)(*arguments)
         return Answer(value=value, metrics=dict(getattr(resident, "metrics", {})))
