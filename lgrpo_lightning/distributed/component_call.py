@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -15,24 +14,8 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.distributed.interruption import is_aside
 from lgrpo_lightning.errors import UserError
-
-_aside = ContextVar("aside", default=False)
-
-
-@contextmanager
-def run_aside() -> Iterator[None]:
-    """Inside, components are called on a thread of their own while the run goes on in another."""
-    token = _aside.set(True)
-    try:
-        yield
-    finally:
-        _aside.reset(token)
-
-
-def is_aside() -> bool:
-    """Whether this thread calls components while the run goes on in another one: it leaves the process as it is."""
-    return _aside.get()
 
 
 @contextmanager

@@ -23,17 +23,14 @@ from lgrpo_lightning.distributed.sharded_checkpoint import (
     is_folder,
     list_parameter_names,
     load_folder,
-    number_parameters,
     refuse_damaged,
     refuse_pickles,
     renumber_parameters,
 )
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
 
 COMPUTE_TYPES = {"bf16-mixed": torch.bfloat16}
 """``trainer.precision`` → type of weights while they are gathered, where it is not their own."""
-
-
 LONGEST = 1e9
 """Seconds that a rank may be told to wait."""
 
@@ -73,24 +70,24 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.in_shards = save_distributed_checkpoint
         self.cpu_offload = cpu_offload
         self.reduce_dtype = reduce_dtype
-        self.refused = _explain_refusal(tensor_parallel_size, timeout_seconds)
+        self.timeout_seconds = timeout_seconds
 
     def _configure_launcher(self) -> None:
         """Refuse bad options as the Trainer is made: what ``__init__`` raises, the command line's parser hides."""
-        if refused := self.refused or self._explain_indivisible():
-            raise UserError(refused)
-        super()._configure_launcher()
-
-    def _explain_indivisible(self) -> str | None:
-        """Why the processes do not fall into tensor groups."""
-        size, here = self.tensor_parallel_size, self.num_processes
-        if here % size == 0:
-            return None
-        possible = ", ".join(str(n) for n in range(1, here + 1) if here % n == 0)
-        return (
-            f"fsdp2: tensor_parallel_size is {size}, which does not divide the {here} devices of a node "
-            f"(trainer.devices). Possible are {possible}."
+        size, here, seconds = self.tensor_parallel_size, self.num_processes, self.timeout_seconds
+        require(
+            "fsdp2: ",
+            vars(self),
+            (size >= 1, "tensor_parallel_size", "at least 1"),
+            (0 < seconds < LONGEST, "timeout_seconds", f"above 0 and below {LONGEST:g}"),
         )
+        if here % size:
+            possible = ", ".join(str(n) for n in range(1, here + 1) if here % n == 0)
+            raise UserError(
+                f"fsdp2: tensor_parallel_size is {size}, which does not divide the {here} devices of a node "
+                f"(trainer.devices). Possible are {possible}."
+            )
+        super()._configure_launcher()
 
     def setup_environment(self) -> None:
         """All ranks of all nodes shard together, those of a tensor group as one."""
@@ -126,12 +123,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.model is not None
         whole = not self.in_shards
         options = StateDictOptions(full_state_dict=whole, cpu_offload=True)
-        state = get_optimizer_state_dict(self.model, optimizer, options=options)
-        return (
-            number_parameters(state, list_parameter_names(self.model, optimizer))
-            if whole and self.global_rank == 0
-            else dict(state)
-        )
+        state = dict(get_optimizer_state_dict(self.model, optimizer, options=options))
+        if not whole or self.global_rank != 0:
+            return state
+        names = list_parameter_names(self.model, optimizer)
+        return renumber_parameters(state, {name: number for number, name in enumerate(names)})
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Take weights and optimizer state from a folder or a file, whatever number of ranks wrote it. Collective.
@@ -154,15 +150,6 @@ class FSDP2Strategy(ModelParallelStrategy):
             named = renumber_parameters(state, dict(enumerate(list_parameter_names(self.model, optimizer))))
             set_optimizer_state_dict(self.model, optimizer, named, options=options)
         return checkpoint
-
-
-def _explain_refusal(tensor_parallel_size: int, timeout_seconds: float) -> str | None:
-    """Why these options cannot be, and what to do."""
-    if tensor_parallel_size < 1:
-        return f"fsdp2: tensor_parallel_size is {tensor_parallel_size}; it must be at least 1."
-    if not 0 < timeout_seconds < LONGEST:
-        return f"fsdp2: timeout_seconds is {timeout_seconds}; it must be above 0 and below {LONGEST:g}."
-    return None
 
 
 def register() -> None:

@@ -22,7 +22,7 @@ PEER_LOST = 75
 
 _requested = 0  # the signal that asked for the stop; 0: none
 _lost = ""  # why the run cannot go on: which other process is gone
-_cancelled = ContextVar[Event | None]("cancelled", default=None)  # of what is drawn on a thread beside the run
+_beside = ContextVar[Event | None]("beside", default=None)  # on a thread beside the run: set when it is cancelled
 _in_step = False  # other processes compute with this one, token by token
 
 
@@ -104,21 +104,26 @@ def abandon_if_stopping() -> None:
     Raises:
         AbandonedError: A stop was asked for, or the run cannot go on. The module takes it from there.
     """
-    flag = _cancelled.get()
-    if flag is not None and flag.is_set():
+    cancelled = _beside.get()
+    if cancelled is not None and cancelled.is_set():
         raise AbandonedError
     if (_requested or _lost) and not _in_step:
         raise AbandonedError
 
 
 @contextmanager
-def watch_flag(flag: Event) -> Iterator[None]:
-    """Inside, on this thread, ``abandon_if_stopping`` looks at ``flag``, too."""
-    token = _cancelled.set(flag)
+def run_aside(cancelled: Event) -> Iterator[None]:
+    """Call components inside, on a thread of their own, while the run goes on in another one; until ``cancelled``."""
+    token = _beside.set(cancelled)
     try:
         yield
     finally:
-        _cancelled.reset(token)
+        _beside.reset(token)
+
+
+def is_aside() -> bool:
+    """Whether this thread calls components while the run goes on in another one: it leaves the process as it is."""
+    return _beside.get() is not None
 
 
 def carry_context(call: Callable[..., Result]) -> Callable[..., Result]:

@@ -57,12 +57,14 @@ def signal_at_parents_end(signum: int) -> None:
         ctypes.CDLL(None).prctl(1, signum, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
+@cache
 def keep_freed_memory() -> bool:
     """Let glibc reuse large pieces instead of giving each back to the kernel, which clears every page anew.
 
     Logits are some hundred megabytes, made and freed several times a step: clearing their pages took a quarter of the
     time of head and loss. What a process holds stays at its peak. To be called before other threads allocate, as
-    ``mallopt`` is not safe beside them. Other systems and C libraries are left as they are.
+    ``mallopt`` is not safe beside them: once a process, whatever trainers it makes later. Other systems and C libraries
+    are left as they are.
 
     Returns:
         Whether it was set.
@@ -79,5 +81,5 @@ def _answers(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # it is somebody else's
     return True

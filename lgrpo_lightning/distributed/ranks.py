@@ -13,22 +13,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 
-def _keep(value: Tensor) -> Tensor:
-    return value
-
-
-def _make_list(value: Any) -> list[Any]:
-    return [value]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
     """The processes of a run: the sum and the largest of a number over them, and the list of every one's value."""
 
     world_size: int = 1
-    sum: Callable[[Tensor], Tensor] = _keep
-    max: Callable[[Tensor], Tensor] = _keep
-    gather: Callable[[Any], list[Any]] = _make_list
+    sum: Callable[[Tensor], Tensor] = lambda value: value
+    max: Callable[[Tensor], Tensor] = lambda value: value
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
 
 
 @dataclass(frozen=True, kw_only=True)

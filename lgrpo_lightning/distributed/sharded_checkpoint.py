@@ -159,16 +159,11 @@ def list_parameter_names(module: nn.Module, optimizer: Optimizer) -> list[str]:
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
-def number_parameters(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """An optimizer's state by the numbers of its parameters, where it is by names.
+def renumber_parameters(state: Mapping[str, Any], keys: Mapping[Any, Any]) -> dict[str, Any]:
+    """An optimizer's state with other keys for its parameters; keys that are not in ``keys`` stay.
 
-    >>> number_parameters({"state": {"b": 5}, "param_groups": [{"lr": 1, "params": ["b"]}]}, ["a", "b"])
+    >>> renumber_parameters({"state": {"b": 5}, "param_groups": [{"lr": 1, "params": ["b"]}]}, {"a": 0, "b": 1})
     {'state': {1: 5}, 'param_groups': [{'lr': 1, 'params': [1]}]}
     """
-    return renumber_parameters(state, {name: i for i, name in enumerate(names)})
-
-
-def renumber_parameters(state: Mapping[str, Any], keys: Mapping[Any, Any]) -> dict[str, Any]:
-    """An optimizer's state with other keys for its parameters; keys that are not in ``keys`` stay."""
     groups = [{**g, "params": [keys.get(p, p) for p in g["params"]]} for g in state["param_groups"]]
     return {"state": {keys.get(k, k): v for k, v in state["state"].items()}, "param_groups": groups}

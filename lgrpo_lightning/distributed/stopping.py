@@ -10,11 +10,11 @@ import torch
 
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.distributed.activity import note_activity, wait_for_ranks
-from lgrpo_lightning.distributed.component_call import is_aside
 from lgrpo_lightning.distributed.interruption import (
     AbandonedError,
     Interrupted,
     forbid_abandoning,
+    is_aside,
     read_stop_signal,
     request_stop,
 )

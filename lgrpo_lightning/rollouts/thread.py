@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lgrpo_lightning.distributed.component_call import run_aside
-from lgrpo_lightning.distributed.interruption import abandon_if_stopping, watch_flag
+from lgrpo_lightning.distributed.interruption import abandon_if_stopping, run_aside
 from lgrpo_lightning.distributed.leaving import join_at_exit
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.types import Group, Progress, Prompt
@@ -81,7 +80,7 @@ class RolloutThread(threading.Thread):
         try:
             if self._device is not None:
                 torch.cuda.set_device(self._device)
-            with run_aside(), watch_flag(self._cancelled):
+            with run_aside(self._cancelled):
                 started = time.perf_counter()
                 groups = self._sample(self.request.prompts)
                 self.sampled_at = time.perf_counter()

@@ -91,7 +91,7 @@ class EnvironmentSampler(SamplerAround):
             (isolation in ("thread", "process"), "isolation", "'thread' or 'process'"),
         )
         super().__init__(sampler)
-        self.tool_format = tool_format
+        self.environment, self.tools, self.tool_format = environment, tools, tool_format
         self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
         self.timeout, self.workers, self.isolation = timeout, workers, isolation
         self.driver = EpisodeDriver(

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
-from lgrpo_lightning.distributed.component_call import is_aside
+from lgrpo_lightning.distributed.interruption import is_aside
 from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.samplers.noise import make_row_key
 from lgrpo_lightning.samplers.stops import Stops
