@@ -45,11 +45,7 @@ def read_activity() -> Activity:
 
 @contextmanager
 def wait_for_ranks() -> Iterator[None]:
-    """Inside, this process waits for the others, after what it did.
-
-    Raises:
-        PeerLostError: Another process is gone.
-    """
+    """Inside, this process waits for the others, after what it did; an error where one is gone."""
     global _now
     check_peers()
     before = _now

@@ -22,12 +22,11 @@ from lgrpo_lightning.errors import UserError
 def isolate_call(random_key: RandomKey, *key: object) -> Iterator[None]:
     """Call a component inside, isolated from training.
 
-    The generators of python, numpy and torch are seeded from the key, so that what it draws is the same in a run that
-    was resumed. On a thread beside the run they are left alone, as training uses them meanwhile.
+    The generators of python, numpy and torch are seeded from the keys, so that a resumed run draws the same. On a
+    thread beside the run they are left alone, as training uses them meanwhile.
 
     Args:
-        random_key: Seed, phase and number of the rollout.
-        key: What else its draws depend on: its name, the rank, the prompt.
+        key: What its draws depend on, beside the random key: its name, the rank, the prompt.
     """
     with isolate(), refuse_exits(key):
         if is_aside():
@@ -45,11 +44,7 @@ def isolate_call(random_key: RandomKey, *key: object) -> Iterator[None]:
 
 @contextmanager
 def refuse_exits(key: Sequence[object]) -> Iterator[None]:
-    """Inside, ``sys.exit`` is a mistake like any other: a run that ends early does not end with the status of success.
-
-    Raises:
-        RuntimeError: Something called it. The library's own stop passes.
-    """
+    """Refuse ``sys.exit`` inside: a run that ends early does not end with the status of success."""
     try:
         yield
     except SystemExit as error:

@@ -27,10 +27,7 @@ _in_step = False  # other processes compute with this one, token by token
 
 
 class Interrupted(SystemExit):
-    """The run ends in good order; the exit status is 128 + the signal.
-
-    Args:
-        signum: The signal that asked for it.
+    """The run ends in good order; the exit status is 128 + the signal that asked for it.
 
     >>> Interrupted(15).code, str(Interrupted(15))
     (143, 'SIGTERM')
@@ -89,11 +86,7 @@ def explain_lost_peer() -> str:
 
 
 def check_peers() -> None:
-    """Before anything that needs all processes.
-
-    Raises:
-        PeerLostError: Another process is gone.
-    """
+    """Before anything that needs all processes: an error where one is gone."""
     if _lost:
         raise PeerLostError(_lost)
 

@@ -34,13 +34,7 @@ class Bf16Weights(Precision):
 
 
 def check_precision(precision: Any, *, sharded: bool, gpu: bool) -> None:
-    """Refuse what cannot work.
-
-    Args:
-        precision: As written in ``trainer.precision``.
-        sharded: Whether the strategy is FSDP2.
-        gpu: Whether the run uses one.
-    """
+    """Refuse a ``trainer.precision`` that cannot work, with FSDP2 (``sharded``) or without a GPU."""
     name = ALIASES.get(str(precision), str(precision))
     reason = None
     if name == "16-true":
@@ -56,11 +50,7 @@ def check_precision(precision: Any, *, sharded: bool, gpu: bool) -> None:
 
 
 def choose_weights_type(precision: str, config: PolicyConfig) -> PolicyConfig:
-    """``config`` with the type of the weights that ``precision`` asks for.
-
-    Raises:
-        ValueError: ``policy.dtype`` says something else.
-    """
+    """``config`` with the type of weights that ``precision`` asks for; an error where ``policy.dtype`` is another."""
     if precision == "bf16-true":
         if config.dtype == "float16":
             raise UserError(
@@ -81,9 +71,6 @@ def settle_precision(trainer: Any, config: PolicyConfig) -> PolicyConfig:
 
     Returns:
         ``config`` with the type of the weights.
-
-    Raises:
-        ValueError: They contradict each other, or cannot work; with what to use.
     """
     sharded = isinstance(trainer.strategy, ModelParallelStrategy)
     check_precision(trainer.precision, sharded=sharded, gpu=True)
@@ -126,11 +113,7 @@ def measure_moved_share(parameters: Iterable[Parameter], step: float) -> float:
 
 
 def explain_small_step(parameters: Iterable[Parameter], rate: float) -> str | None:
-    """What to say where a learning rate is too small for the type of the weights; None where it is not.
-
-    Args:
-        rate: The highest of the schedule.
-    """
+    """What to say where the highest learning rate is too small for the type of the weights; None where it is not."""
     trained = list(parameters)
     if all(p.dtype == torch.float32 for p in trained):
         return None

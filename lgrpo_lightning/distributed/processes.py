@@ -64,10 +64,7 @@ def keep_freed_memory() -> bool:
     Logits are some hundred megabytes, made and freed several times a step: clearing their pages took a quarter of the
     time of head and loss. What a process holds stays at its peak. To be called before other threads allocate, as
     ``mallopt`` is not safe beside them: once a process, whatever trainers it makes later. Other systems and C libraries
-    are left as they are.
-
-    Returns:
-        Whether it was set.
+    are left as they are (False).
     """
     if platform.libc_ver()[0] != "glibc":
         return False

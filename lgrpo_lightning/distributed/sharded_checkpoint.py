@@ -40,11 +40,7 @@ def is_folder(path: str | Path) -> bool:
 
 @contextmanager
 def refuse_pickles(path: str | Path) -> Iterator[None]:
-    """Read a checkpoint inside: one that could run code is refused, with the option that reads it.
-
-    Raises:
-        ValueError: It holds more than tensors, numbers and text; a folder is damaged, or lacks a file.
-    """
+    """Read a checkpoint inside: one that could run code, or a folder that is damaged, is refused with what to do."""
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -81,11 +77,7 @@ def refuse_damaged(path: str | Path) -> None:
 
 
 def read_entries(folder: str | Path) -> tuple[Any, Mapping[str, Any]]:
-    """The reader of a folder and what its index names: weights and the state of optimizers, nothing else.
-
-    Raises:
-        ValueError: It names something else, or weights that are no tensors.
-    """
+    """The reader of a folder and what its index names: weights and the state of optimizers, nothing else."""
     index = CheckedReader(folder)
     names: Mapping[str, Any] = index.read_metadata().state_dict_metadata
     for name, kind in names.items():
@@ -98,13 +90,9 @@ def read_entries(folder: str | Path) -> tuple[Any, Mapping[str, Any]]:
 
 
 def read_whole_checkpoint(path: str | Path, *, only_weights: bool = False) -> dict[str, Any]:
-    """A folder as one dictionary of whole tensors; needs no process group, and the memory for all of it.
+    """A folder as one dictionary of whole tensors, or only the weights.
 
-    Args:
-        only_weights: Leave out the optimizer.
-
-    Raises:
-        ValueError: It is no such folder, or a file in it is missing.
+    It needs no process group, and the memory for all of it.
     """
     folder, state = Path(path), dict[str, Any]()
     if not is_folder(folder):
@@ -127,16 +115,10 @@ def _read_rest(folder: Path) -> dict[str, Any]:
 
 
 def load_folder(path: Path, module: nn.Module, optimizers: Sequence[Optimizer], *, strict: bool) -> dict[str, Any]:
-    """Take this rank's share of weights and optimizer state from a folder. Collective.
+    """Take this rank's share of weights and optimizer state from a folder; all else that it holds. Collective.
 
     Args:
         strict: Refuse a folder that lacks weights; else they stay as they are (an adapter's checkpoint has no others).
-
-    Returns:
-        All else that it holds.
-
-    Raises:
-        ValueError: Weights are missing.
     """
     with refuse_pickles(path):
         index, saved = read_entries(path)

@@ -48,11 +48,7 @@ def find_damaged_entry(archive: Path | IO[bytes]) -> str:
 
 
 class CheckedReader(FileSystemReader):
-    """Torch's reader of a folder whose index names nothing that could run code; it compares checksums.
-
-    Raises:
-        UnpicklingError: The index names something else.
-    """
+    """Torch's reader of a folder whose index names nothing that could run code; it compares checksums."""
 
     def __init__(self, folder: str | Path) -> None:
         with (Path(folder) / INDEX).open("rb") as file:
@@ -60,11 +56,7 @@ class CheckedReader(FileSystemReader):
         super().__init__(folder)
 
     def read_data(self, plan: Any, planner: Any) -> Any:
-        """Read what ``plan`` names for this rank.
-
-        Raises:
-            DamagedError: An entry is damaged.
-        """
+        """Read what ``plan`` names for this rank; an error where an entry is damaged."""
         for item in plan.items:
             place = self.storage_data[item.storage_index]
             with (Path(self.path) / place.relative_path).open("rb") as file:
@@ -79,11 +71,7 @@ class PlainPlanner(DefaultLoadPlanner):
     """Takes tensors, numbers and text: torch's own planner unpickles whatever else an entry holds."""
 
     def load_bytes(self, read_item: Any, value: BytesIO) -> None:
-        """Take an entry that is no tensor.
-
-        Raises:
-            UnpicklingError: It could run code.
-        """
+        """Take an entry that is no tensor; an error where it could run code."""
         torch.save(torch.load(value, map_location="cpu", weights_only=True), plain := BytesIO())
         plain.seek(0)
         super().load_bytes(read_item, plain)

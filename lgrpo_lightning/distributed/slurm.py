@@ -12,11 +12,7 @@ from lgrpo_lightning.errors import UserError
 
 
 def requeue(trainer: Trainer) -> None:
-    """Ask SLURM to start this job again, on rank 0. A task of an array is requeued alone.
-
-    Raises:
-        RuntimeError: SLURM refuses it, or there is no scontrol.
-    """
+    """Ask SLURM to start this job again, on rank 0. A task of an array is requeued alone."""
     if not trainer.is_global_zero:
         return
     job = find_job_id()

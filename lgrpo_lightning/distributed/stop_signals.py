@@ -31,9 +31,6 @@ class StopSignals:
     0, and under SLURM save a checkpoint in the middle of a rollout. The handlers are installed while a trainer
     runs, in the main thread only, and put back afterwards. A handler for SIGTERM that was there is called, too.
     A second Ctrl-C ends the process at once.
-
-    Args:
-        trainer: Whose signals they are.
     """
 
     received_sigterm = False  # Lightning's loops would end the run where they see it

@@ -24,13 +24,7 @@ def divide(policy: Policy, mesh: Any) -> None:
     """Keep only this rank's columns and rows of the matrices in ``policy``'s decoder layers.
 
     Heads, and the width of the feed-forward layers, are divided; embeddings, norms and the head stay whole. It comes
-    before FSDP2. Every rank holds the same weights before.
-
-    Args:
-        mesh: The device mesh of the tensor group.
-
-    Raises:
-        ValueError: The model cannot be divided so; with what is possible.
+    before FSDP2. Every rank of ``mesh``, the tensor group, holds the same weights before.
     """
     styles = make_plan(policy, mesh.size())
     for name, style in styles.items():
@@ -45,11 +39,7 @@ def divide(policy: Policy, mesh: Any) -> None:
 
 
 def make_plan(policy: Policy, size: int) -> dict[str, str]:
-    """The plan for a tensor group of ``size``.
-
-    Raises:
-        ValueError: The policy cannot be divided so; with what is possible.
-    """
+    """The plan for a tensor group of ``size``; a policy that cannot be divided so is refused, with what is possible."""
     if policy.config.lora is not None:
         raise UserError(
             f"tensor_parallel_size is {size}, but an adapter (policy.lora) is not divided over devices. Use "
@@ -61,11 +51,7 @@ def make_plan(policy: Policy, size: int) -> dict[str, str]:
 
 
 def read_plan(model: Any) -> dict[str, str]:
-    """Name of a module → its style in the model's plan, without embeddings and head.
-
-    Raises:
-        ValueError: There is no plan, or it asks for what is not known here.
-    """
+    """Name of a module → its style in the model's plan, without embeddings and head; unknown styles are refused."""
     whole = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     modules = {name: module for name, module in model.named_modules() if name and id(module) not in whole}
     styles = dict(_match_plan(model, list(modules)))

@@ -44,11 +44,7 @@ def call_with_limit(call: Callable[[], Any], *, timeout: float, look: Callable[[
 
 
 def wait_for_future(future: Future[Any], *, timeout: float, look: Callable[[], None]) -> Any:
-    """What ``future`` gives or raises; ``TimeoutError`` after ``timeout`` seconds.
-
-    Args:
-        look: Called meanwhile; what it raises ends the waiting.
-    """
+    """What ``future`` gives or raises, within ``timeout`` seconds. What ``look`` raises meanwhile ends the waiting."""
     until = time.monotonic() + timeout
     while not future.done():
         look()

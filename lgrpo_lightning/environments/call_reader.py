@@ -127,11 +127,7 @@ def _dump(calls: Sequence[ToolCall]) -> str:
 
 
 def make_vllm_reader(name: str, tokenizer: Any) -> Callable[[str, Sequence[Any]], list[ToolCall]]:
-    """(text of a turn, tools) → calls, as vLLM's server finds them. No engine is needed.
-
-    Raises:
-        ValueError: vLLM is not installed, or has no parser of that name, or none for this tokenizer.
-    """
+    """(text of a turn, tools) → calls, as vLLM's server finds them. No engine is needed."""
     try:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
         from vllm.tool_parsers import ToolParserManager

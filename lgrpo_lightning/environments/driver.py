@@ -60,11 +60,7 @@ class EpisodeDriver:
         self._calls = {"respond": [], "reward": []}
 
     def check(self, who: str) -> None:
-        """End a rollout.
-
-        Raises:
-            UserError: It is one too many in which every call failed.
-        """
+        """End a rollout; a ``UserError`` where it is one too many in which every call failed."""
         failed = [(m, errors[-1]) for m, errors in self._calls.items() if errors and None not in errors]
         self.errors_in_a_row = self.errors_in_a_row + 1 if failed else 0
         if self.errors_in_a_row >= self.max_errors_in_a_row:

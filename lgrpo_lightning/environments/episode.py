@@ -15,13 +15,7 @@ from lgrpo_lightning.types import Completion, FinishReason, Fork, Message, Promp
 
 @dataclass(kw_only=True)
 class Episode:
-    """One member of a group, turn after turn.
-
-    Attributes:
-        prompt: What the first turn was drawn after.
-        member: Its number in the group.
-        environment: What answers it.
-    """
+    """One member of a group, turn after turn; the first was drawn after ``prompt``, and ``environment`` answers."""
 
     prompt: Prompt
     member: int

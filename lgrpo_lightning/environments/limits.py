@@ -17,12 +17,7 @@ class StateLostError(RuntimeError):
 
 
 def call_environment(environment: Environment, call: Callable[[], Any], *, timeout: float) -> Any:
-    """What ``call`` of an environment gives, in ``timeout`` seconds: on a thread, unless it sees to that itself.
-
-    Raises:
-        TimeoutError: It took longer.
-        Exception: What the call raises.
-    """
+    """What ``call`` of an environment gives, in ``timeout`` seconds: on a thread, unless it sees to that itself."""
     if getattr(environment, "keeps_time", False):
         return call()
     # here, as a process of environments imports this module without torch

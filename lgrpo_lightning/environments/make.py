@@ -25,9 +25,6 @@ def make_environments(
     Args:
         environment, tools: As in ``EnvironmentSampler``.
         timeout: Seconds that a call of a tool may take.
-
-    Raises:
-        ValueError: There is neither, or something named cannot be imported or used.
     """
     functions = [import_object(path) for path in listed("EnvironmentSampler: tools", tools or [])]
     if isinstance(environment, Environment):
@@ -48,8 +45,7 @@ def place_in_processes(
 ) -> tuple[Workers, dict[str | None, Environment]]:
     """(Up to so many processes, the same environments, each copy of which lives in one of them).
 
-    Raises:
-        ValueError: One cannot be sent, or cannot be made there; the processes are ended.
+    One that cannot be sent, or cannot be made there, is refused, and the processes are ended.
     """
     processes = Workers({name: _pickle(prototype) for name, prototype in prototypes.items()}, workers)
     placed: dict[str | None, Environment] = {

@@ -15,10 +15,10 @@ from lgrpo_lightning.types import Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Hands an environment to each episode: one that another has given back, or a new copy.
+    """Hands an environment to each episode: one that another has given back, or a new copy of its prototype.
 
     Attributes:
-        prototypes: Name → what its environments are copies of; the name is None where there is one for all prompts.
+        prototypes: By name; the name is None where there is one for all prompts.
         timeout: Seconds that beginning an episode may take.
     """
 
@@ -27,12 +27,7 @@ class Pool:
     idle: dict[str | None, list[Environment]] = field(default_factory=dict)
 
     def begin(self, prompt: Prompt, count: int, seed: int) -> tuple[list[Episode], str | None]:
-        """(``count`` episodes of a prompt, what their environments say first).
-
-        Raises:
-            ValueError: They say different things, or the prompt names no environment.
-            TimeoutError: One does not answer.
-        """
+        """(``count`` episodes of a prompt, what their environments say first, which has to be the same)."""
         name = self._find_name(prompt)
         episodes = [Episode(prompt=prompt, member=m, environment=self._take(name)) for m in range(count)]
         observations = [self._reset(episode.environment, seed, prompt) for episode in episodes]

@@ -22,7 +22,6 @@ class TurnTemplate:
     """Renders prompts with tools, and what stands between two of the assistant's turns.
 
     Attributes:
-        tokenizer: A Hugging Face tokenizer.
         ends: Ids that end a turn.
         kwargs: More arguments for the chat template, those of ``data.chat_template_kwargs``.
     """
@@ -75,9 +74,6 @@ class TurnTemplate:
         Args:
             last: The sampled turn's last id, which the template may put there again.
             chat: Whether a chat template is used; else the messages' texts follow one another.
-
-        Raises:
-            TemplateError: The template writes a turn anew that comes before another.
         """
         if not chat:
             return tuple(self.tokenise("".join(str(m["content"]) for m in messages)))
@@ -106,11 +102,7 @@ class TurnTemplate:
         return start, start + len(token)
 
     def render(self, messages: Sequence[Message], **options: Any) -> str:
-        """What the chat template writes.
-
-        Raises:
-            TemplateError: It refuses the messages.
-        """
+        """What the chat template writes; a ``TemplateError`` where it refuses the messages."""
         import jinja2
 
         try:

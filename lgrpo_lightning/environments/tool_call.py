@@ -11,13 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCall:
-    """A call that a turn asks for.
-
-    Attributes:
-        name: Of the tool.
-        arguments: By name.
-        problem: Why it cannot be made; empty where it can.
-    """
+    """A call that a turn asks for; ``problem``: why it cannot be made, or empty."""
 
     name: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)

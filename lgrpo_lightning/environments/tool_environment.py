@@ -98,12 +98,7 @@ class ToolEnvironment(Environment):
         return answer
 
     def run(self, call: ToolCall) -> str:
-        """What a tool answers, as text.
-
-        Raises:
-            ToolError: The call cannot be made.
-            Exception: What the tool raises.
-        """
+        """What a tool answers, as text; a ``ToolError`` where the call cannot be made, or what the tool raises."""
         if call.problem:
             raise ToolError(f"The call is malformed: {call.problem}.")
         if call.name not in self._by_name:

@@ -10,11 +10,7 @@ from lgrpo_lightning.errors import UserError
 
 
 def list_methods(owner: Any) -> list[Callable[..., Any]]:
-    """The public methods of an object but ``reset`` and ``get_reward``.
-
-    Raises:
-        ValueError: It has no ``reset``.
-    """
+    """The public methods of an object but ``reset``, which it has to have, and ``get_reward``."""
     if owner is None:
         return []
     names = [name for name, _ in inspect.getmembers(type(owner), inspect.isfunction)]

@@ -11,11 +11,7 @@ from lgrpo_lightning.types import Sampling
 
 
 class SamplerAround(Sampler):
-    """Base of samplers that have another one draw: what concerns its weights is passed on.
-
-    Args:
-        sampler: Who draws; None: ``TransformersSampler()``.
-    """
+    """Base of samplers that have another one draw (default ``TransformersSampler()``): its weights are passed on."""
 
     def __init__(self, sampler: Sampler | None) -> None:
         self.sampler = sampler or TransformersSampler()

@@ -23,11 +23,7 @@ SHAPES = 128
 
 
 class CompiledDecoding(Decoding):
-    """The same draws; shapes change only when rows leave the batch, which they do by halves.
-
-    Raises:
-        ValueError: The model keeps more than keys and values.
-    """
+    """The same draws; shapes change only when rows leave the batch, which they do by halves."""
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         from transformers.cache_utils import StaticLayer

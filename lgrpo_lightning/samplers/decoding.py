@@ -29,8 +29,6 @@ from lgrpo_lightning.types import Sampling
 
 COMPACT_BELOW = 0.8
 """Finished rows are removed from the batch when less than this share of it is still running."""
-
-
 CHECK_EVERY = 8
 """On CUDA the host looks this often, in tokens, which rows are done: each look waits for all work under way."""
 
@@ -58,9 +56,7 @@ class Decoding:
 
     Args:
         model: The causal LM, in evaluation mode.
-        tokenizer: For stop strings.
         eos: Token ids that end a completion.
-        sampling: How to draw.
         vocabulary: The ids that may be drawn; None: all.
         padding: Token ids without text, for stop strings.
         entropies: Whether to tell the entropy of what each token was drawn from.
@@ -112,15 +108,14 @@ class Decoding:
     def _run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
         """The same, all in one batch."""
         self._prefill(prompts, [r.prompt for r in requests])
-        rows = len(requests)
-        self.rows = torch.arange(rows, device=self.device)  # the request of each running row
+        count, limit = len(requests), self.sampling.max_new_tokens
+        self.rows = torch.arange(count, device=self.device)  # the request of each running row
         self.keys = torch.tensor([r.key for r in requests], dtype=torch.long, device=self.device)
-        limit = self.sampling.max_new_tokens
-        tokens = torch.zeros(rows, limit, dtype=torch.long, device=self.device)
-        logprobs = torch.zeros(rows, limit, device=self.device)
-        entropies = torch.zeros(rows, limit, device=self.device) if self.with_entropies else None
-        lengths = torch.full((rows,), limit, device=self.device)
-        done = torch.zeros(rows, dtype=torch.bool, device=self.device)  # by request
+        tokens = torch.zeros(count, limit, dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(count, limit, device=self.device)
+        entropies = torch.zeros_like(logprobs) if self.with_entropies else None
+        self.lengths = torch.full((count,), limit, device=self.device)
+        self.done = torch.zeros(count, dtype=torch.bool, device=self.device)  # by request
         self.searches = [StopSearch(self.tokenizer, self.stops) for _ in requests]
         checked = 0  # first position whose text was not looked through for stop strings
         for t in range(limit):
@@ -129,36 +124,39 @@ class Decoding:
             tokens[self.rows, t], logprobs[self.rows, t] = chosen, scores
             if entropies is not None:
                 entropies[self.rows, t] = self._compute_entropies()
-            self._end(torch.isin(chosen, self.ends), t, lengths, done)
+            self._end(torch.isin(chosen, self.ends), t)
             if t + 1 == limit or (t + 1) % self.every == 0:
                 # on the CPU side, and only every few tokens: reading tokens waits for the GPU
                 for position in range(checked, t + 1) if self.sampling.stop else ():
-                    self._end(self._find_stop_strings(tokens, position), position, lengths, done)
+                    self._end(self._find_stop_strings(tokens, position), position)
                 checked = t + 1
-                running = ~done.index_select(0, self.rows)
+                running = ~self.done.index_select(0, self.rows)
                 if t + 1 == limit or not bool(running.any()):
                     break
                 chosen = self._drop_finished(running, chosen)
             self._forward(chosen[:, None])
-        ids, sizes, stopped = tokens.tolist(), lengths.tolist(), done.tolist()
-        scores_cpu, spread = logprobs.cpu(), None if entropies is None else entropies.cpu()
+        return self._collect(tokens, logprobs, entropies)
+
+    def _collect(self, tokens: Tensor, logprobs: Tensor, entropies: Tensor | None) -> list[Decoded]:
+        ids, logprobs = tokens.tolist(), logprobs.cpu()
+        entropies = None if entropies is None else entropies.cpu()
         return [
             Decoded(
                 token_ids=tuple(ids[i][:n]),
-                logprobs=scores_cpu[i, :n].clone(),
-                stopped=stopped[i],
-                entropies=None if spread is None else spread[i, :n].clone(),
+                logprobs=logprobs[i, :n].clone(),
+                stopped=stopped,
+                entropies=None if entropies is None else entropies[i, :n].clone(),
             )
-            for i, n in enumerate(sizes)
+            for i, (n, stopped) in enumerate(zip(self.lengths.tolist(), self.done.tolist(), strict=True))
         ]
 
-    def _end(self, ended: Tensor, t: int, lengths: Tensor, done: Tensor) -> None:
+    def _end(self, ended: Tensor, t: int) -> None:
         """Note that the running rows with ``ended`` ``[R]`` end with token ``t``, unless they ended before."""
-        was, length = done.index_select(0, self.rows), lengths.index_select(0, self.rows)
+        was, length = self.done.index_select(0, self.rows), self.lengths.index_select(0, self.rows)
         # tokens are looked at late and in any order: the earliest end counts
         first = ended & (~was | (length > t + 1))
-        lengths.index_copy_(0, self.rows, torch.where(first, t + 1, length))
-        done.index_copy_(0, self.rows, was | ended)
+        self.lengths.index_copy_(0, self.rows, torch.where(first, t + 1, length))
+        self.done.index_copy_(0, self.rows, was | ended)
 
     def _prefill(self, prompts: Sequence[Sequence[int]], of_row: list[int]) -> None:
         """Run each prompt once and repeat its cache for every row that continues it."""
@@ -176,11 +174,7 @@ class Decoding:
         return torch.cat([first, self.logits], dim=1)
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Run each prompt once, padded on the left, into an empty cache.
-
-        Raises:
-            ValueError: The model cannot be fed text and a cache of transformers.
-        """
+        """Run each prompt once, padded on the left, into an empty cache."""
         ids, mask, positions = pad_left(prompts)
         whole = bool(mask.all())
         ids, mask, self.positions = place([ids, mask.long(), positions], self.device)
@@ -220,9 +214,7 @@ class Decoding:
         """``[R, V]`` logits of the last of the tokens in ``arguments``; there may be more rows than asked for."""
         if self.body is not None and len(arguments["input_ids"]) >= WIDE:
             hidden = self.body(**arguments).last_hidden_state[:, -1]
-            full = pad(
-                hidden, (0, 0, 0, -len(hidden) % WIDE)
-            )  # more rows than asked for, as its kernels like even sizes
+            full = pad(hidden, (0, 0, 0, -len(hidden) % WIDE))  # its kernels like even sizes
             return compute_logits(self.model, full, wide=True)
         logits: Tensor = self.model(**arguments, logits_to_keep=1).logits[:, -1]
         return logits

@@ -110,8 +110,7 @@ class EnvironmentSampler(SamplerAround):
         """Passed on; and the environments are made ready for the policy's chat template.
 
         Raises:
-            ValueError: An environment cannot be made in a process of its own; or the calls of tools that the chat
-                template writes are read as something else.
+            ValueError: An environment cannot be made in a process of its own; or calls are read otherwise than written.
         """
         super().setup(source)
         self.template = TurnTemplate(

@@ -21,11 +21,7 @@ Cut = Literal["anywhere", "line", "entropy"]
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """A completion to draw: it takes over ``position`` tokens of ``member`` of the group at ``place``.
-
-    Attributes:
-        name: Keys its noise, beside the random key.
-    """
+    """A completion to draw: it takes over ``position`` tokens of a member of the group at ``place``. Its name keys its noise."""
 
     name: str
     place: int

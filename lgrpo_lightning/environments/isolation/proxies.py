@@ -23,8 +23,7 @@ class ProcessEnvironment(Environment):
     """Passes its calls on to an ``Environment`` in a process, from ``reset`` to ``close``.
 
     Args:
-        workers: The processes.
-        name: Of the prototype there.
+        name: Of the prototype in the processes.
         prototype: The environment that was configured; it is not used but for what it is called, and its tools.
         timeout: Seconds that a call may take.
     """
@@ -78,15 +77,10 @@ class ProcessEnvironment(Environment):
 
 
 class ProcessToolEnvironment(ProcessEnvironment, ToolEnvironment):
-    """Has the calls of a turn made in a process.
+    """Has the calls of a turn made in a process; tools are described to the model from the prototype.
 
     Functions without an object remember nothing: where a call ends their process they go on in another. An object is
     lost with its process.
-
-    Args:
-        workers, name: As in ``ProcessEnvironment``.
-        prototype: The tools that were configured; they are described to the model from here, and not called.
-        timeout: Seconds that a call of a tool may take.
     """
 
     def __init__(self, workers: Workers, name: str | None, prototype: ToolEnvironment, timeout: float) -> None:

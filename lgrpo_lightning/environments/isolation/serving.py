@@ -43,11 +43,7 @@ class Answer:
     metrics: Mapping[str, float] | None = None
 
     def pack(self) -> bytes:
-        """The line; arrays and their numbers become lists and numbers.
-
-        Raises:
-            TypeError, ValueError: JSON does not have the value, or it is too long.
-        """
+        """The line; arrays and their numbers become lists and numbers. An error where JSON does not have the value."""
         data = json.dumps(vars(self), default=_convert).encode() + b"\n"
         if len(data) > LARGEST:
             raise ValueError(f"an answer of {len(data)} bytes; there may be {LARGEST}")
@@ -55,11 +51,7 @@ class Answer:
 
     @classmethod
     def read(cls, data: bytes) -> Answer:
-        """What ``pack`` gave.
-
-        Raises:
-            TypeError, ValueError: It did not.
-        """
+        """What ``pack`` gave; a ``TypeError`` or ``ValueError`` where it did not give it."""
         answer = cls(**json.loads(data))
         texts = all(isinstance(v, str) for v in (answer.error, answer.text, answer.trace))
         if not texts or not isinstance(answer.metrics, dict | None):
@@ -76,11 +68,7 @@ def _convert(value: Any) -> Any:
 
 
 class Residents:
-    """The environments that live in this process.
-
-    Args:
-        prototypes: Name → pickled environment.
-    """
+    """The environments that live in this process, made from pickled ones by name."""
 
     def __init__(self, prototypes: Mapping[str | None, bytes]) -> None:
         self.prototypes = prototypes

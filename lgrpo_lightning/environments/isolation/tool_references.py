@@ -11,11 +11,7 @@ from lgrpo_lightning.errors import UserError
 
 
 def refer_to_tools(tools: Sequence[Callable[..., Any]]) -> list[dict[str, Any]]:
-    """References to functions or methods, for ``find_tool``.
-
-    Raises:
-        TypeError: One cannot be found by its name in another process.
-    """
+    """References to functions or methods, for ``find_tool``; an error where a name does not lead to the tool."""
     references = []
     for tool in tools:
         owner = getattr(tool, "__self__", None)
@@ -40,9 +36,6 @@ def find_tool(reference: Mapping[str, Any]) -> Callable[..., Any]:
     """A function, or method of nothing, with a tool's name, signature and docstring; not to be called.
 
     It is looked for in modules that are imported already: what a process of environments says imports nothing.
-
-    Raises:
-        TypeError: It is not there.
     """
     try:
         function = _find(str(reference["module"]), str(reference["name"]))

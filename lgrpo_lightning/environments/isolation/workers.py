@@ -21,11 +21,7 @@ GRACE = 2.0
 
 
 class Seat:
-    """An environment in one of the processes, for an episode.
-
-    Attributes:
-        metrics: What it counted when it was called last.
-    """
+    """An environment in one of the processes, for an episode, with the metrics of its last call."""
 
     def __init__(self, worker: Worker, key: int) -> None:
         self.worker, self.key = worker, key
@@ -38,12 +34,7 @@ class Seat:
         return answer.value
 
     def leave(self, *, limit: float, begun: bool = True) -> None:
-        """The episode is over: the environment is closed, and waits for another one unless that fails.
-
-        Args:
-            limit: Seconds.
-            begun: Whether there was an episode; else there is nothing to close.
-        """
+        """The environment is closed, unless no episode was begun, and waits for another episode."""
         self.worker.seats.discard(self.key)
         self.call("close" if begun else "back", limit=limit)
 
@@ -52,10 +43,6 @@ class Workers:
     """Up to ``most`` processes; each episode lives in the one that has fewest. They are started when needed.
 
     One that ends is replaced by the next episode that is seated. What lived there is lost.
-
-    Args:
-        prototypes: Name → pickled environment.
-        most: Most processes.
     """
 
     def __init__(self, prototypes: Mapping[str | None, bytes], most: int) -> None:
@@ -71,12 +58,7 @@ class Workers:
                 self._start()
 
     def seat(self, name: str | None) -> Seat:
-        """An environment for an episode, where fewest are.
-
-        Raises:
-            InProcessError: It cannot be made.
-            StateLostError: The process ended over it.
-        """
+        """An environment for an episode, where fewest are; errors as of ``Worker.ask``."""
         with self._lock:
             self._clear()
             worker = min(self.running, key=lambda w: len(w.seats), default=None)
@@ -93,14 +75,7 @@ class Workers:
         return seat
 
     def check(self, classes: Mapping[str | None, str]) -> None:
-        """Make one of each environment, so that what cannot live in a process is refused early.
-
-        Args:
-            classes: Name of a prototype → what messages call it.
-
-        Raises:
-            ValueError: One cannot.
-        """
+        """Make one of each environment: what cannot live in a process is refused early, by its name in ``classes``."""
         for name, shown_name in classes.items():
             try:
                 self.seat(name).leave(limit=START, begun=False)

@@ -80,11 +80,8 @@ def check_completions(
 
     Args:
         pairs: (prompt, completion) of each.
-        tolerance: Largest mean difference of a completion.
+        tolerance: Largest mean difference of a completion; past it there is a ``VLLMError`` with the likely causes.
         peer, version: The engine and the version of its weights, for the message.
-
-    Raises:
-        VLLMError: It is past the tolerance; with both numbers and the likely causes.
     """
     worst = 0.0
     for prompt, output in pairs:

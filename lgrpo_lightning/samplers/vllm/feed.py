@@ -65,18 +65,11 @@ class Feed:
         Args:
             write: Writes the files into a folder that does not exist yet, from ``tensors``.
             tensors: Gone through to the end on every rank, whatever happens: each may be a collective.
-
-        Raises:
-            VLLMError: A server did not take them.
         """
         self.parts, self.boots = self.run_on_rank_0(lambda: self._write_and_read(kind, version, write), tensors=tensors)
 
     def run_on_rank_0(self, call: Callable[[], Any], *, tensors: Iterator[tuple[str, Tensor]] | None = None) -> Any:
-        """What ``call`` gives on rank 0, on every rank once it is done. Collective.
-
-        Raises:
-            VLLMError, AbandonedError: It failed, or was given up: on every rank.
-        """
+        """What ``call`` gives on rank 0, or the error that it fails with, on every rank once it is done. Collective."""
         outcome: list[Any] = [None]
         if self.rank == 0:
             try:
@@ -95,11 +88,7 @@ class Feed:
         return outcome[0]
 
     def is_current(self, server: Server) -> bool:
-        """Whether this is still the start of the server that was given the current weights.
-
-        Raises:
-            VLLMError: It has other weights.
-        """
+        """Whether this start of the server was given the current weights; an error where another run feeds it."""
         try:
             state = describe(server)
         except ServerLostError:
@@ -203,11 +192,7 @@ def _adapt(server: Server, part: Part) -> None:
 
 
 def describe(server: Server) -> Mapping[str, Any]:
-    """What a server says of itself.
-
-    Raises:
-        VLLMError: It is not one that loads weights.
-    """
+    """What a server says of itself."""
     try:
         state = server.call_worker("lgrpo_describe")
     except RefusedError as error:

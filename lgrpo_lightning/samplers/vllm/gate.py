@@ -25,9 +25,6 @@ class Gate:
     """ASGI middleware (``--middleware``) in front of vLLM's server; its options are environment variables.
 
     vLLM's own check of the key leaves out /collective_rpc, which calls any method of the worker.
-
-    Raises:
-        RuntimeError: There is no key in the variable VLLM_API_KEY.
     """
 
     def __init__(self, app: Any) -> None:

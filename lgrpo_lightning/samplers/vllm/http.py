@@ -61,11 +61,7 @@ class Server:
         return self._call(path, None, self.options.request_seconds)
 
     def call_worker(self, method: str, *args: Any) -> Any:
-        """Call a method of the worker extension; what the first worker returns.
-
-        Raises:
-            VLLMError: The server has no such method: it was not started by ``lgrpo serve``.
-        """
+        """Call a method of the worker extension; what the first worker returns."""
         try:
             answer = self.post("/collective_rpc", {"method": method, "args": list(args)})
         except RefusedError as error:
@@ -78,11 +74,7 @@ class Server:
         return (answer.get("results") or [None])[0] if isinstance(answer, dict) else None
 
     def is_alive(self) -> bool:
-        """Whether it answers that it is healthy.
-
-        Raises:
-            VLLMError: It refuses the key.
-        """
+        """Whether it answers that it is healthy; an error where it refuses the key."""
         try:
             self._call("/health", None, min(10.0, self.options.request_seconds))
         except (ServerLostError, ServerSlowError, RefusedError):
@@ -90,14 +82,11 @@ class Server:
         return True
 
     def wait(self, since: float, *, between: Callable[[], None] = lambda: None) -> None:
-        """Wait until it is healthy, asking again at growing intervals.
+        """Wait until it is healthy, asking again at growing intervals, up to ``retry_seconds``.
 
         Args:
             since: ``time.monotonic()`` when it was first missed.
             between: Called each time before it is asked; what it raises ends the wait.
-
-        Raises:
-            VLLMError: It was not, for ``retry_seconds``.
         """
         pause = 0.25
         while not self.is_alive():

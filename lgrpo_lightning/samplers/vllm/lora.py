@@ -24,10 +24,7 @@ def find_adapter_rank(config: Any, adapter: Adapter | None, wanted: str) -> int 
 
     Args:
         config: The model's Hugging Face configuration.
-        wanted: ``EngineOptions.lora``.
-
-    Raises:
-        ValueError: "adapter" is wanted and vLLM cannot.
+        wanted: ``EngineOptions.lora``; "adapter" is refused where vLLM cannot.
     """
     if adapter is None or wanted == "merge":
         return None

@@ -96,7 +96,6 @@ class EngineOptions:
             config: The model's Hugging Face configuration.
             dtype: What "auto" stands for.
             longest_sequence: What a null ``max_model_len`` stands for.
-            cpu: Whether vLLM runs on the CPU.
             lora_rank: Largest rank of the adapters that the engine will apply; None for none.
             top: Most log-probs asked for beside a token's own; -1 all.
         """

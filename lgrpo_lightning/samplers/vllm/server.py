@@ -38,9 +38,6 @@ class Servers(Transport):
         config: The policy's Hugging Face configuration: the servers must have the same model.
         ranks: (rank, world size) of the trainer.
         lora: ``EngineOptions.lora``.
-
-    Raises:
-        VLLMError: A server does not answer, or is not one of the kind that ``lgrpo serve`` starts.
     """
 
     def __init__(

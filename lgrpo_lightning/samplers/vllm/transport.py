@@ -60,11 +60,7 @@ class Transport(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], arguments: Mapping[str, Any]) -> list[list[Output]]:
-        """The completions of each request, all sampled from the weights last pushed.
-
-        Args:
-            arguments: Those of ``make_sampling_arguments``.
-        """
+        """The completions of each request, from the weights last pushed; with ``make_sampling_arguments``."""
 
     @abstractmethod
     def sleep(self, level: int) -> None:
@@ -114,11 +110,7 @@ def check_completion(
     finish_reason: str | None,
     entropies: tuple[float, ...] | None = None,
 ) -> Output:
-    """A checked completion.
-
-    Raises:
-        VLLMError: The engine gave up on it, or tokens and log-probs do not match.
-    """
+    """A completion; an error where the engine gave up on it, or where tokens and log-probs do not match."""
     if finish_reason not in ("stop", "length"):
         raise VLLMError(
             f"{peer} ended a completion after {len(token_ids)} tokens with {finish_reason!r} instead of 'stop' or "

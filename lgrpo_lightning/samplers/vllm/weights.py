@@ -55,11 +55,7 @@ def write_weights(weights: Weights, folder: Path, *, shard_bytes: int = SHARD_BY
 
 
 def read_weights(folder: str | Path) -> Weights:
-    """What ``write_weights`` wrote, in the same order of files, one tensor at a time.
-
-    Raises:
-        FileNotFoundError: There is no such folder here.
-    """
+    """What ``write_weights`` wrote, in the same order of files, one tensor at a time."""
     from safetensors import safe_open
 
     files = sorted(Path(folder).glob("*.safetensors"))
@@ -76,11 +72,7 @@ def read_weights(folder: str | Path) -> Weights:
 
 @contextmanager
 def open_weights_folder(chosen: str | None) -> Iterator[Path]:
-    """A new private folder to hand weights over in, removed afterwards.
-
-    Args:
-        chosen: Where to make it. None: in memory, else with temporary files.
-    """
+    """A new private folder to hand weights over in, removed afterwards; where none is chosen, in memory."""
     where = chosen or ("/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None)
     if where is not None:
         Path(where).mkdir(parents=True, exist_ok=True)
