@@ -21,9 +21,9 @@ Cut = Literal["anywhere", "line", "entropy"]
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """A completion to draw: it takes over ``position`` tokens of a member of the group at ``place``. Its name keys its noise."""
+    """A completion to draw: it takes over ``position`` tokens of a member of the group at ``place``."""
 
-    name: str
+    name: str  # keys its noise, beside the random key
     place: int
     member: int
     position: int
