@@ -18,6 +18,7 @@ from lgrpo_lightning.functional import equal_rewards, group_advantages
 from lgrpo_lightning.monitoring.recorded_run import RecordedRun
 from lgrpo_lightning.monitoring.window import average
 from lgrpo_lightning.process_tree import ProcessTree, Step
+from lgrpo_lightning.rollouts.selection import choose_varied
 from lgrpo_lightning.types import pad
 
 COLUMNS = ("text_ends", "step_ids", "token_advantages", "token_weights", "token_mask")
@@ -138,7 +139,7 @@ def read_group(run: RecordedRun, rollout: int | None = None, place: int | None =
         prompt=rows["prompt"].iloc[0],
         uid=uids[place],
         rewards=tuple(float(r) for r in rows["reward"]),
-        roots=build_nodes(rows),
+        roots=build_nodes(rows, run.get_option("model.updates.keep_per_group")),
         path_depth=float(rows["path_depth"].mean()),
         shared=float((rows["shared_tokens"] / lengths).mean()),
         segmenter=_get_class_name(run.get_option("model.segmenter.class_path")),
@@ -160,8 +161,12 @@ def _get_class_name(class_path: object) -> str:
     return class_path.rpartition(".")[2] if isinstance(class_path, str) else ""
 
 
-def build_nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
-    """The steps of a group's tree, nested; those with the best reward first."""
+def build_nodes(rows: pandas.DataFrame, keep: int | None = None) -> tuple[StepNode, ...]:
+    """The steps of a group's tree, nested; those with the best reward first.
+
+    Args:
+        keep: Completions of the group that the update used (``updates.keep_per_group``); None: all.
+    """
     members = rows.to_dict("records")
     tree = _build_tree([[int(i) for i in m["step_ids"]] for m in members])
     rewards = torch.tensor([float(m["reward"]) for m in members])
@@ -170,7 +175,10 @@ def build_nodes(rows: pandas.DataFrame) -> tuple[StepNode, ...]:
         pad([torch.tensor(list(m[name]), dtype=torch.float32) for m in members], width)
         for name in ("token_advantages", "token_weights", "token_mask")
     )
-    advantages = group_advantages(rewards[None])[0][:, None] * mask
+    judged = rewards.clone()
+    if keep is not None:
+        judged[[m for m in range(len(rewards)) if m not in choose_varied(rewards, keep)]] = math.nan
+    advantages = group_advantages(judged[None])[0][:, None] * mask
     following: dict[int, list[int]] = {}
     for number, step in enumerate(tree.steps):
         following.setdefault(step.parent, []).append(number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lgrpo_lightning.contracts import AdvantageEstimator, RandomKey, Sampler, StepSegmenter
@@ -17,44 +17,32 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollouts.checks import check_credits, check_sampled, check_trees, warn_of_unread
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.rollouts.selection import choose_varied, keep_members, trained_groups
-from lgrpo_lightning.types import Credit, Group, Progress, Prompt, Rewards, Rollout, Sampling
+from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout, Sampling
 
 
+@dataclass(kw_only=True, eq=False)
 class Components:
     """Calls the sampler, the segmenter, the rewards and the estimator.
 
     Every call is made without gradients, with random generators seeded from its key, and its answer is checked
     against the component's contract.
 
-    Args:
-        sampler, segmenter, reward_model, advantage_estimator: The components.
+    Attributes:
         mask_truncated: Leave the tokens of truncated completions out of the loss.
         drop_equal_groups: Leave out groups whose rewards are all equal.
         keep_per_group: Leave out all but so many completions of each group; None: none is left out.
         seed: Of the run.
     """
 
-    def __init__(
-        self,
-        *,
-        sampler: Sampler,
-        segmenter: StepSegmenter,
-        reward_model: RewardSum,
-        advantage_estimator: AdvantageEstimator,
-        mask_truncated: bool,
-        drop_equal_groups: bool,
-        keep_per_group: int | None,
-        seed: int,
-    ) -> None:
-        self.sampler = sampler
-        self.segmenter = segmenter
-        self.reward_model = reward_model
-        self.advantage_estimator = advantage_estimator
-        self.mask_truncated = mask_truncated
-        self.drop_equal_groups = drop_equal_groups
-        self.keep_per_group = keep_per_group
-        self.seed = seed
-        self._trainer: Any = None
+    sampler: Sampler
+    segmenter: StepSegmenter
+    reward_model: RewardSum
+    advantage_estimator: AdvantageEstimator
+    mask_truncated: bool
+    drop_equal_groups: bool
+    keep_per_group: int | None
+    seed: int
+    _trainer: Any = field(default=None, init=False)
 
     @property
     def by_name(self) -> dict[str, Any]:
@@ -98,6 +86,16 @@ class Components:
         with self._call(self.random_key("release", version)):
             self.sampler.release()
 
+    def start_rewards(self, random_key: RandomKey, progress: Progress) -> None:
+        """Tell the reward models where the run is."""
+        with self._call(random_key, "start"):
+            self.reward_model.start(progress)
+
+    def start_evaluation(self, phase: str, version: int, progress: Progress) -> None:
+        """Have the sampler load the policy's weights, and tell the reward models where the run is. Collective."""
+        self.sync_sampler(version)
+        self.start_rewards(self.random_key(phase), progress)
+
     def sample_groups(
         self, prompts: Sequence[Prompt], count: int, sampling: Sampling, random_key: RandomKey
     ) -> list[Group]:
@@ -114,54 +112,25 @@ class Components:
     def segment(self, groups: Sequence[Group], random_key: RandomKey) -> list[ProcessTree]:
         """The process tree of every group, which knows what is trained."""
         own = [group.masked(mask_truncated=self.mask_truncated) for group in groups]
-        with self._call(random_key, "segmenter", *_first(groups)):
+        with self._call_on(groups, random_key, "segmenter"):
             trees = [self.segmenter.segment(group.copy()) for group in own]
         check_trees(self.segmenter, groups, trees)
         return [tree.masked(group.mask) for group, tree in zip(own, trees, strict=True)]
 
-    def start_rewards(self, random_key: RandomKey, progress: Progress) -> None:
-        """Tell the reward models where the run is."""
-        with self._call(random_key, "start"):
-            self.reward_model.start(progress)
-
-    def start_evaluation(self, phase: str, version: int, progress: Progress) -> None:
-        """Have the sampler load the policy's weights, and tell the reward models where the run is. Collective."""
-        self.sync_sampler(version)
-        self.start_rewards(self.random_key(phase), progress)
-
-    def score(self, groups: Sequence[Group], trees: Sequence[ProcessTree], random_key: RandomKey) -> list[Rewards]:
-        """The rewards of every group. A stop that is asked for abandons those that are waited for."""
+    def score_groups(self, groups: Sequence[Group], random_key: RandomKey) -> ScoredGroups:
+        """Groups with their process trees and rewards. A stop that is asked for abandons rewards that are awaited."""
+        trees = self.segment(groups, random_key)
         with (
             allow_abandoning(self._trainer, random_key, "scoring"),
-            self._call(random_key, "reward_model", *_first(groups)),
+            self._call_on(groups, random_key, "reward_model"),
         ):
-            return list(share(self._trainer, lambda: self.reward_model.score_batch(groups, trees)))
-
-    def score_groups(self, groups: Sequence[Group], random_key: RandomKey) -> ScoredGroups:
-        """Groups with their process trees and rewards."""
-        trees = self.segment(groups, random_key)
-        rewards = self.score(groups, trees, random_key)
+            rewards = share(self._trainer, lambda: self.reward_model.score_batch(groups, trees))
         return ScoredGroups(
             groups=tuple(groups),
             trees=tuple(trees),
             rewards=tuple(rewards),
             equal=tuple(not learns for learns in trained_groups(rewards, drop_equal=True)),
         )
-
-    def estimate_credit(
-        self,
-        groups: Sequence[Group],
-        rewards: Sequence[Rewards],
-        trees: Sequence[ProcessTree],
-        random_key: RandomKey,
-    ) -> list[Credit]:
-        """The credit of every group. Collective."""
-        warn_of_unread(self.advantage_estimator, self.reward_model, rewards)
-        with self._call(random_key, "advantage_estimator", *_first(groups)):
-            reduce = find_ranks(self._trainer).sum
-            credits = self.advantage_estimator.estimate_batch(rewards, trees, reduce=reduce)
-        check_credits(self.advantage_estimator, groups, credits)
-        return credits
 
     def assign_credit(
         self, index: int, scored: ScoredGroups, rewards: Sequence[Rewards], random_key: RandomKey
@@ -172,16 +141,19 @@ class Components:
             rewards: What credit is estimated from: those of ``scored``, or less a penalty. Records, and the choice of
                 groups and completions that are trained on, take those of ``scored``.
         """
+        groups, trees, estimator = scored.groups, scored.trees, self.advantage_estimator
         kept: tuple[tuple[int, ...], ...] = ()
-        trees = scored.trees
         if (count := self.keep_per_group) is not None:
             kept = tuple(choose_varied(raw.outcome, count) for raw in scored.rewards)
             seen = [keep_members(r, t, k) for r, t, k in zip(rewards, trees, kept, strict=True)]
             rewards, trees = [r for r, _ in seen], tuple(t for _, t in seen)
-        credits = self.estimate_credit(scored.groups, rewards, trees, random_key)
+        warn_of_unread(estimator, self.reward_model, rewards)
+        with self._call_on(groups, random_key, "advantage_estimator"):
+            credits = estimator.estimate_batch(rewards, trees, reduce=find_ranks(self._trainer).sum)
+        check_credits(estimator, groups, credits)
         return Rollout(
             index=index,
-            groups=scored.groups,
+            groups=groups,
             trees=trees,
             kept=kept,
             rewards=tuple(
@@ -193,10 +165,7 @@ class Components:
         )
 
     def _call(self, random_key: RandomKey, *key: object) -> AbstractContextManager[None]:
-        rank = 0 if self._trainer is None else self._trainer.global_rank
-        return isolate_call(random_key, *key, rank)
+        return isolate_call(random_key, *key, 0 if self._trainer is None else self._trainer.global_rank)
 
-
-def _first(groups: Sequence[Group]) -> list[str]:
-    """The uid of the first prompt."""
-    return [group.prompt.uid for group in groups[:1]]
+    def _call_on(self, groups: Sequence[Group], random_key: RandomKey, name: str) -> AbstractContextManager[None]:
+        return self._call(random_key, name, *(group.prompt.uid for group in groups[:1]))

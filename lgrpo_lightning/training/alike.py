@@ -96,7 +96,7 @@ def _options(key: str, held: Any, depth: int = 5) -> Iterator[tuple[str, str]]:
 
 def _arguments(held: Any) -> list[str]:
     if is_dataclass(held):
-        return [field.name for field in fields(held)]
+        return [field.name for field in fields(held) if field.init]
     try:
         return list(inspect.signature(type(held)).parameters)
     except (TypeError, ValueError):  # written in C

@@ -16,10 +16,12 @@ from lightning.pytorch import Trainer
 from lgrpo_lightning import GRPOModule
 from lgrpo_lightning.contracts import RewardModel, StepSegmenter
 from lgrpo_lightning.estimators import ProcessGRPO, TreeGAE
+from lgrpo_lightning.monitoring.recorded_group import build_nodes
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.registry.hookspecs import PROJECT
 from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.rewards import ExactMatch
+from lgrpo_lightning.rollouts.rollout_rows import build_table
 from lgrpo_lightning.rollouts.selection import choose_varied
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter, WindowSegmenter
 from lgrpo_lightning.testing import toy_group
@@ -150,6 +152,18 @@ def test_keeping_all_changes_nothing() -> None:
     for a, b in zip(one.credits, other.credits, strict=True):
         assert torch.equal(a.advantages, b.advantages)
         assert torch.equal(a.weights, b.weights)
+
+
+def test_a_recorded_tree_compares_with_the_credit_of_those_that_were_kept() -> None:
+    """In a run of GRPO, what GRPO would add up for a step is what the run has added up."""
+    rollout = draw_rollout(components()["GRPO"].cls(), 3, keep_per_group=KEPT)
+    table = build_table(rollout).to_pandas()
+    for _, rows in table.groupby("prompt_uid"):
+        waiting = list(build_nodes(rows, KEPT))
+        while waiting:
+            step = waiting.pop()
+            waiting += step.children
+            assert step.grpo == pytest.approx(step.own, abs=1e-5)
 
 
 def test_refused() -> None:
