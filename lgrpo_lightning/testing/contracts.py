@@ -24,7 +24,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import check_rewards
 from lgrpo_lightning.rollouts.checks import check_credits, check_trees
 from lgrpo_lightning.testing.toys import toy_group, toy_tree
-from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Sampling, pad
+from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Sampling
 
 
 def check_reward_model(
@@ -104,36 +104,26 @@ def check_estimator(estimator: AdvantageEstimator, *, tolerance: float = 1e-5) -
 
 def _check_trained(estimator: AdvantageEstimator, tolerance: float) -> None:
     """Assert that untrained tokens and members change nothing."""
-    who, outcomes = type(estimator).__name__, [torch.tensor([1.0, 0.0, 0.5])]
-    without, behind = (
-        _credits(estimator, outcomes, [_trained_at(sequences, [[1, 1, 1], [1, 1], [1]])])[0]
-        for sequences in ([[1, 2, 3], [1, 2], [4]], [[1, 2, 3], [1, 2, 9, 9, 9], [4]])
-    )
+
+    def assign(second: list[int], mask: list[bool], third: int) -> tuple[Group, Credit]:
+        group = toy_group([[1, 2, 3], second, [third]])
+        changed = replace(group.completions[1], mask=torch.tensor(mask))
+        group = replace(group, completions=(group.completions[0], changed, group.completions[2]))
+        return group, _credits(estimator, [torch.tensor([1.0, 0.0, 0.5])], [group])[0]
+
+    who = type(estimator).__name__
+    short, without = assign([1, 2], [True, True], 4)
+    _, behind = assign([1, 2, 9, 9, 9], [True, True, False, False, False], 4)
     for name, value in vars(without).items():
-        found = torch.where(toy_tree([[1, 2, 3], [1, 2], [4]]).trained, getattr(behind, name)[:, :3], 0.0)
+        found = torch.where(short.mask, getattr(behind, name)[:, :3], 0.0)
         assert _same(value, found, tolerance), (
             f"{who}: {name} change with tokens that are not trained, such as a tool's output; count ProcessTree.trained"
         )
-    apart, shared = (
-        _credits(estimator, outcomes, [group])[0].weights[group.mask]
-        for group in (
-            _trained_at([[1, 2, 3], other, [6]], [[1, 1, 1], [0, 0, 1], [1]]) for other in ([7, 8, 4], [1, 2, 4])
-        )
-    )
-    assert _same(apart, shared, tolerance), (
+    apart, shared = (assign(other, [False, False, True], 6) for other in ([7, 8, 4], [1, 2, 4]))
+    assert _same(apart[1].weights[apart[0].mask], shared[1].weights[shared[0].mask], tolerance), (
         f"{who}: weights count members of a process set that do not train the token; take ProcessTree.weights() or "
         "set_sizes()"
     )
-
-
-def _trained_at(sequences: Sequence[Sequence[int]], masks: Sequence[Sequence[int]]) -> Group:
-    """A toy group of which these tokens are trained, and none behind them."""
-    group = toy_group(sequences)
-    permuted = (
-        replace(r, mask=pad([torch.tensor(m, dtype=torch.bool)], len(r))[0])
-        for r, m in zip(group.completions, masks, strict=True)
-    )
-    return replace(group, completions=tuple(permuted))
 
 
 def check_sampler(sampler: Sampler, path: str = "lgrpo:arithmetic") -> list[Group]:

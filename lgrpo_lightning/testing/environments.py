@@ -37,16 +37,13 @@ def _play(environment: Environment, columns: Mapping[str, Any], turns: Sequence[
     environment.seed = 7
     said = environment.reset(dict(columns))
     assert said is None or isinstance(said, str), f"{who}.reset returned {said!r}; it returns a text, or None"
-    messages: list[Message] = [] if said is None else [{"role": "user", "content": said}]
     history: list[Message] = []
-    taken = 0
     for turn in turns:
         history.append({"role": "assistant", "content": turn})
-        taken += 1
         answer = check_answer(environment.respond(tuple(history)), who, 1_000_000)
         if answer is None:
             break
         history.extend(answer)
-    check_rewards(environment.reward(), who, taken)
+    check_rewards(environment.reward(), who, sum(message["role"] == "assistant" for message in history))
     environment.close()
-    return messages + history
+    return history if said is None else [{"role": "user", "content": said}, *history]

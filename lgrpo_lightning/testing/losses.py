@@ -30,26 +30,18 @@ def check_loss(loss: PolicyLoss, *, tolerance: float = 1e-5) -> Tensor:
         advantages=[[1.0, 1.0, 1.0], [-0.5, -0.5, -0.5]],
         logprobs=[[-1.0, -0.1, -2.0], [-0.5, -3.0, -1.0]],
     )
-    shape = tuple(loss.terms(batch).shape)
-    assert shape == tuple(batch.mask.shape), f"{name}: terms are {shape}, not {tuple(batch.mask.shape)}"
-    terms, gradient = _terms(loss, batch)
-    assert bool(terms.isfinite().all() and gradient.isfinite().all()), f"{name}: terms or gradient are not finite"
+    shape = batch.mask.shape
+    found = loss.terms(batch).shape
+    assert found == shape, f"{name}: terms are {tuple(found)}, not {tuple(shape)}"
+    terms = _terms(loss, batch)
+    assert bool(terms.isfinite().all()), f"{name}: terms or gradient are not finite"
     for row in range(2):
-        own = _terms(loss, _loss_rows(batch, [row]))
-        assert _near(own[0], terms[[row]], tolerance), f"{name}: another completion changes the terms"
-        assert _near(own[1], gradient[[row]], tolerance), f"{name}: another completion changes the gradient"
-    wide = _terms(loss, _loss_padded(batch, 2))
-    assert _near(wide[0][:, :3], terms, tolerance), f"{name}: padding changes the terms"
-    assert _near(wide[1][:, :3], gradient, tolerance), f"{name}: padding changes the gradient"
-    nothing = _terms(loss, replace(batch, advantages=torch.zeros_like(batch.advantages)))
-    assert not bool(nothing[1].any()), f"{name}: an advantage of 0 has a gradient"
-    _check_said(loss, batch)
-    return terms
-
-
-def _check_said(loss: PolicyLoss, batch: LossInput) -> None:
-    """Check what a loss declares: its normaliser, ratio and metrics, and that tokens are independent."""
-    name, shape = type(loss).__name__, batch.mask.shape
+        alone = _terms(loss, _change(batch, lambda _, value: value[[row]]))  # noqa: B023 - called here
+        _compare(alone, terms[:, [row]], tolerance, f"{name}: another completion changes the")
+    wide = _terms(loss, _change(batch, _widen))
+    _compare(wide[..., :3], terms, tolerance, f"{name}: padding changes the")
+    worthless = _terms(loss, replace(batch, advantages=torch.zeros_like(batch.advantages)))
+    assert not bool(worthless[1].any()), f"{name}: an advantage of 0 has a gradient"
     assert loss.normalizer in get_args(Normalizer), f"{name}: normalizer is {loss.normalizer!r}"
     assert loss.level in get_args(Level), f"{name}: level is {loss.level!r}"
     for what, values in {"ratio": loss.ratio(batch), **loss.metrics(batch)}.items():
@@ -59,28 +51,19 @@ def _check_said(loss: PolicyLoss, batch: LossInput) -> None:
         assert not bool(first[:, 1:].any()), (
             f"{name}: level is 'token', but a token's term has a gradient on other tokens; say level = 'sequence'"
         )
+    return terms[0]
 
 
-def _terms(loss: PolicyLoss, batch: LossInput) -> tuple[Tensor, Tensor]:
-    """(terms, gradient of their sum over the mask), off the mask 0."""
+def _terms(loss: PolicyLoss, batch: LossInput) -> Tensor:
+    """``[2, N, T]``: terms, and the gradient of their sum over the mask; 0 off the mask."""
     batch = replace(batch, logprobs=batch.logprobs.detach().requires_grad_())
     terms = torch.where(batch.mask, loss.terms(batch), 0.0)
-    gradient = torch.autograd.grad(terms.sum(), batch.logprobs)[0]
-    return terms.detach(), gradient
+    return torch.stack([terms.detach(), torch.autograd.grad(terms.sum(), batch.logprobs)[0]])
 
 
-def _loss_rows(batch: LossInput, rows: list[int]) -> LossInput:
-    return _change(batch, lambda _, value: value[rows])
-
-
-def _loss_padded(batch: LossInput, count: int) -> LossInput:
-    """Append ``count`` untrained tokens of any value."""
-    padding = {"mask": False, "logprobs": -7.0, "old_logprobs": 3.0}
-
-    def widen(name: str, value: Tensor) -> Tensor:
-        return torch.nn.functional.pad(value, (0, count), value=padding.get(name, 0.5))
-
-    return _change(batch, widen)
+def _compare(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    for part, a, b in zip(("terms", "gradient"), found, expected, strict=True):
+        assert torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance), f"{what} {part}"
 
 
 def _change(batch: LossInput, change: Callable[[str, Tensor], Tensor]) -> LossInput:
@@ -88,5 +71,7 @@ def _change(batch: LossInput, change: Callable[[str, Tensor], Tensor]) -> LossIn
     return replace(batch, **{name: change(name, value) for name, value in there.items()})
 
 
-def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    return torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance)
+def _widen(name: str, value: Tensor) -> Tensor:
+    """Two more tokens that are not trained, of any value."""
+    padding = {"mask": False, "logprobs": -7.0, "old_logprobs": 3.0}
+    return torch.nn.functional.pad(value, (0, 2), value=padding.get(name, 0.5))

@@ -5,9 +5,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
-from tests.reliability.processes import RUN, finished_pair
+from tests.reliability.processes import RUN, check_two_processes
 from tests.runs import fit, rollouts, train_metrics
 
 KEEP = {"model__group_size": 6, "model__updates__keep_per_group": 2}
@@ -40,14 +39,5 @@ def test_a_resumed_run_is_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    options: dict[str, Any] = KEEP | {
-        "trainer__max_steps": 3,
-        "model__optimizer__init_args__eps": 1e-5,
-        "model__optimizer__init_args__lr": 1e-3,
-    }
-    one = fit(tmp_path / "one", **options)
-    two = finished_pair(tmp_path / "two", trainer__strategy="ddp", **options)
-    pd.testing.assert_frame_equal(rollouts(one), rollouts(two), check_exact=False, atol=1e-4)
-    for name in ("loss", "reward", "grad_norm"):
-        left, right = (torch.tensor(train_metrics(r)[name].to_numpy()) for r in (one, two))
-        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
+    options = KEEP | {"trainer__max_steps": 3, "model__optimizer__init_args__lr": 1e-3}
+    check_two_processes(tmp_path, "loss", "reward", "grad_norm", **options)

@@ -1,15 +1,11 @@
 """Groups of equal rewards are replaced: the same after a kill, and on two processes."""
 
-import signal
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
-import torch
 
 from lgrpo_lightning.training import Updates
-from tests.reliability.processes import RUN, Run, finished, finished_pair, same_run
+from tests.reliability.processes import RUN, check_kill_and_resume, check_two_processes
 from tests.runs import fit, rollouts, train_metrics
 
 REFILL = {
@@ -55,32 +51,16 @@ def test_what_is_trained_is_that_of_another_sampling_without_it(tmp_path: Path) 
 
 @pytest.mark.long
 def test_kill_and_resume(tmp_path: Path) -> None:
-    options: dict[str, Any] = RUN | REFILL
-    whole = finished(tmp_path / "whole", **options)
+    whole = check_kill_and_resume(tmp_path, 2, **RUN | REFILL)
     assert train_metrics(whole)["groups/sampled_per_trained"].max() > 1
-    run = Run(tmp_path / "cut", **options)
-    run.until("rollouts/rollout-000002-rank-000.parquet")
-    run.signalled(signal.SIGKILL)
-    run.process.join()
-    same_run(whole, finished(tmp_path / "cut", log="2", ckpt_path="last", **options))
 
 
 @pytest.mark.long
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    options: dict[str, Any] = REFILL | {
-        "trainer__max_steps": 4,
-        "model__optimizer__init_args__eps": 1e-5,
-        "model__optimizer__init_args__lr": 1e-3,
-    }
-    one = fit(tmp_path / "one", **options)
-    two = finished_pair(tmp_path / "two", trainer__strategy="ddp", **options)
-    a, b = rollouts(one), rollouts(two)
+    options = REFILL | {"trainer__max_steps": 4, "model__optimizer__init_args__lr": 1e-3}
+    names = ("loss", "reward", "groups/sampled_per_trained", "frac_reward_zero_std")
+    one = check_two_processes(tmp_path, *names, **options)
     assert train_metrics(one)["groups/sampled_per_trained"].max() > 1
-    pd.testing.assert_frame_equal(a, b, check_exact=False, atol=1e-4)
-    assert list(a["completion"]) == list(b["completion"])
-    for name in ("loss", "reward", "groups/sampled_per_trained", "frac_reward_zero_std"):
-        left, right = (torch.tensor(train_metrics(r)[name].to_numpy()) for r in (one, two))
-        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
 
 
 def test_refuses() -> None:

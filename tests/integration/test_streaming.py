@@ -1,7 +1,6 @@
 """Runs whose training prompts are read as they are needed."""
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
-from tests.reliability.processes import RUN, Run, finished, finished_pair, same_run
+from tests.reliability.processes import RUN, check_kill_and_resume, check_two_processes
 from tests.runs import fit, rollouts
 
 
@@ -38,19 +37,10 @@ REFILL = {"model__updates__refill_rounds": 1, "model__group_size": 3}
 @pytest.mark.slow
 def test_kill_and_resume(tmp_path: Path) -> None:
     options = RUN | train(tmp_path / "a.jsonl", streaming=True, shuffle_buffer=5) | REFILL
-    options |= {"trainer__max_steps": 12}
-    whole = finished(tmp_path / "whole", **options)
-    run = Run(tmp_path / "cut", **options)
-    run.until("rollouts/rollout-000004-rank-000.parquet")
-    run.signalled(signal.SIGKILL)
-    run.process.join()
-    same_run(whole, finished(tmp_path / "cut", log="2", ckpt_path="last", **options))
+    check_kill_and_resume(tmp_path, 4, **options | {"trainer__max_steps": 12})
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     options = train(tmp_path / "a.jsonl", streaming=True, shuffle_buffer=5) | REFILL
-    options |= {"trainer__max_steps": 6, "model__optimizer__init_args__eps": 1e-5}
-    one = fit(tmp_path / "one", **options)
-    two = finished_pair(tmp_path / "two", trainer__strategy="ddp", **options)
-    pd.testing.assert_frame_equal(rollouts(one), rollouts(two), check_exact=False, atol=1e-4)
+    check_two_processes(tmp_path, **options | {"trainer__max_steps": 6})

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from lgrpo_lightning.rollouts.queue import EARLIER
-from tests.runs import lgrpo_arguments, rollouts
+from tests.runs import fit, lgrpo_arguments, rollouts, train_metrics
 from tests.several import Fork, rank_environments
 from tests.several import lgrpo as be_lgrpo
 
@@ -144,6 +144,31 @@ def finished(root: Path, **options: object) -> Path:
     run = Run(root, **options)
     assert run.ended() == 0, run.said()[-3000:]
     return root
+
+
+def check_two_processes(root: Path, *metrics: str, **options: object) -> Path:
+    """Assert that a run in two processes has the rollouts and ``metrics`` of one in this process, which is given."""
+    options = {"model__optimizer__init_args__eps": 1e-5} | options
+    one = fit(root / "one", **options)
+    two = finished_pair(root / "two", trainer__strategy="ddp", **options)
+    a, b = rollouts(one), rollouts(two)
+    pd.testing.assert_frame_equal(a, b, check_exact=False, atol=1e-4)
+    assert list(a["completion"]) == list(b["completion"])
+    for name in metrics:
+        left, right = (torch.tensor(train_metrics(r)[name].to_numpy()) for r in (one, two))
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5, msg=name)
+    return one
+
+
+def check_kill_and_resume(root: Path, rollout: int, **options: object) -> Path:
+    """Assert that a run which is killed after a rollout and resumed equals one that is not, which is given."""
+    whole = finished(root / "whole", **options)
+    run = Run(root / "cut", **options)
+    run.until(f"rollouts/rollout-{rollout:06d}-rank-000.parquet")
+    run.signalled(signal.SIGKILL)
+    run.process.join()
+    same_run(whole, finished(root / "cut", log="2", ckpt_path="last", **options))
+    return whole
 
 
 def gone(pid: int, seconds: float = 10) -> bool:
