@@ -40,7 +40,7 @@ class MetricsCSV(Logger):
         self.dir = dir
         self._trainer: Trainer | None = None
         self._early: dict[str, str] | None = None  # a row that Lightning is about to log, and is in the file
-        self._names: list[str] | None = None  # the columns; None before the first row of this run
+        self._names: list[str] = []  # the columns; none before the first row of this run
 
     @property
     def name(self) -> str:
@@ -89,27 +89,23 @@ class MetricsCSV(Logger):
             "epoch": "" if self._trainer is None else self._trainer.current_epoch,
             **metrics,
         }
-        if self._names is not None and not self._is_mine():
+        if self._names and not self._is_mine():
             self._begin_anew()
         early, self._early = self._early, None
         now = {name: str(value) for name, value in row.items()}  # NaN equals nothing, its text itself
         if now == early:
             return
         if early is not None and early.items() <= now.items():  # more of the same rollout was logged since
-            self._rewrite(self._columns, self._read_rows()[:-1])
-        if self._names is None:
+            self._rewrite(self._names, self._read_rows()[:-1])
+        if not self._names:
             self._begin_file(row)
-        if new := [name for name in row if name not in self._columns]:
-            self._rewrite([*self._columns, *new], self._read_rows())
+        if new := [name for name in row if name not in self._names]:
+            self._rewrite([*self._names, *new], self._read_rows())
         with (
             explain_if_unwritable(self.path),
             self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
-            csv.DictWriter(file, self._columns, restval="").writerow(row)
-
-    @property
-    def _columns(self) -> list[str]:
-        return self._names or []
+            csv.DictWriter(file, self._names, restval="").writerow(row)
 
     def _begin_file(self, first: dict[str, Any]) -> None:
         """Keep the rows of before the run's ``first``, or set all aside with their file."""
@@ -128,7 +124,7 @@ class MetricsCSV(Logger):
                 there = next(csv.reader(file), [])
         except (OSError, csv.Error):
             return False
-        return there[:1] == self._columns[:1] and len(there) == len(self._columns)
+        return there[:1] == self._names[:1] and len(there) == len(self._names)
 
     def _begin_anew(self) -> None:
         """Somebody removed or replaced the file: what stands there is no file of this run."""
@@ -137,7 +133,7 @@ class MetricsCSV(Logger):
             f"{show_path(self.path)} was removed or replaced while the run goes on: it begins anew.{kept} The rows "
             "before are missing."
         )
-        self._rewrite(self._columns, [])
+        self._rewrite(self._names, [])
         self._early = None
 
     def _read_rows(self) -> list[dict[str, str]]:

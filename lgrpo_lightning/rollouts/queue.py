@@ -44,14 +44,8 @@ class RolloutQueue:
     With k = 0 a rollout is drawn when it is asked for. Else rollout n is drawn from the weights after update
     n - 1 - k, neither older nor newer ones, so that a run does not depend on who is faster. The sampler draws one
     rollout at a time, in order, and each is scored when the one before has been: sampling, rewards and updates run
-    side by side. A checkpoint keeps the weights that rollouts in the queue were drawn from, oldest first; a resumed
-    run draws these again.
-
-    Args:
-        components: They sample and score.
-        group_size: Completions per prompt.
-        sampling: How completions are drawn.
-        ahead: Rollouts that are drawn ahead.
+    side by side. A checkpoint keeps the weights that rollouts in the queue were drawn from; a resumed run draws these
+    again.
     """
 
     def __init__(self, components: Components, *, group_size: int, sampling: Sampling, ahead: int) -> None:
@@ -72,12 +66,10 @@ class RolloutQueue:
         self._trainer, self._policy = trainer, policy
 
     def take(self, requests: Sequence[RolloutRequest], version: int, clock: Clock) -> ScoredGroups:
-        """The scored groups of the first request; with k > 0 the k after it are being drawn from now on. Collective.
+        """The scored groups of the first request; with k > 0 those after it are being drawn from now on. Collective.
 
         Args:
-            requests: This rollout and, with k > 0, up to k after it.
             version: Optimizer steps that the policy has had.
-            clock: Receives the seconds.
         """
         if self.ahead:
             return self._take_ahead(requests, version, clock)
@@ -209,11 +201,7 @@ class RolloutQueue:
 
 
 def _check_prompts(drawn: RolloutRequest, given: RolloutRequest) -> None:
-    """Refuse a data module that gives other prompts than it had announced.
-
-    Raises:
-        ValueError: Naming both.
-    """
+    """Refuse a data module that gives other prompts than it had announced."""
     before, now = [p.uid for p in drawn.prompts], [p.uid for p in given.prompts]
     if before != now:
         raise UserError(

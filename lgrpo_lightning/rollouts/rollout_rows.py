@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from lgrpo_lightning.rollouts.plain import clean, to_json
-from lgrpo_lightning.types import Group, Rewards, Rollout
+from lgrpo_lightning.types import Completion, Rewards, Rollout
 
 BEFORE = (
     ("rollout", pa.int64()),
@@ -47,25 +47,8 @@ AFTER = (
 def build_table(rollout: Rollout) -> pa.Table:
     """One row per completion, group after group; those of replaced groups come last.
 
-    Columns: ``rollout, prompt_uid, member, prompt, completion, token_ids, length, finish_reason, reward``, a
-    ``reward/<name>`` per named part, then
-
-    - ``advantage``: the completion's advantage at its first trained token, before weights. GRPO and λ-GRPO
-      give every token of a completion the same; another estimator may not. NaN where no token is trained.
-    - ``weight_version, trained``: weight updates the sampler had seen; whether the completion takes part in the
-      update.
-    - ``set_size_mean, shared_tokens, path_depth``: the mean of |λ| over the completion's tokens (NaN without
-      tokens), the number of tokens with |λ| > 1, and the process sets between the group and its leaf.
-    - ``step_rewards``: the rewards of the completion's steps in order, null without process rewards.
-    - ``text_ends``: the length of the completion's text after each of its tokens, in characters.
-    - ``step_ids, token_advantages, token_weights, token_mask``: of each token, the number of its step in the group's
-      process tree, its advantage and weight, and whether it is trained.
-    - ``fork_member, fork_position``: of a fork, whose tokens it has taken over, and how many; else null.
-    - ``turns``: of an episode, a JSON list with the role, first and last token and messages of each turn; else null.
-    - ``columns, extras``: what the data row and the reward models hold beside that, each as one JSON
-      object, so that all files of a run have one schema.
-
-    A reward that does not apply is NaN.
+    docs/configuration.md describes the columns, which are the same in every file of a run but for a ``reward/<name>``
+    of each named part. A reward that does not apply is NaN.
     """
     parts = list(dict.fromkeys(name for rewards in rollout.sampled.rewards for name in rewards.parts))
     schema = pa.schema([*BEFORE, *((clean(f"reward/{name}"), pa.float32()) for name in parts), *AFTER])
@@ -75,60 +58,62 @@ def build_table(rollout: Rollout) -> pa.Table:
 def build_rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
     """The rows of ``build_table`` as dictionaries; a reward part that a group lacks is left out."""
     rollout = rollout.sampled
-    for at, (group, rewards) in enumerate(zip(rollout.groups, rollout.rewards, strict=True)):
-        columns = to_json(group.prompt.columns)
-        for member in range(len(group)):
+    for at, group in enumerate(rollout.groups):
+        prompt = {
+            "rollout": rollout.index,
+            "prompt_uid": clean(group.prompt.uid),
+            "prompt": clean(group.prompt.text),
+            "columns": to_json(group.prompt.columns),
+        }
+        for member, completion in enumerate(group.completions):
             yield {
-                "rollout": rollout.index,
-                "prompt_uid": clean(group.prompt.uid),
-                "prompt": clean(group.prompt.text),
+                **prompt,
+                "member": member,
+                **_describe_completion(completion),
+                **_describe_rewards(rollout.rewards[at], member),
                 "trained": rollout.takes_part(at, member),
-                "columns": columns,
-                **_describe_completion(group, member),
-                **_describe_rewards(rewards, member),
                 **_describe_credit(rollout, at, member),
             }
 
 
-def _describe_completion(group: Group, member: int) -> dict[str, Any]:
+def _describe_completion(completion: Completion) -> dict[str, Any]:
     """Columns of one completion from the sampler."""
-    rollout = group.completions[member]
+    fork = completion.fork
     return {
-        "member": member,
-        "completion": clean(rollout.text),
-        "token_ids": list(rollout.token_ids),
-        "length": len(rollout),
-        "text_ends": list(rollout.text_ends),
-        "fork_member": None if rollout.fork is None else rollout.fork.member,
-        "fork_position": None if rollout.fork is None else rollout.fork.position,
-        "turns": to_json([vars(turn) for turn in rollout.turns]) if rollout.turns else None,
-        "finish_reason": rollout.finish_reason,
-        "weight_version": rollout.weight_version,
+        "completion": clean(completion.text),
+        "token_ids": list(completion.token_ids),
+        "length": len(completion),
+        "text_ends": list(completion.text_ends),
+        "fork_member": None if fork is None else fork.member,
+        "fork_position": None if fork is None else fork.position,
+        "turns": to_json([vars(turn) for turn in completion.turns]) if completion.turns else None,
+        "finish_reason": completion.finish_reason,
+        "weight_version": completion.weight_version,
     }
 
 
 def _describe_rewards(rewards: Rewards, member: int) -> dict[str, Any]:
     """Columns of one completion from the reward models."""
-    extras = {name: values[member] for name, values in rewards.extras.items()}
     return {
         "reward": float(rewards.outcome[member]),
         **{clean(f"reward/{name}"): float(values[member]) for name, values in rewards.parts.items()},
-        "extras": to_json(extras),
+        "extras": to_json({name: values[member] for name, values in rewards.extras.items()}),
     }
 
 
 def _describe_credit(rollout: Rollout, at: int, member: int) -> dict[str, Any]:
     """Columns of one completion from the process tree and the estimator."""
-    tree, steps = rollout.trees[at], rollout.rewards[at].steps
-    trained, count = tree.trained[member].nonzero().flatten(), len(rollout.groups[at].completions[member])
+    tree, steps, credit = rollout.trees[at], rollout.rewards[at].steps, rollout.credits[at]
+    count = len(rollout.groups[at].completions[member])
+    trained = tree.trained[member].nonzero().flatten()
     sizes = tree.set_sizes()[member][trained]
     taken = tree.step_ids[member].tolist()
     return {
         "step_ids": taken[:count],
-        "token_advantages": rollout.credits[at].advantages[member, :count].tolist(),
-        "token_weights": rollout.credits[at].weights[member, :count].tolist(),
+        "token_advantages": credit.advantages[member, :count].tolist(),
+        "token_weights": credit.weights[member, :count].tolist(),
         "token_mask": tree.trained[member, :count].tolist(),
-        "advantage": float(rollout.credits[at].advantages[member, trained[0]]) if len(trained) else math.nan,
+        "advantage": float(credit.advantages[member, trained[0]]) if len(trained) else math.nan,
         "set_size_mean": float(sizes.float().mean()) if len(sizes) else math.nan,
         "shared_tokens": int((sizes > 1).sum()),
         "path_depth": int(tree.path_depth()[member]),

@@ -20,12 +20,7 @@ POLL = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutRequest:
-    """A rollout that is to be drawn.
-
-    Attributes:
-        prompts: This rank's.
-        progress: Where the run will be: number of the rollout, epoch.
-    """
+    """A rollout that is to be drawn: this rank's prompts, and where the run will be."""
 
     prompts: tuple[Prompt, ...]
     progress: Progress
@@ -37,14 +32,9 @@ class RolloutRequest:
 
 
 class RolloutThread(threading.Thread):
-    """Samples one rollout at once, and scores it when the rollout before has been scored.
+    """Samples one rollout at once, and scores it when the rollout ``before`` has been scored.
 
-    Args:
-        request: What is drawn.
-        version: Optimizer steps of the weights that it is drawn from.
-        sample: Draws the groups.
-        score: Scores them.
-        before: The thread of the rollout before, or None.
+    ``version`` counts the optimizer steps of the weights that it is drawn from.
     """
 
     def __init__(

@@ -25,10 +25,19 @@ def check_together(
     """
     estimator, sampler = components["advantage_estimator"], components["sampler"]
     check_weights(loss, estimator)
-    check_penalty(objective, estimator)
-    check_kept(updates, estimator)
     check_correction(loss, objective, sampler, sampling)
     check_ahead(updates, sampling, components)
+    name, looks = type(estimator).__name__, "outcome" in estimator.reads
+    if objective.kl_in_reward and not (looks and estimator.takes_penalties):
+        raise UserError(
+            f"objective.kl_place is 'reward', and {name} does not look at completions' outcomes, or compares it with a "
+            "threshold, so that a penalty is lost on it. Set objective.kl_place: loss."
+        )
+    if updates.keep_per_group is not None and not looks:
+        raise UserError(
+            f"updates.keep_per_group keeps completions whose outcomes differ, and {name} does not look at outcomes. "
+            "Set updates.keep_per_group: null, or take an estimator such as BlendedGRPO."
+        )
     if objective.reference_sync is not None and not reads_reference(objective, components):
         raise UserError(
             "objective.reference_sync_steps updates the reference, and nothing reads one; set objective.kl_coef above "
@@ -50,24 +59,6 @@ def check_weights(loss: PolicyLoss, estimator: AdvantageEstimator) -> None:
             f"model.loss is {name}, which has one ratio for all tokens of a completion, and {who} weighs tokens by "
             f"1/|λ|^{estimator.power:g}: such a loss has no tokens to weigh. Take {token}"
             "an estimator without λ weights (GRPO, or lambda_power: 0), or a token-level loss."
-        )
-
-
-def check_penalty(objective: Objective, estimator: AdvantageEstimator) -> None:
-    """Refuse a KL penalty in the reward beside an estimator that does not look at it, or takes it for another thing."""
-    if objective.kl_in_reward and not ("outcome" in estimator.reads and estimator.takes_penalties):
-        raise UserError(
-            f"objective.kl_place is 'reward', and {type(estimator).__name__} does not look at completions' outcomes, "
-            "or compares it with a threshold, so that a penalty is lost on it. Set objective.kl_place: loss."
-        )
-
-
-def check_kept(updates: Updates, estimator: AdvantageEstimator) -> None:
-    """Refuse a choice of completions by their outcomes beside an estimator that does not look at them."""
-    if updates.keep_per_group is not None and "outcome" not in estimator.reads:
-        raise UserError(
-            f"updates.keep_per_group keeps completions whose outcomes differ, and {type(estimator).__name__} does not "
-            "look at outcomes. Set updates.keep_per_group: null, or take an estimator such as BlendedGRPO."
         )
 
 

@@ -56,7 +56,7 @@ class Evaluation:
 
     def __init__(self, options: Validation, device: torch.device | str) -> None:
         self.options = options
-        self.metrics = {name: MeanMetric().to(device) for name in ("accuracy", "avg@k", "pass@k", "reward", "length")}
+        self.metrics = {name: MeanMetric().to(device) for name in _list_metrics(options)}
 
     def add_greedy(self, rewards: Sequence[Rewards]) -> None:
         """Count one greedy completion per prompt."""
@@ -71,20 +71,21 @@ class Evaluation:
             if len(success):
                 self.metrics["pass@k"].update(success.max())
             self.metrics["reward"].update(r.outcome[~r.outcome.isnan()])
-            self.metrics["length"].update(torch.tensor([float(len(x)) for x in group.completions if x.applies]))
+            lengths = torch.tensor([float(len(x)) for x in group.completions if x.applies])
+            self.metrics["completions/mean_length"].update(lengths)
             if not self.options.greedy:
                 self.metrics["accuracy"].update(success)
 
     def values(self) -> dict[str, Tensor]:
-        """Name → value over all ranks; NaN where no reward applied, and those that are not measured are left out."""
-        out = {"accuracy": self.metrics["accuracy"].compute()}
-        if self.options.k:
-            out |= {name: self.metrics[name].compute() for name in ("avg@k", "pass@k", "reward")}
-            out["completions/mean_length"] = self.metrics["length"].compute()
-        return out
+        """Name → value over all ranks; NaN where no reward applied."""
+        return {name: metric.compute() for name, metric in self.metrics.items()}
 
     def _success(self, outcome: Tensor) -> Tensor:
         return reaches(outcome[~outcome.isnan()], self.options.success_threshold).float()
+
+
+def _list_metrics(options: Validation) -> list[str]:
+    return ["accuracy", *(["avg@k", "pass@k", "reward", "completions/mean_length"] if options.k else [])]
 
 
 def evaluation_names(sets: Sequence[str], options: Validation, prefix: str) -> tuple[str, ...]:
@@ -93,9 +94,8 @@ def evaluation_names(sets: Sequence[str], options: Validation, prefix: str) -> t
     >>> evaluation_names(["easy", "hard"], Validation(k=0), "val")
     ('val/accuracy', 'val/easy/accuracy', 'val/hard/accuracy')
     """
-    metrics = ["accuracy", *(["avg@k", "pass@k", "reward", "completions/mean_length"] if options.k else [])]
     places = [prefix, *(f"{prefix}/{name}" for name in sets)] if len(sets) > 1 else [prefix] * len(sets)
-    return tuple(f"{place}/{metric}" for place in places for metric in metrics)
+    return tuple(f"{place}/{metric}" for place in places for metric in _list_metrics(options))
 
 
 def evaluation_metrics(evaluations: Mapping[str, Evaluation], prefix: str) -> dict[str, Tensor]:

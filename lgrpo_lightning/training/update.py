@@ -51,20 +51,13 @@ def split_into_mini_batches(groups: Sequence[int], trained: Sequence[bool], part
 class Update:
     """The gradients of all optimizer steps of a rollout; built once for a run.
 
-    Args:
-        policy, reference: The trained model; the frozen one of the KL term, or None.
-        loss: The policy loss.
-        objective, updates: Options.
-        bonus: Weight of the entropy bonus.
+    Attributes:
+        reference: The frozen model of the KL term, or None.
         temperature: Of the log-probs: that of sampling.
         max_length: Longest possible completion, for the constant normaliser.
-        ranks: The processes that share each optimizer step.
         backward: Called with each micro-batch's loss and whether it is the last of its optimizer step.
-        importance: Correction for the sampler; with "none" its ratios are only logged. None where it truncates, and
-            there is nothing to compare.
-        corrects: Whether the correction is applied; without it the sampler's log-probs have to be the policy's own.
-        trial: Which layout was fastest, where that is timed.
-        compilation: For which layouts the layers are compiled.
+        importance, corrects: As in ``TokenLoss``. Without ``corrects`` the sampler's log-probs have to be the policy's
+            own.
     """
 
     policy: Policy
