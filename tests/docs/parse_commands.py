@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from importlib import import_module
 from typing import Any
 
 from lgrpo_lightning import cli
@@ -27,7 +26,7 @@ def parsed(argv: list[str]) -> int | str | None:
     export.find_named_checkpoint = lambda name, folder: folder / (name or "last.ckpt")
     export.export_checkpoint = lambda *arguments, **options: None
     if argv[0] in ("tree", "doctor", "report", "new-plugin", "import-trl") and "--help" not in argv:
-        import_module(cli.COMMANDS[argv[0]][0]).build_parser().parse_args(argv[1:])
+        cli.import_command(argv[0]).build_parser().parse_args(argv[1:])
         return 0
     compare.Comparison.run = lambda self, runs: []
     compare.tune = lambda options, measure, comparison, configs: dict.fromkeys(configs, ())
