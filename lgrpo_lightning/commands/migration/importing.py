@@ -24,9 +24,6 @@ def convert_file(path: Path, *, processes: int = 1, rows: int | None = None) -> 
         path: A YAML file for ``trl grpo --config``, or a script, which is read and never run.
         processes: How many processes TRL was run on.
         rows: Rows of the training set, where the schedule has to know.
-
-    Raises:
-        OSError, ValueError: The file is not there, cannot be read, or has what TRL refuses.
     """
     if path.suffix not in READERS:
         raise UserError(f"{path}: a file for TRL ends with .yaml (as for `trl grpo --config`) or .py (a script).")

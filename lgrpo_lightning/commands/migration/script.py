@@ -6,9 +6,12 @@ import ast
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lgrpo_lightning.commands.migration.draft import Given
 from lgrpo_lightning.errors import UserError
 
 DEFINITION = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+NEEDED = ("model_name_or_path", "deepspeed", "fsdp")
+"""Options for which TRL's default is never taken in place of what the script has."""
 END = 10**9
 """A line below every script."""
 
@@ -27,6 +30,8 @@ class Script:
     """The syntax tree of a script, and what its names stand for.
 
     Attributes:
+        given: The options that it sets to literals, as far as they were read.
+        unread: The names of the others.
         remarks: What could not be read, and where.
     """
 
@@ -37,6 +42,8 @@ class Script:
         except (SyntaxError, UnicodeDecodeError) as error:
             line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
             raise UserError(f"{path}{line}: not Python: {error}") from error
+        self.given: dict[str, Given] = {}
+        self.unread: set[str] = set()
         self.remarks: list[str] = []
         self.assignments: list[ast.Assign] = []
         self.definitions: dict[str, DEFINITION] = {}
@@ -48,6 +55,15 @@ class Script:
                 self.definitions[node.name] = node
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 self.imports |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+
+    def read(self, name: str, node: ast.expr) -> None:
+        """Take an option; one that is no literal is told."""
+        try:
+            self.given[name] = Given(self.evaluate(node), self.place(node))
+        except NotLiteralError as error:
+            self.unread.add(name)
+            taken = "" if name in NEEDED else ", and TRL's default is taken"
+            self.remark(f"{name} ({{}}): {error} is no literal{taken}; set it here.", node)
 
     def remark(self, text: str, node: ast.AST) -> None:
         """Say what could not be read at a node, once; ``{}`` in ``text`` becomes its place."""
