@@ -53,10 +53,7 @@ def find_data_rank(trainer: Any) -> DataRank:
         return DataRank(rank=trainer.global_rank, size=trainer.world_size)
     data = trainer.strategy.device_mesh["data_parallel"]
     return DataRank(
-        rank=data.get_local_rank(),
-        size=data.size(),
-        group=data.get_group(),
-        first=tensor.get_local_rank() == 0,
+        rank=data.get_local_rank(), size=data.size(), group=data.get_group(), first=tensor.get_local_rank() == 0
     )
 
 

@@ -143,22 +143,16 @@ def make_vllm_reader(name: str, tokenizer: Any) -> Callable[[str, Sequence[Any]]
 
     def read(text: str, tools: Sequence[Any]) -> list[ToolCall]:
         asked = [{"role": "user", "content": ""}]
-        request = ChatCompletionRequest(messages=asked, tools=describe_tools(tools) or None)
-        extracted = kind(tokenizer, request.tools).extract_tool_calls(text[skip_reasoning(text) :], request)
-        return [ToolCall.from_parts(call.function.name, call.function.arguments) for call in extracted.tool_calls]
-
-    try:
-        read("", ())
-    except Exception as error:
-        raise UserError(
-            f"tool_format: vLLM's tool parser {name!r} does not go with this tokenizer, or not with whole turns: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-    def read_guarded(text: str, tools: Sequence[Any]) -> list[ToolCall]:
         try:
-            return read(text, tools)
+            request = ChatCompletionRequest(messages=asked, tools=describe_tools(tools) or None)
+            extracted = kind(tokenizer, request.tools).extract_tool_calls(text[skip_reasoning(text) :], request)
+            return [ToolCall.from_parts(call.function.name, call.function.arguments) for call in extracted.tool_calls]
         except Exception as error:  # a turn of the policy may be anything
             return [ToolCall(problem=f"{type(error).__name__}: {error}")]
 
-    return read_guarded
+    if refused := [call for call in read("", ()) if call.problem]:
+        raise UserError(
+            f"tool_format: vLLM's tool parser {name!r} does not go with this tokenizer, or not with whole turns: "
+            f"{refused[0].problem}"
+        )
+    return read

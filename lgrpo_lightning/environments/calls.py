@@ -86,17 +86,10 @@ FORMATS: dict[str, Format] = {
     ),
     "mistral": Format(opens=r"\[TOOL_CALLS\]", closes=r"(?=\[TOOL_CALLS\])|</s>|\Z", read=bodies.read_mistral_calls),
     "llama3": Format(
-        opens=r"<\|python_tag\|>",
-        closes=r"<\|eom_id\|>|<\|eot_id\|>|\Z",
-        bare=BARE_JSON,
-        read=bodies.read_json_calls,
+        opens=r"<\|python_tag\|>", closes=r"<\|eom_id\|>|<\|eot_id\|>|\Z", bare=BARE_JSON, read=bodies.read_json_calls
     ),
     "json": Format(
-        opens=r"```(?:json)?[ \t]*\n",
-        closes=r"```|\Z",
-        marked=False,
-        bare=BARE_JSON,
-        read=bodies.read_json_calls,
+        opens=r"```(?:json)?[ \t]*\n", closes=r"```|\Z", marked=False, bare=BARE_JSON, read=bodies.read_json_calls
     ),
     "pythonic": Format(
         opens=r"<\|tool_call_start\|>|<\|python_start\|>|<function_calls>|```tool_code\s*\n",

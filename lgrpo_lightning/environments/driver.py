@@ -1,39 +1,38 @@
-"""Calls of the environments of running episodes, and what follows where they fail."""
+"""Calls of environments, from the beginning of their episodes to the end, and what follows where they fail."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from typing import Any, Literal
 
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping, carry_context
+from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
-from lgrpo_lightning.environments.limits import (
-    RAISED,
-    StateLostError,
-    call_environment,
-    limit_answer,
-    name_class,
-)
+from lgrpo_lightning.environments.limits import RAISED, StateLostError, call_environment, limit_answer, name_class
 from lgrpo_lightning.environments.messages import check_answer, check_rewards
 from lgrpo_lightning.environments.tools import describe_error
-from lgrpo_lightning.errors import UserError, require
-from lgrpo_lightning.types import Message
+from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.types import Message, Prompt
 
 OnError = Literal["message", "drop"]
 
 
 class EpisodeDriver:
-    """Calls environments side by side, and counts rollouts in which every answer, or every reward, fails.
+    """Gives each episode an environment, and calls those of many episodes side by side.
 
-    Whole rollouts are counted, not calls: calls run side by side, and an order of theirs would differ from run to run.
+    Rollouts in which every answer, or every reward, fails are counted. Whole rollouts, not calls: calls run side by
+    side, and an order of theirs would differ from run to run.
 
     Args:
+        prototypes: Name → what environments are copies of; the name is None where there is one for all prompts.
         timeout, on_error, max_answer_chars, workers, max_errors_in_a_row: As in ``EnvironmentSampler``.
     """
 
     def __init__(
         self,
+        prototypes: Mapping[str | None, Environment],
         *,
         timeout: float,
         on_error: OnError,
@@ -41,26 +40,60 @@ class EpisodeDriver:
         workers: int,
         max_errors_in_a_row: int,
     ) -> None:
-        require(
-            "EnvironmentSampler: ",
-            locals(),
-            (timeout > 0, "timeout", "above 0"),
-            (on_error in ("message", "drop"), "on_error", "'message' or 'drop'"),
-            (max_errors_in_a_row >= 1, "max_errors_in_a_row", "at least 1"),
-            (max_answer_chars >= 1, "max_answer_chars", "at least 1"),
-            (workers >= 1, "workers", "at least 1"),
-        )
-        self.timeout, self.on_error, self.max_answer_chars = timeout, on_error, max_answer_chars
-        self.workers, self.max_errors_in_a_row = workers, max_errors_in_a_row
+        self.prototypes, self.timeout, self.on_error = prototypes, timeout, on_error
+        self.max_answer_chars, self.workers, self.max_errors_in_a_row = max_answer_chars, workers, max_errors_in_a_row
+        self.idle: dict[str | None, list[Environment]] = {}  # environments that wait for another episode
         self.errors_in_a_row = 0
         self._calls: dict[str, list[BaseException | None]] = {}
 
-    def begin(self) -> None:
-        """Begin a rollout."""
+    def begin_rollout(self) -> None:
+        """Count anew which calls fail."""
         self._calls = {"respond": [], "reward": []}
 
-    def check(self, who: str) -> None:
-        """End a rollout; a ``UserError`` where it is one too many in which every call failed."""
+    def begin_episodes(self, prompt: Prompt, count: int, seed: int) -> tuple[list[Episode], str | None]:
+        """(``count`` episodes of a prompt, what their environments say first, which has to be the same)."""
+        name = self._find_name(prompt)
+        waiting = self.idle.get(name, [])
+        environments = [waiting.pop() if waiting else deepcopy(self.prototypes[name]) for _ in range(count)]
+        observations = [self._reset(environment, seed, prompt) for environment in environments]
+        if other := next((text for text in observations if text != observations[0]), None):
+            raise UserError(
+                f"The environment's reset() told completions of prompt {prompt.uid!r} different things: "
+                f"{observations[0]!r} and {other!r}. The completions of a group are compared, and need "
+                "one task: draw it from the data columns, or from Environment.seed."
+            )
+        episodes = [Episode(prompt=prompt, member=m, environment=e) for m, e in enumerate(environments)]
+        return episodes, observations[0] if observations else None
+
+    def _reset(self, environment: Environment, seed: int, prompt: Prompt) -> str | None:
+        environment.seed = seed
+        # an environment may change what it is given; the other members get the same prompt
+        columns = dict(prompt.copy().columns)
+        return call_environment(environment, lambda: environment.reset(columns), timeout=self.timeout)  # type: ignore[no-any-return]
+
+    def _find_name(self, prompt: Prompt) -> str | None:
+        """Which environment a prompt has."""
+        if None in self.prototypes:
+            return None
+        name = prompt.columns.get("environment")
+        if name not in self.prototypes:
+            there = ", ".join(map(repr, self.prototypes))
+            raise UserError(f"Prompt {prompt.uid!r} has {name!r} in its column 'environment'; there are {there}.")
+        return str(name)
+
+    def end_episode(self, episode: Episode) -> None:
+        """Close the environment, for another episode; one that hangs, or cannot be closed, is left alone."""
+        environment = episode.environment
+        if episode.lost or getattr(environment, "lost", False):
+            return
+        try:
+            call_environment(environment, environment.close, timeout=self.timeout)
+        except RAISED:
+            return  # the next episode has a new one
+        self.idle.setdefault(self._find_name(episode.prompt), []).append(environment)
+
+    def end_rollout(self, who: str) -> None:
+        """An error where it is one too many in which every call failed."""
         failed = [(m, errors[-1]) for m, errors in self._calls.items() if errors and None not in errors]
         self.errors_in_a_row = self.errors_in_a_row + 1 if failed else 0
         if self.errors_in_a_row >= self.max_errors_in_a_row:

@@ -53,10 +53,7 @@ def check_answer(answer: Any, who: str, longest: int, *, calls: int = 0) -> list
         left -= beside + max(len(message["content"]), 1)
         owed -= called
     if more := len(answer) - len(checked):
-        checked[-1] = {
-            **checked[-1],
-            "content": f"{checked[-1]['content']}… ({more} more messages, left out here)",
-        }
+        checked[-1] = {**checked[-1], "content": f"{checked[-1]['content']}… ({more} more messages, left out here)"}
     return checked
 
 

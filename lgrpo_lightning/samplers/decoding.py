@@ -12,13 +12,7 @@ from torch.nn.functional import pad
 
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.functional.vocabulary import Vocabulary
-from lgrpo_lightning.policy.cache import (
-    check_cache,
-    explain_cache_errors,
-    find_cache_argument,
-    make_cache,
-    select_rows,
-)
+from lgrpo_lightning.policy.cache import check_cache, explain_cache_errors, find_cache_argument, make_cache, select_rows
 from lgrpo_lightning.policy.head import WIDE, compute_logits, find_backbone, takes_wide_product
 from lgrpo_lightning.policy.layout import pad_left, place
 from lgrpo_lightning.policy.rotary import check_length

@@ -15,7 +15,6 @@ from lgrpo_lightning.environments.isolation.workers import Workers
 from lgrpo_lightning.environments.limits import name_class
 from lgrpo_lightning.environments.make import make_environments, place_in_processes
 from lgrpo_lightning.environments.messages import make_assistant_message
-from lgrpo_lightning.environments.pool import Pool
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.errors import UserError, mapped, require
@@ -88,19 +87,18 @@ class EnvironmentSampler(SamplerAround):
             locals(),
             (max_turns >= 1, "max_turns", "at least 1"),
             (max_turn_tokens is None or max_turn_tokens >= 1, "max_turn_tokens", "at least 1, or null"),
+            (timeout > 0, "timeout", "above 0"),
+            (on_error in ("message", "drop"), "on_error", "'message' or 'drop'"),
+            (max_errors_in_a_row >= 1, "max_errors_in_a_row", "at least 1"),
+            (max_answer_chars >= 1, "max_answer_chars", "at least 1"),
+            (workers >= 1, "workers", "at least 1"),
             (isolation in ("thread", "process"), "isolation", "'thread' or 'process'"),
         )
         super().__init__(sampler)
         self.environment, self.tools, self.tool_format = environment, tools, tool_format
         self.max_turns, self.max_turn_tokens = max_turns, max_turn_tokens
-        self.timeout, self.workers, self.isolation = timeout, workers, isolation
-        self.driver = EpisodeDriver(
-            timeout=timeout,
-            on_error=on_error,
-            max_answer_chars=max_answer_chars,
-            workers=workers,
-            max_errors_in_a_row=max_errors_in_a_row,
-        )
+        self.timeout, self.on_error, self.max_errors_in_a_row = timeout, on_error, max_errors_in_a_row
+        self.max_answer_chars, self.workers, self.isolation = max_answer_chars, workers, isolation
         self.chat_template_kwargs = mapped("EnvironmentSampler: chat_template_kwargs", chat_template_kwargs or {})
         check_format(tool_format, "EnvironmentSampler")
         self.prototypes = make_environments(environment, tools, timeout=timeout)
@@ -117,7 +115,14 @@ class EnvironmentSampler(SamplerAround):
             tokenizer=source.tokenizer, ends=tuple(source.eos_token_ids), kwargs=self.chat_template_kwargs
         )
         self.reader = self._make_reader()
-        self.pool = Pool(prototypes=self._place_prototypes(), timeout=self.timeout)
+        self.driver = EpisodeDriver(
+            self._place_prototypes(),
+            timeout=self.timeout,
+            on_error=self.on_error,
+            max_answer_chars=self.max_answer_chars,
+            workers=self.workers,
+            max_errors_in_a_row=self.max_errors_in_a_row,
+        )
 
     def _make_reader(self) -> CallReader | None:
         """What finds the calls of a turn; None where no format does, and the environments may read turns themselves."""
@@ -153,7 +158,7 @@ class EnvironmentSampler(SamplerAround):
         """One group of episodes per prompt, in order."""
         if self.processes is not None:
             self.processes.prepare(len(prompts) * group_size)  # they start while the first turns are drawn
-        self.driver.begin()
+        self.driver.begin_rollout()
         with self.open_model():
             groups = self._begin(prompts, group_size, sampling.max_new_tokens, random_key)
             episodes = [episode for group in groups for episode in group]
@@ -165,7 +170,7 @@ class EnvironmentSampler(SamplerAround):
                 self._draw_turns(running, turn, sampling, random_key)
         self.driver.call_each(episodes, self.driver.reward)
         if episodes:
-            self.driver.check(name_class(episodes[0].environment))
+            self.driver.end_rollout(name_class(episodes[0].environment))
         tokenizer, ends = self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids)
         stripped = list_stripped(tokenizer, ends, sampling)
         sampled = [
@@ -176,7 +181,7 @@ class EnvironmentSampler(SamplerAround):
             for group in groups
         ]
         # after the completions, whose metrics are read off the environments
-        self.driver.call_each(episodes, self.pool.put_back)
+        self.driver.call_each(episodes, self.driver.end_episode)
         return sampled
 
     def _begin(self, prompts: Sequence[Prompt], count: int, limit: int, random_key: RandomKey) -> list[list[Episode]]:
@@ -184,7 +189,7 @@ class EnvironmentSampler(SamplerAround):
         groups = []
         for prompt in prompts:
             seed = make_row_key(random_key, prompt.uid, 0) & 0x7FFFFFFF
-            episodes, observation = self.pool.begin(prompt, count, seed)
+            episodes, observation = self.driver.begin_episodes(prompt, count, seed)
             shown = self.template.make_prompt(prompt, observation, episodes[0].environment.tools)
             if len(shown.token_ids) + limit > self.source.context_length:
                 raise UserError(
@@ -212,11 +217,7 @@ class EnvironmentSampler(SamplerAround):
     def _draw_turns(self, running: Sequence[Episode], turn: int, sampling: Sampling, random_key: RandomKey) -> None:
         """A turn of every episode that goes on, drawn together, each under a name of its own."""
         prompts = [
-            replace(
-                e.prompt,
-                uid=f"{e.prompt.uid}/{e.member}/turn/{turn}",
-                token_ids=(*e.prompt.token_ids, *e.ids),
-            )
+            replace(e.prompt, uid=f"{e.prompt.uid}/{e.member}/turn/{turn}", token_ids=(*e.prompt.token_ids, *e.ids))
             for e in running
         ]
         limits = [self._limit_turn(sampling, len(e.ids)) for e in running]

@@ -98,7 +98,7 @@ def test_environments_are_used_again(policy: Policy) -> None:
     made.setup(source(policy))
     first, second = (made.sample(prompts(), 4, sampling=SAMPLING, random_key=RANDOM_KEY) for _ in range(2))
     assert ids(first) == ids(second)
-    assert sum(map(len, made.pool.idle.values())) == 16
+    assert sum(map(len, made.driver.idle.values())) == 16
 
 
 def test_what_the_environment_says_first_stands_in_the_prompt(policy: Policy) -> None:
@@ -149,7 +149,7 @@ def test_an_environment_that_hung_is_not_used_again(policy: Policy) -> None:
     made.setup(source(policy))
     groups = made.sample(prompts()[:1], 2, sampling=SAMPLING, random_key=RANDOM_KEY)
     failed = sum(r.metrics["episodes/failed"] for g in groups for r in g.completions)
-    assert sum(map(len, made.pool.idle.values())) == 2 - failed < 2
+    assert sum(map(len, made.driver.idle.values())) == 2 - failed < 2
 
 
 class Exits(Echo):
@@ -188,7 +188,7 @@ def test_what_hung_once_is_not_used_again(policy: Policy) -> None:
     made = EnvironmentSampler(HangsThenRaises(), timeout=0.2)
     made.setup(source(policy))
     made.sample(prompts()[:1], 2, sampling=SAMPLING, random_key=RANDOM_KEY)
-    answered = [e for found in made.pool.idle.values() for e in found if e.paid]  # type: ignore[attr-defined]
+    answered = [e for found in made.driver.idle.values() for e in found if e.paid]  # type: ignore[attr-defined]
     assert not answered
 
 
@@ -203,7 +203,7 @@ def test_an_environment_that_cannot_be_closed_is_left_alone(policy: Policy) -> N
     made = EnvironmentSampler(CannotClose())
     made.setup(source(policy))
     made.sample(prompts()[:1], 2, sampling=SAMPLING, random_key=RANDOM_KEY)
-    assert not any(made.pool.idle.values())
+    assert not any(made.driver.idle.values())
 
 
 class Asked(TransformersSampler):

@@ -81,14 +81,7 @@ class EngineOptions:
             )
 
     def make_arguments(
-        self,
-        config: Any,
-        *,
-        dtype: str,
-        longest_sequence: int,
-        cpu: bool,
-        lora_rank: int | None = None,
-        top: int = 0,
+        self, config: Any, *, dtype: str, longest_sequence: int, cpu: bool, lora_rank: int | None = None, top: int = 0
     ) -> dict[str, Any]:
         """Arguments of ``vllm.LLM``, and as flags those of the server.
 

@@ -134,10 +134,7 @@ class VLLMSampler(Sampler):
         stripped = list_stripped(self.source.tokenizer, ends, sampling)
         stops = Stops.from_strings(self.source.tokenizer, sampling.stop, ends)
         return [
-            Group(
-                prompt=prompt,
-                completions=tuple(self._make_completion(c, stops, stripped) for c in completions),
-            )
+            Group(prompt=prompt, completions=tuple(self._make_completion(c, stops, stripped) for c in completions))
             for prompt, completions in zip(prompts, outputs, strict=True)
         ]
 
@@ -161,11 +158,7 @@ class VLLMSampler(Sampler):
                 from lgrpo_lightning.samplers.vllm.server import Servers
 
                 self.transport = Servers(
-                    model.config,
-                    self.server,
-                    ranks=self.ranks,
-                    adapter=self.source.adapter(),
-                    lora=self.engine.lora,
+                    model.config, self.server, ranks=self.ranks, adapter=self.source.adapter(), lora=self.engine.lora
                 )
             else:
                 from lgrpo_lightning.samplers.vllm.engine import InProcessEngine
