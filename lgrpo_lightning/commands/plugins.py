@@ -6,59 +6,34 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lgrpo_lightning.registry import lookup
-from lgrpo_lightning.registry.loading import PluginError
+from lgrpo_lightning.registry.loading import Component, PluginError, list_entry_points, load_components
+from lgrpo_lightning.registry.lookup import explain_clash
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print one line a component: kind, name, package, version, summary."""
-    options = build_parser().parse_args(list(argv)[1:])
-    if options.verbose:
-        return list_packages()
-    try:
-        installed = lookup.components().values()
-    except PluginError as error:
-        print(f"lgrpo: {error} `lgrpo plugins --verbose` lists the others.", file=sys.stderr)
-        return 1
-    rows = sorted((c.kind, c.name, f"{c.package} {c.version}", c.summary) for c in installed)
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-    for *columns, summary in rows:
-        print("  ".join([*(f"{c:<{w}}" for c, w in zip(columns, widths, strict=True)), summary]).rstrip())
-    return 0
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Print one line a component: kind, name, package, version, summary; 1 where a package is broken."""
     parser = argparse.ArgumentParser(
         prog="lgrpo plugins", description="List the installed components: kind, name, package, version and a line each."
     )
     add = parser.add_argument
-    add("-v", "--verbose", action="store_true", help="load every package, show who brings what and what fails")
-    return parser
-
-
-def list_packages() -> int:
-    """Load the packages one by one; 1 where one of them is broken."""
-    import pluggy
-
-    from lgrpo_lightning.registry import hookspecs
-    from lgrpo_lightning.registry.loading import identify_package, list_entry_points, load_components
-
-    broken, owners = 0, dict[str, str]()
+    add("-v", "--verbose", action="store_true", help="show entry points and modules in place of the lines")
+    verbose = parser.parse_args(list(argv)[1:]).verbose
+    found, rows, errors = dict[str, Component](), list[tuple[str, ...]](), list[str]()
     for entry in list_entry_points():
-        manager = pluggy.PluginManager(hookspecs.PROJECT)
-        manager.add_hookspecs(hookspecs)
-        print(f"{' '.join(identify_package(entry))}  entry point {entry.name} = {entry.value}")
         try:
-            offered = load_components(manager, entry)
+            offered = load_components(entry)
         except PluginError as error:
-            broken += 1
-            print(f"  BROKEN: {error}")
+            errors.append(str(error))
             continue
         for component in offered:
-            print(f"  {component.kind:<20} {component.name:<24} {component.cls.__module__}")
-            other = owners.setdefault(component.name, component.package)
-            if other != component.package:
-                broken += 1
-                print(f"  CLASH: {other} brings a component of that name, too.")
-    return 1 if broken else 0
+            other = found.setdefault(component.name, component)
+            if other.cls is not component.cls:
+                errors.append(explain_clash(other, component))
+            last = f"{entry.name} = {component.cls.__module__}" if verbose else component.summary
+            rows.append((component.kind, component.name, f"{component.package} {component.version}", last))
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    for *columns, last in sorted(rows):
+        print("  ".join([*(f"{c:<{w}}" for c, w in zip(columns, widths, strict=True)), last]).rstrip())
+    for text in errors:
+        print(f"BROKEN: {text}", file=sys.stdout if verbose else sys.stderr)
+    return 1 if errors else 0

@@ -62,7 +62,7 @@ def _normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def load_components(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Component]:
+def load_components(entry: EntryPoint) -> list[Component]:
     """The components of one entry point, each checked."""
     owner, version = identify_package(entry)
     where = f"Plug-in package {owner} {version} (entry point {entry.name!r} = {entry.value!r})"
@@ -78,7 +78,7 @@ def load_components(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Co
             f"{hookspecs.CONTRACT}. Update lgrpo_lightning (pip install -U lgrpo_lightning), take an older {owner}, or "
             f"set {DISABLE}={owner} to run without it."
         )
-    hook = _register(manager, plugin, where)
+    hook = _find_hook(plugin, where)
     try:
         classes: Iterable[Any] = list(hook())
     except (Exception, SystemExit) as error:
@@ -96,8 +96,10 @@ def load_components(manager: pluggy.PluginManager, entry: EntryPoint) -> list[Co
     ]
 
 
-def _register(manager: pluggy.PluginManager, plugin: Any, where: str) -> Any:
-    """The plug-in's hook function, registered."""
+def _find_hook(plugin: Any, where: str) -> Any:
+    """The plug-in's hook function."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
     expected = f"It must define `{HOOK}()`, marked with @hookimpl from lgrpo_lightning"
     try:
         manager.register(plugin)
@@ -105,8 +107,7 @@ def _register(manager: pluggy.PluginManager, plugin: Any, where: str) -> Any:
     except pluggy.PluginValidationError as error:
         raise PluginError(f"{where}: {' '.join(str(error).split())}. {expected}, without arguments.") from error
     for implementation in manager.hook.lgrpo_components.get_hookimpls():
-        if implementation.plugin is plugin:
-            return implementation.function
+        return implementation.function
     unmarked = " The function is there, but not marked." if hasattr(plugin, HOOK) else ""
     raise PluginError(f"{where} implements no hook. {expected}.{unmarked}")
 

@@ -6,14 +6,11 @@ the built-in ones come the same way.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType
 
-import pluggy
-
-from lgrpo_lightning.registry import hookspecs
 from lgrpo_lightning.registry.loading import DISABLE, Component, PluginError, list_entry_points, load_components
 
 
@@ -24,19 +21,22 @@ def components() -> Mapping[str, Component]:
     Raises:
         PluginError: A package fails to import, misuses the hook, or brings a name that another one has.
     """
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
     by_name: dict[str, Component] = {}
     for entry in list_entry_points():
-        for component in load_components(manager, entry):
+        for component in load_components(entry):
             other = by_name.setdefault(component.name, component)
             if other.cls is not component.cls:
-                raise PluginError(
-                    f"Two packages bring a component called {component.name!r}: {_describe_owner(other)} and "
-                    f"{_describe_owner(component)}. Names must be unique; uninstall one of them, or set "
-                    f"{DISABLE}={component.package}."
-                )
+                raise PluginError(explain_clash(other, component))
     return MappingProxyType(by_name)
+
+
+def explain_clash(first: Component, second: Component) -> str:
+    """Why two components of one name cannot be."""
+    one, two = (f"{c.package} {c.version} ({c.cls.__module__})" for c in (first, second))
+    return (
+        f"Two packages bring a component called {first.name!r}: {one} and {two}. Names must be unique; uninstall one "
+        f"of them, or set {DISABLE}={second.package}."
+    )
 
 
 def explain_unknown(kind: str, name: str) -> str:
@@ -49,16 +49,12 @@ def explain_unknown(kind: str, name: str) -> str:
     )
     installed = sorted(c.name for c in components().values() if c.kind == kind)
     lower = {n.lower(): n for n in installed}
-    close = difflib.get_close_matches(name.lower(), lower, n=1)
+    close = get_close_matches(name.lower(), lower, n=1)
     meant = f" Did you mean {lower[close[0]]!r}?" if close else ""
     return (
         f"{about}{meant} Installed: {', '.join(installed) or 'none'}. If it comes from a plug-in, install "
         "its package (pip install ...) and check `lgrpo plugins`; name your own class by its import path."
     )
-
-
-def _describe_owner(component: Component) -> str:
-    return f"{component.package} {component.version} ({component.cls.__module__})"
 
 
 def _add_article(kind: str) -> str:
