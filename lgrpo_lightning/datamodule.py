@@ -16,13 +16,7 @@ from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.row_columns import check_template_kwargs
 from lgrpo_lightning.data.set_encoder import SetEncoder
-from lgrpo_lightning.data.sources import (
-    check_given,
-    check_streaming,
-    compare_prompts,
-    name_sources,
-    read_rows,
-)
+from lgrpo_lightning.data.sources import check_given, check_streaming, compare_prompts, name_sources, read_rows
 from lgrpo_lightning.data.stream import PromptStream, check_state, check_streamed_run
 from lgrpo_lightning.distributed.component_call import isolate_call
 from lgrpo_lightning.distributed.ranks import find_data_rank
@@ -98,11 +92,7 @@ class PromptDataModule(LightningDataModule):
             (max_prompt_length is None or max_prompt_length >= 1, "max_prompt_length", "at least 1, or null"),
             (long_prompts in ("error", "drop"), "long_prompts", "'error' or 'drop'"),
             (on_change in ("say", "error"), "on_change", "'say' or 'error'"),
-            (
-                curriculum is None or shuffle,
-                "shuffle",
-                "true beside data.curriculum, which draws the prompts",
-            ),
+            (curriculum is None or shuffle, "shuffle", "true beside data.curriculum, which draws the prompts"),
         )
         self.chat_template_kwargs = mapped("data.chat_template_kwargs", chat_template_kwargs or {})
         check_template_kwargs(self.chat_template_kwargs)
@@ -146,16 +136,16 @@ class PromptDataModule(LightningDataModule):
             ValueError: A set is missing or empty, a prompt is malformed or too long, a column that a reward
                 needs is missing, or the batch sizes do not fit; the message names the place.
         """
+        self.fingerprints = {}
         for which in STAGES[stage]:
             if (stage, which) != ("fit", "validation"):
                 check_given(self.sources[which], which, stage)
-            if not (which == "train" and self.streamed):
-                self.prompts[which] = {name: self._encode_set(name, s) for name, s in self.sources[which].items()}
-        self.fingerprints = {
-            "data.train" if which == "train" else f"data.{which} ({name})": digest_prompts(prompts)
-            for which in STAGES[stage]
-            for name, prompts in self.prompts.get(which, {}).items()
-        }
+            if which == "train" and self.streamed:
+                continue
+            self.prompts[which] = {name: self._encode_set(name, s) for name, s in self.sources[which].items()}
+            for name, prompts in self.prompts[which].items():
+                key = "data.train" if which == "train" else f"data.{which} ({name})"
+                self.fingerprints[key] = digest_prompts(prompts)
         if stage == "fit":
             self._train_loader, self.pass_rates, self._resumed_state = None, None, {}
             # a run that overfits a few batches draws those alone, whatever their pass rates
@@ -164,17 +154,16 @@ class PromptDataModule(LightningDataModule):
             self._check_training_set()
 
     def _check_training_set(self) -> None:
-        count = None if self.streamed else len(self.prompts["train"]["train"])
+        trainer, count = self._trainer, None if self.streamed else len(self.prompts["train"]["train"])
         sizes.check_prompts_per_step(
             self.prompts_per_step,
-            world_size=find_data_rank(self._trainer).size,
-            mini_batches=getattr(getattr(self._trainer.lightning_module, "updates", None), "mini_batches", 1),
+            world_size=find_data_rank(trainer).size,
+            mini_batches=getattr(getattr(trainer.lightning_module, "updates", None), "mini_batches", 1),
             prompts=count,
         )
         if count is None:
-            check_streamed_run(self._trainer, validates=bool(self.sources["validation"]))
-            return
-        if not self.shuffle and not self._trainer.overfit_batches:
+            check_streamed_run(trainer, validates=bool(self.sources["validation"]))
+        elif not self.shuffle and not trainer.overfit_batches:
             sizes.warn_of_incomplete_batch(count, self.prompts_per_step)
 
     def train_dataloader(self) -> PromptLoader | PromptStream:
@@ -232,16 +221,15 @@ class PromptDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training prompts, and their pass rates. Lightning forgets its own copy at an epoch's end."""
-        rates = {} if self.pass_rates is None else self.pass_rates.state_dict()
-        if (loader := self._train_loader) is None:
+        if self._train_loader is None:
             return {}
-        return loader.state_dict() | rates | {"fingerprints": self.fingerprints}
+        rates = {} if self.pass_rates is None else self.pass_rates.state_dict()
+        return self._train_loader.state_dict() | rates | {"fingerprints": self.fingerprints}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Start the training prompts at a saved place; other prompts are refused where ``on_change`` is "error"."""
         self._resumed_state = state_dict  # Lightning loads a data module's state before it has made a loader
-        before = state_dict.get("fingerprints", {})
-        compare_prompts(before, self.fingerprints, refuse=self.on_change == "error")
+        compare_prompts(state_dict.get("fingerprints", {}), self.fingerprints, refuse=self.on_change == "error")
         if self.pass_rates is not None:
             self.pass_rates.load_state_dict(state_dict)
 

@@ -27,12 +27,8 @@ def toy_group(
     """A group made without a model.
 
     Args:
-        completions: Texts, one token a character; or token ids, whose text is the ids with a space after
-            each.
-        columns: Data columns of the prompt.
-        prompt: The prompt's text.
+        completions: Texts, one token a character; or token ids, whose text is the ids with a space after each.
         messages: The chat behind the prompt, for reward functions that read messages.
-        uid: The prompt's name.
         eos: Whether an end-of-sequence token is appended to each completion.
 
     >>> toy_group(["ab"], eos=True).completions[0].text_ends

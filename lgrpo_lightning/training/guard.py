@@ -33,13 +33,11 @@ class NonFiniteError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one rank found; plain values.
+    """What one rank found.
 
     Attributes:
-        rank: Which one.
-        loss: Its loss.
-        rows: Offending rows of its batch, and ``uids`` their prompts.
-        inputs: Which of a row's inputs are not finite: "advantages", "old_logprobs", …
+        rows, uids: Offending rows of its batch, and their prompts.
+        inputs: Which of the inputs of the loss are not finite: "advantages", "old_logprobs", …
         gradients, weights: Names of parameters whose gradient or value is not finite, as far as this rank holds them.
     """
 
@@ -53,13 +51,7 @@ class Finding:
 
 
 class StepGuard:
-    """Looks at each optimizer step after its backward passes and before the update, and decides alike on all ranks.
-
-    Args:
-        trainer: Of the run.
-        policy: The model; its gradients are complete and averaged over ranks.
-        on_nonfinite: What to do with a step that is not finite.
-    """
+    """Looks at each optimizer step after its backward passes and before the update, and decides alike on all ranks."""
 
     def __init__(self, trainer: Any, policy: Policy, on_nonfinite: OnNonFinite) -> None:
         self.trainer = trainer
@@ -106,9 +98,7 @@ class StepGuard:
         return False
 
     def check_weights(self) -> None:
-        """Refuse the updates of a rollout where they left weights that are not finite, before a checkpoint takes them.
-
-        Collective.
+        """Refuse updates that left weights that are not finite, before a checkpoint takes them. Collective.
 
         Raises:
             NonFiniteError: With their names.
@@ -146,7 +136,6 @@ class StepGuard:
 
 
 def _find(pending: PendingStep, rollout: Rollout, policy: Policy, rank: int) -> Finding:
-    """Look at everything that the step was made of."""
     rows = pending.offending()
     inputs = {
         "advantages": pending.batch.advantages,
@@ -167,7 +156,6 @@ def _find(pending: PendingStep, rollout: Rollout, policy: Policy, rank: int) -> 
 
 
 def _list_not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Names of the tensors that hold NaN or infinity; of a sharded one this rank's part counts."""
     return [name for name, t in named if not bool(_get_part(t).isfinite().all())]
 
 
@@ -191,16 +179,13 @@ def _explain(findings: list[Finding]) -> str:
             f"What goes into the loss is not finite: {_list_first(inputs)}, which {whose} gave. Look at the file for "
             "the rows, and at the rewards that led to them."
         )
+    other = "Use trainer.precision: bf16-mixed or 32-true rather than float16, a lower learning rate, or"
     if any(f.rows for f in findings):
         return (
             "The weights are finite, but the model's output on these rows, or the ratio to the old log-probs, is "
-            "not. Use trainer.precision: bf16-mixed or 32-true rather than float16, a lower learning rate, fewer "
-            "updates.iterations; in place of updates.old_logprobs: sampler, policy."
+            f"not. {other} fewer updates.iterations; in place of updates.old_logprobs: sampler, policy."
         )
-    return (
-        "Every loss is finite, but the backward pass overflows. Use trainer.precision: bf16-mixed or 32-true "
-        "rather than float16, another policy.attn_implementation, or a lower learning rate."
-    )
+    return f"Every loss is finite, but the backward pass overflows. {other} another policy.attn_implementation."
 
 
 def _describe(what: str, findings: list[Finding]) -> str:

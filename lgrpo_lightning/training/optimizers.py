@@ -25,11 +25,7 @@ def default_optimizer(params: Iterable[Parameter]) -> Optimizer:
 
 
 def build_optimizer(factory: Callable[[list[Parameter]], Optimizer], parameters: list[Parameter]) -> Optimizer:
-    """The optimizer over ``parameters``.
-
-    Raises:
-        ValueError: It refuses its options.
-    """
+    """The optimizer over ``parameters``; a ``ValueError`` where it refuses its options."""
     try:
         return factory(parameters)
     except (ValueError, TypeError) as error:
@@ -102,8 +98,7 @@ TAKEN_OVER = ("lr", "weight_decay", "betas", "eps")
 def read_rates(optimizer: Optimizer, schedule: Schedule) -> list[dict[str, Any]]:
     """What an optimizer that has no scheduler yet was told: a dictionary for each group, and one for the schedule."""
     groups = [{name: group[name] for name in TAKEN_OVER if name in group} for group in optimizer.param_groups]
-    rates: list[dict[str, Any]] = to_plain([*groups, asdict(schedule)])  # a checkpoint takes nothing else
-    return rates
+    return list(to_plain([*groups, asdict(schedule)]))  # a checkpoint takes nothing else
 
 
 def take_over_rates(optimizer: Optimizer, made: Any, now: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
@@ -111,11 +106,10 @@ def take_over_rates(optimizer: Optimizer, made: Any, now: list[dict[str, Any]], 
 
     Args:
         made: The restored scheduler.
-        now: ``read_rates`` this run.
-        before: Those of the run that wrote the checkpoint.
+        now, before: ``read_rates`` of this run, and of the one that wrote the checkpoint.
 
     Returns:
-        What has changed.
+        What has changed, as text.
     """
     pairs = [
         {name: (old[name], value) for name, value in new.items() if name in old and old[name] != value}
