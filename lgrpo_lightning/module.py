@@ -31,14 +31,13 @@ from lgrpo_lightning.rollouts.components import Components
 from lgrpo_lightning.rollouts.queue import RolloutQueue
 from lgrpo_lightning.rollouts.refill import ScoredGroups, replace_equal_groups
 from lgrpo_lightning.rollouts.selection import skip_if_unrewarded
-from lgrpo_lightning.rollouts.timing import Clock
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, compatibility, settings
 from lgrpo_lightning.training.alike import check_alike, describe_run
 from lgrpo_lightning.training.batch_scorer import subtract_kl_penalty
 from lgrpo_lightning.training.evaluation import Evaluations, evaluation_metrics, evaluation_names
-from lgrpo_lightning.training.metrics_log import MetricsLog
+from lgrpo_lightning.training.metrics_log import Clock, MetricsLog
 from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.policy_module import PolicyModule
 from lgrpo_lightning.training.run_limits import check_steps, plan_rollouts, stop_after_last
@@ -120,7 +119,8 @@ class GRPOModule(PolicyModule):
         """One rollout and its optimizer steps; optimization is manual, so no loss is returned."""
         clock, means = Clock(), Means()
         rollout = self.draw_rollout(prompts, clock)
-        add_weight_lag(means, rollout, self.weight_version, expected=self.queue.expected_version)
+        drawn_from = self.queue.expected_version if self.updates.rollouts_ahead else self.weight_version
+        add_weight_lag(means, rollout, self.weight_version, expected=drawn_from)
         call_rollout_callbacks(self.trainer, self, rollout)
         with clock.measure("train"):
             self.train_on(rollout, means)
@@ -135,8 +135,13 @@ class GRPOModule(PolicyModule):
     def draw_rollout(self, prompts: Sequence[Prompt], clock: Clock) -> Rollout:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         random_key = self.components.random_key("train", self.rollout_index)
-        requests = plan_rollouts(self.trainer, self.updates, prompts, self.progress)  # also of rollouts ahead
-        scored = self.queue.take(requests, self.weight_version, clock)
+        if self.updates.rollouts_ahead:
+            requests = plan_rollouts(self.trainer, self.updates, prompts, self.progress)
+            scored = self.queue.take(requests, self.weight_version, clock.seconds)
+        else:
+            with clock.measure("reward"):
+                self.components.start_rewards(random_key, self.progress)
+            scored = self.sample_and_score(prompts, random_key, clock)
         scored, replaced = self.replace_equal_groups(scored, random_key, clock)
         with clock.measure("reward"):
             rewards: Sequence[Rewards] = scored.rewards
@@ -147,20 +152,27 @@ class GRPOModule(PolicyModule):
             rollout = skip_if_unrewarded(rollout, self.ranks, self.device)
         return replace(rollout, replaced=replaced.as_untrained_rollout(rollout.index))
 
+    def sample_and_score(self, prompts: Sequence[Prompt], random_key: RandomKey, clock: Clock) -> ScoredGroups:
+        """Groups from the policy as it is, with process trees and rewards. Collective."""
+        with clock.measure("sample"):
+            self.components.sync_sampler(self.weight_version)
+            groups = self.components.sample_groups(prompts, self.group_size, self.sampling, random_key)
+            self.components.release_sampler(self.weight_version)
+        with clock.measure("reward"):
+            return self.components.score_groups(groups, random_key)
+
     def replace_equal_groups(
         self, scored: ScoredGroups, random_key: RandomKey, clock: Clock
     ) -> tuple[ScoredGroups, ScoredGroups]:
         """(the groups that are left, those that were replaced), in at most ``updates.refill_rounds`` rounds."""
-        trainer: Any = self.trainer
-        data = find_data_rank(trainer)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return replace_equal_groups(
             scored,
             rounds=self.updates.refill_rounds,
-            rank=data.rank,
-            size=data.size,
-            gather=lambda value: gather_data_ranks(trainer, value),
-            further=lambda count, without: trainer.datamodule.draw_further_prompts(count, without),
-            draw=lambda prompts: self.queue.draw(prompts, random_key, self.weight_version, clock),
+            rank=find_data_rank(self.trainer),
+            gather=lambda value: gather_data_ranks(self.trainer, value),
+            further=lambda count, without: data.draw_further_prompts(count, without),
+            draw=lambda prompts: self.sample_and_score(prompts, random_key, clock),
         )
 
     def train_on(self, rollout: Rollout, means: Means) -> None:

@@ -1,4 +1,4 @@
-"""Draws rollouts: the one that is trained on next, and with ``rollouts_ahead`` those after it."""
+"""Draws rollouts while earlier ones are trained on (``updates.rollouts_ahead``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.distributed.activity import note_activity
 from lgrpo_lightning.distributed.component_call import list_changed, read_generators
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
@@ -24,8 +23,7 @@ from lgrpo_lightning.policy.kept_weights import KeptWeights
 from lgrpo_lightning.rollouts.components import Components
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.rollouts.thread import POLL, RolloutRequest, RolloutThread
-from lgrpo_lightning.rollouts.timing import Clock
-from lgrpo_lightning.types import Group, Prompt, Sampling
+from lgrpo_lightning.types import Group, Sampling
 
 EARLIER = "lgrpo_earlier_weights"
 """Key in a checkpoint of the weights that rollouts in the queue were drawn from, oldest first; they never change."""
@@ -41,11 +39,10 @@ DRAWS = (
 class RolloutQueue:
     """Samples and scores rollouts, ``ahead`` of them (k) while earlier ones are trained on.
 
-    With k = 0 a rollout is drawn when it is asked for. Else rollout n is drawn from the weights after update
-    n - 1 - k, neither older nor newer ones, so that a run does not depend on who is faster. The sampler draws one
-    rollout at a time, in order, and each is scored when the one before has been: sampling, rewards and updates run
-    side by side. A checkpoint keeps the weights that rollouts in the queue were drawn from; a resumed run draws these
-    again.
+    Rollout n is drawn from the weights after update n - 1 - k, neither older nor newer ones, so that a run does not
+    depend on who is faster. The sampler draws one rollout at a time, in order, and each is scored when the one before
+    has been: sampling, rewards and updates run side by side. A checkpoint keeps the weights that rollouts in the queue
+    were drawn from; a resumed run draws these again. With k = 0 nothing is ever in the queue.
     """
 
     def __init__(self, components: Components, *, group_size: int, sampling: Sampling, ahead: int) -> None:
@@ -65,28 +62,29 @@ class RolloutQueue:
         """Take the run's Trainer and policy."""
         self._trainer, self._policy = trainer, policy
 
-    def take(self, requests: Sequence[RolloutRequest], version: int, clock: Clock) -> ScoredGroups:
-        """The scored groups of the first request; with k > 0 those after it are being drawn from now on. Collective.
+    def take(self, requests: Sequence[RolloutRequest], version: int, seconds: dict[str, float]) -> ScoredGroups:
+        """The scored groups of the first request, while those after it are being drawn. Collective.
 
         Args:
             version: Optimizer steps that the policy has had.
+            seconds: Receives the seconds of each stage.
         """
-        if self.ahead:
-            return self._take_ahead(requests, version, clock)
-        this, self.expected_version = requests[0], version
-        random_key = self.components.random_key("train", this.index)
-        with clock.measure("reward"):
-            self.components.start_rewards(random_key, this.progress)
-        return self.draw(this.prompts, random_key, version, clock)
-
-    def draw(self, prompts: Sequence[Prompt], random_key: RandomKey, version: int, clock: Clock) -> ScoredGroups:
-        """Sample and score groups from the policy as it is. Collective."""
-        with clock.measure("sample"):
-            self.components.sync_sampler(version)
-            groups = self.components.sample_groups(prompts, self.group_size, self.sampling, random_key)
-            self.components.release_sampler(version)
-        with clock.measure("reward"):
-            return self.components.score_groups(groups, random_key)
+        this, count = requests[0], self.ahead
+        started = time.perf_counter()
+        for request in requests[:count]:  # at the start of a run, and after a resume
+            if request.index not in self._threads:
+                back = this.index + count - 1 - request.index
+                self._start(request, version, weights=self._weights_before(back))
+        self._await_sampler()
+        self._now = KeptWeights.copy_from(self._policy, version)
+        if len(requests) > count:
+            self._start(requests[count], version, weights=None)
+        thread = self._threads.pop(this.index)
+        _check_prompts(thread.request, this)
+        self._await(thread, thread.scored)
+        seconds |= thread.seconds | {"trainer_idle": time.perf_counter() - started}
+        self.expected_version = thread.version
+        return thread.result()
 
     def end_update(self) -> None:
         """A rollout was trained on: the weights before its update may be needed, older ones are not."""
@@ -131,26 +129,6 @@ class RolloutQueue:
         if self.ahead:
             kept = [KeptWeights.read(policy, state) for state in checkpoint.get(EARLIER, ())]
             self._earlier = deque(kept[-self.ahead :])
-
-    # ------------------------------------------------------------------------------------------ with k > 0
-
-    def _take_ahead(self, requests: Sequence[RolloutRequest], version: int, clock: Clock) -> ScoredGroups:
-        this, count = requests[0], self.ahead
-        started = time.perf_counter()
-        for request in requests[:count]:  # at the start of a run, and after a resume
-            if request.index not in self._threads:
-                back = this.index + count - 1 - request.index
-                self._start(request, version, weights=self._weights_before(back))
-        self._await_sampler()
-        self._now = KeptWeights.copy_from(self._policy, version)
-        if len(requests) > count:
-            self._start(requests[count], version, weights=None)
-        thread = self._threads.pop(this.index)
-        _check_prompts(thread.request, this)
-        self._await(thread, thread.scored)
-        clock.seconds |= thread.seconds | {"trainer_idle": time.perf_counter() - started}
-        self.expected_version = thread.version
-        return thread.result()
 
     def _start(self, request: RolloutRequest, version: int, *, weights: KeptWeights | None) -> None:
         """Sync the sampler, with these weights or the policy's own, and begin to draw. Collective."""

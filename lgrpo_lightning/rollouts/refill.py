@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lgrpo_lightning.distributed.ranks import DataRank
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Rollout
 
@@ -67,8 +68,7 @@ def replace_equal_groups(
     scored: ScoredGroups,
     *,
     rounds: int,
-    rank: int,
-    size: int,
+    rank: DataRank,
     gather: Callable[[Any], list[Any]],
     further: Callable[[int, set[str]], Sequence[Prompt]],
     draw: Callable[[Sequence[Prompt]], ScoredGroups],
@@ -81,7 +81,7 @@ def replace_equal_groups(
 
     Args:
         rounds: How often at most.
-        rank, size: This process among those with prompts of their own.
+        rank: This process among those with prompts of their own.
         gather: A value of every one of them, in order. Collective.
         further: So many prompts of the training set without those of the given uids, the same on every rank.
         draw: Samples and scores groups; called on every rank each round, also for no prompts. Collective.
@@ -92,12 +92,12 @@ def replace_equal_groups(
         own = [(group.prompt.uid, equal) for group, equal in zip(scored.groups, scored.equal, strict=True)]
         for other, theirs in enumerate(gather(own)):
             seen.update(uid for uid, _ in theirs)
-            places += [i * size + other for i, (_, equal) in enumerate(theirs) if equal]
+            places += [i * rank.size + other for i, (_, equal) in enumerate(theirs) if equal]
         found = further(len(places), seen) if places else ()
         if not found:
             break
         pairs = zip(sorted(places), found, strict=False)
-        mine = {place // size: prompt for place, prompt in pairs if place % size == rank}
+        mine = {place // rank.size: prompt for place, prompt in pairs if place % rank.size == rank.rank}
         drawn = draw(list(mine.values()))
         replaced += scored.at(list(mine))
         scored = scored.with_replaced(list(mine), drawn)

@@ -60,8 +60,6 @@ def plan_rollouts(
     trainer: Any, updates: Updates, prompts: Sequence[Prompt], progress: Progress
 ) -> list[RolloutRequest]:
     """This rollout, and up to ``updates.rollouts_ahead`` after it that the run is sure to reach."""
-    if not updates.rollouts_ahead:
-        return [RolloutRequest(prompts=tuple(prompts), progress=progress)]
     left = [updates.rollouts_ahead]
     if updates.max_rollouts > 0:
         left.append(updates.max_rollouts - progress.rollout - 1)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lgrpo_lightning.distributed.ranks import DataRank
 from lgrpo_lightning.rollouts.refill import ScoredGroups, replace_equal_groups
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.training.settings import check_data
@@ -45,8 +46,7 @@ def refilled(first: list[str], equal: set[str], *, rounds: int, size: int) -> tu
             replace_equal_groups(
                 rank,
                 rounds=1,
-                rank=r,
-                size=size,
+                rank=DataRank(rank=r, size=size),
                 gather=lambda own, told=everyone: told,
                 further=further,
                 draw=lambda prompts: scored([p.uid for p in prompts], equal),
@@ -87,8 +87,7 @@ def test_several_rounds_in_one_call_sample_nothing_twice() -> None:
     kept, replaced = replace_equal_groups(
         scored(["a", "b"], equal),
         rounds=3,
-        rank=0,
-        size=1,
+        rank=DataRank(rank=0, size=1),
         gather=lambda own: [own],
         further=further,
         draw=lambda prompts: scored([p.uid for p in prompts], equal),
@@ -103,8 +102,7 @@ def test_nothing_further_is_no_error() -> None:
     kept, replaced = replace_equal_groups(
         whole,
         rounds=5,
-        rank=0,
-        size=1,
+        rank=DataRank(rank=0, size=1),
         gather=lambda own: [own],
         further=lambda n, w: [],
         draw=lambda p: ScoredGroups(),
