@@ -36,7 +36,6 @@ class Alarms(RolloutCallback):
         self.texts: dict[str, int] = {}  # id of a prompt → hash of its text
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Learn what the rules ask beside metrics."""
         estimator = getattr(pl_module, "advantage_estimator", None)
         models = getattr(pl_module, "reward_model", None)
         names, weights = getattr(models, "models", []), getattr(models, "weights", [])
@@ -46,22 +45,18 @@ class Alarms(RolloutCallback):
         )
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
-        """See which prompts there are."""
         self.texts |= {group.prompt.uid: hash(group.prompt.text) for group in rollout.groups}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the rollout just done."""
         window = self.tracker.window
         window.facts = replace(window.facts, repeated=share_repeated(self.texts))
         for text in self.tracker.see(trainer.callback_metrics):  # type: ignore[arg-type]
             say(trainer, f"Alarm after rollout {count_rollouts(pl_module)}: {text}")
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen and said, so that a resumed run does not begin anew."""
         return self.tracker.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
         self.tracker.load_state_dict(state_dict)

@@ -109,7 +109,6 @@ class BestCheckpoint(RolloutState):
         self._before = trainer.callback_metrics.get(self.monitor)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the state if it is among the best."""
         if not is_fitting(trainer):
             return
         self._begin(trainer, pl_module)
@@ -119,7 +118,6 @@ class BestCheckpoint(RolloutState):
             self._keep(trainer, pl_module, score)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where nothing was ever measured."""
         if not self.kept and not is_dry_run(trainer):
             say(
                 trainer,
@@ -128,11 +126,9 @@ class BestCheckpoint(RolloutState):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, the best first."""
         return {"kept": [list(kept) for kept in self.kept]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what the run kept so far."""
         self.kept = [(name, score, rollouts) for name, score, rollouts in state_dict["kept"]]
 
     def _read_score(self, trainer: Trainer, pl_module: LightningModule) -> float:
@@ -181,7 +177,6 @@ class BestCheckpoint(RolloutState):
 
 
 def _explain_no_validation(trainer: Any) -> str | None:
-    """Why there is no validation, if there is none."""
     if not trainer.limit_val_batches:
         return "trainer.limit_val_batches is 0"
     if not trainer.enable_validation or not sum(trainer.num_val_batches):

@@ -34,7 +34,6 @@ class CompletionTable(RolloutCallback):
         self.count = count
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
-        """Show the table if it is due."""
         if not self.every_n_rollouts or rollout.index % self.every_n_rollouts or not trainer.is_global_zero:
             return
         from lgrpo_lightning.rollouts.rollout_rows import build_rows, select_over_rewards
@@ -47,12 +46,10 @@ class CompletionTable(RolloutCallback):
 
 
 def _describe_tree(row: dict[str, Any]) -> str:
-    """|λ| in short: its mean, and how many tokens are shared."""
     return f"{row['set_size_mean']:.2f} ({row['shared_tokens']}/{row['length']} shared)"
 
 
 def _write_line(row: dict[str, Any]) -> str:
-    """One completion in one line."""
     prompt, completion = (row[key].replace("\r", "\\r").replace("\n", "\\n") for key in ("prompt", "completion"))
     return (
         f"completion  rollout {row['rollout']}  member {row['member']}  reward {row['reward']:.3g}  "
@@ -62,7 +59,6 @@ def _write_line(row: dict[str, Any]) -> str:
 
 
 def _draw_table(index: int, rows: list[dict[str, Any]]) -> Any:
-    """The completions as a rich table."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

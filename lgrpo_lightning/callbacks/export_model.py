@@ -30,7 +30,6 @@ class ExportModel(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Export where it is due."""
         done = count_rollouts(pl_module)
         if done % self.every_n_rollouts or not (trainer.is_global_zero or is_sharded(trainer)):
             return

@@ -66,14 +66,12 @@ class LastCheckpoint(ModelCheckpoint):
         self._training = False  # whether this fit got as far as its first rollout
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Settle the folder."""
         self._training = False
         self._held.clear()
         self._get_file(trainer)
         super().setup(trainer, pl_module, stage)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Hold the state that the run resumes from."""
         self._held.load(checkpoint, count_rollouts(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,7 +92,6 @@ class LastCheckpoint(ModelCheckpoint):
         trainer.strategy.barrier("LastCheckpoint.on_train_start")
 
     def _keep_older(self, trainer: Trainer, file: CheckpointFile) -> None:
-        """Set the checkpoints of an older run aside."""
         for path in (file.last, file.previous):
             if path.exists():
                 kept = set_aside(path, f"old-{{n}}-{path.name}")
@@ -104,7 +101,6 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A rollout is done: hold its state, write it if that is due."""
         if is_dry_run(trainer):
             return
         done = count_rollouts(pl_module)
@@ -152,7 +148,6 @@ class LastCheckpoint(ModelCheckpoint):
         say(trainer, self._describe_end(trainer, count_rollouts(pl_module), exception))
 
     def _describe_end(self, trainer: Trainer, done: int, exception: BaseException) -> str:
-        """How the run ended, what is saved and how to go on."""
         name = str(exception) if isinstance(exception, Interrupted) else type(exception).__name__
         rollouts = "1 whole rollout" if done == 1 else f"{done} whole rollouts"
         said = f"{name} ended the run after {rollouts}; "
@@ -162,7 +157,6 @@ class LastCheckpoint(ModelCheckpoint):
         return f"{said}the state after {self._written} is in {last}. Resume with --ckpt_path last."
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Release the state."""
         self._held.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,6 +215,5 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def _is_last_batch(trainer: Trainer) -> bool:
-    """Whether the run is known to end with the rollout just done."""
     stopped = trainer.should_stop or (0 < trainer.max_steps <= trainer.global_step)
     return stopped or (trainer.is_last_batch and 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1)

@@ -22,11 +22,6 @@ class LockFolder(Callback):
         self._lock = FolderLock()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the folder, on rank 0.
-
-        Raises:
-            ValueError: Another run writes there.
-        """
         if stage == "fit" and trainer.is_global_zero and not is_dry_run(trainer):
             self._lock.take(Path(trainer.default_root_dir))
 
@@ -52,9 +47,7 @@ class LockFolder(Callback):
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let it go."""
         self._lock.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let it go."""
         self._lock.release()

@@ -40,7 +40,6 @@ class PredictionWriter(Callback):
         self._tables: list[Any] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with nothing."""
         self._tables = []
 
     def on_predict_batch_end(
@@ -52,7 +51,6 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect the rows of a batch."""
         from lgrpo_lightning.rollouts.rollout_rows import build_table
 
         if not isinstance(outputs, Rollout):
@@ -63,7 +61,6 @@ class PredictionWriter(Callback):
         self._tables.append(build_table(outputs))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the rows of all ranks into one file."""
         if is_dry_run(trainer):
             return
         import pyarrow as pa

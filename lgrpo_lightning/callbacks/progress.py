@@ -49,7 +49,6 @@ class RewardProgressBar(RichProgressBar):
         return super().is_enabled and not self._plain
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out whether there is a terminal."""
         super().setup(trainer, pl_module, stage)
         self._plain = not is_on_terminal()
 
@@ -77,13 +76,11 @@ class RewardProgressBar(RichProgressBar):
             self._update(self.train_progress_bar_id, count_rollouts(pl_module))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Take the time."""
         self._started = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar, or print the rollout's line."""
         done, total = count_rollouts(pl_module), estimate_rollouts(trainer, pl_module)
         if self.is_enabled and self.progress is not None and self.train_progress_bar_id is not None:
             self.progress.update(self.train_progress_bar_id, total=total)
@@ -95,12 +92,10 @@ class RewardProgressBar(RichProgressBar):
             self._print_line(f"rollout {done}{limit}", trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the time."""
         super().on_validation_start(trainer, pl_module)
         self._started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the new accuracy, or print the validation's line."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             logged = trainer.callback_metrics

@@ -47,7 +47,6 @@ class RankWatch(RolloutCallback):
         self._watch: Watch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin to watch, where there is more than one process."""
         note_activity("setting up")
         if (signals := find_stop_signals(trainer)) is not None:
             signals.at_end = lambda: self._end(trainer)
@@ -64,26 +63,21 @@ class RankWatch(RolloutCallback):
             self._watch.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Between two rollouts: stop here if that was asked for."""
         note_activity(f"at the start of rollout {count_rollouts(pl_module)}")
         stop_together(trainer)
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
-        """The update comes."""
         note_activity(f"the update of rollout {rollout.index}", waits=True)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Name the optimizer step."""
         note_activity(f"optimizer step {trainer.global_step} of rollout {count_rollouts(pl_module)}", waits=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A rollout is done."""
         note_activity(f"finishing rollout {count_rollouts(pl_module) - 1}", waits=True)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Stop here if that was asked for."""
         note_activity("evaluating")
         stop_together(trainer)
 

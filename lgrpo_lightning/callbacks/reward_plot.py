@@ -43,16 +43,13 @@ class RewardPlot(RolloutCallback):
         self.every_n_rollouts = every_n_rollouts
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
-        """Draw what is logged so far, if that is due."""
         if self.every_n_rollouts and rollout.index and rollout.index % self.every_n_rollouts == 0:
             self._draw(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the whole run."""
         self._draw(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draw as far as it came."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._draw(trainer)
 

@@ -39,14 +39,12 @@ class RolloutCheckpoint(RolloutState):
         self._written = -1  # rollouts done in the one written last
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set an older run's aside."""
         self._written = -1
         set_older_aside(trainer, pl_module, list(_find_files(self.get_folder(trainer)).values()))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write where it is due."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         done = count_rollouts(pl_module)
         if done % self.every_n_rollouts == 0 and not is_dry_run(trainer):
@@ -75,6 +73,5 @@ class RolloutCheckpoint(RolloutState):
 
 
 def _find_files(folder: Path) -> dict[int, Path]:
-    """The checkpoints there by their number of rollouts, in order."""
     files = {int(m[1]): p for p in folder.glob("rollout-*.ckpt") if (m := FILE.fullmatch(p.name))}
     return dict(sorted(files.items()))

@@ -34,12 +34,10 @@ class RolloutState(Checkpoint):
         self._held = LatestSnapshot()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing was done yet."""
         self._began = False
         self._held.clear()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Hold the state that the run resumes from."""
         self._held.load(checkpoint, count_rollouts(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,7 +47,6 @@ class RolloutState(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A rollout is done."""
         if not is_dry_run(trainer):
             self._held.take(trainer, count_rollouts(pl_module))
 

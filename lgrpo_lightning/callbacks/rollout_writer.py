@@ -37,7 +37,6 @@ class RolloutWriter(RolloutCallback):
         trainer.strategy.barrier("RolloutWriter.on_train_start")
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
-        """Write this rank's groups; of ranks that have the same ones, the first does."""
         data = find_data_rank(trainer)
         if is_dry_run(trainer) or not data.first:
             return

@@ -52,7 +52,6 @@ class RunSummary(Callback):
         self._first = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the time, and note on what the run runs."""
         self._began, self._first = time.monotonic(), count_rollouts(pl_module)
         if trainer.is_global_zero and not is_dry_run(trainer):
             write_environment(Path(trainer.default_root_dir))
@@ -75,7 +74,6 @@ class RunSummary(Callback):
             say(trainer, "\n".join(lines))
 
     def _describe_work(self, trainer: Trainer, pl_module: LightningModule) -> str:
-        """What was done and how long it took."""
         done = count_rollouts(pl_module)
         resumed = f" (resumed after {self._first})" if self._first else ""
         took = format_duration(time.monotonic() - self._began)

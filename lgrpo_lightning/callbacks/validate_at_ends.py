@@ -42,7 +42,6 @@ class ValidateAtEnds(Callback):
         run_hooks_of_a_complete_fit(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first rollout of a new run, or where a validation is due."""
         if self.due:
             validate_now(trainer, self.epoch)
         elif self.at_start and count_rollouts(pl_module) == 0:
@@ -52,25 +51,20 @@ class ValidateAtEnds(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Whether Lightning validates next."""
         self.epoch = trainer.current_epoch
         self.due = validation_follows(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember when the last validation was."""
         self.validated_at, self.due = count_rollouts(pl_module), False
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether a validation is due, in which epoch, and when the last one was."""
         return {"due": self.due, "validated_at": self.validated_at, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take that over."""
         self.due, self.validated_at = state_dict["due"], state_dict["validated_at"]
         self.epoch = state_dict["epoch"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After the last rollout, unless it was just validated."""
         if self.at_end and self.validated_at != count_rollouts(pl_module):
             validate_now(trainer, self.epoch)
 

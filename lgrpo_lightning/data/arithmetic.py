@@ -59,7 +59,6 @@ class ArithmeticTasks(PromptSource):
         self.count, self.min_terms, self.terms, self.max_term, self.seed = count, least, terms, max_term, seed
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        """``count`` rows with ``prompt``, ``answer`` and ``solution``."""
         sums = draw_numbers(random.Random(self.seed), self.min_terms, self.terms, self.max_term)
         return [make_row(next(sums), template=self.template, plus=self.plus) for _ in range(self.count)]
 

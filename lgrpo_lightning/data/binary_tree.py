@@ -34,5 +34,4 @@ class BinaryTreeTask(PromptSource):
         self.target, self.prompt = target, prompt
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        """The one row."""
         return [{"prompt": self.prompt, "target": self.target}]

@@ -45,7 +45,6 @@ def _check(message: Any, where: str) -> Message:
 
 
 def _join_text(content: Any, where: str) -> str | None:
-    """The text of a content: itself, or that of its parts."""
     if content is None or isinstance(content, str):
         return content
     if isinstance(content, Sequence) and all(isinstance(part, str | Mapping) for part in content):

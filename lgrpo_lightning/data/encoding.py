@@ -92,7 +92,6 @@ class PromptEncoder:
     def _tokenise(
         self, prompt: str, messages: Sequence[Message] | None, arguments: Mapping[str, Any], where: str
     ) -> tuple[str, tuple[int, ...]]:
-        """(text, token ids) as the model reads them."""
         if messages is None:
             text, ids = prompt, self._tokenise_plain(prompt)
         else:

@@ -100,7 +100,6 @@ class PromptFile(PromptSource):
         return read_dataset(self.path, self.split, self.subset, streaming=self.streaming)
 
     def _read_file(self, path: str) -> Rows:
-        """The rows of one file."""
         reader = READERS[find_suffix(path)]
         return read_csv(path, types=self.infer_types) if reader is read_csv else reader(path)
 

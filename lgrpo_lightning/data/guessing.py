@@ -36,6 +36,5 @@ class GuessingTask(PromptSource):
         self.count, self.lowest, self.highest, self.prompt, self.seed = count, lowest, highest, prompt, seed
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        """The rows."""
         draw = Random(self.seed)
         return [{"prompt": self.prompt, "number": draw.randint(self.lowest, self.highest)} for _ in range(self.count)]

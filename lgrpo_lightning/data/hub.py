@@ -47,7 +47,6 @@ def read_dataset(path: str, split: str | None, subset: str | None, *, streaming:
 
 
 def _choose_split(path: str, data: Any, split: str | None) -> Any:
-    """The split called ``split``, or the only one there is."""
     if not isinstance(data, dict):
         if split is not None:
             raise UserError(f"{path} holds a single data set, without splits; leave split={split!r} out.")

@@ -62,7 +62,6 @@ def _read_column(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _parse_parameters(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool with its parameters as an object."""
     inner = tool.get("function")
     if isinstance(inner, Mapping):
         return {**tool, "function": _parse_parameters(inner)}

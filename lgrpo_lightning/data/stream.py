@@ -82,11 +82,9 @@ class PromptStream:
             yield PromptBatch(batch[self.rank :: self.world_size])
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch comes from."""
         return {"pass": self.place[0], "taken": self.place[1], "position": self.position}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where ``state`` was saved."""
         self.position, self._served = state["position"], False
         # rows up to a place are read again, which may be millions: not where the stream is there already
         if (place := (state["pass"], state["taken"])) != self.place:

@@ -94,7 +94,6 @@ def _read_weights(run: RecordedRun) -> dict[str, float]:
 
 
 def _read_alarms(run: RecordedRun) -> Mapping[str, Any]:
-    """The options of the run's own ``Alarms``."""
     callbacks = run.get_option("trainer.callbacks") or []
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         if isinstance(callback, Mapping) and str(callback.get("class_path")).endswith("Alarms"):

@@ -154,7 +154,6 @@ def _pick_colours(names: Sequence[str]) -> list[str]:
 def _add_panels(
     count: int, *, columns: int | None = None, width: float | None = None, height: float | None = None
 ) -> tuple[Any, list[Any]]:
-    """A figure with so many axes, in rows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -113,7 +113,6 @@ def make_slug(text: str) -> str:
 
 
 def _name_choice(choice: Choice) -> str:
-    """What an arm is called: a class by its name, another value behind that of its key."""
     return choice.name if choice.name[:1].isupper() else name_setting((choice,))
 
 

@@ -46,7 +46,6 @@ class ComparisonProgress:
         self.bars.stop()
 
     def begin(self, run: Run) -> None:
-        """A run's process is started."""
         total, done = self.rollouts.get(run.folder), count_rows(run.folder / METRICS)
         self.going[run.folder] = self.bars.add_task(f"  {run.label}", total=total, completed=done)
 

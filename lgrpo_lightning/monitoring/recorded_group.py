@@ -209,7 +209,6 @@ def build_nodes(rows: pandas.DataFrame, keep: int | None = None) -> tuple[StepNo
 
 
 def _build_tree(step_ids: Sequence[Sequence[int]]) -> ProcessTree:
-    """The tree whose steps are numbered so."""
     keys = [list(dict.fromkeys(row)) for row in step_ids]
     return ProcessTree.from_steps(keys, [[key.index(i) for i in row] for key, row in zip(keys, step_ids, strict=True)])
 

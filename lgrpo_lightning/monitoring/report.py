@@ -152,7 +152,6 @@ def read_samples(run: RecordedRun, count: int = 6) -> list[dict[str, Any]]:
 
 
 def _diagnose(run: RecordedRun) -> list[Finding] | str:
-    """What is wrong, or why that cannot be said."""
     try:
         return diagnose(run)
     except (ValueError, FileNotFoundError) as error:
@@ -170,7 +169,6 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_masked(path: Path, damaged: set[Path]) -> str:
-    """A configuration without its secrets."""
     with skip_if_damaged(path, damaged):
         return mask_yaml(path.read_text(encoding="utf-8")) if path.exists() else ""
     return ""

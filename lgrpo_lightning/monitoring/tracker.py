@@ -33,7 +33,6 @@ class Tracker:
         return [text for rule in RULES if rule.name in self.thresholds and (text := self._apply(rule))]
 
     def _apply(self, rule: Rule) -> str | None:
-        """What a rule says, where that is new."""
         text = rule.says(self.window, self.thresholds[rule.name])
         named = rule.name in self.said
         if named and text is not None:
@@ -54,7 +53,6 @@ class Tracker:
         return [(rule, self.said[rule.name]) for rule in RULES if rule.name in self.said]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain values."""
         return {"window": self.window.state_dict(), "there": dict(self.there), "named": dict(self.said)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -101,11 +101,9 @@ class Window:
         return {name: value for name, value in last.items() if not math.isnan(value)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain lists."""
         return {"values": self.values, "first": self.first, "best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what ``state_dict`` gave."""
         self.values, self.first = state["values"], state["first"]
         self.best = state.get("best", math.nan)
 

@@ -48,7 +48,6 @@ def _read(value: Any) -> Iterator[Any]:
 
 
 def _read_object(value: Mapping[Any, Any]) -> Any:
-    """The answer in an object."""
     there = {key: item for key, item in value.items() if item is not None}
     for key in KEYS:
         if key in there:

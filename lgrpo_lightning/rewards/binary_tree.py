@@ -41,7 +41,6 @@ class BinaryTreeReward(RewardModel):
         self.columns = (column,)  # type: ignore[misc]
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a target that has no more letters than are shared with it."""
         target = row.get(self.column)
         if not isinstance(target, str) or len(target) <= self.shared:
             raise UserError(

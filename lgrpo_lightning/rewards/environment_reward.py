@@ -55,7 +55,6 @@ class EnvironmentReward(RewardModel):
 
 
 def _sum_by_step(completion: Completion, ends: list[int], tree: ProcessTree, member: int) -> dict[int, float]:
-    """Step → the rewards of the turns that end in it."""
     sums: dict[int, float] = {}
     for end, value in zip(ends, completion.rewards, strict=True):
         number = int(tree.step_ids[member, end - 1])

@@ -63,7 +63,6 @@ class ExactMatch(RewardModel):
         self._find = _make_finder(extract)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row without an answer that can be compared."""
         self._read_targets(row)
 
     def score(self, group: Group, tree: ProcessTree) -> Rewards:
@@ -84,7 +83,6 @@ class ExactMatch(RewardModel):
         return Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics)
 
     def _read_targets(self, row: Mapping[str, Any]) -> list[Any]:
-        """The right answers of a row; any of them is accepted."""
         try:
             values = read_answers(row.get(self.column))
         except ValueError as error:
@@ -157,7 +155,6 @@ def find_boxed(text: str) -> str | None:
 
 
 def _make_finder(extract: str) -> Callable[[str], str | None]:
-    """The function that finds the answer in a text, or None."""
     if extract in ("last_number", "boxed"):
         return find_last_number if extract == "last_number" else find_boxed
     possible = "Possible are 'last_number', 'boxed' and a regular expression with a group around the answer"

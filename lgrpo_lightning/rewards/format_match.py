@@ -59,7 +59,6 @@ class FormatMatch(RewardModel):
         self._match = compiled.fullmatch if match == "full" else compiled.search
 
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
-        """``[G]``: ``reward`` or ``otherwise``."""
         return torch.tensor(
             [self.reward if self._match(text.strip()) else self.otherwise for text in complete_tags(group)]
         )

@@ -156,11 +156,9 @@ class FunctionCall:
         return sum(len(group) for group in self.groups)
 
     def _quote_prompts(self) -> str:
-        """The first prompts by uid and text."""
         return "; ".join(f"{g.prompt.uid} {repr(_convert_prompt(g.prompt))[:200]}" for g in self.groups[:2])
 
     def _name_completion(self, number: int) -> str:
-        """Which completion of the call number ``number`` is."""
         owners = [(g.prompt.uid, i) for g in self.groups for i in range(len(g))]
         return "completion {1} of prompt {0!r}".format(*owners[number])
 

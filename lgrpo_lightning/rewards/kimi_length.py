@@ -50,23 +50,18 @@ class KimiLengthReward(RewardModel):
         self.columns = tuple(self.reward_model.columns)  # type: ignore[misc]
 
     def setup(self, source: WeightSource) -> None:
-        """Passed on."""
         self.reward_model.setup(source)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Passed on."""
         self.reward_model.check_row(row)
 
     def start(self, progress: Progress) -> None:
-        """Passed on."""
         self.reward_model.start(progress)
 
     def teardown(self) -> None:
-        """Passed on."""
         self.reward_model.teardown()
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        """The inner rewards with that of length; each a part of its own."""
         inner = self.reward_model.score_batch(groups, trees)
         return [self._add_length(group, rewards) for group, rewards in zip(groups, inner, strict=True)]
 

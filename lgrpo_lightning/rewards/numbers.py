@@ -126,7 +126,6 @@ def _is_words(before: str, after: str) -> bool:
 
 
 def _parse(written: str) -> Fraction | None:
-    """The number in one of the forms of ``NUMBER``."""
     text = re.sub(rf"(?<=\d){SEPARATOR}(?=\d{{3}})", "", written)
     text = re.sub(rf"[{VULGAR}]", lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("⁄", "/"), text)
     text = re.sub(r"\\[cdt]?frac\s*(?:\{\s*([^}\s]+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))", r" \1\2/\3\4", text)

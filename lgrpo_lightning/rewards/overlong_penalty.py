@@ -40,7 +40,6 @@ class OverlongPenalty(RewardModel):
         self.max_length, self.buffer = max_length, buffer
 
     def score(self, group: Group, tree: ProcessTree) -> Tensor:
-        """``[G]`` from 0 to -1."""
         free = self.max_length - self.buffer
         lengths = torch.tensor([len(r) for r in group.completions], dtype=torch.float32)
         lengths[torch.tensor([r.truncated for r in group.completions])] = torch.inf

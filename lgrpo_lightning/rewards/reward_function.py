@@ -101,11 +101,9 @@ class RewardFunction(RewardModel):
 
     @property
     def name(self) -> str:
-        """The name given, or the function's."""
         return self._name
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row with a column that the function cannot be given."""
         if clash := sorted(self._reserved & set(row)):
             raise UserError(
                 f"reward function {self.name!r} takes {', '.join(clash)}, and the data has a column of that name, "
@@ -113,11 +111,9 @@ class RewardFunction(RewardModel):
             )
 
     def start(self, progress: Progress) -> None:
-        """Store the position in the run for ``trainer_state``."""
         self._progress = progress
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        """Call the function once for all completions and divide its answer into groups."""
         return self.answer_call(FunctionCall(name=self.name, groups=tuple(groups))) if groups else []
 
     def answer_call(self, call: FunctionCall) -> list[Rewards]:
@@ -172,7 +168,6 @@ class RewardFunction(RewardModel):
             )
 
     def teardown(self) -> None:
-        """Stop the thread of ``async`` functions."""
         self._loop.close()
 
 

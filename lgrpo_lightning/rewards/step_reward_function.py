@@ -125,7 +125,6 @@ class StepRewardFunction(RewardFunction):
     passed: ClassVar[tuple[str, ...]] = STEP_ARGUMENTS
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        """Call the function once for all steps and divide its answer into groups."""
         if not groups:
             return []
         return self.answer_call(StepCall(name=self.name, groups=tuple(groups), trees=tuple(trees)))

@@ -52,24 +52,20 @@ class RewardSum(RewardModel):
             setattr(self, name, tuple(dict.fromkeys(value for own in each for value in own)))
 
     def setup(self, source: WeightSource) -> None:
-        """Passed on to every model."""
         for model in self.models:
             with isolate():
                 model.setup(source)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Passed on to every model."""
         for model in self.models:
             model.check_row(row)
 
     def start(self, progress: Progress) -> None:
-        """Passed on to every model."""
         for model in self.models:
             with isolate():
                 model.start(progress)
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        """Score with every model, check the answers, add them up."""
         scored = []
         for model in self.models:
             with isolate():
@@ -80,13 +76,11 @@ class RewardSum(RewardModel):
         return [_mask_dropped(*scores) for scores in zip(summed, groups, trees, strict=True)]
 
     def teardown(self) -> None:
-        """Passed on to every model."""
         for model in self.models:
             with isolate():
                 model.teardown()
 
     def _sum(self, rewards: list[Rewards]) -> Rewards:
-        """The sum over the models for one group."""
         weighted = list(zip(rewards, self.weights, strict=True))
         stepped = [(r.steps, w) for r, w in weighted if r.steps is not None]
         tokens = [(r.tokens, w) for r, w in weighted if r.tokens is not None]

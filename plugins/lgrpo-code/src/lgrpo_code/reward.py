@@ -101,7 +101,6 @@ class CodeTests(RewardModel):
             raise UserError(str(error)) from error
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row without tests."""
         self._tests(row)
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
@@ -142,11 +141,6 @@ class CodeTests(RewardModel):
         return found[-1] if found else None
 
     def _tests(self, row: Mapping[str, Any]) -> list[Any]:
-        """The tests of a row.
-
-        Raises:
-            ValueError: With what the column holds, and what it may hold.
-        """
         found = row.get(self.column)
         tests = [found] if isinstance(found, str) else found
         good = isinstance(tests, list | tuple) and len(tests) > 0
@@ -163,7 +157,6 @@ class CodeTests(RewardModel):
 
 
 def _program(code: str, test: Any, nonce: str) -> Program:
-    """What is run for one test: the program, and its assertions after it."""
     if isinstance(test, str):
         return Program(code=f"{code}\n\n{test}\n\nprint({nonce!r})\n")
     return Program(code=code, stdin=test["input"])

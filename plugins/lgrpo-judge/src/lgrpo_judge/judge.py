@@ -123,7 +123,6 @@ class JudgeReward(RewardModel):
 
     @property
     def name(self) -> str:
-        """The name given."""
         return self._name
 
     def setup(self, source: Any) -> None:
@@ -132,7 +131,6 @@ class JudgeReward(RewardModel):
         self._cache = Cache(self.folder)
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        """The scores of every group; those that are not known yet are asked for together."""
         began = time.monotonic()
         self._cache = self._cache or Cache(self.folder)
         texts = [[self._fill(group.prompt, c.text) if c.applies else "" for c in group.completions] for group in groups]
@@ -151,7 +149,6 @@ class JudgeReward(RewardModel):
         return [self._make_rewards([known.get(key) for key in own], own, missing, seconds) for own in keys]
 
     def teardown(self) -> None:
-        """Stop the thread of the requests."""
         self._loop.close()
 
     def _fill(self, prompt: Prompt, completion: str) -> str:

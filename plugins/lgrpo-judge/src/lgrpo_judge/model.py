@@ -65,12 +65,10 @@ class ModelReward(RewardModel):
         self._tokenizer: Any = None
 
     def setup(self, source: Any) -> None:
-        """Load the model."""
         if self._model is None:
             self._load()
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        """The scores of every group, computed together."""
         self.setup(None)
         inputs = [self._encode(group.prompt, c.text) for group in groups for c in group.completions]
         scores, cut = iter(self._score([row for row, _ in inputs])), iter([was_cut for _, was_cut in inputs])
@@ -83,7 +81,6 @@ class ModelReward(RewardModel):
         return out
 
     def teardown(self) -> None:
-        """Free the model."""
         self._model = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -127,7 +124,6 @@ class ModelReward(RewardModel):
             )
 
     def _encode(self, prompt: Prompt, completion: str) -> tuple[dict[str, list[int]], bool]:
-        """(the model's input, whether it was cut off)."""
         template = bool(getattr(self._tokenizer, "chat_template", None))
         kind = self.text if self.text != "auto" else "chat" if template else "plain"
         if kind == "chat":

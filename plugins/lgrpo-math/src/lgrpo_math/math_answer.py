@@ -99,11 +99,6 @@ class MathAnswer(RewardModel):
         self._pool: Pool | None = None
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row without an answer.
-
-        Raises:
-            ValueError: With what the column holds.
-        """
         try:
             gold = gold_texts(row.get(self.column))
         except ValueError as error:
@@ -147,7 +142,6 @@ class MathAnswer(RewardModel):
         return self._pool
 
     def _gold(self, prompt: Prompt) -> tuple[str, ...]:
-        """What math-verify reads as the right answer."""
         gold = gold_texts(prompt.columns.get(self.column))
         if not gold:
             raise RewardError(
@@ -180,7 +174,6 @@ class MathAnswer(RewardModel):
         )
 
     def _rewards(self, verdicts: list[str]) -> Rewards:
-        """The rewards of one group, its shares of verdicts, and the verdicts themselves."""
         outcome = torch.tensor([self.rewards[v] for v in verdicts], dtype=torch.float32)
         shares = {
             f"rewards/{self.name}/{metric}": verdicts.count(verdict) / max(len(verdicts), 1)
@@ -195,7 +188,6 @@ class MathAnswer(RewardModel):
 
 
 def _by_verdict(correct: float, incorrect: float, missing: float | None, unchecked: float | None) -> dict[str, float]:
-    """The reward of every verdict."""
     rewards = {
         "correct": correct,
         "incorrect": incorrect,

@@ -70,7 +70,6 @@ class HuggingFacePRM(RewardModel):
         return rules if self.separator is None else replace(rules, separator=self.separator)
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        """The step rewards of every group, scored together."""
         self._load()
         jobs = [(g, m) for g, tree in enumerate(trees) for m in _needed(tree)]
         texts = [
@@ -80,7 +79,6 @@ class HuggingFacePRM(RewardModel):
         return [self._rewards(group, tree, g, found) for g, (group, tree) in enumerate(zip(groups, trees, strict=True))]
 
     def teardown(self) -> None:
-        """Let go of the model."""
         self._model = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,7 +122,6 @@ class HuggingFacePRM(RewardModel):
 
     @torch.no_grad()
     def _scores(self, texts: Sequence[str]) -> list[list[float]]:
-        """For each text the scores of its steps, in order."""
         ids = [self._tokenizer(text)["input_ids"] for text in texts]
         out: dict[int, list[float]] = {}
         separator = self._id(self.rules.separator)
@@ -171,13 +168,11 @@ def _needed(tree: ProcessTree) -> list[int]:
 
 
 def _path(tree: ProcessTree, member: int) -> list[int]:
-    """The numbers of a completion's own steps, in order."""
     row = tree.step_ids[member]
     return list(dict.fromkeys(row[row >= 0].tolist()))
 
 
 def _texts(group: Group, tree: ProcessTree, member: int) -> list[str]:
-    """The texts of a completion's own steps, in order."""
     steps = [tree.steps[number] for number in _path(tree, member)]
     spans = [step.spans[step.members.index(member)] for step in steps]
     return [group.completions[member].text_between(*span) for span in spans]

@@ -39,7 +39,6 @@ class ReasoningGymReward(RewardModel):
             raise UserError(f"ReasoningGymReward: extract is {extract!r}, which has no group, such as ####(.*).")
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row that no data set of reasoning-gym has made."""
         self._scorer(row.get("entry"))
 
     def score(self, group: Group, tree: ProcessTree) -> Rewards:

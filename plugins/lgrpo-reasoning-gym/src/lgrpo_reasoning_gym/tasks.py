@@ -45,7 +45,6 @@ class ReasoningGymTasks(PromptSource):
         self._made = made(dataset, {**self.config, "size": size, "seed": seed})
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        """``size`` rows."""
         entries = [self._made[i] for i in range(self.size)]
         return [{"prompt": self._prompt(e), "answer": e["answer"], "entry": e} for e in entries]
 

@@ -44,7 +44,6 @@ class VerifiersPrompts(PromptSource):
         self._tasks()
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        """A row for each task that is selected."""
         return [self._row(task) for task in self._tasks()]
 
     def _tasks(self) -> Any:

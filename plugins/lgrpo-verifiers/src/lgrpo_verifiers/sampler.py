@@ -128,7 +128,6 @@ class VerifiersSampler(SamplerAround):
         )
 
     def _task(self, prompt: Prompt) -> Any:
-        """verifiers' task of a prompt."""
         if not {"task_index", "task_key"} <= set(prompt.columns):
             raise UserError(
                 f"VerifiersSampler: prompt {prompt.uid!r} has no columns task_index and task_key. Take data from "
