@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,20 @@ from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.monitoring.figures import draw_all
 from lgrpo_lightning.monitoring.markdown import write_markdown
-from lgrpo_lightning.monitoring.plan import ARMS, RUNS, TUNING, Arm, Run, build_arms, make_slug
+from lgrpo_lightning.monitoring.plan import Arm, Run, build_arms, make_slug, name_choices
 from lgrpo_lightning.monitoring.pool import run_all
-from lgrpo_lightning.monitoring.progress import ComparisonProgress
 from lgrpo_lightning.monitoring.results import (
     TREE,
     Measure,
+    choose_best,
     read_metrics,
     settle_metric,
     tabulate_arms,
     tabulate_curves,
     tabulate_runs,
+    tabulate_tuning,
 )
-from lgrpo_lightning.monitoring.tuning import choose_best, tabulate_tuning
-from lgrpo_lightning.monitoring.variations import Choice, combine, parse_choices, parse_seeds
+from lgrpo_lightning.monitoring.variations import Choice, parse_choices, parse_seeds
 from lgrpo_lightning.rollouts.names import CHECKPOINTS, show_path
 from lgrpo_lightning.rollouts.reading import read_config
 from lgrpo_lightning.rollouts.whole_files import write_whole
@@ -106,10 +107,10 @@ def compare(options: argparse.Namespace, flags: Sequence[str]) -> int:
     configs = {arm: comparison.write_config(arm) for arm in arms}
     if options.tune:
         best = tune(options, measure, comparison, configs)
-        arms = [replace(arm, tuned=best[arm]) for arm in arms]
+        arms = [replace(arm, choices=(*arm.choices, *best[arm]), tuned=name_choices(best[arm])) for arm in arms]
         configs = {arm: comparison.write_config(arm) for arm in arms}
     runs = [
-        Run(arm=arm, seed=seed, folder=options.out / RUNS / arm.place / f"seed-{seed}", config=configs[arm])
+        Run(arm=arm, seed=seed, folder=options.out / "runs" / arm.place / f"seed-{seed}", config=configs[arm])
         for arm in arms
         for seed in parse_seeds(options.seeds)
     ]
@@ -133,7 +134,7 @@ def tune(
     options: argparse.Namespace, measure: Measure, comparison: Comparison, configs: Mapping[Arm, Path]
 ) -> dict[Arm, tuple[Choice, ...]]:
     """Try every point of the grid for every arm, write ``tuning.csv``; each arm's best point."""
-    folder, points = options.out / TUNING, combine([parse_choices("--tune", text) for text in options.tune])
+    folder, points = options.out / "tuning", list(product(*(parse_choices("--tune", text) for text in options.tune)))
     runs = [
         Run(
             arm=arm,
@@ -172,7 +173,7 @@ def summarise(runs: Sequence[Run], measure: Measure, out: Path) -> None:
     pictures = draw_all(curves, summary, measure, out)
     print(f"\n{text}")
     print(f"Everything is in {show_path(out)}: table.md, table.csv, runs.csv (one row a run), curves.csv,")
-    print(f"  {', '.join(pictures)} (each .png and .svg), and every run in {RUNS}/.")
+    print(f"  {', '.join(pictures)} (each .png and .svg), and every run in runs/.")
 
 
 class Comparison:
@@ -189,10 +190,10 @@ class Comparison:
 
     def write_config(self, arm: Arm) -> Path:
         """Write an arm's complete configuration, or check that it is the one that its runs here were made with."""
-        flags = [choice.flag for choice in (*arm.choices, *arm.tuned)]
+        flags = [choice.flag for choice in arm.choices]
         text = child.print_config([f"--config={arm.config}", *self.flags, *flags])
         part = "tuned" if arm.tuned else "as_given"
-        path: Path = self.options.out / ARMS / part / arm.place.with_name(arm.place.name + ".yaml")
+        path: Path = self.options.out / "arms" / part / arm.place.with_name(arm.place.name + ".yaml")
         config = yaml.safe_load(text)
         if config["trainer"]["logger"] is False:
             raise UserError(f"{arm.config} sets trainer.logger: false, but what is compared is in metrics.csv.")
@@ -214,9 +215,8 @@ class Comparison:
         """Run them; which of them failed."""
         cpu = all(self.configs[run.config]["trainer"]["accelerator"] == "cpu" for run in runs)
         jobs = self.options.jobs or (max(1, (os.cpu_count() or 1) // self.options.threads) if cpu else 1)
-        rollouts = {run.folder: total for run in runs if (total := self._count_rollouts(run))}
-        with ComparisonProgress(runs, rollouts) as progress:
-            return run_all(runs, self._start, jobs=jobs, progress=progress, finish=self._finish)
+        rollouts = {run.folder: self._count_rollouts(run) for run in runs}
+        return run_all(runs, self._start, jobs=jobs, rollouts=rollouts, finish=self._finish)
 
     def _finish(self, run: Run) -> None:
         if self.options.drop_checkpoints:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +56,12 @@ def draw_curves(curves: pandas.DataFrame, name: str) -> Any:
 
 def draw_values(arms: pandas.DataFrame, measure: Measure) -> Any:
     """Each arm's value with its 95 % interval, setting by setting."""
-    settings, names = (list(dict.fromkeys(arms[c])) for c in ("setting", "arm"))
+    settings, own_arms = list(dict.fromkeys(arms["setting"])), _split_arms(arms)
     figure, (axes,) = _add_panels(1, width=max(6.4, 1.1 * len(settings) + 2.5))
-    width = 0.8 / len(names)
-    for i, (name, colour) in enumerate(zip(names, _pick_colours(names), strict=True)):
-        own = arms[arms["arm"] == name].set_index("setting").reindex(settings)
-        at = [s + (i - (len(names) - 1) / 2) * width for s in range(len(settings))]
+    width = 0.8 / len(own_arms)
+    for i, (name, colour, rows) in enumerate(own_arms):
+        own = rows.set_index("setting").reindex(settings)
+        at = [s + (i - (len(own_arms) - 1) / 2) * width for s in range(len(settings))]
         half, (low, high) = own["interval"].fillna(0.0), find_bounds(arms["mean"])
         ends = [half.clip(upper=own["mean"] - low), half.clip(upper=high - own["mean"])]
         axes.errorbar(at, own["mean"], yerr=ends, fmt="o", color=colour, capsize=3, markersize=5, label=name)
@@ -120,9 +119,8 @@ def draw_time(arms: pandas.DataFrame) -> Any:
 
 
 def _draw_bands(axes: Any, curves: pandas.DataFrame) -> None:
-    names = list(dict.fromkeys(curves["arm"]))
-    for name, colour in zip(names, _pick_colours(names), strict=True):
-        own = curves[curves["arm"] == name]
+    arms = _split_arms(curves)
+    for name, colour, own in arms:
         half = own["interval"].fillna(0.0)
         marks = {"marker": "o", "markersize": 4} if len(own) < 15 else {}
         axes.plot(own["rollout"], own["mean"], color=colour, linewidth=1.8, label=name, **marks)
@@ -132,7 +130,7 @@ def _draw_bands(axes: Any, curves: pandas.DataFrame) -> None:
             (own["mean"] - half).clip(low, high),
             (own["mean"] + half).clip(low, high),
             color=colour,
-            alpha=0.18 if len(names) < 4 else 0.07,
+            alpha=0.18 if len(arms) < 4 else 0.07,
             linewidth=0,
         )
 
@@ -147,8 +145,10 @@ def find_bounds(means: pandas.Series) -> tuple[float, float]:
     return low, 1.0 if low == 0 and (means.dropna() <= 1).all() else math.inf
 
 
-def _pick_colours(names: Sequence[str]) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(len(names))]
+def _split_arms(table: pandas.DataFrame) -> list[tuple[str, str, pandas.DataFrame]]:
+    """(name, colour, rows) of each arm."""
+    names = enumerate(dict.fromkeys(table["arm"]))
+    return [(name, COLOURS[i % len(COLOURS)], table[table["arm"] == name]) for i, name in names]
 
 
 def _add_panels(

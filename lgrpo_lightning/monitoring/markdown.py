@@ -8,14 +8,7 @@ from typing import Any
 
 import pandas
 
-from lgrpo_lightning.monitoring.results import Measure
-from lgrpo_lightning.monitoring.statistics import Estimate
-
-TREE = {
-    "path depth": "tree/path_depth",
-    "shared tokens": "tree/intermediate_proportion",
-    "flat groups": "frac_reward_zero_std",
-}
+from lgrpo_lightning.monitoring.results import TREE, Estimate, Measure
 
 
 def write_markdown(table: pandas.DataFrame, measure: Measure) -> str:
@@ -76,7 +69,7 @@ def _fill_row(row: Mapping[Any, Any], measure: Measure, first: str) -> dict[str,
         if reached
         else f"– (0/{seeds})",
         "tokens to it": _shorten(row["tokens_to_level"]),
-        **{name: f"{row[column]:.2f}" for name, column in TREE.items() if column in row},
+        **{name: f"{row[column]:.2f}" for column, name in TREE.items() if column in row},
         "seconds": f"{row['seconds']:.0f}",
     }
 

@@ -9,9 +9,8 @@ from itertools import product
 from pathlib import Path
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.monitoring.variations import Choice, combine
+from lgrpo_lightning.monitoring.variations import Choice
 
-ARMS, RUNS, TUNING = "arms", "runs", "tuning"
 FINISHED = "finished"
 """Written into a run's folder when the run has come to its end."""
 LOG = "log.txt"
@@ -24,28 +23,27 @@ class Arm:
 
     Attributes:
         name: Of what is compared: a value of the first ``--vary``, or a configuration.
-        setting: The values of the further ``--vary``.
         config: The configuration file that it starts from.
         choices: What is set on top of it.
-        tuned: What tuning chose.
+        setting: The values of the further ``--vary``, as ``name_choices`` writes them.
+        tuned: The same of what tuning chose.
     """
 
     name: str
     config: str
     choices: tuple[Choice, ...]
-    setting: tuple[Choice, ...] = ()
-    tuned: tuple[Choice, ...] = ()
+    setting: str = ""
+    tuned: str = ""
 
     @property
     def place(self) -> Path:
         """Its folder below that of the runs."""
-        parts = [self.name, name_setting(self.setting), name_setting(self.tuned)]
-        return Path(*(make_slug(part) for part in parts if part))
+        return Path(*(make_slug(part) for part in (self.name, self.setting, self.tuned) if part))
 
     @property
     def label(self) -> str:
         """Name and setting."""
-        return f"{self.name} ({name_setting(self.setting)})" if self.setting else self.name
+        return f"{self.name} ({self.setting})" if self.setting else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +72,7 @@ class Run:
     @property
     def label(self) -> str:
         """What a person calls it."""
-        tried = "".join(f" {c.key.rpartition('.')[2]}={c.name}" for c in self.extra)
-        return f"{self.arm.label}{tried} seed {self.seed}"
+        return " ".join([self.arm.label, *(name_choices([c]) for c in self.extra), f"seed {self.seed}"])
 
 
 def build_arms(configs: Sequence[str], axes: Sequence[Sequence[Choice]]) -> list[Arm]:
@@ -84,23 +81,24 @@ def build_arms(configs: Sequence[str], axes: Sequence[Sequence[Choice]]) -> list
     Several configurations are what is compared, else the values of the first axis are; every further axis repeats
     the comparison in another setting.
     """
-    compared: list[tuple[str, str, tuple[Choice, ...]]]
     if len(configs) > 1:
-        compared = [(name, config, ()) for name, config in zip(_name_configs(configs), configs, strict=True)]
-        rest = axes
+        compared = [Arm(name=n, config=c, choices=()) for n, c in zip(_name_configs(configs), configs, strict=True)]
+    elif axes:
+        # a class goes by its name, another value stands behind that of its key
+        names = [c.name if c.name[:1].isupper() else name_choices([c]) for c in axes[0]]
+        compared = [Arm(name=n, config=configs[0], choices=(c,)) for n, c in zip(names, axes[0], strict=True)]
+        axes = axes[1:]
     else:
-        first = axes[0] if axes else ()
-        compared = [(_name_choice(c), configs[0], (c,)) for c in first] or [(Path(configs[0]).stem, configs[0], ())]
-        rest = axes[1:]
+        compared = [Arm(name=Path(configs[0]).stem, config=configs[0], choices=())]
     return [
-        Arm(name=name, config=config, choices=(*own, *setting), setting=setting)
-        for setting, (name, config, own) in product(combine(rest), compared)
+        Arm(name=arm.name, config=arm.config, choices=(*arm.choices, *setting), setting=name_choices(setting))
+        for setting, arm in product(product(*axes), compared)
     ]
 
 
-def name_setting(setting: Sequence[Choice]) -> str:
-    """The values of a setting in a line; nothing where there is one setting only."""
-    return ", ".join(f"{c.key.rpartition('.')[2]}={c.name}" for c in setting)
+def name_choices(choices: Sequence[Choice]) -> str:
+    """Choices in a line, each behind the last part of its key; "" for none."""
+    return ", ".join(f"{c.key.rpartition('.')[2]}={c.name}" for c in choices)
 
 
 def make_slug(text: str) -> str:
@@ -110,10 +108,6 @@ def make_slug(text: str) -> str:
     'LambdaGRPO_power=0.5_n=1'
     """
     return re.sub(r"[^\w.=+-]+", "_", text).strip("_.") or "arm"
-
-
-def _name_choice(choice: Choice) -> str:
-    return choice.name if choice.name[:1].isupper() else name_setting((choice,))
 
 
 def _name_configs(configs: Sequence[str]) -> list[str]:

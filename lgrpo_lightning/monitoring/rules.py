@@ -21,7 +21,6 @@ SLOW_REWARD, SLOW_SAMPLING = 1.0, 5.0
 
 @rule("optimizer steps are dropped", 0.25, "trainer.precision", LR)
 def nonfinite(window: Window, share: float) -> str | None:
-    """Many optimizer steps are dropped."""
     if not window.get_mean("updates/nonfinite") >= share:
         return None
     return (
@@ -32,7 +31,6 @@ def nonfinite(window: Window, share: float) -> str | None:
 
 @rule("completions are not judged", 0.5, "model.reward_model")
 def not_applicable(window: Window, share: float) -> str | None:
-    """Most completions are not judged."""
     if not window.get_last("rewards/not_applicable") >= share:
         return None
     return (
@@ -43,7 +41,6 @@ def not_applicable(window: Window, share: float) -> str | None:
 
 @rule("answers are not found", 0.9, "model.reward_model", "model.sampling.max_new_tokens")
 def no_answer(window: Window, share: float) -> str | None:
-    """A reward finds no answer in what it reads."""
     missing = {name: value for name, value in window.find_named("rewards/", "/no_answer").items() if value >= share}
     if not missing or not window.full:
         return None
@@ -58,7 +55,6 @@ def no_answer(window: Window, share: float) -> str | None:
 
 @rule("sampler and trainer have drifted apart", 0.1, "model.sampler")
 def drift(window: Window, limit: float) -> str | None:
-    """Sampler and trainer do not agree on the probability of what was sampled."""
     apart = window.get_last("sampling/sampling_logp_difference/mean")
     if not apart > limit:
         return None
@@ -73,7 +69,6 @@ def drift(window: Window, limit: float) -> str | None:
 
 @rule("what was learnt is lost", 0.5, LR, "model.objective.kl_coef", "model.updates.gradient_clip_val")
 def rate(window: Window, share: float) -> str | None:
-    """What was learnt is lost again."""
     start, now = window.get_start("reward"), window.get_mean("reward")
     lost, gained = window.best - now, window.best - start
     scale = window.get_mean("reward_std") if window.get_mean("reward_std") > 0 else abs(window.best)
@@ -89,7 +84,6 @@ def rate(window: Window, share: float) -> str | None:
 
 @rule("updates are clipped away", 0.3, "model.updates.iterations", "model.updates.mini_batches", LR)
 def clip_region(window: Window, share: float) -> str | None:
-    """Most of an update is cut off by the clipping of the ratio."""
     cut = window.get_last("clip_ratio/region_mean")
     if not cut >= share:
         return None
@@ -101,7 +95,6 @@ def clip_region(window: Window, share: float) -> str | None:
 
 @rule("far from the starting model", 1.0, "model.objective.kl_coef", LR)
 def kl(window: Window, limit: float) -> str | None:
-    """The policy is far from where it started."""
     if not window.get_mean("kl") > limit:
         return None
     return (
@@ -119,7 +112,6 @@ def kl(window: Window, limit: float) -> str | None:
     "model.sampling.temperature",
 )
 def entropy(window: Window, floor: float) -> str | None:
-    """Variety is lost before the task is solved: groups agree on what is wrong, and the reward does not rise."""
     wrong = window.get_mean("groups/all_wrong")
     if not (window.get_last("entropy") < floor and wrong >= MANY_WRONG and is_stuck(window)):
         return None
@@ -132,7 +124,6 @@ def entropy(window: Window, floor: float) -> str | None:
 
 @rule("completions are cut off", 0.5, "model.sampling.max_new_tokens")
 def clipped(window: Window, share: float) -> str | None:
-    """Completions are cut off before they come to an answer."""
     if not (window.get_last("completions/clipped_ratio") >= share and is_stuck(window)):
         return None
     return (
@@ -143,7 +134,6 @@ def clipped(window: Window, share: float) -> str | None:
 
 @rule("length runs away", 3.0, "model.reward_model", "model.loss.normalizer")
 def length(window: Window, factor: float) -> str | None:
-    """Completions became much longer or shorter than at the start, and while the reward does not rise."""
     start, now = window.get_start("completions/mean_length"), window.get_mean("completions/mean_length")
     ratio = now / start
     gained = window.compare_with_start("reward") > 0 and window.compare_halves("reward") >= 0
@@ -158,7 +148,6 @@ def length(window: Window, factor: float) -> str | None:
 
 @rule("one reward drowns another", 0.05, "model.reward_weights")
 def drowned(window: Window, share: float) -> str | None:
-    """Of several rewards one decides alone."""
     spreads = {
         name: value * abs(window.facts.reward_weights.get(name, 1.0))
         for name, value in window.find_named("rewards/", "/std").items()
@@ -178,7 +167,6 @@ def drowned(window: Window, share: float) -> str | None:
 
 @rule("nothing to learn from", 0.95, "data.train", "model.group_size")
 def dead_groups(window: Window, share: float) -> str | None:
-    """Nearly no group has anything to learn from."""
     right, wrong = window.get_mean("groups/all_right"), window.get_mean("groups/all_wrong")
     if not (window.get_last("frac_reward_zero_std") >= share and right + wrong >= share / 2):
         return None
@@ -195,7 +183,6 @@ def dead_groups(window: Window, share: float) -> str | None:
 
 @rule("updates do nothing", 0.0, LR, "model.loss")
 def gradient(window: Window, limit: float) -> str | None:
-    """Updates do nothing, though there are groups to learn from."""
     living = window.get_last("frac_reward_zero_std") < 0.95 and window.get_last("rewards/not_applicable") < 0.5
     if not (window.get_last("grad_norm") <= limit and living):
         return None
@@ -208,7 +195,6 @@ def gradient(window: Window, limit: float) -> str | None:
 
 @rule("the data repeats itself", 0.2, "data.train")
 def repeated(window: Window, share: float) -> str | None:
-    """The data has the same prompts again and again."""
     if not window.facts.repeated >= share:
         return None
     return (
@@ -219,7 +205,6 @@ def repeated(window: Window, share: float) -> str | None:
 
 @rule("λ-GRPO is GRPO here", 0.02, "model.segmenter", "model.group_size", "model.advantage_estimator")
 def unshared(window: Window, share: float) -> str | None:
-    """λ-GRPO has nothing to weigh: completions share no beginnings."""
     shared = window.get_mean("tree/intermediate_proportion")
     if not (window.facts.weighs_sets and window.full and shared < share):
         return None
@@ -232,7 +217,6 @@ def unshared(window: Window, share: float) -> str | None:
 
 @rule("the time goes into rewards", 0.5, "model.reward_model")
 def reward_time(window: Window, share: float) -> str | None:
-    """Rewards take most of the time of slow steps."""
     step, part = window.get_mean("time/step"), _get_wait(window, "time/reward")
     if not (window.full and step >= SLOW_REWARD and part >= share * step):
         return None
@@ -244,7 +228,6 @@ def reward_time(window: Window, share: float) -> str | None:
 
 @rule("the time goes into sampling", 0.9, "model.sampler", "data.prompts_per_step")
 def sampling_time(window: Window, share: float) -> str | None:
-    """Sampling takes nearly all of the time of slow steps."""
     step, part = window.get_mean("time/step"), _get_wait(window, "time/sample")
     if not (window.full and step >= SLOW_SAMPLING and part >= share * step):
         return None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import yaml
 
@@ -54,15 +52,6 @@ def parse_choices(option: str, text: str) -> list[Choice]:
     if not all(values) or len(set(values)) < len(values):
         raise UserError(f"{option} {text}: each value is to be there once, and none is empty: {values}.")
     return [Choice(key=key, value=value, name=_shorten(value)) for value in values]
-
-
-def combine(axes: Sequence[Sequence[Choice]]) -> list[tuple[Choice, ...]]:
-    """Every combination; one, empty, of no axes.
-
-    >>> combine([])
-    [()]
-    """
-    return list(product(*axes))
 
 
 def parse_seeds(text: str) -> list[int]:

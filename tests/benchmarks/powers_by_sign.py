@@ -176,7 +176,7 @@ def measure(path: Path, cell: Cell, arms: Sequence[str], seeds: Sequence[int], d
 
 def tabulate(table: pd.DataFrame, cell: Cell, seeds: Sequence[int]) -> list[dict[str, object]]:
     """One row a setting and arm; last the mean over settings, where there are several. Paired by seed with GRPO."""
-    from lgrpo_lightning.monitoring.statistics import estimate
+    from lgrpo_lightning.monitoring.results import estimate
 
     best = {key: rate for key, (rate, untried) in tune(table, cell).items() if not untried}
     measured = table[table["seed"].isin(seeds)].set_index(["setting", "arm", "lr", "seed"])["value"].sort_index()

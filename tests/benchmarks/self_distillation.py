@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.monitoring.statistics import estimate
+from lgrpo_lightning.monitoring.results import estimate
 
 ROOT = Path(__file__).parent.parent.parent
 RAW = ROOT / "docs" / "results" / "raw" / "self_distillation.jsonl"

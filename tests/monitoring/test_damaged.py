@@ -84,7 +84,7 @@ def test_foreign_files_are_left_out(
 def test_a_damaged_run_is_left_out_of_a_comparison(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arm = Arm(config=str(whole / "config.yaml"), name="GRPO", choices=(), setting=())
+    arm = Arm(config=str(whole / "config.yaml"), name="GRPO", choices=())
     config = tmp_path / "arm.yaml"
     config.write_text("model: {group_size: 2}\ndata: {prompts_per_step: 1}\n")
     runs = [Run(arm=arm, seed=i, folder=tmp_path / name, config=config) for i, name in enumerate(["whole", *DAMAGE])]

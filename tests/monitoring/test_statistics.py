@@ -9,8 +9,7 @@ from scipy import stats
 
 from lgrpo_lightning.monitoring.figures import draw_values
 from lgrpo_lightning.monitoring.markdown import describe_difference
-from lgrpo_lightning.monitoring.results import Measure, settle_metric, tabulate_arms
-from lgrpo_lightning.monitoring.statistics import estimate
+from lgrpo_lightning.monitoring.results import Measure, estimate, settle_metric, tabulate_arms
 
 
 @pytest.mark.parametrize("count", [2, 5, 20])
