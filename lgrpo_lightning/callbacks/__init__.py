@@ -3,11 +3,7 @@
 from lgrpo_lightning.callbacks.alarms import Alarms
 from lgrpo_lightning.callbacks.best_checkpoint import BestCheckpoint
 from lgrpo_lightning.callbacks.completion_table import CompletionTable
-from lgrpo_lightning.callbacks.defaults import (
-    complete_trainer,
-    list_missing_callbacks,
-    make_default_callbacks,
-)
+from lgrpo_lightning.callbacks.defaults import complete_trainer, list_missing_callbacks, make_default_callbacks
 from lgrpo_lightning.callbacks.export_model import ExportModel
 from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
 from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter

@@ -47,9 +47,7 @@ class Alarms(RolloutCallback):
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         self.texts |= {group.prompt.uid: hash(group.prompt.text) for group in rollout.groups}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         window = self.tracker.window
         window.facts = replace(window.facts, repeated=share_repeated(self.texts))
         for text in self.tracker.see(trainer.callback_metrics):  # type: ignore[arg-type]

@@ -73,10 +73,7 @@ class BestCheckpoint(RolloutState):
         set_older_aside(trainer, pl_module, names)
         gone = [name for name, _, _ in self.kept if not (folder / name).exists()]
         if gone:
-            say(
-                trainer,
-                f"BestCheckpoint: {', '.join(gone)} is no longer in {show_path(folder)}, and forgotten.",
-            )
+            say(trainer, f"BestCheckpoint: {', '.join(gone)} is no longer in {show_path(folder)}, and forgotten.")
         self.kept = [kept for kept in self.kept if kept[0] not in gone]
         self._name_best(folder)
 

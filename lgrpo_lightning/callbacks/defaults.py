@@ -25,11 +25,7 @@ from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
 from lgrpo_lightning.distributed.interruption import PEER_LOST
-from lgrpo_lightning.distributed.lightning_internals import (
-    find_stop_signals,
-    replace_signal_handling,
-    set_root_folder,
-)
+from lgrpo_lightning.distributed.lightning_internals import find_stop_signals, replace_signal_handling, set_root_folder
 from lgrpo_lightning.distributed.processes import end_with_launcher, keep_freed_memory
 from lgrpo_lightning.distributed.stop_signals import StopSignals
 from lgrpo_lightning.errors import UserError

@@ -27,9 +27,7 @@ class ExportModel(Callback):
         self.every_n_rollouts = every_n_rollouts
         self.adapter = adapter
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         done = count_rollouts(pl_module)
         if done % self.every_n_rollouts or not (trainer.is_global_zero or is_sharded(trainer)):
             return

@@ -98,9 +98,7 @@ class LastCheckpoint(ModelCheckpoint):
                 if path == file.last:
                     say(trainer, f"The checkpoint of an older run is kept as {show_path(kept)}.")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if is_dry_run(trainer):
             return
         done = count_rollouts(pl_module)

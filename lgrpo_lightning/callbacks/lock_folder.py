@@ -25,9 +25,7 @@ class LockFolder(Callback):
         if stage == "fit" and trainer.is_global_zero and not is_dry_run(trainer):
             self._lock.take(Path(trainer.default_root_dir))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Take it again where somebody removed or moved it.
 
         Raises:

@@ -72,9 +72,7 @@ class RankWatch(RolloutCallback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         note_activity(f"optimizer step {trainer.global_step} of rollout {count_rollouts(pl_module)}", waits=True)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         note_activity(f"finishing rollout {count_rollouts(pl_module) - 1}", waits=True)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:

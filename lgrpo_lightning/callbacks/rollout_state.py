@@ -44,9 +44,7 @@ class RolloutState(Checkpoint):
         """Get ready, unless a validation before came first."""
         self._begin(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if not is_dry_run(trainer):
             self._held.take(trainer, count_rollouts(pl_module))
 

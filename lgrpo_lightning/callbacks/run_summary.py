@@ -111,11 +111,7 @@ def list_places(root: Path, *, board: bool, width: int | None = None) -> list[st
         following.append(f"  lgrpo report {shlex.quote(show_path(root))}")
     if ROLLOUTS in path:
         columns = "[['rollout', 'prompt', 'completion', 'reward', 'advantage']]"
-        read = (
-            "import pandas; print(",
-            f"pandas.read_parquet({show_path(root / ROLLOUTS)!r})",
-            f"{columns})",
-        )
+        read = ("import pandas; print(", f"pandas.read_parquet({show_path(root / ROLLOUTS)!r})", f"{columns})")
         code = join_or_break(*read, joint="", broken="\n      ", width=width and width - len('  python -c ""'))
         following.append(f"  python -c {shlex.quote(code) if chr(34) in code else chr(34) + code + chr(34)}")
     if board:

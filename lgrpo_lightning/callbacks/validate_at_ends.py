@@ -48,9 +48,7 @@ class ValidateAtEnds(Callback):
             with _set_aside(trainer, pl_module):
                 validate_now(trainer, self.epoch)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         self.epoch = trainer.current_epoch
         self.due = validation_follows(trainer)
 

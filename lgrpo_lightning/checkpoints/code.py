@@ -50,10 +50,4 @@ def _list_code(value: Any, depth: int = 4) -> Iterator[Any]:
 
 
 def _is_code(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] not in (
-        "builtins",
-        "torch",
-        "transformers",
-        "lightning",
-        "threading",
-    )
+    return kind.__module__.partition(".")[0] not in ("builtins", "torch", "transformers", "lightning", "threading")

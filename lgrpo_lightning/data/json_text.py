@@ -60,10 +60,7 @@ def parse_arguments(message: Message, where: str) -> Message:
     calls = parse_json(message["tool_calls"])
     if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
         raise UserError(f"{where}: tool_calls is {calls!r}; it must be a list of objects.")
-    return {
-        **message,
-        "tool_calls": [_parse_call(call, f"{where}, tool call {n}") for n, call in enumerate(calls)],
-    }
+    return {**message, "tool_calls": [_parse_call(call, f"{where}, tool call {n}") for n, call in enumerate(calls)]}
 
 
 def list_called(messages: Sequence[Message]) -> list[str]:

@@ -11,19 +11,7 @@ from pathlib import Path
 from lgrpo_lightning.data.readers import POSSIBLE, READERS, find_suffix
 from lgrpo_lightning.errors import NotFoundError, UserError
 
-SPLITS = [
-    "train",
-    "training",
-    "test",
-    "testing",
-    "validation",
-    "valid",
-    "val",
-    "dev",
-    "eval",
-    "heldout",
-    "holdout",
-]
+SPLITS = ["train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "holdout"]
 """Words in names of files and folders that tell one split from another."""
 
 

@@ -61,11 +61,7 @@ def diagnose(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
     for row in rows:
         tracker.see(row)
     return [
-        Finding(
-            rule=rule,
-            text=text,
-            settings={key: mask_secrets(run.get_option(key), key) for key in rule.settings},
-        )
+        Finding(rule=rule, text=text, settings={key: mask_secrets(run.get_option(key), key) for key in rule.settings})
         for rule, text in tracker.findings
     ]
 

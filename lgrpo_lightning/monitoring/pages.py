@@ -19,12 +19,7 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "visible": make_visible,
-        "number": format_number,
-        "signed": format_signed,
-        "bar": size_bar,
-    }
+    environment.filters |= {"visible": make_visible, "number": format_number, "signed": format_signed, "bar": size_bar}
     return environment.get_template(template).render(**values)
 
 

@@ -133,16 +133,7 @@ def read_samples(run: RecordedRun, count: int = 6) -> list[dict[str, Any]]:
     """Completions of the last rollout, from the best to the worst reward."""
     if not run.rollout_numbers:
         return []
-    columns = [
-        "prompt_uid",
-        "member",
-        "prompt",
-        "completion",
-        "reward",
-        "advantage",
-        "length",
-        "finish_reason",
-    ]
+    columns = ["prompt_uid", "member", "prompt", "completion", "reward", "advantage", "length", "finish_reason"]
     try:
         table = run.read_rollouts(columns, only=run.rollout_numbers[-1])
     except FileNotFoundError:  # damaged

@@ -46,9 +46,7 @@ def _write_step(step: StepNode, before: str, last: bool, most: int | None) -> It
         f"λ-GRPO {step.lambda_grpo:+.2f}"
     )
     yield Text.assemble(
-        (before + ("└─ " if last else "├─ "), PALE),
-        (_fit_text(step.text, most) or "(end)", colour),
-        (numbers, PALE),
+        (before + ("└─ " if last else "├─ "), PALE), (_fit_text(step.text, most) or "(end)", colour), (numbers, PALE)
     )
     inner = before + ("   " if last else "│  ")
     for ending in step.endings:

@@ -92,8 +92,5 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         while True:
             try:
                 return loop.run_forever()
-            except (
-                SystemExit,
-                KeyboardInterrupt,
-            ):  # of a coroutine: who waits for it is told, the others go on
+            except (SystemExit, KeyboardInterrupt):  # of a coroutine: who waits for it is told, the others go on
                 continue

@@ -38,11 +38,7 @@ class FormatMatch(RewardModel):
     """
 
     def __init__(
-        self,
-        pattern: str,
-        reward: float = 1.0,
-        otherwise: float = 0.0,
-        match: Literal["full", "search"] = "full",
+        self, pattern: str, reward: float = 1.0, otherwise: float = 0.0, match: Literal["full", "search"] = "full"
     ) -> None:
         if match not in ("full", "search"):
             raise UserError(f"FormatMatch: match is {match!r}; possible are 'full' and 'search'.")

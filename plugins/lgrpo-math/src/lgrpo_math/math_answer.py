@@ -180,10 +180,7 @@ class MathAnswer(RewardModel):
             for verdict, metric in METRICS.items()
         }
         return Rewards(
-            outcome=outcome,
-            parts={self.name: outcome},
-            metrics=shares,
-            extras={f"{self.name}/verdict": verdicts},
+            outcome=outcome, parts={self.name: outcome}, metrics=shares, extras={f"{self.name}/verdict": verdicts}
         )
 
 

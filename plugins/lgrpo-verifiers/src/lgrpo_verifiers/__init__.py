@@ -8,11 +8,7 @@ from lgrpo_verifiers.sampler import VerifiersSampler
 
 LGRPO_CONTRACT = 1
 
-__all__ = [
-    "ChatHarness",
-    "VerifiersPrompts",
-    "VerifiersSampler",
-]  # the first one is made when it is asked for
+__all__ = ["ChatHarness", "VerifiersPrompts", "VerifiersSampler"]  # the first one is made when it is asked for
 
 
 @hookimpl

@@ -65,14 +65,7 @@ def completion(message: Mapping[str, Any], *, model: str, name: str, cut: bool, 
     reason = "length" if cut else "tool_calls" if message.get("tool_calls") else "stop"
     usage = {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
     choice = {"index": 0, "message": dict(message), "finish_reason": reason, "logprobs": None}
-    body = {
-        "id": name,
-        "object": "chat.completion",
-        "created": 0,
-        "model": model,
-        "choices": [choice],
-        "usage": usage,
-    }
+    body = {"id": name, "object": "chat.completion", "created": 0, "model": model, "choices": [choice], "usage": usage}
     return Answer(status=200, body=body)
 
 
