@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, count_rollouts
 from lgrpo_lightning.distributed.terminal import say
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.monitoring.rules import complete_thresholds
 from lgrpo_lightning.monitoring.tracker import Tracker
 from lgrpo_lightning.monitoring.window import Facts, share_repeated
@@ -29,8 +29,7 @@ class Alarms(RolloutCallback):
     """
 
     def __init__(self, patience: int = 20, thresholds: dict[str, float | None] | None = None) -> None:
-        if patience < 1:
-            raise UserError(f"Alarms(patience={patience}) must be at least 1.")
+        require("Alarms: ", locals(), (patience >= 1, "patience", "at least 1"))
         self.thresholds = complete_thresholds(thresholds)
         self.tracker = Tracker(patience, self.thresholds)
         self.texts: dict[str, int] = {}  # id of a prompt → hash of its text

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
-from lgrpo_lightning.callbacks.rollout_state import RolloutState, check_monitored, is_fitting, set_older_aside
+from lgrpo_lightning.callbacks.rollout_state import RolloutState, check_monitored, is_fitting
 from lgrpo_lightning.distributed.terminal import say
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.rollouts.names import show_path
 
 Kept = tuple[str, float, int]
@@ -42,16 +42,15 @@ class BestCheckpoint(RolloutState):
         dirpath: str | None = None,
     ) -> None:
         super().__init__(dirpath)
-        if mode not in ("max", "min"):
-            raise UserError(f"BestCheckpoint(mode={mode!r}): possible are 'max' and 'min'.")
-        if save_top_k < -1 or save_top_k == 0:
-            raise UserError(f"BestCheckpoint(save_top_k={save_top_k}) must be at least 1, or -1 for all.")
-        if not filename or Path(filename).name != filename or filename == "last":
-            raise UserError(f"BestCheckpoint(filename={filename!r}) must be a file name, and not 'last'.")
-        self.monitor = monitor
-        self.mode = mode
-        self.save_top_k = save_top_k
-        self.filename = filename
+        possible = filename and Path(filename).name == filename and filename != "last"
+        require(
+            "BestCheckpoint: ",
+            locals(),
+            (mode in ("max", "min"), "mode", "'max' or 'min'"),
+            (save_top_k >= 1 or save_top_k == -1, "save_top_k", "at least 1, or -1 for all"),
+            (bool(possible), "filename", "a file name, and not 'last'"),
+        )
+        self.monitor, self.mode, self.save_top_k, self.filename = monitor, mode, save_top_k, filename
         self.kept: list[Kept] = []  # the best first
         self._before: Any = None  # the metric as it was before the validation that runs
 
@@ -65,36 +64,38 @@ class BestCheckpoint(RolloutState):
         """The best score kept."""
         return self.kept[0][1] if self.kept else None
 
-    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a metric that is not there; set an older run's files aside; forget files that are gone."""
-        self._refuse_clash(trainer)
+    def list_files(self, folder: Path) -> list[Path]:
+        named = folder / f"{self.filename}.ckpt"
+        return [*([named] if named.exists() else []), *sorted(folder.glob(f"{self.filename}-rollout-*.ckpt"))]
+
+    def begin(self, trainer: Trainer) -> None:
+        """Refuse a second one that writes the same file; forget files that are gone."""
         folder = self.get_folder(trainer)
-        names = [folder / f"{self.filename}.ckpt", *sorted(folder.glob(f"{self.filename}-rollout-*.ckpt"))]
-        set_older_aside(trainer, pl_module, names)
-        gone = [name for name, _, _ in self.kept if not (folder / name).exists()]
-        if gone:
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            same = isinstance(other, BestCheckpoint) and other.filename == self.filename
+            if same and other is not self and other.get_folder(trainer) == folder:
+                raise UserError(
+                    f"Two BestCheckpoint ({self.monitor}, {other.monitor}) would both write {self.filename}.ckpt; "
+                    "give one of them another filename."
+                )
+        if gone := [name for name, _, _ in self.kept if not (folder / name).exists()]:
             say(trainer, f"BestCheckpoint: {', '.join(gone)} is no longer in {show_path(folder)}, and forgotten.")
         self.kept = [kept for kept in self.kept if kept[0] not in gone]
         self._name_best(folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a metric that the module is known not to log, before a first validation.
-
-        Raises:
-            ValueError: With the names that exist.
-        """
+        """Refuse a metric that the module is known not to log, before a first validation."""
         if (known := getattr(pl_module, "validation_metrics", ())) and not is_dry_run(trainer):
             check_monitored(self, known)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a run that validates nothing.
-
-        Raises:
-            ValueError: With the reason.
-        """
+        """Refuse a run that validates nothing."""
         if is_dry_run(trainer):
             return
-        if reason := _explain_no_validation(trainer):
+        options: Any = trainer
+        if not (options.limit_val_batches and trainer.enable_validation and sum(trainer.num_val_batches)):
+            off = not options.limit_val_batches
+            reason = "trainer.limit_val_batches is 0" if off else "there is no validation set"
             raise UserError(
                 f"BestCheckpoint monitors {self.monitor!r}, but {reason}, so that nothing is ever measured. Set "
                 "data.validation, or use RolloutCheckpoint, which needs none."
@@ -111,7 +112,7 @@ class BestCheckpoint(RolloutState):
         self._begin(trainer, pl_module)
         self._held.renew(trainer, count_rollouts(pl_module))
         score = self._read_score(trainer, pl_module)
-        if not math.isnan(score) and self._is_good_enough(score):
+        if not math.isnan(score):
             self._keep(trainer, pl_module, score)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,44 +139,25 @@ class BestCheckpoint(RolloutState):
         score = math.nan if value is None or value is self._before else float(value)
         return float(trainer.strategy.broadcast(score))
 
-    def _is_good_enough(self, score: float) -> bool:
-        if self.save_top_k == -1 or len(self.kept) < self.save_top_k:
-            return True
-        worst = self.kept[-1][1]
-        return score > worst if self.mode == "max" else score < worst
-
     def _keep(self, trainer: Trainer, pl_module: LightningModule, score: float) -> None:
-        """Write the state, with itself among the best in it; then remove what it displaces."""
+        """Write the state if it is among the best, with itself among them in it; then remove what it displaces."""
         rollouts = count_rollouts(pl_module)
         name = f"{self.filename}{'' if self.save_top_k == 1 else f'-rollout-{rollouts:06d}'}.ckpt"
-        all_kept = [kept for kept in self.kept if kept[0] != name] + [(name, score, rollouts)]
-        all_kept.sort(key=lambda kept: -kept[1] if self.mode == "max" else kept[1])
-        most = len(all_kept) if self.save_top_k == -1 else self.save_top_k
-        self.kept, displaced = all_kept[:most], all_kept[most:]
+        new = (name, score, rollouts)
+        # stable: of equal scores the first stays
+        ranked = sorted([*self.kept, new], key=lambda kept: -kept[1] if self.mode == "max" else kept[1])
+        most = len(ranked) if self.save_top_k == -1 else self.save_top_k
+        if new not in ranked[:most]:
+            return
+        self.kept = [kept for kept in ranked[:most] if kept is new or kept[0] != name]
         folder = self.get_folder(trainer)
         self._name_best(folder)
         self._write(trainer, pl_module, folder / name)
-        for old, _, _ in displaced:
-            trainer.strategy.remove_checkpoint(str(folder / old))
-        if self.kept[0][0] == name:
+        for old, _, _ in ranked[most:]:
+            if old != name:
+                trainer.strategy.remove_checkpoint(str(folder / old))
+        if self.kept[0] is new:
             say(trainer, f"Best {self.monitor} so far, {score:.4g}, is in {show_path(folder / name)}.")
 
     def _name_best(self, folder: Path) -> None:
         self.best_model_path = str(folder / self.kept[0][0]) if self.kept else ""
-
-    def _refuse_clash(self, trainer: Any) -> None:
-        for other in trainer.callbacks:
-            same = isinstance(other, BestCheckpoint) and other.filename == self.filename
-            if same and other is not self and other.get_folder(trainer) == self.get_folder(trainer):
-                raise UserError(
-                    f"Two BestCheckpoint ({self.monitor}, {other.monitor}) would both write {self.filename}.ckpt; "
-                    "give one of them another filename."
-                )
-
-
-def _explain_no_validation(trainer: Any) -> str | None:
-    if not trainer.limit_val_batches:
-        return "trainer.limit_val_batches is 0"
-    if not trainer.enable_validation or not sum(trainer.num_val_batches):
-        return "there is no validation set"
-    return None

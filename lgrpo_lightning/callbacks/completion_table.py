@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback
 from lgrpo_lightning.distributed.terminal import is_on_terminal, say, show
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.monitoring.visible import shorten
 from lgrpo_lightning.types import Rollout
 
@@ -25,13 +25,14 @@ class CompletionTable(RolloutCallback):
     """
 
     def __init__(self, every_n_rollouts: int = 10, count: int = 4) -> None:
-        if every_n_rollouts < 0 or count < 1:
-            raise UserError(
-                f"CompletionTable(every_n_rollouts={every_n_rollouts}, count={count}): "
-                "every_n_rollouts must be at least 0 (0 never shows one) and count at least 1."
-            )
-        self.every_n_rollouts = every_n_rollouts
-        self.count = count
+        never = "at least 0 (0 never shows one)"
+        require(
+            "CompletionTable: ",
+            locals(),
+            (every_n_rollouts >= 0, "every_n_rollouts", never),
+            (count >= 1, "count", "at least 1"),
+        )
+        self.every_n_rollouts, self.count = every_n_rollouts, count
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
         if not self.every_n_rollouts or rollout.index % self.every_n_rollouts or not trainer.is_global_zero:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
 from lgrpo_lightning.distributed.sharding import is_sharded
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.policy.export import export
 
 
@@ -22,10 +22,8 @@ class ExportModel(Callback):
     """
 
     def __init__(self, every_n_rollouts: int = 100, adapter: bool = False) -> None:
-        if every_n_rollouts < 1:
-            raise UserError(f"ExportModel(every_n_rollouts={every_n_rollouts}) must be at least 1.")
-        self.every_n_rollouts = every_n_rollouts
-        self.adapter = adapter
+        require("ExportModel: ", locals(), (every_n_rollouts >= 1, "every_n_rollouts", "at least 1"))
+        self.every_n_rollouts, self.adapter = every_n_rollouts, adapter
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         done = count_rollouts(pl_module)

@@ -11,15 +11,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
+from lgrpo_lightning.callbacks.rollout_state import set_older_aside
 from lgrpo_lightning.checkpoints.checkpoint_file import CheckpointFile, write_checkpoint
 from lgrpo_lightning.checkpoints.checkpoint_io import make_error
 from lgrpo_lightning.checkpoints.snapshot import LatestSnapshot
 from lgrpo_lightning.distributed.interruption import Interrupted
 from lgrpo_lightning.distributed.sharding import is_sharded
 from lgrpo_lightning.distributed.terminal import say
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.rollouts.metrics_csv import log_before_checkpoint
-from lgrpo_lightning.rollouts.names import CHECKPOINTS, set_aside, show_path
+from lgrpo_lightning.rollouts.names import CHECKPOINTS, show_path
 from lgrpo_lightning.rollouts.whole_files import DiskFullError
 
 
@@ -51,11 +52,8 @@ class LastCheckpoint(ModelCheckpoint):
         keep_previous: bool = True,
         dirpath: str | None = None,
     ) -> None:
-        if every_n_rollouts < 1:
-            raise UserError(
-                f"LastCheckpoint(every_n_rollouts={every_n_rollouts}) must be at least 1; "
-                "to write no checkpoints use trainer.enable_checkpointing: false."
-            )
+        least = "at least 1; to write no checkpoints use trainer.enable_checkpointing: false"
+        require("LastCheckpoint: ", locals(), (every_n_rollouts >= 1, "every_n_rollouts", least))
         # a ModelCheckpoint: Lightning asks only those for ckpt_path="last"
         super().__init__(dirpath=dirpath, save_top_k=0, save_last=True, save_on_exception=save_on_exception)
         self.every_n_rollouts = every_n_rollouts
@@ -75,7 +73,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._held.load(checkpoint, count_rollouts(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Clear what an earlier run left unfinished, and keep what it finished; a validation may come first."""
+        """Clear what an earlier run left unfinished, and set aside what it finished; a validation may come first."""
         if self._training:
             return
         self._start, self._written = count_rollouts(pl_module), -1
@@ -88,15 +86,8 @@ class LastCheckpoint(ModelCheckpoint):
                 names = ", ".join(show_path(path) for path in cut_off)
                 say(trainer, f"Removed {names}, a checkpoint whose writing was cut off.")
             if self._start == 0:
-                self._keep_older(trainer, file)
+                set_older_aside(trainer, [file.last, file.previous])
         trainer.strategy.barrier("LastCheckpoint.on_train_start")
-
-    def _keep_older(self, trainer: Trainer, file: CheckpointFile) -> None:
-        for path in (file.last, file.previous):
-            if path.exists():
-                kept = set_aside(path, f"old-{{n}}-{path.name}")
-                if path == file.last:
-                    say(trainer, f"The checkpoint of an older run is kept as {show_path(kept)}.")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if is_dry_run(trainer):
@@ -158,11 +149,11 @@ class LastCheckpoint(ModelCheckpoint):
         self._held.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: what it needs is the file itself."""
+        """Nothing, unlike that of a ``ModelCheckpoint``: what it needs is the file itself."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing."""
+        pass
 
     def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Renew the state held, and its file."""

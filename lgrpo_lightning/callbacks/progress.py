@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts
 from lgrpo_lightning.distributed.terminal import is_on_terminal, say
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.rollouts.metric_series import find_validation_metrics
 
 LENGTH = "completions/mean_length"
@@ -35,10 +35,8 @@ class RewardProgressBar(RichProgressBar):
 
     def __init__(self, leave: bool = True, every_n_rollouts: int = 10) -> None:
         super().__init__(leave=leave)
-        if every_n_rollouts < 0:
-            raise UserError(
-                f"RewardProgressBar(every_n_rollouts={every_n_rollouts}) must be at least 0 (0 leaves no line)."
-            )
+        none = "at least 0 (0 leaves no line)"
+        require("RewardProgressBar: ", locals(), (every_n_rollouts >= 0, "every_n_rollouts", none))
         self.every_n_rollouts = every_n_rollouts
         self._plain = False
         self._started = time.monotonic()

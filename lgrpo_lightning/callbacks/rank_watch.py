@@ -21,7 +21,7 @@ from lgrpo_lightning.distributed.lightning_internals import (
 from lgrpo_lightning.distributed.processes import signal_at_parents_end
 from lgrpo_lightning.distributed.stopping import stop_together
 from lgrpo_lightning.distributed.watch import Watch
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.types import Rollout
 
 MARGIN = 10.0
@@ -41,8 +41,7 @@ class RankWatch(RolloutCallback):
     """
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
-        if not timeout_minutes > 0:
-            raise UserError(f"RankWatch(timeout_minutes={timeout_minutes:g}) must be above 0.")
+        require("RankWatch: ", locals(), (timeout_minutes > 0, "timeout_minutes", "above 0"))
         self.timeout_minutes = timeout_minutes
         self._watch: Watch | None = None
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, is_dry_run
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.monitoring.charts import draw_curve, style_axes
 from lgrpo_lightning.rollouts.metric_series import (
     Series,
@@ -38,8 +38,7 @@ class RewardPlot(RolloutCallback):
     """
 
     def __init__(self, every_n_rollouts: int = 0) -> None:
-        if every_n_rollouts < 0:
-            raise UserError(f"RewardPlot(every_n_rollouts={every_n_rollouts}) must be at least 0 (only at the end).")
+        require("RewardPlot: ", locals(), (every_n_rollouts >= 0, "every_n_rollouts", "at least 0 (only at the end)"))
         self.every_n_rollouts = every_n_rollouts
 
     def on_rollout_end(self, trainer: Trainer, pl_module: LightningModule, rollout: Rollout) -> None:
@@ -64,11 +63,9 @@ def draw_run(metrics: dict[str, Series], path: Path) -> bool:
     validation = find_validation_metrics(metrics)
     if "reward" not in metrics and not validation:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     rewards = metrics.get("reward", ([], []))
     rate = not rewards[1] or (min(rewards[1]) >= 0 and max(rewards[1]) <= 1)

@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
-from lgrpo_lightning.callbacks.rollout_state import RolloutState, is_fitting, set_older_aside
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.callbacks.rollout_state import RolloutState, is_fitting
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.rollouts.metrics_csv import log_before_checkpoint
 
 FILE = re.compile(r"rollout-(\d+)\.ckpt")
@@ -30,17 +30,20 @@ class RolloutCheckpoint(RolloutState):
 
     def __init__(self, every_n_rollouts: int = 100, keep: int = -1, dirpath: str | None = None) -> None:
         super().__init__(dirpath)
-        if every_n_rollouts < 1:
-            raise UserError(f"RolloutCheckpoint(every_n_rollouts={every_n_rollouts}) must be at least 1.")
-        if keep < -1 or keep == 0:
-            raise UserError(f"RolloutCheckpoint(keep={keep}) must be at least 1, or -1 for all.")
-        self.every_n_rollouts = every_n_rollouts
-        self.keep = keep
+        require(
+            "RolloutCheckpoint: ",
+            locals(),
+            (every_n_rollouts >= 1, "every_n_rollouts", "at least 1"),
+            (keep >= 1 or keep == -1, "keep", "at least 1, or -1 for all"),
+        )
+        self.every_n_rollouts, self.keep = every_n_rollouts, keep
         self._written = -1  # rollouts done in the one written last
 
-    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin(self, trainer: Trainer) -> None:
         self._written = -1
-        set_older_aside(trainer, pl_module, list(_find_files(self.get_folder(trainer)).values()))
+
+    def list_files(self, folder: Path) -> list[Path]:
+        return sorted((p for p in folder.glob("rollout-*.ckpt") if FILE.fullmatch(p.name)), key=_read_number)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -67,11 +70,11 @@ class RolloutCheckpoint(RolloutState):
         self._write(trainer, pl_module, path)
         self.best_model_path = str(path)
         if trainer.is_global_zero and self.keep > 0:
-            there = [file for number, file in _find_files(folder).items() if number <= self._written]
+            there = [file for file in self.list_files(folder) if _read_number(file) <= self._written]
             for old in there[: -self.keep]:
                 trainer.strategy.remove_checkpoint(str(old))
 
 
-def _find_files(folder: Path) -> dict[int, Path]:
-    files = {int(m[1]): p for p in folder.glob("rollout-*.ckpt") if (m := FILE.fullmatch(p.name))}
-    return dict(sorted(files.items()))
+def _read_number(path: Path) -> int:
+    """Rollouts done in a checkpoint, by its name."""
+    return int(path.stem.rpartition("-")[2])

@@ -41,7 +41,6 @@ class RolloutState(Checkpoint):
         self._held.load(checkpoint, count_rollouts(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get ready, unless a validation before came first."""
         self._begin(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -52,8 +51,12 @@ class RolloutState(Checkpoint):
         """The state held is that after the epoch's last rollout."""
         self._held.leave_epoch()
 
-    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin(self, trainer: Trainer) -> None:
         """Called once a fit, before anything is written; override it."""
+
+    def list_files(self, folder: Path) -> list[Path]:
+        """The checkpoints that it writes and that are there; override it."""
+        return []
 
     def get_folder(self, trainer: Trainer) -> Path:
         """Where the checkpoints are."""
@@ -62,7 +65,9 @@ class RolloutState(Checkpoint):
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._began and not is_dry_run(trainer):
             self._began = True
-            self.begin(trainer, pl_module)
+            self.begin(trainer)
+            if trainer.is_global_zero and count_rollouts(pl_module) == 0 and trainer.ckpt_path is None:
+                set_older_aside(trainer, self.list_files(self.get_folder(trainer)))
             trainer.strategy.barrier(f"{type(self).__name__} began")
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
@@ -93,11 +98,8 @@ def check_monitored(callback: Any, names: Collection[str]) -> None:
     )
 
 
-def set_older_aside(trainer: Trainer, pl_module: LightningModule, paths: list[Path]) -> None:
-    """Keep an older run's checkpoints as ``old-<n>-…``, where this run is a new one."""
-    resumed = count_rollouts(pl_module) > 0 or trainer.ckpt_path is not None
-    if resumed or not trainer.is_global_zero:
-        return
+def set_older_aside(trainer: Trainer, paths: list[Path]) -> None:
+    """Keep an older run's checkpoints as ``old-<n>-…``."""
     for path in paths:
         if path.exists():
             kept = set_aside(path, "old-{n}-{stem}{suffix}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
-from lgrpo_lightning.distributed.terminal import is_on_terminal, say
+from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.rollouts.environment import write_environment
 from lgrpo_lightning.rollouts.metric_series import (
     Series,
@@ -60,7 +59,6 @@ class RunSummary(Callback):
         """Print the summary, after the progress bar is gone."""
         if stage == "fit" and not is_dry_run(trainer) and trainer.is_global_zero:
             root = Path(trainer.default_root_dir)
-            width = shutil.get_terminal_size().columns if is_on_terminal() else None
             board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
             lines = [
                 self._describe_work(trainer, pl_module),
@@ -69,7 +67,7 @@ class RunSummary(Callback):
                     if writes_metrics(trainer)
                     else []
                 ),
-                *list_places(root, board=board, width=width),
+                *list_places(root, board=board),
             ]
             say(trainer, "\n".join(lines))
 
@@ -94,32 +92,20 @@ def describe_outcomes(metrics: dict[str, Series]) -> list[str]:
     return lines
 
 
-def list_places(root: Path, *, board: bool, width: int | None = None) -> list[str]:
-    """Where everything is, and the commands that resume from here; only what exists.
-
-    Args:
-        width: Columns of the terminal: a command that is wider goes over several lines, and can be pasted as it is.
-    """
+def list_places(root: Path, *, board: bool) -> list[str]:
+    """Where everything is, and the commands that resume from here; only what exists."""
     there = [name for name in WHAT if (root / name).exists()]
     lines = [f"Everything is in {show_path(root)}:", *(f"  {name:<22} {WHAT[name]}" for name in there)] if there else []
     path = {name: shlex.quote(show_path(root / name)) for name in there}
     following = []
     if LAST_CHECKPOINT in path and CONFIG in path:
-        options = (f"--config {path[CONFIG]}", f"--ckpt_path {path[LAST_CHECKPOINT]}")
-        following.append(join_or_break("  lgrpo validate", *options, joint=" ", broken=" \\\n      ", width=width))
+        following.append(f"  lgrpo validate --config {path[CONFIG]} --ckpt_path {path[LAST_CHECKPOINT]}")
     if ROLLOUTS in path and METRICS in path:
         following.append(f"  lgrpo report {shlex.quote(show_path(root))}")
     if ROLLOUTS in path:
-        columns = "[['rollout', 'prompt', 'completion', 'reward', 'advantage']]"
-        read = ("import pandas; print(", f"pandas.read_parquet({show_path(root / ROLLOUTS)!r})", f"{columns})")
-        code = join_or_break(*read, joint="", broken="\n      ", width=width and width - len('  python -c ""'))
+        columns = "['rollout', 'prompt', 'completion', 'reward', 'advantage']"
+        code = f"import pandas; print(pandas.read_parquet({show_path(root / ROLLOUTS)!r})[{columns}])"
         following.append(f"  python -c {shlex.quote(code) if chr(34) in code else chr(34) + code + chr(34)}")
     if board:
         following.append(f"  tensorboard --logdir {shlex.quote(show_path(root))}")
     return [*lines, *(["Next:", *following] if following else [])]
-
-
-def join_or_break(*parts: str, joint: str, broken: str, width: int | None) -> str:
-    """The parts in one line if it is no wider than ``width``, else each in a line of its own."""
-    line = joint.join(parts)
-    return line if width is None or len(line) <= width else broken.join(parts)

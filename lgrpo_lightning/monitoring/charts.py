@@ -18,13 +18,11 @@ COLOURS = ("#3b82c4", "#e0762f", "#2fa36f", "#a36fd0", "#d05a8a", "#9a7b3c", "#5
 def draw_chart(lines: Mapping[str, Series], *, ylabel: str) -> Markup:
     """Curves by name over optimizer steps; long ones thin, with their running mean over it."""
     from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     # ids by content and no pyplot: the same run gives the same page, and no display is needed
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{ylabel}{list(lines)}", "font.size": 9}):
         figure = Figure(figsize=(4.6, 2.6), layout="constrained")
-        FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for (name, (steps, values)), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
             draw_curve(axes, steps, values, label=name, color=colour)

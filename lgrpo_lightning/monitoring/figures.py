@@ -154,14 +154,12 @@ def _split_arms(table: pandas.DataFrame) -> list[tuple[str, str, pandas.DataFram
 def _add_panels(
     count: int, *, columns: int | None = None, width: float | None = None, height: float | None = None
 ) -> tuple[Any, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = columns or min(count, 3)
     lines = math.ceil(count / columns)
     size = (width or max(6.4, 3.2 * columns), (height or (3.6 if lines == 1 else 2.5 * lines)) + 0.4)
     figure = Figure(figsize=size, dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = [figure.add_subplot(lines, columns, i + 1) for i in range(count)]
     for axes in panels:
         style_axes(axes, GREY, labelsize=8)

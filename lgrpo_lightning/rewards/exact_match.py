@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.answers import read_answers
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.numbers import LONGEST, find_last_number, find_one_number, parse_number
-from lgrpo_lightning.rewards.opening import complete_tags
+from lgrpo_lightning.rewards.opening import compile_extract, complete_tags, find_last
 from lgrpo_lightning.types import Group, Rewards
 
 
@@ -157,13 +158,5 @@ def find_boxed(text: str) -> str | None:
 def _make_finder(extract: str) -> Callable[[str], str | None]:
     if extract in ("last_number", "boxed"):
         return find_last_number if extract == "last_number" else find_boxed
-    possible = "Possible are 'last_number', 'boxed' and a regular expression with a group around the answer"
-    try:
-        pattern = re.compile(extract, re.DOTALL)
-    except re.error as error:
-        raise UserError(
-            f"ExactMatch: extract is {extract!r}, which is no valid regular expression: {error}. {possible}."
-        ) from error
-    if not pattern.groups:
-        raise UserError(f"ExactMatch: extract is {extract!r}, which has no group. {possible}, such as '#### (\\S+)'.")
-    return lambda text: next((m[1] for m in reversed(list(pattern.finditer(text))) if m[1] is not None), None)
+    possible = "are 'last_number', 'boxed' and a regular expression with a group around the answer"
+    return partial(find_last, compile_extract("ExactMatch", extract, possible))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Completion, Group, Prompt
 
 TAG = re.compile(r"<(/?)([A-Za-z][\w-]*)>\s*")
@@ -20,6 +21,34 @@ def complete_tags(group: Group) -> list[str]:
     """
     tags = _find_open_tags(_find_begun(group.prompt))
     return [_add_tags(tags, _join_own_text(completion)) for completion in group.completions]
+
+
+def compile_extract(owner: str, extract: str, possible: str) -> re.Pattern[str]:
+    """The regular expression of an option ``extract``, for ``find_last``; its dot matches line breaks, too.
+
+    Args:
+        owner: Whose option it is, for the message.
+        possible: What it may be.
+
+    Raises:
+        ValueError: It is none, or has no group.
+    """
+    try:
+        pattern = re.compile(extract, re.DOTALL)
+    except re.error as error:
+        raise UserError(
+            f"{owner}: extract is {extract!r}, which is no valid regular expression: {error}. Possible {possible}."
+        ) from error
+    if not pattern.groups:
+        raise UserError(
+            f"{owner}: extract is {extract!r}, which has no group. Possible {possible}, such as '#### (\\S+)'."
+        )
+    return pattern
+
+
+def find_last(pattern: re.Pattern[str], text: str) -> str | None:
+    """What the first group holds of the last match that has it; None where there is none."""
+    return next((m[1] for m in reversed(list(pattern.finditer(text))) if m[1] is not None), None)
 
 
 def _find_begun(prompt: Prompt) -> str:

@@ -54,5 +54,5 @@ def test_on_a_terminal_it_is_a_table(
 
 
 def test_impossible_settings() -> None:
-    with pytest.raises(ValueError, match="count at least 1"):
+    with pytest.raises(ValueError, match="count is 0; it must be at least 1"):
         CompletionTable(count=0)

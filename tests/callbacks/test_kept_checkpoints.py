@@ -186,7 +186,7 @@ def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: BestCheckpoint(mode="more"), "possible are 'max' and 'min'"),  # type: ignore[arg-type]
+        (lambda: BestCheckpoint(mode="more"), "'max' or 'min'"),  # type: ignore[arg-type]
         (lambda: BestCheckpoint(save_top_k=0), "at least 1, or -1"),
         (lambda: BestCheckpoint(filename="a/b"), "must be a file name"),
         (lambda: BestCheckpoint(filename="last"), "not 'last'"),

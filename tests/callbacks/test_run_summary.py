@@ -1,10 +1,8 @@
-import ast
-import shlex
 from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.callbacks.run_summary import describe_outcomes, list_places
+from lgrpo_lightning.callbacks.run_summary import describe_outcomes
 from tests.callbacks.stub import FailureError, StubModule, fit
 
 
@@ -62,17 +60,3 @@ def test_one_value_has_no_from_and_to() -> None:
         "  reward           0.500 -> 0.500",
         "  val/accuracy     0.250",
     ]
-
-
-def test_commands_are_no_wider_than_the_terminal_and_can_be_pasted(tmp_path: Path) -> None:
-    for name in ("rollouts", "checkpoints"):
-        (tmp_path / name).mkdir()
-    for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt"):
-        (tmp_path / name).touch()
-    wide, narrow = (list_places(tmp_path, board=False, width=width) for width in (None, 40))
-    assert shlex.split(wide[6]) == shlex.split(narrow[6].replace("\\\n", ""))  # as a shell reads it
-    assert narrow[6].startswith("  lgrpo validate \\\n      --config ")
-    code = [ast.dump(ast.parse(shlex.split(lines[-1])[2])) for lines in (wide, narrow)]
-    assert code[0] == code[1]
-    short = list_places(Path("run"), board=False, width=80)
-    assert all(len(line) <= 80 for text in short for line in text.splitlines())

@@ -105,7 +105,7 @@ def test_rows_without_tests(tests):
     [
         ({"seconds": 0}, "seconds is 0"),
         ({"workers": -1}, "workers is -1"),
-        ({"extract": "("}, "no regular expression"),
+        ({"extract": "("}, "no valid regular expression"),
     ],
 )
 def test_impossible_options(options, says):

@@ -131,7 +131,7 @@ def test_a_list_in_the_column_accepts_each_of_its_answers(made):
 
 @pytest.mark.parametrize("empty", [None, math.nan, "", "  ", [], [None]])
 def test_refuses_a_prompt_without_an_answer(made, empty):
-    with pytest.raises(RewardError, match=r"prompt 'toy/0' has no answer in column 'answer'.*\['answer'\]"):
+    with pytest.raises(RewardError, match=r"Prompt 'toy/0': .*there is no answer in column 'answer'.*\['answer'\]"):
         scored(made(), ["2"], empty)
 
 

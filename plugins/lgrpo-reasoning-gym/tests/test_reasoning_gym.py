@@ -81,7 +81,7 @@ def test_where_the_answer_stands():
             lambda: ReasoningGymTasks("chain_sum", size=1, template="{sum}").rows(),
             "it may name .*expression",
         ),
-        (lambda: ReasoningGymReward("("), "no regular expression"),
+        (lambda: ReasoningGymReward("("), "no valid regular expression"),
         (lambda: ReasoningGymReward("a"), "which has no group"),
         (lambda: ReasoningGymReward().check_row({"entry": {"answer": 1}}), "no task of reasoning-gym"),
     ],

@@ -80,22 +80,22 @@ RUNS = {
         config=callback("BestCheckpoint"),
     ),
     "best is no file name": BadInput(
-        says=("filename='last'", "not 'last'"),
+        says=("filename is 'last'", "not 'last'"),
         did="`BestCheckpoint(filename: last)`",
         config=callback("BestCheckpoint", filename="last"),
     ),
     "no interval": BadInput(
-        says=("RolloutCheckpoint(every_n_rollouts=0)", "at least 1"),
+        says=("RolloutCheckpoint: every_n_rollouts is 0", "at least 1"),
         did="`RolloutCheckpoint(every_n_rollouts: 0)`",
         config=callback("RolloutCheckpoint", every_n_rollouts=0),
     ),
     "alarm at once": BadInput(
-        says=("Alarms(patience=0)", "at least 1"),
+        says=("Alarms: patience is 0", "at least 1"),
         did="`Alarms(patience: 0)`",
         config=callback("Alarms", patience=0),
     ),
     "watch without time": BadInput(
-        says=("RankWatch(timeout_minutes=0)", "above 0"),
+        says=("RankWatch: timeout_minutes is 0", "above 0"),
         did="`RankWatch(timeout_minutes: 0)`",
         config=callback("RankWatch", timeout_minutes=0),
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ import torch
 
 from lgrpo_code.runner import Limits, Program, Result, SandboxError, check, run_all
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
-from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.rewards.opening import complete_tags
+from lgrpo_lightning.errors import UserError, require
+from lgrpo_lightning.rewards.opening import compile_extract, complete_tags, find_last
 
 if TYPE_CHECKING:
     from lgrpo_lightning.contracts import WeightSource
@@ -70,27 +69,17 @@ class CodeTests(RewardModel):
                 "CodeTests runs programs that the model has written, on this machine. Read in its README what it does "
                 "and does not protect against, and set allow_execution: true."
             )
-        numbers = {
-            "seconds": seconds,
-            "memory_mb": memory_mb,
-            "output_kb": output_kb,
-            "disk_mb": disk_mb,
-            "processes": processes,
-        }
-        for name, value in numbers.items():
-            if not value > 0:
-                raise UserError(f"CodeTests: {name} is {value}; it must be above 0.")
-        if workers < 0:
-            raise UserError(f"CodeTests: workers is {workers}; it must be at least 0.")
-        try:
-            self._pattern = re.compile(extract, re.DOTALL)
-        except re.error as error:
-            raise UserError(f"CodeTests: extract is {extract!r}, no regular expression: {error}.") from error
-        if not self._pattern.groups:
-            raise UserError(f"CodeTests: extract is {extract!r}, which has no group.")
+        limits = Limits(seconds=seconds, memory_mb=memory_mb, output_kb=output_kb, disk_mb=disk_mb, processes=processes)
+        require(
+            "CodeTests: ",
+            locals(),
+            *((value > 0, name, "above 0") for name, value in vars(limits).items()),
+            (workers >= 0, "workers", "at least 0"),
+        )
+        self._pattern = compile_extract("CodeTests", extract, "is one with a group around the program")
         self.allow_execution, self.column, self.extract = allow_execution, column, extract
         self.partial, self.missing, self.workers = partial, missing, workers
-        self.limits = Limits(**numbers)  # type: ignore[arg-type]
+        self.limits = limits
         self.columns = (column,)  # type: ignore[misc]
 
     def setup(self, source: WeightSource) -> None:
@@ -109,7 +98,7 @@ class CodeTests(RewardModel):
             (g, m, test, code)
             for g, group in enumerate(groups)
             for m, text in enumerate(complete_tags(group))
-            if (code := self._program(text)) is not None
+            if (code := find_last(self._pattern, text)) is not None
             for test in self._tests(group.prompt.columns)
         ]
         nonce = secrets.token_hex(16)
@@ -136,24 +125,24 @@ class CodeTests(RewardModel):
             return self.missing
         return sum(passed) / len(passed) if self.partial else float(all(passed))
 
-    def _program(self, text: str) -> str | None:
-        found = [match[1] for match in self._pattern.finditer(text) if match[1] is not None]
-        return found[-1] if found else None
-
     def _tests(self, row: Mapping[str, Any]) -> list[Any]:
+        """The tests of a row; errors say what the column holds, and what it may hold."""
         found = row.get(self.column)
         tests = [found] if isinstance(found, str) else found
-        good = isinstance(tests, list | tuple) and len(tests) > 0
-        for test in tests if good and tests is not None else ():
-            text = isinstance(test, str) and test.strip()
-            pair = isinstance(test, Mapping) and all(isinstance(test.get(k), str) for k in ("input", "output"))
-            good = good and bool(text or pair)
+        good = isinstance(tests, list | tuple) and len(tests) > 0 and all(map(_is_test, tests))
         if not good:
             raise UserError(
                 f"CodeTests: column {self.column!r} is {found!r}; it must be a text of Python with assert, a list of "
                 "such texts, or a list of {input, output}, both texts."
             )
-        return list(tests or ())
+        return list(tests)
+
+
+def _is_test(test: Any) -> bool:
+    """Whether it is Python, or an input with its output."""
+    if isinstance(test, str):
+        return bool(test.strip())
+    return isinstance(test, Mapping) and all(isinstance(test.get(key), str) for key in ("input", "output"))
 
 
 def _program(code: str, test: Any, nonce: str) -> Program:

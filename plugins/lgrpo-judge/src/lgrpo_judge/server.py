@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import time
@@ -16,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from lgrpo_judge.answers import Judgement, read_judgement
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
 
 PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before a completion is asked about again; doubled each time."""
@@ -37,7 +38,11 @@ class FailedError(Exception):
 
 @dataclass(kw_only=True)
 class ChatServer:
-    """One server; the arguments are options of ``JudgeReward``."""
+    """One server; the arguments are options of ``JudgeReward``.
+
+    Raises:
+        ValueError: One is out of range.
+    """
 
     url: str
     key_variable: str | None
@@ -49,6 +54,28 @@ class ChatServer:
     retries: int
     retry_seconds: float
     has_schema: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+            raise UserError(  # the value may be the key
+                "JudgeReward: key_variable must be the name of an environment variable, such as OPENAI_API_KEY, and "
+                "not the key itself."
+            )
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+            raise UserError(
+                f"JudgeReward: url is to look like https://{parts.hostname or 'api.openai.com'}/v1, without user, "
+                "password or query; the key is in the environment variable that key_variable names."
+            )
+        require(
+            "JudgeReward: ",
+            vars(self),
+            (-math.inf < self.low < self.high < math.inf, "low", f"below high, {self.high:g}"),
+            (self.concurrency >= 1, "concurrency", "at least 1"),
+            (self.timeout > 0, "timeout", "a number of seconds above 0"),
+            (self.retries >= 0, "retries", "at least 0"),
+            (self.retry_seconds >= 0, "retry_seconds", "at least 0"),
+        )
 
     def read_key(self) -> str:
         """The API key; empty: none is needed.

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from lgrpo_lightning.contracts import RewardModel
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.rewards.opening import complete_tags
@@ -79,35 +79,25 @@ class MathAnswer(RewardModel):
         workers: int = 4,
         memory_mb: int = 1024,
     ) -> None:
-        for ok, name, value, what in (
-            (extract in get_args(Extract), "extract", extract, f"one of {', '.join(get_args(Extract))}"),
-            (float_rounding >= 0, "float_rounding", float_rounding, "at least 0"),
-            (0 < timeout < math.inf, "timeout", timeout, "a number of seconds above 0"),
-            (workers >= 1, "workers", workers, "at least 1"),
-            (memory_mb >= 256, "memory_mb", memory_mb, "at least 256, of which sympy takes 60"),
-        ):
-            if not ok:
-                raise UserError(f"MathAnswer: {name} is {value!r}; it must be {what}.")
+        require(
+            "MathAnswer: ",
+            locals(),
+            (extract in get_args(Extract), "extract", f"one of {', '.join(get_args(Extract))}"),
+            (float_rounding >= 0, "float_rounding", "at least 0"),
+            (0 < timeout < math.inf, "timeout", "a number of seconds above 0"),
+            (workers >= 1, "workers", "at least 1"),
+            (memory_mb >= 256, "memory_mb", "at least 256, of which sympy takes 60"),
+        )
         self.column = column
         self.columns = (column,)  # type: ignore[misc]
         self.rewards = _by_verdict(correct, incorrect, missing, unchecked)
-        self.timeout = timeout
-        self.workers = workers
-        self.memory_mb = memory_mb
+        self.timeout, self.workers, self.memory_mb = timeout, workers, memory_mb
         self._options = {"extract": extract, "strict": strict, "float_rounding": float_rounding}
         self._readable: set[tuple[str, ...]] = set()
         self._pool: Pool | None = None
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        try:
-            gold = gold_texts(row.get(self.column))
-        except ValueError as error:
-            raise UserError(f"{self.name}: column {self.column!r} is {error}.") from error
-        if not gold:
-            raise UserError(
-                f"{self.name}: there is no answer in column {self.column!r}; the columns are {sorted(row)}. Set "
-                "column= to the one with the answer, or fill it in."
-            )
+        self._gold(row)
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
         """Check all completions of all groups at once.
@@ -115,7 +105,7 @@ class MathAnswer(RewardModel):
         Raises:
             RewardError: A prompt has no answer in the column, or one that math-verify cannot read.
         """
-        golds = [self._gold(g.prompt) for g in groups]
+        golds = [self._gold_of(group.prompt) for group in groups]
         self._refuse_unreadable(groups, golds)
         requests = [
             {"gold": gold, "text": text, **self._options}
@@ -141,14 +131,24 @@ class MathAnswer(RewardModel):
             weakref.finalize(self, self._pool.close)  # also when the interpreter exits
         return self._pool
 
-    def _gold(self, prompt: Prompt) -> tuple[str, ...]:
-        gold = gold_texts(prompt.columns.get(self.column))
+    def _gold(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """What math-verify reads as the right answer of a row."""
+        try:
+            gold = gold_texts(row.get(self.column))
+        except ValueError as error:
+            raise UserError(f"{self.name}: column {self.column!r} is {error}.") from error
         if not gold:
-            raise RewardError(
-                f"{self.name}: prompt {prompt.uid!r} has no answer in column {self.column!r}; its columns "
-                f"are {sorted(prompt.columns)}. Set column= to the one with the answer, or fill it in."
+            raise UserError(
+                f"{self.name}: there is no answer in column {self.column!r}; the columns are {sorted(row)}. Set "
+                "column= to the one with the answer, or fill it in."
             )
         return gold
+
+    def _gold_of(self, prompt: Prompt) -> tuple[str, ...]:
+        try:
+            return self._gold(prompt.columns)
+        except UserError as error:
+            raise RewardError(f"Prompt {prompt.uid!r}: {error}") from error
 
     def _refuse_unreadable(self, groups: Sequence[Group], golds: Sequence[tuple[str, ...]]) -> None:
         """Read every right answer once before the first completion is measured by it."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
 from lgrpo_prm.conventions import CONVENTIONS, Convention
 
+DTYPES = ("float32", "bfloat16", "float16")
 Outcome = Literal["none", "min", "product", "last", "mean"]
 
 
@@ -48,15 +49,14 @@ class HuggingFacePRM(RewardModel):
         batch_tokens: int = 16384,
         trust_remote_code: bool = False,
     ) -> None:
-        for name, value, possible in (
-            ("convention", convention, tuple(CONVENTIONS)),
-            ("outcome", outcome, ("none", "min", "product", "last", "mean")),
-            ("dtype", dtype, ("float32", "bfloat16", "float16")),
-        ):
-            if value not in possible:
-                raise UserError(f"HuggingFacePRM: {name} is {value!r}; possible are {', '.join(possible)}.")
-        if batch_tokens < 1:
-            raise UserError(f"HuggingFacePRM: batch_tokens is {batch_tokens}; it must be at least 1.")
+        require(
+            "HuggingFacePRM: ",
+            locals(),
+            (convention in CONVENTIONS, "convention", f"one of {', '.join(CONVENTIONS)}"),
+            (outcome in get_args(Outcome), "outcome", f"one of {', '.join(get_args(Outcome))}"),
+            (dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}"),
+            (batch_tokens >= 1, "batch_tokens", "at least 1"),
+        )
         self.path, self.convention, self.separator, self.outcome = path, convention, separator, outcome
         self.device, self.dtype, self.batch_tokens = device, dtype, batch_tokens
         self.trust_remote_code = trust_remote_code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional import reaches
-from lgrpo_lightning.rewards.opening import complete_tags
+from lgrpo_lightning.rewards.opening import compile_extract, complete_tags, find_last
 
 
 class ReasoningGymReward(RewardModel):
@@ -31,12 +30,8 @@ class ReasoningGymReward(RewardModel):
 
     def __init__(self, extract: str | None = r"<answer>(.*?)</answer>", missing: float = 0.0) -> None:
         self.extract, self.missing = extract, missing
-        try:
-            self._pattern = None if extract is None else re.compile(extract, re.DOTALL)
-        except re.error as error:
-            raise UserError(f"ReasoningGymReward: extract is {extract!r}, no regular expression: {error}.") from error
-        if self._pattern is not None and not self._pattern.groups:
-            raise UserError(f"ReasoningGymReward: extract is {extract!r}, which has no group, such as ####(.*).")
+        possible = "are null and a regular expression with a group around the answer"
+        self._pattern = None if extract is None else compile_extract("ReasoningGymReward", extract, possible)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         self._scorer(row.get("entry"))
@@ -57,9 +52,8 @@ class ReasoningGymReward(RewardModel):
     def _answer(self, text: str) -> str | None:
         if self._pattern is None:
             return text.strip()
-        found = self._pattern.findall(text)
-        last = found[-1] if found else None
-        return (last if isinstance(last, str) or last is None else last[0] or "").strip() if last is not None else None
+        found = find_last(self._pattern, text)
+        return None if found is None else found.strip()
 
     def _scorer(self, entry: Any) -> Any:
         from reasoning_gym import get_score_answer_fn

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning import PromptSource
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
 
 TAGGED = "Give the final answer between <answer> and </answer>."
 """An instruction that ``ReasoningGymReward``'s default reads."""
@@ -38,8 +38,7 @@ class ReasoningGymTasks(PromptSource):
         seed: int = 0,
         template: str = "{question}\n" + TAGGED + "\n",
     ) -> None:
-        if size < 1:
-            raise UserError(f"ReasoningGymTasks: size is {size}; it must be at least 1.")
+        require("ReasoningGymTasks: ", locals(), (size >= 1, "size", "at least 1"))
         self.dataset, self.config, self.size, self.seed = dataset, config or {}, size, seed
         self.template = template
         self._made = made(dataset, {**self.config, "size": size, "seed": seed})
