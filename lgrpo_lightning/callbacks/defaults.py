@@ -72,9 +72,6 @@ def complete_trainer(trainer: Trainer) -> None:
 
     Calling it again changes nothing. Called before ``fit``, it also makes ``ckpt_path="last"`` find the run's
     checkpoint, which Lightning looks for before it asks the module for callbacks.
-
-    Raises:
-        ValueError: ``default_root_dir`` is not a local folder.
     """
     if "://" in str(trainer.default_root_dir):
         raise UserError(

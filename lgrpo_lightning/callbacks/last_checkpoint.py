@@ -187,11 +187,7 @@ class LastCheckpoint(ModelCheckpoint):
         return CheckpointFile(Path(self.dirpath), keep_previous=self.keep_previous)
 
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
-        """What ``--ckpt_path last`` stands for: the newest whole checkpoint.
-
-        Raises:
-            ValueError: There are only damaged ones.
-        """
+        """What ``--ckpt_path last`` stands for: the newest whole checkpoint."""
         file = self._get_file(trainer)
         newest, damaged = file.find_newest(), file.list_damaged()
         for path, reason in damaged.items():

@@ -26,11 +26,7 @@ class LockFolder(Callback):
             self._lock.take(Path(trainer.default_root_dir))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Take it again where somebody removed or moved it.
-
-        Raises:
-            ValueError: Another run writes there by now.
-        """
+        """Take it again where somebody removed or moved it."""
         if self._lock.is_lost():
             root = Path(trainer.default_root_dir)
             self._lock.release()

@@ -83,11 +83,7 @@ def is_fitting(trainer: Trainer) -> bool:
 
 
 def check_monitored(callback: Any, names: Collection[str]) -> None:
-    """Refuse a callback whose metric is not among those that validation logs.
-
-    Raises:
-        ValueError: With the names that exist.
-    """
+    """Refuse a callback whose metric is not among those that validation logs."""
     if callback.monitor in names:
         return
     close = difflib.get_close_matches(callback.monitor, names, n=1)

@@ -69,11 +69,7 @@ class ValidateAtEnds(Callback):
 
 @contextmanager
 def _set_aside(trainer: Any, pl_module: Any) -> Iterator[None]:
-    """Inside, callbacks that monitor what only training logs are not called: nothing is logged yet.
-
-    Raises:
-        ValueError: A callback monitors a metric of validation that is not there; with those that are.
-    """
+    """Inside, callbacks that monitor what only training logs are not called: nothing is logged yet."""
     callbacks, known = trainer.callbacks, getattr(pl_module, "validation_metrics", ())
     there = {*known, *trainer.callback_metrics}
     monitored = {id(c): str(m) for c in callbacks if (m := getattr(c, "monitor", None))}

@@ -87,9 +87,6 @@ def solve_sum(terms: Sequence[int], *, mistake_rate: float = 0.0, rng: random.Ra
         mistake_rate: Chance of each line to be wrong, from 0 to 1.
         rng: Draws the mistakes; needed where ``mistake_rate`` is above 0.
 
-    Raises:
-        ValueError: ``mistake_rate`` is out of range, or above 0 without ``rng``.
-
     >>> solve_sum([12, 7, 30, 5])
     '12+7=19\\n19+30=49\\n49+5=54\\n'
     """

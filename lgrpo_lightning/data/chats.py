@@ -12,11 +12,7 @@ from lgrpo_lightning.types import Message
 
 
 def check_messages(prompt: Any, where: str) -> list[Message]:
-    """The messages of a prompt: text as text, without the nulls that tables fill up with.
-
-    Raises:
-        ValueError: It is no list of messages, or one says nothing; naming ``where`` and the message.
-    """
+    """The messages of a prompt: text as text, without the nulls that tables fill up with."""
     if not isinstance(prompt, list | tuple):
         raise UserError(
             f"{where}: the prompt is {prompt!r}, of type {type(prompt).__name__}; it must be a string or a "

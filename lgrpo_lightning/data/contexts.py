@@ -16,9 +16,6 @@ def complete_context(key: str, context: str) -> str:
     Args:
         key: What messages call the option.
 
-    Raises:
-        ValueError: It is no template with ``{prompt}`` and a column.
-
     >>> complete_context("context", "solution")
     '{prompt}\n\n{solution}'
     """
@@ -47,11 +44,7 @@ def list_columns(template: str) -> tuple[str, ...]:
 
 
 def check_context(owner: str, template: str, row: Mapping[str, Any]) -> None:
-    """Refuse a row that has nothing to say in one of the columns.
-
-    Raises:
-        ValueError: With the column.
-    """
+    """Refuse a row that has nothing to say in one of the columns."""
     for column in list_columns(template):
         value = row[column]
         if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
@@ -64,11 +57,7 @@ def check_context(owner: str, template: str, row: Mapping[str, Any]) -> None:
 def add_context(
     template: str, prompt: str, messages: Sequence[Message] | None, row: Mapping[str, Any], where: str
 ) -> tuple[str, tuple[Message, ...] | None]:
-    """(the text, the messages) of a prompt with its context; in a chat that is part of the last user message.
-
-    Raises:
-        ValueError: No message is a user's; naming ``where``.
-    """
+    """(the text, the messages) of a prompt with its context; in a chat that is part of the last user message."""
     if messages is None:
         return _fill(template, prompt, row), None
     at = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)

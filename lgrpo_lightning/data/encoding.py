@@ -46,12 +46,7 @@ class PromptEncoder:
     max_context_length: int | None = None
 
     def encode(self, rows: Sequence[Mapping[str, Any]], *, name: str, origin: str) -> list[Prompt]:
-        """The prompts of ``rows``, with uids ``name/0``, ``name/1``, …; errors call the rows ``origin``.
-
-        Raises:
-            ValueError: A prompt is missing, empty, of a wrong type, too long, or refused by the chat
-                template; the message names the row.
-        """
+        """The prompts of ``rows``, with uids ``name/0``, ``name/1``, …; errors call the rows ``origin``."""
         encoded = (self.encode_row(row, number, name=name, origin=origin) for number, row in enumerate(rows))
         prompts = [prompt for prompt in encoded if prompt is not None]
         if not prompts:

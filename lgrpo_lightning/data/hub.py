@@ -15,10 +15,6 @@ def read_dataset(path: str, split: str | None, subset: str | None, *, streaming:
 
     Args:
         streaming: Read a hub data set as rows are asked for, rather than download it first.
-
-    Raises:
-        FileNotFoundError: There is no such folder or hub data set.
-        ValueError: The split does not exist, or there are several and none was named.
     """
     import datasets  # takes a second
 

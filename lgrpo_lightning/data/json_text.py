@@ -18,9 +18,6 @@ OBJECTS = re.compile(r"\s*\[\s*\{.*\}\s*\]\s*", re.DOTALL)
 def read_messages(text: str, where: str) -> list[Any] | None:
     """The messages that ``text`` is the JSON or the Python form of; None where it is another text.
 
-    Raises:
-        ValueError: It looks like messages and cannot be read.
-
     >>> read_messages('[{"role": "user", "content": "1+1?"}]', "row 0"), read_messages('[{"a": 1}]', "row 0")
     ([{'role': 'user', 'content': '1+1?'}], None)
     """
@@ -46,9 +43,6 @@ def parse_arguments(message: Message, where: str) -> Message:
     """``message`` with the arguments of its tool calls as objects: templates write text as text, in quotes.
 
     OpenAI's interface has them as JSON text.
-
-    Raises:
-        ValueError: They are no object, or calls are given in another form; naming ``where``.
     """
     if message.get("function_call"):
         raise UserError(

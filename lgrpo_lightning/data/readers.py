@@ -38,11 +38,7 @@ def find_suffix(path: PurePath | str) -> str:
 
 
 def read_json(path: str) -> Rows:
-    """One JSON object a line, or one array of objects; blank lines are skipped.
-
-    Raises:
-        ValueError: It is neither; naming the line.
-    """
+    """One JSON object a line, or one array of objects; blank lines are skipped."""
     lines, begun = _read_lines(path), False
     for number, text in lines:
         if not text.strip():
@@ -88,9 +84,6 @@ def read_csv(path: str, *, types: bool = False) -> Rows:
 
     Args:
         types: Infer the columns' types, from the whole file; else all are text.
-
-    Raises:
-        ValueError: It is malformed; naming the line.
     """
     csv.field_size_limit(2**31 - 1)  # Python's own limit is 128 KiB a cell
     lines = (text for _, text in _read_lines(path))
@@ -197,11 +190,7 @@ def _shorten_floats(value: Any, kind: Any) -> Any:
 
 
 def _read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """(number from 1, text with its end) of the lines of a file, unpacked where it is compressed.
-
-    Raises:
-        ValueError: It is cut off, not compressed, or not UTF-8; naming the line.
-    """
+    """(number from 1, text with its end) of the lines of a file, unpacked where it is compressed."""
     packed = PACKED.get(PurePath(path).suffix.lower())
     try:
         with _open(path) as file:

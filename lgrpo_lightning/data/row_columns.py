@@ -32,9 +32,6 @@ def check_template_kwargs(kwargs: Mapping[str, Any], where: str = "data.chat_tem
 def read_template_arguments(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Arguments for the chat template that the row itself has; they go before the run's.
 
-    Raises:
-        ValueError: A column is of another form, or has what no template takes; naming ``where``.
-
     >>> read_template_arguments({"answer": 2, "chat_template_kwargs": {"enable_thinking": False}}, "row 0")
     {'enable_thinking': False}
     """

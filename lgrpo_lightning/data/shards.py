@@ -27,10 +27,6 @@ def list_files(text: str) -> list[str] | None:
     """The files of a pattern or of a folder of shards, in order of their names; None where ``text`` is neither.
 
     Files that stand beside data by their names (``BESIDE``) are passed over, and so are hidden folders.
-
-    Raises:
-        FileNotFoundError: A pattern that matches nothing.
-        ValueError: Files that cannot be read, of several kinds, or of several splits.
     """
     if "://" in text:
         return _list_urls(text)

@@ -49,11 +49,7 @@ def limit_batches(length: int, limit: int | float) -> int:
 
 
 def find_max_length(module: Any, wanted: int | None) -> int:
-    """Maximum number of tokens of a prompt: ``wanted``, or what completions leave of the model's context.
-
-    Raises:
-        ValueError: Completions leave nothing.
-    """
+    """Maximum number of tokens of a prompt: ``wanted``, or what completions leave of the model's context."""
     new, context = module.sampling.max_new_tokens, module.context_length
     if new >= context:
         raise UserError(

@@ -22,10 +22,6 @@ Sets = PromptSource | str | dict[str, PromptSource | str] | None
 def name_sources(which: str, sets: Sets) -> dict[str, PromptSource]:
     """The sets given for ``which``, by name; paths become ``PromptFile``.
 
-    Raises:
-        ValueError: A name cannot name a set, or a path looks like a misspelt prompt source.
-        TypeError: A set is neither a path nor a prompt source.
-
     >>> list(name_sources("validation", {"easy": "easy.jsonl", "hard": "hard.jsonl"}))
     ['easy', 'hard']
     """
@@ -73,11 +69,7 @@ def compare_prompts(
 
 
 def check_streaming(sources: Mapping[str, Mapping[str, PromptSource]], *, curriculum: bool) -> bool:
-    """Whether training prompts are streamed.
-
-    Raises:
-        ValueError: Other sets are, or there is a ``curriculum``, which needs all prompts.
-    """
+    """Whether training prompts are streamed."""
     streamed = {which for which, named in sources.items() if any(s.streaming for s in named.values())}
     if others := sorted(streamed - {"train"}):
         raise UserError(f"data.{others[0]} is read whole: leave streaming out, it is for data.train.")
@@ -97,10 +89,6 @@ def read_rows(rows: Iterable[Mapping[str, Any]], origin: str) -> Sequence[Mappin
     """The rows of a source; of a generator or a streaming data set, read to its end.
 
     A run holds all prompts: it draws their order, divides them among ranks and goes on at any of them.
-
-    Raises:
-        ValueError: There are more than ``MOST``, without an end in sight.
-        TypeError: It gives no rows, or one that is no mapping.
     """
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
         raise UserError(f"{origin}: rows() gave a {type(rows).__name__}; it must give the rows, each a mapping.")

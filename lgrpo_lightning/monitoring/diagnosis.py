@@ -46,9 +46,6 @@ def diagnose(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
 
     Args:
         patience: Rollouts; null: that of the run's ``Alarms``.
-
-    Raises:
-        ValueError: The run has too few rollouts.
     """
     rows = run.rollout_metrics
     if len(rows) < FEWEST:

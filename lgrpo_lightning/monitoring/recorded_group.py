@@ -111,10 +111,6 @@ def read_group(run: RecordedRun, rollout: int | None = None, place: int | None =
     Args:
         rollout: Number of the rollout; None: the last one.
         place: Which of its groups, from 0; None: the one with the largest updates.
-
-    Raises:
-        FileNotFoundError: There is no such rollout.
-        ValueError: There is no such group, or the run was recorded without what is shown here.
     """
     if not run.rollout_numbers:
         raise NotFoundError(f"{run.folder} has no rollouts yet.")

@@ -76,9 +76,6 @@ class RecordedRun:
         Args:
             columns: Which; all by default.
             only: The number of the rollout; all by default.
-
-        Raises:
-            FileNotFoundError: The run has left none.
         """
         chosen = None if columns is None else list(columns)
         tables = []

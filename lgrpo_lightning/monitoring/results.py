@@ -83,11 +83,7 @@ def _find_quantile(count: Any) -> Any:
 
 
 def read_metrics(runs: Sequence[Run]) -> dict[Path, pandas.DataFrame]:
-    """A run's folder → its rollouts' metrics; a run whose file is damaged is left out.
-
-    Raises:
-        ValueError: All are.
-    """
+    """A run's folder → its rollouts' metrics; a run whose file is damaged is left out."""
     tables = {}
     for run in runs:
         with skip_if_damaged(run.folder / METRICS, set()):
@@ -111,11 +107,7 @@ def read_rollouts(run: Run) -> pandas.DataFrame:
 
 
 def get_series(table: pandas.DataFrame, metric: str) -> pandas.Series:
-    """A metric over rollouts, without what was not measured.
-
-    Raises:
-        ValueError: The runs do not log it, with what they log; or one has no value of it.
-    """
+    """A metric over rollouts, without what was not measured."""
     if metric not in table:
         known = ", ".join(c for c in table.columns if c not in ("step", "epoch", "done", "tokens"))
         raise UserError(f"--metric {metric}: the runs log no such metric. They log {known}.")

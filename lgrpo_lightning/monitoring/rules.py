@@ -250,11 +250,7 @@ def _get_wait(window: Window, stage: str) -> float:
 
 
 def complete_thresholds(given: Mapping[str, float | None] | None) -> dict[str, float]:
-    """The threshold of every rule, by default where it is not given; without those that are given as null.
-
-    Raises:
-        UserError: There is no such rule, or a value is not possible.
-    """
+    """The threshold of every rule, by default where it is not given; without those that are given as null."""
     own = mapped("Alarms: thresholds", given or {})
     names = [rule.name for rule in RULES]
     for name, value in own.items():

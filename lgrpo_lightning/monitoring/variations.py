@@ -36,9 +36,6 @@ def parse_choices(option: str, text: str) -> list[Choice]:
     Args:
         option: The option that has it, for the message.
 
-    Raises:
-        ValueError: There is no key, a value is empty, or two are equal.
-
     >>> [c.name for c in parse_choices("--vary", "model.advantage_estimator=GRPO,LambdaGRPO")]
     ['GRPO', 'LambdaGRPO']
     >>> [c.name for c in parse_choices("--vary", "model.e={class_path: LambdaGRPO, init_args: {power: 0.5}},GRPO")]
@@ -56,9 +53,6 @@ def parse_choices(option: str, text: str) -> list[Choice]:
 
 def parse_seeds(text: str) -> list[int]:
     """The numbers of a list with ranges.
-
-    Raises:
-        ValueError: It is none, or has a number twice.
 
     >>> parse_seeds("0-2,7")
     [0, 1, 2, 7]

@@ -21,11 +21,7 @@ class EnvironmentReward(RewardModel):
     """
 
     def score(self, group: Group, tree: ProcessTree) -> Rewards:
-        """The rewards of one group.
-
-        Raises:
-            ValueError: The completions are no episodes.
-        """
+        """The rewards of one group."""
         if not any(completion.rewards for completion in group.completions):
             raise UserError(
                 "EnvironmentReward: the completions are no episodes. Draw them with model.sampler: EnvironmentSampler."

@@ -28,9 +28,6 @@ class Judgement:
 def read_judgement(text: str, low: float, high: float) -> Judgement:
     """The judgement that ``text`` ends with, a JSON object, in a code fence or not.
 
-    Raises:
-        ValueError: There is none, or its score is no number from ``low`` to ``high``.
-
     >>> read_judgement('<think>{</think> {"reason": "Says {}.", "score": 7}', 0, 10)
     Judgement(score=7.0, reason='Says {}.', status=0)
     """

@@ -78,11 +78,7 @@ class ChatServer:
         )
 
     def read_key(self) -> str:
-        """The API key; empty: none is needed.
-
-        Raises:
-            ValueError: The variable is not set.
-        """
+        """The API key; empty: none is needed."""
         if self.key_variable and not os.environ.get(self.key_variable):
             raise UserError(
                 f"JudgeReward: key_variable is {self.key_variable!r}, and there is no such environment variable. "

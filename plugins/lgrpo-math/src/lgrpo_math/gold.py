@@ -25,9 +25,6 @@ def gold_texts(value: Any) -> tuple[str, ...]:
     in ``x^2+1``. Where there is a ``####`` (GSM8K), the answer is what follows the last one. A mixed number is written
     as a fraction: math-verify reads ``2 1/2`` as 3/2.
 
-    Raises:
-        ValueError: The value is none of these, or a date, a time or a ratio, which math-verify reads as arithmetic.
-
     >>> gold_texts("[1, 2)"), gold_texts("so 12 apples"), gold_texts(["$x$", 0.00001]), gold_texts(None)
     (('\\\\boxed{[1, 2)}',), ('so 12 apples',), ('$x$', '\\\\boxed{0.00001}'), ())
     >>> gold_texts("48 / 2 = 24 clips in May.\\n#### 24")

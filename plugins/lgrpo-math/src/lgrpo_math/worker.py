@@ -42,11 +42,7 @@ class Worker:
         self.process: Process | None = None
 
     def verdict(self, request: Mapping[str, Any], seconds: float) -> str:
-        """What the checker says of ``request``; "timeout" after ``seconds``, "crash" if the process ended.
-
-        Raises:
-            RewardError: No process can be started.
-        """
+        """What the checker says of ``request``; "timeout" after ``seconds``, "crash" if the process ended."""
         process = self._running()
         line, late = _exchanged(process, {**request, "seconds": seconds}, seconds)
         if not line.endswith(b"\n"):

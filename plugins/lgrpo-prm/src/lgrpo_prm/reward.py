@@ -107,11 +107,7 @@ class HuggingFacePRM(RewardModel):
                 self._id(token)
 
     def _id(self, token: str) -> int:
-        """The id of a token of the convention.
-
-        Raises:
-            ValueError: The tokenizer does not have it as one token.
-        """
+        """The id of a token of the convention."""
         pieces = self._tokenizer(token, add_special_tokens=False)["input_ids"]
         if not pieces or pieces[-1] == self._tokenizer.unk_token_id:
             raise UserError(

@@ -64,11 +64,7 @@ class ReasoningGymTasks(PromptSource):
 
 
 def made(dataset: str | Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Any:
-    """The data set.
-
-    Raises:
-        ValueError: There is no such data set, or it refuses its options.
-    """
+    """The data set."""
     import reasoning_gym
     from reasoning_gym.composite import DatasetSpec
 
@@ -88,11 +84,7 @@ def made(dataset: str | Sequence[Mapping[str, Any]], config: Mapping[str, Any]) 
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is no data set's.
-
-    Raises:
-        ValueError: With the nearest ones.
-    """
+    """Refuse a name that is no data set's."""
     from reasoning_gym.factory import DATASETS
 
     if name not in DATASETS or name == "composite":

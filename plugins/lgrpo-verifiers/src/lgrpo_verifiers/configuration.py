@@ -77,11 +77,7 @@ class Tasks:
         self._rest, self._read = iter(taskset), []  # type: ignore[var-annotated]
 
     def at(self, number: int, key: str) -> Any:
-        """The task ``number`` (from 0), whose key is ``key``.
-
-        Raises:
-            ValueError: There is none, or it is another one.
-        """
+        """The task ``number`` (from 0), whose key is ``key``."""
         self._read.extend(islice(self._rest, max(0, number + 1 - len(self._read))))
         found = self._read[number] if number < len(self._read) else None
         if found is None or found.key != key:

@@ -53,11 +53,7 @@ class Rules:
 
     @cached_property
     def reader(self) -> CallReader:
-        """What finds the calls of a turn.
-
-        Raises:
-            ValueError: None reads what the chat template writes.
-        """
+        """What finds the calls of a turn."""
         return make_call_reader(self.tool_format, self.template)
 
 
@@ -93,9 +89,6 @@ class Conversation:
 
         Args:
             body: Of the call, as OpenAI's chat completions have it.
-
-        Raises:
-            ValueError: The first call cannot be shown to the policy.
         """
         if not self.turns:
             self._opens(body)
@@ -176,11 +169,7 @@ class Conversation:
 
 
 def opened(template: TurnTemplate, prompt: Prompt, messages: list[dict[str, Any]], tools: Any) -> Prompt:
-    """``prompt`` as the environment begins: its own tokens where it says what the prompt says.
-
-    Raises:
-        ValueError: The template cannot show it, or there are tools and the prompt is plain text.
-    """
+    """``prompt`` as the environment begins: its own tokens where it says what the prompt says."""
     if prompt.messages is None:
         if tools:
             raise UserError("there are tools, and the prompt is plain text: leave VerifiersPrompts.chat at true")

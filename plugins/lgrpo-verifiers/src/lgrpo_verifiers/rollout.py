@@ -42,11 +42,7 @@ class Play:
         self.ended: dict[int, Any] = {}
 
     def run(self) -> None:
-        """Play all episodes to their end.
-
-        Raises:
-            ValueError: Members of a group begin differently, or several agents ask the policy.
-        """
+        """Play all episodes to their end."""
         rest = list(range(len(self.seats)))[::-1]
         service = self.owner.service()
         try:

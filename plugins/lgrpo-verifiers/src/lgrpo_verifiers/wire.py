@@ -89,11 +89,7 @@ def with_calls(message: Mapping[str, Any], *, name: str) -> dict[str, Any]:
 
 
 def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages with what matters alone: role, text, tool calls and what names a tool's answer.
-
-    Raises:
-        ValueError: One holds something else than text, such as an image.
-    """
+    """Messages with what matters alone: role, text, tool calls and what names a tool's answer."""
     return [_plain(message) for message in messages]
 
 
