@@ -114,16 +114,14 @@ def estimate_rollouts(trainer: Trainer, pl_module: LightningModule) -> float:
 
     ``max_steps`` counts optimizer steps; how many a rollout takes is read off the run so far, at the start its options.
     """
-    limits = [math.inf]
-    updates: Any = getattr(pl_module, "updates", None)
-    if updates is not None and (most := updates.max_rollouts) > 0:
-        limits.append(most)
+    module: Any = pl_module
+    updates, limits = getattr(module, "updates", None), [math.inf]
+    if updates is not None and updates.max_rollouts > 0:
+        limits.append(updates.max_rollouts)
     if (trainer.max_epochs or -1) > 0:
         limits.append(float(trainer.max_epochs or 0) * trainer.num_training_batches)
-    module: Any = pl_module
-    steps = getattr(module, "planned_steps", None) or trainer.max_steps
-    done = count_rollouts(pl_module)
-    at_start = getattr(getattr(module, "updates", None), "steps_per_rollout", 1)
-    if steps > 0 and (each := trainer.global_step / done if done else at_start):
+    steps, done = getattr(module, "planned_steps", None) or trainer.max_steps, count_rollouts(pl_module)
+    each = trainer.global_step / done if done else getattr(updates, "steps_per_rollout", 1)
+    if steps > 0 and each:
         limits.append(steps / each)
     return math.ceil(least) if math.isfinite(least := min(limits)) else math.inf

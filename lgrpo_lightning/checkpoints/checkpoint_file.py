@@ -17,12 +17,7 @@ from lgrpo_lightning.rollouts.whole_files import explain_if_unwritable, flush_to
 
 
 class CheckpointFile:
-    """``last.ckpt`` of a folder and the names it has on the way.
-
-    Args:
-        folder: Where it stands.
-        keep_previous: Keep the one before as ``last-previous.ckpt``.
-    """
+    """``last.ckpt`` of a folder and the names it has on the way; the one before stays as ``last-previous.ckpt``."""
 
     def __init__(self, folder: Path, *, keep_previous: bool = True) -> None:
         self.folder = folder
@@ -31,10 +26,6 @@ class CheckpointFile:
         self.partial = folder / ".last.ckpt.part"
         self.previous = folder / "last-previous.ckpt"
         self._leaving = folder / ".last-previous.ckpt.part"
-
-    def exists(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
-        return self.find_newest() is not None
 
     def find_newest(self) -> Path | None:
         """The newest whole checkpoint. After a kill between two renames that is not ``last``."""
@@ -71,11 +62,7 @@ class CheckpointFile:
             _remove(self.previous)
 
     def settle(self, used: Path | None) -> list[Path]:
-        """Finish what a kill cut off; what was removed.
-
-        Args:
-            used: The checkpoint that the run resumes from.
-        """
+        """Finish what a kill cut off; what was removed."""
         if used is not None and used.name == self.partial.name and self.partial.exists():
             self.publish()
         leftovers = [p for p in self.folder.glob(".*.part") if _remove(p)]

@@ -25,10 +25,6 @@ class Snapshot:
 
     It is whole as long as no optimizer step is made. Where the strategy shards, or it was loaded, weights and
     optimizer are left out, and gathered when it is written.
-
-    Attributes:
-        rollouts: Rollouts done.
-        checkpoint: What Lightning saves.
     """
 
     rollouts: int

@@ -28,7 +28,7 @@ OPTIMIZER = "model.optimizer."
 def resume_under_slurm(options: Any) -> None:
     """Have a job that SLURM started again resume from its last checkpoint, where none is named."""
     restarted = options.get("ckpt_path") is None and count_restarts() > 0
-    if restarted and CheckpointFile(find_checkpoint_folder(options.trainer)).exists():
+    if restarted and CheckpointFile(find_checkpoint_folder(options.trainer)).find_newest():
         options["ckpt_path"] = "last"
         _say(f"SLURM started this job again (SLURM_RESTART_COUNT={count_restarts()}): resuming with --ckpt_path last.")
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lgrpo_lightning.data.json_text import list_called, parse_arguments
+from lgrpo_lightning.data.json_text import change_function, list_called, parse_arguments
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Message
 
@@ -76,7 +76,9 @@ def render(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
     forms = [parsed]
     if names:
         as_text = [
-            {**m, "tool_calls": [_write_arguments(c) for c in m["tool_calls"]]} if m.get("tool_calls") else m
+            {**m, "tool_calls": [change_function(c, _write_arguments) for c in m["tool_calls"]]}
+            if m.get("tool_calls")
+            else m
             for m in parsed
         ]
         forms += [as_text, [m if m.get("content") else m | {"content": None} for m in as_text]]
@@ -100,10 +102,8 @@ def open_turn(messages: Sequence[Message]) -> dict[str, bool]:
     return {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
 
 
-def _write_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    if "function" in call:
-        return {**call, "function": _write_arguments(call["function"])}
-    return {**call, "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
+def _write_arguments(function: Mapping[str, Any]) -> dict[str, Any]:
+    return {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
 
 
 def check_text(row: Mapping[str, Any], where: str) -> None:

@@ -13,9 +13,6 @@ from lgrpo_lightning.types import Message
 def complete_context(key: str, context: str) -> str:
     r"""The template of a context: itself, or that of a column's name.
 
-    Args:
-        key: What messages call the option.
-
     >>> complete_context("context", "solution")
     '{prompt}\n\n{solution}'
     """

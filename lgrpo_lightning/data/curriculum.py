@@ -48,10 +48,6 @@ class Curriculum:
 class PassRates:
     """The running pass rate of every training prompt; the same on every rank, and kept in checkpoints.
 
-    Args:
-        options: The rule.
-        uids: Names of the prompts, in order.
-
     >>> rates = PassRates(Curriculum(floor=0.2), ["a", "b", "c"])
     >>> rates.add({"a": 1.0, "b": 0.5}); rates.weigh_prompts().tolist()
     [0.2, 1.0, 1.0]

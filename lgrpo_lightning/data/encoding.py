@@ -56,10 +56,7 @@ class PromptEncoder:
 
     def encode_row(self, row: Mapping[str, Any], number: int, *, name: str, origin: str) -> Prompt | None:
         """The prompt of row ``number``; None where it is left out for its length. Errors as of ``encode``."""
-        prompt = self._encode_prompt(row, f"{name}/{number}", f"{origin}, row {number} (from 0)")
-        return prompt if self._fits(prompt, origin) else None
-
-    def _encode_prompt(self, row: Mapping[str, Any], uid: str, where: str) -> Prompt:
+        where = f"{origin}, row {number} (from 0)"
         if "prompt" not in row:
             raise UserError(f"{where}: there is no 'prompt'; the columns are {', '.join(map(repr, row)) or 'none'}.")
         check_text(row, where)
@@ -72,8 +69,8 @@ class PromptEncoder:
                 "plain text. Set chat: true, or leave the column out."
             )
         text, token_ids = self._tokenise(prompt, messages, arguments, where)
-        return Prompt(
-            uid=uid,
+        encoded = Prompt(
+            uid=f"{name}/{number}",
             text=text,
             token_ids=token_ids,
             messages=messages,
@@ -83,6 +80,7 @@ class PromptEncoder:
                 for template in self.contexts
             },
         )
+        return encoded if self._fits(encoded, origin) else None
 
     def _tokenise(
         self, prompt: str, messages: Sequence[Message] | None, arguments: Mapping[str, Any], where: str

@@ -11,11 +11,7 @@ from lgrpo_lightning.errors import NotFoundError, UserError
 
 
 def read_dataset(path: str, split: str | None, subset: str | None, *, streaming: bool) -> Iterator[dict[str, Any]]:
-    """The rows of a folder written by ``save_to_disk``, or else of a hub data set.
-
-    Args:
-        streaming: Read a hub data set as rows are asked for, rather than download it first.
-    """
+    """The rows of a folder written by ``save_to_disk``, or else of a hub data set."""
     import datasets  # takes a second
 
     folder, quiet = Path(path).expanduser(), datasets.are_progress_bars_disabled()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lgrpo_lightning.errors import UserError
@@ -63,19 +63,26 @@ def list_called(messages: Sequence[Message]) -> list[str]:
     return [str((call.get("function") or call)["name"]) for call in calls]
 
 
-def _parse_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
+def change_function(call: Mapping[str, Any], change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """A call or a tool with what describes its function changed: itself, or its entry ``function``."""
     inner = call.get("function")
-    function = inner if isinstance(inner, Mapping) else call
-    if not isinstance(function.get("name"), str):
-        raise UserError(f"{where} is {call!r}, which has no name of a function.")
-    raw = function.get("arguments")
-    arguments = {} if raw is None or raw == "" else parse_json(raw)
-    if not isinstance(arguments, Mapping):
-        raise UserError(
-            f"{where} ({function['name']}) has the arguments {raw!r}; they must be an object, or the JSON text of one."
-        )
-    whole = {**function, "arguments": dict(arguments)}
-    return {**call, "function": whole} if function is inner else whole
+    return {**call, "function": change(inner)} if isinstance(inner, Mapping) else change(call)
+
+
+def _parse_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def parse(function: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(function.get("name"), str):
+            raise UserError(f"{where} is {call!r}, which has no name of a function.")
+        raw = function.get("arguments")
+        arguments = {} if raw is None or raw == "" else parse_json(raw)
+        if not isinstance(arguments, Mapping):
+            raise UserError(
+                f"{where} ({function['name']}) has the arguments {raw!r}; they must be an object, or the JSON text of "
+                "one."
+            )
+        return {**function, "arguments": dict(arguments)}
+
+    return change_function(call, parse)
 
 
 def parse_json(value: Any) -> Any:

@@ -146,9 +146,8 @@ class PromptLoader:
         order = self._order_epoch(self.epoch)
         while self.position < len(self):
             start = self.position * self.batch_size
-            batch = order[start : start + self.batch_size]
-            if self.weights is not None:
-                batch = self._draw(BATCH)[: self.batch_size]
+            in_order = order[start : start + self.batch_size]
+            batch = in_order if self.weights is None else self._draw(BATCH)[: self.batch_size]
             # every W-th prompt: a batch has the same prompts for any number of ranks
             mine = batch[self.rank :: self.world_size]
             self.position, self._served = self.position + 1, True

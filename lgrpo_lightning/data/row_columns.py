@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lgrpo_lightning.data.chats import drop_nulls
-from lgrpo_lightning.data.json_text import parse_json
+from lgrpo_lightning.data.json_text import change_function, parse_json
 from lgrpo_lightning.errors import UserError
 
 SETTLED = (
@@ -47,7 +47,7 @@ def read_template_arguments(row: Mapping[str, Any], where: str) -> dict[str, Any
             f"{where}: column 'tools' is {tools!r}; it must be a list of objects that describe functions, which the "
             "chat template shows to the model. Give the column another name where it is for the rewards."
         )
-    return {**arguments, "tools": [_parse_parameters(tool) for tool in tools]}
+    return {**arguments, "tools": [change_function(tool, _parse_parameters) for tool in tools]}
 
 
 def _read_column(row: Mapping[str, Any], name: str) -> Any:
@@ -58,11 +58,8 @@ def _read_column(row: Mapping[str, Any], name: str) -> Any:
     return parse_json(value) if isinstance(value, str) else drop_nulls(value)
 
 
-def _parse_parameters(tool: Mapping[str, Any]) -> dict[str, Any]:
-    inner = tool.get("function")
-    if isinstance(inner, Mapping):
-        return {**tool, "function": _parse_parameters(inner)}
-    return {**tool, **({"parameters": parse_json(tool["parameters"])} if "parameters" in tool else {})}
+def _parse_parameters(function: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: parse_json(value) if name == "parameters" else value for name, value in function.items()}
 
 
 def refuse_images(row: Mapping[str, Any], where: str) -> None:

@@ -12,12 +12,6 @@ from lgrpo_lightning.errors import UserError
 def check_prompts_per_step(prompts_per_step: int, *, world_size: int, mini_batches: int, prompts: int | None) -> None:
     """Refuse a batch that the ranks and mini-batches cannot share evenly, or that the set cannot fill.
 
-    Args:
-        prompts_per_step: Prompts of a rollout over all ranks.
-        world_size: Number of processes.
-        mini_batches: Optimizer steps that a rank's share is divided into.
-        prompts: Size of the training set; None where it is not known.
-
     >>> check_prompts_per_step(16, world_size=2, mini_batches=4, prompts=100)
     >>> check_prompts_per_step(10, world_size=4, mini_batches=1, prompts=100)
     Traceback (most recent call last):
@@ -27,9 +21,9 @@ def check_prompts_per_step(prompts_per_step: int, *, world_size: int, mini_batch
     if prompts_per_step % unit:
         below = prompts_per_step // unit * unit
         nearest = f"{below} or {below + unit}" if below else f"{unit}"
-        how = f"{world_size} processes" if world_size > 1 else ""
-        how += " with " if world_size > 1 and mini_batches > 1 else ""
-        how += f"{mini_batches} mini-batches" + (" each" if world_size > 1 else "") if mini_batches > 1 else ""
+        processes = [f"{world_size} processes"] if world_size > 1 else []
+        parts = [f"{mini_batches} mini-batches{' each' if processes else ''}"] if mini_batches > 1 else []
+        how = " with ".join([*processes, *parts])
         raise UserError(f"data.prompts_per_step is {prompts_per_step}, which {how} cannot share evenly. Use {nearest}.")
     if prompts is not None and prompts < prompts_per_step:
         largest = prompts // unit * unit

@@ -51,15 +51,15 @@ def compare_prompts(
     before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], *, refuse: bool
 ) -> None:
     """Warn of sets that are others than those of a checkpoint, or ``refuse`` them (``ValueError``)."""
-    others = {name: (before[name], new) for name, new in now.items() if before.get(name, new) != new}
-    if not others:
+    order = "the same prompts in another order"
+    changes = [
+        f"{name} has {order if before[name]['content'] == new['content'] else 'other prompts'}"
+        for name, new in now.items()
+        if before.get(name, new) != new
+    ]
+    if not changes:
         return
-    changes = "; ".join(
-        f"{name} has {'the same prompts in another order' if same else 'other prompts'}"
-        for name, (was, new) in others.items()
-        for same in [was["content"] == new["content"]]
-    )
-    text = f"{changes}: other data than the checkpoint was made with."
+    text = f"{'; '.join(changes)}: other data than the checkpoint was made with."
     if refuse:
         raise UserError(
             f"{text} Give the run its data again, set data.on_change: say, or start without --ckpt_path in another "
@@ -129,12 +129,9 @@ def _make_source(key: str, source: Any) -> PromptSource:
     return PromptFile(path)
 
 
-def _list_source_names() -> Mapping[str, type]:
+def _list_source_names() -> list[str]:
     """The prompt sources that are loaded, by class name."""
-    by_name: dict[str, type] = {}
-    classes = [PromptSource]
-    while classes:
-        for kind in classes.pop().__subclasses__():
-            by_name[kind.__name__] = kind
-            classes.append(kind)
-    return by_name
+    kinds = [PromptSource]
+    for kind in kinds:  # grows as it goes
+        kinds += kind.__subclasses__()
+    return [kind.__name__ for kind in kinds[1:]]

@@ -91,8 +91,7 @@ class PromptStream:
             self._begin(place)
 
     def _begin(self, place: Place) -> None:
-        self.place, self._prompts = place, self._read_from(place)
-        self._ahead = deque()
+        self.place, self._prompts, self._ahead = place, self._read_from(place), deque()
 
     def draw_further(self, wanted: int, without: set[str]) -> list[Prompt]:
         """The next ``wanted`` prompts but for those of the uids ``without``; they are in no later batch of the pass.
@@ -178,11 +177,7 @@ def check_state(state: Mapping[str, Any], *, streamed: bool) -> None:
 
 
 def check_streamed_run(trainer: Any, *, validates: bool) -> None:
-    """Refuse limits that are counted in passes over a set whose size is not known.
-
-    Args:
-        validates: Whether there are validation prompts.
-    """
+    """Refuse limits that are counted in passes over a set whose size is not known."""
     problem = "data.train has streaming: true, so that the length of an epoch is not known"
     share, every = trainer.limit_train_batches, trainer.val_check_interval
     counted = isinstance(share, int)

@@ -14,20 +14,13 @@ from lgrpo_lightning.monitoring.tracker import Tracker
 from lgrpo_lightning.monitoring.window import Facts, share_repeated
 from lgrpo_lightning.rollouts.secrets import mask_secrets
 
-DOCS = "docs/doctor.md"
 FEWEST = 6
 """Rollouts below which nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        rule: What.
-        text: With numbers, and what to change.
-        settings: Key to change → its value in this run; None where it is not known.
-    """
+    """One thing that is wrong: in words, and key to change → its value in this run (None: not known)."""
 
     rule: Rule
     text: str
@@ -36,24 +29,20 @@ class Finding:
     @property
     def link(self) -> str:
         """Where more is said."""
-        return f"{DOCS}#{self.rule.name}"
+        return f"docs/doctor.md#{self.rule.name}"
 
 
 def diagnose(run: RecordedRun, *, patience: int | None = None) -> list[Finding]:
     """What was wrong at the end of the run, causes before what follows from them.
 
     Thresholds are those of the run's own ``Alarms``. A short run is judged by a quarter of its rollouts.
-
-    Args:
-        patience: Rollouts; null: that of the run's ``Alarms``.
     """
     rows = run.rollout_metrics
     if len(rows) < FEWEST:
         raise UserError(f"{run.folder} has {len(rows)} rollouts so far; at least {FEWEST} are needed to judge it.")
     own = _read_alarms(run)
     wanted = patience or int(own.get("patience", 20))
-    thresholds = complete_thresholds(own.get("thresholds"))
-    tracker = Tracker(max(2, min(wanted, len(rows) // 4)), thresholds)
+    tracker = Tracker(max(2, min(wanted, len(rows) // 4)), complete_thresholds(own.get("thresholds")))
     tracker.window.facts = gather_facts(run)
     for row in rows:
         tracker.see(row)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import islice
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
@@ -25,8 +26,7 @@ class Means:
     def __init__(self) -> None:
         self.sums: dict[str, tuple[float, float]] = {}
         self.extremes: dict[str, tuple[float, bool]] = {}
-        self.pending: list[tuple[str, Tensor]] = []  # sums and counts still on the device
-        self.pending_extremes: list[tuple[str, Tensor, bool]] = []
+        self.pending: list[tuple[Tensor, Callable[..., None]]] = []  # numbers still on a device, and who takes them
 
     def add(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
         """Count ``values`` (where ``mask``) into the mean called ``name``; NaN does not count.
@@ -36,16 +36,16 @@ class Means:
         values = values.detach().float()
         counted = ~values.isnan() if mask is None else mask & ~values.isnan()
         both = torch.stack([torch.where(counted, values, 0.0).sum(), counted.sum().float()])
-        self.pending.append((name, both))
+        self.pending.append((both, partial(self.put, name)))
 
     def settle(self) -> Means:
-        """Read all numbers that are still on a device, at once; itself."""
-        extremes, self.pending_extremes = self.pending_extremes, []
-        for (name, _, largest), value in zip(extremes, _read([v for _, v, _ in extremes]), strict=True):
-            self.extreme(name, value, largest=largest)
+        """Read all numbers that are still on a device, with one copy from each; itself."""
         pending, self.pending = self.pending, []
-        for (name, _), (total, count) in zip(pending, _read([both for _, both in pending]), strict=True):
-            self.put(name, total, count)
+        for device in {tensor.device for tensor, _ in pending}:
+            here = [(tensor, take) for tensor, take in pending if tensor.device == device]
+            numbers = iter(torch.cat([tensor for tensor, _ in here]).tolist())
+            for tensor, take in here:
+                take(*islice(numbers, len(tensor)))
         return self
 
     def put(self, name: str, total: float, count: float = 1.0) -> None:
@@ -59,7 +59,7 @@ class Means:
         -inf is no largest value, and inf no smallest: they stand for none.
         """
         if isinstance(value, Tensor):
-            self.pending_extremes.append((name, value.detach(), largest))
+            self.pending.append((value.detach().float().view(1), partial(self.extreme, name, largest=largest)))
             return
         if value == (-math.inf if largest else math.inf):
             return
@@ -83,16 +83,6 @@ class Means:
         self.settle()
         means = {name: total / count if count else math.nan for name, (total, count) in self.sums.items()}
         return means | {name: value for name, (value, _) in self.extremes.items()}
-
-
-def _read(tensors: Sequence[Tensor]) -> list[Any]:
-    """The numbers of tensors of one shape, in order; one copy from each device."""
-    found: list[Any] = [None] * len(tensors)
-    for device in {t.device for t in tensors}:
-        here = [i for i, t in enumerate(tensors) if t.device == device]
-        for i, numbers in zip(here, torch.stack([tensors[i] for i in here]).tolist(), strict=True):
-            found[i] = numbers
-    return found
 
 
 def add_rollout_metrics(means: Means, rollout: Rollout, *, success_threshold: float) -> None:

@@ -51,8 +51,6 @@ class Run:
     """One run of an arm.
 
     Attributes:
-        arm: Whose.
-        seed: Its ``seed_everything``.
         folder: Its ``trainer.default_root_dir``.
         config: Its complete configuration but for seed and folder.
         extra: Flags on top of that.
@@ -66,7 +64,6 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has come to its end."""
         return (self.folder / FINISHED).is_file()
 
     @property

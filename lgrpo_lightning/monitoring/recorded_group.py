@@ -40,7 +40,6 @@ class StepNode:
     """One process step.
 
     Attributes:
-        text: Its text.
         tokens: How many tokens it has, of its first member.
         set_size: Completions that share it.
         reward: Its reward: the mean of theirs; NaN where none applies.
@@ -67,14 +66,10 @@ class RecordedGroup:
     """A group with its tree.
 
     Attributes:
-        rollout: Number of the rollout.
         place, of: Which of how many groups of the rollout, from 0.
-        prompt: Its text.
-        uid: Its name.
-        rewards: Of the completions.
         roots: The steps without a parent.
         path_depth, shared: Means over the completions: steps between root and leaf, share of tokens with |λ| > 1.
-        segmenter, estimator: The run's, by name; "" where its configuration is not there.
+        segmenter, estimator: The run's, by class name; "" where its configuration is not there.
     """
 
     rollout: int

@@ -23,9 +23,6 @@ KEYS = {"rollout", "prompt_uid", "member", "prompt"}
 class RecordedRun:
     """Reads the folder of a run (``trainer.default_root_dir``); a damaged file is left out, and named.
 
-    Args:
-        folder: It.
-
     Raises:
         FileNotFoundError: It is no folder of a run; the message says what is missing, and where runs are.
     """
@@ -71,12 +68,7 @@ class RecordedRun:
             yield self.folder / name
 
     def read_rollouts(self, columns: Sequence[str] | None = None, *, only: int | None = None) -> pandas.DataFrame:
-        """One row a completion.
-
-        Args:
-            columns: Which; all by default.
-            only: The number of the rollout; all by default.
-        """
+        """One row a completion."""
         chosen = None if columns is None else list(columns)
         tables = []
         for number, name in self._files:
@@ -84,7 +76,9 @@ class RecordedRun:
                 with self.reading(name) as path:
                     tables.append(pandas.read_parquet(path, columns=chosen))
         if not tables:
-            what = "rollouts" if only is None else f"rollout {only}; there are {self._name_numbers()}"
+            numbers = self.rollout_numbers
+            there = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
+            what = "rollouts" if only is None else f"rollout {only}; there are {there}"
             raise NotFoundError(f"{show_path(self.folder / ROLLOUTS)} has no {what}.")
         table = pandas.concat(tables, ignore_index=True)
         order = [c for c in ("rollout", "prompt_uid", "member") if c in table]
@@ -107,10 +101,6 @@ class RecordedRun:
                     raise UserError(f"it lacks {', '.join(sorted(missing))}")
                 files.append((int(named[1]), f"{ROLLOUTS}/{file.name}"))
         return files
-
-    def _name_numbers(self) -> str:
-        numbers = self.rollout_numbers
-        return f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
 
     def get_option(self, key: str) -> Any:
         """The value of a key of the configuration, ``init_args`` included; None where there is none."""

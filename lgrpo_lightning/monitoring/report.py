@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -138,8 +137,7 @@ def read_samples(run: RecordedRun, count: int = 6) -> list[dict[str, Any]]:
         table = run.read_rollouts(columns, only=run.rollout_numbers[-1])
     except FileNotFoundError:  # damaged
         return []
-    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
-    return select_over_rewards(rows, count)
+    return select_over_rewards(list_rows(table), count)
 
 
 def _diagnose(run: RecordedRun) -> list[Finding] | str:
@@ -155,8 +153,12 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
     table = pandas.DataFrame()
     with skip_if_damaged(path, set()):
         table = pandas.read_csv(path)
-    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
-    return [{k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+    return list_rows(table.astype(object).fillna(""))
+
+
+def list_rows(table: pandas.DataFrame) -> list[dict[str, Any]]:
+    """A table as rows by column."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _read_masked(path: Path, damaged: set[Path]) -> str:

@@ -129,11 +129,7 @@ def smooth(values: pandas.Series) -> pandas.Series:
 
 
 def tabulate_runs(runs: Sequence[Run], tables: Mapping[Path, pandas.DataFrame], measure: Measure) -> pandas.DataFrame:
-    """One row a run: arm, setting, seed, what tuning chose, the value, when the level was reached, means, seconds.
-
-    Args:
-        tables: Those of ``read_metrics``.
-    """
+    """One row a run: arm, setting, seed, what tuning chose, the value, when the level was reached, means, seconds."""
     rows = []
     for setting in dict.fromkeys(run.arm.setting for run in runs):
         here = [run for run in runs if run.arm.setting == setting]
@@ -170,11 +166,7 @@ def _summarise_run(
 
 
 def tabulate_arms(table: pandas.DataFrame) -> pandas.DataFrame:
-    """One row an arm and setting: means over seeds, 95 % intervals, and the paired difference to the setting's first.
-
-    Args:
-        table: That of ``tabulate_runs``.
-    """
+    """One row an arm and setting: means over seeds, 95 % intervals, the paired difference to the setting's first."""
     rows = []
     for (setting, arm), own in table.groupby(["setting", "arm"], sort=False):
         there = table[table["setting"] == setting]

@@ -13,9 +13,7 @@ from lgrpo_lightning.monitoring.window import Window
 class Tracker:
     """Which rules hold, once they have held for ``patience`` rollouts in a row; until they have not for as many.
 
-    Args:
-        patience: Rollouts.
-        thresholds: By the name of the rule; rules that are not there are off.
+    A rule that has no threshold is off.
     """
 
     def __init__(self, patience: int, thresholds: Mapping[str, float]) -> None:

@@ -30,11 +30,7 @@ def write_header(group: RecordedGroup) -> Iterator[Text]:
 
 
 def write_steps(group: RecordedGroup, *, most: int | None = None) -> Iterator[Text]:
-    """The steps of a group's tree: shared text once, its numbers behind it.
-
-    Args:
-        most: Characters of a step's text to show; None: all.
-    """
+    """The steps of a group's tree: shared text once, its numbers behind it."""
     for i, root in enumerate(group.roots):
         yield from _write_step(root, "", i == len(group.roots) - 1, most)
 

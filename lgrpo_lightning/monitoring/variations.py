@@ -12,13 +12,7 @@ from lgrpo_lightning.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One value of one key: ``model.group_size=8``.
-
-    Attributes:
-        key: The key of the configuration.
-        value: As it is written behind the key's flag.
-        name: What tables call it.
-    """
+    """One value of one key of the configuration, as a flag writes it, and what tables call it."""
 
     key: str
     value: str
@@ -31,10 +25,7 @@ class Choice:
 
 
 def parse_choices(option: str, text: str) -> list[Choice]:
-    """The values of ``KEY=A,B,…``; commas inside brackets and quotes divide nothing.
-
-    Args:
-        option: The option that has it, for the message.
+    """The values of ``KEY=A,B,…``; commas inside brackets and quotes divide nothing. Errors name the ``option``.
 
     >>> [c.name for c in parse_choices("--vary", "model.advantage_estimator=GRPO,LambdaGRPO")]
     ['GRPO', 'LambdaGRPO']

@@ -29,17 +29,13 @@ class Window:
 
     Args:
         n: Rollouts in each of the two halves that are compared.
-
-    Attributes:
-        best: The best mean of the reward over ``n`` rollouts in a row so far.
-        facts: What else is known of the run.
     """
 
     def __init__(self, n: int) -> None:
         self.n = n
         self.values: dict[str, list[float]] = {}
         self.first: dict[str, list[float]] = {}
-        self.best = math.nan
+        self.best = math.nan  # mean of the reward over n rollouts in a row so far
         self.facts = Facts()
 
     def add(self, metrics: dict[str, float]) -> None:
@@ -77,14 +73,9 @@ class Window:
         return any(len(values) >= 2 * self.n for values in self.values.values())
 
     def compare_halves(self, name: str) -> int:
-        """1 where the last ``n`` rollouts are above the ``n`` before by more than chance, -1 below, 0 neither.
-
-        By chance is within the standard error of the difference. 0 also where there are too few.
-        """
+        """Whether the last ``n`` rollouts differ from the ``n`` before, by ``compare_means``; 0 for too few."""
         values = self.values.get(name, [])
-        if len(values) < 2 * self.n:
-            return 0
-        return compare_means(values[: self.n], values[self.n :])
+        return compare_means(values[: self.n], values[self.n :]) if len(values) >= 2 * self.n else 0
 
     def compare_with_start(self, name: str) -> int:
         """The same against the first ``n`` rollouts of the run."""
@@ -129,7 +120,7 @@ def average(values: Sequence[float]) -> float:
 
 
 def compare_means(before: Sequence[float], after: Sequence[float]) -> int:
-    """The sign of the difference of means, 0 within its standard error.
+    """1 where ``after`` has the larger mean, -1 the smaller, 0 within the standard error of the difference.
 
     >>> compare_means([0.0, 0.1], [1.0, 1.1]), compare_means([1.0, 0.0], [0.9, 0.2])
     (1, 0)

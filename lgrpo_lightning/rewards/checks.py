@@ -46,36 +46,30 @@ def _check(model: RewardModel, group: Group, tree: ProcessTree, rewards: Rewards
     if short:
         raise RewardError(f"{where}: extras have {len(group)} values, one per completion; got {short}.")
     check_metrics(model.name, rewards.metrics)
-    steps, tokens = rewards.steps, rewards.tokens
+    steps, tokens, each = rewards.steps, rewards.tokens, "one reward per completion"
+    if steps is not None:
+        steps = _check_tensor(steps, [len(tree.steps)], f"{where}: steps", "one per process step")
+    if tokens is not None:
+        wanted = [*tree.set_sizes().shape]
+        tokens = _check_tensor(tokens, wanted, f"{where}: tokens", "one reward per token, NaN for none")
     return replace(
         rewards,
-        outcome=_check_vector(rewards.outcome, len(group), f"{where}: outcome", "one reward per completion"),
-        steps=None
-        if steps is None
-        else _check_vector(steps, len(tree.steps), f"{where}: steps", "one per process step"),
-        tokens=None
-        if tokens is None
-        else _check_shape(
-            tokens, tuple(tree.set_sizes().shape), f"{where}: tokens", "one reward per token, NaN for none"
-        ),
+        outcome=_check_tensor(rewards.outcome, [len(group)], f"{where}: outcome", each),
+        steps=steps,
+        tokens=tokens,
         parts={
-            name: _check_vector(part, len(group), f"{where}: part {name!r}", "one reward per completion")
+            name: _check_tensor(part, [len(group)], f"{where}: part {name!r}", each)
             for name, part in rewards.parts.items()
         },
     )
 
 
-def _check_vector(value: Tensor, length: int, what: str, meaning: str) -> Tensor:
-    """``value`` as fp32 ``[length]`` on the CPU; refused where it has another shape or is infinite."""
-    return _check_shape(value, (length,), what, meaning)
-
-
-def _check_shape(value: Tensor, shape: tuple[int, ...], what: str, meaning: str) -> Tensor:
-    """The same for any shape."""
+def _check_tensor(value: Tensor, shape: list[int], what: str, meaning: str) -> Tensor:
+    """``value`` as fp32 on the CPU; refused where it has another shape than ``shape``, or is infinite."""
     if not isinstance(value, Tensor):
-        raise RewardError(f"{what} is a {type(value).__name__}; it must be a tensor of shape {list(shape)}, {meaning}.")
-    if value.shape != shape:
-        raise RewardError(f"{what} has shape {list(value.shape)}; it must be {list(shape)}, {meaning}.")
+        raise RewardError(f"{what} is a {type(value).__name__}; it must be a tensor of shape {shape}, {meaning}.")
+    if [*value.shape] != shape:
+        raise RewardError(f"{what} has shape {[*value.shape]}; it must be {shape}, {meaning}.")
     value = value.detach().to("cpu", torch.float32)
     if value.isinf().any():
         raise RewardError(

@@ -27,12 +27,7 @@ NEVER_PASSED = ("prompt", "completion", "completion_ids")
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionCall:
-    """The groups that a function scores in one call, and what it logs meanwhile.
-
-    Attributes:
-        name: The function's name, for messages and metrics.
-        groups: The groups, scored one after the other; ``N`` completions in all.
-    """
+    """The groups that a function scores in one call, and what it logs meanwhile."""
 
     name: str
     groups: tuple[Group, ...]

@@ -20,11 +20,7 @@ STEP_ARGUMENTS = ("prompts", "steps", "prefixes", "trainer_state", "log_metric")
 
 @dataclass(frozen=True, kw_only=True)
 class StepCall(FunctionCall):
-    """The steps that a function scores in one call.
-
-    Attributes:
-        trees: The groups' trees.
-    """
+    """The steps that a function scores in one call."""
 
     trees: tuple[ProcessTree, ...]
 

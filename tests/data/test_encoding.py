@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 
 from lgrpo_lightning.data.encoding import PromptEncoder
-from lgrpo_lightning.data.set_encoder import check_columns
+from lgrpo_lightning.data.files import PromptFile
+from lgrpo_lightning.data.set_encoder import SetEncoder
+from lgrpo_lightning.rewards import ExactMatch, RewardSum
 from tools.make_arithmetic import build_tokenizer
 
 TEMPLATE = (
@@ -127,6 +131,11 @@ def test_a_source_without_prompts():
 
 def test_a_column_that_a_reward_needs():
     rows = [{"prompt": "1", "answer": 2}, {"prompt": "1", "level": 2}]
-    check_columns(rows[:1], ("answer",), origin="p.jsonl")
-    with pytest.raises(ValueError, match=r"p.jsonl, row 1 \(from 0\): .*need a column 'answer'.*'prompt', 'level'"):
-        check_columns(rows, ("answer",), origin="p.jsonl")
+    judged = SimpleNamespace(reward_model=RewardSum([ExactMatch()]))
+    encode = SetEncoder("train", PromptFile("p.jsonl"), encoder(), judged)
+    encode.encode(rows[:1])
+    with pytest.raises(
+        ValueError,
+        match=r"p.jsonl, row 1 \(from 0\): .*the reward 'ExactMatch' needs a column 'answer'.*'prompt', 'level'",
+    ):
+        encode.encode(rows)

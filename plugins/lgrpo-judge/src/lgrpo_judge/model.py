@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lgrpo_judge.judge import read_prompt
 from lgrpo_lightning import Group, ProcessTree, Prompt, RewardModel, Rewards
 from lgrpo_lightning.errors import UserError, require
+from lgrpo_lightning.policy.refusals import check_weights
 
 DTYPES = ("float32", "bfloat16", "float16")
 TEXTS = ("auto", "chat", "plain", "pair")
@@ -96,11 +97,7 @@ class ModelReward(RewardModel):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             self.path, dtype=getattr(torch, self.dtype), output_loading_info=True, **options
         )
-        if missing := sorted(info["missing_keys"] & dict(model.named_parameters()).keys()):
-            raise UserError(
-                f"ModelReward: path is {self.path!r}, which lacks {len(missing)} weights of {type(model).__name__}, "
-                f"such as {missing[0]}; they would be random. Take a model that was trained as a reward model."
-            )
+        check_weights("ModelReward: path", self.path, model, info)
         self._pads = model.config.get_text_config().pad_token_id is not None
         self._model = model.to(device).eval().requires_grad_(False)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import LifoQueue
 from typing import Any
@@ -13,12 +12,7 @@ from lgrpo_math.worker import Worker
 
 
 class Pool:
-    """Checking processes that share the answers between them; each starts when it is first needed.
-
-    Args:
-        workers: Most processes at a time.
-        memory_mb: Most address space of each, in MB.
-    """
+    """Checking processes that share the answers between them; each starts when it is first needed."""
 
     def __init__(self, workers: int, memory_mb: int) -> None:
         self.workers = [Worker(memory_mb) for _ in range(workers)]
@@ -44,13 +38,8 @@ class Pool:
                 worker.close()
 
     def _verdict(self, request: Mapping[str, Any], seconds: float) -> str:
-        with self._borrowed() as worker:
-            return worker.verdict(request, seconds)
-
-    @contextlib.contextmanager
-    def _borrowed(self) -> Iterator[Worker]:
         worker = self._idle.get()
         try:
-            yield worker
+            return worker.verdict(request, seconds)
         finally:
             self._idle.put(worker)

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lgrpo_lightning.rewards.checks import RewardError
 
@@ -21,20 +21,10 @@ START_SECONDS = 120.0
 Process = subprocess.Popen[bytes]
 
 
-class Exchange(NamedTuple):
-    """What came back: ``line``, empty if the process ended first; ``late`` if it was killed for its time."""
-
-    line: bytes
-    late: bool
-
-
 class Worker:
     """One checking process: started when first asked, killed at a time-out, replaced when it is gone.
 
     It is a fresh interpreter, not a fork: safe beside torch's threads, and no script is imported again.
-
-    Args:
-        memory_mb: Most address space the process may take, in MB.
     """
 
     def __init__(self, memory_mb: int) -> None:
@@ -94,8 +84,12 @@ def _started(memory_mb: int) -> Process:
     )
 
 
-def _exchanged(process: Process, request: Mapping[str, Any] | None, seconds: float) -> Exchange:
-    """Send a request, if there is one, and wait for a line; the process is killed after ``seconds``."""
+def _exchanged(process: Process, request: Mapping[str, Any] | None, seconds: float) -> tuple[bytes, bool]:
+    """(the line that comes back, empty if the process ended first; whether it was killed after ``seconds``).
+
+    Args:
+        request: What is sent before; None: nothing.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
     late = threading.Event()
@@ -116,4 +110,4 @@ def _exchanged(process: Process, request: Mapping[str, Any] | None, seconds: flo
     finally:
         timer.cancel()
         timer.join()  # so that it cannot fire into the next answer
-    return Exchange(line, late.is_set())
+    return line, late.is_set()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
 from lgrpo_lightning.errors import UserError, require
+from lgrpo_lightning.policy.refusals import check_weights
 from lgrpo_prm.conventions import CONVENTIONS, Convention
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -96,11 +97,7 @@ class HuggingFacePRM(RewardModel):
         model, info = kind.from_pretrained(
             self.path, dtype=getattr(torch, self.dtype), output_loading_info=True, **options
         )
-        if missing := sorted(info["missing_keys"] & dict(model.named_parameters()).keys()):
-            raise UserError(
-                f"HuggingFacePRM: path is {self.path!r}, which lacks {len(missing)} weights of {type(model).__name__}, "
-                f"such as {missing[0]}; they would be random. Take a model that was trained as a process reward model."
-            )
+        check_weights("HuggingFacePRM: path", self.path, model, info)
         self._model = model.to(device).eval().requires_grad_(False)
         for token in (self.rules.separator, self.rules.good, self.rules.bad):
             if token:

@@ -67,11 +67,7 @@ def _role(given: dict[str, Any], default: Any, harness: str) -> dict[str, Any]:
 
 
 class Tasks:
-    """The tasks of an environment, by their number in it; read as far as they are asked for.
-
-    Args:
-        taskset: verifiers' ``Taskset``.
-    """
+    """The tasks of an environment, by their number in it; read as far as they are asked for."""
 
     def __init__(self, taskset: Any) -> None:
         self._rest, self._read = iter(taskset), []  # type: ignore[var-annotated]

@@ -85,11 +85,7 @@ class Conversation:
         self.episode.masks.append(torch.zeros(0, dtype=torch.bool))
 
     def asked(self, body: Mapping[str, Any]) -> Answer | None:
-        """Take in what a call says; the answer where nothing is to be drawn for it, else None.
-
-        Args:
-            body: Of the call, as OpenAI's chat completions have it.
-        """
+        """Take in what a call says; the answer where nothing is to be drawn for it, else None."""
         if not self.turns:
             self._opens(body)
             return None

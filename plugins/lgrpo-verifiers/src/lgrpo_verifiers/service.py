@@ -43,10 +43,6 @@ class Service:
     The environment is given an endpoint like any other (``EvalClientConfig``), which is this process: each call names
     its trace, and waits on the episode's ``Table``.
 
-    Args:
-        config: verifiers' configuration of the environment.
-        timeout: Seconds that starting and stopping may take.
-
     Raises:
         Exception: What verifiers raises at starting.
     """

@@ -16,12 +16,7 @@ TOO_LONG = "context_length_exceeded"
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a call of the policy is answered with.
-
-    Attributes:
-        status: Of HTTP.
-        body: As JSON.
-    """
+    """What a call of the policy is answered with."""
 
     status: int
     body: Mapping[str, Any]
@@ -70,11 +65,7 @@ def completion(message: Mapping[str, Any], *, model: str, name: str, cut: bool, 
 
 
 def with_calls(message: Mapping[str, Any], *, name: str) -> dict[str, Any]:
-    """An assistant's message as OpenAI has it. The text stays whole; malformed calls are text only.
-
-    Args:
-        name: What the calls' ids begin with.
-    """
+    """An assistant's message as OpenAI has it. The text stays whole; malformed calls are text only."""
     plain = {"role": "assistant", "content": str(message["content"])}
     found = [call["function"] for call in message.get("tool_calls") or () if not call.get("problem")]
     calls = [
