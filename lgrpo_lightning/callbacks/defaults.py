@@ -20,7 +20,6 @@ from lgrpo_lightning.callbacks.rank_watch import RankWatch
 from lgrpo_lightning.callbacks.reward_plot import RewardPlot
 from lgrpo_lightning.callbacks.rollout_callback import is_dry_run
 from lgrpo_lightning.callbacks.rollout_checkpoint import RolloutCheckpoint
-from lgrpo_lightning.callbacks.rollout_state import sort_for_writing
 from lgrpo_lightning.callbacks.rollout_writer import RolloutWriter
 from lgrpo_lightning.callbacks.run_summary import RunSummary
 from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
@@ -93,7 +92,7 @@ def complete_trainer(trainer: Trainer) -> None:
         _replace_automatic(callbacks, ModelCheckpoint, LastCheckpoint())
         if not any(isinstance(c, LastCheckpoint) for c in callbacks):
             callbacks.append(LastCheckpoint())
-    callbacks[:] = sort_for_writing(callbacks, (RolloutCheckpoint, LastCheckpoint))
+    callbacks.sort(key=lambda c: 2 if isinstance(c, LastCheckpoint) else int(isinstance(c, RolloutCheckpoint)))
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = os.path.join(trainer.default_root_dir, CHECKPOINTS)

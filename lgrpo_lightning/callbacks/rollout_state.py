@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -100,9 +100,3 @@ def set_older_aside(trainer: Trainer, paths: list[Path]) -> None:
         if path.exists():
             kept = set_aside(path, "old-{n}-{stem}{suffix}")
             say(trainer, f"The checkpoint of an older run is kept as {show_path(kept)}.")
-
-
-def sort_for_writing(callbacks: list[Callback], last: tuple[type, ...]) -> list[Callback]:
-    """``callbacks`` with those of the classes ``last`` at the end, in that order: they hold the others' state."""
-    kinds = [next((i + 1 for i, kind in enumerate(last) if isinstance(c, kind)), 0) for c in callbacks]
-    return [c for _, _, c in sorted(zip(kinds, range(len(callbacks)), callbacks, strict=True))]
