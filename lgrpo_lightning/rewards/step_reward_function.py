@@ -96,16 +96,6 @@ class StepRewardFunction(RewardFunction):
 
     The rewards are ``Rewards.steps``, for ``ProcessGRPO`` and ``BlendedGRPO``; the outcome does not apply.
 
-    Args:
-        function: Import path of the function, such as ``my_rewards.right_line`` (also from the working directory), or
-            the function itself.
-        name: What its rewards are logged under; the function's name by default.
-        kwargs: Further keyword arguments for the function, the same at every call.
-        timeout: Seconds that an ``async`` function, or one on a ``thread``, may take for one rollout.
-        thread: Run a function that is not ``async`` on a thread, so that ``timeout`` holds for it.
-        on_error: What a call leads to that fails: "stop" ends the run, "none" makes its steps "does not apply".
-        max_errors_in_a_row: With "none", so many calls that fail one after the other end the run.
-
     Raises:
         ValueError: The function cannot take these arguments.
 
