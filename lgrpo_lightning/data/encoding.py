@@ -19,31 +19,18 @@ LongPrompts = Literal["error", "drop"]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptEncoder:
-    """Renders and tokenises prompts exactly as the model should see them.
+    """Renders and tokenises prompts exactly as the model should see them."""
 
-    Attributes:
-        tokenizer: A Hugging Face tokenizer.
-        max_length: Longest prompt, in tokens.
-        long_prompts: What to do with longer ones.
-        chat: Render every prompt with the chat template (True), none (False), or message lists only (None).
-        system_prompt: First message of every chat that does not bring its own.
-        prefill: Whether a last message of the assistant is what completions go on with; else it is refused.
-        chat_template_kwargs: More arguments for the chat template.
-        vocabulary: Token ids that the model has embeddings for; None does not check.
-        contexts: Templates of prompts with more context, which are encoded, too.
-        max_context_length: Longest of these, in tokens; None: as long as a prompt.
-    """
-
-    tokenizer: Any
-    max_length: int
-    long_prompts: LongPrompts = "error"
-    chat: bool | None = None
-    system_prompt: str | None = None
-    prefill: bool = False
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    vocabulary: int | None = None
-    contexts: tuple[str, ...] = ()
-    max_context_length: int | None = None
+    tokenizer: Any  # a Hugging Face tokenizer
+    max_length: int  # longest prompt, in tokens
+    long_prompts: LongPrompts = "error"  # what to do with longer ones
+    chat: bool | None = None  # which go through the chat template: all (True), none (False), message lists only (None)
+    system_prompt: str | None = None  # first message of every chat that does not bring its own
+    prefill: bool = False  # whether a last message of the assistant is what completions go on with; else it is refused
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # more arguments for the chat template
+    vocabulary: int | None = None  # token ids that the model has embeddings for; None does not check
+    contexts: tuple[str, ...] = ()  # templates of prompts with more context, which are encoded, too
+    max_context_length: int | None = None  # longest of these, in tokens; None: as long as a prompt
 
     def encode(self, rows: Sequence[Mapping[str, Any]], *, name: str, origin: str) -> list[Prompt]:
         """The prompts of ``rows``, with uids ``name/0``, ``name/1``, …; errors call the rows ``origin``."""

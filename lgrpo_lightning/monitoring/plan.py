@@ -19,21 +19,13 @@ LOG = "log.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """What is compared, in one setting.
+    """What is compared, in one setting."""
 
-    Attributes:
-        name: Of what is compared: a value of the first ``--vary``, or a configuration.
-        config: The configuration file that it starts from.
-        choices: What is set on top of it.
-        setting: The values of the further ``--vary``, as ``name_choices`` writes them.
-        tuned: The same of what tuning chose.
-    """
-
-    name: str
-    config: str
-    choices: tuple[Choice, ...]
-    setting: str = ""
-    tuned: str = ""
+    name: str  # of what is compared: a value of the first ``--vary``, or a configuration
+    config: str  # the configuration file that it starts from
+    choices: tuple[Choice, ...]  # what is set on top of it
+    setting: str = ""  # the values of the further ``--vary``, as ``name_choices`` writes them
+    tuned: str = ""  # the same of what tuning chose
 
     @property
     def place(self) -> Path:
@@ -48,19 +40,13 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of an arm.
-
-    Attributes:
-        folder: Its ``trainer.default_root_dir``.
-        config: Its complete configuration but for seed and folder.
-        extra: Flags on top of that.
-    """
+    """One run of an arm."""
 
     arm: Arm
     seed: int
-    folder: Path
-    config: Path
-    extra: tuple[Choice, ...] = ()
+    folder: Path  # its ``trainer.default_root_dir``
+    config: Path  # its complete configuration but for seed and folder
+    extra: tuple[Choice, ...] = ()  # flags on top of that
 
     @property
     def finished(self) -> bool:

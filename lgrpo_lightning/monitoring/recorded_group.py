@@ -37,28 +37,17 @@ class Ending:
 
 @dataclass(frozen=True, kw_only=True)
 class StepNode:
-    """One process step.
-
-    Attributes:
-        tokens: How many tokens it has, of its first member.
-        set_size: Completions that share it.
-        reward: Its reward: the mean of theirs; NaN where none applies.
-        own: What the run's estimator adds up for each of its tokens: advantages times weights, over its members.
-        grpo: What GRPO would: the sum of the advantages of the members that train it.
-        lambda_grpo: What λ-GRPO would: their mean.
-        endings: The completions that end with it.
-        children: The steps that follow.
-    """
+    """One process step."""
 
     text: str
-    tokens: int
-    set_size: int
-    reward: float
-    own: float
-    grpo: float
-    lambda_grpo: float
-    endings: tuple[Ending, ...]
-    children: tuple[StepNode, ...]
+    tokens: int  # how many tokens it has, of its first member
+    set_size: int  # completions that share it
+    reward: float  # its reward: the mean of theirs; NaN where none applies
+    own: float  # what the run's estimator adds up for each of its tokens: advantages times weights, over its members
+    grpo: float  # what GRPO would: the sum of the advantages of the members that train it
+    lambda_grpo: float  # what λ-GRPO would: their mean
+    endings: tuple[Ending, ...]  # the completions that end with it
+    children: tuple[StepNode, ...]  # the steps that follow
 
 
 @dataclass(frozen=True, kw_only=True)

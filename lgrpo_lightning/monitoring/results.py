@@ -30,19 +30,12 @@ TIMES = ("time/sample", "time/reward", "time/train")
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What is measured of a run.
+    """What is measured of a run."""
 
-    Attributes:
-        metric: A column of ``metrics.csv``; empty: what ``settle_metric`` takes.
-        label: What tables and pictures call it; empty: as it is called.
-        last: Rollouts at the end of a run whose mean is the run's value; 0: a tenth of them.
-        share: How far up the way from the start to the first arm's peak "reached" is, from 0 to 1.
-    """
-
-    metric: str = ""
-    label: str = ""
-    last: int = 0
-    share: float = 0.9
+    metric: str = ""  # a column of ``metrics.csv``; empty: what ``settle_metric`` takes
+    label: str = ""  # what tables and pictures call it; empty: as it is called
+    last: int = 0  # rollouts at the end of a run whose mean is the run's value; 0: a tenth of them
+    share: float = 0.9  # how far up the way from the start to the first arm's peak "reached" is, from 0 to 1
 
     @property
     def name(self) -> str:

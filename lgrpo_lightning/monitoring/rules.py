@@ -14,21 +14,13 @@ Says = Callable[[Window, float], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One thing that can be wrong.
+    """One thing that can be wrong."""
 
-    Attributes:
-        name: That of its function, its threshold in ``Alarms``, and its heading in ``docs/doctor.md``.
-        title: It in a few words.
-        threshold: From where on, by default; what it means is up to ``says``.
-        says: What is wrong, with numbers, and what to change; None where it is not.
-        settings: Keys of the configuration to change.
-    """
-
-    name: str
-    title: str
-    threshold: float
-    says: Says
-    settings: tuple[str, ...] = ()
+    name: str  # that of its function, its threshold in ``Alarms``, and its heading in ``docs/doctor.md``
+    title: str  # it in a few words
+    threshold: float  # from where on, by default; what it means is up to ``says``
+    says: Says  # what is wrong, with numbers, and what to change; None where it is not
+    settings: tuple[str, ...] = ()  # keys of the configuration to change
 
 
 RULES: list[Rule] = []

@@ -38,21 +38,13 @@ class SandboxError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a program may take.
+    """What a program may take."""
 
-    Attributes:
-        seconds: Of time; of processor time as much, rounded up.
-        memory_mb: Address space of each of its processes.
-        output_kb: What it may write to standard output and error; more ends it.
-        disk_mb: What it may write to files.
-        processes: Processes and threads at a time.
-    """
-
-    seconds: float = 10.0
-    memory_mb: int = 512
-    output_kb: int = 64
-    disk_mb: int = 16
-    processes: int = 8
+    seconds: float = 10.0  # of time; of processor time as much, rounded up
+    memory_mb: int = 512  # address space of each of its processes
+    output_kb: int = 64  # what it may write to standard output and error; more ends it
+    disk_mb: int = 16  # what it may write to files
+    processes: int = 8  # processes and threads at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +57,9 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How a program ended.
+    """How a program ended, and what it wrote."""
 
-    Attributes:
-        status: Its exit status, 128 and more for a signal; None where it was ended for its time or its output.
-        output: What it wrote to standard output.
-        error: The same of standard error.
-    """
-
-    status: int | None
+    status: int | None  # 128 and more for a signal; None where it was ended for its time or its output
     output: str
     error: str
 

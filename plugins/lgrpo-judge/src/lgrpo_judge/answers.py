@@ -12,17 +12,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What was said of one completion.
+    """What was said of one completion."""
 
-    Attributes:
-        score: In the judge's range; None: it failed.
-        reason: The judge's own, or why it failed.
-        status: HTTP status that it failed with; 0: another failure, or none.
-    """
-
-    score: float | None
-    reason: str
-    status: int = 0
+    score: float | None  # in the judge's range; None: it failed
+    reason: str  # the judge's own, or why it failed
+    status: int = 0  # HTTP status that it failed with; 0: another failure, or none
 
 
 def read_judgement(text: str, low: float, high: float) -> Judgement:

@@ -79,6 +79,12 @@ class MathAnswer(RewardModel):
         workers: int = 4,
         memory_mb: int = 1024,
     ) -> None:
+        pays = {
+            "correct": correct,
+            "incorrect": incorrect,
+            "missing": incorrect if missing is None else missing,
+            "unchecked": incorrect if unchecked is None else unchecked,
+        }
         require(
             "MathAnswer: ",
             locals(),
@@ -87,10 +93,12 @@ class MathAnswer(RewardModel):
             (0 < timeout < math.inf, "timeout", "a number of seconds above 0"),
             (workers >= 1, "workers", "at least 1"),
             (memory_mb >= 256, "memory_mb", "at least 256, of which sympy takes 60"),
+            *((not math.isinf(value), name, "finite, or .nan for no reward at all") for name, value in pays.items()),
         )
         self.column = column
         self.columns = (column,)  # type: ignore[misc]
-        self.rewards = _by_verdict(correct, incorrect, missing, unchecked)
+        self.rewards = {"correct": correct, "wrong": incorrect, "no_answer": pays["missing"]}
+        self.rewards |= dict.fromkeys(("timeout", "crash"), pays["unchecked"])
         self.timeout, self.workers, self.memory_mb = timeout, workers, memory_mb
         self._options = {"extract": extract, "strict": strict, "float_rounding": float_rounding}
         self._readable: set[tuple[str, ...]] = set()
@@ -182,22 +190,3 @@ class MathAnswer(RewardModel):
         return Rewards(
             outcome=outcome, parts={self.name: outcome}, metrics=shares, extras={f"{self.name}/verdict": verdicts}
         )
-
-
-def _by_verdict(correct: float, incorrect: float, missing: float | None, unchecked: float | None) -> dict[str, float]:
-    rewards = {
-        "correct": correct,
-        "incorrect": incorrect,
-        "missing": incorrect if missing is None else missing,
-        "unchecked": incorrect if unchecked is None else unchecked,
-    }
-    for name, value in rewards.items():
-        if math.isinf(value):
-            raise UserError(f"MathAnswer: {name} is {value!r}; it must be finite, or .nan for no reward at all.")
-    return {
-        "correct": rewards["correct"],
-        "wrong": rewards["incorrect"],
-        "no_answer": rewards["missing"],
-        "timeout": rewards["unchecked"],
-        "crash": rewards["unchecked"],
-    }

@@ -33,23 +33,14 @@ class Elsewhere(Environment):
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What is the same for all conversations of a rollout.
+    """What is the same for all conversations of a rollout."""
 
-    Attributes:
-        template: Renders prompts, and what stands between turns.
-        tool_format: How calls are written.
-        sampling: Of the run; ``max_new_tokens`` is of the whole episode.
-        max_turns: Most turns of the assistant.
-        max_turn_tokens: Most tokens of a turn; None: what is left.
-        model: What verifiers calls the policy.
-    """
-
-    template: TurnTemplate
-    tool_format: str
-    sampling: Sampling
-    max_turns: int
-    max_turn_tokens: int | None
-    model: str
+    template: TurnTemplate  # renders prompts, and what stands between turns
+    tool_format: str  # how calls are written
+    sampling: Sampling  # of the run; ``max_new_tokens`` is of the whole episode
+    max_turns: int  # most turns of the assistant
+    max_turn_tokens: int | None  # most tokens of a turn; None: what is left
+    model: str  # what verifiers calls the policy
 
     @cached_property
     def reader(self) -> CallReader:
@@ -63,15 +54,10 @@ class Conversation:
 
     Every call has to go on from the one before: the same messages, the policy's turn as it was given, and something
     new. What was sampled is kept as token ids; only what stands between turns is tokenised.
-
-    Attributes:
-        rules: Those of the rollout.
-        prompt: Of the group; what the environment really begins with once that is known.
-        member: Number in the group.
     """
 
     rules: Rules
-    prompt: Prompt
+    prompt: Prompt  # of the group; what the environment really begins with once that is known
     member: int
     said: list[dict[str, Any]] = field(default_factory=list)
     tools: Any = None

@@ -60,8 +60,6 @@ class Play:
         for number, (_, conversation) in enumerate(self.seats):
             worth(conversation, self.ended.get(number), self.agents.get(number))
 
-    # ------------------------------------------------------------------------------------------ episodes
-
     def _begin(self, service: Service, number: int) -> None:
         group, _ = self.seats[number]
         self.live.add(number)
@@ -88,8 +86,6 @@ class Play:
                 self.seats[number][1].fail(f"another episode blocks the event loop: {why}")
             self.live.clear()
             self.owner.hangs()
-
-    # ------------------------------------------------------------------------------------------ calls
 
     def _takes(self, call: Call) -> bool:
         """Whether something is to be drawn for a call; else it is answered."""

@@ -105,7 +105,14 @@ class VerifiersSampler(SamplerAround):
             ValueError: A prompt is no task of the environment, the members of a group begin differently, or more than
                 one agent of the environment asks the policy.
         """
-        rules = self._rules(sampling)
+        rules = Rules(
+            template=self.template,
+            tool_format=self.tool_format,
+            sampling=sampling,
+            max_turns=self.max_turns,
+            max_turn_tokens=self.max_turn_tokens,
+            model=MODEL,
+        )
         tasks = [self._task(prompt) for prompt in prompts]
         groups = [[Conversation(rules=rules, prompt=p, member=m) for m in range(group_size)] for p in prompts]
         play = Play(groups=groups, tasks=tasks, owner=self, sampling=sampling, random_key=random_key)
@@ -116,16 +123,6 @@ class VerifiersSampler(SamplerAround):
             self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids), sampling
         )
         return [self._group(group, play.shown.get(g), stripped) for g, group in enumerate(groups)]
-
-    def _rules(self, sampling: Sampling) -> Rules:
-        return Rules(
-            template=self.template,
-            tool_format=self.tool_format,
-            sampling=sampling,
-            max_turns=self.max_turns,
-            max_turn_tokens=self.max_turn_tokens,
-            model=MODEL,
-        )
 
     def _task(self, prompt: Prompt) -> Any:
         if not {"task_index", "task_key"} <= set(prompt.columns):

@@ -22,19 +22,12 @@ MODEL = "policy"
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """An episode to be played.
-
-    Attributes:
-        number: Among those of a rollout.
-        task: verifiers' task.
-        table: Where its calls wait.
-        over: Told how it ended: verifiers' episode, or what was raised. On the service's thread.
-    """
+    """An episode to be played, and the table where its calls wait."""
 
     number: int
     task: Any
     table: Table
-    over: Callable[[Any], None]
+    over: Callable[[Any], None]  # told how it ended, on the service's thread: verifiers' episode, or what was raised
 
 
 class Service:
@@ -95,8 +88,6 @@ class Service:
         self.env = vf.load_environment(self.config)
         await self.stack.enter_async_context(self.env.serving())
 
-    # ------------------------------------------------------------------------------------------ episodes
-
     def play(self, seat: Seat) -> None:
         """Begin an episode."""
         self.loop.call_soon_threadsafe(self._begin, seat)
@@ -151,8 +142,6 @@ class Service:
         if found.status == 200 and body.get("stream"):
             return web.Response(body=found.events, content_type="text/event-stream")
         return web.json_response(found.body, status=found.status)
-
-    # ------------------------------------------------------------------------------------------ ends
 
     def give_up(self, seats: list[int]) -> bool:
         """Cancel episodes; False where the loop does not answer, because one of them blocks it."""

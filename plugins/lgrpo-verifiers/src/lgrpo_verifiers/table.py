@@ -14,19 +14,12 @@ from lgrpo_verifiers.wire import Answer
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A call of the policy that waits for its answer.
+    """A call of the policy that waits for its answer."""
 
-    Attributes:
-        seat: Number of the episode.
-        agent: Name of verifiers' agent that asks, and the id of its trace.
-        body: What is asked, as OpenAI's chat completions have it.
-        answer: Takes the answer; from any thread.
-    """
-
-    seat: int
-    agent: tuple[str, str]
-    body: Mapping[str, Any]
-    answer: Callable[[Answer], None]
+    seat: int  # number of the episode
+    agent: tuple[str, str]  # name of verifiers' agent that asks, and the id of its trace
+    body: Mapping[str, Any]  # as OpenAI's chat completions have it
+    answer: Callable[[Answer], None]  # from any thread
 
 
 class GoneError(Exception):
