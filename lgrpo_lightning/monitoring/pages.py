@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from lgrpo_lightning.monitoring.visible import make_visible
@@ -19,18 +20,18 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": make_visible, "number": format_number, "signed": format_signed, "bar": size_bar}
+    environment.filters |= {
+        "visible": make_visible,
+        "number": format_number,
+        "signed": partial(format_number, form="+.2f"),
+        "bar": size_bar,
+    }
     return environment.get_template(template).render(**values)
 
 
-def format_number(value: float) -> str:
+def format_number(value: float, form: str = ".3g") -> str:
     """A number a person reads; – for NaN."""
-    return "–" if math.isnan(value) else f"{value:.3g}"
-
-
-def format_signed(value: float) -> str:
-    """The same with its sign."""
-    return "–" if math.isnan(value) else f"{value:+.2f}"
+    return "–" if math.isnan(value) else format(value, form)
 
 
 def size_bar(value: float, largest: float) -> str:

@@ -18,7 +18,9 @@ def make_visible(text: str, *, one_line: bool = False) -> str:
     >>> make_visible("a\x1b[31mb", one_line=True), make_visible("1\n2", one_line=True)
     ('a\\x1b[31mb', '1⏎2')
     """
-    shown = "".join(SHOWN.get(c) or (_escape(c) if unicodedata.category(c) in UNSEEN else c) for c in text)
+    shown = "".join(
+        SHOWN.get(c) or (c.encode("unicode_escape").decode() if unicodedata.category(c) in UNSEEN else c) for c in text
+    )
     return shown.replace("\n", "").replace("\t", "\\t") if one_line else shown
 
 
@@ -32,7 +34,3 @@ def shorten(text: str, most: int) -> str:
         return text
     half = (most - 1) // 2
     return f"{text[: most - 1 - half]}…{text[len(text) - half :]}"
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -85,9 +85,10 @@ class FunctionCall:
         except AbandonedError:
             raise
         except (Exception, CancelledError) as error:
+            prompts = "; ".join(f"{g.prompt.uid} {repr(_convert_prompt(g.prompt))[:200]}" for g in self.groups[:2])
             raise RewardError(
                 f"Reward function {self.name!r} failed with {type(error).__name__}: {error}{_describe_line(error)}\n"
-                f"It was called with {self._count()} {self.each}s; the first prompts: {self._quote_prompts()}"
+                f"It was called with {self._count()} {self.each}s; the first prompts: {prompts}"
             ) from error
 
     def read_rewards(self, answer: Any) -> list[Rewards]:
@@ -149,9 +150,6 @@ class FunctionCall:
 
     def _count(self) -> int:
         return sum(len(group) for group in self.groups)
-
-    def _quote_prompts(self) -> str:
-        return "; ".join(f"{g.prompt.uid} {repr(_convert_prompt(g.prompt))[:200]}" for g in self.groups[:2])
 
     def _name_completion(self, number: int) -> str:
         owners = [(g.prompt.uid, i) for g in self.groups for i in range(len(g))]

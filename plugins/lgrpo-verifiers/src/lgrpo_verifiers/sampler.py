@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lgrpo_lightning import Completion, Group, Prompt, Sampler, Sampling
+from lgrpo_lightning import Group, Prompt, Sampler, Sampling
 from lgrpo_lightning.contracts import RandomKey, WeightSource
 from lgrpo_lightning.environments.call_reader import check_format
 from lgrpo_lightning.environments.template import TurnTemplate
@@ -122,7 +122,10 @@ class VerifiersSampler(SamplerAround):
         stripped = list_stripped(
             self.source.tokenizer, (*self.source.eos_token_ids, *self.source.pad_token_ids), sampling
         )
-        return [self._group(group, play.shown.get(g), stripped) for g, group in enumerate(groups)]
+        return [
+            Group(prompt=play.shown.get(g) or group[0].prompt, completions=tuple(c.completion(stripped) for c in group))
+            for g, group in enumerate(groups)
+        ]
 
     def _task(self, prompt: Prompt) -> Any:
         if not {"task_index", "task_key"} <= set(prompt.columns):
@@ -147,10 +150,6 @@ class VerifiersSampler(SamplerAround):
     def hangs(self) -> None:
         """The service does not answer: it is left alone, and another one begins where it is needed."""
         self._service = None
-
-    def _group(self, group: Sequence[Conversation], shown: Prompt | None, stripped: frozenset[int]) -> Group:
-        completions: tuple[Completion, ...] = tuple(c.completion(stripped) for c in group)
-        return Group(prompt=shown or group[0].prompt, completions=completions)
 
     def _warn(self, conversations: Sequence[Conversation]) -> None:
         failed = [c for c in conversations if c.why]
