@@ -9,12 +9,15 @@ from asyncio import CancelledError
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from lgrpo_lightning.distributed.interruption import AbandonedError
 from lgrpo_lightning.errors import refuse_text
+from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.types import Completion, Group, Progress, Prompt, Rewards, copy_value
 
@@ -27,51 +30,56 @@ NEVER_PASSED = ("prompt", "completion", "completion_ids")
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionCall:
-    """The groups that a function scores in one call, and what it logs meanwhile."""
+    """The completions that a function scores in one call, and what it logs meanwhile."""
+
+    passed: ClassVar[tuple[str, ...]] = PASSED  # keyword arguments of every call; the others are data columns
+    each: ClassVar[str] = "completion"
 
     name: str
     groups: tuple[Group, ...]
-    each = "completion"
+    trees: tuple[ProcessTree, ...]
     extras: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many values the function returns for each group."""
+        return [len(group) for group in self.groups]
+
     def make_arguments(self, progress: Progress) -> dict[str, Any]:
         """Every keyword argument, by name. A column that a prompt lacks is None there."""
-        pairs = [(g.prompt, r) for g in self.groups for r in g.completions]
-        return {
-            **self.collect_columns([prompt for prompt, _ in pairs], own=PASSED),
-            "completions": [_convert_completion(prompt, completion) for prompt, completion in pairs],
-            "completion_ids": [list(completion.token_ids) for _, completion in pairs],
-            **self.describe_run(progress),
-            "log_extra": self.log_extra,
-        }
+        from transformers import TrainerState
 
-    def collect_columns(self, prompts: Sequence[Prompt], *, own: Sequence[str]) -> dict[str, list[Any]]:
-        """The prompts and their data columns, one entry for each of ``prompts``.
-
-        Args:
-            own: Names of the other arguments; a column called like one is not passed.
-        """
-        names = dict.fromkeys(c for g in self.groups for c in g.prompt.columns)
+        prompts = [group.prompt for group, size in zip(self.groups, self.sizes, strict=True) for _ in range(size)]
+        columns = dict.fromkeys(column for group in self.groups for column in group.prompt.columns)
         return {
             **{
                 column: [copy_value(prompt.columns.get(column)) for prompt in prompts]
-                for column in names
-                if column not in {*own, *NEVER_PASSED}
+                for column in columns
+                if column not in {*self.passed, *NEVER_PASSED}
             },
             "prompts": [_convert_prompt(prompt) for prompt in prompts],
-        }
-
-    def describe_run(self, progress: Progress) -> dict[str, Any]:
-        """Position in the run, and the function that logs a number."""
-        from transformers import TrainerState
-
-        return {
             "trainer_state": TrainerState(
                 global_step=progress.global_step, max_steps=progress.max_steps, epoch=progress.epoch
             ),
             "log_metric": lambda name, value: self.metrics[name].append(float(value)),
+            **self.describe_scored(),
         }
+
+    def describe_scored(self) -> dict[str, Any]:
+        """The arguments that say what is scored."""
+        pairs = [(group.prompt, completion) for group in self.groups for completion in group.completions]
+        return {
+            "completions": [_convert_completion(prompt, completion) for prompt, completion in pairs],
+            "completion_ids": [list(completion.token_ids) for _, completion in pairs],
+            "log_extra": self.log_extra,
+        }
+
+    def make_rewards(self, number: int, values: Tensor, metrics: dict[str, float]) -> Rewards:
+        """The rewards of group ``number`` from what the function returned for it."""
+        start = sum(self.sizes[:number])
+        extras = {column: logged[start : start + len(values)] for column, logged in self.extras.items()}
+        return Rewards(outcome=values, parts={self.name: values}, metrics=metrics, extras=extras)
 
     def log_extra(self, column: str, values: Any) -> None:
         """Store a column with the rollouts, one value per completion."""
@@ -88,39 +96,39 @@ class FunctionCall:
             prompts = "; ".join(f"{g.prompt.uid} {repr(_convert_prompt(g.prompt))[:200]}" for g in self.groups[:2])
             raise RewardError(
                 f"Reward function {self.name!r} failed with {type(error).__name__}: {error}{_describe_line(error)}\n"
-                f"It was called with {self._count()} {self.each}s; the first prompts: {prompts}"
+                f"It was called with {sum(self.sizes)} {self.each}s; the first prompts: {prompts}"
             ) from error
 
     def read_rewards(self, answer: Any) -> list[Rewards]:
         """The function's answer, group by group. Metrics are of the whole call and stand in every group."""
         values = self._read_numbers(answer)
-        short = {column: len(v) for column, v in self.extras.items() if len(v) != self._count()}
-        if short:
+        count = len(values)
+        if short := {column: len(v) for column, v in self.extras.items() if len(v) != count}:
             raise RewardError(
-                f"Reward function {self.name!r} called log_extra with a number of values that is not "
-                f"{self._count()}, one per completion: {short}."
+                f"Reward function {self.name!r} called log_extra with a number of values that is not {count}, one per "
+                f"completion: {short}."
             )
         metrics = {name: sum(v) / len(v) for name, v in self.metrics.items()}
-        metrics[f"rewards/{self.name}/nan"] = float(sum(v is not None and math.isnan(v) for v in values))
-        metrics[f"rewards/{self.name}/errors"] = 0.0
-        out, start = [], 0
-        for group in self.groups:
-            end = start + len(group)
-            outcome = torch.tensor([math.nan if v is None else v for v in values[start:end]], dtype=torch.float32)
-            extras = {column: v[start:end] for column, v in self.extras.items()}
-            out.append(Rewards(outcome=outcome, parts={self.name: outcome}, metrics=metrics, extras=extras))
-            start = end
-        return out
+        nan = float(sum(v is not None and math.isnan(v) for v in values))
+        return self._divide(values, metrics | self._count_failures(nan, 0.0))
 
     def fail(self) -> list[Rewards]:
-        """The result of a failed call: no reward applies to its completions, and its logs are dropped."""
-        metrics = {f"rewards/{self.name}/nan": 0.0, f"rewards/{self.name}/errors": 1.0}
-        outcomes = [torch.full((len(group),), math.nan) for group in self.groups]
-        return [Rewards(outcome=o, parts={self.name: o}, metrics=metrics) for o in outcomes]
+        """The result of a failed call: no reward applies, and its logs are dropped."""
+        self.extras.clear()
+        return self._divide([None] * sum(self.sizes), self._count_failures(0.0, 1.0))
+
+    def _divide(self, values: Sequence[float | None], metrics: dict[str, float]) -> list[Rewards]:
+        numbers = torch.tensor([math.nan if v is None else v for v in values], dtype=torch.float32)
+        parts = torch.split(numbers, self.sizes)
+        return [self.make_rewards(number, part, metrics) for number, part in enumerate(parts)]
+
+    def _count_failures(self, nan: float, errors: float) -> dict[str, float]:
+        return {f"rewards/{self.name}/nan": nan, f"rewards/{self.name}/errors": errors}
 
     def _read_numbers(self, answer: Any) -> list[float | None]:
         """The answer as ``N`` numbers or None."""
-        expected = f"it must return a list of {self._count()} numbers (or None), one per {self.each}"
+        count = sum(self.sizes)
+        expected = f"it must return a list of {count} numbers (or None), one per {self.each}"
         try:
             if isinstance(answer, str | bytes | Mapping | set):  # its characters or keys are no rewards
                 raise TypeError
@@ -129,7 +137,7 @@ class FunctionCall:
             raise RewardError(
                 f"Reward function {self.name!r} returned a {type(answer).__name__}; {expected}."
             ) from error
-        if len(values) != self._count():
+        if len(values) != count:
             raise RewardError(f"Reward function {self.name!r} returned {len(values)} values; {expected}.")
         for i, value in enumerate(values):
             try:
@@ -144,14 +152,12 @@ class FunctionCall:
                     else f"{value!r} (a {type(value).__name__})"
                 )
                 raise RewardError(
-                    f"Reward function {self.name!r} returned {what} for {self._name_completion(i)}; {expected}."
+                    f"Reward function {self.name!r} returned {what} for {self.name_scored(i)}; {expected}."
                 ) from error
         return values
 
-    def _count(self) -> int:
-        return sum(len(group) for group in self.groups)
-
-    def _name_completion(self, number: int) -> str:
+    def name_scored(self, number: int) -> str:
+        """What value ``number`` of the call is of, for a message."""
         owners = [(g.prompt.uid, i) for g in self.groups for i in range(len(g))]
         return "completion {1} of prompt {0!r}".format(*owners[number])
 

@@ -61,7 +61,7 @@ class RewardFunction(RewardModel):
     [-3.0, -1.0]
     """
 
-    passed: ClassVar[tuple[str, ...]] = PASSED
+    call_type: ClassVar[type[FunctionCall]] = FunctionCall
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class RewardFunction(RewardModel):
         self.on_error, self.max_errors_in_a_row = on_error, max_errors_in_a_row
         self.errors_in_a_row = 0
         self._accepts, self.columns, self._reserved = check_arguments(  # type: ignore[misc]
-            self.function, self._name, self.kwargs, self.passed
+            self.function, self._name, self.kwargs, self.call_type.passed
         )
         self._loop = BackgroundLoop()
         self._progress = Progress()
@@ -107,17 +107,16 @@ class RewardFunction(RewardModel):
         if clash := sorted(self._reserved & set(row)):
             raise UserError(
                 f"reward function {self.name!r} takes {', '.join(clash)}, and the data has a column of that name, "
-                f"which it cannot be given: {', '.join(self.passed)} are the call's own. Rename the column."
+                f"which it cannot be given: {', '.join(self.call_type.passed)} are the call's own. Rename the column."
             )
 
     def start(self, progress: Progress) -> None:
         self._progress = progress
 
     def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        return self.answer_call(FunctionCall(name=self.name, groups=tuple(groups))) if groups else []
-
-    def answer_call(self, call: FunctionCall) -> list[Rewards]:
-        """The results of one call of the function, one per group."""
+        if not groups:
+            return []
+        call = self.call_type(name=self.name, groups=tuple(groups), trees=tuple(trees))
         passed = {**call.make_arguments(self._progress), **self.kwargs}
         if self._accepts is not None:
             passed = {key: value for key, value in passed.items() if key in self._accepts}
@@ -127,7 +126,7 @@ class RewardFunction(RewardModel):
             self._note_failure(error)
             return call.fail()
         self.errors_in_a_row = 0
-        self._warn_of_nan(rewards)
+        self._warn_of_nan(call, rewards)
         return rewards
 
     def _call(self, passed: Mapping[str, Any]) -> Any:
@@ -156,15 +155,15 @@ class RewardFunction(RewardModel):
                 stacklevel=2,
             )
 
-    def _warn_of_nan(self, rewards: Sequence[Rewards]) -> None:
+    def _warn_of_nan(self, call: FunctionCall, rewards: Sequence[Rewards]) -> None:
         """Say once that NaN was returned, which is rarely meant."""
         count = int(rewards[0].metrics.get(f"rewards/{self.name}/nan", 0))
         if count and not self._warned_of_nan:
             self._warned_of_nan = True
             rank_zero_warn(
-                f"Reward function {self.name!r} returned NaN for {count} of {sum(len(r.outcome) for r in rewards)} "
-                "completions. It counts as 'does not apply', as None does: it adds nothing to the reward. Return "
-                f"None where that is meant; rewards/{self.name}/nan counts the others."
+                f"Reward function {self.name!r} returned NaN for {count} of {sum(call.sizes)} {call.each}s. It counts "
+                "as 'does not apply', as None does: it adds nothing to the reward. Return None where that is meant; "
+                f"rewards/{self.name}/nan counts the others."
             )
 
     def teardown(self) -> None:

@@ -3,70 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from lgrpo_lightning.process_tree import ProcessTree, Step
+from lgrpo_lightning.process_tree import Step
 from lgrpo_lightning.rewards.function_call import FunctionCall
 from lgrpo_lightning.rewards.reward_function import RewardFunction
-from lgrpo_lightning.types import Group, Progress, Rewards
-
-STEP_ARGUMENTS = ("prompts", "steps", "prefixes", "trainer_state", "log_metric")
-"""Keyword arguments of every call; the others are data columns."""
+from lgrpo_lightning.types import Group, Rewards
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepCall(FunctionCall):
-    """The steps that a function scores in one call."""
+    """The process steps that a function scores in one call; the outcome does not apply."""
 
-    trees: tuple[ProcessTree, ...]
+    passed: ClassVar[tuple[str, ...]] = ("prompts", "steps", "prefixes", "trainer_state", "log_metric")
+    each: ClassVar[str] = "step"
 
-    def make_arguments(self, progress: Progress) -> dict[str, Any]:
-        """Every keyword argument, by name, one entry a step. A column that a prompt lacks is None there."""
-        owners = self._list_steps()
+    @cached_property
+    def sizes(self) -> list[int]:
+        return [len(tree.steps) for tree in self.trees]
+
+    def describe_scored(self) -> dict[str, Any]:
+        pairs = self._list_steps()
         return {
-            **self.collect_columns([group.prompt for group, _ in owners], own=STEP_ARGUMENTS),
-            "steps": [find_step_text(group, step) for group, step in owners],
-            "prefixes": [find_step_prefix(group, step) for group, step in owners],
-            **self.describe_run(progress),
+            "steps": [find_step_text(group, step) for group, step in pairs],
+            "prefixes": [find_step_prefix(group, step) for group, step in pairs],
         }
 
-    def read_rewards(self, answer: Any) -> list[Rewards]:
-        """The function's answer, group by group; the outcome does not apply."""
-        values = [math.nan if v is None else v for v in self._read_numbers(answer)]
-        metrics = {name: sum(v) / len(v) for name, v in self.metrics.items()}
-        metrics[f"rewards/{self.name}/errors"] = 0.0
-        out, start = [], 0
-        for group, tree in zip(self.groups, self.trees, strict=True):
-            steps = torch.tensor(values[start : start + len(tree.steps)], dtype=torch.float32)
-            out.append(self._make_rewards(group, steps, metrics))
-            start += len(tree.steps)
-        return out
+    def make_rewards(self, number: int, values: Tensor, metrics: dict[str, float]) -> Rewards:
+        none = torch.full((len(self.groups[number]),), math.nan)
+        return Rewards(outcome=none, steps=values, parts={self.name: none}, metrics=metrics)
 
-    def fail(self) -> list[Rewards]:
-        """The result of a failed call: no reward applies to its steps."""
-        metrics = {f"rewards/{self.name}/errors": 1.0}
-        pairs = zip(self.groups, self.trees, strict=True)
-        return [self._make_rewards(g, torch.full((len(t.steps),), math.nan), metrics) for g, t in pairs]
-
-    def _make_rewards(self, group: Group, steps: torch.Tensor, metrics: dict[str, float]) -> Rewards:
-        none = torch.full((len(group),), math.nan)
-        return Rewards(outcome=none, steps=steps, parts={self.name: none}, metrics=metrics)
-
-    def _list_steps(self) -> Sequence[tuple[Group, Step]]:
-        return [(g, step) for g, tree in zip(self.groups, self.trees, strict=True) for step in tree.steps]
-
-    def _count(self) -> int:
-        return sum(len(tree.steps) for tree in self.trees)
-
-    def _name_completion(self, number: int) -> str:
+    def name_scored(self, number: int) -> str:
         group, step = self._list_steps()[number]
         return f"step {find_step_text(group, step)[:80]!r} of prompt {group.prompt.uid!r}"
 
-    each = "step"
+    def _list_steps(self) -> list[tuple[Group, Step]]:
+        return [(g, step) for g, tree in zip(self.groups, self.trees, strict=True) for step in tree.steps]
 
 
 def find_step_text(group: Group, step: Step) -> str:
@@ -108,9 +85,4 @@ class StepRewardFunction(RewardFunction):
     [1.0, 0.0, 1.0]
     """
 
-    passed: ClassVar[tuple[str, ...]] = STEP_ARGUMENTS
-
-    def score_batch(self, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> list[Rewards]:
-        if not groups:
-            return []
-        return self.answer_call(StepCall(name=self.name, groups=tuple(groups), trees=tuple(trees)))
+    call_type: ClassVar[type[FunctionCall]] = StepCall
