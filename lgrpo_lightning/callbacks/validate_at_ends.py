@@ -71,14 +71,14 @@ class ValidateAtEnds(Callback):
 def _set_aside(trainer: Any, pl_module: Any) -> Iterator[None]:
     """Inside, callbacks that monitor what only training logs are not called: nothing is logged yet."""
     callbacks, known = trainer.callbacks, getattr(pl_module, "validation_metrics", ())
-    there = {*known, *trainer.callback_metrics}
-    monitored = {id(c): str(m) for c in callbacks if (m := getattr(c, "monitor", None))}
-    for callback in callbacks if known else ():
-        name = monitored.get(id(callback), "")
-        if name.startswith("val") and name not in there:
+    logged, called = {*known, *trainer.callback_metrics}, []
+    for callback in callbacks:
+        name = str(getattr(callback, "monitor", None) or "")
+        if not known or not name or name in logged:
+            called.append(callback)
+        elif name.startswith("val"):
             check_monitored(callback, known)
-    waiting = {number for number, name in monitored.items() if known and name not in there}
-    trainer.callbacks = [callback for callback in callbacks if id(callback) not in waiting]
+    trainer.callbacks = called
     try:
         yield
     finally:

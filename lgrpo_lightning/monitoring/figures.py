@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas
 
 from lgrpo_lightning.monitoring.charts import style_axes
-from lgrpo_lightning.monitoring.results import TIMES, TREE, Measure
+from lgrpo_lightning.monitoring.results import TIMES, Measure
 from lgrpo_lightning.rollouts.whole_files import whole_file
 
 COLOURS = ("#555555", "#2b6cb0", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d", "#66a61e")
@@ -25,10 +27,10 @@ NAMES = {
 def draw_all(curves: pandas.DataFrame, arms: pandas.DataFrame, measure: Measure, folder: Path) -> list[str]:
     """Draw every picture as PNG and SVG into ``folder``; their names without suffix."""
     pictures = {
-        "curves": draw_curves(curves[curves["metric"] == measure.metric], measure.name),
+        "curves": draw_curves(curves, {measure.metric: measure.name}),
         "values": draw_values(arms, measure),
         "differences": draw_differences(arms, measure),
-        "trees": draw_trees(curves),
+        "trees": draw_curves(curves, NAMES),
         "time": draw_time(arms),
     }
     if arms["difference"].isna().all():
@@ -40,16 +42,25 @@ def draw_all(curves: pandas.DataFrame, arms: pandas.DataFrame, measure: Measure,
     return list(pictures)
 
 
-def draw_curves(curves: pandas.DataFrame, name: str) -> Any:
-    """A panel a setting: each arm's mean over seeds with its 95 % band."""
+def draw_curves(curves: pandas.DataFrame, names: Mapping[str, str]) -> Any:
+    """A panel for each setting (row by row) and metric: each arm's mean over seeds with its 95 % band.
+
+    Args:
+        names: Metric → what the picture calls it; those that were not logged are left out.
+    """
     settings = list(dict.fromkeys(curves["setting"]))
-    figure, panels = _add_panels(len(settings))
-    for axes, setting in zip(panels, settings, strict=True):
-        _draw_bands(axes, curves[curves["setting"] == setting])
+    names = {metric: name for metric, name in names.items() if metric in set(curves["metric"])}
+    places = list(product(settings, names))
+    figure, panels = _add_panels(len(places), columns=len(names) if len(names) > 1 else None)
+    for axes, (setting, metric) in zip(panels, places, strict=True):
+        _draw_bands(axes, curves[(curves["setting"] == setting) & (curves["metric"] == metric)])
         axes.set_title(setting, fontsize=9, color=GREY)
         axes.set_xlabel("rollout")
-        axes.set_ylabel(name)
-        axes.sharey(panels[0])
+        axes.set_ylabel(names[metric])
+        if len(names) > 1:
+            axes.set_ylim(bottom=0)
+        else:
+            axes.sharey(panels[0])
     _add_legend(figure, panels[0])
     return figure
 
@@ -84,22 +95,6 @@ def draw_differences(arms: pandas.DataFrame, measure: Measure) -> Any:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlabel(measure.name)
     axes.set_title(f"difference to {first}, paired over seeds", fontsize=9, color=GREY)
-    return figure
-
-
-def draw_trees(curves: pandas.DataFrame) -> Any:
-    """The tree statistics over training: a row a setting, a column a statistic."""
-    settings = list(dict.fromkeys(curves["setting"]))
-    names = [name for name in TREE if name in set(curves["metric"])]
-    figure, panels = _add_panels(len(settings) * len(names), columns=len(names))
-    for place, axes in enumerate(panels):
-        setting, name = settings[place // len(names)], names[place % len(names)]
-        _draw_bands(axes, curves[(curves["setting"] == setting) & (curves["metric"] == name)])
-        axes.set_title(setting, fontsize=9, color=GREY)
-        axes.set_xlabel("rollout")
-        axes.set_ylabel(NAMES[name])
-        axes.set_ylim(bottom=0)
-    _add_legend(figure, panels[0])
     return figure
 
 
