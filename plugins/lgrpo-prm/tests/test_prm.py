@@ -149,7 +149,7 @@ def test_contracts(folders):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"convention": "skywork"}, "possible are math-shepherd, qwen2.5-math-prm, token-classification"),
+        ({"convention": "skywork"}, "it must be one of math-shepherd, qwen2.5-math-prm, token-classification"),
         ({"outcome": "max"}, "outcome is 'max'"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
