@@ -1,4 +1,4 @@
-"""The text that rewards read: the policy's own text, and tags that its prompt opened and it closes."""
+"""The text that rewards read, with the tags that its prompt opened and it closes, and the answer in it."""
 
 from __future__ import annotations
 

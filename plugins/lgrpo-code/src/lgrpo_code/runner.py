@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from lgrpo_lightning.errors import UserError
+
 SANDBOX = Path(__file__).with_name("sandbox.py")
 UNSHARE = shutil.which("unshare", path=os.defpath + ":/usr/sbin:/sbin")
 """Of util-linux, which every distribution has."""
@@ -32,7 +34,7 @@ REMEDY = (
 )
 
 
-class SandboxError(RuntimeError):
+class SandboxError(UserError):
     """The machine does not let programs be run apart, so that none is run."""
 
 
