@@ -28,6 +28,7 @@ PYTHON = (threading.__file__, concurrent.futures.thread.__file__)
 """Files that do not say what a thread is at."""
 
 _beside: WeakSet[threading.Thread] = WeakSet()
+_abandoned: WeakSet[threading.Thread] = WeakSet()
 _status = 0
 
 
@@ -37,9 +38,13 @@ def note_status(status: int) -> None:
     _status = status
 
 
-def join_at_exit(thread: threading.Thread) -> None:
-    """Wait for a daemon thread before Python ends."""
-    _beside.add(thread)
+def join_at_exit(thread: threading.Thread, *, abandoned: bool = False) -> None:
+    """Wait up to ``GRACE`` for a daemon thread before Python ends.
+
+    Where it goes on then, the process is ended with the run's status, unless the thread was abandoned: such a one may
+    sleep for hours, and Python ends, with whatever status, without it.
+    """
+    (_abandoned if abandoned else _beside).add(thread)
 
 
 def leave_soon() -> None:
@@ -91,7 +96,7 @@ def _say(left: list[str]) -> None:
 @atexit.register
 def _leave() -> None:
     until = time.monotonic() + GRACE
-    for thread in list(_beside):
+    for thread in [*_beside, *_abandoned]:
         thread.join(max(0.0, until - time.monotonic()))
     if any(thread.is_alive() for thread in list(_beside)):
         _exit()

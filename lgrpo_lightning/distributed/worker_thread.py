@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from lgrpo_lightning.distributed.leaving import join_at_exit
+
 LOOK = 0.1
 """Seconds between two looks at whether the waiting is to end."""
 
@@ -18,9 +20,9 @@ LOOK = 0.1
 def call_with_limit(call: Callable[[], Any], *, timeout: float, look: Callable[[], None] = lambda: None) -> Any:
     """What ``call`` gives or raises; ``TimeoutError`` after ``timeout`` seconds, and the thread is abandoned.
 
-    An abandoned thread goes on until its call returns, and what it returns is dropped; it does not keep the process
-    alive. Gradients are on or off, and the CUDA device is chosen, as in the calling thread; signal handlers
-    (``signal.alarm``) cannot be set on a thread.
+    An abandoned thread goes on until its call returns, and what it returns is dropped; at its end the process waits
+    some seconds for it. Gradients are on or off, and the CUDA device is chosen, as in the calling thread; signal
+    handlers (``signal.alarm``) cannot be set on a thread.
 
     >>> call_with_limit(lambda: "done", timeout=5.0)
     'done'
@@ -39,8 +41,13 @@ def call_with_limit(call: Callable[[], Any], *, timeout: float, look: Callable[[
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="reward function", daemon=True).start()
-    return wait_for_future(future, timeout=timeout, look=look)
+    thread = threading.Thread(target=run, name="reward function", daemon=True)
+    thread.start()
+    try:
+        return wait_for_future(future, timeout=timeout, look=look)
+    except BaseException:
+        join_at_exit(thread, abandoned=True)  # Python's end within torch would abort the process
+        raise
 
 
 def wait_for_future(future: Future[Any], *, timeout: float, look: Callable[[], None]) -> Any:

@@ -50,3 +50,27 @@ def test_what_is_left_is_named(what: str, tmp_path: Path) -> None:
     at = f"({file}, line 11)"
     assert f"Left 0.5 seconds after the end: thread 'poller' {at}, thread 'ThreadPoolExecutor-0_0' {at}." in threads
     assert "('judge'), which is killed" in process
+
+
+ABANDONED = """
+import time, torch
+from lgrpo_lightning.distributed.worker_thread import call_with_limit
+
+weights = torch.randn(64, 64)
+
+def scores():
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        weights @ weights
+
+try:
+    call_with_limit(scores, timeout=0.2)
+except TimeoutError:
+    print("abandoned")
+"""
+
+
+@pytest.mark.long
+def test_a_reward_that_took_too_long_does_not_abort_the_process_at_its_end() -> None:
+    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "abandoned\n", "")
