@@ -261,7 +261,7 @@ MARKS = (
 def test_the_docs_have_a_row_for_each_format() -> None:
     page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `([\w:]+)` \|", page, re.MULTILINE)
-    assert listed == ["transformers", *FORMATS, "vllm:NAME"]
+    assert listed == ["tool_format", "transformers", *FORMATS, "vllm:NAME"]  # the header, then a row each
 
 
 @pytest.mark.parametrize("format", FORMATS)
