@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
 from lgrpo_lightning.distributed.leaving import leave_soon, note_status
+from lgrpo_lightning.errors import hint
 
 RUNS = ("fit", "validate", "test", "predict")
 COMMANDS = {
@@ -72,10 +72,8 @@ def _run(argv: list[str]) -> int:
         print(f"lgrpo_lightning {version('lgrpo_lightning')}")
         return 0
     if command not in COMMANDS:
-        close = get_close_matches(command, COMMANDS, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
         possible = f"Possible: {', '.join(COMMANDS)}. See lgrpo --help."
-        print(f"lgrpo: there is no command '{command}'.{hint} {possible}", file=sys.stderr)
+        print(f"lgrpo: there is no command '{command}'.{hint(command, COMMANDS)} {possible}", file=sys.stderr)
         return 2
     if command in RUNS and sys.stderr.isatty():
         print(f"lgrpo {command}: loading PyTorch, Lightning and transformers ...", file=sys.stderr, flush=True)

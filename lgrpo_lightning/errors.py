@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 OWN_METRICS = re.compile(
@@ -119,6 +120,16 @@ def require(owner: str, values: Mapping[str, Any], *rows: tuple[bool, str, str])
     for ok, name, what in rows:
         if not ok:
             raise UserError(f"{owner}{name} is {values[name]!r}; it must be {what}.")
+
+
+def hint(name: str, possible: Iterable[str]) -> str:
+    """The possible name that is close to ``name``, as the next sentence of a message; nothing where none is.
+
+    >>> hint("LamdaGRPO", ["GRPO", "LambdaGRPO"])
+    " Did you mean 'LambdaGRPO'?"
+    """
+    close = get_close_matches(name, list(possible), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def refuse_text(key: str, value: Any) -> None:

@@ -50,14 +50,13 @@ def main(argv: Sequence[str]) -> int:
     hardware = find_hardware(config, options)
     plan = make_plan(config, options)
     print(describe(plan, hardware))
-    if not (lacking := explain_lack(plan, hardware)):
+    if not (lacking := judge(plan, hardware)[1]):
         return 0
     print(f"\nIt does not fit: {lacking}. GiB after a change, each by itself:")
     replan = partial(make_changed_plan, config, options, plan.policy)
     for changes in suggest(config, plan, replan, hardware):
-        changed = replan(changes)
-        verdict = "does not fit" if explain_lack(changed, hardware) else "fits"
-        print(f"  {find_peak(changed, hardware)[1] / GIB:8.2f}  {verdict:<14}{write_flags(changes)}")
+        peak, lacking = judge(replan(changes), hardware)
+        print(f"  {peak:8.2f}  {'does not fit' if lacking else 'fits':<14}{write_flags(changes)}")
     return 1
 
 
@@ -118,7 +117,10 @@ def make_plan(config: Mapping[str, Any], options: Options, like: Policy | None =
     check_precision(precision, sharded=sharded, gpu=bool(options.gpus))
     policy = choose_weights_type(precision, PolicyConfig.from_options(model["policy"]))
     ranks, lora = count_ranks(config, options), policy.lora
-    kind, sampler = find_sampler(model["sampler"])
+    component = model["sampler"]
+    while "sampler" in (component.get("init_args") or {}):  # the one that draws, inside of those around it
+        component = component["init_args"]["sampler"]
+    sampler = component.get("init_args") or {}
     rescored = updates.old_logprobs == "policy" and updates.steps_per_rollout > 1
     return Plan(
         policy=build_policy(policy, like),
@@ -135,7 +137,9 @@ def make_plan(config: Mapping[str, Any], options: Options, like: Policy | None =
         iterations=updates.iterations,
         mini_batches=updates.mini_batches,
         sampler=sampler,
-        engine=EngineOptions(**(sampler.get("engine") or {})) if kind == "VLLMSampler" else None,
+        engine=EngineOptions(**(sampler.get("engine") or {}))
+        if component["class_path"].endswith("VLLMSampler")
+        else None,
     )
 
 
@@ -150,14 +154,6 @@ def keeps_reference(objective: Objective, model: Mapping[str, Any]) -> bool:
     return reads_reference(objective, components)
 
 
-def find_sampler(component: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Name and options of the sampler that draws, inside of those around it."""
-    options = component.get("init_args") or {}
-    if "sampler" in options:
-        return find_sampler(options["sampler"])
-    return component["class_path"].rpartition(".")[2], options
-
-
 def measure_optimizer_state(optimizer: Mapping[str, Any]) -> float:
     """Bytes of state for each byte of a matrix, from a step with a small one."""
     weight = torch.nn.Parameter(torch.ones(64, 64))
@@ -168,21 +164,14 @@ def measure_optimizer_state(optimizer: Mapping[str, Any]) -> float:
     return float(sum(value.nbytes for value in kept) / weight.nbytes)
 
 
-def explain_lack(plan: Plan, hardware: Hardware) -> str:
-    """Why the run does not fit; empty where it does."""
-    phase, peak = find_peak(plan, hardware)
-    if peak > hardware.memory:
-        return f"{phase} takes {peak / GIB:.1f} of {hardware.memory / GIB:.1f} GiB"
-    if not count_running(plan, hardware):
-        return "vLLM's share does not hold its weights and the cache of one completion"
-    return ""
-
-
-def find_peak(plan: Plan, hardware: Hardware) -> tuple[str, float]:
-    """The phase that takes most, and its bytes."""
+def judge(plan: Plan, hardware: Hardware) -> tuple[float, str]:
+    """GiB of the phase that takes most, and why the run does not fit; nothing where it does."""
     totals = {phase: sum(parts.values()) for phase, parts in estimate_memory(plan, hardware).items()}
-    phase = max(totals, key=lambda phase: totals[phase])
-    return phase, totals[phase]
+    phase, peak = max(totals.items(), key=lambda item: item[1])
+    if peak > hardware.memory:
+        return peak / GIB, f"{phase} takes {peak / GIB:.1f} of {hardware.memory / GIB:.1f} GiB"
+    enough = count_running(plan, hardware) > 0
+    return peak / GIB, "" if enough else "vLLM's share does not hold its weights and the cache of one completion"
 
 
 def describe(plan: Plan, hardware: Hardware) -> str:
@@ -232,7 +221,7 @@ def suggest(
     together: Changes = {}
     for part in (2, 4, 8, 16) if policy.micro_batch_tokens > plan.length else ():
         together["model.policy.micro_batch_tokens"] = max(plan.length, policy.micro_batch_tokens // part)
-        if not explain_lack(replan(together), hardware):
+        if not judge(replan(together), hardware)[1]:
             break
     if not policy.gradient_checkpointing:
         together["model.policy.gradient_checkpointing"] = True

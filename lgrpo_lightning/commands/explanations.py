@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from lightning.pytorch import callbacks as lightning_callbacks
@@ -15,6 +15,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lgrpo_lightning import callbacks
 from lgrpo_lightning.commands.entries import Entry
 from lgrpo_lightning.distributed.precision import SUPPORTED
+from lgrpo_lightning.errors import hint
 from lgrpo_lightning.registry import lookup
 from lgrpo_lightning.registry.import_path import STANDARD, STANDARD_REFUSED
 
@@ -81,9 +82,9 @@ def _explain_option(unknown: str, written: Sequence[Entry], keys: Sequence[str])
         if not options:
             options, name, what = list(keys), unknown, "there is"
     same_ending = [k for k in keys if k.rpartition(".")[2] == name.rpartition(".")[2]]
-    close = difflib.get_close_matches(name, options, n=1) or same_ending
+    meant = hint(name, options) or "".join(f" Did you mean {key!r}?" for key in same_ending[:1])
     possible = f"It has: {', '.join(options)}." if len(options) <= 16 else "`lgrpo fit --help` lists them all."
-    return f"{describe_place(written, unknown)}{what} no option {name!r}.{_hint(close)} {possible}"
+    return f"{describe_place(written, unknown)}{what} no option {name!r}.{meant} {possible}"
 
 
 def _explain_required(names: str, written: Sequence[Entry]) -> str:
@@ -118,8 +119,7 @@ def _explain_value(key: str, wanted: str, message: str, written: Sequence[Entry]
         wanted = re.sub(pattern, plain, wanted)
     cls = _find_component(entry.owner, written) if entry else None
     what = f"{entry.name} of {cls.__name__} ({entry.owner})" if cls is not None and entry else key
-    close = difflib.get_close_matches(given, choices, n=1)
-    return f"{_show(entry)}{what} is {given!r}; it must be {wanted}.{_hint(close)}"
+    return f"{_show(entry)}{what} is {given!r}; it must be {wanted}.{hint(given, choices)}"
 
 
 def _explain_class(path: str, message: str, written: Sequence[Entry]) -> str:
@@ -138,8 +138,8 @@ def _explain_optimizer(path: str, key: str, written: Sequence[Entry]) -> str:
     where, there = describe_place(written, key, path), dir(sys.modules.get(module))
     if name in there:
         return f"{where}{key}: {path!r} is no class that can stand there."
-    close = [f"{module}.{found}" for found in difflib.get_close_matches(name, there, n=1)]
-    return f"{where}{key}: there is no class {path!r}.{_hint(close)}"
+    close = [f"{module}.{found}" for found in get_close_matches(name, there, n=1)]
+    return f"{where}{key}: there is no class {path!r}.{''.join(f' Did you mean {found!r}?' for found in close)}"
 
 
 def _find_component(key: str, written: Sequence[Entry]) -> Any:
@@ -189,10 +189,6 @@ def _find_entry(written: Sequence[Entry], key: str | None = None, value: str | N
 
 def _show(entry: Entry | None) -> str:
     return f"{entry.place}: " if entry and entry.place else ""
-
-
-def _hint(close: Sequence[str]) -> str:
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _search(pattern: str, text: str) -> str | None:

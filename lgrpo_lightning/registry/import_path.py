@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, hint
 
 FILES = frozenset(
     """
@@ -110,10 +109,8 @@ def _count_modules(parts: list[str]) -> int:
 def _explain_absent(path: str, target: Any, name: str) -> str:
     """The message for a name that an object does not have."""
     there = sorted(n for n in vars(target) if not n.startswith("_") and callable(vars(target)[n]))
-    close = difflib.get_close_matches(name, there, n=1)
     kind = "Module" if isinstance(target, ModuleType) else type(target).__name__
     return (
         f"{path!r}: {kind} {target.__name__ if hasattr(target, '__name__') else target!r} has no {name!r}."
-        + (f" Did you mean {close[0]!r}?" if close else "")
-        + f" It has: {', '.join(there) or 'nothing that can be called'}."
+        f"{hint(name, there)} It has: {', '.join(there) or 'nothing that can be called'}."
     )
