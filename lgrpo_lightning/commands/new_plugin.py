@@ -44,6 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def write(kind: str, name: str, out: Path) -> Path:
     """Write the package; its folder."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     short = re.sub(r"[-\s]+", "_", name.strip().removeprefix("lgrpo-")).lower()
     cls = "".join(part.capitalize() for part in short.split("_"))
     if not short.isidentifier() or keyword.iskeyword(cls):
@@ -54,24 +56,7 @@ def write(kind: str, name: str, out: Path) -> Path:
         raise UserError(
             f"{show_path(folder)} is there already, and nothing is overwritten. Take another NAME or --out."
         )
-    values = dict(kind=kind, what=KINDS[kind], package=package, module=module, short=short, cls=cls)  # noqa: C408
-    for template, path in (
-        ("pyproject.toml", "pyproject.toml"),
-        ("README.md", "README.md"),
-        ("example.yaml", "example.yaml"),
-        ("init.py", f"src/{module}/__init__.py"),
-        ("test.py", f"tests/test_{short}.py"),
-    ):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(render(f"{template}.jinja", values), encoding="utf-8")
-    return folder
-
-
-def render(template: str, values: dict[str, str]) -> str:
-    """A template of ``plugins/templates``, filled in."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
+    templates = Environment(
         loader=PackageLoader("lgrpo_lightning.registry", "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -79,4 +64,15 @@ def render(template: str, values: dict[str, str]) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return environment.get_template(template).render(contract=CONTRACT, **values)
+    values = {"kind": kind, "what": KINDS[kind], "package": package, "module": module, "short": short, "cls": cls}
+    for template, path in (
+        ("pyproject.toml", "pyproject.toml"),
+        ("README.md", "README.md"),
+        ("example.yaml", "example.yaml"),
+        ("init.py", f"src/{module}/__init__.py"),
+        ("test.py", f"tests/test_{short}.py"),
+    ):
+        text = templates.get_template(f"{template}.jinja").render(contract=CONTRACT, **values)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder

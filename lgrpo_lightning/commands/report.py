@@ -30,12 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="lgrpo report", description=__doc__)
     add = parser.add_argument
-    add(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="folders of runs (trainer.default_root_dir), or the folder of one comparison (lgrpo compare --out)",
-    )
+    runs = "folders of runs (trainer.default_root_dir), or the folder of one comparison (lgrpo compare --out)"
+    add("runs", type=Path, nargs="+", metavar="RUN", help=runs)
     add("--out", type=Path, help=f"file to write; default {REPORT} in the first folder")
     return parser

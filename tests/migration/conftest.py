@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lgrpo_lightning.commands.migration.importing import convert_file
+from lgrpo_lightning.commands.import_trl import convert_file
 
 FILE = "run.yaml"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from lgrpo_lightning.commands.migration.importing import convert_file
+from lgrpo_lightning.commands.import_trl import convert_file
 from lgrpo_lightning.commands.run import TRAINER_DEFAULTS
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.ranks import Ranks
