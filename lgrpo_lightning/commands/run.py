@@ -177,13 +177,9 @@ class ParserExit(SystemExit):
     """The parser is done: it has shown its help."""
 
 
+@lasting_output()
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` (its first word is the subcommand) and run it."""
-    with lasting_output():
-        return _main(argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     quieten()
     search_working_directory()  # a component of one's own goes by its import path
     try:
