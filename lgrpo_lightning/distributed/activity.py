@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-
-from lgrpo_lightning.distributed.interruption import check_peers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +37,3 @@ def note_progress() -> None:
 def read_activity() -> Activity:
     """What this process is doing."""
     return _now
-
-
-@contextmanager
-def wait_for_ranks() -> Iterator[None]:
-    """Inside, this process waits for the others, after what it did; an error where one is gone."""
-    global _now
-    check_peers()
-    before = _now
-    note_activity(f"waiting for the others after {before.what}", waits=True)
-    yield
-    _now = replace(before, since=time.monotonic())

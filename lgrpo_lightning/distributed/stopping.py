@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from lgrpo_lightning.contracts import RandomKey
-from lgrpo_lightning.distributed.activity import note_activity, wait_for_ranks
+from lgrpo_lightning.distributed.activity import note_activity, read_activity
 from lgrpo_lightning.distributed.interruption import (
     AbandonedError,
     Interrupted,
+    check_peers,
     forbid_abandoning,
     is_aside,
     read_stop_signal,
@@ -28,9 +29,12 @@ def stop_together(trainer: Any) -> None:
         Interrupted: On every rank, where one was asked to stop.
         PeerLostError: Another rank is gone.
     """
-    with wait_for_ranks():
-        asked = torch.tensor(float(read_stop_signal()), device=trainer.strategy.root_device)
-        agreed = int(find_ranks(trainer).max(asked))
+    check_peers()
+    before = read_activity()
+    note_activity(f"waiting for the others after {before.what}", waits=True)
+    asked = torch.tensor(float(read_stop_signal()), device=trainer.strategy.root_device)
+    agreed = int(find_ranks(trainer).max(asked))
+    note_activity(before.what, waits=before.waits, saves=before.saves)
     if agreed:
         request_stop(agreed)
         raise Interrupted(agreed)

@@ -208,8 +208,8 @@ class EnvironmentSampler(SamplerAround):
     ) -> None:
         """Drawn group by group, as without an environment."""
         prompts = [group[0].prompt for group in groups]
-        limit = self._limit_turn(sampling, 0)
-        drawn = self.sampler.sample(prompts, count, sampling=limit, random_key=random_key)
+        first = replace(sampling, max_new_tokens=self._limit_turn(sampling, 0))
+        drawn = self.sampler.sample(prompts, count, sampling=first, random_key=random_key)
         for episodes, group in zip(groups, drawn, strict=True):
             for episode, turn in zip(episodes, group.completions, strict=True):
                 self._add_turn(episode, turn)
@@ -221,16 +221,13 @@ class EnvironmentSampler(SamplerAround):
             for e in running
         ]
         limits = [self._limit_turn(sampling, len(e.ids)) for e in running]
-        # one call takes one limit: those with as many tokens left are drawn together
-        for limit in sorted(set(limits), key=lambda s: -s.max_new_tokens):
-            mine = [i for i, own in enumerate(limits) if own == limit]
-            groups = self.sampler.sample([prompts[i] for i in mine], 1, sampling=limit, random_key=random_key)
-            for i, group in zip(mine, groups, strict=True):
-                self._add_turn(running[i], group.completions[0])
+        drawn = self.sample_each(prompts, limits, sampling=sampling, random_key=random_key)
+        for episode, completion in zip(running, drawn, strict=True):
+            self._add_turn(episode, completion)
 
-    def _limit_turn(self, sampling: Sampling, taken: int) -> Sampling:
+    def _limit_turn(self, sampling: Sampling, taken: int) -> int:
         left = sampling.max_new_tokens - taken
-        return replace(sampling, max_new_tokens=min(left, self.max_turn_tokens or left))
+        return min(left, self.max_turn_tokens or left)
 
     def _add_turn(self, episode: Episode, turn: Completion) -> None:
         prefix, tools = (*episode.prompt.token_ids, *episode.ids), episode.environment.tools

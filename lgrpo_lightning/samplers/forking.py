@@ -141,23 +141,16 @@ class ForkingSampler(SamplerAround):
         sampling: Sampling,
         random_key: RandomKey,
     ) -> list[Completion]:
-        """The forks: those with as many tokens left are drawn in one call."""
-        forks: dict[int, Completion] = {}
-        for left in sorted({sampling.max_new_tokens - b.position for b in branches}, reverse=True):
-            mine = [i for i, b in enumerate(branches) if sampling.max_new_tokens - b.position == left]
-            asked = [self._make_prompt(prompts[branches[i].place], members, branches[i]) for i in mine]
-            answers = self.sampler.sample(
-                asked, 1, sampling=replace(sampling, max_new_tokens=left), random_key=random_key
+        whose = [members[branch.place][branch.member] for branch in branches]
+        asked = [
+            replace(
+                prompts[b.place], uid=b.name, token_ids=(*prompts[b.place].token_ids, *first.token_ids[: b.position])
             )
-            for i, answer in zip(mine, answers, strict=True):
-                whose = members[branches[i].place][branches[i].member]
-                forks[i] = self._join(whose, answer.completions[0], branches[i], sampling)
-        return [forks[i] for i in range(len(branches))]
-
-    def _make_prompt(self, prompt: Prompt, members: Sequence[Sequence[Completion]], branch: Branch) -> Prompt:
-        """The prompt and the prefix, under a name of its own."""
-        taken = members[branch.place][branch.member].token_ids[: branch.position]
-        return replace(prompt, uid=branch.name, token_ids=(*prompt.token_ids, *taken))
+            for b, first in zip(branches, whose, strict=True)
+        ]
+        limits = [sampling.max_new_tokens - branch.position for branch in branches]
+        drawn = self.sample_each(asked, limits, sampling=sampling, random_key=random_key)
+        return [self._join(*parts, sampling) for parts in zip(whose, drawn, branches, strict=True)]
 
     def _join(self, first: Completion, rest: Completion, branch: Branch, sampling: Sampling) -> Completion:
         """The prefix of ``first`` and what was drawn after it, as one completion, up to its first stop string."""
