@@ -120,7 +120,7 @@ def make_plan(config: Mapping[str, Any], options: Options, like: Policy | None =
     component = model["sampler"]
     while "sampler" in (component.get("init_args") or {}):  # the one that draws, inside of those around it
         component = component["init_args"]["sampler"]
-    sampler = component.get("init_args") or {}
+    sampler, vllm = component.get("init_args") or {}, component["class_path"].endswith(".VLLMSampler")
     rescored = updates.old_logprobs == "policy" and updates.steps_per_rollout > 1
     return Plan(
         policy=build_policy(policy, like),
@@ -137,9 +137,7 @@ def make_plan(config: Mapping[str, Any], options: Options, like: Policy | None =
         iterations=updates.iterations,
         mini_batches=updates.mini_batches,
         sampler=sampler,
-        engine=EngineOptions(**(sampler.get("engine") or {}))
-        if component["class_path"].endswith("VLLMSampler")
-        else None,
+        engine=EngineOptions(**(sampler.get("engine") or {})) if vllm else None,
     )
 
 

@@ -30,14 +30,14 @@ LOGIT_TRAFFIC = 120
 def build_policy(config: PolicyConfig, like: Policy | None = None) -> Policy:
     """A policy without weights, of the shape that ``config.json`` says; with the model of ``like`` where it has it."""
     lora = config.lora and replace(config.lora, from_adapter=None)  # of the same shape, and nothing is read
-    if like is not None:
-        own, free = like.config, ("micro_batch_tokens", "gradient_checkpointing")
-        if own == replace(config, weights="random", lora=lora, **{name: getattr(own, name) for name in free}):
-            policy = copy(like)
-            policy.config = replace(config, weights="random", lora=lora)
-            return policy
+    config = replace(config, weights="random", lora=lora)
+    of_passes = ("micro_batch_tokens", "gradient_checkpointing")
+    if like is not None and like.config == replace(config, **{n: getattr(like.config, n) for n in of_passes}):
+        policy = copy(like)
+        policy.config = config
+        return policy
     with torch.device("meta"):
-        policy = Policy(replace(config, weights="random", lora=lora))
+        policy = Policy(config)
     policy.compute_device = torch.device("cpu")  # of counts and index tensors
     return policy
 

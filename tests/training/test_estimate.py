@@ -1,6 +1,7 @@
 """Estimates of memory and time: against a count by hand, and against what was measured on a GPU and on CPUs."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def test_parts_are_those_counted_by_hand(tmp_path: Path) -> None:
     assert phases["training"]["logits"] == 4 * 5 * 10 * 4
     assert phases["sampling"]["sampler's cache"] == 4 * 8 * (2 * 2 * 1 * 4 * 4)  # rows, tokens, K and V, layers, bytes
     assert phases["sampling"]["sampler's logits"] == 4 * 10 * 16
+
+
+def test_a_change_of_passes_shares_the_model(tmp_path: Path) -> None:
+    config = PolicyConfig(path=write_llama(tmp_path), layout="padded")
+    policy = build_policy(config)
+    smaller = build_policy(replace(config, micro_batch_tokens=8, gradient_checkpointing=True), policy)
+    assert smaller.model is policy.model
+    given: dict[str, Any] = {"prompt": 3, "completion": 5, "groups": 2, "group_size": 2}
+    assert len(Plan(policy=smaller, **given).passes) == 4
+    assert len(Plan(policy=policy, **given).passes) == 1
+    assert build_policy(replace(config, lora=Lora(rank=2)), policy).model is not policy.model
 
 
 def test_shards_hold_their_share_and_an_adapter_trains_little(tmp_path: Path) -> None:
