@@ -59,6 +59,22 @@ def test_a_guarded_script_is_imported_from(made: Any) -> None:
     assert "function: my_train_rewards.near}" in bare
 
 
+def test_an_adapter(made: Any) -> None:
+    adapter = "LoraConfig(r=4, task_type=TaskType.CAUSAL_LM, bias={bias}, use_rslora=True)"
+    text = f"GRPOTrainer('m', 'm.f', peft_config={adapter})"
+    config, said = made(text.format(bias="'none'"), "train.py")
+    assert config["model"]["policy"]["lora"] == {
+        "rank": 4,
+        "alpha": 8,
+        "dropout": 0.0,
+        "rslora": True,
+        "targets": "all-linear",
+    }
+    assert "task_type" not in said
+    assert "bias" not in said
+    assert "bias (train.py, line 1): not among the options" in made(text.format(bias="'all'"), "train.py")[1]
+
+
 def test_what_must_be_filled_in_is_refused_until_it_is(made: Any) -> None:
     """A model, an adapter or DeepSpeed that is no literal: neither the small model nor ddp takes its place."""
     text = "GRPOTrainer(name(), 'm.f', peft_config=lora(), args=GRPOConfig('out', deepspeed=DS))"

@@ -14,6 +14,8 @@ from lgrpo_lightning.errors import UserError
 
 PEFT = {"use_peft": True, "lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0}
 """peft's own defaults, which are not those of ``trl grpo``."""
+OF_EVERY_ADAPTER = ("task_type", "inference_mode")
+"""Arguments of ``LoraConfig`` that are the same in every training."""
 READ = (
     *("model", "reward_funcs", "args", "train_dataset", "eval_dataset", "peft_config"),
     *("tools", "environment_factory"),
@@ -84,7 +86,8 @@ def _read_trainer(script: Script, trainer: ast.Call) -> None:
         script.given |= {name: Given(value, place) for name, value in PEFT.items()}
         for argument in lora.keywords:
             name = argument.arg or "**"
-            script.read(f"lora_{name}" if f"lora_{name}" in DEFAULTS else name, argument.value)
+            if name not in OF_EVERY_ADAPTER and ast.unparse(argument) != "bias='none'":
+                script.read(f"lora_{name}" if f"lora_{name}" in DEFAULTS else name, argument.value)
     elif lora is not None:
         script.unread.add("use_peft")
         script.remark("peft_config ({}): no LoraConfig(…) of this file; set it here.", lora)
