@@ -73,9 +73,7 @@ NOTES: dict[str, tuple[str, str]] = {
     "num_completions_to_print": ("CompletionTable.count", ""),
     "log_unique_prompts": ("", "`CompletionTable` shows completions of one prompt"),
     "log_completions_hub_repo": ("", "Nothing is uploaded"),
-    "use_transformers_continuous_batching": (
-        "TransformersSampler", "Completions that ended always leave the batches",
-    ),
+    "use_transformers_continuous_batching": ("TransformersSampler", "Completions that ended always leave the batches"),
     "transformers_continuous_batching_config": (
         "TransformersSampler.max_batch_tokens", "`max_batch_tokens` limits the memory of the sampler",
     ),
