@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from lgrpo_lightning.contracts import Reduce
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
@@ -32,6 +29,7 @@ class Distillation(WeightedGRPO):
         eps: Added to the standard deviation; above 0.
         lambda_power: p of the weights 1/|λ(i,t)|^p; at least 0.
 
+    >>> import torch
     >>> tree = ProcessTree.from_sequences([[1, 2], [3]])
     >>> tokens = torch.tensor([[-1.0, 0.5], [0.25, torch.nan]])
     >>> rewards = Rewards(outcome=torch.tensor([1.0, 0.0]), tokens=tokens)
@@ -65,15 +63,9 @@ class Distillation(WeightedGRPO):
                 "such as TeacherLogprobs, or take GRPO or LambdaGRPO."
             )
         deviation = self.deviation([r.outcome for r in rewards], reduce)
-        return [
-            self.credit(self._tokens(r, t) + self.coefficient * self._outcome(r, deviation), t)
-            for r, t in zip(rewards, trees, strict=True)
-        ]
-
-    def _tokens(self, rewards: Rewards, tree: ProcessTree) -> Tensor:
-        """``[G, T]``, 0 where there is none."""
-        return torch.zeros(tree.trained.shape) if rewards.tokens is None else rewards.tokens.nan_to_num(0)
-
-    def _outcome(self, rewards: Rewards, deviation: Tensor | None) -> Tensor:
-        """``[G, 1]``."""
-        return self.outcome_advantages(rewards.outcome, deviation)[:, None]
+        credits = []
+        for r, tree in zip(rewards, trees, strict=True):
+            tokens = 0.0 if r.tokens is None else r.tokens.nan_to_num(0)
+            outcome = self.outcome_advantages(r.outcome, deviation)[:, None]
+            credits.append(self.credit(tokens + self.coefficient * outcome, tree))
+        return credits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 
@@ -50,22 +50,19 @@ class EligibilityTraceGRPO(WeightedGRPO):
         lambda_power: Power = 0.0,
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
-        for name, value in (("trace_decay", trace_decay), ("gamma", gamma)):
-            if not 0 <= value <= 1:
-                raise UserError(f"EligibilityTraceGRPO: {name} is {value}; it must be from 0 to 1.")
-        if min_advantage is not None and not min_advantage <= 0:
-            raise UserError(f"EligibilityTraceGRPO: min_advantage is {min_advantage}; it must be at most 0, or null.")
+        require(
+            "EligibilityTraceGRPO: ",
+            locals(),
+            (0 <= trace_decay <= 1, "trace_decay", "from 0 to 1"),
+            (0 <= gamma <= 1, "gamma", "from 0 to 1"),
+            (min_advantage is None or min_advantage <= 0, "min_advantage", "at most 0, or null"),
+        )
         self.trace_decay, self.gamma, self.min_advantage = trace_decay, gamma, min_advantage
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
         """``[G, T]`` GRPO's advantages, which decay towards the beginning."""
-        return self._clamp(self.outcome_advantages(outcome, deviation))[:, None] * self._trace(tree)
-
-    def _clamp(self, advantages: Tensor) -> Tensor:
-        """``[G]`` advantages of at least ``min_advantage``."""
-        return advantages if self.min_advantage is None else advantages.clamp(min=self.min_advantage)
-
-    def _trace(self, tree: ProcessTree) -> Tensor:
-        """``[G, T]`` (γλ)^(number of later trained tokens)."""
-        to_come = tree.trained.sum(1, keepdim=True) - tree.trained.cumsum(1)
-        return torch.tensor(self.gamma * self.trace_decay).pow(to_come)
+        advantages = self.outcome_advantages(outcome, deviation)
+        if self.min_advantage is not None:
+            advantages = advantages.clamp(min=self.min_advantage)
+        later = tree.trained.sum(1, keepdim=True) - tree.trained.cumsum(1)  # number of trained tokens to come
+        return advantages[:, None] * torch.tensor(self.gamma * self.trace_decay).pow(later)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
 from lgrpo_lightning.functional import reaches
 
@@ -55,8 +55,8 @@ class FocalGRPO(WeightedGRPO):
         lambda_power: Power = 0.0,
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
-        if not 0 <= focal_gamma < math.inf:
-            raise UserError(f"FocalGRPO: focal_gamma is {focal_gamma}; it must be a number that is at least 0.")
+        allowed = 0 <= focal_gamma < math.inf
+        require("FocalGRPO: ", locals(), (allowed, "focal_gamma", "a number that is at least 0"))
         self.focal_gamma, self.success_threshold = focal_gamma, success_threshold
 
     def outcome_advantages(self, outcome: Tensor, deviation: Tensor | None = None) -> Tensor:

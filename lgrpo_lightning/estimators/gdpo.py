@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.estimators.grpo import Power, WeightedGRPO, batch_deviation
+from lgrpo_lightning.estimators.grpo import Power, WeightedGRPO, batch_statistics
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -53,7 +53,7 @@ class GDPO(WeightedGRPO):
     ) -> list[Credit]:
         """The credit of every group of the batch; collective over the ranks."""
         sums = [self._sums(r) for r in rewards]
-        deviation = batch_deviation(sums, reduce)
+        deviation = batch_statistics(sums, reduce)[1]
         return [
             self.credit((s / (deviation + self.eps)).nan_to_num(0.0)[:, None], t)
             for s, t in zip(sums, trees, strict=True)

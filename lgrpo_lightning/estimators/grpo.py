@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import AdvantageEstimator, Reduce
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.types import Credit, Rewards
@@ -60,11 +60,12 @@ class GRPO(AdvantageEstimator):
     reads: ClassVar[tuple[str, ...]] = ("outcome",)
 
     def __init__(self, scale: Scale = "group", eps: float = 1e-4) -> None:
-        who = type(self).__name__
-        if scale not in ("group", "batch", "none"):
-            raise UserError(f"{who}: scale is {scale!r}; possible are 'group', 'batch' and 'none'.")
-        if not eps > 0:
-            raise UserError(f"{who}: eps is {eps!r}; it must be above 0, such as 1e-4.")
+        require(
+            f"{type(self).__name__}: ",
+            locals(),
+            (scale in ("group", "batch", "none"), "scale", "'group', 'batch' or 'none'"),
+            (eps > 0, "eps", "above 0, such as 1e-4"),
+        )
         self.scale: Scale = scale
         self.eps = eps
         self.by_sign: SignedPower | None = None
@@ -83,9 +84,8 @@ class GRPO(AdvantageEstimator):
             powers = {f"{name}.{part}": float(value) for part, value in vars(power).items()}
         else:
             powers = {name: power}
-        for option, value in powers.items():
-            if not 0 <= value < math.inf:
-                raise UserError(f"{type(self).__name__}: {option} is {value}; it must be a number that is at least 0.")
+        allowed = [(0 <= value < math.inf, option, "a number that is at least 0") for option, value in powers.items()]
+        require(f"{type(self).__name__}: ", powers, *allowed)
         self.power = max(powers.values())
 
     def estimate(self, rewards: Rewards, tree: ProcessTree) -> Credit:
@@ -108,7 +108,7 @@ class GRPO(AdvantageEstimator):
 
     def deviation(self, values: Sequence[Tensor], reduce: Reduce) -> Tensor | None:
         """That of all values on all ranks, for ``scale="batch"``; None for other scales."""
-        return batch_deviation(values, reduce) if self.scale == "batch" else None
+        return batch_statistics(values, reduce)[1] if self.scale == "batch" else None
 
     def outcome_advantages(self, outcome: Tensor, deviation: Tensor | None = None) -> Tensor:
         """``[G]`` advantages of completions; ``deviation``: that of the batch, for ``scale="batch"``."""
@@ -164,12 +164,3 @@ def batch_statistics(values: Sequence[Tensor], reduce: Reduce) -> tuple[Tensor, 
     squares = reduce((valid - mean.to(valid)).square().sum()[None])[0]
     deviation = (squares / (count - 1).clamp(min=1)).sqrt()
     return mean.to(flat), deviation.to(flat)
-
-
-def batch_deviation(outcomes: Sequence[Tensor], reduce: Reduce) -> Tensor:
-    """Standard deviation (Bessel) of all valid rewards on all ranks: a scalar, 0 for fewer than two.
-
-    >>> batch_deviation([torch.tensor([0.0, float("nan")]), torch.tensor([2.0])], lambda x: x).item()
-    1.4142135623730951
-    """
-    return batch_statistics(outcomes, reduce)[1]

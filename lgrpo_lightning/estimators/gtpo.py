@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 
@@ -50,8 +50,8 @@ class GTPO(WeightedGRPO):
         conflict_factor: float = 2.0,
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
-        if not 0 <= conflict_factor < math.inf:
-            raise UserError(f"GTPO: conflict_factor is {conflict_factor}; it must be a number that is at least 0.")
+        allowed = 0 <= conflict_factor < math.inf
+        require("GTPO: ", locals(), (allowed, "conflict_factor", "a number that is at least 0"))
         self.conflict_factor = conflict_factor
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
@@ -68,12 +68,12 @@ class LearnableTokenPreference(WeightedGRPO):
         lambda_power: Power = 0.0,
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
-        for name, value, allowed in (
-            ("length_ratio", length_ratio, length_ratio > 0),
-            ("preference_lr", preference_lr, preference_lr >= 0),
-        ):
-            if not (allowed and value < math.inf):
-                raise UserError(f"LearnableTokenPreference: {name} is {value}; it must be a positive number.")
+        require(
+            "LearnableTokenPreference: ",
+            locals(),
+            (0 < length_ratio < math.inf, "length_ratio", "a number above 0"),
+            (0 <= preference_lr < math.inf, "preference_lr", "a number that is at least 0"),
+        )
         self.length_ratio, self.preference_lr = length_ratio, preference_lr
         self.preference = 0.0
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.estimators.grpo import Power, WeightedGRPO
 from lgrpo_lightning.functional import reaches
 
@@ -51,8 +51,7 @@ class PassAtK(WeightedGRPO):
 
     def __init__(self, k: int = 4, success_threshold: float = 1.0, lambda_power: Power = 0.0) -> None:
         super().__init__(scale="none", lambda_power=lambda_power)
-        if k < 1:
-            raise UserError(f"PassAtK: k is {k}; it must be at least 1.")
+        require("PassAtK: ", locals(), (k >= 1, "k", "at least 1"))
         self.k = k
         self.success_threshold = success_threshold
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
 from lgrpo_lightning.functional.process_rewards import minima_to_come, normalise, sums_to_come
 from lgrpo_lightning.process_tree import ProcessTree
@@ -70,10 +70,12 @@ class ProcessGRPO(WeightedGRPO):
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
         who = type(self).__name__
-        if statistics not in ("completions", "nodes"):
-            raise UserError(f"{who}: statistics is {statistics!r}; possible are 'completions' and 'nodes'.")
-        if aggregate not in ("sum", "min"):
-            raise UserError(f"{who}: aggregate is {aggregate!r}; possible are 'sum' and 'min'.")
+        require(
+            f"{who}: ",
+            locals(),
+            (statistics in ("completions", "nodes"), "statistics", "'completions' or 'nodes'"),
+            (aggregate in ("sum", "min"), "aggregate", "'sum' or 'min'"),
+        )
         if aggregate == "min" and statistics == "nodes":
             raise UserError(
                 f"{who}: statistics is 'nodes' and aggregate 'min'. Completions that share a step differ in the "

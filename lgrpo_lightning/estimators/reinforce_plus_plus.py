@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Reduce
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.estimators.grpo import Power, WeightedGRPO, batch_statistics
 from lgrpo_lightning.functional import group_advantages
 from lgrpo_lightning.process_tree import ProcessTree
@@ -57,10 +57,8 @@ class ReinforcePlusPlus(WeightedGRPO):
         normalize_over: NormalizeOver = "tokens",
     ) -> None:
         super().__init__(scale="batch", eps=eps, lambda_power=lambda_power)
-        if normalize_over not in ("tokens", "completions"):
-            raise UserError(
-                f"ReinforcePlusPlus: normalize_over is {normalize_over!r}; possible are 'tokens' and 'completions'."
-            )
+        known = normalize_over in ("tokens", "completions")
+        require("ReinforcePlusPlus: ", locals(), (known, "normalize_over", "'tokens' or 'completions'"))
         self.baseline = baseline
         self.normalize_over: NormalizeOver = normalize_over
 
@@ -69,9 +67,10 @@ class ReinforcePlusPlus(WeightedGRPO):
     ) -> list[Credit]:
         """The credit of every group of the batch; collective over the ranks."""
         values = [self._values(r.outcome) for r in rewards]
-        mean, deviation = batch_statistics(
-            [self._repeat_by_length(v, t) for v, t in zip(values, trees, strict=True)], reduce
-        )
+        counted = values
+        if self.normalize_over == "tokens":
+            counted = [v.repeat_interleave(t.trained.sum(1)) for v, t in zip(values, trees, strict=True)]
+        mean, deviation = batch_statistics(counted, reduce)
         if self.baseline and self.normalize_over == "completions":
             mean = torch.zeros_like(mean)  # by definition, and so without rounding
         return [
@@ -84,9 +83,3 @@ class ReinforcePlusPlus(WeightedGRPO):
         if not self.baseline:
             return outcome.double()
         return torch.where(outcome.isnan(), torch.nan, group_advantages(outcome[None], scale="none")[0])
-
-    def _repeat_by_length(self, values: Tensor, tree: ProcessTree) -> Tensor:
-        """The numbers that mean and deviation are taken over."""
-        if self.normalize_over == "completions":
-            return values
-        return values.repeat_interleave(tree.trained.sum(1))

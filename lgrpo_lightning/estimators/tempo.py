@@ -40,13 +40,8 @@ class TEMPO(WeightedGRPO):
         self.coefficient = coefficient
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
-        """``[G, T]`` GRPO's and the change in value."""
-        change = self._change(outcome, tree, deviation)
-        return self.outcome_advantages(outcome, deviation)[:, None] + change
-
-    def _change(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
-        """``[G, T]`` c · (V after the token - V before it), divided as the advantages are."""
-        outcome = outcome.double()
+        """``[G, T]`` GRPO's, and c · (V after the token - V before it), divided alike."""
+        advantages, outcome = self.outcome_advantages(outcome, deviation)[:, None], outcome.double()
         after = tree.set_means(outcome, trained=False)
         before = torch.cat([outcome.nanmean().expand(len(outcome), 1), after[:, :-1]], dim=1)
         valid = outcome[~outcome.isnan()]
@@ -54,4 +49,5 @@ class TEMPO(WeightedGRPO):
             deviation = valid.std() if len(valid) > 1 else outcome.new_zeros(())
         divisor = 1.0 if deviation is None else deviation + self.eps
         change = self.coefficient * (after - before) / divisor
-        return torch.where(outcome.isnan()[:, None] | close(after, before), 0.0, change).nan_to_num(0.0)
+        change = torch.where(outcome.isnan()[:, None] | close(after, before), 0.0, change).nan_to_num(0.0)
+        return advantages + change

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.estimators.grpo import Power, Scale
 from lgrpo_lightning.estimators.implicit_prm import ImplicitPRM
 from lgrpo_lightning.process_tree import ProcessTree
@@ -52,8 +52,7 @@ class TreeAdv(ImplicitPRM):
         leaf_power: float = 1.0,
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
-        if not 0 <= leaf_power < math.inf:
-            raise UserError(f"TreeAdv: leaf_power is {leaf_power}; it must be a number that is at least 0.")
+        require("TreeAdv: ", locals(), (0 <= leaf_power < math.inf, "leaf_power", "a number that is at least 0"))
         self.leaf_power = leaf_power
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:

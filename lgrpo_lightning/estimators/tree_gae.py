@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.errors import require
 from lgrpo_lightning.estimators.grpo import Power, Scale, WeightedGRPO
 from lgrpo_lightning.process_tree import ProcessTree
 
@@ -58,24 +58,28 @@ class TreeGAE(WeightedGRPO):
         self, gae_lambda: float = 0.95, scale: Scale = "group", eps: float = 1e-4, lambda_power: Power = 0.0
     ) -> None:
         super().__init__(scale=scale, eps=eps, lambda_power=lambda_power)
-        if not 0 <= gae_lambda <= 1:
-            raise UserError(f"TreeGAE: gae_lambda is {gae_lambda}; it must be from 0 to 1.")
+        require("TreeGAE: ", locals(), (0 <= gae_lambda <= 1, "gae_lambda", "from 0 to 1"))
         self.gae_lambda = gae_lambda
 
     def token_advantages(self, outcome: Tensor, tree: ProcessTree, deviation: Tensor | None) -> Tensor:
         """``[G, T]`` the GAE of the step of each token."""
         advantages = self.outcome_advantages(outcome, deviation).tolist()
         valid, trained = (~outcome.isnan()).tolist(), tree.trained
-        sums = {-1: _sum_up(a for a, v in zip(advantages, valid, strict=True) if v)}  # step → that of its members
+
+        def sum_up(members: Sequence[int]) -> tuple[float, int]:
+            own = [advantages[m] for m in members if valid[m]]
+            return sum(own), len(own)
+
+        everyone = {-1: sum_up(range(len(advantages)))}
+        sums = everyone | {number: sum_up(step.members) for number, step in enumerate(tree.steps)}
         paths: list[list[tuple[int, int, int]]] = [[] for _ in advantages]
-        for number, step in enumerate(tree.steps):
-            sums[number] = _sum_up(advantages[m] for m in step.members if valid[m])
+        for step in tree.steps:
             for member, (start, end) in zip(step.members, step.spans, strict=True):
                 paths[member].append((step.parent, start, end))
         out = torch.zeros(tree.sizes.shape)
         for member, own in enumerate(advantages):
             if valid[member]:
-                values = self._values(own, [sums[parent] for parent, _, _ in paths[member]])
+                values = _list_values(own, [sums[parent] for parent, _, _ in paths[member]])
                 later, following = 0.0, own
                 for value, (_, start, end) in reversed(list(zip(values, paths[member], strict=True))):
                     if bool(trained[member, start:end].any()):
@@ -83,16 +87,11 @@ class TreeGAE(WeightedGRPO):
                         out[member, start:end], following = later, value
         return out
 
-    def _values(self, own: float, states: list[tuple[float, int]]) -> list[float]:
-        """The value of each state, of (sum, number) of all that pass through it."""
-        values: list[float] = []
-        for total, count in states:
-            nearest = values[-1] if values else 0.0
-            values.append((total - own) / (count - 1) if count > 1 else nearest)
-        return values
 
-
-def _sum_up(values: Iterable[float]) -> tuple[float, int]:
-    """(sum, number)."""
-    every = list(values)
-    return sum(every), len(every)
+def _list_values(own: float, states: list[tuple[float, int]]) -> list[float]:
+    """The value of each state, of (sum, number) of all that pass through it."""
+    values: list[float] = []
+    for total, count in states:
+        nearest = values[-1] if values else 0.0
+        values.append((total - own) / (count - 1) if count > 1 else nearest)
+    return values

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from lgrpo_lightning.policy.loading import load_config
 from lgrpo_lightning.policy.merging import check_merged, check_names, find_tied_weights, merge_weights, unties
 from lgrpo_lightning.policy.multimodal import copy_processor
 from lgrpo_lightning.policy.policy import Policy
-from lgrpo_lightning.policy.rotary import restore_factors
 from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.policy.training_noise import is_noise
 
@@ -65,10 +65,9 @@ def export(
         ValueError: ``adapter`` without LoRA.
         RuntimeError: Merged weights are not those of the model with its adapter; nothing is written.
     """
-    lora, model = policy.config.lora is not None, policy.model
-    if adapter and not lora:
+    model, merge = policy.model, policy.config.lora is not None and not adapter
+    if adapter and policy.config.lora is None:
         raise UserError("There is no adapter to export: the run trained all weights (policy.lora is null).")
-    merge = lora and not adapter
     weights = dict(_gather_weights(model, merged=merge, kept=writes))
     if not writes:
         return
@@ -80,24 +79,14 @@ def export(
     if stored is not None:
         kept = {n: t.to(stored) if t.is_floating_point() else t for n, t in kept.items()}
     out.mkdir(parents=True, exist_ok=True)
-    # save_pretrained writes the adapter alone where this says that there is one
-    model._hf_peft_config_loaded = adapter
-    try:
-        ends = list_eos_token_ids(policy.config, tokenizer)
-        with (
-            _tie(model, not untied),
-            _set_ends(model, ends),
-            _cast_as_published(policy),
-            restore_factors(model),
-        ):
-            model.save_pretrained(out, state_dict=kept)
-    finally:
-        model._hf_peft_config_loaded = lora
+    with _publish(policy, tokenizer, adapter=adapter, untied=untied):
+        model.save_pretrained(out, state_dict=kept)
     tokenizer.save_pretrained(out)
-    if stored is not None and not adapter:
+    if adapter:
+        return
+    if stored is not None:
         _note_type(out / "config.json", str(stored).removeprefix("torch."))
-    if not adapter:
-        copy_processor(policy.config.resolved_path, policy.config.revision, out)
+    copy_processor(policy.config.resolved_path, policy.config.revision, out)
 
 
 def _check(model: Any, merged: Mapping[str, Tensor]) -> None:
@@ -125,66 +114,48 @@ def _note_type(path: Path, dtype: str) -> None:
 
 
 @contextmanager
-def _tie(model: Any, tied: bool) -> Iterator[None]:
-    """Inside, the configuration says of embeddings and head that they are not tied, where they are not any more."""
-    both = (model.config, model.config.get_text_config())
-    configs = [config for config in both if hasattr(config, "tie_word_embeddings")]
-    before = [config.tie_word_embeddings for config in configs]
+def _publish(policy: Policy, tokenizer: Any, *, adapter: bool, untied: bool) -> Iterator[None]:
+    """Inside, the model's configurations are those to publish: the base's own, as far as training set them otherwise.
+
+    They name the tokens that ended completions, and say where embeddings and head are not tied any more.
+    """
+    model = policy.model
+    before = model.config, model.generation_config
+    model.config, model.generation_config = deepcopy(before)
+    # save_pretrained writes the adapter alone where this says that there is one
+    model._hf_peft_config_loaded = adapter
     try:
-        for config in configs if not tied else ():
-            config.tie_word_embeddings = False
+        text = model.config.get_text_config()
+        if getattr(text, "rope_parameters", None):
+            text.rope_parameters = model.own_rope_parameters
+        for config in (model.config, text) if untied else ():
+            if hasattr(config, "tie_word_embeddings"):
+                config.tie_word_embeddings = False
+        _undo_noise(policy)
+        if (generation := model.generation_config) is not None:
+            listed = generation.eos_token_id
+            ends = list_eos_token_ids(policy.config, tokenizer)
+            if set(listed if isinstance(listed, list) else [listed]) != set(ends):
+                generation.eos_token_id = list(ends)
         yield
     finally:
-        for config, was in zip(configs, before, strict=True):
-            config.tie_word_embeddings = was
+        model.config, model.generation_config = before
+        model._hf_peft_config_loaded = policy.config.lora is not None
 
 
-@contextmanager
-def _cast_as_published(policy: Policy) -> Iterator[None]:
-    """Inside, dropout, jitter and router outputs are in the configuration as the base has them, not as trained."""
+def _undo_noise(policy: Policy) -> None:
+    """Put dropout, jitter and router outputs into the configuration as the base has them, not as trained."""
     from transformers import AutoConfig
 
-    config = policy.config
+    config, ours = policy.config, policy.model.config
     try:
         base: Any = AutoConfig.from_pretrained(config.resolved_path, revision=config.revision)
     except (OSError, ValueError):  # gone since it was loaded, or with code of its own
-        yield
         return
-    ours = policy.model.config
-    pairs = [(ours, base), (ours.get_text_config(), base.get_text_config())]
-    before = [
-        (mine, name, value) for mine, _ in pairs for name, value in vars(mine).items() if _is_for_training(name, value)
-    ]
-    try:
-        for mine, published in pairs:
-            for name, value in vars(published).items():
-                if _is_for_training(name, value):
-                    setattr(mine, name, value)
-        yield
-    finally:
-        for mine, name, value in before:
-            setattr(mine, name, value)
-
-
-def _is_for_training(name: str, value: Any) -> bool:
-    return is_noise(name, value) or name == "output_router_logits"
-
-
-@contextmanager
-def _set_ends(model: Any, ends: Sequence[int]) -> Iterator[None]:
-    """A context in which the generation config ends a sequence at each of ``ends``."""
-    config = model.generation_config
-    if config is None:
-        yield
-        return
-    before = config.eos_token_id
-    listed = before if isinstance(before, list) else [before]
-    try:
-        if set(listed) != set(ends):
-            config.eos_token_id = list(ends)
-        yield
-    finally:
-        config.eos_token_id = before
+    for mine, published in ((ours, base), (ours.get_text_config(), base.get_text_config())):
+        for name, value in vars(published).items():
+            if is_noise(name, value) or name == "output_router_logits":
+                setattr(mine, name, value)
 
 
 def _gather_weights(model: Any, *, merged: bool, kept: bool) -> Iterator[tuple[str, Tensor]]:

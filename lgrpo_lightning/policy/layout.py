@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,17 +14,17 @@ from lgrpo_lightning.policy.head import find_backbone
 Tokens = Sequence[int]
 
 
-def place(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
-    """Index tensors (int64) on ``device``: one copy carries them all.
+def place(device: torch.device | str, **tensors: Tensor) -> dict[str, Tensor]:
+    """Index tensors and masks on ``device``: one copy carries them all.
 
-    >>> [t.tolist() for t in place([torch.tensor([[1, 2]]), torch.tensor([3])], "cpu")]
-    [[[1, 2]], [3]]
+    >>> {name: t.tolist() for name, t in place("cpu", ids=torch.tensor([[1, 2]]), mask=torch.tensor([True])).items()}
+    {'ids': [[1, 2]], 'mask': [True]}
     """
-    flat = torch.cat([t.flatten() for t in tensors])
+    flat = torch.cat([t.flatten().long() for t in tensors.values()])
     if torch.device(device).type == "cuda":
         flat = flat.pin_memory().to(device, non_blocking=True)
-    parts = flat.to(device).split([t.numel() for t in tensors])  # type: ignore[no-untyped-call]
-    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+    parts = flat.to(device).split([t.numel() for t in tensors.values()])  # type: ignore[no-untyped-call]
+    return {name: part.view(t.shape).to(t.dtype) for part, (name, t) in zip(parts, tensors.items(), strict=True)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,14 @@ class Layout:
         return self.input_ids.numel()
 
 
+def group_rows(prompts: Sequence[Tokens]) -> list[list[int]]:
+    """Rows with the same prompt, in order of appearance."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(tuple(prompt), []).append(row)
+    return list(groups.values())
+
+
 def pad_left(prompts: Sequence[Tokens], *, pad: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """(``[U, P]`` tokens padded on the left, bool mask, positions): the last column holds each prompt's last token.
 
@@ -114,14 +122,14 @@ def make_padded_layout(
     at = torch.arange(int(sizes.max()))
     scored = at < sizes
     flat = torch.arange(len(rows))[:, None] * width + starts + at
-    predictors, targets = flat[scored] - 1, ids.flatten()[flat[scored]]
-    positions = torch.arange(width).expand(len(rows), width)
-    placed = place([ids, positions, predictors, targets, number_scores(scored), real.long()], device)
-    return Layout(
-        input_ids=placed[0],
-        position_ids=placed[1],
-        attention_mask=None if bool(real.all()) else placed[5].bool(),
-        predictors=placed[2],
-        targets=placed[3],
-        gather=placed[4],
+    placed = place(
+        device,
+        input_ids=ids,
+        position_ids=torch.arange(width).expand(len(rows), width),
+        attention_mask=real,
+        predictors=flat[scored] - 1,
+        targets=ids.flatten()[flat[scored]],
+        gather=number_scores(scored),
     )
+    layout = Layout(**placed)
+    return replace(layout, attention_mask=None) if bool(real.all()) else layout

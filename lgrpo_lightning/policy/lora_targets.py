@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.func import functional_call
 from torch.nn.functional import linear
 
 from lgrpo_lightning.policy.multimodal import find_outside_of_text
@@ -49,10 +50,17 @@ def find_excluded(model: Any, wanted: list[str] | str) -> list[str]:
 
 @torch.no_grad()
 def _is_linear(module: nn.Linear) -> bool:
-    """Whether a module derived from a linear layer answers what a linear layer does (Falcon's do)."""
-    x = torch.ones(1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
+    """Whether a module derived from a linear layer answers what a linear layer does (Falcon's do).
+
+    With numbers of its own in place of the weights, which may be on the meta device or of a short type.
+    """
+    weights = {
+        name: torch.linspace(-1, 1, t.numel()).view_as(t)
+        for name, t in (*module.named_parameters(), *module.named_buffers())
+    }
+    x = torch.linspace(0, 1, module.in_features)[None]
     try:
-        answer = module(x)
+        answer = functional_call(module, weights, (x,))
+        return torch.allclose(answer, linear(x, weights["weight"], weights.get("bias")), rtol=1e-3, atol=1e-3)
     except (RuntimeError, ValueError, TypeError):
         return False
-    return isinstance(answer, Tensor) and torch.allclose(answer, linear(x, module.weight, module.bias))

@@ -7,8 +7,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from lgrpo_lightning.functional.common_prefix import count_common
-from lgrpo_lightning.policy.layout import Tokens
-from lgrpo_lightning.policy.tree_layout import group_rows
+from lgrpo_lightning.policy.layout import Tokens, group_rows
 
 S = TypeVar("S")
 Shape = tuple[int, int, int, int]

@@ -10,15 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.policy.cache import (
-    check_cache,
-    find_cache_argument,
-    make_differentiable_cache,
-    select_rows,
-)
+from lgrpo_lightning.policy.cache import check_cache, find_cache_argument, make_differentiable_cache, select_rows
 from lgrpo_lightning.policy.head import find_backbone
-from lgrpo_lightning.policy.layout import Layout, Tokens, number_scores, pad_left, place
-from lgrpo_lightning.policy.tree_layout import group_rows
+from lgrpo_lightning.policy.layout import Layout, Tokens, group_rows, number_scores, pad_left, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +91,8 @@ def make_prefix_layout(
     """Every distinct prompt once, and every completion."""
     groups = group_rows(prompts)
     owner = {row: number for number, rows in enumerate(groups) for row in rows}
-    distinct = [prompts[rows[0]] for rows in groups]
     owners = torch.tensor([owner[row] for row in range(len(prompts))])
-    prompt_ids, prompt_mask, prompt_positions = pad_left(distinct, pad=pad)
-    wide = prompt_ids.shape[1]
+    prompt_ids, prompt_mask, prompt_positions = pad_left([prompts[rows[0]] for rows in groups], pad=pad)
     sizes = torch.tensor([len(c) for c in completions])[:, None]
     width = int(sizes.max())
     columns = max(1, width - 1)  # one of padding where all have one token: sharded ranks make as many passes
@@ -108,35 +100,19 @@ def make_prefix_layout(
     at = torch.arange(columns + 1)
     scored = (at < sizes)[:, :width]
     # the first token of a completion is predicted by its prompt's last column, the others by the one before
-    first = (owners[:, None] + 1) * wide - 1
-    rest = len(distinct) * wide + torch.arange(len(completions))[:, None] * columns + at - 1
-    predictors = torch.where(at == 0, first, rest)[:, :width]
-    mask = torch.cat([prompt_mask.index_select(0, owners), at[:columns] < sizes - 1], dim=1)
-    positions = torch.tensor([len(p) for p in prompts])[:, None] + at[:columns]
+    first = (owners[:, None] + 1) * prompt_ids.shape[1] - 1
+    rest = prompt_ids.numel() + torch.arange(len(completions))[:, None] * columns + at - 1
     placed = place(
-        [
-            ids[:, :columns],
-            positions,
-            mask.long(),
-            predictors[scored],
-            ids[:, :width][scored],
-            number_scores(scored),
-            prompt_ids,
-            prompt_positions,
-            prompt_mask.long(),
-            owners,
-        ],
         device,
+        input_ids=ids[:, :columns],
+        position_ids=torch.tensor([len(p) for p in prompts])[:, None] + at[:columns],
+        attention_mask=torch.cat([prompt_mask.index_select(0, owners), at[:columns] < sizes - 1], dim=1),
+        predictors=torch.where(at == 0, first, rest)[:, :width][scored],
+        targets=ids[:, :width][scored],
+        gather=number_scores(scored),
+        prompt_ids=prompt_ids,
+        prompt_positions=prompt_positions,
+        prompt_mask=prompt_mask,
+        owners=owners,
     )
-    return PrefixLayout(
-        input_ids=placed[0],
-        position_ids=placed[1],
-        attention_mask=placed[2].bool(),
-        predictors=placed[3],
-        targets=placed[4],
-        gather=placed[5],
-        prompt_ids=placed[6],
-        prompt_positions=placed[7],
-        prompt_mask=placed[8].bool(),
-        owners=placed[9],
-    )
+    return PrefixLayout(**placed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -39,20 +38,6 @@ def settle_frequencies(hf_config: Any, longest: int | None) -> Any:
             "get the factors of long sequences, as in vLLM."
         )
     return before
-
-
-@contextmanager
-def restore_factors(model: Any) -> Iterator[None]:
-    """Inside, the model's configuration has the rotary parameters that it was loaded with."""
-    text = model.config.get_text_config()
-    settled = getattr(text, "rope_parameters", None)
-    try:
-        if settled:
-            text.rope_parameters = model.own_rope_parameters
-        yield
-    finally:
-        if settled:
-            text.rope_parameters = settled
 
 
 def find_longest_alike(hf_config: Any) -> int | None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lgrpo_lightning.policy.flex_attention import BLOCK
-from lgrpo_lightning.policy.layout import Layout, Tokens, place
+from lgrpo_lightning.policy.layout import Layout, Tokens, group_rows, place
 from lgrpo_lightning.policy.tree_plan import TreePlan
 from lgrpo_lightning.process_tree import Trie
 
@@ -32,14 +33,6 @@ class TreeLayout(Layout):
         }
 
 
-def group_rows(prompts: Sequence[Tokens]) -> list[list[int]]:
-    """Rows with the same prompt, in order of appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        groups.setdefault(tuple(prompt), []).append(row)
-    return list(groups.values())
-
-
 def make_tree_layout(
     prompts: Sequence[Tokens],
     completions: Sequence[Tokens],
@@ -55,7 +48,7 @@ def make_tree_layout(
     """
     width = max(len(c) for c in completions)
     gather = torch.full((len(prompts), width), -1, dtype=torch.long)
-    ids, depths, ends, predictors, targets = [], [], [], [], []
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("ids", "depths", "ends", "predictors", "targets")}
     trees: list[tuple[int, Trie, int]] = []
     offset = nodes = 0
     for rows in group_rows(prompts):
@@ -63,11 +56,11 @@ def make_tree_layout(
         trie = Trie.from_sequences([completions[i] for i in rows])
         size, first = len(prompt), offset + len(prompt)
         total = size + len(trie)
-        ids += [prompt, trie.ids]
-        depths += [torch.arange(size), size + trie.depths]
-        ends += [torch.full((size,), offset + total), first + trie.subtree_end]
-        predictors.append(torch.where(trie.parents < 0, first - 1, first + trie.parents))
-        targets.append(trie.ids)
+        parts["ids"] += [prompt, trie.ids]
+        parts["depths"] += [torch.arange(size), size + trie.depths]
+        parts["ends"] += [torch.full((size,), offset + total), first + trie.subtree_end]
+        parts["predictors"] += [torch.where(trie.parents < 0, first - 1, first + trie.parents)]
+        parts["targets"] += [trie.ids]
         span = trie.node_ids.shape[1]
         gather[torch.tensor(rows), :span] = torch.where(trie.node_ids < 0, -1, trie.node_ids + nodes)
         trees.append((size, trie, offset))
@@ -75,18 +68,17 @@ def make_tree_layout(
     multiple = (BLOCK if torch.device(device).type == "cuda" else 1) if multiple is None else multiple
     # each spare token is a tree of its own: a query without any key would be NaN
     spare = torch.arange(offset, offset + -offset % multiple)
-    ids.append(torch.zeros_like(spare))
-    depths.append(torch.zeros_like(spare))
-    ends.append(spare + 1)
-    gather = torch.where(gather < 0, nodes, gather)
-    whole = [torch.cat(parts) for parts in (ids, depths, ends, predictors, targets)]
-    input_ids, depth, end, predictor, target, gather = place([*whole, gather], device)
+    parts["ids"].append(torch.zeros_like(spare))
+    parts["depths"].append(torch.zeros_like(spare))
+    parts["ends"].append(spare + 1)
+    whole = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    placed = place(device, gather=torch.where(gather < 0, nodes, gather), **whole)
     return TreeLayout(
-        input_ids=input_ids[None],
-        position_ids=depth[None],
+        input_ids=placed["ids"][None],
+        position_ids=placed["depths"][None],
         attention_mask=None,
-        predictors=predictor,
-        targets=target,
-        gather=gather,
-        plan=TreePlan(depth=depth, subtree_end=end, trees=tuple(trees)),
+        predictors=placed["predictors"],
+        targets=placed["targets"],
+        gather=placed["gather"],
+        plan=TreePlan(depth=placed["depths"], subtree_end=placed["ends"], trees=tuple(trees)),
     )

@@ -74,28 +74,31 @@ class TeacherLogprobs(RewardModel):
             (weights in ("policy", "reference"), "weights", "'policy' or 'reference'"),
             (path is None or weights == "policy", "weights", "left out with a path, whose model is the teacher"),
         )
-        if path is None and context is None and weights == "policy":
-            raise UserError(
-                "TeacherLogprobs has neither a path nor a context: the policy with its own prompt has nothing to "
-                "teach. Set context to a column that only the teacher reads, such as solution, or path to a model."
-            )
-        if path is None and (dtype, device, batch_tokens, model_kwargs or {}) != ("float32", "auto", 16384, {}):
-            raise UserError(
-                "TeacherLogprobs: dtype, device, batch_tokens and model_kwargs are of a model that path names; without "
-                "one, model.policy has them. Leave them out, or set path."
-            )
-        self.context, self.weights = context, weights
-        if path is None:
-            self.scores_with = weights  # type: ignore[misc]
-        if context is not None:
-            self.contexts = (complete_context("TeacherLogprobs.context", context),)  # type: ignore[misc]
-            self.columns = list_columns(*self.contexts)  # type: ignore[misc]
         self.path, self.coefficient, self.temperature = path, coefficient, temperature
+        self.context, self.weights = context, weights
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
         self.model_kwargs = mapped("TeacherLogprobs: model_kwargs", model_kwargs or {})
         self._teacher: Scorer | None = None
         self._tokenizer: Any = None
         self._sampled_at = 1.0
+        if path is None:
+            self._check_own_model()
+            self.scores_with = weights  # type: ignore[misc]
+        if context is not None:
+            self.contexts = (complete_context("TeacherLogprobs.context", context),)  # type: ignore[misc]
+            self.columns = list_columns(*self.contexts)  # type: ignore[misc]
+
+    def _check_own_model(self) -> None:
+        if self.context is None and self.weights == "policy":
+            raise UserError(
+                "TeacherLogprobs has neither a path nor a context: the policy with its own prompt has nothing to "
+                "teach. Set context to a column that only the teacher reads, such as solution, or path to a model."
+            )
+        if (self.dtype, self.device, self.batch_tokens, self.model_kwargs) != ("float32", "auto", 16384, {}):
+            raise UserError(
+                "TeacherLogprobs: dtype, device, batch_tokens and model_kwargs are of a model that path names; without "
+                "one, model.policy has them. Leave them out, or set path."
+            )
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Refuse a row whose context is empty."""

@@ -171,7 +171,8 @@ class Decoding:
         """Run each prompt once, padded on the left, into an empty cache."""
         ids, mask, positions = pad_left(prompts)
         whole = bool(mask.all())
-        ids, mask, self.positions = place([ids, mask.long(), positions], self.device)
+        placed = place(self.device, ids=ids, mask=mask.long(), positions=positions)
+        ids, mask, self.positions = placed["ids"], placed["mask"], placed["positions"]
         with explain_cache_errors(self.model):
             self.cache = self._make_cache()
         self.mask = None if whole else self._extend_mask(mask, 0)

@@ -144,7 +144,7 @@ def test_batch_statistics_of_few_and_far_from_zero(values: list[list[float]]) ->
 
 
 def test_refused() -> None:
-    with pytest.raises(ValueError, match="'tokens' and 'completions'"):
+    with pytest.raises(ValueError, match="'tokens' or 'completions'"):
         ReinforcePlusPlus(normalize_over="groups")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="GDPO: eps is 0"):
         GDPO(eps=0)

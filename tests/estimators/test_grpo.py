@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.estimators import GRPO, LambdaGRPO
-from lgrpo_lightning.estimators.grpo import batch_deviation
+from lgrpo_lightning.estimators.grpo import batch_statistics
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.testing import check_estimator
 from lgrpo_lightning.types import Rewards
@@ -67,7 +67,7 @@ def test_batch_scale_equals_trl():
 def test_batch_scale_is_that_of_all_ranks():
     """Two ranks, one of them first; each pass adds what the other rank adds."""
     shares = [[torch.tensor(BATCH[0])], [torch.tensor(BATCH[1]), torch.tensor(BATCH[2])]]
-    whole = batch_deviation([*shares[0], *shares[1]], alone)
+    whole = batch_statistics([*shares[0], *shares[1]], alone)[1]
     passes = []
     for _ in range(3):  # each round knows the other rank's result of one pass more
         sent = [[], []]
@@ -79,7 +79,7 @@ def test_batch_scale_is_that_of_all_ranks():
                 other = passes[-1][1 - rank] if passes else []
                 return x + other[n] if n < len(other) else x
 
-            result = batch_deviation(shares[rank], reduce)
+            result = batch_statistics(shares[rank], reduce)[1]
         passes.append(sent)
     assert result.item() == pytest.approx(whole.item(), rel=1e-6)
     assert [len(s) for s in passes[-1]] == [2, 2]
@@ -89,16 +89,16 @@ def test_batch_scale_is_that_of_all_ranks():
     ("outcomes", "expected"), [([], 0.0), ([[1.0]], 0.0), ([[NAN]], 0.0), ([[3.0], [1.0]], 2**0.5)]
 )
 def test_batch_deviation_of_few(outcomes, expected):
-    assert batch_deviation([torch.tensor(o) for o in outcomes], alone).item() == pytest.approx(expected)
+    assert batch_statistics([torch.tensor(o) for o in outcomes], alone)[1].item() == pytest.approx(expected)
 
 
 def test_batch_deviation_far_from_zero():
     rewards = [1e6, 1e6 + 1, 1e6 + 2]
-    assert batch_deviation([torch.tensor(rewards)], alone).item() == 1.0
+    assert batch_statistics([torch.tensor(rewards)], alone)[1].item() == 1.0
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"scale": "std"}, "'group', 'batch' and 'none'"), ({"eps": 0.0}, "above 0")]
+    ("options", "message"), [({"scale": "std"}, "'group', 'batch' or 'none'"), ({"eps": 0.0}, "above 0")]
 )
 def test_refuses(options, message):
     with pytest.raises(ValueError, match=message):

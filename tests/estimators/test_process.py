@@ -210,9 +210,9 @@ def test_it_needs_process_rewards() -> None:
     tree = ProcessTree.from_sequences([[1], [2]])
     with pytest.raises(ValueError, match="ProcessGRPO reads process rewards, but no reward model gives any"):
         ProcessGRPO().estimate(Rewards(outcome=torch.zeros(2)), tree)
-    with pytest.raises(ValueError, match="statistics is 'tokens'; possible are 'completions' and 'nodes'"):
+    with pytest.raises(ValueError, match="statistics is 'tokens'; it must be 'completions' or 'nodes'"):
         ProcessGRPO(statistics="tokens")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="BlendedGRPO: aggregate is 'max'; possible are 'sum' and 'min'"):
+    with pytest.raises(ValueError, match="BlendedGRPO: aggregate is 'max'; it must be 'sum' or 'min'"):
         BlendedGRPO(aggregate="max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="statistics is 'nodes' and aggregate 'min'"):
         ProcessGRPO(statistics="nodes", aggregate="min")

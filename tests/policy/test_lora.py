@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import FalconConfig, FalconForCausalLM
 
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource, make_reference
 from lgrpo_lightning.policy.export import export
+from lgrpo_lightning.policy.lora_targets import find_excluded
 from tests.models import tokenizer
 from tests.policy.test_policy import rows
 
@@ -95,3 +97,12 @@ def test_export_leaves_the_policy_as_it_is(model_folder: Callable[..., Path], tm
 def test_bad_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Lora(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("meta", torch.float32), ("cpu", torch.bfloat16)])
+def test_layers_derived_from_a_linear_one_get_an_adapter_on_every_device(device: str, dtype: torch.dtype) -> None:
+    with torch.device(device):
+        model = FalconForCausalLM(
+            FalconConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=40)
+        )
+    assert find_excluded(model.to(dtype), "all-linear") == []

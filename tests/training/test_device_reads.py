@@ -45,9 +45,9 @@ class Reads(TorchFunctionMode):
     def watching(self, patched: pytest.MonkeyPatch) -> Iterator[None]:
         """Tokens and masks of a pass are on the device, too."""
 
-        def placed(*args: Any, place: Any = layout.place) -> Any:
-            tensors = place(*args)
-            self.of_device.update(dict.fromkeys(tensors, True))
+        def placed(*args: Any, place: Any = layout.place, **given: Any) -> Any:
+            tensors = place(*args, **given)
+            self.of_device.update(dict.fromkeys(tensors.values(), True))
             return tensors
 
         for user in (layout, prefix_layout, tree_layout):
