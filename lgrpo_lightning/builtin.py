@@ -13,13 +13,12 @@ PARTS = ("RewardError", "RewardSum", "SignedPower")
 @hookimpl
 def lgrpo_components() -> Iterable[type]:
     """The built-in components."""
-    from lgrpo_lightning import environments, estimators, rewards, samplers, segmenters
+    from lgrpo_lightning import environments, estimators, losses, rewards, samplers, segmenters
     from lgrpo_lightning.data.arithmetic import ArithmeticTasks
     from lgrpo_lightning.data.binary_tree import BinaryTreeTask
     from lgrpo_lightning.data.files import PromptFile
     from lgrpo_lightning.data.guessing import GuessingTask
-    from lgrpo_lightning.losses import losses
 
-    rooms = (samplers, segmenters, rewards, estimators, environments)
+    rooms = (samplers, segmenters, rewards, estimators, environments, losses)
     named = [getattr(room, name) for room in rooms for name in room.__all__ if name not in PARTS]
-    return [*named, *losses().values(), ArithmeticTasks, BinaryTreeTask, GuessingTask, PromptFile]
+    return [*named, ArithmeticTasks, BinaryTreeTask, GuessingTask, PromptFile]

@@ -10,6 +10,7 @@ or all members if none trains it. The mask does not change steps.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -303,7 +304,5 @@ def _steps_of_runs(trie: Trie, members: Tensor) -> Tensor:
 def _twins(sequences: Sequence[Sequence[Hashable]]) -> Tensor:
     """``[G]`` long: for each sequence, how many equal it, itself included."""
     frozen = [tuple(s) for s in sequences]
-    counts: dict[tuple[Hashable, ...], int] = {}
-    for s in frozen:
-        counts[s] = counts.get(s, 0) + 1
+    counts = Counter(frozen)
     return torch.tensor([counts[s] for s in frozen], dtype=torch.long)

@@ -64,11 +64,7 @@ class Sampling:
             (0 <= self.min_p <= 1, "min_p", "between 0 and 1 (0 keeps every token)"),
             (self.max_new_tokens >= 1, "max_new_tokens", "at least 1"),
             (all(self.stop), "stop", "a list of non-empty strings"),
-            (
-                self.strip_special_tokens in ("end", "all", "none"),
-                "strip_special_tokens",
-                "'end', 'all' or 'none'",
-            ),
+            (self.strip_special_tokens in ("end", "all", "none"), "strip_special_tokens", "'end', 'all' or 'none'"),
         )
 
     @property
@@ -168,12 +164,7 @@ class Completion:
 
     def __post_init__(self) -> None:
         refuse_text("Completion.token_ids", self.token_ids)
-        sizes = {
-            "token_ids": len(self.token_ids),
-            "logprobs": len(self.logprobs),
-            "text_ends": len(self.text_ends),
-            "mask": len(self.mask),
-        }
+        sizes = {name: len(getattr(self, name)) for name in ("token_ids", "logprobs", "text_ends", "mask")}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"A completion has one entry per token in every field; got {sizes}.")
 
@@ -290,16 +281,10 @@ class Rollout:
         """All sampled groups: the replaced ones follow the others."""
         if (more := self.replaced) is None:
             return self
-        return replace(
-            self,
-            groups=self.groups + more.groups,
-            trees=self.trees + more.trees,
-            rewards=self.rewards + more.rewards,
-            credits=self.credits + more.credits,
-            trained=self.trained + more.trained,
-            kept=self.kept and self.kept + tuple(tuple(range(len(group))) for group in more.groups),
-            replaced=None,
-        )
+        kept = self.kept and self.kept + tuple(tuple(range(len(group))) for group in more.groups)
+        both = ("groups", "trees", "rewards", "credits", "trained")
+        joined = {name: getattr(self, name) + getattr(more, name) for name in both}
+        return replace(self, kept=kept, replaced=None, **joined)
 
     @property
     def rows(self) -> list[tuple[int, int]]:
@@ -398,24 +383,19 @@ class TrainBatch:
     @property
     def trained_ids(self) -> list[list[int]]:
         """The ids of each completion that are trained: those that were drawn."""
-        masks = self.mask.tolist()
-        return [
-            [i for i, kept in zip(ids, row, strict=False) if kept]
-            for ids, row in zip(self.completions, masks, strict=True)
-        ]
+        rows = zip(self.completions, self.mask.tolist(), strict=True)
+        return [[i for i, kept in zip(ids, row, strict=False) if kept] for ids, row in rows]
 
     def rows(self, index: list[int]) -> TrainBatch:
         """The rows at ``index``, in that order, trimmed to their longest completion."""
         width = max((len(self.completions[i]) for i in index), default=0)
         at = torch.tensor(index, dtype=torch.long, device=self.mask.device)
+        names = ("advantages", "weights", "mask", "sampler_logprobs")
         return TrainBatch(
             prompts=tuple(self.prompts[i] for i in index),
             completions=tuple(self.completions[i] for i in index),
             group_ids=self.group_ids.index_select(0, at),
-            advantages=self.advantages.index_select(0, at)[:, :width],
-            weights=self.weights.index_select(0, at)[:, :width],
-            mask=self.mask.index_select(0, at)[:, :width],
-            sampler_logprobs=self.sampler_logprobs.index_select(0, at)[:, :width],
+            **{name: getattr(self, name).index_select(0, at)[:, :width] for name in names},
         )
 
 

@@ -65,7 +65,18 @@ def make_cache(model: Any, *, spare: int) -> Any:
 
 
 class DifferentiableCache(DynamicCache):  # type: ignore[misc]
-    """A cache that gradients flow through."""
+    """A cache for ``model`` that gradients flow through.
+
+    Transformers copies convolution and recurrent states into one tensor, for CUDA graphs; a tensor that was written
+    over cannot be differentiated through.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(config=model.config)
+        for layer in self.layers:
+            if isinstance(layer, LinearAttentionLayer):
+                layer.update_conv_state = MethodType(_assign_conv_state, layer)
+                layer.update_recurrent_state = MethodType(_assign_recurrent_state, layer)
 
 
 class LayerCache:
@@ -79,20 +90,6 @@ class LayerCache:
     ) -> tuple[Tensor, Tensor]:
         """As the cache."""
         return self.layer.update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
-
-
-def make_differentiable_cache(model: Any) -> DifferentiableCache:
-    """An empty cache for ``model`` that gradients flow through.
-
-    Transformers copies convolution and recurrent states into one tensor, for CUDA graphs; a tensor that was written
-    over cannot be differentiated through.
-    """
-    cache = DifferentiableCache(config=model.config)
-    for layer in cache.layers:
-        if isinstance(layer, LinearAttentionLayer):
-            layer.update_conv_state = MethodType(_assign_conv_state, layer)
-            layer.update_recurrent_state = MethodType(_assign_recurrent_state, layer)
-    return cache
 
 
 def _assign_conv_state(

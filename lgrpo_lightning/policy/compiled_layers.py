@@ -22,7 +22,7 @@ GRAPHS = 64
 def explain_not_compiled(model: Any) -> str | None:
     """Why the layers of ``model`` cannot be compiled; None where they can be tried."""
     if (reason := explain_no_tree(model)) is not None:
-        return reason
+        return f"only layers whose attention takes trees are compiled, and {reason}"
     if not getattr(model, "_can_compile_fullgraph", False):
         return f"transformers says that {type(model).__name__} cannot be compiled"
     return None

@@ -31,9 +31,9 @@ def _load_config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoConfig
 
     with explain_load_errors("policy.path", config.path, config.resolved_path):
-        hf_config, rest = AutoConfig.from_pretrained(
-            config.resolved_path, return_unused_kwargs=True, **_make_load_arguments(config)
-        )
+        # without trust_remote_code transformers asks on the terminal whether code may be run
+        options = {"revision": config.revision, "trust_remote_code": False, **config.model_kwargs}
+        hf_config, rest = AutoConfig.from_pretrained(config.resolved_path, return_unused_kwargs=True, **options)
     if getattr(hf_config, "quantization_config", None) is not None:
         raise UserError(f"policy.path is {config.path!r}, which is quantised. {NOT_QUANTISED}")
     text = hf_config.get_text_config()
@@ -41,11 +41,6 @@ def _load_config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
         setattr(text, name, rest.pop(name))
     set_training_noise(hf_config, config.dropout)
     return hf_config, rest
-
-
-def _make_load_arguments(config: PolicyConfig) -> dict[str, Any]:
-    """Arguments of every ``from_pretrained``: nothing asks on the terminal whether code may be run."""
-    return {"revision": config.revision, "trust_remote_code": False, **config.model_kwargs}
 
 
 def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
@@ -56,16 +51,15 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
     """
     hf_config, rest = _load_config_and_rest(config)
     own_rope_parameters = settle_frequencies(hf_config, longest)
-    routers = turn_off_router_outputs(hf_config)
+    _turn_off_router_outputs(hf_config)
     arguments = {
-        "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
         "dtype": getattr(torch, config.dtype),
         "attn_implementation": choose_attention(hf_config, config.attn_implementation),
         **{k: v for k, v in rest.items() if k not in ("revision", "trust_remote_code")},
     }
     with explain_load_errors("policy.path", config.path, config.resolved_path):
-        model, info = load_pretrained(config, hf_config, arguments)
+        model, info = _load_weights(config, hf_config, arguments)
     if info is not None:
         check_weights("policy.path", config.path, model, info)
     if model.config.is_encoder_decoder:
@@ -74,8 +68,6 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
             "model is needed: one that continues its prompt."
         )
     model.own_rope_parameters = own_rope_parameters
-    if routers:
-        rank_zero_warn(routers)
     set_dropout_modules(model, config.dropout)
     if kept := freeze_outside_of_text(model):
         rank_zero_info(
@@ -90,24 +82,17 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
     return model.train()
 
 
-def load_pretrained(config: PolicyConfig, hf_config: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
+def _load_weights(config: PolicyConfig, hf_config: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """The model and what transformers tells of its weights; None of that where they are random."""
+    auto_class = choose_auto_class(hf_config)
     if config.weights == "random":
-        return make_random_model(hf_config, arguments), None
-    info = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    pair: tuple[Any, Any] = choose_auto_class(hf_config).from_pretrained(
-        config.resolved_path, config=hf_config, **{**arguments, **info}
-    )
+        # the same for one seed of the run, and rollouts must not depend on whether weights were drawn or loaded
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(read_run_seed())
+            return auto_class.from_config(hf_config, **arguments), None
+    arguments |= {"revision": config.revision, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    pair: tuple[Any, Any] = auto_class.from_pretrained(config.resolved_path, config=hf_config, **arguments)
     return pair
-
-
-def make_random_model(hf_config: Any, arguments: dict[str, Any]) -> Any:
-    """A model with weights by its own initialisation, the same for one seed of the run; no other draw changes."""
-    arguments = {k: v for k, v in arguments.items() if k != "revision"}
-    # rollouts must not depend on whether weights were drawn or loaded
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(read_run_seed())
-        return choose_auto_class(hf_config).from_config(hf_config, **arguments)
 
 
 def choose_attention(hf_config: Any, wanted: str) -> str:
@@ -122,23 +107,18 @@ def choose_attention(hf_config: Any, wanted: str) -> str:
     return wanted if own_classes else register_tree_attention(wanted)
 
 
-def turn_off_router_outputs(hf_config: Any) -> str | None:
-    """Turn the router outputs of a mixture of experts off; what to say where its auxiliary loss was asked for.
-
-    They are of use only for that loss, cost memory, and are no part of what sampling expects.
-    """
+def _turn_off_router_outputs(hf_config: Any) -> None:
+    """Turn the router outputs of a mixture of experts off: they cost memory, and sampling does not expect them."""
     text = hf_config.get_text_config()
     asked = [c for c in (hf_config, text) if getattr(c, "output_router_logits", False)]
     for config in asked:
         config.output_router_logits = False
-    if not asked:
-        return None
-    coefficient = getattr(text, "router_aux_loss_coef", None)
-    return (
-        f"The model's config.json sets output_router_logits (router_aux_loss_coef: {coefficient}). The router's "
-        "auxiliary loss is not part of this objective, so experts are not balanced in training; its outputs are "
-        "turned off."
-    )
+    if asked:
+        rank_zero_warn(
+            "The model's config.json sets output_router_logits (router_aux_loss_coef: "
+            f"{getattr(text, 'router_aux_loss_coef', None)}). The router's auxiliary loss is not part of this "
+            "objective, so experts are not balanced in training; its outputs are turned off."
+        )
 
 
 def load_tokenizer(config: PolicyConfig) -> Any:

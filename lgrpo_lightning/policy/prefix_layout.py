@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.policy.cache import check_cache, find_cache_argument, make_differentiable_cache, select_rows
+from lgrpo_lightning.policy.cache import DifferentiableCache, check_cache, find_cache_argument, select_rows
 from lgrpo_lightning.policy.head import find_backbone
 from lgrpo_lightning.policy.layout import Layout, Tokens, group_rows, number_scores, pad_left, place
 
@@ -46,7 +46,7 @@ class PrefixLayout(Layout):
     def run(self, model: Any, **more: Any) -> tuple[Tensor, Any]:
         """(the flattened hidden states of prompts and completions, ``[U * P + N * C, H]``; their output)."""
         body, argument = find_backbone(model), find_cache_argument(model)
-        cache = make_differentiable_cache(model)
+        cache = DifferentiableCache(model)
         first = body(
             input_ids=self.prompt_ids,
             position_ids=self.prompt_positions,

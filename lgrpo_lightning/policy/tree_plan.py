@@ -116,20 +116,16 @@ def list_segments(prompt_length: int, trie: Trie, offset: int) -> list[Segment]:
 
 def _make_blocks(segments: Sequence[Segment], length: int, device: torch.device) -> tuple[tuple[Block, ...], Tensor]:
     """Batch the segments of a packed sequence of ``length`` tokens; what is in none of them gets any output."""
-    batches = _batch_segments(segments)
-    blocks = [_make_block(batch) for batch in batches]
     restore = torch.zeros(length, dtype=torch.long)
+    blocks: list[Block] = []
     base = 0
-    for block, batch in zip(blocks, batches, strict=True):
-        width = block.query.shape[1]
+    for batch in _batch_segments(segments):
+        blocks.append(block := _make_block(batch, device))
         for row, s in enumerate(batch):
-            at = base + row * width
+            at = base + row * block.query.shape[1]
             restore[s.start : s.start + s.length] = torch.arange(at, at + s.length)
         base += block.query.numel()
-    on_device = (
-        Block(query=b.query.to(device), key=b.key.to(device), depth=b.depth.to(device), causal=b.causal) for b in blocks
-    )
-    return tuple(on_device), restore.to(device)
+    return tuple(blocks), restore.to(device)
 
 
 def _batch_segments(segments: Sequence[Segment]) -> list[list[Segment]]:
@@ -151,7 +147,7 @@ def _batch_segments(segments: Sequence[Segment]) -> list[list[Segment]]:
     return batches
 
 
-def _make_block(batch: list[Segment]) -> Block:
+def _make_block(batch: list[Segment], device: torch.device) -> Block:
     longest, widest = max(s.length for s in batch), max(len(s.keys) for s in batch)
     query = torch.zeros(len(batch), longest, dtype=torch.long)
     key = torch.zeros(len(batch), widest, dtype=torch.long)
@@ -159,4 +155,6 @@ def _make_block(batch: list[Segment]) -> Block:
     for row, s in enumerate(batch):
         query[row, : s.length] = torch.arange(s.start, s.start + s.length)
         key[row, : len(s.keys)] = s.keys
-    return Block(query=query, key=key, depth=above[:, None] + torch.arange(longest), causal=bool((above == 0).all()))
+    depth = above[:, None] + torch.arange(longest)
+    causal = bool((above == 0).all())
+    return Block(query=query.to(device), key=key.to(device), depth=depth.to(device), causal=causal)

@@ -84,6 +84,21 @@ def test_with_adapters_and_recomputed_activations(
     check_same(policy, ROWS, layout)
 
 
+@pytest.mark.parametrize("layout", ["tree", *(pytest.param(x, marks=pytest.mark.slow) for x in ("padded", "prefix"))])
+def test_a_mixture_of_experts(layout: str, tmp_path: Path) -> None:
+    write_model("qwen3_moe", tmp_path)
+    check_same(Policy(PolicyConfig(path=str(tmp_path))), ROWS, layout)
+
+
+@pytest.mark.parametrize("layout", ["tree", *(pytest.param(x, marks=pytest.mark.slow) for x in ("padded", "prefix"))])
+def test_mixed_precision(layout: str, model_folder: Callable[..., Path]) -> None:
+    policy = Policy(
+        PolicyConfig(path=str(model_folder()), lora=Lora(rank=4), gradient_checkpointing=layout != "prefix")
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        check_same(policy, ROWS, layout)
+
+
 @pytest.mark.parametrize(
     ("layout", "most"),
     [pytest.param(*x, marks=pytest.mark.long) for x in (("padded", 6), ("tree", 10), ("prefix", 12))],
@@ -135,5 +150,9 @@ def test_a_copy_has_weights_of_its_own(model_folder: Callable[..., Path]) -> Non
 def test_states_of_another_kind_are_not_compiled(tmp_path: Path) -> None:
     write_model("qwen3_next", tmp_path)
     reason = explain_not_compiled(Policy(PolicyConfig(path=str(tmp_path))).model)
-    assert reason is not None
-    assert "linear_attention" in reason
+    assert "linear_attention" in str(reason)
+
+
+def test_attention_that_takes_no_trees_is_not_compiled(model_folder: Callable[..., Path]) -> None:
+    policy = Policy(PolicyConfig(path=str(model_folder()), attn_implementation="eager"))
+    assert "only layers whose attention takes trees are compiled" in str(explain_not_compiled(policy.model))

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
 from lgrpo_lightning.policy.packing import count_prefix_tokens, pack_prompts
-from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
+from lgrpo_lightning.policy.prefix_layout import PrefixLayout, make_prefix_layout
 from lgrpo_lightning.policy.verification import verify
 from tests.architectures.trial import write_model
 from tests.policy.test_tree import Rows, forest, scored
@@ -126,3 +126,22 @@ def test_a_cache_that_is_not_exact(model_folder: Callable[..., Path], monkeypatc
     monkeypatch.setattr(DynamicLayer, "batch_select_indices", scale)
     with pytest.raises(ValueError, match=r"prefix layout differ.*layout: padded"):
         verify(policy, *rows)
+
+
+def test_a_layout_that_is_taken_later_is_checked_then(
+    model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy(PolicyConfig(path=str(model_folder("gpt2"))))
+    apart, shared = ([[5, 6]], [[7, 8]]), ([[5, 6, 7, 8] * 10] * 3, [[9, 10], [11, 12], [13]])
+    assert policy.choose_layout(*apart).layout == "padded"
+    verify(policy, *apart)
+    assert policy.verified == {"padded"}
+    policy.take_layout("tree", *shared, reason="a test")
+    verify(policy, *shared)
+    assert policy.verified == {"padded", "tree"}
+    monkeypatch.setattr(PrefixLayout, "run", lambda self, model: (_ for _ in ()).throw(RuntimeError("no such kernel")))
+    policy.take_layout("prefix", *shared, reason="a test")
+    with pytest.warns(UserWarning, match="prefix layout cannot be computed"):
+        verify(policy, *shared)
+    assert policy.verified == {"padded", "tree"}
+    assert "prefix" in policy.failed

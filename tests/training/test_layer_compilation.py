@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from lgrpo_lightning.distributed.ranks import Ranks
+from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.compiled_layers import compile_forward
 from lgrpo_lightning.training import layer_compilation
+from lgrpo_lightning.training.batch_scorer import BatchScorer
+from tests.losses.stub_policy import drawn
 from tests.runs import checkpoint, fit, lgrpo, train_metrics
 from tests.several import commands
 
@@ -78,6 +82,29 @@ def test_layers_with_other_numbers(
     monkeypatch.setattr(layer_compilation, "compiles_on", lambda device: True)
     with pytest.warns(UserWarning, match=r"is 'auto', but .* differ by .* The layers of this run are not compiled"):
         fit(tmp_path / "auto", **ONE, model__policy__compile="auto")
+
+
+def test_layers_that_fail_leave_no_gradient(model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[None] = []
+
+    def fail_later(model: Any) -> None:
+        def count(*_: Any) -> None:
+            passes.append(None)
+            if len(passes) > 3:
+                raise RuntimeError("no such kernel")
+
+        model.model.layers[0].register_forward_pre_hook(count)
+
+    monkeypatch.setattr(layer_compilation, "compile_layers", fail_later)
+    monkeypatch.setattr(layer_compilation, "compiles_on", lambda device: True)
+    policy = Policy(PolicyConfig(path=str(model_folder()), compile="auto"))
+    scorer = BatchScorer(policy=policy, ranks=Ranks(), temperature=1.0)
+    compilation = layer_compilation.LayerCompilation()
+    with pytest.warns(UserWarning, match=r"cannot be computed \(RuntimeError: no such kernel\)"):
+        compilation.prepare(scorer, None, drawn(rows=4).batch(), lambda loss, last: loss.backward())
+    assert compilation.refused
+    assert len(passes) == 4  # the gradient of the first pass was there
+    assert all(parameter.grad is None for parameter in policy.parameters())
 
 
 @pytest.mark.slow

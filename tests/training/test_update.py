@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,3 +245,13 @@ def test_untrained_tokens_have_no_gradient(model_folder: Callable[..., Path]) ->
     changed[1, 1:] = 100.0
     b = run(policy, TrainBatch(**{**vars(masked), "advantages": changed})).values()["loss"]
     assert a == b
+
+
+def test_ranks_share_what_they_know_of_layouts() -> None:
+    """A teacher may have checked a layout on one rank, or given it up."""
+    policy = SimpleNamespace(failed={}, verified={"padded", "tree"}, device="cpu")
+    elsewhere = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    ranks = Ranks(world_size=2, max=lambda own: torch.maximum(own, elsewhere))
+    Update._share_checks(SimpleNamespace(policy=policy, ranks=ranks))  # type: ignore[arg-type]
+    assert policy.verified == {"padded"}
+    assert policy.failed == {"prefix": "the prefix layout failed its check on another process"}
