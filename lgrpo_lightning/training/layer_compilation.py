@@ -37,11 +37,20 @@ class LayerCompilation:
         self.layouts: set[LayoutName] = set()
         self.refused = False
 
-    def prepare(self, scorer: BatchScorer, reference: Reference | None, batch: TrainBatch, backward: Backward) -> None:
+    def prepare(
+        self,
+        scorer: BatchScorer,
+        reference: Reference | None,
+        batch: TrainBatch,
+        backward: Backward,
+        *,
+        with_router_loss: bool = False,
+    ) -> None:
         """Compile the layers for the policy's layout, unless that is done, not wanted, or does not work. Collective.
 
         Args:
             batch: Its tokens fill the rows of the passes.
+            with_router_loss: Whether the passes of training compute it: their graphs differ.
 
         Raises:
             ValueError: Compiled layers are configured, and do not work.
@@ -52,7 +61,11 @@ class LayerCompilation:
         if self.refused or not wanted or policy.layout in self.layouts:
             return
         self.layouts.add(policy.layout)
-        problem = explain_not_compiled(policy.model) or _try_layers(scorer, reference, batch, backward)
+        tokens = [i for ids in batch.trained_ids for i in ids] or batch.completions[0]
+        batches = [_make_rows(policy, lengths, tokens) for lengths in BATCHES]
+        problem = explain_not_compiled(policy.model) or _try_layers(
+            policy, reference, lambda: _run_batches(scorer, reference, batches, backward, with_router_loss)
+        )
         if not scorer.ranks.max(torch.tensor(float(problem is not None), device=policy.device)):
             return
         problem = problem or "another process could not compile its layers"
@@ -73,21 +86,13 @@ def _list_policies(*models: Any) -> list[Policy]:
     return [model for model in models if isinstance(model, Policy)]
 
 
-def _try_layers(scorer: BatchScorer, reference: Reference | None, batch: TrainBatch, backward: Backward) -> str | None:
+def _try_layers(policy: Policy, reference: Reference | None, run: Callable[[], list[Tensor]]) -> str | None:
     """Compile the layers and make the graphs; what is wrong with them."""
-    policy = scorer.policy
-    tokens = [i for ids in batch.trained_ids for i in ids] or batch.completions[0]
-    batches = [_make_rows(policy, lengths, tokens) for lengths in BATCHES]
     with torch.random.fork_rng():  # where there is dropout
-        eager = _run_batches(scorer, reference, batches, backward)
+        eager = run()
         for model in _list_policies(policy, reference):
             compile_layers(model.model)
-        problem = compare_passes(
-            lambda: _run_batches(scorer, reference, batches, backward),
-            eager,
-            tolerance=1e-4 if policy.exact else 0.1,
-            relative=True,
-        )
+        problem = compare_passes(run, eager, tolerance=1e-4 if policy.exact else 0.1, relative=True)
     return problem and f"log-probs or gradients of compiled layers of {type(policy.model).__name__} {problem}"
 
 
@@ -102,24 +107,28 @@ def _make_rows(policy: Policy, lengths: Sequence[tuple[int, int]], tokens: Seque
 
 
 def _run_batches(
-    scorer: BatchScorer, reference: Reference | None, batches: Sequence[Rows], backward: Backward
+    scorer: BatchScorer,
+    reference: Reference | None,
+    batches: Sequence[Rows],
+    backward: Backward,
+    with_router_loss: bool,
 ) -> list[Tensor]:
     """Log-probs of all batches without and with gradients, and the norm of their gradient, of which none is left."""
     policy = scorer.policy
     if isinstance(reference, Policy):
         reference.choice = policy.choice
-    found: list[Tensor] = []
+    fixed: list[Tensor] = []
+    trained: list[Tensor] = []
     try:
         for number, rows in enumerate(batches):
             with torch.no_grad():
                 scorers = [model for model in (policy, reference) if model is not None]
-                found += [model(*rows, temperature=scorer.temperature).logprobs for model in scorers]
-            logprobs = policy(*rows, temperature=scorer.temperature).logprobs
-            backward(logprobs.mean(), number == len(batches) - 1)
-            if not policy.draws_dropout:
-                found.append(logprobs.detach())
-        if not policy.draws_dropout:
-            found.append(gather_whole(compute_gradient_norm(policy.parameters())).reshape(1))
+                fixed += [model(*rows, temperature=scorer.temperature).logprobs for model in scorers]
+            scores = policy(*rows, temperature=scorer.temperature, with_router_loss=with_router_loss)
+            terms = [t for t in (scores.logprobs, scores.router_loss) if t is not None]
+            backward(torch.stack([t.mean() for t in terms]).sum(), number == len(batches) - 1)
+            trained += [t.detach() for t in terms]
+        trained.append(gather_whole(compute_gradient_norm(policy.parameters())).reshape(1))
     finally:
         policy.zero_grad(set_to_none=True)
-    return found
+    return fixed if policy.draws_dropout else fixed + trained

@@ -84,7 +84,7 @@ class Update:
         """
         self.policy.vocabulary.check(batch.trained_ids)
         choice = self._settle_layout(batch)
-        self.compilation.prepare(self.scorer, self.reference, batch, self.backward)
+        self._compile_layers(batch)
         means.put("tree/token_ratio", choice.computed, choice.padded)
         rows = [row for part in mini_batches for row in part]
         if tokens := sum(len(batch.completions[row]) for row in rows):
@@ -106,7 +106,7 @@ class Update:
                     works += [name] if self._check_layout(batch) else []
             for name in works:
                 self.policy.take_layout(name, prompts, completions, reason="it is compiled")
-                self.compilation.prepare(self.scorer, self.reference, batch, self.backward)
+                self._compile_layers(batch)
             trial.decide(self.scorer, batch, works, self.backward)
         if trial.applies(self.policy) and trial.fastest is not None and trial.fastest not in self.policy.unsupported:
             choice = self.policy.take_layout(trial.fastest, prompts, completions, reason=trial.reason)
@@ -116,6 +116,16 @@ class Update:
             choice = self.policy.choose_layout(prompts, completions, self.ranks.sum)
             if self._check_layout(batch):
                 return choice
+
+    def _compile_layers(self, batch: TrainBatch) -> None:
+        """Compile the layers for the layout that was taken, where that is wanted. Collective."""
+        self.compilation.prepare(
+            self.scorer,
+            self.reference,
+            batch,
+            self.backward,
+            with_router_loss=self.objective.router_aux_coef > 0,
+        )
 
     def _check_layout(self, batch: TrainBatch) -> bool:
         """Whether log-probs are right in the layout that was taken; one that is not is given up by all ranks."""

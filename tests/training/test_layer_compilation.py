@@ -16,6 +16,7 @@ from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.compiled_layers import compile_forward
 from lgrpo_lightning.training import layer_compilation
 from lgrpo_lightning.training.batch_scorer import BatchScorer
+from tests.architectures.trial import write_model
 from tests.losses.stub_policy import drawn
 from tests.runs import checkpoint, fit, lgrpo, train_metrics
 from tests.several import commands
@@ -105,6 +106,21 @@ def test_layers_that_fail_leave_no_gradient(model_folder: Callable[..., Path], m
     assert compilation.refused
     assert len(passes) == 4  # the gradient of the first pass was there
     assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_the_graphs_of_the_load_balancing_loss_are_made_before_training(tmp_path: Path) -> None:
+    write_model("qwen3_moe", tmp_path)
+    policy = Policy(PolicyConfig(path=str(tmp_path), compile="layers", layout="padded"))
+    scorer = BatchScorer(policy=policy, ranks=Ranks(), temperature=1.0)
+    rows = [[5] * 9] * 2 + [[6] * 7] * 2, [[9, 10, 11] * 3, [12] * 5, [13, 14] * 2, [9] * 8]
+    batch = drawn(rows=4).batch()
+    eager = policy(*rows, with_router_loss=True).router_loss
+    layer_compilation.LayerCompilation().prepare(
+        scorer, None, batch, lambda loss, last: loss.backward(), with_router_loss=True
+    )
+    assert counters["stats"]["unique_graphs"] > 0
+    with torch.compiler.set_stance("fail_on_recompile"):
+        torch.testing.assert_close(policy(*rows, with_router_loss=True).router_loss, eager)
 
 
 @pytest.mark.slow
