@@ -25,6 +25,12 @@ def explain_not_compiled(model: Any) -> str | None:
         return f"only layers whose attention takes trees are compiled, and {reason}"
     if not getattr(model, "_can_compile_fullgraph", False):
         return f"transformers says that {type(model).__name__} cannot be compiled"
+    experts = [p.dtype for name, p in model.named_parameters() if ".experts." in name and p.dim() == 3]
+    if set(experts) - {torch.bfloat16} and "grouped_mm" in model.get_experts_implementation().values():
+        return (
+            f"torch compiles the products of experts (grouped_mm) for weights in bfloat16, and {type(model).__name__} "
+            f"has them in {str(experts[0]).removeprefix('torch.')} (policy.dtype: bfloat16)"
+        )
     return None
 
 

@@ -87,7 +87,9 @@ def test_with_adapters_and_recomputed_activations(
 @pytest.mark.parametrize("layout", ["tree", *(pytest.param(x, marks=pytest.mark.slow) for x in ("padded", "prefix"))])
 def test_a_mixture_of_experts(layout: str, tmp_path: Path) -> None:
     write_model("qwen3_moe", tmp_path)
-    check_same(Policy(PolicyConfig(path=str(tmp_path))), ROWS, layout)
+    policy = Policy(PolicyConfig(path=str(tmp_path), dtype="bfloat16"))
+    assert explain_not_compiled(policy.model) is None
+    check_same(policy, ROWS, layout)
 
 
 @pytest.mark.parametrize("layout", ["tree", *(pytest.param(x, marks=pytest.mark.slow) for x in ("padded", "prefix"))])
@@ -156,3 +158,11 @@ def test_states_of_another_kind_are_not_compiled(tmp_path: Path) -> None:
 def test_attention_that_takes_no_trees_is_not_compiled(model_folder: Callable[..., Path]) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder()), attn_implementation="eager"))
     assert "only layers whose attention takes trees are compiled" in str(explain_not_compiled(policy.model))
+
+
+def test_experts_in_fp32_are_not_compiled(tmp_path: Path) -> None:
+    write_model("qwen3_moe", tmp_path)
+    reason = explain_not_compiled(Policy(PolicyConfig(path=str(tmp_path))).model)
+    assert "has them in float32 (policy.dtype: bfloat16)" in str(reason)
+    batched = PolicyConfig(path=str(tmp_path), model_kwargs={"experts_implementation": "batched_mm"})
+    assert explain_not_compiled(Policy(batched).model) is None

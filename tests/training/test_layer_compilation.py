@@ -110,7 +110,7 @@ def test_layers_that_fail_leave_no_gradient(model_folder: Callable[..., Path], m
 
 def test_the_graphs_of_the_load_balancing_loss_are_made_before_training(tmp_path: Path) -> None:
     write_model("qwen3_moe", tmp_path)
-    policy = Policy(PolicyConfig(path=str(tmp_path), compile="layers", layout="padded"))
+    policy = Policy(PolicyConfig(path=str(tmp_path), compile="layers", layout="padded", dtype="bfloat16"))
     scorer = BatchScorer(policy=policy, ranks=Ranks(), temperature=1.0)
     rows = [[5] * 9] * 2 + [[6] * 7] * 2, [[9, 10, 11] * 3, [12] * 5, [13, 14] * 2, [9] * 8]
     batch = drawn(rows=4).batch()
