@@ -14,7 +14,7 @@ from lgrpo_lightning.commands.yaml_text import load
 from lgrpo_lightning.distributed.slurm import count_restarts
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rollouts.names import CONFIG, show_path
-from lgrpo_lightning.rollouts.secrets import mask_secrets
+from lgrpo_lightning.rollouts.reading import mask_secrets
 from lgrpo_lightning.training.optimizers import TAKEN_OVER
 
 KEYWORDS = ("last", "hpc")

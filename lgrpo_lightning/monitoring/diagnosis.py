@@ -11,7 +11,7 @@ from lgrpo_lightning.monitoring.recorded_run import RecordedRun
 from lgrpo_lightning.monitoring.rules import Rule, complete_thresholds
 from lgrpo_lightning.monitoring.tracker import Tracker
 from lgrpo_lightning.monitoring.window import Facts, share_repeated
-from lgrpo_lightning.rollouts.secrets import mask_secrets
+from lgrpo_lightning.rollouts.reading import mask_secrets
 
 FEWEST = 6
 """Rollouts below which nothing is said."""

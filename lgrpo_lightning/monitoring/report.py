@@ -19,9 +19,8 @@ from lgrpo_lightning.monitoring.recorded_group import RecordedGroup, read_group
 from lgrpo_lightning.monitoring.recorded_run import RecordedRun
 from lgrpo_lightning.rollouts.metric_series import Series, find_validation_metrics
 from lgrpo_lightning.rollouts.names import CONFIG, ENVIRONMENT, format_duration, show_path
-from lgrpo_lightning.rollouts.reading import skip_if_damaged
+from lgrpo_lightning.rollouts.reading import mask_yaml, skip_if_damaged
 from lgrpo_lightning.rollouts.rollout_rows import select_over_rewards
-from lgrpo_lightning.rollouts.secrets import mask_yaml
 
 CURVES: tuple[tuple[str, str], ...] = (
     ("reward", "reward"),
