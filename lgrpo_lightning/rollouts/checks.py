@@ -9,32 +9,19 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore[attr-defined]
 from torch import Tensor
 
-from lgrpo_lightning.contracts import AdvantageEstimator, Sampler, StepSegmenter
-from lgrpo_lightning.errors import UserError, check_metrics
+from lgrpo_lightning.contracts import AdvantageEstimator, StepSegmenter
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.types import Credit, Group, Rewards
 
 
 class ContractError(UserError):
-    """A component answered something that its contract does not allow."""
-
-
-def check_sampled(sampler: Sampler, groups: Sequence[Group]) -> None:
-    """Refuse numbers of completions, the sampler's or an environment's, under names of the library's own.
-
-    Raises:
-        ValueError: With the name.
-    """
-    check_metrics(type(sampler).__name__, {name for g in groups for r in g.completions for name in r.metrics})
+    """A component answered something that its contract does not allow; names it and the first such prompt."""
 
 
 def check_trees(segmenter: StepSegmenter, groups: Sequence[Group], trees: Sequence[ProcessTree]) -> None:
-    """Refuse trees that do not cover the tokens of their group.
-
-    Raises:
-        ContractError: Naming the segmenter and the first prompt with a wrong tree.
-    """
+    """Refuse trees that do not cover the tokens of their group."""
     for group, tree in zip(groups, trees, strict=True):
         where = f"Segmenter {type(segmenter).__name__!r}, prompt {group.prompt.uid!r}"
         if not isinstance(tree, ProcessTree):
@@ -49,11 +36,7 @@ def check_trees(segmenter: StepSegmenter, groups: Sequence[Group], trees: Sequen
 
 
 def check_credits(estimator: AdvantageEstimator, groups: Sequence[Group], credits: Sequence[Credit]) -> None:
-    """Refuse credit that is not one finite number a token.
-
-    Raises:
-        ContractError: Naming the estimator and the first prompt with wrong credit.
-    """
+    """Refuse credit that is not one finite number a token."""
     who = f"Advantage estimator {type(estimator).__name__!r}"
     if not isinstance(credits, Sequence) or len(credits) != len(groups):
         got = f"{len(credits)} results" if isinstance(credits, Sequence) else f"a {type(credits).__name__}"

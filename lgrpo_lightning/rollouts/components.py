@@ -11,10 +11,11 @@ from lgrpo_lightning.contracts import AdvantageEstimator, RandomKey, Sampler, St
 from lgrpo_lightning.distributed.component_call import isolate_call
 from lgrpo_lightning.distributed.ranks import find_ranks, share
 from lgrpo_lightning.distributed.stopping import abandon_together, allow_abandoning
+from lgrpo_lightning.errors import check_metrics
 from lgrpo_lightning.policy import PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
-from lgrpo_lightning.rollouts.checks import check_credits, check_sampled, check_trees, warn_of_unread
+from lgrpo_lightning.rollouts.checks import check_credits, check_trees, warn_of_unread
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.rollouts.selection import choose_varied, keep_members, trained_groups
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout, Sampling
@@ -106,7 +107,8 @@ class Components:
             self._call(random_key, "sampler", *(p.uid for p in own[:1])),
         ):
             groups = self.sampler.sample(own, count, sampling=sampling, random_key=random_key)
-        check_sampled(self.sampler, groups)
+        metrics = {name for group in groups for completion in group.completions for name in completion.metrics}
+        check_metrics(type(self.sampler).__name__, metrics)
         return list(share(self._trainer, lambda: groups))
 
     def segment(self, groups: Sequence[Group], random_key: RandomKey) -> list[ProcessTree]:

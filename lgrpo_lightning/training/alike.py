@@ -31,10 +31,7 @@ TRAINER = (
 
 
 def check_alike(trainer: Any, own: Mapping[str, Any]) -> None:
-    """Refuse ranks that differ. Collective.
-
-    Args:
-        own: Name → what this rank has; as text where it can be shown.
+    """Refuse ranks whose ``own`` values, by name, differ. Collective.
 
     Raises:
         ValueError: On every rank, with the names and both values.
