@@ -12,12 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_run
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.rollouts.environment import write_environment
-from lgrpo_lightning.rollouts.metric_series import (
-    Series,
-    build_metric_series,
-    find_validation_metrics,
-    read_metric_rows,
-)
+from lgrpo_lightning.rollouts.metric_series import build_metric_series, describe_changes, read_metric_rows
 from lgrpo_lightning.rollouts.metrics_csv import writes_metrics
 from lgrpo_lightning.rollouts.names import (
     CONFIG,
@@ -60,15 +55,9 @@ class RunSummary(Callback):
         if stage == "fit" and not is_dry_run(trainer) and trainer.is_global_zero:
             root = Path(trainer.default_root_dir)
             board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
-            lines = [
-                self._describe_work(trainer, pl_module),
-                *(
-                    describe_outcomes(build_metric_series(read_metric_rows(root / METRICS)[0]))
-                    if writes_metrics(trainer)
-                    else []
-                ),
-                *list_places(root, board=board),
-            ]
+            metrics = build_metric_series(read_metric_rows(root / METRICS)[0]) if writes_metrics(trainer) else {}
+            outcomes = [f"  {name:<16} {text}" for name, text in describe_changes(metrics).items()]
+            lines = [self._describe_work(trainer, pl_module), *outcomes, *list_places(root, board=board)]
             say(trainer, "\n".join(lines))
 
     def _describe_work(self, trainer: Trainer, pl_module: LightningModule) -> str:
@@ -76,20 +65,6 @@ class RunSummary(Callback):
         resumed = f" (resumed after {self._first})" if self._first else ""
         took = format_duration(time.monotonic() - self._began)
         return f"\nDone: {done} rollouts{resumed}, {trainer.global_step} optimizer steps, in {took}."
-
-
-def describe_outcomes(metrics: dict[str, Series]) -> list[str]:
-    """A line each for the reward and the validation metrics: from what to what."""
-    lines = []
-    if values := metrics.get("reward", ([], []))[1]:
-        n = max(1, min(10, len(values) // 2))
-        over = f"   (means of the first and last {n} rollouts)" if n > 1 else ""
-        lines.append(f"  {'reward':<16} {sum(values[:n]) / n:.3f} -> {sum(values[-n:]) / n:.3f}{over}")
-    for name in find_validation_metrics(metrics):
-        values = metrics[name][1]
-        ends = [values[0], values[-1]] if len(values) > 1 else values
-        lines.append(f"  {name:<16} {' -> '.join(f'{value:.3f}' for value in ends)}")
-    return lines
 
 
 def list_places(root: Path, *, board: bool) -> list[str]:

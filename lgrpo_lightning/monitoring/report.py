@@ -17,7 +17,7 @@ from lgrpo_lightning.monitoring.diagnosis import Finding, diagnose
 from lgrpo_lightning.monitoring.pages import render_page
 from lgrpo_lightning.monitoring.recorded_group import RecordedGroup, read_group
 from lgrpo_lightning.monitoring.recorded_run import RecordedRun
-from lgrpo_lightning.rollouts.metric_series import Series, find_validation_metrics
+from lgrpo_lightning.rollouts.metric_series import Series, describe_changes, find_validation_metrics
 from lgrpo_lightning.rollouts.names import CONFIG, ENVIRONMENT, format_duration, show_path
 from lgrpo_lightning.rollouts.reading import mask_yaml, skip_if_damaged
 from lgrpo_lightning.rollouts.rollout_rows import select_over_rewards
@@ -106,13 +106,7 @@ def summarise(run: RecordedRun) -> dict[str, str]:
     lines = {"estimator": str(estimator).rpartition(".")[2], "rollouts": str(len(rows))}
     if model := run.get_option("model.policy.path"):
         lines["model"] = str(model)
-    rewards = [row["reward"] for row in rows if "reward" in row]
-    if rewards:
-        n = max(1, min(10, len(rewards) // 2))
-        lines["reward"] = f"{sum(rewards[:n]) / n:.3f} → {sum(rewards[-n:]) / n:.3f} (first and last {n} rollouts)"
-    for name in find_validation_metrics(run.metrics):
-        values = run.metrics[name][1]
-        lines[name] = f"{values[0]:.3f} → {values[-1]:.3f}"
+    lines |= describe_changes(run.metrics)
     if seconds := sum(row.get("time/step", 0.0) for row in rows):
         lines["time"] = format_duration(seconds)
     return lines

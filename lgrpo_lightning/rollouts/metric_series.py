@@ -56,6 +56,23 @@ def find_validation_metrics(names: Iterable[str]) -> list[str]:
     return [n for n in rates if n.count("/") == 1] or rates
 
 
+def describe_changes(metrics: Mapping[str, Series]) -> dict[str, str]:
+    """From what to what the reward and the success rates of validation went.
+
+    >>> describe_changes({"reward": ([1, 2, 3, 4], [0.0, 0.5, 0.5, 1.0]), "val/accuracy": ([0], [0.25])})
+    {'reward': '0.250 -> 0.750   (means of the first and last 2 rollouts)', 'val/accuracy': '0.250'}
+    """
+    changes = {}
+    if values := metrics.get("reward", ([], []))[1]:
+        n = max(1, min(10, len(values) // 2))
+        over = f"   (means of the first and last {n} rollouts)" if n > 1 else ""
+        changes["reward"] = f"{sum(values[:n]) / n:.3f} -> {sum(values[-n:]) / n:.3f}{over}"
+    for name in find_validation_metrics(metrics):
+        values = metrics[name][1]
+        changes[name] = " -> ".join(f"{value:.3f}" for value in (values[:1] + values[1:][-1:]))
+    return changes
+
+
 def compute_running_mean(values: list[float], radius: int) -> list[float]:
     """The mean of each value and up to ``radius`` neighbours on either side.
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lgrpo_lightning.callbacks.run_summary import describe_outcomes
+from lgrpo_lightning.rollouts.metric_series import describe_changes
 from tests.callbacks.stub import FailureError, StubModule, fit
 
 
@@ -56,7 +56,7 @@ def test_a_resumed_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_one_value_has_no_from_and_to() -> None:
-    assert describe_outcomes({"reward": ([1], [0.5]), "val/accuracy": ([0], [0.25])}) == [
-        "  reward           0.500 -> 0.500",
-        "  val/accuracy     0.250",
-    ]
+    assert describe_changes({"reward": ([1], [0.5]), "val/accuracy": ([0], [0.25])}) == {
+        "reward": "0.500 -> 0.500",
+        "val/accuracy": "0.250",
+    }
