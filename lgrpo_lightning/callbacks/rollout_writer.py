@@ -26,13 +26,18 @@ class RolloutWriter(RolloutCallback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make room: remove or set aside what this run will write again."""
+        """Set an older run aside; remove what this one samples again, and files whose writing was cut off."""
         folder = Path(trainer.default_root_dir) / ROLLOUTS
         if trainer.is_global_zero and not is_dry_run(trainer):
-            if count_rollouts(pl_module) == 0 and any(ROLLOUT_FILE.fullmatch(f.name) for f in _list_files(folder)):
-                kept = set_aside(folder)
+            done = count_rollouts(pl_module)
+            files = sorted(folder.iterdir()) if folder.is_dir() else []
+            if done == 0 and any(ROLLOUT_FILE.fullmatch(file.name) for file in files):
+                kept, files = set_aside(folder), []
                 say(trainer, f"The rollouts of an older run are kept in {show_path(kept)}.")
-            _prune(folder, count_rollouts(pl_module))
+            for file in files:
+                match = ROLLOUT_FILE.fullmatch(file.name)
+                if file.name.endswith(".parquet.part") or (match and int(match[1]) >= done):
+                    file.unlink()
             make_folder(folder)
         trainer.strategy.barrier("RolloutWriter.on_train_start")
 
@@ -48,15 +53,3 @@ class RolloutWriter(RolloutCallback):
         path = Path(trainer.default_root_dir) / ROLLOUTS / name
         with whole_file(path) as hidden:
             pq.write_table(build_table(rollout), hidden)
-
-
-def _list_files(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _prune(folder: Path, rollouts: int) -> None:
-    """Remove files of rollouts from ``rollouts`` on, and those whose writing was cut off."""
-    for file in _list_files(folder):
-        match = ROLLOUT_FILE.fullmatch(file.name)
-        if file.name.endswith(".parquet.part") or (match and int(match[1]) >= rollouts):
-            file.unlink()

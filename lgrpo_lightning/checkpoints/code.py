@@ -12,6 +12,9 @@ from typing import Any
 
 from lgrpo_lightning.rollouts.environment import describe_environment
 
+FOREIGN = ("builtins", "torch", "transformers", "lightning", "threading")
+"""Packages whose objects hold no code of a run."""
+
 
 def read_code(components: Mapping[str, Any]) -> dict[str, str]:
     """Name → version of a package, or digest of the file that holds a component or a function of one."""
@@ -44,10 +47,6 @@ def _list_code(value: Any, depth: int = 4) -> Iterator[Any]:
         yield from _list_code(value.func, depth)
     elif isinstance(value, FunctionType | MethodType | type):
         yield value
-    elif hasattr(value, "__dict__") and depth and _is_code(type(value)):
+    elif hasattr(value, "__dict__") and depth and type(value).__module__.partition(".")[0] not in FOREIGN:
         yield type(value)
         yield from _list_code(list(vars(value).values()), depth - 1)
-
-
-def _is_code(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] not in ("builtins", "torch", "transformers", "lightning", "threading")
