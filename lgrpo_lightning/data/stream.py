@@ -34,11 +34,8 @@ class PromptStream:
     Args:
         rows: Gives the rows from the first one on, the same at every call.
         encode: The prompt of a row and its number; None where it is to be left out.
-        batch_size: Prompts of a batch over all ranks.
-        rank: This process.
-        world_size: Number of processes.
+        batch_size, rank, world_size, seed: As of ``PromptLoader``.
         buffer: Of so many rows the next one is drawn; None: they keep their order.
-        seed: Draws the orders.
         limit: Batches of an epoch of the trainer, where a run is limited to so many.
 
     >>> rows = [{"prompt": str(i)} for i in range(5)]
