@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lgrpo_code.runner import Limits, Program, Result, check, run_all
+from lgrpo_code.runner import Limits, Program, Result, SandboxError, check, run_all
 from lgrpo_lightning import Group, ProcessTree, RewardModel, Rewards
 from lgrpo_lightning.errors import UserError, require
 from lgrpo_lightning.rewards.opening import compile_extract, complete_tags, find_last
@@ -84,7 +84,10 @@ class CodeTests(RewardModel):
 
     def setup(self, source: WeightSource) -> None:
         """Refuse a machine on which programs cannot be run apart."""
-        check()
+        try:
+            check()
+        except SandboxError as error:
+            raise UserError(str(error)) from error
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         self._tests(row)

@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lgrpo_lightning.errors import UserError
-
 SANDBOX = Path(__file__).with_name("sandbox.py")
 UNSHARE = shutil.which("unshare", path=os.defpath + ":/usr/sbin:/sbin")
 """Of util-linux, which every distribution has."""
@@ -34,7 +32,7 @@ REMEDY = (
 )
 
 
-class SandboxError(UserError):
+class SandboxError(RuntimeError):
     """The machine does not let programs be run apart, so that none is run."""
 
 
