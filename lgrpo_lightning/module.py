@@ -220,11 +220,10 @@ class GRPOModule(PolicyModule):
 
     def predict_step(self, prompts: Sequence[Prompt], batch_idx: int, dataloader_idx: int = 0) -> Rollout:
         """A group of completions for every prompt, with its rewards and credit."""
-        random_key = self.components.random_key("predict")  # a completion's noise also depends on its prompt
-        groups = self.components.sample_groups(prompts, self.group_size, self.sampling, random_key)
-        scored = self.components.score_groups(groups, random_key)
+        scored = self.evaluations.draw(prompts, self.group_size, self.sampling, "predict")
+        random_key = self.components.random_key("predict")
         rollout = self.components.assign_credit(batch_idx, scored, scored.rewards, random_key)
-        return replace(rollout, trained=(False,) * len(groups))
+        return replace(rollout, trained=(False,) * len(scored))
 
     def _set_names(self) -> tuple[str, ...]:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -35,12 +35,13 @@ class Evaluations:
         """
         evaluation = list(self.sets.values())[number]
         if self.options.greedy:
-            evaluation.add_greedy(self._draw(prompts, 1, self.sampling.greedy, "greedy").rewards)
+            evaluation.add_greedy(self.draw(prompts, 1, self.sampling.greedy, "greedy").rewards)
         if self.options.k:
-            scored = self._draw(prompts, self.options.k, self.sampling, "validation")
+            scored = self.draw(prompts, self.options.k, self.sampling, "validation")
             evaluation.add_samples(scored.groups, scored.rewards)
 
-    def _draw(self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str) -> ScoredGroups:
+    def draw(self, prompts: Sequence[Prompt], count: int, sampling: Sampling, phase: str) -> ScoredGroups:
+        """Groups of ``count`` completions with their rewards; a completion's noise depends on phase and prompt."""
         random_key = self.components.random_key(phase)
         groups = self.components.sample_groups(prompts, count, sampling, random_key)
         return self.components.score_groups(groups, random_key)
