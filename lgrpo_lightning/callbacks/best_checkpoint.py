@@ -69,24 +69,26 @@ class BestCheckpoint(RolloutState):
         return [*([named] if named.exists() else []), *sorted(folder.glob(f"{self.filename}-rollout-*.ckpt"))]
 
     def begin(self, trainer: Trainer) -> None:
-        """Refuse a second one that writes the same file; forget files that are gone."""
+        """Forget files that are gone."""
         folder = self.get_folder(trainer)
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            same = isinstance(other, BestCheckpoint) and other.filename == self.filename
-            if same and other is not self and other.get_folder(trainer) == folder:
-                raise UserError(
-                    f"Two BestCheckpoint ({self.monitor}, {other.monitor}) would both write {self.filename}.ckpt; "
-                    "give one of them another filename."
-                )
         if gone := [name for name, _, _ in self.kept if not (folder / name).exists()]:
             say(trainer, f"BestCheckpoint: {', '.join(gone)} is no longer in {show_path(folder)}, and forgotten.")
         self.kept = [kept for kept in self.kept if kept[0] not in gone]
         self._name_best(folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a metric that the module is known not to log, before a first validation."""
-        if (known := getattr(pl_module, "validation_metrics", ())) and not is_dry_run(trainer):
+        """Refuse a metric that the module is known not to log, and a second one that writes the same file."""
+        if is_dry_run(trainer):
+            return
+        if known := getattr(pl_module, "validation_metrics", ()):
             check_monitored(self, known)
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            same = isinstance(other, BestCheckpoint) and other.filename == self.filename
+            if same and other is not self and other.get_folder(trainer) == self.get_folder(trainer):
+                raise UserError(
+                    f"Two BestCheckpoint ({self.monitor}, {other.monitor}) would both write {self.filename}.ckpt; "
+                    "give one of them another filename."
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a run that validates nothing."""
@@ -144,12 +146,13 @@ class BestCheckpoint(RolloutState):
         rollouts = count_rollouts(pl_module)
         name = f"{self.filename}{'' if self.save_top_k == 1 else f'-rollout-{rollouts:06d}'}.ckpt"
         new = (name, score, rollouts)
+        others = [kept for kept in self.kept if kept[2] != rollouts]  # this rollout may be measured a second time
         # stable: of equal scores the first stays
-        ranked = sorted([*self.kept, new], key=lambda kept: -kept[1] if self.mode == "max" else kept[1])
+        ranked = sorted([*others, new], key=lambda kept: -kept[1] if self.mode == "max" else kept[1])
         most = len(ranked) if self.save_top_k == -1 else self.save_top_k
         if new not in ranked[:most]:
             return
-        self.kept = [kept for kept in ranked[:most] if kept is new or kept[0] != name]
+        self.kept = ranked[:most]
         folder = self.get_folder(trainer)
         self._name_best(folder)
         self._write(trainer, pl_module, folder / name)

@@ -52,7 +52,7 @@ class RolloutState(Checkpoint):
         self._held.leave_epoch()
 
     def begin(self, trainer: Trainer) -> None:
-        """Called once a fit, before anything is written; override it."""
+        """Called once a fit, before anything is written and after an older run's files are set aside; override it."""
 
     def list_files(self, folder: Path) -> list[Path]:
         """The checkpoints that it writes and that are there; override it."""
@@ -65,10 +65,10 @@ class RolloutState(Checkpoint):
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._began and not is_dry_run(trainer):
             self._began = True
-            self.begin(trainer)
             if trainer.is_global_zero and count_rollouts(pl_module) == 0 and trainer.ckpt_path is None:
                 set_older_aside(trainer, self.list_files(self.get_folder(trainer)))
             trainer.strategy.barrier(f"{type(self).__name__} began")
+            self.begin(trainer)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         """Write the state between the last rollout and the next, with this callback's own as it is now. Collective."""

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lgrpo_lightning.callbacks import BestCheckpoint, LastCheckpoint, RolloutCheckpoint
-from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
+from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds, validate_now
 from tests.callbacks.stub import FailureError, StubModule, fit
 
 EACH: dict[str, Any] = {"limit_val_batches": 1, "val_check_interval": 1, "check_val_every_n_epoch": None}
@@ -110,6 +111,29 @@ def test_a_validation_past_the_end_does_not_spoil_the_place(tmp_path: Path, ends
         resumed = run_on(tmp_path / "on" / name, ckpt_path=at, **ends | longer)
         assert resumed.seen == whole.seen[done:]
         assert torch.equal(whole.weight, resumed.weight)
+
+
+class MeasureAgain(Callback):
+    """Validates once more after the last rollout."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        validate_now(trainer, trainer.current_epoch)
+
+
+@pytest.mark.parametrize(("most", "kept"), [(1, {5}), (2, {2, 5}), (3, {2, 4, 5}), (-1, {1, 2, 3, 4, 5})])
+def test_a_rollout_that_is_measured_again(tmp_path: Path, most: int, kept: set[int]) -> None:
+    best = BestCheckpoint("val/score", save_top_k=most)
+    run(tmp_path, MeasureAgain(), best)
+    assert {rollouts for _, _, rollouts in best.kept} == kept
+    assert {n for name, n in there(tmp_path).items() if name.startswith("best")} == kept
+
+
+def test_a_new_run_of_the_same_callback_begins_with_nothing_kept(tmp_path: Path) -> None:
+    best = BestCheckpoint("val/score")
+    run(tmp_path, best, scores=[0.9] * 5)
+    run(tmp_path, best, scores=[0.1, 0.5, 0.3, 0.2, 0.4])
+    assert best.kept == [("best.ckpt", pytest.approx(0.5), 2)]
+    assert there(tmp_path)["best.ckpt"] == 2
 
 
 def test_a_kept_file_that_is_gone_is_forgotten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
