@@ -55,12 +55,15 @@ def restore_layers(model: Any) -> None:
 
 def run_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
     """The layer's forward pass: compiled, except in sampling, whose cache has another length at every token."""
-    forward, past = type(layer).forward, kwargs.get("past_key_values")
+    forward = type(layer).forward
+    past = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
     if isinstance(past, DifferentiableCache):
         # code that reads the number of its layer has a graph for each layer
         number = next(m.layer_idx for m in layer.modules() if hasattr(m, "layer_idx"))
-        kwargs["past_key_values"] = LayerCache(past.layers[number])
-    elif any(isinstance(value, Cache) for value in (*args, *kwargs.values())):
+        own = LayerCache(past.layers[number])
+        args = tuple(own if value is past else value for value in args)  # GPT-2 gives it by position
+        kwargs = {name: own if value is past else value for name, value in kwargs.items()}
+    elif past is not None:
         return forward(layer, *args, **kwargs)
     return compile_forward(forward)(layer, *args, **kwargs)
 
