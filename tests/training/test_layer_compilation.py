@@ -19,7 +19,7 @@ from lgrpo_lightning.training.batch_scorer import BatchScorer
 from tests.architectures.trial import write_model
 from tests.losses.stub_policy import drawn
 from tests.runs import checkpoint, fit, lgrpo, train_metrics
-from tests.several import commands
+from tests.several import main, ranks
 
 RUN = {"trainer__max_steps": 4, "model__updates__iterations": 2, "model__objective__kl_coef": 0.04}
 
@@ -123,15 +123,22 @@ def test_the_graphs_of_the_load_balancing_loss_are_made_before_training(tmp_path
         torch.testing.assert_close(policy(*rows, with_router_loss=True).router_loss, eager)
 
 
+def run_captured(words: list[list[str]]) -> None:
+    """Be several commands of ``lgrpo``; their processes do not have the backend that the fixture sets."""
+    torch.compiler.set_default_backend("eager")
+    main(words)
+
+
 @pytest.mark.slow
 def test_sharded_layers(tmp_path: Path) -> None:
     from tests.integration.test_fsdp2 import command, weights
 
     arguments = {"model__policy__layout": "padded", "trainer__max_steps": 2}
-    commands([
+    words = [
         command("fit", tmp_path / "compiled", **arguments, model__policy__compile="layers"),
         command("fit", tmp_path / "eager", **arguments),
-    ])  # fmt: skip
+    ]
+    ranks(2, run_captured, [[str(word) for word in run] for run in words])
     a, b = weights(tmp_path / "compiled"), weights(tmp_path / "eager")
     assert a.keys() == b.keys()
     assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-5
