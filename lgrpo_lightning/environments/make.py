@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.isolation.proxies import ProcessEnvironment, ProcessToolEnvironment
@@ -26,7 +25,9 @@ def make_environments(
         environment, tools: As in ``EnvironmentSampler``.
         timeout: Seconds that a call of a tool may take.
     """
-    functions = [import_object(path) for path in listed("EnvironmentSampler: tools", tools or [])]
+    functions = listed("EnvironmentSampler: tools", tools or [])
+    for path in functions:
+        import_object(path)  # a wrong one is refused also where no environment takes tools
     if isinstance(environment, Environment):
         if functions:
             raise UserError(
@@ -75,12 +76,12 @@ def _pickle(environment: Environment) -> bytes:
         ) from error
 
 
-def _make(path: str | None, functions: list[Any], timeout: float) -> Environment:
+def _make(path: str | None, functions: Sequence[str], timeout: float) -> Environment:
     factory = None if path is None else import_object(path)
     if isinstance(factory, type) and issubclass(factory, Environment):
         return factory()
     if factory is not None and not callable(factory):
         raise UserError(f"EnvironmentSampler: {path!r} is no class, and cannot be called to make an environment.")
-    environment = ToolEnvironment(functions, factory, timeout=timeout)
+    environment = ToolEnvironment.from_paths(functions, path, timeout)
     check_described(environment.tools)
     return environment

@@ -11,6 +11,7 @@ from lgrpo_lightning.environments.limits import RAISED, StateLostError
 from lgrpo_lightning.environments.tool_call import ToolCall
 from lgrpo_lightning.environments.tools import ToolError, await_answer, convert_answer, describe_error, list_methods
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.registry.import_path import import_object
 
 if TYPE_CHECKING:
     from lgrpo_lightning.types import Message
@@ -47,6 +48,7 @@ class ToolEnvironment(Environment):
         timeout: float = 30.0,
     ) -> None:
         self.functions, self.factory, self.timeout = tuple(functions), factory, timeout
+        self.paths: tuple[Sequence[str], str | None] | None = None  # of functions and factory
         self.object = None if factory is None else factory()
         tools = (*self.functions, *list_methods(self.object))
         self._by_name = {tool.__name__: tool for tool in tools}
@@ -57,8 +59,21 @@ class ToolEnvironment(Environment):
         self.counts = {"tools/calls": 0.0, "tools/failures": 0.0}
         self.lost = False  # a call hangs, and may still change the object
 
+    @staticmethod
+    def from_paths(functions: Sequence[str], factory: str | None, timeout: float) -> ToolEnvironment:
+        """From import paths: it is sent to other processes by them, as not all that they lead to can be pickled."""
+        make = None if factory is None else import_object(factory)
+        made = ToolEnvironment([import_object(path) for path in functions], make, timeout)
+        made.paths = (tuple(functions), factory)
+        return made
+
+    # a copy, and one in another process, makes the object anew: it may hold a connection, say
+    def __deepcopy__(self, memo: Any) -> Environment:
+        return ToolEnvironment(self.functions, self.factory, self.timeout)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        # a copy, and one in another process, makes the object anew: it may hold a connection, say
+        if self.paths is not None:
+            return ToolEnvironment.from_paths, (*self.paths, self.timeout)
         return ToolEnvironment, (self.functions, self.factory, self.timeout)
 
     @property

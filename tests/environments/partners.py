@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -126,3 +127,31 @@ def naughty(how: str) -> Any:
     if how == "exits":
         os._exit(3)
     return {"bytes": b"\xff\xfe", "huge": "9" * 10_000_000, "none": None}[how]
+
+
+class Index:
+    """What the calls of a run share; it cannot be copied."""
+
+    def __init__(self) -> None:
+        self.lock, self.searches = threading.Lock(), 0
+
+    def search(self, words: str) -> str:
+        """Searches.
+
+        Args:
+            words: What for.
+        """
+        with self.lock:
+            self.searches += 1
+        return f"nothing about {words}"
+
+
+def choose(kind: type) -> Any:
+    def make() -> Any:
+        return kind()
+
+    return make
+
+
+index = Index()
+make_counter = choose(Counter)

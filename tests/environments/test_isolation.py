@@ -80,6 +80,11 @@ def test_episodes_are_those_of_threads(policy: Policy, environment: Any) -> None
             {"environment": f"{PARTNERS}.Counter", "tools": [f"{PARTNERS}.multiply"]},
             [call("increase", by=2) + call("increase", by="x"), call("multiply", a=1, b=2), "Done."],
         ),
+        # neither of them can be pickled: they are imported in the process
+        (
+            {"environment": f"{PARTNERS}.make_counter", "tools": [f"{PARTNERS}.index.search"]},
+            [call("increase", by=2) + call("search", words="x"), "Done."],
+        ),
         ({"environment": {"a": f"{PARTNERS}.Counter", "b": f"{FAULTS}.Adder"}}, ["1", "2", "3"]),
         ({"environment": faults.Adder(first=3)}, ["1", "2", "3"]),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lgrpo_lightning.samplers import EnvironmentSampler
 from lgrpo_lightning.samplers.text import decode
 from lgrpo_lightning.types import Completion, Group, Message, Prompt, Sampling
 from tests.environments import templates
-from tests.environments.partners import Counter, multiply, naughty, slowly
+from tests.environments.partners import Counter, Index, multiply, naughty, slowly
 
 
 def said(text: str) -> Message:
@@ -174,6 +175,14 @@ def test_the_object_lives_as_long_as_the_run() -> None:
     environment.reset({"start": 2})
     assert environment.object is first
     assert environment.reward() == 2.0
+
+
+def test_copies_share_the_functions() -> None:
+    index = Index()
+    first, second = (deepcopy(ToolEnvironment([index.search])) for _ in range(2))
+    for environment in (first, second):
+        environment.respond([said(call("search", words="x"))])
+    assert index.searches == 2
 
 
 def test_what_a_call_may_still_change_is_not_used_again(model: Policy) -> None:
