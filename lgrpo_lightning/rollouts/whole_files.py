@@ -103,7 +103,8 @@ def explain_if_unwritable(path: Path) -> Iterator[None]:
                 "its quota. What was written before is untouched. Make room, or copy the run's folder to a larger disk "
                 f"and set trainer.default_root_dir; {resume}",
             ) from error
-        why = f" ({os.strerror(code)}). Make it possible, or copy the run's folder and set trainer.default_root_dir"
+        reason = getattr(error, "strerror", None) or os.strerror(code)
+        why = f" ({reason}). Make it possible, or copy the run's folder and set trainer.default_root_dir"
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if code == errno.EFBIG and limit != resource.RLIM_INFINITY:
             why = f": a file of this process may have {limit:,} bytes (ulimit -f). Raise that"
