@@ -117,6 +117,8 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
     model, sampler = run["model"], run["model"].get("sampler")
     policy = PolicyConfig.from_options(model.get("policy") or {})
     options = (sampler.get("init_args") or {}) if isinstance(sampler, dict) else {}
+    while isinstance(inner := options.get("sampler"), dict):  # the one that draws, inside of those around it
+        options = inner.get("init_args") or {}
     engine = options.get("engine") or {}
     config, cpu, rank = load_config(policy), _runs_on_cpu(), None
     if (lora := policy.lora) is not None:

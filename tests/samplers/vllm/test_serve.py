@@ -61,12 +61,12 @@ def test_flags() -> None:
     assert serve.write_flag("hf_overrides", {"a": 1}) == ["--hf-overrides", '{"a": 1}']
 
 
-def test_the_servers_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text(
-        "model:\n  policy: {path: 'lgrpo:arithmetic'}\n"
-        "  sampler: {class_path: VLLMSampler, init_args: {entropy_top: 50,"
-        " engine: {max_model_len: 128, dtype: bfloat16}}}\n"
-    )
+VLLM = "{class_path: VLLMSampler, init_args: {entropy_top: 50, engine: {max_model_len: 128, dtype: bfloat16}}}"
+
+
+@pytest.mark.parametrize("sampler", [VLLM, f"{{class_path: ForkingSampler, init_args: {{sampler: {VLLM}}}}}"])
+def test_the_servers_command(sampler: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"model:\n  policy: {{path: 'lgrpo:arithmetic'}}\n  sampler: {sampler}\n")
     argv = [
         "serve",
         f"--config={tmp_path / 'x.yaml'}",
