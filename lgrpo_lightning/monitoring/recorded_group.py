@@ -157,7 +157,8 @@ def build_nodes(rows: pandas.DataFrame, keep: int | None = None) -> tuple[StepNo
     )
     judged = rewards.clone()
     if keep is not None:
-        judged[[m for m in range(len(rewards)) if m not in choose_varied(rewards, keep)]] = math.nan
+        kept = choose_varied(rewards, min(keep, len(rewards)))  # a resumed run may have had smaller groups before
+        judged[[m for m in range(len(rewards)) if m not in kept]] = math.nan
     advantages = group_advantages(judged[None])[0][:, None] * mask
     following: dict[int, list[int]] = {}
     for number, step in enumerate(tree.steps):

@@ -34,12 +34,21 @@ def explain_load_errors(key: str, path: str, resolved: str) -> Iterator[None]:
         raise UserError(f"{key} is {path!r}: {_explain(resolved, error)}") from error
 
 
-def check_weights(key: str, path: str, model: Any, info: Any, *, unexpected: Iterable[str] = ()) -> None:
+def check_weights(
+    key: str,
+    path: str,
+    model: Any,
+    info: Any,
+    *,
+    unexpected: Iterable[str] = (),
+    take: str = "files that are whole and belong to this model",
+) -> None:
     """Refuse weights that were not in the files, which transformers draws at random, and those that are not finite.
 
     Args:
         info: ``missing_keys`` and ``mismatched_keys``, as transformers tells them of what it loaded.
         unexpected: Names in the files that belong to no weight, where that matters.
+        take: What the message advises to take.
     """
     weights = dict(model.named_parameters())
     for what, names in (
@@ -54,8 +63,7 @@ def check_weights(key: str, path: str, model: Any, info: Any, *, unexpected: Ite
         if names:
             raise UserError(
                 f"{key} is {path!r}, which {what}: {', '.join(sorted(names)[:3])}"
-                f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}. Take files that are whole and belong to "
-                "this model."
+                f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}. Take {take}."
             )
 
 

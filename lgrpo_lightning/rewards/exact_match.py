@@ -158,5 +158,7 @@ def find_boxed(text: str) -> str | None:
 def _make_finder(extract: str) -> Callable[[str], str | None]:
     if extract in ("last_number", "boxed"):
         return find_last_number if extract == "last_number" else find_boxed
-    possible = "are 'last_number', 'boxed' and a regular expression with a group around the answer"
+    possible = (
+        "are 'last_number', 'boxed' and a regular expression with a group around the answer, such as '#### (\\S+)'"
+    )
     return partial(find_last, compile_extract("ExactMatch", extract, possible))

@@ -40,9 +40,7 @@ def compile_extract(owner: str, extract: str, possible: str) -> re.Pattern[str]:
             f"{owner}: extract is {extract!r}, which is no valid regular expression: {error}. Possible {possible}."
         ) from error
     if not pattern.groups:
-        raise UserError(
-            f"{owner}: extract is {extract!r}, which has no group. Possible {possible}, such as '#### (\\S+)'."
-        )
+        raise UserError(f"{owner}: extract is {extract!r}, which has no group. Possible {possible}.")
     return pattern
 
 

@@ -166,6 +166,12 @@ def test_a_recorded_tree_compares_with_the_credit_of_those_that_were_kept() -> N
             assert step.grpo == pytest.approx(step.own, abs=1e-5)
 
 
+def test_a_recorded_group_that_is_smaller_than_what_is_kept_now() -> None:
+    table = build_table(draw_rollout(components()["GRPO"].cls(), 3)).to_pandas()
+    for _, rows in table.groupby("prompt_uid"):
+        assert build_nodes(rows, SIZE + 4) == build_nodes(rows)
+
+
 def test_refused() -> None:
     with pytest.raises(ValueError, match=r"updates\.keep_per_group is 1; it must be at least 2"):
         Updates(keep_per_group=1)

@@ -106,6 +106,7 @@ def test_rows_without_tests(tests):
         ({"seconds": 0}, "seconds is 0"),
         ({"workers": -1}, "workers is -1"),
         ({"extract": "("}, "no valid regular expression"),
+        ({"extract": "a"}, r"has no group\. Possible is one with a group around the program\.$"),
     ],
 )
 def test_impossible_options(options, says):

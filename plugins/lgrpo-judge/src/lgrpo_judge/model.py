@@ -97,7 +97,7 @@ class ModelReward(RewardModel):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             self.path, dtype=getattr(torch, self.dtype), output_loading_info=True, **options
         )
-        check_weights("ModelReward: path", self.path, model, info)
+        check_weights("ModelReward: path", self.path, model, info, take="a model that was trained as a reward model")
         self._pads = model.config.get_text_config().pad_token_id is not None
         self._model = model.to(device).eval().requires_grad_(False)
 

@@ -97,7 +97,8 @@ class HuggingFacePRM(RewardModel):
         model, info = kind.from_pretrained(
             self.path, dtype=getattr(torch, self.dtype), output_loading_info=True, **options
         )
-        check_weights("HuggingFacePRM: path", self.path, model, info)
+        trained = "a model that was trained as a process reward model"
+        check_weights("HuggingFacePRM: path", self.path, model, info, take=trained)
         self._model = model.to(device).eval().requires_grad_(False)
         for token in (self.rules.separator, self.rules.good, self.rules.bad):
             if token:

@@ -30,7 +30,7 @@ class ReasoningGymReward(RewardModel):
 
     def __init__(self, extract: str | None = r"<answer>(.*?)</answer>", missing: float = 0.0) -> None:
         self.extract, self.missing = extract, missing
-        possible = "are null and a regular expression with a group around the answer"
+        possible = "are null and a regular expression with a group around the answer, such as '#### (.*)'"
         self._pattern = None if extract is None else compile_extract("ReasoningGymReward", extract, possible)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
