@@ -1,6 +1,7 @@
 """The LightningModule: one training step from prompts to optimizer steps, and the run around it.
 
-Formulas: credit in ``estimators/``, policy losses in ``losses/``, the loss of a micro-batch in ``training/update.py``.
+Formulas: credit in ``estimators/``, policy losses in ``losses/``, the whole loss of a token in ``training/token_loss.py``,
+its sum over a micro-batch and the backward pass in ``training/update.py``.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class GRPOModule(PolicyModule):
 
     One batch of prompts gives one rollout and all its optimizer steps; optimization is manual. λ-GRPO
     (arXiv:2509.21154, the default) and GRPO (arXiv:2402.03300, ``GRPO()``) differ only in the advantage estimator:
-    in λ-GRPO each token weighs one over the number of completions that share it. From ``PolicyModule`` come ``guard``,
-    ``ranks``, ``weight_version``, ``progress``, ``layout_trial`` and ``reference``.
+    in λ-GRPO each token weighs one over the number of completions that share it. ``PolicyModule`` has what is the same
+    for every algorithm: policy and reference, optimizer, schedule and clipping, ranks, counters, refused steps.
 
     Args:
         reward_model: Scores completions; several are added up. A function becomes ``RewardFunction(function)``.
@@ -111,7 +112,7 @@ class GRPOModule(PolicyModule):
         )
         self.evaluations = Evaluations(validation, self.components, sampling)
         self.metrics_log = MetricsLog(validation, updates)
-        self.update: Update  # built when training starts
+        self.update: Update  # log-probs, loss and backward pass of a rollout; built in ``on_train_start``
 
     # ------------------------------------------------------------------------------------------ the algorithm
 
@@ -119,8 +120,8 @@ class GRPOModule(PolicyModule):
         """One rollout and its optimizer steps; optimization is manual, so no loss is returned."""
         clock, means = Clock(), Means()
         rollout = self.draw_rollout(prompts, clock)
-        drawn_from = self.queue.expected_version if self.updates.rollouts_ahead else self.weight_version
-        add_weight_lag(means, rollout, self.weight_version, expected=drawn_from)
+        expected = self.queue.expected_version if self.updates.rollouts_ahead else self.weight_version
+        add_weight_lag(means, rollout, self.weight_version, expected=expected)  # the weights that sampled it
         call_rollout_callbacks(self.trainer, self, rollout)
         with clock.measure("train"):
             self.train_on(rollout, means)
@@ -135,7 +136,7 @@ class GRPOModule(PolicyModule):
     def draw_rollout(self, prompts: Sequence[Prompt], clock: Clock) -> Rollout:
         """Prompt ─Sampler→ Group ─StepSegmenter→ ProcessTree ─RewardModel→ Rewards ─AdvantageEstimator→ Credit."""
         random_key = self.components.random_key("train", self.rollout_index)
-        if self.updates.rollouts_ahead:
+        if self.updates.rollouts_ahead:  # k: these prompts were sampled k updates ago; now those of k steps later are
             requests = plan_rollouts(self.trainer, self.updates, prompts, self.progress)
             scored = self.queue.take(requests, self.weight_version, clock.seconds)
         else:
