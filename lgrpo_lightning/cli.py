@@ -14,6 +14,7 @@ from lgrpo_lightning.errors import hint
 
 RUNS = ("fit", "validate", "test", "predict")
 COMMANDS = {
+    "init": "write a configuration to start from: lgrpo init math",
     "fit": "train a policy: lgrpo fit --config configs/quickstart.yaml",
     "validate": "measure accuracy, avg@k and pass@k of a checkpoint on the validation sets",
     "test": "the same on the test sets",

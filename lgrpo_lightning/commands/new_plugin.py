@@ -7,10 +7,14 @@ import keyword
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.registry.hookspecs import CONTRACT
 from lgrpo_lightning.rollouts.names import show_path
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 KINDS = {
     "reward": "A reward",
@@ -44,8 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def write(kind: str, name: str, out: Path) -> Path:
     """Write the package; its folder."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     short = re.sub(r"[-\s]+", "_", name.strip().removeprefix("lgrpo-")).lower()
     cls = "".join(part.capitalize() for part in short.split("_"))
     if not short.isidentifier() or keyword.iskeyword(cls):
@@ -56,14 +58,7 @@ def write(kind: str, name: str, out: Path) -> Path:
         raise UserError(
             f"{show_path(folder)} is there already, and nothing is overwritten. Take another NAME or --out."
         )
-    templates = Environment(
-        loader=PackageLoader("lgrpo_lightning.registry", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
+    templates = load_templates()
     values = {"kind": kind, "what": KINDS[kind], "package": package, "module": module, "short": short, "cls": cls}
     for template, path in (
         ("pyproject.toml", "pyproject.toml"),
@@ -76,3 +71,17 @@ def write(kind: str, name: str, out: Path) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
     return folder
+
+
+def load_templates() -> Environment:
+    """The templates of the files that commands write."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("lgrpo_lightning.registry", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )

@@ -25,7 +25,7 @@ def parsed(argv: list[str]) -> int | str | None:
     """The exit status of ``lgrpo`` with these words; runs print their configuration, nothing else is done."""
     export.find_named_checkpoint = lambda name, folder: folder / (name or "last.ckpt")
     export.export_checkpoint = lambda *arguments, **options: None
-    if argv[0] in ("tree", "doctor", "report", "new-plugin", "import-trl") and "--help" not in argv:
+    if argv[0] in ("tree", "doctor", "report", "init", "new-plugin", "import-trl") and "--help" not in argv:
         cli.import_command(argv[0]).build_parser().parse_args(argv[1:])
         return 0
     compare.Comparison.run = lambda self, runs: []
