@@ -45,3 +45,13 @@ def test_the_drawn_tree_is_the_one_that_the_script_draws() -> None:
     namespace: dict[str, object] = {"__file__": str(ROOT / "docs" / "draw_tree.py"), "__name__": "draw_tree"}
     exec((ROOT / "docs" / "draw_tree.py").read_text(), namespace)
     assert namespace["svg"]() == (ROOT / "docs" / "images" / "process_tree.svg").read_text()  # type: ignore[operator]
+
+
+def test_the_first_page_shows_the_kinds_of_pages_that_the_navigation_has() -> None:
+    site = (ROOT / "docs" / "mkdocs.yml").read_text().partition("nav:")[2].partition("markdown_extensions:")[0]
+    _, *navigation = re.split(r"^  - ([\w ]+):$", site, flags=re.M)
+    _, *first_page = re.split(r"^## (.+)$", (ROOT / "docs" / "index.md").read_text(), flags=re.M)
+    assert navigation[::2] == first_page[::2] == ["First steps", "Recipes", "Reference", "Explanation"]
+    for pages, shown in zip(navigation[1::2], first_page[1::2], strict=True):
+        listed = [page for page in re.findall(r": (\S+\.md)", pages) if page == "results/README.md" or "/" not in page]
+        assert re.findall(r"\]\((\S+\.md)\)", shown) == listed
