@@ -1,7 +1,7 @@
 """The LightningModule: one training step from prompts to optimizer steps, and the run around it.
 
-Formulas: credit in ``estimators/``, policy losses in ``losses/``, the whole loss of a token in ``training/token_loss.py``,
-its sum over a micro-batch and the backward pass in ``training/update.py``.
+Formulas: credit in ``estimators/``, policy losses in ``losses/``, the whole loss of a token in
+``training/token_loss.py``, its sum over a micro-batch and the backward pass in ``training/update.py``.
 """
 
 from __future__ import annotations
