@@ -130,7 +130,9 @@ def _check_head(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # given, as in every pass
     output = find_backbone(model)(input_ids=input_ids, position_ids=positions, use_cache=False)
     ours = compute_logits(model, output.last_hidden_state[0]).float()
-    if difference := find_difference(ours, _compute_own_logits(model, input_ids), tolerance, relative=True):
+    own = _compute_own_logits(model, input_ids)
+    drawn = own.isfinite()
+    if difference := find_difference(ours[drawn], own[drawn], tolerance, relative=True):
         raise UserError(
             f"{type(model).__name__}: logits from hidden states differ from the model's own by {difference}. The model "
             "transforms its logits after the head, or counts positions, in a way this library does not know, so its "
@@ -144,7 +146,8 @@ def _check_causal(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
     changed = input_ids.clone()
     changed[0, -1] = (changed[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
     own, other = (_compute_own_logits(model, ids)[:-1] for ids in (input_ids, changed))
-    if len(own) and find_difference(other, own, tolerance, relative=True):
+    drawn = own.isfinite()
+    if bool(drawn.any()) and find_difference(other[drawn], own[drawn], tolerance, relative=True):
         raise UserError(
             f"{type(model).__name__} is bidirectional: another last token changes what it says of the tokens before. "
             "It is an encoder, not a causal language model, and cannot be trained to continue a prompt."
@@ -152,9 +155,9 @@ def _check_causal(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
 
 
 def _compute_own_logits(model: Any, input_ids: Tensor) -> Tensor:
-    """``[n, V]`` fp32, by the model's own forward."""
+    """``[n, V]`` fp32, by the model's own forward; -inf stands for tokens that it never draws."""
     logits: Tensor = model(input_ids=input_ids, use_cache=False).logits[0]
-    if not bool((logits < torch.inf).all()):  # -inf stands for tokens that a model never draws
+    if not bool((logits < torch.inf).all()):
         raise UserError(
             f"{type(model).__name__} gives NaN or infinity for logits, though its weights are finite: numbers "
             f"overflow in {logits.dtype}. Use policy.dtype: float32 or bfloat16 (trainer.precision: bf16-mixed)."

@@ -109,6 +109,8 @@ def test_the_arguments_of_a_schedule(made: Any) -> None:
          {"class_path": "VLLMSampler", "init_args": {"server": {"urls": ["http://a:1"], "retry_seconds": 240.0}}}),
         ("use_vllm: true\nvllm_importance_sampling_correction: false", "objective", {"importance": "none"}),
         ("use_vllm: true\nvllm_importance_sampling_cap: 2.0", "objective", {"importance_max": 2.0}),
+        ("use_vllm: true\nvllm_importance_sampling_clip_max: null", "objective", {"importance_max": None}),
+        ("max_grad_norm: null", "updates", {"gradient_clip_val": None}),
         ("optim: sgd\nlearning_rate: 0.1\nweight_decay: 0.01", "optimizer",
          {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "weight_decay": 0.01}}),
         ("reward_funcs: [accuracy_reward, a.b, get_soft_overlong_punishment]\nreward_weights: [1, 2, 3]",

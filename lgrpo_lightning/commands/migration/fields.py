@@ -165,7 +165,8 @@ CARRIED: dict[str, dict[str, str]] = {
 }
 """Fields that have to be set → field → the key here that takes its value as it is."""
 NUMBERS_OR_NULL = {
-    "delta", "epsilon_high", "eval_steps", "max_tool_calling_iterations", "min_p", "save_total_limit", "top_k",
+    "delta", "epsilon_high", "eval_steps", "max_grad_norm", "max_tool_calling_iterations", "min_p",
+    "save_total_limit", "top_k", "vllm_importance_sampling_clip_max",
 }
 """Fields that take a number or null."""
 # fmt: on
