@@ -6,17 +6,20 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from lgrpo_lightning.commands.migration.whose import advise, find_library
 from lgrpo_lightning.commands.yaml_text import compose_mapping
+from lgrpo_lightning.data.readers import READERS, find_suffix
 from lgrpo_lightning.errors import NotFoundError, UserError
+from lgrpo_lightning.rollouts.names import CONFIG
 
 CONFIG_FLAGS = ("--config", "-c")
 FLAG = "command line"
 EXAMPLE = "A configuration has the keys trainer, model and data, as in configs/quickstart.yaml."
+START = "`lgrpo init` writes one to start from."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +70,36 @@ def _read_file(name: str) -> list[Entry]:
     """The keys of a configuration file."""
     path = Path(name).expanduser()
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, near, n=1)
-        there = f" Did you mean {str(path.with_name(close[0]))!r}?" if close else ""
-        missing = "" if path.parent.is_dir() else f" There is no folder {path.parent} either."
-        raise NotFoundError(f"There is no configuration file {name} (looked in {Path.cwd()}).{missing}{there}")
+        _refuse_missing(name, path)
+    suffix = find_suffix(path)
+    if suffix in READERS and suffix != ".json":  # a configuration may be JSON
+        raise UserError(f"{name} is a file of prompts, not a configuration. Use it as data: --data.train={name}")
+    if suffix == ".py":
+        raise UserError(
+            f"{name} is a Python file, not a configuration. If it is a script for TRL, `lgrpo import-trl {name}` "
+            "prints the configuration that does the same."
+        )
     node = compose_mapping(path, EXAMPLE)
     if library := find_library(str(key.value) for key, _ in node.value):
         raise UserError(f"{name} is written for {library}, not for `lgrpo`. {advise(library, name)}")
     return _read_node(node, "", f"{name}, ")
+
+
+def _refuse_missing(name: str, path: Path) -> NoReturn:
+    """Say what ``path`` is, which is no file, and what to do instead."""
+    if not name:
+        raise UserError(f"--config needs the path of a configuration file. {START}")
+    if (path / CONFIG).is_file():
+        raise UserError(f"{name} is the folder of a run. The configuration of the run is {path / CONFIG}.")
+    there = path if path.is_dir() else path.parent
+    near = sorted(p.name for p in there.glob("*.y*ml"))
+    if path.is_dir():
+        has = f"The folder has {', '.join(near[:5])}{' ...' if near[5:] else ''}." if near else START
+        raise UserError(f"{name} is a folder, not a configuration file. {has}")
+    close = difflib.get_close_matches(path.name, near, n=1)
+    do = f"Did you mean {str(path.with_name(close[0]))!r}?" if close else START
+    missing = "" if there.is_dir() else f" There is no folder {there} either."
+    raise NotFoundError(f"There is no configuration file {name} (looked in {Path.cwd()}).{missing} {do}")
 
 
 def _read_value(text: str, key: str) -> list[Entry]:

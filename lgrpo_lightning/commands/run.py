@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lgrpo_lightning.callbacks import complete_trainer
 from lgrpo_lightning.checkpoints.lookup import find_checkpoint_folder, find_named_checkpoint, list_checkpoints
 from lgrpo_lightning.commands.checks import check_numbers, limit_imports, refuse_calls
-from lgrpo_lightning.commands.entries import Entry, read_entries
+from lgrpo_lightning.commands.entries import START, Entry, read_entries
 from lgrpo_lightning.commands.explanations import explain, explain_maker
 from lgrpo_lightning.commands.messages import lasting_output, quieten, report
 from lgrpo_lightning.commands.parser import PAGE, ArgumentParser, ConfigFile, RefusedError, list_components
@@ -96,6 +96,8 @@ class RunCLI(LightningCLI):
         defaults = [Entry(key=key, value=name, place="") for key, name in COMPONENTS.items()]
         if list_components(args[-1]):
             raise ParserExit(0)
+        if len(args) == 1:
+            raise UserError(f"lgrpo {args[0]} needs a configuration: --config FILE. {START}")
         use_yaml_text()
         written = self._written = defaults + read_entries(args[1:])
         limit_imports(written)  # before the parser, which imports what values name
