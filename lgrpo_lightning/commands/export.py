@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def export_checkpoint(options: argparse.Namespace, path: Path) -> str:
             f"{show_path(options.run)} has code run that comes with the model {config.path}. If you trust its authors, "
             "pass --trust_remote_code."
         )
-    policy = Policy(config)
+    policy = Policy(replace(config, quantization=None))  # an adapter is merged into the base as it is in the files
     load_weights(policy, state["state_dict"])
     export(policy, load_tokenizer(config), options.out, adapter=options.adapter, dtype=options.dtype)
     return str(choose_auto_class(policy.model.config).__name__)

@@ -73,6 +73,12 @@ def settle_precision(trainer: Any, config: PolicyConfig) -> PolicyConfig:
         ``config`` with the type of the weights.
     """
     sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+    if config.quantization and sharded:
+        raise UserError(
+            f"policy.quantization is {config.quantization!r}, and trainer.strategy fsdp2 divides weights over ranks, "
+            "which quantised ones cannot be: their scales belong to whole layers. Use trainer.strategy: ddp, or "
+            "quantization: null."
+        )
     check_precision(trainer.precision, sharded=sharded, gpu=True)
     settled = choose_weights_type(trainer.precision, config)
     if trainer.state.fn == "fit" and settled.dtype == "float16":

@@ -15,6 +15,7 @@ from lgrpo_lightning.policy.attention import PREFIX
 from lgrpo_lightning.policy.head import find_backbone
 from lgrpo_lightning.policy.layout import Tokens
 from lgrpo_lightning.policy.packing import count_prefix_tokens, count_tree_tokens
+from lgrpo_lightning.policy.quantization import count_numbers
 
 LayoutName = Literal["padded", "tree", "prefix"]
 
@@ -113,7 +114,7 @@ def estimate_cost(
 def count_linear_parameters(model: Any) -> int:
     """Parameters of the linear layers, the head included."""
     weights = ((name, p) for name, p in model.named_parameters() if p.dim() > 1)
-    total: int = sum(p.numel() for name, p in weights if "embed" not in name)
+    total: int = sum(count_numbers(p) for name, p in weights if "embed" not in name)
     head = model.get_output_embeddings().weight
     return total + (head.numel() if head is model.get_input_embeddings().weight else 0)
 

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from lgrpo_lightning.errors import UserError, listed, mapped
 from lgrpo_lightning.policy.lora import Lora, settle
+from lgrpo_lightning.policy.quantization import BYTES, Quantization
 
 ASSETS = Path(__file__).parent / "assets"
 BUILTIN = "lgrpo:"
 NOT_QUANTISED = (
-    "Quantised bases are not supported: their log-probs differ from those that an inference engine gives by "
-    "more than an update changes. Load the model in bfloat16 (policy.dtype)."
+    "Files that are quantised cannot be trained on. Take the model in float32 or bfloat16: policy.quantization: nf4 "
+    "(or int8) quantises it as it is read, under an adapter (policy.lora)."
 )
 
 
@@ -45,6 +46,8 @@ class PolicyConfig:
             compiles them on a GPU, where it works.
         verify: Check on the first batch of a run that log-probs equal the model's own, and those of padded rows.
         lora: Train a low-rank adapter in place of all weights.
+        quantization: Keep the linear layers of a base model under ``lora`` in 4 bits ("nf4") or 8 ("int8"), quantised
+            as they are read. Needs the extra ``quantization``.
         eos_tokens: The tokens that end a completion, as text or ids. Null: those of the generation config, of the
             tokenizer, and the one with which the chat template closes an assistant's turn.
         extra_eos_tokens: Tokens that end a completion too.
@@ -68,6 +71,7 @@ class PolicyConfig:
     compile: Literal["none", "layers", "auto"] = "none"
     verify: bool = True
     lora: Lora | None = None
+    quantization: Quantization | None = None
     eos_tokens: list[str | int] | None = None
     extra_eos_tokens: list[str | int] = field(default_factory=list)
     suppress_tokens: list[str | int] = field(default_factory=list)
@@ -93,11 +97,30 @@ class PolicyConfig:
         if self.micro_batch_tokens < 1 or self.logprob_chunk_mb < 1:
             raise UserError("policy.micro_batch_tokens and policy.logprob_chunk_mb must be at least 1.")
         if quantised := sorted(k for k in self.model_kwargs if k.startswith(("load_in_", "quantization"))):
-            raise UserError(f"policy.model_kwargs has {', '.join(quantised)}. {NOT_QUANTISED}")
+            raise UserError(
+                f"policy.model_kwargs has {', '.join(quantised)}. Use policy.quantization: nf4 (4 bits) or int8 (8)."
+            )
+        self._check_quantization()
         if not 0 <= self.dropout < 1:
             raise UserError(f"policy.dropout is {self.dropout}; it must be at least 0 and below 1.")
         if self.lora is not None:
             object.__setattr__(self, "lora", settle(self.lora))
+
+    def _check_quantization(self) -> None:
+        if self.quantization is None:
+            return
+        chosen = f"policy.quantization is {self.quantization!r}"
+        if self.quantization not in BYTES:
+            raise UserError(f"{chosen}; possible are 'nf4', 'int8' and null.")
+        if self.lora is None:
+            raise UserError(
+                f"{chosen}, and quantised weights cannot be trained: an adapter beside them can. Set policy.lora: "
+                "{rank: 16}, or policy.quantization: null."
+            )
+        if self.compile != "none":
+            raise UserError(
+                f"{chosen}, and policy.compile is {self.compile!r}: quantised layers are not compiled. Use none."
+            )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> PolicyConfig:

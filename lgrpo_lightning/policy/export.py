@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.end_of_sequence import list_eos_token_ids
 from lgrpo_lightning.policy.loading import load_config
+from lgrpo_lightning.policy.lora import is_adapter_weight
 from lgrpo_lightning.policy.merging import check_merged, check_names, find_tied_weights, merge_weights, unties
 from lgrpo_lightning.policy.multimodal import copy_processor
 from lgrpo_lightning.policy.policy import Policy
@@ -65,9 +67,14 @@ def export(
         ValueError: ``adapter`` without LoRA.
         RuntimeError: Merged weights are not those of the model with its adapter; nothing is written.
     """
-    model, merge = policy.model, policy.config.lora is not None and not adapter
+    merge = policy.config.lora is not None and not adapter
     if adapter and policy.config.lora is None:
         raise UserError("There is no adapter to export: the run trained all weights (policy.lora is null).")
+    if merge and policy.config.quantization:
+        if not writes:
+            return
+        policy = _read_whole_base(policy)
+    model = policy.model
     weights = dict(_gather_weights(model, merged=merge, kept=writes))
     if not writes:
         return
@@ -87,6 +94,13 @@ def export(
     if stored is not None:
         _note_type(out / "config.json", str(stored).removeprefix("torch."))
     copy_processor(policy.config.resolved_path, policy.config.revision, out)
+
+
+def _read_whole_base(policy: Policy) -> Policy:
+    """The adapter of ``policy`` on its base model as it is in the files, not quantised; on the CPU."""
+    whole = Policy(replace(policy.config, quantization=None), pad=policy.pad)
+    load_weights(whole, {f"{PREFIX}{n}": t for n, t in policy.model.state_dict().items() if is_adapter_weight(n)})
+    return whole
 
 
 def _check(model: Any, merged: Mapping[str, Tensor]) -> None:

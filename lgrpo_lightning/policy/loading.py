@@ -16,6 +16,7 @@ from lgrpo_lightning.policy.attention import register_tree_attention
 from lgrpo_lightning.policy.config import NOT_QUANTISED, PolicyConfig
 from lgrpo_lightning.policy.lora import add_adapter
 from lgrpo_lightning.policy.multimodal import choose_auto_class, find_architecture, freeze_outside_of_text
+from lgrpo_lightning.policy.quantization import make_quantization_config, prepare_quantised
 from lgrpo_lightning.policy.refusals import check_weights, explain_load_errors
 from lgrpo_lightning.policy.rotary import settle_frequencies
 from lgrpo_lightning.policy.training_noise import set_dropout_modules, set_training_noise
@@ -58,8 +59,17 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
         "attn_implementation": choose_attention(hf_config, config.attn_implementation),
         **{k: v for k, v in rest.items() if k not in ("revision", "trust_remote_code")},
     }
+    if config.quantization:
+        if config.weights == "random":
+            raise UserError(
+                "policy.quantization quantises weights as they are read from files, and policy.weights is 'random'. "
+                "Use weights: pretrained, or quantization: null."
+            )
+        arguments["quantization_config"] = make_quantization_config(config.quantization, arguments["dtype"])
     with explain_load_errors("policy.path", config.path, config.resolved_path):
         model, info = _load_weights(config, hf_config, arguments)
+    if config.quantization:
+        prepare_quantised(model)
     if info is not None:
         check_weights("policy.path", config.path, model, info)
     if model.config.is_encoder_decoder:

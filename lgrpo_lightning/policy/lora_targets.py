@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn.functional import linear
 
 from lgrpo_lightning.policy.multimodal import find_outside_of_text
+from lgrpo_lightning.policy.quantization import is_quantised
 
 
 def choose_targets(model: Any, wanted: list[str] | str) -> list[str] | str:
@@ -44,7 +45,8 @@ def find_excluded(model: Any, wanted: list[str] | str) -> list[str]:
     shared = [name for name, m in layers if f"{name}.weight" in tied and id(m) not in embeddings]
     excluded = [*find_outside_of_text(model), *fused, *shared]
     if wanted == "all-linear":
-        excluded += [name for name, m in layers if type(m).forward is not nn.Linear.forward and not _is_linear(m)]
+        own = [(n, m) for n, m in layers if type(m).forward is not nn.Linear.forward and not is_quantised(m)]
+        excluded += [name for name, m in own if not _is_linear(m)]
     return excluded
 
 

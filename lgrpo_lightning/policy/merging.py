@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.lora import ADAPTER, disable_adapter, is_adapter_weight, list_lora_layers
+from lgrpo_lightning.policy.quantization import is_transposed, list_full_weights
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 """Largest difference of logits, relative to the largest, by type of the weights; 5e-2 for shorter ones."""
@@ -28,8 +29,8 @@ def find_base_name(name: str) -> str:
 
 
 def list_base_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name in the base model, weight without the adapter) pairs."""
-    for name, tensor in model.state_dict().items():
+    """(name in the base model, weight without the adapter) pairs; quantised weights come dequantised."""
+    for name, tensor in list_full_weights(model):
         if not is_adapter_weight(name):
             yield find_base_name(name), tensor
 
@@ -42,7 +43,8 @@ def merge_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     layers = find_adapted_weights(model)
     for name, tensor in list_base_weights(model):
         for layer in layers.get(name, ()):
-            tensor = tensor + layer.get_delta_weight(ADAPTER).to(tensor.dtype)
+            delta = layer.get_delta_weight(ADAPTER)
+            tensor = tensor + (delta.T if is_transposed(layer.base_layer) else delta).to(tensor.dtype)
         yield name, tensor
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.choice import LayoutName, count_linear_parameters, estimate_cost
+from lgrpo_lightning.policy.quantization import BYTES
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, count_cache_bytes
 from lgrpo_lightning.training.hardware import Hardware
 
@@ -37,7 +38,8 @@ def build_policy(config: PolicyConfig, like: Policy | None = None) -> Policy:
         policy.config = config
         return policy
     with torch.device("meta"):
-        policy = Policy(config)
+        policy = Policy(replace(config, quantization=None))
+    policy.config = config
     policy.compute_device = torch.device("cpu")  # of counts and index tensors
     return policy
 
@@ -67,8 +69,8 @@ class Shape:
     vocabulary: int
 
 
-def measure_shape(model: Any) -> Shape:
-    """The shape of a causal LM, on any device."""
+def measure_shape(model: Any, quantization: str | None = None) -> Shape:
+    """The shape of a causal LM, on any device; of one that is not quantised yet."""
     text, head = model.config.get_text_config(), model.get_output_embeddings()
     parameters, embeddings = dict(model.named_parameters()), model.get_input_embeddings().weight
     names = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -83,8 +85,12 @@ def measure_shape(model: Any) -> Shape:
             drops = isinstance(model.get_submodule(name.replace("lora_A", "lora_dropout")), nn.Dropout)
             own = module.weight.element_size()
             dropped += module.in_features * ((own + 1) * drops or own * (own != embeddings.element_size()))
+    saved = 0.0
+    for name, module in inside if quantization else ():
+        if (isinstance(module, nn.Linear) or hasattr(module, "nf")) and ".lora_" not in name:
+            saved += module.weight.nbytes - module.weight.numel() * BYTES[quantization or ""]
     return Shape(
-        weights=sum(p.nbytes for p in parameters.values()),
+        weights=sum(p.nbytes for p in parameters.values()) - int(saved),
         trained=sum(p.nbytes for p in parameters.values() if p.requires_grad),
         numbers=sum(p.numel() for n, p in parameters.items() if ".lora_" not in n),
         ends=sum({id(p): p.numel() for p in (head.weight, embeddings)}.values()),
@@ -134,7 +140,7 @@ class Plan:
     @cached_property
     def shape(self) -> Shape:
         """The model's."""
-        return measure_shape(self.policy.model)
+        return measure_shape(self.policy.model, self.policy.config.quantization)
 
     @property
     def size(self) -> int:

@@ -103,8 +103,8 @@ NOTES: dict[str, tuple[str, str]] = {
     "lora_target_parameters": ("", "An adapter applies to modules only"),
     "lora_modules_to_save": ("", "Only the adapter is trained"),
     "use_dora": ("", "Only plain LoRA is supported"),
-    "load_in_8bit": ("", "The log-probs of quantised models differ too much from the sampler's"),
-    "load_in_4bit": ("", "The log-probs of quantised models differ too much from the sampler's"),
+    "load_in_8bit": ("model.policy.quantization", "`int8`"),
+    "load_in_4bit": ("model.policy.quantization", "`nf4`"),
 }
 """What it is here, with spaces between; what differs."""
 OURS: dict[str, Any] = {
