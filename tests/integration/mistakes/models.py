@@ -164,7 +164,7 @@ MODEL = {
         prepare=lambda folder: edited_config(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
     ),
     "quantised on loading": BadInput(
-        says=("policy.model_kwargs has load_in_4bit", "bfloat16"),
+        says=("policy.model_kwargs has load_in_4bit", "policy.quantization: nf4"),
         did="`model.policy.model_kwargs: {load_in_4bit: true}`",
         config={"model.policy.model_kwargs": {"load_in_4bit": True}},
     ),
