@@ -53,6 +53,9 @@ STAY = {  # Lightning 2.6.6, torch 2.13, transformers 5.19, jsonargparse 4.53, v
         "_supports_attention_backend": "whether the attention interface is used, before loading",
         "_supports_sdpa": "whether sdpa is there, before loading",
     },
+    "policy/quantization.py": {
+        "__class__": "layers that bitsandbytes made; a forward set on them would not survive a copy"
+    },
     "policy/policy.py": {"_apply": "buffers keep their type when weights are cast"},
     "samplers/vllm/engine.py": {"_WORLD": "vLLM's public clean-up destroys the trainer's process groups, too"},
 }

@@ -175,7 +175,7 @@ def test_a_chat_template_reaches_no_objects() -> None:
 def test_a_regular_expression_holds_the_interpreter() -> None:
     """``thread: true`` does not help: what waits for the thread does not run either."""
     model = RewardFunction(_without_end, thread=True, timeout=0.01)
-    group = toy_group(["a" * 20 + "b"])
+    group = toy_group(["a" * 23 + "b"])  # a quarter of a second, far above the limit
     began = time.monotonic()
     model.score_batch([group], [toy_tree(group)])
     assert time.monotonic() - began > 5 * model.timeout

@@ -62,10 +62,16 @@ def test_an_error_before_training_says_nothing_of_a_run(tmp_path: Path, capsys: 
     assert said.err.startswith("lgrpo: schedule.name is 'cosin'")
 
 
-@pytest.mark.parametrize("words", [[], ["--trainer.max_steps", "3"]])
-def test_nothing_but_the_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "lgrpo: lgrpo fit needs a configuration: --config FILE. `lgrpo init` writes one"),
+        (["--trainer.max_steps", "3"], "lgrpo: model.reward_model is not set"),
+    ],
+)
+def test_nothing_but_the_command(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["fit", *words]) == 2
-    assert "lgrpo: model.reward_model is not set" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_the_traceback_on_request(
