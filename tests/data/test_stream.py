@@ -1,8 +1,10 @@
 """Prompts that are read as training needs them: the same as those of a set, after a kill, and on several ranks."""
 
 import json
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from lgrpo_lightning.contracts import PromptSource
 from lgrpo_lightning.data.curriculum import Curriculum
 from lgrpo_lightning.data.files import PromptFile
 from lgrpo_lightning.data.loader import PromptLoader
-from lgrpo_lightning.data.stream import PromptStream
+from lgrpo_lightning.data.stream import PromptStream, check_streamed_run
 from lgrpo_lightning.types import Prompt
 from tests.test_datamodule import Kill, Recorder, fit, tasks, trainer
 
@@ -169,6 +171,16 @@ def test_limits_that_need_a_length(tmp_path: Path, options: dict[str, Any], mess
     data = tasks(train=PromptFile(path, streaming=True), validation=validation)
     with pytest.raises(ValueError, match=message):
         fit(tmp_path, data, **options)
+
+
+@pytest.mark.parametrize(("epochs", "ends"), [(None, False), (-1, False), (2, True)])
+def test_epochs_end_a_run_where_their_length_is_given(epochs: int | None, ends: bool) -> None:
+    limits = SimpleNamespace(
+        limit_train_batches=5, val_check_interval=1, overfit_batches=0, max_steps=-1, max_epochs=epochs, callbacks=[],
+        lightning_module=None,
+    )  # fmt: skip
+    with nullcontext() if ends else pytest.raises(ValueError, match="nothing else ends the run"):
+        check_streamed_run(limits, validates=False)
 
 
 def test_what_needs_a_whole_set(tmp_path: Path) -> None:

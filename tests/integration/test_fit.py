@@ -99,6 +99,13 @@ def test_the_estimator_is_the_only_difference(run: Path, tmp_path: Path) -> None
     assert train_metrics(run)["grad_norm"][0] < train_metrics(vanilla)["grad_norm"][0]
 
 
+def test_ratios_of_the_own_sampler_do_not_weigh_the_loss(run: Path, tmp_path: Path) -> None:
+    limit = {"model__updates__max_rollouts_without_step": 2}  # every rollout makes a step
+    uncorrected = fit(tmp_path, model__objective__importance="none", **limit)
+    assert list(train_metrics(uncorrected)["loss"]) == list(train_metrics(run)["loss"])
+    assert train_metrics(run)["sampling/importance_sampling_ratio/mean"].notna().all()
+
+
 def test_micro_batches_change_nothing(run: Path, tmp_path: Path) -> None:
     limit = {"model__updates__max_rollouts_without_step": 1}  # every rollout makes one
     small = fit(tmp_path, model__policy__micro_batch_tokens=100, trainer__max_steps=1, **limit)

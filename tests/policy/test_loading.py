@@ -102,6 +102,15 @@ def test_a_tokenizer_without_pad_and_end(tmp_path: Path) -> None:
     fit(tmp_path / "run", model__policy__path=folder, trainer__max_steps=1, model__sampling__max_new_tokens=8)
 
 
+def test_a_tokenizer_without_pad_pads_with_its_end(tmp_path: Path) -> None:
+    made = tokenizer()
+    made.pad_token = None
+    folder = make_model("llama", tmp_path / "model")
+    made.save_pretrained(folder)
+    loaded = load_tokenizer(PolicyConfig(path=str(folder)))
+    assert loaded.pad_token_id == loaded.eos_token_id is not None
+
+
 def test_a_tokenizer_larger_than_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_model("llama", tmp_path / "model")
     made = tokenizer()

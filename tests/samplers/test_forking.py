@@ -100,7 +100,9 @@ def test_cuts_at_lines_and_at_undecided_tokens(policy: Policy) -> None:
                 )
     with pytest.raises(ValueError, match=r"needs Completion.entropies"):
         drawn(policy, cut="entropy")
-    for group in drawn(policy, cut="entropy", sampler=TransformersSampler(entropies=True)):
+    undecided = drawn(policy, cut="entropy", sampler=TransformersSampler(entropies=True))
+    assert any(rollout.fork for group in undecided for rollout in group.completions)
+    for group in undecided:
         for rollout in group.completions:
             if rollout.fork is not None:
                 entropies = group.completions[rollout.fork.member].entropies
