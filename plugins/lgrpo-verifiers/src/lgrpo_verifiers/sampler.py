@@ -105,14 +105,7 @@ class VerifiersSampler(SamplerAround):
             ValueError: A prompt is no task of the environment, the members of a group begin differently, or more than
                 one agent of the environment asks the policy.
         """
-        rules = Rules(
-            template=self.template,
-            tool_format=self.tool_format,
-            sampling=sampling,
-            max_turns=self.max_turns,
-            max_turn_tokens=self.max_turn_tokens,
-            model=MODEL,
-        )
+        rules = self._rules(sampling)
         tasks = [self._task(prompt) for prompt in prompts]
         groups = [[Conversation(rules=rules, prompt=p, member=m) for m in range(group_size)] for p in prompts]
         play = Play(groups=groups, tasks=tasks, owner=self, sampling=sampling, random_key=random_key)
@@ -126,6 +119,16 @@ class VerifiersSampler(SamplerAround):
             Group(prompt=play.shown.get(g) or group[0].prompt, completions=tuple(c.completion(stripped) for c in group))
             for g, group in enumerate(groups)
         ]
+
+    def _rules(self, sampling: Sampling) -> Rules:
+        return Rules(
+            template=self.template,
+            tool_format=self.tool_format,
+            sampling=sampling,
+            max_turns=self.max_turns,
+            max_turn_tokens=self.max_turn_tokens,
+            model=MODEL,
+        )
 
     def _task(self, prompt: Prompt) -> Any:
         if not {"task_index", "task_key"} <= set(prompt.columns):
