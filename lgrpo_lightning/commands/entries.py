@@ -85,6 +85,14 @@ def _read_file(name: str) -> list[Entry]:
     return _read_node(node, "", f"{name}, ")
 
 
+def find_drawing_sampler(sampler: Any) -> dict[str, Any]:
+    """Of a sampler's configuration, that of the one that draws, inside of those around it; empty where it has none."""
+    found: dict[str, Any] = sampler if isinstance(sampler, dict) else {}
+    while isinstance(inner := (found.get("init_args") or {}).get("sampler"), dict):
+        found = inner
+    return found
+
+
 def _refuse_missing(name: str, path: Path) -> NoReturn:
     """Say what ``path`` is, which is no file, and what to do instead."""
     if not name:

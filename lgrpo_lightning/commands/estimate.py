@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from lgrpo_lightning.commands import child
+from lgrpo_lightning.commands.entries import find_drawing_sampler
 from lgrpo_lightning.commands.messages import quieten
 from lgrpo_lightning.distributed.precision import ALIASES, check_precision, choose_weights_type
 from lgrpo_lightning.errors import UserError
@@ -117,9 +118,7 @@ def make_plan(config: Mapping[str, Any], options: Options, like: Policy | None =
     check_precision(precision, sharded=sharded, gpu=bool(options.gpus))
     policy = choose_weights_type(precision, PolicyConfig.from_options(model["policy"]))
     ranks, lora = count_ranks(config, options), policy.lora
-    component = model["sampler"]
-    while "sampler" in (component.get("init_args") or {}):  # the one that draws, inside of those around it
-        component = component["init_args"]["sampler"]
+    component = find_drawing_sampler(model["sampler"])
     sampler, vllm = component.get("init_args") or {}, component["class_path"].endswith(".VLLMSampler")
     rescored = updates.old_logprobs == "policy" and updates.steps_per_rollout > 1
     return Plan(

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgrpo_lightning.commands.new_plugin import load_templates
+from lgrpo_lightning.commands.new_plugin import write_templates
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rollouts.names import show_path
 
@@ -57,7 +57,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def write(task: str, file: Path) -> list[Path]:
     """Write the configuration of a task as ``file``, and the files that it names beside it; their paths."""
-    templates = load_templates()
     module = [MODULES[task]] if task in MODULES else []
     paths = {name: file.with_name(name) for name in ("train.jsonl", *module)} | {"run.yaml": file}
     for path in paths.values():
@@ -67,8 +66,5 @@ def write(task: str, file: Path) -> list[Path]:
                 f"lgrpo init {task} my_{task}/run.yaml"
             )
     values = {"task": task, "summary": TASKS[task], "file": file.name, "plugin": PLUGINS.get(task)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for template, path in paths.items():
-        text = templates.get_template(f"init/{template}.jinja").render(**values)
-        path.write_text(text, encoding="utf-8")
+    write_templates({f"init/{name}": path for name, path in paths.items()}, **values)
     return list(reversed(paths.values()))

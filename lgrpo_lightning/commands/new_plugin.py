@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.registry.hookspecs import CONTRACT
 from lgrpo_lightning.rollouts.names import show_path
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 KINDS = {
     "reward": "A reward",
@@ -58,26 +55,18 @@ def write(kind: str, name: str, out: Path) -> Path:
         raise UserError(
             f"{show_path(folder)} is there already, and nothing is overwritten. Take another NAME or --out."
         )
-    templates = load_templates()
     values = {"kind": kind, "what": KINDS[kind], "package": package, "module": module, "short": short, "cls": cls}
-    for template, path in (
-        ("pyproject.toml", "pyproject.toml"),
-        ("README.md", "README.md"),
-        ("example.yaml", "example.yaml"),
-        ("init.py", f"src/{module}/__init__.py"),
-        ("test.py", f"tests/test_{short}.py"),
-    ):
-        text = templates.get_template(f"{template}.jinja").render(contract=CONTRACT, **values)
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+    paths = {name: folder / name for name in ("pyproject.toml", "README.md", "example.yaml")}
+    paths |= {"init.py": folder / f"src/{module}/__init__.py", "test.py": folder / f"tests/test_{short}.py"}
+    write_templates(paths, contract=CONTRACT, **values)
     return folder
 
 
-def load_templates() -> Environment:
-    """The templates of the files that commands write."""
+def write_templates(paths: Mapping[str, Path], **values: Any) -> None:
+    """Fill in templates of this package, and write each as the file of its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    templates = Environment(
         loader=PackageLoader("lgrpo_lightning.registry", "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -85,3 +74,6 @@ def load_templates() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    for template, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(templates.get_template(f"{template}.jinja").render(**values), encoding="utf-8")

@@ -107,6 +107,7 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
         run: A run's configuration; read are ``model.policy``, the sampler's options, and the longest sequence where
             ``data.max_prompt_length`` tells it.
     """
+    from lgrpo_lightning.commands.entries import find_drawing_sampler
     from lgrpo_lightning.contracts import Adapter
     from lgrpo_lightning.policy import PolicyConfig
     from lgrpo_lightning.policy.loading import find_context_length, load_config
@@ -114,11 +115,9 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
     from lgrpo_lightning.samplers.vllm.options import EngineOptions
     from lgrpo_lightning.types import Sampling
 
-    model, sampler = run["model"], run["model"].get("sampler")
+    model = run["model"]
     policy = PolicyConfig.from_options(model.get("policy") or {})
-    options = (sampler.get("init_args") or {}) if isinstance(sampler, dict) else {}
-    while isinstance(inner := options.get("sampler"), dict):  # the one that draws, inside of those around it
-        options = inner.get("init_args") or {}
+    options = find_drawing_sampler(model.get("sampler")).get("init_args") or {}
     engine = options.get("engine") or {}
     config, cpu, rank = load_config(policy), _runs_on_cpu(), None
     if (lora := policy.lora) is not None:
