@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from lgrpo_lightning.module import GRPOModule
     from lgrpo_lightning.process_tree import ProcessTree
     from lgrpo_lightning.registry.hookspecs import hookimpl
-    from lgrpo_lightning.types import Completion, Credit, Group, Prompt, Rewards, Sampling
+    from lgrpo_lightning.sampling import Sampling
+    from lgrpo_lightning.types import Completion, Credit, Group, Prompt, Rewards
 
 _HOME = {
     "AdvantageEstimator": "contracts",
@@ -38,7 +39,7 @@ _HOME = {
     "Rewards": "types",
     "Completion": "types",
     "Sampler": "contracts",
-    "Sampling": "types",
+    "Sampling": "sampling",
     "StepSegmenter": "contracts",
     "UserError": "errors",
     "hookimpl": "registry.hookspecs",

@@ -18,7 +18,8 @@ from lgrpo_lightning.environments.environment import Environment as Environment 
 from lgrpo_lightning.functional.losses import Normalizer
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.types import Credit, Group, LossInput, Progress, Prompt, Rewards, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Credit, Group, LossInput, Progress, Prompt, Rewards
 
 Level = Literal["token", "sequence"]
 """Whether a policy loss has one term per token or one per completion."""

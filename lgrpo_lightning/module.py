@@ -33,6 +33,7 @@ from lgrpo_lightning.rollouts.queue import RolloutQueue
 from lgrpo_lightning.rollouts.refill import ScoredGroups, replace_equal_groups
 from lgrpo_lightning.rollouts.selection import skip_if_unrewarded
 from lgrpo_lightning.samplers import TransformersSampler
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, compatibility, settings
 from lgrpo_lightning.training.alike import check_alike, describe_run
@@ -43,7 +44,7 @@ from lgrpo_lightning.training.optimizers import default_optimizer
 from lgrpo_lightning.training.policy_module import PolicyModule
 from lgrpo_lightning.training.run_limits import check_steps, plan_rollouts, stop_after_last
 from lgrpo_lightning.training.update import Update, split_into_mini_batches
-from lgrpo_lightning.types import Prompt, Rewards, Rollout, Sampling, TrainBatch
+from lgrpo_lightning.types import Prompt, Rewards, Rollout, TrainBatch
 
 
 class GRPOModule(PolicyModule):

@@ -5,7 +5,6 @@ Shapes: ``G`` completions of a group, ``T`` tokens of the longest one, ``N`` com
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -14,68 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.errors import listed, refuse_text, require
+from lgrpo_lightning.errors import refuse_text
 from lgrpo_lightning.process_tree import ProcessTree
 
 FinishReason = Literal["stop", "length"]
 Message = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Options of sampling. The sampler, the policy and validation share one instance.
-
-    Args:
-        temperature: Logits are divided by it, in the sampler and in the policy's log-probs alike.
-            0 is greedy decoding (validation only).
-        top_p: Keep the smallest set of tokens whose probability reaches ``top_p``; 1 keeps all.
-        top_k: Keep the ``top_k`` most probable tokens; 0 keeps all.
-        min_p: Keep tokens at least ``min_p`` times as probable as the most probable one; 0 keeps all.
-        max_new_tokens: Longest completion, in tokens.
-        stop: Strings that end a completion when its text contains one; special tokens count as text here. It
-            stays in the text.
-        strip_special_tokens: What of a completion rewards and segmenters do not see: "end" strips end-of-sequence
-            and padding tokens, so that tags such as ``<think>`` are seen where they are special tokens; "all"
-            strips every special token, "none" keeps all.
-
-    Raises:
-        ValueError: An argument is out of range; the message says which and what is possible.
-
-    >>> Sampling(temperature=0.7).greedy.temperature
-    0.0
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    max_new_tokens: int = 256
-    stop: tuple[str, ...] = ()
-    strip_special_tokens: Literal["end", "all", "none"] = "end"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", listed("sampling.stop", self.stop))
-        require(
-            "sampling.",
-            vars(self),
-            (0 <= self.temperature < math.inf, "temperature", "at least 0 (0 is greedy)"),
-            (0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (1 keeps every token)"),
-            (self.top_k >= 0, "top_k", "at least 0 (0 keeps every token)"),
-            (0 <= self.min_p <= 1, "min_p", "between 0 and 1 (0 keeps every token)"),
-            (self.max_new_tokens >= 1, "max_new_tokens", "at least 1"),
-            (all(self.stop), "stop", "a list of non-empty strings"),
-            (self.strip_special_tokens in ("end", "all", "none"), "strip_special_tokens", "'end', 'all' or 'none'"),
-        )
-
-    @property
-    def greedy(self) -> Sampling:
-        """These options at temperature 0, without truncation of the distribution."""
-        return replace(self, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
-
-    @property
-    def truncated(self) -> bool:
-        """Whether options such as ``top_p`` truncate the policy's distribution."""
-        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.rollouts.whole_files import UnwritableError, whole_file
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation
 from lgrpo_lightning.training.optimizers import build_optimizer
-from lgrpo_lightning.types import Sampling
 
 OPTIONS = [
     Curriculum,

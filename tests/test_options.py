@@ -20,8 +20,9 @@ from lgrpo_lightning.rewards import ExactMatch, RewardFunction, StepRewardFuncti
 from lgrpo_lightning.rewards.checks import RewardError, check_rewards
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.testing import toy_group, toy_tree
-from lgrpo_lightning.types import Completion, Prompt, Rewards, Sampling
+from lgrpo_lightning.types import Completion, Prompt, Rewards
 
 SEVERAL = r"\b(list|tuple|Sequence|Iterable|set|frozenset|dict|Mapping)\["
 GIVEN: Mapping[type, dict[str, Any]] = {

@@ -18,7 +18,8 @@ from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollouts.checks import check_credits, check_trees, warn_of_unread
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.rollouts.selection import choose_varied, keep_members, trained_groups
-from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout
 
 
 @dataclass(kw_only=True, eq=False)

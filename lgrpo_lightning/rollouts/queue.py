@@ -23,7 +23,8 @@ from lgrpo_lightning.policy.kept_weights import KeptWeights
 from lgrpo_lightning.rollouts.components import Components
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.rollouts.thread import POLL, RolloutRequest, RolloutThread
-from lgrpo_lightning.types import Group, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Group
 
 EARLIER = "lgrpo_earlier_weights"
 """Key in a checkpoint of the weights that rollouts in the queue were drawn from, oldest first; they never change."""

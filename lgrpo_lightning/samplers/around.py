@@ -9,7 +9,8 @@ from typing import Any
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.samplers.transformers import TransformersSampler
-from lgrpo_lightning.types import Completion, Prompt, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Completion, Prompt
 
 
 class SamplerAround(Sampler):

@@ -17,9 +17,9 @@ from lgrpo_lightning.policy.head import WIDE, compute_logits, find_backbone, tak
 from lgrpo_lightning.policy.layout import pad_left, place
 from lgrpo_lightning.policy.rotary import check_length
 from lgrpo_lightning.samplers.left_padding import takes_left_padding
-from lgrpo_lightning.samplers.noise import gumbel_argmax, truncate_logits
+from lgrpo_lightning.samplers.noise import gumbel_argmax
 from lgrpo_lightning.samplers.stops import Stops, StopSearch
-from lgrpo_lightning.types import Sampling
+from lgrpo_lightning.sampling import Sampling, truncate_logits
 
 COMPACT_BELOW = 0.8
 """Finished rows are removed from the batch when less than this share of it is still running."""

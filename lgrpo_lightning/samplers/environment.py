@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
-from lgrpo_lightning.environments.call_reader import CallReader, check_format, make_call_reader
 from lgrpo_lightning.environments.driver import EpisodeDriver, OnError
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.episode import Episode
@@ -16,12 +15,14 @@ from lgrpo_lightning.environments.limits import name_class
 from lgrpo_lightning.environments.make import make_environments, place_in_processes
 from lgrpo_lightning.environments.messages import make_assistant_message
 from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.environments.tool_call_reader import CallReader, check_format, make_call_reader
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import make_row_key
 from lgrpo_lightning.samplers.text import decode, list_stripped
-from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Completion, Group, Prompt
 
 Isolation = Literal["thread", "process"]
 

@@ -1,4 +1,4 @@
-"""What tokens are drawn from, and Gumbel-max with noise that depends on (random key, prompt, member, position) alone.
+"""Gumbel-max with noise that depends on (random key, prompt, member, position) alone.
 
 Neither the batch, nor its order, nor the number of ranks changes a draw; only rounding of the logits can, and
 Gumbel-max turns a rounding error into another token only where two candidates tie within it.
@@ -13,33 +13,10 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import RandomKey
-from lgrpo_lightning.types import Sampling
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
-
-
-def truncate_logits(logits: Tensor, sampling: Sampling) -> Tensor:
-    """``[R, V]`` logits at the temperature, fp32, with -inf on the tokens that may not be drawn.
-
-    The most probable token always stays.
-
-    >>> truncate_logits(torch.tensor([[2.0, 1.0, 0.0]]), Sampling(top_k=1)).tolist()
-    [[2.0, -inf, -inf]]
-    """
-    from transformers.generation import logits_process
-
-    logits = logits.float()
-    if sampling.temperature not in (0.0, 1.0):
-        logits = logits / sampling.temperature
-    if sampling.min_p > 0:  # before top-p, as in vLLM: the warpers of `generate` have it last
-        logits = logits_process.MinPLogitsWarper(sampling.min_p)(None, logits)
-    if sampling.top_k > 0:
-        logits = logits_process.TopKLogitsWarper(sampling.top_k)(None, logits)
-    if sampling.top_p < 1:
-        logits = logits_process.TopPLogitsWarper(sampling.top_p)(None, logits)
-    return logits
 
 
 def make_row_key(random_key: RandomKey, uid: str, member: int) -> int:

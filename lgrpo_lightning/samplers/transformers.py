@@ -12,7 +12,8 @@ from lgrpo_lightning.samplers.compiled import CompiledDecoding
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.samplers.noise import make_row_key
 from lgrpo_lightning.samplers.text import decode, list_stripped
-from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Completion, Group, Prompt
 
 Job = tuple[int, int]  # (prompt, member)
 

@@ -23,8 +23,9 @@ from lgrpo_lightning.data.sources import read_rows
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import check_rewards
 from lgrpo_lightning.rollouts.checks import check_credits, check_trees
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.testing.toys import toy_group, toy_tree
-from lgrpo_lightning.types import Credit, Group, Prompt, Rewards, Sampling
+from lgrpo_lightning.types import Credit, Group, Prompt, Rewards
 
 
 def check_reward_model(

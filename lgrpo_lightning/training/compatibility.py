@@ -8,8 +8,8 @@ from typing import Any
 from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, Sampler
 from lgrpo_lightning.distributed.ranks import find_tensor_mesh
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.training.options import Objective, Updates
-from lgrpo_lightning.types import Sampling
 
 
 def check_together(

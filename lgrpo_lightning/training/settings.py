@@ -20,8 +20,8 @@ from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.rollouts.names import show_path
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.training.options import Updates
-from lgrpo_lightning.types import Sampling
 
 ELSEWHERE = {
     "gradient_clip_val": "model.updates.gradient_clip_val",

@@ -21,7 +21,8 @@ from lgrpo_lightning.policy.source import rename_as_stored
 from lgrpo_lightning.policy.training_noise import set_training_noise
 from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
-from lgrpo_lightning.types import Sampling, pad
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import pad
 from tests.architectures.tiny import tiny
 from tests.models import far_from_uniform, tokenizer
 

@@ -15,7 +15,7 @@ from lgrpo_lightning.errors import MissingPackageError, NotFoundError
 
 CAUGHT_HERE = {  # texts for a model or for the code around, never a user's
     "types.py", "process_tree.py", "functional/advantages.py", "functional/losses.py",
-    "environments/call_bodies.py", "environments/calculator.py", "environments/isolation/proxies.py",
+    "environments/tool_call_syntaxes.py", "environments/calculator.py", "environments/isolation/proxies.py",
     "environments/isolation/serving.py", "data/contexts.py",
 }  # fmt: skip
 BUILT_IN = re.compile(r"raise (ValueError|TypeError|RuntimeError|OSError|FileNotFoundError|ImportError)\(")

@@ -25,10 +25,10 @@ from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.registry import hookspecs
 from lgrpo_lightning.registry.loading import DISABLE
 from lgrpo_lightning.registry.lookup import components
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.testing import toy_loss_input
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation
 from lgrpo_lightning.training.settings import ELSEWHERE
-from lgrpo_lightning.types import Sampling
 from tests.docs.markdown import ROOT, code, headings, prose, rows, section
 from tests.runs import CONFIG, VALIDATED, fit, metrics, rollouts
 

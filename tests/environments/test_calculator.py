@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.environments.calculator import LONGEST, calculate
-from lgrpo_lightning.environments.call_reader import make_call_reader
-from lgrpo_lightning.environments.calls import find_tool_calls
 from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.environments.tool_call_formats import find_tool_calls
+from lgrpo_lightning.environments.tool_call_reader import make_call_reader
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.types import Prompt
 from tools import calling

@@ -17,7 +17,8 @@ from lgrpo_lightning.distributed import is_process_gone
 from lgrpo_lightning.environments import GuessingGame
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.samplers import EnvironmentSampler
-from lgrpo_lightning.types import Group, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Group
 from tests.environments import faults
 from tests.environments.partners import Echo, Faulty
 from tests.environments.test_sampler import SAMPLING, source

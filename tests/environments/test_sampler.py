@@ -17,7 +17,8 @@ from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards import EnvironmentReward, FormatMatch, RewardSum
 from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
-from lgrpo_lightning.types import Group, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Group
 from tests.environments.partners import Echo, Endless, Faulty
 from tests.models import tokenizer
 from tests.samplers.test_transformers import RANDOM_KEY, ids, prompts

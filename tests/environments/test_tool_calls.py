@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
-from lgrpo_lightning.environments.call_probes import PROBES, write_probes
-from lgrpo_lightning.environments.call_reader import CallReader, make_call_reader
-from lgrpo_lightning.environments.calls import FORMATS, find_tool_calls
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_call import ToolCall
+from lgrpo_lightning.environments.tool_call_formats import FORMATS, find_tool_calls
+from lgrpo_lightning.environments.tool_call_probes import PROBES, write_probes
+from lgrpo_lightning.environments.tool_call_reader import CallReader, make_call_reader
 from tests.environments import templates
 from tests.environments.responses import NAMES, RESPONSES
 

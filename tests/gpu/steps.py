@@ -230,7 +230,7 @@ def sampling(device: str, tiny: bool) -> Iterator[Result]:
     """Tokens a second of the decode loop."""
     from lgrpo_lightning.samplers.compiled import CompiledDecoding
     from lgrpo_lightning.samplers.decoding import Decoding, Request
-    from lgrpo_lightning.types import Sampling
+    from lgrpo_lightning.sampling import Sampling
 
     size = "tiny" if tiny else "0.5B"
     made = policy(size, device)

@@ -8,7 +8,7 @@ import torch
 
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.samplers.decoding import Decoding, Request
-from lgrpo_lightning.types import Sampling
+from lgrpo_lightning.sampling import Sampling
 from tests.gpu.machine import DEVICE, needs_gpus
 from tests.policy.test_tree import forest, scored
 

@@ -21,7 +21,8 @@ from lgrpo_lightning.policy.source import PolicySource
 from lgrpo_lightning.policy.training_noise import set_training_noise
 from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.types import Prompt, Sampling, pad
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Prompt, pad
 from tests.architectures.tiny import tiny
 from tests.models import far_from_uniform, tokenizer
 from tests.runs import fit, rollouts, train_metrics

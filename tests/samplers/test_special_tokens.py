@@ -13,8 +13,9 @@ from lgrpo_lightning.rewards import FormatMatch
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decode, list_stripped
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.segmenters import DelimiterSegmenter
-from lgrpo_lightning.types import Group, Prompt, Sampling
+from lgrpo_lightning.types import Group, Prompt
 from tests.models import make_model, tokenizer
 
 SPECIAL = ("<think>", "</think>", "<|im_end|>")

@@ -14,8 +14,9 @@ from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.rewards.step_reward_function import find_step_prefix, find_step_text
 from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
 from lgrpo_lightning.samplers.text import decode
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.segmenters import DelimiterSegmenter, SentenceSegmenter, TagSegmenter
-from lgrpo_lightning.types import Completion, Group, Message, Prompt, Sampling
+from lgrpo_lightning.types import Completion, Group, Message, Prompt
 from tests.models import make_model
 from tests.samplers.decoders import llama
 from tests.samplers.test_transformers import RANDOM_KEY

@@ -9,7 +9,8 @@ import torch
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.types import Group, Prompt, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Group, Prompt
 from tests.models import tokenizer
 
 RANDOM_KEY = RandomKey(0, "train", 0)

@@ -11,8 +11,9 @@ from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.loading import load_tokenizer
 from lgrpo_lightning.rewards import TeacherLogprobs
 from lgrpo_lightning.samplers import TransformersSampler
+from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.testing import toy_tree
-from lgrpo_lightning.types import Prompt, Sampling, TrainBatch
+from lgrpo_lightning.types import Prompt, TrainBatch
 from tests.training.test_update import run
 
 PROMPTS = [Prompt(uid=str(n), text="", token_ids=(3 + n, 13, 4)) for n in range(4)]

@@ -18,7 +18,8 @@ from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, m
 from lgrpo_lightning.samplers.vllm.isolation import isolate_engine
 from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.transport import Output, Request, Transport, make_sampling_arguments
-from lgrpo_lightning.types import Completion, Group, Prompt, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import Completion, Group, Prompt
 
 PROBE_TOKENS = 16
 BASE = -1

@@ -13,7 +13,8 @@ from torch import Tensor
 from lgrpo_lightning.contracts import Adapter
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.text import WRITTEN_OUT
-from lgrpo_lightning.types import FinishReason, Sampling
+from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.types import FinishReason
 
 NEVER = -100.0
 """vLLM's least bias of a logit: a probability of e^-100."""

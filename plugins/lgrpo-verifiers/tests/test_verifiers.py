@@ -11,9 +11,9 @@ from lgrpo_verifiers.conversation import Conversation, Rules, opened
 
 from lgrpo_lightning import Prompt, Sampling
 from lgrpo_lightning.contracts import RandomKey
-from lgrpo_lightning.environments.calls import FORMATS, Format
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_call import ToolCall
+from lgrpo_lightning.environments.tool_call_formats import FORMATS, Format
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.end_of_sequence import list_eos_token_ids
 from lgrpo_lightning.policy.loading import load_tokenizer

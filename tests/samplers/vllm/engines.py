@@ -22,9 +22,9 @@ import torch
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.lora import Lora
-from lgrpo_lightning.samplers.noise import truncate_logits
 from lgrpo_lightning.samplers.vllm.worker import describe_model
-from lgrpo_lightning.types import Group, Prompt, Sampling
+from lgrpo_lightning.sampling import Sampling, truncate_logits
+from lgrpo_lightning.types import Group, Prompt
 from tests.models import EXTRA, make_model, tokenizer
 
 needs_vllm = pytest.mark.skipif(

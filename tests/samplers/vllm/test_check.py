@@ -8,7 +8,7 @@ import torch
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.samplers.vllm.check import check_completions, make_probe_prompt, measure_difference
 from lgrpo_lightning.samplers.vllm.transport import Output, VLLMError
-from lgrpo_lightning.types import Sampling
+from lgrpo_lightning.sampling import Sampling
 from tests.models import tokenizer
 from tests.samplers.vllm.engines import ChangingPolicy, prompts, random_key
 

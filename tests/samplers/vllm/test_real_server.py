@@ -12,7 +12,7 @@ import torch
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
-from lgrpo_lightning.types import Sampling
+from lgrpo_lightning.sampling import Sampling
 from tests.samplers.vllm.engines import (
     KEY,
     SAMPLING,

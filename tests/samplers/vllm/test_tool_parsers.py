@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lgrpo_lightning.environments.call_reader import make_call_reader, make_vllm_reader
 from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.environments.tool_call_reader import make_call_reader, make_vllm_reader
 from tests.environments import templates
 
 manager = pytest.importorskip("vllm.tool_parsers").ToolParserManager

@@ -11,10 +11,10 @@ import torch
 
 from lgrpo_lightning import Completion, Environment, Prompt, Sampling
 from lgrpo_lightning.data.chats import render
-from lgrpo_lightning.environments.call_reader import CallReader, make_call_reader
 from lgrpo_lightning.environments.episode import Episode
 from lgrpo_lightning.environments.messages import make_assistant_message
 from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.environments.tool_call_reader import CallReader, make_call_reader
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.samplers.text import decode
 from lgrpo_verifiers.wire import Answer, completion, plain_messages, with_calls

@@ -8,8 +8,8 @@ from typing import Any
 
 from lgrpo_lightning import Group, Prompt, Sampler, Sampling
 from lgrpo_lightning.contracts import RandomKey, WeightSource
-from lgrpo_lightning.environments.call_reader import check_format
 from lgrpo_lightning.environments.template import TurnTemplate
+from lgrpo_lightning.environments.tool_call_reader import check_format
 from lgrpo_lightning.errors import UserError, mapped, require
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.text import list_stripped

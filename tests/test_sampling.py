@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.samplers.noise import truncate_logits
-from lgrpo_lightning.types import Sampling
+from lgrpo_lightning.sampling import Sampling, truncate_logits
 
 
 def kept(logits: Tensor, sampling: Sampling) -> list[bool]:

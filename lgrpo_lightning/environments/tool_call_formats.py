@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
 
-from lgrpo_lightning.environments import call_bodies as bodies
+from lgrpo_lightning.environments import tool_call_syntaxes as syntaxes
 from lgrpo_lightning.environments.tool_call import ToolCall
 
 
@@ -24,7 +24,7 @@ class Format:
         typed: Whether every argument is written as text, so that the tool's schema says what it is.
     """
 
-    read: bodies.Reader
+    read: syntaxes.Reader
     opens: str = r"(?!)"
     closes: str = r"\Z"
     bare: str = r"(?!)"
@@ -40,11 +40,11 @@ BARE_JSON = (
 BARE_PYTHON = r"\s*\[\s*(?P<name>[A-Za-z_][\w.]*)\(\s*(?P<keyword>\w+\s*=(?!=))?"
 
 FORMATS: dict[str, Format] = {
-    "hermes": Format(opens="<tool_call>", closes="</tool_call>", read=bodies.read_json_calls),
+    "hermes": Format(opens="<tool_call>", closes="</tool_call>", read=syntaxes.read_json_calls),
     "qwen3_coder": Format(
         opens="<tool_call>",
         closes="</tool_call>",
-        read=bodies.make_pair_reader(
+        read=syntaxes.make_pair_reader(
             r"\s*<function=([^>\n]+)>",
             r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>(?=\s*(?:<parameter=|</function>))",
             r"\s*</function>\s*",
@@ -54,7 +54,7 @@ FORMATS: dict[str, Format] = {
     "glm": Format(
         opens="<tool_call>",
         closes="</tool_call>",
-        read=bodies.make_pair_reader(
+        read=syntaxes.make_pair_reader(
             r"\s*([^\s<{]+)",
             r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>(?=\s*(?:<arg_key>|\Z))",
             r"\s*",
@@ -64,7 +64,7 @@ FORMATS: dict[str, Format] = {
     "invoke": Format(
         opens=r"<(?:\w+:)?(?:function_calls|tool_call)>",
         closes=r"</(?:\w+:)?(?:function_calls|tool_call)>",
-        read=bodies.make_pair_reader(
+        read=syntaxes.make_pair_reader(
             r'\s*<(?:\w+:)?invoke name="([^"]+)">',
             r'\s*<(?:\w+:)?parameter name="([^"]+)">(.*?)</(?:\w+:)?parameter>(?=\s*<(?:\w+:parameter|parameter|/))',
             r"\s*</(?:\w+:)?invoke>\s*",
@@ -74,28 +74,28 @@ FORMATS: dict[str, Format] = {
     "harmony": Format(
         opens=r"to=functions\.(?=[\w.-]+(?:<\|channel\|>\w+)?\s*(?:<\|constrain\|>)?\w*<\|message\|>)",
         closes=r"<\|call\|>|\Z",
-        read=bodies.make_json_reader(r"([\w.-]+).*?<\|message\|>(.*)"),
+        read=syntaxes.make_json_reader(r"([\w.-]+).*?<\|message\|>(.*)"),
     ),
-    "gemma4": Format(opens=r"<\|tool_call>", closes=r"<tool_call\|>", read=bodies.read_gemma_calls),
+    "gemma4": Format(opens=r"<\|tool_call>", closes=r"<tool_call\|>", read=syntaxes.read_gemma_calls),
     "deepseek": Format(
         opens="<｜tool▁call▁begin｜>",
         closes="<｜tool▁call▁end｜>",
-        read=bodies.make_json_reader(
+        read=syntaxes.make_json_reader(
             r"(?:function<｜tool▁sep｜>)?([^\n<]+)(?:<｜tool▁sep｜>|\n```json\n)(.*?)(?:\n```)?\s*"
         ),
     ),
-    "mistral": Format(opens=r"\[TOOL_CALLS\]", closes=r"(?=\[TOOL_CALLS\])|</s>|\Z", read=bodies.read_mistral_calls),
+    "mistral": Format(opens=r"\[TOOL_CALLS\]", closes=r"(?=\[TOOL_CALLS\])|</s>|\Z", read=syntaxes.read_mistral_calls),
     "llama3": Format(
-        opens=r"<\|python_tag\|>", closes=r"<\|eom_id\|>|<\|eot_id\|>|\Z", bare=BARE_JSON, read=bodies.read_json_calls
+        opens=r"<\|python_tag\|>", closes=r"<\|eom_id\|>|<\|eot_id\|>|\Z", bare=BARE_JSON, read=syntaxes.read_json_calls
     ),
     "json": Format(
-        opens=r"```(?:json)?[ \t]*\n", closes=r"```|\Z", marked=False, bare=BARE_JSON, read=bodies.read_json_calls
+        opens=r"```(?:json)?[ \t]*\n", closes=r"```|\Z", marked=False, bare=BARE_JSON, read=syntaxes.read_json_calls
     ),
     "pythonic": Format(
         opens=r"<\|tool_call_start\|>|<\|python_start\|>|<function_calls>|```tool_code\s*\n",
         closes=r"<\|tool_call_end\|>|<\|python_end\|>|</function_calls>|\n```|\Z",
         bare=BARE_PYTHON,
-        read=bodies.read_python_calls,
+        read=syntaxes.read_python_calls,
     ),
 }
 """Name → format."""

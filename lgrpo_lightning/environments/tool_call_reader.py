@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lgrpo_lightning.environments.call_probes import TOOLS, write_probes
-from lgrpo_lightning.environments.calls import FORMATS, REASONING, find_tool_calls, skip_reasoning
 from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_call import ToolCall, convert_arguments, describe_tools, list_names
+from lgrpo_lightning.environments.tool_call_formats import FORMATS, REASONING, find_tool_calls, skip_reasoning
+from lgrpo_lightning.environments.tool_call_probes import TOOLS, write_probes
 from lgrpo_lightning.errors import UserError
 
 CallReader = Callable[[Sequence[int], Sequence[int], Sequence[Any]], list[ToolCall]]
