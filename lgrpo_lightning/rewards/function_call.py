@@ -176,9 +176,9 @@ def _convert_completion(prompt: Prompt, completion: Completion) -> Any:
 
 def _describe_line(error: BaseException) -> str:
     """File and line in which ``error`` was raised, where that is inside the function."""
-    frames = traceback.extract_tb(error.__traceback__)
+    last = traceback.extract_tb(error.__traceback__)[-1]
     ended = isinstance(error, TimeoutError) and "(timeout)" in str(error)  # where the waiting ended
-    if ended or len(frames) < 3:  # guarded, the call: the function itself was not reached
+    # in this folder it is the call that failed, with arguments that the function does not take
+    if ended or os.path.dirname(last.filename) == os.path.dirname(__file__):
         return ""
-    last = frames[-1]
     return f" ({os.path.basename(last.filename)}, line {last.lineno}; LGRPO_TRACEBACK=1 shows the way there)"

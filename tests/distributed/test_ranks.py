@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -88,3 +90,55 @@ def test_a_process_alone() -> None:
     )
     assert Ranks().gather(3) == [3]
     assert Ranks().sum(torch.tensor(2.0)) == Ranks().max(torch.tensor(2.0)) == 2
+
+
+class Axis:
+    """One axis of a device mesh of two by two, as one rank sees it."""
+
+    def __init__(self, name: str, rank: int) -> None:
+        self.name, self.rank = name, rank
+
+    def size(self) -> int:
+        return 2
+
+    def get_local_rank(self) -> int:
+        return self.rank
+
+    def get_group(self) -> str:
+        return self.name
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_rank_of_a_tensor_group(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two groups, in one process: what is sent to whom."""
+    mesh = {"data_parallel": Axis("data", rank // 2), "tensor_parallel": Axis("tensor", rank % 2)}
+    strategy = type("Strategy", (ModelParallelStrategy,), {"device_mesh": mesh})()
+    trainer = SimpleNamespace(strategy=strategy, world_size=4, global_rank=rank)
+    data = find_data_rank(trainer)
+    assert (data.rank, data.size, data.group, data.first) == (1, 2, "data", rank == 2)
+    sent = list[Any]()
+
+    def broadcast(box: list[Any], group: str, group_src: int) -> None:
+        sent.append((list(box), group, group_src))
+        box[0] = "received"
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    assert share(trainer, lambda: "own") == "received"
+    assert sent == [(["own"] if rank == 2 else [None], "tensor", 0)]
+
+    def gather_all(out: list[Any], value: int) -> None:
+        assert len(out) == 4
+        out[:] = range(value, value + 4)
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather_all)
+    assert (gather(trainer, 5), gather_data_ranks(trainer, 5)) == ([5, 6, 7, 8], [5, 7])
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_who_is_told_whether_to_average(sync: bool) -> None:
+    told = list[bool]()
+    sharded = SimpleNamespace(set_requires_gradient_sync=told.append)
+    with set_gradient_sync(SimpleNamespace(model=sharded), sharded, sync):
+        assert told == [sync]
+    with set_gradient_sync(SimpleNamespace(model=object()), object(), sync):  # one process: nobody
+        pass

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,27 @@ def test_none_makes_the_call_not_applicable_warns_once_and_counts(fault: str) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scored(model)
+
+
+def needs_hints(completions: list[str], hints: list[str]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "line"),
+    [
+        (raises, {}, raises.__code__.co_firstlineno + 3),
+        (raises, {"thread": True}, raises.__code__.co_firstlineno + 3),
+        (hangs, {"thread": True, "timeout": 0.1}, 0),
+        (short, {}, 0),
+        (needs_hints, {}, 0),
+    ],
+)
+def test_the_line_that_failed_is_named(function: Any, options: dict[str, Any], line: int) -> None:
+    """Where it is one of the function: not for a time-out, a wrong answer, or a call without one of its arguments."""
+    with pytest.raises(RewardError) as error:
+        scored(RewardFunction(function, **options))
+    where = re.findall(r"\((\w+.py), line (\d+); LGRPO_TRACEBACK=1", str(error.value))
+    assert where == ([("test_failures.py", str(line))] if line else [])
 
 
 def test_an_exit_in_a_coroutine_reaches_the_caller_and_the_next_call_is_answered() -> None:

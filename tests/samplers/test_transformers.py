@@ -9,6 +9,7 @@ import torch
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.samplers import TransformersSampler
+from lgrpo_lightning.samplers.decoding import Decoding
 from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group, Prompt
 from tests.models import tokenizer
@@ -56,6 +57,17 @@ def test_completions_do_not_depend_on_the_batch(model_folder: Callable[[str], Pa
     assert ids(together)[1] == ids(alone)[0]
     more = sample.sample(prompts(), 6, sampling=sampling, random_key=RANDOM_KEY)
     assert [g[:4] for g in ids(more)] == ids(together)
+
+
+def test_padding_is_judged_by_two_tokens(model_folder: Callable[[str], Path]) -> None:
+    policy = Policy(PolicyConfig(path=str(model_folder("llama"))))
+    short, long = (p.token_ids for p in prompts(["a", "12+7+3="]))
+    with policy.generation_model() as model:
+        decoding = Decoding(model, tokenizer(), (1,), Sampling())
+        both = decoding._compute_first_logits([short, long])
+        for ids, found in zip((short, long), both, strict=True):
+            logits = model(torch.tensor([[*ids, ids[-1]]])).logits[0, -2:]
+            torch.testing.assert_close(found, logits.flatten(), atol=1e-4, rtol=0)
 
 
 def test_streams_differ(model_folder: Callable[[str], Path]) -> None:
