@@ -17,11 +17,13 @@ from transformers import AutoModelForCausalLM
 from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling, cli
 from lgrpo_lightning.data import ArithmeticTasks
 from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.functional.importance import ImportanceMode
 from lgrpo_lightning.policy import Lora, PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
-from lgrpo_lightning.training import Updates, Validation
+from lgrpo_lightning.training import Objective, Updates, Validation
+from tests.samplers.apart import ApartSampler
 
 QUIET = {
     "accelerator": "cpu",
@@ -133,12 +135,33 @@ def test_a_second_trainer_is_a_new_run(tmp_path: Path, limit: str) -> None:
     assert one.rollout_index == 2
 
 
-def test_the_same_trainer_goes_on(tmp_path: Path) -> None:
-    one, same = module(), trainer(tmp_path, max_steps=2)
+def test_the_same_trainer_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, same = module(updates=Updates(max_rollouts_without_step=2)), trainer(tmp_path, max_steps=2)
     same.fit(one, data())
     same.fit_loop.epoch_loop.max_steps = 4
     same.fit(one, data())
     assert (one.rollout_index, same.global_step) == (4, 4)
+    assert capsys.readouterr().out.count("Completions end at") == 1  # nor is every rollout one without a step
+
+
+def count_ones(completions: list[str], **columns: Any) -> list[float]:
+    return [float(c.count("1")) for c in completions]
+
+
+@pytest.mark.parametrize(("sampler", "factor"), [(TransformersSampler, 1.0), (ApartSampler, 0.01)])
+def test_a_sampler_that_is_not_the_policy_is_corrected_for(
+    tmp_path: Path, sampler: type[TransformersSampler], factor: float
+) -> None:
+    """Corrections of at most 0.01 in place of 1 make the gradient as much smaller."""
+    norms = []
+    modes: list[ImportanceMode] = ["none", "token_truncate"]
+    for mode in modes:
+        objective = Objective(importance=mode, importance_max=0.01)
+        one = module(objective=objective, sampler=sampler(), reward_model=count_ones)
+        trainer(tmp_path / mode, max_steps=1).fit(one, data())
+        norms.append(float(one.trainer.callback_metrics["grad_norm"]))
+    assert norms[0] > 0
+    assert norms[1] == pytest.approx(factor * norms[0], rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------ Lightning's callbacks
@@ -238,3 +261,17 @@ def test_loaders_in_place_of_a_data_module(tmp_path: Path, call: str) -> None:
     loader = torch.utils.data.DataLoader([{"prompt": "1+2="}])
     with pytest.raises(ValueError, match=rf"no data module. Use trainer.{call}\(module, datamodule=Prompt"):
         getattr(trainer(tmp_path), call)(module(), loader)
+
+
+class NoFurther(PromptDataModule):
+    """A data module of one's own, which gives batches alone."""
+
+    @property
+    def draw_further_prompts(self) -> Any:  # type: ignore[override]
+        raise AttributeError
+
+
+def test_one_round_of_further_prompts_needs_a_data_module_that_has_them(tmp_path: Path) -> None:
+    given = NoFurther(train=ArithmeticTasks(count=8), prompts_per_step=2)
+    with pytest.raises(ValueError, match="updates.refill_rounds asks the data module for further prompts, and NoFur"):
+        trainer(tmp_path).fit(module(updates=Updates(refill_rounds=1)), given)
