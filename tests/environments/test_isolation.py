@@ -8,6 +8,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ import pytest
 
 from lgrpo_lightning.distributed import is_process_gone
 from lgrpo_lightning.environments import GuessingGame
+from lgrpo_lightning.environments.driver import EpisodeDriver
+from lgrpo_lightning.environments.isolation.proxies import ProcessToolEnvironment
+from lgrpo_lightning.environments.isolation.serving import Answer, Residents
+from lgrpo_lightning.environments.isolation.workers import Seat
+from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.samplers import EnvironmentSampler
 from lgrpo_lightning.sampling import Sampling
@@ -105,21 +111,56 @@ def test_conversations_with_tools_are_those_of_threads(policy: Policy, options: 
 
 def test_environments_share_processes_only_where_there_are_more(policy: Policy) -> None:
     where = {}
-    for count in (2, 6):
+    for many in (2, 6):
         sampler, _ = scripted(policy, ["a", "b"], environment=f"{FAULTS}.Where", isolation="process", workers=3)
         for _ in range(3):
             inner = sampler.sampler
             assert isinstance(inner, Scripted)
             inner.asked = []
-            group = sampler.sample([asked()], count, sampling=Sampling(max_new_tokens=2000), random_key=RANDOM_KEY)[0]
+            group = sampler.sample([asked()], many, sampling=Sampling(max_new_tokens=2000), random_key=RANDOM_KEY)[0]
             told = [r.turns[1].messages[0]["content"].split() for r in group.completions]
-            where.setdefault(count, []).append([pid for pid, _ in told])
+            where.setdefault(many, []).append([pid for pid, _ in told])
         assert all(torch == "False" for _, torch in told)  # nothing imported it
         sampler.teardown()
     assert all(len(set(pids)) == 2 for pids in where[2])
     assert all(sorted(map(pids.count, set(pids))) == [2, 2, 2] for pids in where[6])
     assert len({pid for pids in where[6] for pid in pids}) == 3  # they are used again
     assert all(is_process_gone(int(pid)) for found in where.values() for pids in found for pid in pids)
+
+
+class Here:
+    """Processes of environments that are this one."""
+
+    def __init__(self, prototype: Any) -> None:
+        self.residents, self.seats, self.keys = Residents({None: pickle.dumps(prototype)}), set[int](), count()
+
+    def seat(self, name: str | None) -> Seat:
+        seat = Seat(self, next(self.keys))  # type: ignore[arg-type]
+        seat.call("open", name, limit=1)
+        return seat
+
+    def ask(self, *request: Any, limit: float) -> Answer:
+        key, method, *arguments = request
+        answer = Answer.read(self.residents.answer(pickle.dumps((key, method, tuple(arguments)))))
+        assert not answer.error, answer.text
+        return answer
+
+
+def test_an_environment_of_an_episode_that_is_over_waits_for_the_next() -> None:
+    prototype = ToolEnvironment.from_paths([], f"{PARTNERS}.Counter", 1.0)
+    here = Here(prototype)
+    environment = ProcessToolEnvironment(here, None, prototype, 1.0)  # type: ignore[arg-type]
+    limits: Any = {"timeout": 1.0, "workers": 1, "max_answer_chars": 99, "max_errors_in_a_row": 1, "on_error": "drop"}
+    driver = EpisodeDriver({None: environment}, **limits)
+    for episodes in (2, 1, 2):
+        driver.begin_rollout()
+        begun, _ = driver.begin_episodes(asked(), episodes, seed=0)
+        living = {id(resident) for _, resident in here.residents.seated.values()}
+        for episode in begun:
+            driver.end_episode(episode)
+        assert not here.residents.seated
+        assert {id(e) for e in here.residents.waiting[None]} >= living
+        assert len(here.residents.waiting[None]) == len(driver.idle[None]) == 2
 
 
 def descriptors() -> int:

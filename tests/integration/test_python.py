@@ -273,5 +273,5 @@ class NoFurther(PromptDataModule):
 
 def test_one_round_of_further_prompts_needs_a_data_module_that_has_them(tmp_path: Path) -> None:
     given = NoFurther(train=ArithmeticTasks(count=8), prompts_per_step=2)
-    with pytest.raises(ValueError, match="updates.refill_rounds asks the data module for further prompts, and NoFur"):
+    with pytest.raises(ValueError, match="asks the data module for further prompts, and NoFurther"):
         trainer(tmp_path).fit(module(updates=Updates(refill_rounds=1)), given)
