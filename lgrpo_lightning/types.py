@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.errors import refuse_text
+from lgrpo_lightning.images import ImageFile, ImageTokens
 from lgrpo_lightning.process_tree import ProcessTree
 
 FinishReason = Literal["stop", "length"]
@@ -26,11 +27,12 @@ class Prompt:
 
     Attributes:
         uid: Name of the prompt in its data set; part of the key of the sampling noise.
-        text: Input of the model, after the chat template.
-        token_ids: ``text`` as token ids.
+        text: Input of the model, after the chat template; an image is one placeholder.
+        token_ids: ``text`` as token ids; an image is as many placeholders as the model reads of it.
         messages: The chat it was rendered from, or None for a plain string.
         columns: All other columns of the data row, for rewards.
         contexts: Token ids of the prompt with more context, by the template of ``RewardModel.contexts``.
+        images: The images of the placeholders, in order.
     """
 
     uid: str
@@ -39,10 +41,16 @@ class Prompt:
     messages: tuple[Message, ...] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     contexts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    images: tuple[ImageFile, ...] = ()
 
     def __post_init__(self) -> None:
         refuse_text("Prompt.token_ids", self.token_ids)
         refuse_text("Prompt.messages", self.messages)
+
+    @property
+    def model_input(self) -> Sequence[int]:
+        """What the model reads: the token ids, with the images where there are any."""
+        return ImageTokens(self.token_ids, self.text, self.images) if self.images else self.token_ids
 
     def copy(self) -> Prompt:
         """A copy with its own columns and messages."""
@@ -269,7 +277,7 @@ class TrainBatch:
     """Completions of complete groups with their credit: the input of an update.
 
     Attributes:
-        prompts: Token ids of each row's prompt; rows of a group share the object.
+        prompts: Token ids of each row's prompt, with its images.
         completions: Token ids of each row's completion.
         group_ids: ``[N]`` index of each row's group, non-decreasing.
         advantages, weights: ``[N, T]`` fp32, 0 on padding.
@@ -277,7 +285,7 @@ class TrainBatch:
         sampler_logprobs: ``[N, T]`` fp32, 0 on padding.
     """
 
-    prompts: tuple[tuple[int, ...], ...]
+    prompts: tuple[Sequence[int], ...]
     completions: tuple[tuple[int, ...], ...]
     group_ids: Tensor
     advantages: Tensor
@@ -313,7 +321,7 @@ class TrainBatch:
         completions = [groups[at].completions[m] for at, m in rows]
         width = max((len(c) for c in completions), default=0)
         return cls(
-            prompts=tuple(groups[at].prompt.token_ids for at, _ in rows),
+            prompts=tuple(groups[at].prompt.model_input for at, _ in rows),
             completions=tuple(c.token_ids for c in completions),
             group_ids=torch.tensor([at for at, _ in rows], dtype=torch.long, device=device),
             advantages=pad([credits[at].advantages[m] for at, m in rows], width).to(device),

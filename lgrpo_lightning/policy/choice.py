@@ -13,7 +13,7 @@ from torch import Tensor
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.attention import PREFIX
 from lgrpo_lightning.policy.head import find_backbone
-from lgrpo_lightning.policy.layout import Tokens
+from lgrpo_lightning.policy.layout import Tokens, identify
 from lgrpo_lightning.policy.packing import count_prefix_tokens, count_tree_tokens
 from lgrpo_lightning.policy.quantization import count_numbers
 
@@ -107,7 +107,7 @@ def estimate_cost(
     if layout == "padded":
         pairs = sum((p + c) ** 2 for p, c in rows)
     else:
-        pairs = sum(len(p) ** 2 for p in {tuple(p) for p in prompts}) + sum(c * (p + c) for p, c in rows)
+        pairs = sum(len(p) ** 2 for p in {identify(p) for p in prompts}) + sum(c * (p + c) for p, c in rows)
     return float(linear + pairs * width)
 
 

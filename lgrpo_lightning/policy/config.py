@@ -55,6 +55,8 @@ class PolicyConfig:
             log-probs alike. Those that end a completion may be among them; it is then as long as it may be.
         model_kwargs: Entries to change in the model's ``config.json``, and further arguments of
             ``AutoModelForCausalLM.from_pretrained``, such as ``trust_remote_code``.
+        processor_kwargs: Arguments of the processor of images, such as ``max_pixels`` (Qwen) or ``size``: how many
+            tokens an image becomes.
     """
 
     path: str = "lgrpo:arithmetic"
@@ -76,6 +78,7 @@ class PolicyConfig:
     extra_eos_tokens: list[str | int] = field(default_factory=list)
     suppress_tokens: list[str | int] = field(default_factory=list)
     model_kwargs: dict[str, Any] = field(default_factory=dict)
+    processor_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.path:  # null passes the parser
@@ -94,6 +97,7 @@ class PolicyConfig:
         if self.weights not in ("pretrained", "random"):
             raise UserError(f"policy.weights is {self.weights!r}; possible are 'pretrained' and 'random'.")
         mapped("policy.model_kwargs", self.model_kwargs)
+        mapped("policy.processor_kwargs", self.processor_kwargs)
         if self.micro_batch_tokens < 1 or self.logprob_chunk_mb < 1:
             raise UserError("policy.micro_batch_tokens and policy.logprob_chunk_mb must be at least 1.")
         if quantised := sorted(k for k in self.model_kwargs if k.startswith(("load_in_", "quantization"))):

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.policy.head import find_backbone
+from lgrpo_lightning.images import ImageTokens
+from lgrpo_lightning.policy.image_body import prepare_pass
 
 Tokens = Sequence[int]
+
+
+class ImageReader(Protocol):
+    """Gives a pass the images of its prompts."""
+
+    def make_inputs(
+        self, prompts: Sequence[Tokens], *, starts: Sequence[int], width: int, device: torch.device | str
+    ) -> dict[str, Tensor]:
+        """As ``PromptProcessor``."""
 
 
 def place(device: torch.device | str, **tensors: Tensor) -> dict[str, Tensor]:
@@ -37,6 +47,7 @@ class Layout:
         predictors: ``[n]`` positions in the flattened ``[b * L]`` hidden states that predict a scored token.
         targets: ``[n]`` the tokens they predict.
         gather: ``[N, T]`` which of the n scores belongs to each token; n (one past the end) on padding.
+        images: What the model is given of the images in the prompts, by name.
     """
 
     input_ids: Tensor
@@ -45,6 +56,7 @@ class Layout:
     predictors: Tensor
     targets: Tensor
     gather: Tensor
+    images: Mapping[str, Tensor] = field(default_factory=dict)
 
     def spread(self, scores: Tensor) -> Tensor:
         """``[n]`` scores → ``[N, T]``, 0 on padding. Uses index_select: its backward is deterministic."""
@@ -54,13 +66,8 @@ class Layout:
 
     def run(self, model: Any, **more: Any) -> tuple[Tensor, Any]:
         """(the flattened hidden states, the output) of the backbone; the head runs on scored positions only."""
-        output = find_backbone(model)(
-            input_ids=self.input_ids,
-            position_ids=self.position_ids,
-            use_cache=False,
-            **self.model_arguments,
-            **more,
-        )
+        body, given = prepare_pass(model, self.input_ids, self.position_ids, self.attention_mask, self.images)
+        output = body(input_ids=self.input_ids, use_cache=False, **given, **self.model_arguments, **more)
         return output.last_hidden_state.flatten(0, 1), output
 
     @property
@@ -81,10 +88,15 @@ class Layout:
 
 def group_rows(prompts: Sequence[Tokens]) -> list[list[int]]:
     """Rows with the same prompt, in order of appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[Tokens, list[int]] = {}
     for row, prompt in enumerate(prompts):
-        groups.setdefault(tuple(prompt), []).append(row)
+        groups.setdefault(identify(prompt), []).append(row)
     return list(groups.values())
+
+
+def identify(prompt: Tokens) -> Tokens:
+    """What is equal for two prompts that the model reads alike."""
+    return prompt if isinstance(prompt, ImageTokens) else tuple(prompt)
 
 
 def pad_left(prompts: Sequence[Tokens], *, pad: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,9 +121,18 @@ def number_scores(scored: Tensor) -> Tensor:
 
 
 def make_padded_layout(
-    prompts: Sequence[Tokens], completions: Sequence[Tokens], *, pad: int, device: torch.device | str = "cpu"
+    prompts: Sequence[Tokens],
+    completions: Sequence[Tokens],
+    *,
+    pad: int,
+    device: torch.device | str = "cpu",
+    reader: ImageReader | None = None,
 ) -> Layout:
-    """Every row its prompt and completion, padded on the right to the longest."""
+    """Every row its prompt and completion, padded on the right to the longest.
+
+    Args:
+        reader: Of prompts with images.
+    """
     rows = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
     width = max(len(r) for r in rows)
     ids = torch.tensor([r + [pad] * (width - len(r)) for r in rows])
@@ -131,5 +152,6 @@ def make_padded_layout(
         targets=ids.flatten()[flat[scored]],
         gather=number_scores(scored),
     )
-    layout = Layout(**placed)
+    images = {} if reader is None else reader.make_inputs(prompts, starts=[0] * len(rows), width=width, device=device)
+    layout = Layout(**placed, images=images)
     return replace(layout, attention_mask=None) if bool(real.all()) else layout

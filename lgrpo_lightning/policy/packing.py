@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from lgrpo_lightning.functional.common_prefix import count_common
-from lgrpo_lightning.policy.layout import Tokens, group_rows
+from lgrpo_lightning.policy.layout import Tokens, group_rows, identify
 
 S = TypeVar("S")
 Shape = tuple[int, int, int, int]
@@ -100,7 +100,7 @@ def count_prefix_tokens(prompts: Sequence[Tokens], completions: Sequence[Tokens]
     >>> count_prefix_tokens([(1, 2), (1, 2), (3,)], [(5,), (6, 7), (8,)])
     7
     """
-    return sum(map(len, {tuple(p) for p in prompts})) + sum(map(len, completions))
+    return sum(map(len, {identify(p) for p in prompts})) + sum(map(len, completions))
 
 
 def _fill_passes(pieces: Sequence[tuple[S, list[int]]], join: Callable[[S, S], S | None]) -> list[list[int]]:

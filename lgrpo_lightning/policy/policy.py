@@ -21,6 +21,7 @@ from lgrpo_lightning.policy.layout import Layout, Tokens, make_padded_layout
 from lgrpo_lightning.policy.loading import find_context_length, load_model
 from lgrpo_lightning.policy.packing import pack_groups, pack_padded, pack_prompts
 from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
+from lgrpo_lightning.policy.processor import PromptProcessor
 from lgrpo_lightning.policy.rotary import check_length, find_longest_alike
 from lgrpo_lightning.policy.router import compute_router_loss
 from lgrpo_lightning.policy.sharded_weights import Division, unshard
@@ -45,10 +46,19 @@ class Policy(nn.Module):
         config: What to load and how to compute.
         pad: Token id to fill rows with; never attended to.
         longest: Most tokens of a prompt and its completion, where that is known.
+        processor: Of prompts with images; None: one of its own.
     """
 
-    def __init__(self, config: PolicyConfig, *, pad: int = 0, longest: int | None = None) -> None:
+    def __init__(
+        self,
+        config: PolicyConfig,
+        *,
+        pad: int = 0,
+        longest: int | None = None,
+        processor: PromptProcessor | None = None,
+    ) -> None:
         super().__init__()
+        self.processor = processor or PromptProcessor(config)
         self.config = config
         self.pad = pad
         self.model = load_model(config, longest=longest)
@@ -183,7 +193,7 @@ class Policy(nn.Module):
             laid_out: Layout = make_tree_layout(prompts, completions, device=self.device)
         else:
             make = make_prefix_layout if name == "prefix" else make_padded_layout
-            laid_out = make(prompts, completions, pad=self.pad, device=self.device)
+            laid_out = make(prompts, completions, pad=self.pad, device=self.device, reader=self.processor)
         hidden, output = laid_out.run(self.model, **({"output_router_logits": True} if with_router_loss else {}))
         logprobs, entropies = chunked_logprobs(
             hidden.index_select(0, laid_out.predictors),

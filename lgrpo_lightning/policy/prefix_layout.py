@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lgrpo_lightning.policy.cache import DifferentiableCache, check_cache, find_cache_argument, select_rows
 from lgrpo_lightning.policy.head import find_backbone
-from lgrpo_lightning.policy.layout import Layout, Tokens, group_rows, number_scores, pad_left, place
+from lgrpo_lightning.policy.image_body import find_next_positions, prepare_pass
+from lgrpo_lightning.policy.layout import ImageReader, Layout, Tokens, group_rows, number_scores, pad_left, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +46,27 @@ class PrefixLayout(Layout):
 
     def run(self, model: Any, **more: Any) -> tuple[Tensor, Any]:
         """(the flattened hidden states of prompts and completions, ``[U * P + N * C, H]``; their output)."""
-        body, argument = find_backbone(model), find_cache_argument(model)
-        cache = DifferentiableCache(model)
+        argument, cache = find_cache_argument(model), DifferentiableCache(model)
+        body, given = prepare_pass(model, self.prompt_ids, self.prompt_positions, self.prompt_mask, self.images)
         first = body(
             input_ids=self.prompt_ids,
-            position_ids=self.prompt_positions,
             attention_mask=self.prompt_mask.long(),
             use_cache=True,
             **{argument: cache},
+            **given,
             **more,
         )
         check_cache(cache, model)
         select_rows(cache, self.owners)
         mask: Any = self.attention_mask
         own = mask[:, -self.input_ids.shape[1] :]
-        second = body(
+        positions = self.position_ids
+        if self.images:  # an image takes fewer positions than tokens in some models
+            moved = find_next_positions(given["position_ids"]) - find_next_positions(self.prompt_positions)
+            positions = positions + moved.index_select(0, self.owners)
+        second = find_backbone(model)(
             input_ids=self.input_ids,
-            position_ids=self.position_ids,
+            position_ids=positions,
             # without attention it is that of the new tokens alone
             attention_mask=(own if argument == "cache_params" else mask).long(),
             use_cache=True,
@@ -86,13 +91,23 @@ def _join_routers(outputs: Sequence[Any], real: Sequence[Tensor]) -> Any:
 
 
 def make_prefix_layout(
-    prompts: Sequence[Tokens], completions: Sequence[Tokens], *, pad: int, device: torch.device | str = "cpu"
+    prompts: Sequence[Tokens],
+    completions: Sequence[Tokens],
+    *,
+    pad: int,
+    device: torch.device | str = "cpu",
+    reader: ImageReader | None = None,
 ) -> PrefixLayout:
-    """Every distinct prompt once, and every completion."""
+    """Every distinct prompt once, and every completion.
+
+    Args:
+        reader: Of prompts with images.
+    """
     groups = group_rows(prompts)
     owner = {row: number for number, rows in enumerate(groups) for row in rows}
     owners = torch.tensor([owner[row] for row in range(len(prompts))])
-    prompt_ids, prompt_mask, prompt_positions = pad_left([prompts[rows[0]] for rows in groups], pad=pad)
+    distinct = [prompts[rows[0]] for rows in groups]
+    prompt_ids, prompt_mask, prompt_positions = pad_left(distinct, pad=pad)
     sizes = torch.tensor([len(c) for c in completions])[:, None]
     width = int(sizes.max())
     columns = max(1, width - 1)  # one of padding where all have one token: sharded ranks make as many passes
@@ -115,4 +130,6 @@ def make_prefix_layout(
         prompt_mask=prompt_mask,
         owners=owners,
     )
-    return PrefixLayout(**placed)
+    starts, width = [prompt_ids.shape[1] - len(p) for p in distinct], prompt_ids.shape[1]
+    images = {} if reader is None else reader.make_inputs(distinct, starts=starts, width=width, device=device)
+    return PrefixLayout(**placed, images=images)

@@ -1,0 +1,125 @@
+"""Images of prompts, as references: pixels are read where they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, overload
+
+from lgrpo_lightning.errors import MissingPackageError, UserError
+
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+"""Modes of Pillow with at most eight bits a channel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFile:
+    """An image in a file.
+
+    Attributes:
+        path: Absolute path of the file.
+        digest: Beginning of the SHA-256 of its bytes.
+    """
+
+    path: str
+    digest: str
+
+    def __str__(self) -> str:
+        return self.path
+
+    def open(self) -> Any:
+        """The image as ``PIL.Image.Image`` in RGB, turned as its EXIF data say, transparent parts on white.
+
+        Raises:
+            ValueError: The file is not there, cannot be read, or is an animation or has more than 8 bits a channel.
+        """
+        return to_rgb(read_image(self.path))
+
+
+@dataclass(frozen=True)
+class ImageTokens(Sequence[int]):
+    """The token ids of a prompt with images. Two are equal only if their images are, too.
+
+    Attributes:
+        token_ids: Each image is as many placeholder tokens as the model reads of it. More tokens than ``text`` gives
+            may follow.
+        text: The prompt with one placeholder per image.
+        images: In the order of the placeholders.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    images: tuple[ImageFile, ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.token_ids)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
+        return self.token_ids[index]
+
+
+class OpenedImages(Sequence[Any]):
+    """Images, or lists of images, of which each is opened when it is asked for; what is no image stays as it is."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        item = self.items[index]
+        return item.open() if isinstance(item, ImageFile) else OpenedImages(item) if isinstance(item, tuple) else item
+
+
+def read_image(file: Any) -> Any:
+    """The image in a file, or in a file object, decoded, as ``PIL.Image.Image``.
+
+    Raises:
+        ValueError: It cannot be read.
+        ImportError: Pillow is not installed.
+    """
+    if find_spec("PIL") is None:
+        raise MissingPackageError('Prompts with images need Pillow: pip install "lgrpo_lightning[images]"')
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(file)
+        frames = getattr(image, "n_frames", 1)
+        image.load()
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {file}") from error
+    except UnidentifiedImageError as error:
+        raise UserError("its bytes are no image that Pillow reads (PNG, JPEG, WebP, GIF, BMP, TIFF)") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"it cannot be decoded ({type(error).__name__}: {error})") from error
+    if frames > 1 and image.format != "MPO":  # of a camera, which puts a small copy beside the image
+        raise UserError(f"it is an animation, or a file of {frames} pages; save the one that is meant")
+    return image
+
+
+def to_rgb(image: Any) -> Any:
+    """An image of Pillow in RGB, turned as its EXIF data say, transparent parts on white.
+
+    Raises:
+        ValueError: It has more than 8 bits a channel, whose range nobody knows.
+    """
+    from PIL import Image, ImageOps
+
+    if image.mode not in MODES:
+        raise UserError(f"it has pixels of mode {image.mode!r}, more than 8 bits a channel; save it as 8-bit RGB")
+    image = ImageOps.exif_transpose(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
