@@ -85,6 +85,10 @@ class WeightSource(Protocol):
         """The token ids that may be sampled: those that have a text."""
 
     @property
+    def processor(self) -> Any:
+        """Reads prompts with images: a ``PromptProcessor``."""
+
+    @property
     def context_length(self) -> int:
         """Maximum number of tokens of a prompt plus its completion."""
 
@@ -130,6 +134,9 @@ class Sampler(ABC):
 
     takes_turns: ClassVar[bool] = False
     """Whether completions contain turns of an environment."""
+
+    takes_images: bool = False
+    """Whether it reads ``Prompt.images``. Data with images beside a sampler without is refused."""
 
     apart: bool = False
     """Whether ``sample`` may run on another thread while the policy is trained, as ``updates.rollouts_ahead`` needs.

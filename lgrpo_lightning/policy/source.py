@@ -50,6 +50,7 @@ class PolicySource:
         policy.restrict(tokenizer, eos_token_ids)
         self.policy = policy
         self.tokenizer = tokenizer
+        self.processor = policy.processor
         self.eos_token_ids = eos_token_ids
         self.context_length = policy.context_length
         self.longest_sequence = min(longest_sequence or self.context_length, self.context_length)

@@ -147,10 +147,10 @@ class TeacherLogprobs(RewardModel):
         # copies and pickles hold no weights: the teacher is loaded again
         return vars(self) | {"_teacher": None, "_tokenizer": None}
 
-    def _find_prompt(self, prompt: Prompt) -> tuple[int, ...]:
+    def _find_prompt(self, prompt: Prompt) -> Sequence[int]:
         """What the teacher reads before a completion; the first one with a context is shown in the log."""
         if not self.contexts:
-            return prompt.token_ids
+            return prompt.model_input
         if (ids := prompt.contexts.get(self.contexts[0])) is None:
             raise UserError(
                 f"Prompt {prompt.uid} has no token ids with the context {self.contexts[0]!r} (Prompt.contexts), which "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.cache import check_cache, explain_cache_errors, find_cache_argument, make_cache, select_rows
 from lgrpo_lightning.policy.head import WIDE, compute_logits, find_backbone, takes_wide_product
-from lgrpo_lightning.policy.layout import pad_left, place
+from lgrpo_lightning.policy.image_body import find_next_positions, prepare_pass
+from lgrpo_lightning.policy.layout import ImageReader, pad_left, place
 from lgrpo_lightning.policy.rotary import check_length
 from lgrpo_lightning.samplers.left_padding import takes_left_padding
 from lgrpo_lightning.samplers.noise import gumbel_argmax
@@ -54,6 +55,7 @@ class Decoding:
         vocabulary: The ids that may be drawn; None: all.
         padding: Token ids without text, for stop strings.
         entropies: Whether to tell the entropy of what each token was drawn from.
+        reader: Of prompts with images.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Decoding:
         vocabulary: Vocabulary | None = None,
         padding: Sequence[int] = (),
         entropies: bool = False,
+        reader: ImageReader | None = None,
     ) -> None:
         self.model = model
+        self.reader = reader
         self.vocabulary = vocabulary
         self.tokenizer = tokenizer
         self.sampling = sampling
@@ -176,10 +180,21 @@ class Decoding:
         with explain_cache_errors(self.model):
             self.cache = self._make_cache()
         self.mask = None if whole else self._extend_mask(mask, 0)
+        given = self._read_images(prompts, ids, mask)
         with explain_cache_errors(self.model):
-            self._forward(ids)
+            self._forward(ids, given)
 
-    def _forward(self, ids: Tensor) -> None:
+    def _read_images(self, prompts: Sequence[Sequence[int]], ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        """What the model is given of the images in ``prompts``, and of the positions that depend on them."""
+        if self.reader is None:
+            return {}
+        starts, width = [ids.shape[1] - len(p) for p in prompts], ids.shape[1]
+        images = self.reader.make_inputs(prompts, starts=starts, width=width, device=self.device)
+        given = prepare_pass(self.model, ids, self.positions, mask, images)[1]
+        self.positions = given.pop("position_ids")
+        return given
+
+    def _forward(self, ids: Tensor, images: Mapping[str, Any] | None = None) -> None:
         """Feed ``[R, n]`` tokens at ``self.positions``; keep the logits of the last one."""
         mask = self.mask
         if mask is not None and self.cache_argument == "cache_params":
@@ -190,11 +205,12 @@ class Decoding:
             "position_ids": self.positions,
             self.cache_argument: self.cache,
             "use_cache": True,
+            **(images or {}),
         }
         self.logits = self._compute_logits(arguments)
         if self.vocabulary is not None:
             self.logits = self.vocabulary.masked(self.logits)
-        self.positions = self.positions[:, -1:] + 1
+        self.positions = find_next_positions(self.positions)
         if self.mask is not None:
             self.mask = self._extend_mask(self.mask, 1)
 

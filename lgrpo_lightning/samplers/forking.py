@@ -74,6 +74,7 @@ class ForkingSampler(SamplerAround):
             (cut in ("anywhere", "line", "entropy"), "cut", "'anywhere', 'line' or 'entropy'"),
         )
         super().__init__(sampler)
+        self.takes_images = self.sampler.takes_images
         if self.sampler.takes_turns:
             raise UserError(
                 "ForkingSampler: a fork goes on from the middle of a completion, and an environment would not know "

@@ -34,6 +34,7 @@ class TransformersSampler(Sampler):
     """
 
     is_policy = True
+    takes_images = True
 
     def __init__(self, max_batch_tokens: int = 65536, compile: bool = False, entropies: bool = False) -> None:
         if max_batch_tokens < 1:
@@ -58,13 +59,14 @@ class TransformersSampler(Sampler):
                 vocabulary=self.source.vocabulary,
                 padding=self.source.pad_token_ids,
                 entropies=self.entropies,
+                reader=getattr(self.source, "processor", None),
             )
             for jobs in self._make_batches(prompts, group_size, sampling.max_new_tokens):
                 used = sorted({p for p, _ in jobs})
                 requests = [
                     Request(prompt=used.index(p), key=make_row_key(random_key, prompts[p].uid, m)) for p, m in jobs
                 ]
-                results = decoding.run([prompts[p].token_ids for p in used], requests)
+                results = decoding.run([prompts[p].model_input for p in used], requests)
                 decoded.update(zip(jobs, results, strict=True))
         ends = (*self.source.eos_token_ids, *self.source.pad_token_ids)
         stripped = list_stripped(self.source.tokenizer, ends, sampling)
