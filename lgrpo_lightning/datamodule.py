@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from lgrpo_lightning.contracts import PromptSource, RandomKey
 from lgrpo_lightning.data import sizes
 from lgrpo_lightning.data.curriculum import Curriculum, PassRates
 from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder
+from lgrpo_lightning.data.images import ImageOptions, RowImages, find_base
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.row_columns import check_template_kwargs
 from lgrpo_lightning.data.set_encoder import SetEncoder
@@ -56,6 +58,7 @@ class PromptDataModule(LightningDataModule):
         chat_template_kwargs: More arguments of the chat template, such as ``enable_thinking`` or ``tools``.
         max_prompt_length: Longest prompt, in tokens; null for what completions leave of the model's context.
         long_prompts: What to do with longer prompts: "error", or "drop" to leave them out.
+        images: Which images prompts may have.
         on_change: Where a resumed run finds other prompts than the checkpoint was made with: "say" it and go on, or
             "error" to refuse.
 
@@ -80,6 +83,7 @@ class PromptDataModule(LightningDataModule):
         chat_template_kwargs: dict[str, Any] | None = None,
         max_prompt_length: int | None = None,
         long_prompts: LongPrompts = "error",
+        images: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
         on_change: Literal["say", "error"] = "say",
     ) -> None:
         super().__init__()
@@ -104,6 +108,7 @@ class PromptDataModule(LightningDataModule):
         self.pass_rates: PassRates | None = None
         self.system_prompt, self.chat, self.prefill = system_prompt, chat, prefill
         self.max_prompt_length, self.long_prompts, self.on_change = max_prompt_length, long_prompts, on_change
+        self.images = images
         self.fingerprints: dict[str, dict[str, str]] = {}
         self.prompts: dict[str, dict[str, list[Prompt]]] = {}
         self._train_loader: PromptLoader | PromptStream | None = None
@@ -128,6 +133,13 @@ class PromptDataModule(LightningDataModule):
         if self.streamed and self._trainer.state.fn == "fit":
             longest = sizes.find_max_length(module, self.max_prompt_length)
         return longest + int(module.sampling.max_new_tokens)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether prompts of the sets that were read have images, or those of a stream may have some."""
+        if self.streamed and self._trainer.state.fn == "fit":
+            return bool(self._trainer.lightning_module.processor.available)
+        return any(p.images for named in self.prompts.values() for prompts in named.values() for p in prompts)
 
     def setup(self, stage: str) -> None:
         """Read and encode the sets of ``stage``.
@@ -277,6 +289,15 @@ class PromptDataModule(LightningDataModule):
             vocabulary=getattr(module, "vocabulary_size", None),
             contexts=getattr(getattr(module, "reward_model", None), "contexts", ()),
             max_context_length=sizes.find_max_length(module, None),
+            images=RowImages(
+                processor=module.processor,
+                base=find_base(source),
+                folder=Path(self._trainer.default_root_dir) / "images",
+                options=self.images,
+                refusal=module.refusal_of_images,
+            )
+            if hasattr(module, "processor")
+            else None,
         )
         return SetEncoder(name, source, encoder, module)
 

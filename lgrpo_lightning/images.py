@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +13,8 @@ from lgrpo_lightning.errors import MissingPackageError, UserError
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 """Modes of Pillow with at most eight bits a channel."""
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
+"""What Pillow raises of a file that is cut or damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class ImageFile:
         Raises:
             ValueError: The file is not there, cannot be read, or is an animation or has more than 8 bits a channel.
         """
-        return to_rgb(read_image(self.path))
+        return to_rgb(open_image(self.path))
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,11 @@ class OpenedImages(Sequence[Any]):
         return item.open() if isinstance(item, ImageFile) else OpenedImages(item) if isinstance(item, tuple) else item
 
 
-def read_image(file: Any) -> Any:
-    """The image in a file, or in a file object, decoded, as ``PIL.Image.Image``.
+def open_image(file: Any, *, max_pixels: int | None = None) -> Any:
+    """The image in a file, or in a file object, as ``PIL.Image.Image`` that is not decoded yet.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: It cannot be read, or ``check_image`` refuses it.
         ImportError: Pillow is not installed.
     """
     if find_spec("PIL") is None:
@@ -95,29 +99,49 @@ def read_image(file: Any) -> Any:
 
     try:
         image = Image.open(file)
-        frames = getattr(image, "n_frames", 1)
-        image.load()
     except FileNotFoundError as error:
-        raise UserError(f"there is no file {file}") from error
+        raise UserError("there is no such file") from error
     except UnidentifiedImageError as error:
-        raise UserError("its bytes are no image that Pillow reads (PNG, JPEG, WebP, GIF, BMP, TIFF)") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"it cannot be decoded ({type(error).__name__}: {error})") from error
-    if frames > 1 and image.format != "MPO":  # of a camera, which puts a small copy beside the image
-        raise UserError(f"it is an animation, or a file of {frames} pages; save the one that is meant")
+        raise UserError("its bytes are no image that Pillow reads (PNG, JPEG, WebP, BMP, TIFF and others)") from error
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise UserError(f"it cannot be read ({type(error).__name__}: {error})") from error
+    check_image(image, max_pixels=max_pixels)
     return image
 
 
-def to_rgb(image: Any) -> Any:
-    """An image of Pillow in RGB, turned as its EXIF data say, transparent parts on white.
+def check_image(image: Any, *, max_pixels: int | None = None) -> None:
+    """Refuse an image of Pillow that is too large, moves, or has more than 8 bits a channel, whose range nobody knows.
 
     Raises:
-        ValueError: It has more than 8 bits a channel, whose range nobody knows.
+        ValueError: With the reason.
+    """
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise UserError(
+            f"it has {image.width} x {image.height} pixels; at most {max_pixels:,} are possible. Make it smaller, or "
+            "raise data.images.max_pixels"
+        )
+    if image.mode not in MODES:
+        raise UserError(f"its pixels are of mode {image.mode!r}, with more than 8 bits a channel. Save it as 8-bit RGB")
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except UNREADABLE as error:
+        raise UserError(f"it cannot be read ({type(error).__name__}: {error})") from error
+    if frames > 1 and image.format != "MPO":  # of a camera, which puts a small copy beside the image
+        raise UserError(f"it is an animation, or a file of {frames} pages. Save the one that is meant")
+
+
+def to_rgb(image: Any) -> Any:
+    """An image of Pillow, decoded, in RGB, turned as its EXIF data say, transparent parts on white.
+
+    Raises:
+        ValueError: It cannot be decoded.
     """
     from PIL import Image, ImageOps
 
-    if image.mode not in MODES:
-        raise UserError(f"it has pixels of mode {image.mode!r}, more than 8 bits a channel; save it as 8-bit RGB")
+    try:
+        image.load()
+    except UNREADABLE as error:
+        raise UserError(f"it cannot be decoded ({type(error).__name__}: {error})") from error
     image = ImageOps.exif_transpose(image)
     if not image.has_transparency_data:
         return image.convert("RGB")

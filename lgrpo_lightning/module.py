@@ -227,6 +227,11 @@ class GRPOModule(PolicyModule):
         rollout = self.components.assign_credit(batch_idx, scored, scored.rewards, random_key)
         return replace(rollout, trained=(False,) * len(scored))
 
+    @property
+    def refusal_of_images(self) -> str | None:
+        """Why prompts of this run may have no images; None where they may."""
+        return settings.explain_no_images(self.components.sampler, self.policy_config)
+
     def _set_names(self) -> tuple[str, ...]:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return tuple(data.test_names if self.trainer.testing else data.validation_names)

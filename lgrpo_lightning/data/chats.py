@@ -11,8 +11,12 @@ from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Message
 
 
-def check_messages(prompt: Any, where: str) -> list[Message]:
-    """The messages of a prompt: text as text, without the nulls that tables fill up with."""
+def check_messages(prompt: Any, where: str, *, images: Sequence[str] = ()) -> list[Message]:
+    """The messages of a prompt: text as text, without the nulls that tables fill up with.
+
+    Args:
+        images: Types of parts that are images; a message with some keeps its parts.
+    """
     if not isinstance(prompt, list | tuple):
         raise UserError(
             f"{where}: the prompt is {prompt!r}, of type {type(prompt).__name__}; it must be a string or a "
@@ -20,27 +24,28 @@ def check_messages(prompt: Any, where: str) -> list[Message]:
         )
     if not prompt:
         raise UserError(f"{where}: the prompt is empty.")
-    return [_check(message, f"{where}: message {number}") for number, message in enumerate(prompt)]
+    return [_check(message, f"{where}: message {number}", images) for number, message in enumerate(prompt)]
 
 
-def _check(message: Any, where: str) -> Message:
+def _check(message: Any, where: str, images: Sequence[str]) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise UserError(
             f"{where} is {message!r}; a message is an object with a role and a "
             'content, such as {"role": "user", "content": "1+1?"}.'
         )
     plain: dict[str, Any] = dict(parse_arguments(drop_nulls(message), where))
-    content = _join_text(plain.get("content"), where)
+    content = _join_text(plain.get("content"), where, images)
     if content is None and not plain.get("tool_calls"):
         raise UserError(
             f"{where} ({plain['role']}) has no content. Only an assistant's message with tool_calls goes without."
         )
-    if plain["role"] == "user" and not (content or "").strip():
+    if plain["role"] == "user" and not (isinstance(content, list) or (content or "").strip()):
         raise UserError(f"{where} (user) is empty.")
     return {**plain, "content": content or ""}
 
 
-def _join_text(content: Any, where: str) -> str | None:
+def _join_text(content: Any, where: str, images: Sequence[str]) -> str | list[Any] | None:
+    """The text of a message, or its parts if there are images among them."""
     if content is None or isinstance(content, str):
         return content
     if isinstance(content, Sequence) and all(isinstance(part, str | Mapping) for part in content):
@@ -48,7 +53,10 @@ def _join_text(content: Any, where: str) -> str | None:
         others = sorted({str(p.get("type")) for p in parts if not isinstance(p.get("text"), str)})
         if not others:
             return "".join(part["text"] for part in parts)
-        raise UserError(f"{where} has a part of type {', '.join(others)}; only parts of type text are possible.")
+        if set(others) <= {*images}:
+            return parts
+        possible = "parts of type text and image" if images else "parts of type text"
+        raise UserError(f"{where} has a part of type {', '.join(others)}; only {possible} are possible.")
     raise UserError(f"{where}: the content is {content!r}, a {type(content).__name__}; it must be text.")
 
 

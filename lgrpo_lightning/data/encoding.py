@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from lgrpo_lightning.data.chats import check_messages, check_text, open_turn, render
 from lgrpo_lightning.data.contexts import add_context
+from lgrpo_lightning.data.images import COLUMNS, PARTS, RowImages
 from lgrpo_lightning.data.json_text import list_called, read_messages
 from lgrpo_lightning.data.row_columns import read_template_arguments, refuse_images
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.images import ImageFile
 from lgrpo_lightning.types import Message, Prompt
 
 LongPrompts = Literal["error", "drop"]
@@ -31,6 +33,7 @@ class PromptEncoder:
     vocabulary: int | None = None  # token ids that the model has embeddings for; None does not check
     contexts: tuple[str, ...] = ()  # templates of prompts with more context, which are encoded, too
     max_context_length: int | None = None  # longest of these, in tokens; None: as long as a prompt
+    images: RowImages | None = None  # finds the images of a row; None: rows have none
 
     def encode(self, rows: Sequence[Mapping[str, Any]], *, name: str, origin: str) -> list[Prompt]:
         """The prompts of ``rows``, with uids ``name/0``, ``name/1``, …; errors call the rows ``origin``."""
@@ -47,32 +50,52 @@ class PromptEncoder:
         if "prompt" not in row:
             raise UserError(f"{where}: there is no 'prompt'; the columns are {', '.join(map(repr, row)) or 'none'}.")
         check_text(row, where)
-        refuse_images(row, where)
         prompt = row["prompt"]
         messages, arguments = self._read_messages(prompt, where), read_template_arguments(row, where)
+        images: tuple[ImageFile, ...] = ()
+        if self.images is None:
+            refuse_images(row, where)
+        else:
+            messages, images = self.images.take(row, messages, where)
         if messages is None and arguments:
             raise UserError(
                 f"{where}: column 'tools' or 'chat_template_kwargs' is for the chat template, and the prompt is "
                 "plain text. Set chat: true, or leave the column out."
             )
-        text, token_ids = self._tokenise(prompt, messages, arguments, where)
+        if images and self.contexts:
+            raise UserError(f"{where}: a teacher with a context reads text only, and the prompt has images.")
+        text, token_ids = self._tokenise(prompt, messages, arguments, where, images)
         encoded = Prompt(
             uid=f"{name}/{number}",
             text=text,
             token_ids=token_ids,
             messages=messages,
-            columns={key: value for key, value in row.items() if key != "prompt"},
+            columns={key: value for key, value in row.items() if key not in ("prompt", *(COLUMNS if images else ()))},
             contexts={
                 template: self._tokenise(*add_context(template, prompt, messages, row, where), arguments, where)[1]
                 for template in self.contexts
             },
+            images=images,
         )
         return encoded if self._fits(encoded, origin) else None
 
     def _tokenise(
-        self, prompt: str, messages: Sequence[Message] | None, arguments: Mapping[str, Any], where: str
+        self,
+        prompt: str,
+        messages: Sequence[Message] | None,
+        arguments: Mapping[str, Any],
+        where: str,
+        images: tuple[ImageFile, ...] = (),
     ) -> tuple[str, tuple[int, ...]]:
-        if messages is None:
+        if images and self.images is not None:
+            processor = self.images.processor
+            try:
+                renderer = processor.hf_processor
+                text = prompt if messages is None else self._render(messages, arguments, where, renderer)
+                ids: Sequence[int] = processor.encode(text, images)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
+        elif messages is None:
             text, ids = prompt, self._tokenise_plain(prompt)
         else:
             text = self._render(messages, arguments, where)
@@ -124,7 +147,7 @@ class PromptEncoder:
             if self.system_prompt is not None:
                 raise UserError(f"{where}: system_prompt is set, but the prompt is a plain string. Set chat: true.")
             return None
-        messages = check_messages(prompt, where)
+        messages = check_messages(prompt, where, images=() if self.images is None else PARTS)
         if self.chat is False:
             raise UserError(f"{where}: the prompt is a list of messages, but chat is false. Leave chat out.")
         if messages[-1]["role"] == "assistant" and not self.prefill:
@@ -140,19 +163,27 @@ class PromptEncoder:
             return tuple(messages)
         return ({"role": "system", "content": self.system_prompt}, *messages)
 
-    def _render(self, messages: Sequence[Message], arguments: Mapping[str, Any], where: str) -> str:
+    def _render(
+        self, messages: Sequence[Message], arguments: Mapping[str, Any], where: str, renderer: Any = None
+    ) -> str:
+        """The text of a chat.
+
+        Args:
+            renderer: What has the chat template; None: the tokenizer.
+        """
         import jinja2
 
+        renderer = renderer or self.tokenizer
         model = getattr(self.tokenizer, "name_or_path", "") or "the model"
-        if not getattr(self.tokenizer, "chat_template", None):
+        if not getattr(renderer, "chat_template", None):
             raise UserError(
                 f"{where}: a chat prompt, but the tokenizer of {model} has no chat template. Use an "
                 "instruction-tuned model, or string prompts with chat left out."
             )
         options = {**self.chat_template_kwargs, **arguments, **open_turn(messages)}
         try:
-            text = render(self.tokenizer, messages, **options)
-            if "tools" in arguments and text == render(self.tokenizer, messages, **{**options, "tools": None}):
+            text = render(renderer, messages, **options)
+            if "tools" in arguments and text == render(renderer, messages, **{**options, "tools": None}):
                 raise UserError("it does not show the tools of column 'tools'")
             if hidden := next((name for name in list_called(messages) if name not in text), None):
                 raise UserError(f"it does not show the call of {hidden!r}")

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 
 from lgrpo_lightning.contracts import PromptSource
 from lgrpo_lightning.data.encoding import PromptEncoder
+from lgrpo_lightning.data.images import COLUMNS, holds_images
 from lgrpo_lightning.data.sources import check_row
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.types import Prompt
@@ -42,7 +43,7 @@ class SetEncoder:
     def _check_columns(self, row: Mapping[str, Any], where: str) -> None:
         """Refuse a row without a column that a reward reads, or that a reward refuses."""
         for column in getattr(self.rewards, "columns", ()):
-            if column not in row:
+            if column not in row and not (column in COLUMNS and holds_images(row)):
                 models = getattr(self.rewards, "models", ())
                 reader = next((model.name for model in models if column in model.columns), None)
                 needs = f"the reward {reader!r} needs" if reader else "the rewards need"

@@ -78,7 +78,7 @@ class Vocabulary:
             if found := excluded.intersection(ids):
                 first = min(found)
                 why = (
-                    "which policy.suppress_tokens names"
+                    "which policy.suppress_tokens names or which stands for an image"
                     if first in self.suppressed
                     else "for which the tokenizer has no text"
                 )

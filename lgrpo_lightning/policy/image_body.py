@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.policy.head import find_backbone
 
 
-def find_image_body(model: Any) -> nn.Module:
+def find_image_body(model: Any) -> Any:
     """The part that takes pixels beside tokens and gives the last hidden states.
 
     Raises:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.functional.logprobs import chunked_logprobs
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
+from lgrpo_lightning.images import ImageTokens
 from lgrpo_lightning.policy.choice import COUNTS, LayoutChoice, LayoutName, choose_layout, explain_unsupported
 from lgrpo_lightning.policy.config import PolicyConfig
 from lgrpo_lightning.policy.end_of_sequence import find_token_ids
@@ -26,6 +28,8 @@ from lgrpo_lightning.policy.rotary import check_length, find_longest_alike
 from lgrpo_lightning.policy.router import compute_router_loss
 from lgrpo_lightning.policy.sharded_weights import Division, unshard
 from lgrpo_lightning.policy.tree_layout import make_tree_layout
+
+NO_TREES = "a tree gives each token one position and one mask, and tokens of images have others"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,7 @@ class Policy(nn.Module):
         pad: Token id to fill rows with; never attended to.
         longest: Most tokens of a prompt and its completion, where that is known.
         processor: Of prompts with images; None: one of its own.
+        reads_images: Whether prompts may have images. The tokens that stand for them are then never drawn.
     """
 
     def __init__(
@@ -56,8 +61,10 @@ class Policy(nn.Module):
         pad: int = 0,
         longest: int | None = None,
         processor: PromptProcessor | None = None,
+        reads_images: bool = False,
     ) -> None:
         super().__init__()
+        self.reads_images = reads_images
         self.processor = processor or PromptProcessor(config)
         self.config = config
         self.pad = pad
@@ -66,6 +73,7 @@ class Policy(nn.Module):
         self.vocabulary = Vocabulary(total=size, size=size)
         self.verified: set[LayoutName] = set()  # layouts whose log-probs are right
         self.choice: LayoutChoice | None = None
+        self.images_verified = False  # whether a group with images was among those
         self.failed: dict[LayoutName, str] = {}  # layouts that turned out not to work, and why
         self.compute_device: torch.device | None = None
         self.division: Division | None = None
@@ -105,7 +113,8 @@ class Policy(nn.Module):
             ValueError: What ``suppress_tokens`` names is no token, or it leaves fewer than two.
         """
         suppressed = find_token_ids(self.config, tokenizer, "suppress_tokens", self.config.suppress_tokens)
-        self.vocabulary = vocabulary(tokenizer, self.vocabulary.total, ends, suppressed)
+        placeholders = self.processor.placeholder_ids if self.reads_images else ()
+        self.vocabulary = vocabulary(tokenizer, self.vocabulary.total, ends, (*suppressed, *placeholders))
 
     def choose_layout(
         self,
@@ -142,6 +151,8 @@ class Policy(nn.Module):
         reasons = explain_unsupported(self.model, checkpointing=self.config.gradient_checkpointing)
         if self.config.layout == "auto" and not self.config.verify:  # some models continue a cache wrongly
             reasons.setdefault("prefix", "policy.verify is false")
+        if self.reads_images:
+            reasons["tree"] = NO_TREES
         return reasons | self.failed
 
     def divide_rows(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[list[int]]:
@@ -190,6 +201,8 @@ class Policy(nn.Module):
         check_length(self.model.config, max(len(p) + len(c) for p, c in rows))
         name = layout or self.layout
         if name == "tree":
+            if any(isinstance(prompt, ImageTokens) for prompt in prompts):
+                raise UserError(f"policy.layout is 'tree', but {NO_TREES}. Use policy.layout: prefix, padded or auto.")
             laid_out: Layout = make_tree_layout(prompts, completions, device=self.device)
         else:
             make = make_prefix_layout if name == "prefix" else make_padded_layout

@@ -37,16 +37,25 @@ class PromptProcessor:
         return self  # it changes nothing that others see
 
     @cached_property
+    def _hf_config(self) -> Any:
+        return load_config(self.config)
+
+    @property
+    def available(self) -> bool:
+        """Whether the model reads images."""
+        return hasattr(self._hf_config, "vision_config")
+
+    @cached_property
     def hf_processor(self) -> Any:
         """The processor of transformers.
 
         Raises:
             ValueError: The model reads no images, or its processor cannot be loaded.
         """
-        hf_config, config = load_config(self.config), self.config
-        if hf_config.get_text_config() is hf_config or not hasattr(hf_config, "vision_config"):
+        hf_config, config = self._hf_config, self.config
+        if not self.available:
             raise UserError(
-                f"policy.path is {config.path!r}, a model of type {hf_config.model_type}, which reads text only. Take a "
+                f"policy.path is {config.path!r}, a model of type {hf_config.model_type}, which reads text only. Take "
                 "model of text and images, such as Qwen/Qwen2.5-VL-3B-Instruct, or leave the images out of the data."
             )
         path = config.resolved_path
@@ -62,7 +71,7 @@ class PromptProcessor:
     @cached_property
     def placeholder_ids(self) -> tuple[int, ...]:
         """The tokens that the model replaces by images: a completion must have none."""
-        named = getattr(load_config(self.config), "image_token_id", None)
+        named = getattr(self._hf_config, "image_token_id", None)
         return tuple({int(i) for i in (*getattr(self.hf_processor, "image_token_ids", ()), named) if i is not None})
 
     def encode(self, text: str, images: Sequence[ImageFile]) -> tuple[int, ...]:
@@ -128,11 +137,13 @@ class PromptProcessor:
         processor, bos = self.hf_processor, self.hf_processor.tokenizer.bos_token
         # as apply_chat_template of processors: a template may write the beginning of sequence itself
         more = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
-        opened = [image.open() for image in images]
+        opened = [_open(image, number) for number, image in enumerate(images)]
         if (found := text.count(self.placeholder)) != len(images):
             raise UserError(f"there are {len(images)} images and {found} placeholders {self.placeholder!r} for them")
         try:
-            tensors = processor(text=[text], images=[opened], return_tensors="pt", **more, **self.config.processor_kwargs)
+            tensors = processor(
+                text=[text], images=[opened], return_tensors="pt", **more, **self.config.processor_kwargs
+            )
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
             sizes = ", ".join(f"{image.width} x {image.height}" for image in opened)
             raise UserError(
@@ -193,6 +204,13 @@ def join_images(parts: Sequence[Tensor]) -> Tensor:
 def count_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of the tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _open(image: ImageFile, number: int) -> Any:
+    try:
+        return image.open()
+    except UserError as error:
+        raise UserError(f"image {number} ({image.path}): {error}.") from error
 
 
 def _is_of_tokens(name: str, rows: Sequence[Mapping[str, Tensor]]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn  # type: ignore
 from torch import Tensor
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.policy.head import compute_logits, find_backbone
+from lgrpo_lightning.policy.head import compute_logits
+from lgrpo_lightning.policy.image_body import prepare_pass
 from lgrpo_lightning.policy.layout import Tokens
 from lgrpo_lightning.policy.policy import Policy
 from lgrpo_lightning.policy.training_noise import describe_noise
@@ -42,10 +43,12 @@ def verify(
         ValueError: They differ; with both numbers and what to do.
     """
     if policy.config.verify and "padded" not in policy.verified:
-        ids = torch.tensor([[*prompts[0], *completions[0]][:32]], device=policy.device)
+        whole = torch.tensor([[*prompts[0], *completions[0]]], device=policy.device)
+        images = policy.processor.make_inputs(prompts[:1], starts=[0], width=whole.shape[1], device=policy.device)
+        ids = whole[:, :32]
         with policy.generation_model() as model:
             _check_causal(model, ids, tolerance=1e-3 if policy.exact else 0.1)
-            _check_head(model, ids, tolerance=1e-4 if policy.exact else 3e-2)
+            _check_head(model, whole if images else ids, images, tolerance=1e-4 if policy.exact else 3e-2)
             if beside is not None:
                 _check_apart(policy, beside, temperature=temperature)
             if sampled is not None:
@@ -125,12 +128,14 @@ def find_difference(found: Tensor, expected: Tensor, tolerance: float, *, relati
 
 
 @torch.no_grad()
-def _check_head(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
+def _check_head(model: Any, input_ids: Tensor, images: Mapping[str, Tensor], *, tolerance: float) -> None:
     """Refuse a model whose logits are not what ``compute_logits`` makes of its last hidden states."""
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # given, as in every pass
-    output = find_backbone(model)(input_ids=input_ids, position_ids=positions, use_cache=False)
+    body, given = prepare_pass(model, input_ids, positions, None, images)
+    output = body(input_ids=input_ids, use_cache=False, **given)
     ours = compute_logits(model, output.last_hidden_state[0]).float()
-    own = _compute_own_logits(model, input_ids)
+    del given["position_ids"]  # the model numbers them itself
+    own = _compute_own_logits(model, input_ids, **given)
     drawn = own.isfinite()
     if difference := find_difference(ours[drawn], own[drawn], tolerance, relative=True):
         raise UserError(
@@ -154,9 +159,9 @@ def _check_causal(model: Any, input_ids: Tensor, *, tolerance: float) -> None:
         )
 
 
-def _compute_own_logits(model: Any, input_ids: Tensor) -> Tensor:
+def _compute_own_logits(model: Any, input_ids: Tensor, **images: Tensor) -> Tensor:
     """``[n, V]`` fp32, by the model's own forward; -inf stands for tokens that it never draws."""
-    logits: Tensor = model(input_ids=input_ids, use_cache=False).logits[0]
+    logits: Tensor = model(input_ids=input_ids, use_cache=False, **images).logits[0]
     if not bool((logits < torch.inf).all()):
         raise UserError(
             f"{type(model).__name__} gives NaN or infinity for logits, though its weights are finite: numbers "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lgrpo_lightning.distributed.interruption import AbandonedError
 from lgrpo_lightning.errors import refuse_text
+from lgrpo_lightning.images import OpenedImages
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import RewardError
 from lgrpo_lightning.types import Completion, Group, Progress, Prompt, Rewards, copy_value
@@ -58,6 +59,7 @@ class FunctionCall:
                 for column in columns
                 if column not in {*self.passed, *NEVER_PASSED}
             },
+            **(pass_images(prompts) if any(prompt.images for prompt in prompts) else {}),
             "prompts": [_convert_prompt(prompt) for prompt in prompts],
             "trainer_state": TrainerState(
                 global_step=progress.global_step, max_steps=progress.max_steps, epoch=progress.epoch
@@ -160,6 +162,14 @@ class FunctionCall:
         """What value ``number`` of the call is of, for a message."""
         owners = [(g.prompt.uid, i) for g in self.groups for i in range(len(g))]
         return "completion {1} of prompt {0!r}".format(*owners[number])
+
+
+def pass_images(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """The images of each prompt, and the first of them, under TRL's names for either. They are opened when asked for."""
+    return {
+        "images": [OpenedImages(prompt.images) for prompt in prompts],
+        "image": OpenedImages([next(iter(prompt.images), None) for prompt in prompts]),
+    }
 
 
 def _convert_prompt(prompt: Prompt) -> Any:

@@ -86,9 +86,14 @@ def _to_text(value: Any) -> str:
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
+def _list_content(prompt: Prompt) -> list[Any]:
+    images = [[image.digest for image in prompt.images]] if prompt.images else []
+    return [prompt.text, dict(prompt.columns), *images]
+
+
 def digest_prompts(prompts: Sequence[Prompt]) -> dict[str, str]:
     """Digests of the prompts with their columns: ``content`` whatever their order, ``order`` as they stand."""
-    rows = [sha256(ADDRESS.sub("", to_json([p.text, dict(p.columns)])).encode()).digest() for p in prompts]
+    rows = [sha256(ADDRESS.sub("", to_json(_list_content(p))).encode()).digest() for p in prompts]
     return {
         name: sha256(b"".join(given)).hexdigest()[:16] for name, given in (("content", sorted(rows)), ("order", rows))
     }

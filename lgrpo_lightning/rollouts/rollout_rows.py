@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
 from lgrpo_lightning.rollouts.plain import clean, to_json
-from lgrpo_lightning.types import Completion, Rewards, Rollout
+from lgrpo_lightning.types import Completion, Prompt, Rewards, Rollout
 
 BEFORE = (
     ("rollout", pa.int64()),
@@ -63,7 +63,7 @@ def build_rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
             "rollout": rollout.index,
             "prompt_uid": clean(group.prompt.uid),
             "prompt": clean(group.prompt.text),
-            "columns": to_json(group.prompt.columns),
+            "columns": to_json(_list_columns(group.prompt)),
         }
         for member, completion in enumerate(group.completions):
             yield {
@@ -74,6 +74,11 @@ def build_rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
                 "trained": rollout.takes_part(at, member),
                 **_describe_credit(rollout, at, member),
             }
+
+
+def _list_columns(prompt: Prompt) -> Mapping[str, Any]:
+    """The data columns, and the files of the images."""
+    return {**prompt.columns, "images": [str(image) for image in prompt.images]} if prompt.images else prompt.columns
 
 
 def _describe_completion(completion: Completion) -> dict[str, Any]:

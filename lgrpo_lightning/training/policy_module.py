@@ -24,6 +24,7 @@ from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource, Reference
 from lgrpo_lightning.policy.end_of_sequence import describe_ends, find_end_tokens
 from lgrpo_lightning.policy.loading import find_context_length, load_config, load_tokenizer
 from lgrpo_lightning.policy.lora import is_adapter_weight
+from lgrpo_lightning.policy.processor import PromptProcessor
 from lgrpo_lightning.policy.reference import gather_reference_state, load_reference_state, require_weights
 from lgrpo_lightning.policy.sharded_weights import gather_whole
 from lgrpo_lightning.rollouts.plain import to_plain
@@ -90,6 +91,11 @@ class PolicyModule(LightningModule):
         return load_tokenizer(self.policy_config)
 
     @cached_property
+    def processor(self) -> PromptProcessor:
+        """Reads prompts with images."""
+        return PromptProcessor(self.policy_config)
+
+    @cached_property
     def end_of_sequence(self) -> dict[int, tuple[str, ...]]:
         """The ids that end a completion, and who says so."""
         return find_end_tokens(self.policy_config, self.tokenizer)
@@ -145,6 +151,8 @@ class PolicyModule(LightningModule):
                 self.policy_config,
                 pad=self.tokenizer.pad_token_id or 0,
                 longest=getattr(data, "longest_sequence", None),
+                processor=self.processor,
+                reads_images=bool(getattr(data, "has_images", False)),
             )
             self.context_length = self.policy.context_length
             self.policy.restrict(self.tokenizer, ends)

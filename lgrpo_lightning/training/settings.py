@@ -18,6 +18,8 @@ from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, RewardMode
 from lgrpo_lightning.distributed.precision import check_precision
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.policy import PolicyConfig
+from lgrpo_lightning.policy.policy import NO_TREES
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.rollouts.names import show_path
 from lgrpo_lightning.sampling import Sampling
@@ -68,6 +70,18 @@ def check_options(group_size: int, sampling: Sampling, updates: Updates) -> None
             "of another distribution than the policy's. Use updates.old_logprobs: policy, or top_p 1, top_k 0, "
             "min_p 0."
         )
+
+
+def explain_no_images(sampler: Sampler, policy: PolicyConfig) -> str | None:
+    """Why prompts may have no images; None where they may."""
+    name = type(sampler).__name__
+    if sampler.takes_turns:
+        return f"what an environment says is text: {name} draws episodes of text alone. Leave the images out."
+    if not sampler.takes_images:
+        return f"{name} reads text only. Sample with TransformersSampler, or leave the images out."
+    if policy.layout == "tree":
+        return f"policy.layout is 'tree': {NO_TREES}. Use policy.layout: prefix, padded or auto."
+    return None
 
 
 def as_reward_model(given: Any) -> RewardModel:

@@ -13,6 +13,7 @@ from lgrpo_lightning.contracts import PolicyLoss
 from lgrpo_lightning.distributed.ranks import Ranks
 from lgrpo_lightning.functional import aggregate, default_normalizer
 from lgrpo_lightning.functional.importance import ImportanceMode
+from lgrpo_lightning.images import ImageTokens
 from lgrpo_lightning.monitoring.metrics import Means
 from lgrpo_lightning.policy import Policy, Reference
 from lgrpo_lightning.policy.choice import COUNTS, LayoutChoice, LayoutName
@@ -96,7 +97,10 @@ class Update:
     def _settle_layout(self, batch: TrainBatch) -> LayoutChoice:
         """The layout of a rollout: checked, and on a GPU timed, on the first one. Collective."""
         prompts, completions = batch.prompts, batch.completions
-        trial = self.trial
+        trial, policy = self.trial, self.policy
+        if not policy.images_verified and any(isinstance(prompt, ImageTokens) for prompt in prompts):
+            policy.verified.clear()  # with text alone nothing is said of images
+            policy.images_verified = True
         self._share_checks()
         if trial.applies(self.policy) and trial.fastest is None:
             works: list[LayoutName] = []
@@ -131,7 +135,7 @@ class Update:
         """Whether log-probs are right in the layout that was taken; one that is not is given up by all ranks."""
         policy = self.policy
         if "padded" not in policy.verified or policy.layout not in policy.verified:
-            first = batch.rows([i for i, number in enumerate(batch.group_ids.tolist()) if number == 0])
+            first = batch.rows(_choose_group(batch))
             verify(
                 policy,
                 first.prompts,
@@ -260,7 +264,15 @@ def _take_rows(values: Tensor, pack: list[int], micro: TrainBatch) -> Tensor:
     return values.index_select(0, torch.tensor(pack, device=values.device))[:, : micro.mask.shape[1]]
 
 
-def _shortest_and_longest(batch: TrainBatch) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
+def _choose_group(batch: TrainBatch) -> list[int]:
+    """Rows of the first group, or of the first that has images."""
+    groups = batch.group_ids.tolist()
+    with_images = (n for n, prompt in zip(groups, batch.prompts, strict=True) if isinstance(prompt, ImageTokens))
+    chosen = next(with_images, 0)
+    return [row for row, number in enumerate(groups) if number == chosen]
+
+
+def _shortest_and_longest(batch: TrainBatch) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
     """Prompts and completions of the shortest and the longest row."""
     order = sorted(range(len(batch)), key=lambda i: len(batch.prompts[i]) + len(batch.completions[i]))
     at = [order[0], order[-1]]

@@ -57,7 +57,11 @@ def make_qwen(name: str, **vision: Any) -> Made:
     )
     pixels = {"shortest_edge": 28 * 28, "longest_edge": 84 * 84}
     images = find_image_processor("Qwen2VLImageProcessor", patch_size=14, merge_size=2, size=pixels)
-    return config, make_without_video(getattr(hf, f"{name}Processor"))(images, tokenizer, make_no_video()), "".join(tokens[:3])
+    return (
+        config,
+        make_without_video(getattr(hf, f"{name}Processor"))(images, tokenizer, make_no_video()),
+        "".join(tokens[:3]),
+    )
 
 
 def make_gemma3() -> Made:
@@ -81,7 +85,9 @@ def make_idefics3(name: str = "Idefics3") -> Made:
         text_config=TEXT | {"vocab_size": len(tokenizer), "model_type": "llama"}, vision_config=TOWER | {"image_size": 56},
         scale_factor=2, image_token_id=image, pad_token_id=0,
     )  # fmt: skip
-    images = find_image_processor(f"{name}ImageProcessor", size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+    images = find_image_processor(
+        f"{name}ImageProcessor", size={"longest_edge": 112}, max_image_size={"longest_edge": 56}
+    )
     parts = (images, tokenizer) if name == "Idefics3" else (images, tokenizer, make_no_video())
     return config, make_without_video(getattr(hf, f"{name}Processor"))(*parts, image_seq_len=4), "<image>"
 
@@ -98,7 +104,11 @@ def make_internvl() -> Made:
     images = find_image_processor(
         "GotOcr2ImageProcessor", size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=4
     )
-    return config, make_without_video(hf.InternVLProcessor)(images, tokenizer, make_no_video(), image_seq_length=1), "<IMG_CONTEXT>"
+    return (
+        config,
+        make_without_video(hf.InternVLProcessor)(images, tokenizer, make_no_video(), image_seq_length=1),
+        "<IMG_CONTEXT>",
+    )
 
 
 def make_llava_next() -> Made:
