@@ -296,7 +296,7 @@ class PromptDataModule(LightningDataModule):
                 options=self.images,
                 refusal=module.refusal_of_images,
             )
-            if hasattr(module, "processor")
+            if hasattr(module, "refusal_of_images")
             else None,
         )
         return SetEncoder(name, source, encoder, module)

@@ -104,6 +104,19 @@ def render(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
     return taken[0]
 
 
+def use_parts(tokenizer: Any, messages: Sequence[Message], text: str, **options: Any) -> str:
+    """``text``, as ``render`` gave it; but if it shows none of the messages, what a template makes of their parts.
+
+    Templates of models with images may read parts alone.
+    """
+    said = [m["content"].strip() for m in messages if isinstance(m.get("content"), str) and m["content"].strip()]
+    if not said or any(content in text for content in said):
+        return text
+    parts = [m | {"content": [{"type": "text", "text": m["content"]}]} if m.get("content") else m for m in messages]
+    as_parts = render(tokenizer, parts, **options)
+    return as_parts if all(content in as_parts for content in said) else text
+
+
 def open_turn(messages: Sequence[Message]) -> dict[str, bool]:
     """Arguments of the chat template that open a turn of the assistant, or go on with one that ``messages`` begin."""
     goes_on = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")

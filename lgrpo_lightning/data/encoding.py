@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from lgrpo_lightning.data.chats import check_messages, check_text, open_turn, render
+from lgrpo_lightning.data.chats import check_messages, check_text, open_turn, render, use_parts
 from lgrpo_lightning.data.contexts import add_context
 from lgrpo_lightning.data.images import COLUMNS, PARTS, RowImages
 from lgrpo_lightning.data.json_text import list_called, read_messages
@@ -182,7 +182,7 @@ class PromptEncoder:
             )
         options = {**self.chat_template_kwargs, **arguments, **open_turn(messages)}
         try:
-            text = render(renderer, messages, **options)
+            text = use_parts(renderer, messages, render(renderer, messages, **options), **options)
             if "tools" in arguments and text == render(renderer, messages, **{**options, "tools": None}):
                 raise UserError("it does not show the tools of column 'tools'")
             if hidden := next((name for name in list_called(messages) if name not in text), None):

@@ -149,6 +149,9 @@ def write_image_model(family: str, folder: Path, *, seed: int = 0) -> Path:
     processor.chat_template = processor.tokenizer.chat_template = TEMPLATE.replace("PLACEHOLDER", placeholder)
     torch.manual_seed(seed)
     model = hf.AutoModelForImageTextToText.from_config(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1 and not parameter.any():  # Gemma's projector, which would hide every image
+            torch.nn.init.normal_(parameter, std=0.02)
     far_from_uniform(model, 3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
