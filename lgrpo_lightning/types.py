@@ -46,6 +46,7 @@ class Prompt:
     def __post_init__(self) -> None:
         refuse_text("Prompt.token_ids", self.token_ids)
         refuse_text("Prompt.messages", self.messages)
+        refuse_text("Prompt.images", self.images)
 
     @property
     def model_input(self) -> Sequence[int]:

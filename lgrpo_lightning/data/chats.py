@@ -112,7 +112,10 @@ def use_parts(tokenizer: Any, messages: Sequence[Message], text: str, **options:
     said = [m["content"].strip() for m in messages if isinstance(m.get("content"), str) and m["content"].strip()]
     if not said or any(content in text for content in said):
         return text
-    parts = [m | {"content": [{"type": "text", "text": m["content"]}]} if m.get("content") else m for m in messages]
+    parts = [
+        {**m, "content": [{"type": "text", "text": m["content"]}]} if isinstance(m.get("content"), str) else m
+        for m in messages
+    ]
     as_parts = render(tokenizer, parts, **options)
     return as_parts if all(content in as_parts for content in said) else text
 

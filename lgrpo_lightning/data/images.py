@@ -24,7 +24,6 @@ PARTS = ("image", "image_url")
 """Types of parts of a message that are images; the second is OpenAI's."""
 KEYS = ("bytes", "base64", "image", "path", "url", "image_url")
 """Where a part, or what it holds, has its image: the first of these counts."""
-NO_IMAGES: tuple[Any, ...] = (None, "", [], ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,18 +109,12 @@ class RowImages:
         return tuple(_empty_parts(message) for message in messages), self._read_all(found, where)
 
     def _read_columns(self, row: Mapping[str, Any], where: str) -> list[Any]:
-        given = {
-            name: row[name] for name in COLUMNS if not any(row.get(name) is n or row.get(name) == n for n in NO_IMAGES)
-        }
+        given = {name: row[name] for name in COLUMNS if not _is_nothing(row.get(name))}
         if len(given) > 1:
             raise UserError(f"{where} has a column 'image' and a column 'images'. Leave one of them out.")
-        for name, value in given.items():
-            if name == "images" and not isinstance(value, list | tuple):
-                raise UserError(
-                    f"{where}: column 'images' holds a {type(value).__name__}; it must be a list of images."
-                )
-            return list(value) if isinstance(value, list | tuple) else [value]
-        return []
+        if (images := given.get("images")) is not None and not isinstance(images, list | tuple):
+            raise UserError(f"{where}: column 'images' holds a {type(images).__name__}; it must be a list of images.")
+        return [item for value in given.values() for item in (value if isinstance(value, list | tuple) else [value])]
 
     def _read_all(self, values: Sequence[Any], where: str) -> tuple[ImageFile, ...]:
         if values and self.refusal is not None:
@@ -151,8 +144,8 @@ class RowImages:
             to_rgb(value).save(buffer, "PNG", compress_level=1)
             return self._keep(buffer.getvalue())
         raise UserError(
-            f"it is {'null' if value is None else f'a {type(value).__name__}'}; possible are the path of a file, bytes, "
-            "an object with bytes or path (as datasets.Image), and images of Pillow"
+            f"it is {'null' if value is None else f'a {type(value).__name__}'}; possible are the path of a file, "
+            "bytes, an object with bytes or path (as datasets.Image), and images of Pillow"
         )
 
     def _read_text(self, text: str) -> ImageFile:
@@ -196,7 +189,9 @@ class RowImages:
 
 
 def holds_images(row: Mapping[str, Any]) -> bool:
-    """Whether messages of a row have parts for images."""
+    """Whether a row has a column of images, or messages with parts for some."""
+    if {*COLUMNS} & {*row}:
+        return True
     messages = row.get("prompt")
     contents = [m.get("content") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
     parts = [part for content in contents if isinstance(content, list) for part in content]
@@ -210,6 +205,10 @@ def find_base(source: Any) -> Path:
         return Path.cwd()
     path = Path(*takewhile(lambda part: not has_magic(part), Path(text).expanduser().parts))
     return path.parent if path.is_file() else path
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | tuple) and not value)
 
 
 def _decode(text: Any) -> bytes:

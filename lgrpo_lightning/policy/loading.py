@@ -44,11 +44,12 @@ def _load_config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
     return hf_config, rest
 
 
-def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
+def load_model(config: PolicyConfig, *, longest: int | None = None, images: bool = False) -> Any:
     """The causal LM in training mode, gradient checkpointing as configured.
 
     Args:
         longest: Most tokens of a prompt and its completion, where that is known.
+        images: Whether prompts may have images.
     """
     hf_config, rest = _load_config_and_rest(config)
     own_rope_parameters = settle_frequencies(hf_config, longest)
@@ -81,11 +82,11 @@ def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
     set_dropout_modules(model, config.dropout)
     if kept := freeze_outside_of_text(model):
         rank_zero_info(
-            f"{type(model).__name__} takes more than text. Prompts here are text, so {kept:,} weights that text does "
-            "not go through are kept as they are, and exported."
+            f"{type(model).__name__} takes more than text. {kept:,} weights that text does not go through are kept as "
+            "they are, and exported."
         )
     if config.lora:
-        add_adapter(model, config.lora)
+        add_adapter(model, config.lora, images=images)
     if config.gradient_checkpointing:
         # the reentrant kind gives no gradients where inputs need none, as under an adapter
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

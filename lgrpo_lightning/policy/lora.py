@@ -31,7 +31,8 @@ class Lora:
         rank: Rank of each update.
         alpha: The update is scaled by ``alpha / rank``.
         dropout: Dropout before the adapter.
-        targets: Names (or ends of names) of the modules that get one; "all-linear" is all but the head.
+        targets: Names (or ends of names) of the modules that get one; "all-linear" is all but the head. Names that
+            the text part of a model lacks are of the part for images.
         rslora: Scale by ``alpha / sqrt(rank)`` instead.
         from_adapter: Folder or hub name of a peft adapter to continue from. Rank, alpha, targets and
             rslora are the adapter's; the reference is the model with it, as a frozen copy.
@@ -54,8 +55,11 @@ class Lora:
             raise UserError(f"policy.lora.dropout is {self.dropout}; it must be at least 0 and below 1.")
 
 
-def add_adapter(model: Any, lora: Lora) -> None:
+def add_adapter(model: Any, lora: Lora, *, images: bool = False) -> None:
     """Put an adapter into ``model`` and freeze everything else.
+
+    Args:
+        images: Whether prompts may have images; the part that reads them may then have an adapter, too.
 
     Raises:
         ImportError: peft is missing.
@@ -75,7 +79,7 @@ def add_adapter(model: Any, lora: Lora) -> None:
         lora_dropout=lora.dropout,
         target_modules=choose_targets(model, lora.targets),
         use_rslora=lora.rslora,
-        exclude_modules=find_excluded(model, lora.targets) or None,
+        exclude_modules=find_excluded(model, lora.targets, images=images) or None,
         task_type="CAUSAL_LM",
     )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,12 +31,12 @@ FUSED = ("out_proj", "x_proj", "dt_proj")
 """Layers of a Mamba mixer whose weights are read by themselves, past an adapter."""
 
 
-def find_excluded(model: Any, wanted: list[str] | str) -> list[str]:
+def find_excluded(model: Any, wanted: list[str] | str, *, images: bool = False) -> list[str]:
     """Modules that get no adapter: where it would do nothing, or could not be merged.
 
-    Those are what text does not go through, what Mamba mixers read past the module, and weights that layers share
-    (Zamba); where all linear layers are asked for also those derived from one that answer something else, as some
-    routers of experts do.
+    Those are what text does not go through (with ``images``: but for names that no module of text has), what Mamba
+    mixers read past the module, and weights that layers share (Zamba); where all linear layers are asked for also
+    those derived from one that answer something else, as some routers of experts do.
     """
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     mixers = [name for name, m in model.named_modules() if hasattr(m, "A_log") and hasattr(m, "D")]
@@ -43,11 +44,20 @@ def find_excluded(model: Any, wanted: list[str] | str) -> list[str]:
     embeddings = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     tied = {name for pair in dict(model.all_tied_weights_keys or {}).items() for name in pair}
     shared = [name for name, m in layers if f"{name}.weight" in tied and id(m) not in embeddings]
-    excluded = [*find_outside_of_text(model), *fused, *shared]
+    outside = find_outside_of_text(model)
+    inside = [name for name, _ in model.named_modules() if name not in outside]
+    named = [w for w in wanted if images and isinstance(wanted, list) and not any(map(_ends_with(w), inside))]
+    outside_names = [name for name in outside if not any(_ends_with(w)(name) for w in named)]
+    excluded = [*outside_names, *fused, *shared]
     if wanted == "all-linear":
         own = [(n, m) for n, m in layers if type(m).forward is not nn.Linear.forward and not is_quantised(m)]
         excluded += [name for name, m in own if not _is_linear(m)]
     return excluded
+
+
+def _ends_with(target: str) -> Callable[[str], bool]:
+    """Whether peft takes a module of a name for ``target``."""
+    return lambda name: name == target or name.endswith(f".{target}")
 
 
 @torch.no_grad()

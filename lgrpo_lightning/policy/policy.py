@@ -68,7 +68,7 @@ class Policy(nn.Module):
         self.processor = processor or PromptProcessor(config)
         self.config = config
         self.pad = pad
-        self.model = load_model(config, longest=longest)
+        self.model = load_model(config, longest=longest, images=reads_images)
         size = int(self.model.config.get_text_config().vocab_size)
         self.vocabulary = Vocabulary(total=size, size=size)
         self.verified: set[LayoutName] = set()  # layouts whose log-probs are right

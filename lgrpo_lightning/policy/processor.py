@@ -55,8 +55,8 @@ class PromptProcessor:
         hf_config, config = self._hf_config, self.config
         if not self.available:
             raise UserError(
-                f"policy.path is {config.path!r}, a model of type {hf_config.model_type}, which reads text only. Take "
-                "model of text and images, such as Qwen/Qwen2.5-VL-3B-Instruct, or leave the images out of the data."
+                f"policy.path is {config.path!r}, of type {hf_config.model_type}, which reads text only. Take "
+                "one of text and images, such as Qwen/Qwen2.5-VL-3B-Instruct, or leave the images out of the data."
             )
         path = config.resolved_path
         options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
@@ -144,10 +144,10 @@ class PromptProcessor:
             tensors = processor(
                 text=[text], images=[opened], return_tensors="pt", **more, **self.config.processor_kwargs
             )
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        except Exception as error:  # of whatever an image, or an option, makes a processor raise
             sizes = ", ".join(f"{image.width} x {image.height}" for image in opened)
             raise UserError(
-                f"{type(processor).__name__} refuses it, with images of {sizes} pixels ({type(error).__name__}: {error})"
+                f"{type(processor).__name__} refuses it, with images of {sizes} ({type(error).__name__}: {error})"
             ) from error
         return dict(tensors)
 

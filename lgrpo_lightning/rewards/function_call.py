@@ -24,6 +24,7 @@ from lgrpo_lightning.types import Completion, Group, Progress, Prompt, Rewards, 
 
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Keyword arguments of every call; the others are data columns."""
+IMAGES = ("image", "images")
 LARGEST = torch.finfo(torch.float32).max
 NEVER_PASSED = ("prompt", "completion", "completion_ids")
 """Data columns that are not passed, as in TRL: the lists of a call have nearly their names."""
@@ -59,7 +60,7 @@ class FunctionCall:
                 for column in columns
                 if column not in {*self.passed, *NEVER_PASSED}
             },
-            **(pass_images(prompts) if any(prompt.images for prompt in prompts) else {}),
+            **(pass_images(prompts) if {*IMAGES} & {*columns} or any(prompt.images for prompt in prompts) else {}),
             "prompts": [_convert_prompt(prompt) for prompt in prompts],
             "trainer_state": TrainerState(
                 global_step=progress.global_step, max_steps=progress.max_steps, epoch=progress.epoch
@@ -165,9 +166,9 @@ class FunctionCall:
 
 
 def pass_images(prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """The images of each prompt, and the first of them, under TRL's names for either. They are opened when asked for."""
+    """The images of each prompt, and the first of them, under TRL's names. They are opened when they are asked for."""
     return {
-        "images": [OpenedImages(prompt.images) for prompt in prompts],
+        "images": [OpenedImages(prompt.images) if prompt.images else [] for prompt in prompts],
         "image": OpenedImages([next(iter(prompt.images), None) for prompt in prompts]),
     }
 

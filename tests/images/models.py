@@ -20,14 +20,25 @@ TEMPLATE = (
     "{% if add_generation_prompt %}a:{% endif %}"
 )
 TEXT: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 2048, "pad_token_id": 0, "eos_token_id": 1,
-    "bos_token_id": None, "head_dim": 16,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+    "head_dim": 16,
+}
 TOWER: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 14,
     "image_size": 28,
-}  # fmt: skip
+}
 Made = tuple[Any, Any, str]
 """Configuration, processor, and what stands for an image in a text."""
 
@@ -67,11 +78,19 @@ def make_qwen(name: str, **vision: Any) -> Made:
 def make_gemma3() -> Made:
     """Gemma 3: as many tokens for every image, which see each other in both directions."""
     tokenizer = make_tokenizer(boi_token="<start_of_image>", image_token="<soft>", eoi_token="<end_of_image>")
-    text = TEXT | {"vocab_size": len(tokenizer), "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}  # fmt: skip
+    text = TEXT | {
+        "vocab_size": len(tokenizer),
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
     config = hf.Gemma3Config(
-        text_config=text, vision_config=TOWER | {"image_size": 56}, mm_tokens_per_image=4,
-        image_token_id=tokenizer.image_token_id, boi_token_id=tokenizer.boi_token_id, eoi_token_id=tokenizer.eoi_token_id,
-    )  # fmt: skip
+        text_config=text,
+        vision_config=TOWER | {"image_size": 56},
+        mm_tokens_per_image=4,
+        image_token_id=tokenizer.image_token_id,
+        boi_token_id=tokenizer.boi_token_id,
+        eoi_token_id=tokenizer.eoi_token_id,
+    )
     images = find_image_processor("Gemma3ImageProcessor", size={"height": 56, "width": 56})
     return config, hf.Gemma3Processor(images, tokenizer, image_seq_length=4), "<start_of_image>"
 
@@ -82,9 +101,12 @@ def make_idefics3(name: str = "Idefics3") -> Made:
     tokenizer = make_tokenizer("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *rows)
     image = tokenizer.convert_tokens_to_ids("<image>")
     config = getattr(hf, f"{name}Config")(
-        text_config=TEXT | {"vocab_size": len(tokenizer), "model_type": "llama"}, vision_config=TOWER | {"image_size": 56},
-        scale_factor=2, image_token_id=image, pad_token_id=0,
-    )  # fmt: skip
+        text_config=TEXT | {"vocab_size": len(tokenizer), "model_type": "llama"},
+        vision_config=TOWER | {"image_size": 56},
+        scale_factor=2,
+        image_token_id=image,
+        pad_token_id=0,
+    )
     images = find_image_processor(
         f"{name}ImageProcessor", size={"longest_edge": 112}, max_image_size={"longest_edge": 56}
     )
@@ -94,13 +116,20 @@ def make_idefics3(name: str = "Idefics3") -> Made:
 
 def make_internvl() -> Made:
     """InternVL: pieces of images in a row."""
-    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}  # fmt: skip
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
     tokenizer = make_tokenizer(**named)
     text = TEXT | {"vocab_size": len(tokenizer), "model_type": "qwen2"}
     config = hf.InternVLConfig(
-        text_config=text, vision_config=TOWER | {"image_size": [28, 28], "patch_size": [14, 14]}, downsample_ratio=0.5,
+        text_config=text,
+        vision_config=TOWER | {"image_size": [28, 28], "patch_size": [14, 14]},
+        downsample_ratio=0.5,
         image_token_id=tokenizer.context_image_token_id,
-    )  # fmt: skip
+    )
     images = find_image_processor(
         "GotOcr2ImageProcessor", size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=4
     )
@@ -117,21 +146,38 @@ def make_llava_next() -> Made:
     text = TEXT | {"vocab_size": len(tokenizer), "model_type": "llama"}
     pinpoints = [[28, 56], [56, 28], [56, 56]]
     config = hf.LlavaNextConfig(
-        text_config=text, vision_config=TOWER | {"model_type": "clip_vision_model", "projection_dim": 32},
-        image_grid_pinpoints=pinpoints, image_token_id=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=4,
-    )  # fmt: skip
-    images = find_image_processor(
-        "LlavaNextImageProcessor", size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28},
+        text_config=text,
+        vision_config=TOWER | {"model_type": "clip_vision_model", "projection_dim": 32},
         image_grid_pinpoints=pinpoints,
-    )  # fmt: skip
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+    )
+    images = find_image_processor(
+        "LlavaNextImageProcessor",
+        size={"shortest_edge": 28},
+        crop_size={"height": 28, "width": 28},
+        image_grid_pinpoints=pinpoints,
+    )
     processor = hf.LlavaNextProcessor(
         images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
     return config, processor, "<image>"
 
 
-QWEN25 = {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "window_size": 56, "fullatt_block_indexes": [1]}  # fmt: skip
-QWEN3 = {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}  # fmt: skip
+QWEN25 = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "out_hidden_size": 64,
+    "window_size": 56,
+    "fullatt_block_indexes": [1],
+}
+QWEN3 = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 64,
+    "deepstack_visual_indexes": [0],
+}
 FAMILIES: dict[str, Callable[[], Made]] = {
     "qwen2_5_vl": lambda: make_qwen("Qwen2_5_VL", **QWEN25),
     "qwen3_vl": lambda: make_qwen("Qwen3VL", **QWEN3),

@@ -25,10 +25,11 @@ SIZES = [[(60, 30), (100, 100)], [(40, 40)], [(33, 120)], [], [(50, 20)] * 3]
 """Sizes of the images of each prompt: one, several, of several sizes, none."""
 COMPLETIONS = [[5, 6, 7], [8, 9], [3]]
 NEEDS = {"smolvlm": "num2words"}
+LACKING = {name: package for name, package in NEEDS.items() if not find_spec(package)}
 FAMILY = [
-    pytest.param(name, marks=pytest.mark.skipif(name in NEEDS and not find_spec(NEEDS[name]), reason=f"needs {NEEDS.get(name)}"))
+    pytest.param(name, marks=pytest.mark.skipif(name in LACKING, reason=f"needs {LACKING.get(name)}"))
     for name in FAMILIES
-]  # fmt: skip
+]
 
 
 def draw_image(folder: Path, name: str, size: tuple[int, int], seed: int) -> ImageFile:
@@ -152,6 +153,6 @@ def test_tensors_of_several_prompts_are_those_of_the_processors_own_batch(family
 
 
 def test_a_tree_is_refused(family: Family) -> None:
-    with pytest.raises(ValueError, match="policy.layout is 'tree', but a tree gives each token one position"):
+    with pytest.raises(ValueError, match=r"policy\.layout is 'tree', but a tree gives each token one position"):
         family.score("tree")
     assert "one position" in family.policy.unsupported["tree"]
