@@ -66,6 +66,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("samplers/text.py", "elif (window.endswith(REPLACEMENT) and (goes_on and in_broken)):"): (
         "all tokens are decoded instead of a window: the same text, more slowly"
     ),
+    (
+        "process_tree.py",
+        'last_row.scatter_reduce_(0, nodes[real], rows[real], "amax", include_self=False)',
+    ): "what is left out are zeros, and no row has a smaller number",
 }
 
 
