@@ -1,6 +1,8 @@
 """``trainer.precision`` in one process, with ddp and with fsdp2: what trains, in which types, and what is refused."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from lgrpo_lightning.distributed.precision import explain_small_step
 from lgrpo_lightning.policy import Policy, PolicyConfig
+from lgrpo_lightning.training.policy_module import PolicyModule
 from tests.recorded.run import fit, several
 from tests.runs import fit as fit_command
 from tests.runs import lgrpo
@@ -131,6 +134,16 @@ def test_share_of_weights_that_move() -> None:
     assert 0.45 < float((weights + enough != weights).float().mean()) < 0.9
     assert explain_small_step([weights], 1e-3) is None
     assert explain_small_step([torch.nn.Parameter(weights.detach().float())], 1e-6) is None
+
+
+@pytest.mark.parametrize(("rates", "warns"), [((1e-3, 1e-7), False), ((1e-7, 1e-8), True)])
+def test_the_highest_rate_counts(rates: tuple[float, float], warns: bool) -> None:
+    policy = torch.nn.Linear(100, 100).bfloat16()
+    groups = [{"params": [p], "lr": rate} for p, rate in zip(policy.parameters(), rates, strict=True)]
+    trainer = SimpleNamespace(optimizers=[torch.optim.SGD(groups)], world_size=1)
+    module: Any = SimpleNamespace(policy=policy, reference=None, trainer=trainer)
+    with pytest.warns(UserWarning, match="learning rate 1e-07") if warns else nullcontext():
+        PolicyModule.on_fit_start(module)
 
 
 REFUSED = [
