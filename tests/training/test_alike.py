@@ -17,13 +17,13 @@ from lgrpo_lightning.training.alike import _options, check_alike
 def test_options_of_samplers_in_samplers_are_among_them() -> None:
     inner = TransformersSampler(max_batch_tokens=77)
     sampler = EnvironmentSampler(GuessingGame(highest=20), sampler=ForkingSampler(sampler=inner))
-    found = dict(_options("model.sampler", sampler))
-    assert found["model.sampler.sampler"] == "ForkingSampler"
-    assert found["model.sampler.environment.highest"] == "20"
-    assert found["model.sampler.sampler.sampler.max_batch_tokens"] == "77"
+    found = dict(_options("samplers", [sampler]))
+    assert found["samplers.0.sampler"] == "ForkingSampler"
+    assert found["samplers.0.environment.highest"] == "20"
+    assert found["samplers.0.sampler.sampler.max_batch_tokens"] == "77"
 
 
-@pytest.mark.parametrize("second", [{"a": "1", "b": "2"}, {"a": "1"}, {"a": "1", "b": "3"}])
+@pytest.mark.parametrize("second", [{"a": "1", "b": "2", "c": "4"}, {"a": "1"}, {"a": "1", "b": "3"}])
 def test_ranks_that_were_given_other_values_are_refused(
     second: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
