@@ -56,6 +56,10 @@ STAY = {  # Lightning 2.6.6, torch 2.13, transformers 5.19, jsonargparse 4.53, v
     "policy/quantization.py": {
         "__class__": "layers that bitsandbytes made; a forward set on them would not survive a copy"
     },
+    "policy/packed_layers.py": {
+        "_linear_pointwise": "the product with packed weights; torch.compile makes it and there is no public name",
+        "_reorder_linear_weight": "likewise",
+    },
     "policy/policy.py": {"_apply": "buffers keep their type when weights are cast"},
     "samplers/vllm/engine.py": {"_WORLD": "vLLM's public clean-up destroys the trainer's process groups, too"},
 }

@@ -29,26 +29,11 @@ UNSCALED = ("aya_vision", "cohere2_vision")
 """Multimodal models that leave the scale of their language model out."""
 
 
-def takes_wide_product(model: Any) -> bool:
-    """Whether ``weight @ hidden.T`` is the faster way to logits, from ``WIDE`` rows: on a CPU, of a plain head."""
-    head = model.get_output_embeddings()
-    plain = type(head) is nn.Linear and type(head.weight.data) is Tensor and head.weight.device.type == "cpu"
-    text_alone = model.config.get_text_config() is model.config
-    return plain and text_alone and not torch.is_autocast_enabled("cpu")
-
-
-WIDE = 8
-"""Rows from which the wide product pays, and a multiple of which its kernels like best."""
-
-
-def compute_logits(model: Any, hidden: Tensor, *, wide: bool = False) -> Tensor:
+def compute_logits(model: Any, hidden: Tensor) -> Tensor:
     """``[n, H]`` hidden states → ``[n, V]`` logits, equal to the model's own.
 
     Inkling divides hidden states by ``logits_mup_width_multiplier``; Cohere multiplies by ``logit_scale``, Muse by
     ``output_multiplier``; Granite divides by ``logits_scaling``; Gemma and RecurrentGemma soft-cap.
-
-    Args:
-        wide: Compute them as ``[V, n]``; the answer is a view of that.
     """
     config = model.config.get_text_config()
     if (width := getattr(config, "logits_mup_width_multiplier", None)) is not None:
@@ -56,9 +41,7 @@ def compute_logits(model: Any, hidden: Tensor, *, wide: bool = False) -> Tensor:
     head = model.get_output_embeddings()
     if head is getattr(model, "decoder", None) and hasattr(model, "lm_head"):  # ModernBERT's layer before it
         hidden = model.lm_head(hidden)
-    logits: Tensor = head(hidden) if not wide else (head.weight @ hidden.T).T
-    if wide and head.bias is not None:
-        logits = logits + head.bias
+    logits: Tensor = head(hidden)
     if (multiplier := getattr(config, "output_multiplier", None)) is not None:
         logits = logits * multiplier
     scale = getattr(config, "logit_scale", None)

@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.cache import check_cache, explain_cache_errors, find_cache_argument, make_cache, select_rows
-from lgrpo_lightning.policy.head import WIDE, compute_logits, find_backbone, takes_wide_product
 from lgrpo_lightning.policy.image_body import find_next_positions, prepare_pass
 from lgrpo_lightning.policy.layout import ImageReader, pad_left, place
 from lgrpo_lightning.policy.rotary import check_length
@@ -82,8 +80,6 @@ class Decoding:
         self.every = CHECK_EVERY if self.device.type == "cuda" else 1
         self.ends = torch.tensor([*eos, *self.stops.token_ids], device=self.device)
         self.logits: Tensor
-        wide = not sampling.truncated and takes_wide_product(model)
-        self.body = find_backbone(model) if wide else None
 
     def run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Decoded]:
         """One completion per request, in order. ``prompts`` are token ids, each prefilled once.
@@ -222,11 +218,7 @@ class Decoding:
         return torch.cat([mask, mask.new_ones(len(mask), by)], dim=1)
 
     def _compute_logits(self, arguments: dict[str, Any]) -> Tensor:
-        """``[R, V]`` logits of the last of the tokens in ``arguments``; there may be more rows than asked for."""
-        if self.body is not None and len(arguments["input_ids"]) >= WIDE:
-            hidden = self.body(**arguments).last_hidden_state[:, -1]
-            full = pad(hidden, (0, 0, 0, -len(hidden) % WIDE))  # its kernels like even sizes
-            return compute_logits(self.model, full, wide=True)
+        """``[R, V]`` logits of the last of the tokens in ``arguments``."""
         logits: Tensor = self.model(**arguments, logits_to_keep=1).logits[:, -1]
         return logits
 
@@ -234,17 +226,13 @@ class Decoding:
         """The next token of every running row and its log-prob under the distribution it was drawn from."""
         logits = truncate_logits(self.logits, self.sampling)
         if self.sampling.temperature > 0:
-            # rows that the wide product added get a key, too; they are cut off below
-            keys = pad(self.keys, (0, len(logits) - len(self.keys)))
-            chosen, scores = gumbel_argmax(logits, keys, position)
-        else:
-            best = logits.max(-1)
-            chosen, scores = best.indices, best.values - logits.logsumexp(-1)
-        return chosen[: len(self.keys)], scores[: len(self.keys)]
+            return gumbel_argmax(logits, self.keys, position)
+        best = logits.max(-1)
+        return best.indices, best.values - logits.logsumexp(-1)
 
     def _compute_entropies(self) -> Tensor:
         """``[R]`` entropy of what the running rows are drawn from, in nats."""
-        logits = truncate_logits(self.logits, self.sampling)[: len(self.keys)]
+        logits = truncate_logits(self.logits, self.sampling)
         entropies: Tensor = torch.special.entr(logits.softmax(-1)).sum(-1)
         return entropies
 

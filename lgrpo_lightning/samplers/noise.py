@@ -71,23 +71,8 @@ def _sum_blocks(logits: Tensor, width: int) -> Tensor:
     """``[R, blocks]`` logsumexp of each ``width`` columns; the last block may be smaller."""
     full = logits.shape[1] // width
     whole, rest = logits[:, : full * width], logits[:, full * width :]
-    # logits of the wide product lie column by column: summed along memory
-    if logits.stride(0) == 1 and full > 1:  # a view of [V, R]
-        mass = _logsumexp_of_rows(whole.T.view(full, width, -1)).T
-    else:
-        mass = whole.reshape(len(logits), full, width).logsumexp(-1)
+    mass = whole.reshape(len(logits), full, width).logsumexp(-1)
     return torch.cat([mass, rest.logsumexp(-1, keepdim=True)], dim=1) if rest.shape[1] else mass
-
-
-def _logsumexp_of_rows(x: Tensor) -> Tensor:
-    """``x.logsumexp(1)`` of ``[n, width, R]``, many times faster where R is no multiple of a vector register."""
-    largest = x
-    while (count := largest.shape[1]) > 1:
-        half = count // 2
-        odd = largest[:, 2 * half :]
-        largest = torch.cat([torch.maximum(largest[:, :half], largest[:, half : 2 * half]), odd], dim=1)
-    largest = largest.clamp(min=torch.finfo(x.dtype).min)
-    return (x - largest).exp_().sum(1).log() + largest.squeeze(1)
 
 
 def _mix(x: Tensor) -> Tensor:

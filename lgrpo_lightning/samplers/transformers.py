@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.policy.packed_layers import pack_linear_layers
 from lgrpo_lightning.samplers.compiled import CompiledDecoding
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.samplers.noise import make_row_key
@@ -50,7 +52,7 @@ class TransformersSampler(Sampler):
     ) -> list[Group]:
         """One group per prompt, in order."""
         decoded: dict[Job, Decoded] = {}
-        with self.source.generation_model() as model:
+        with self.source.generation_model() as model, nullcontext() if self.compile else pack_linear_layers(model):
             decoding = (CompiledDecoding if self.compile else Decoding)(
                 model,
                 self.source.tokenizer,

@@ -254,6 +254,8 @@ def estimate_sampler(plan: Plan, hardware: Hardware) -> Parts:
         return {"vLLM's weights": weights, "vLLM's cache": cache}
     rows = count_running(plan, hardware)
     whole = {"gathered and cast weights": float(plan.shape.numbers * plan.size)} if plan.sharded else {}
+    if not hardware.gpu and plan.size == 4 and not plan.sampler.get("compile"):
+        whole["packed weights"] = plan.size * (plan.shape.linear + plan.shape.head)
     return whole | {
         "sampler's cache": float(rows * plan.length * plan.count_cache(plan.policy.config.dtype)),
         "sampler's logits": float(rows * plan.shape.vocabulary * SAMPLING_LOGITS),

@@ -123,14 +123,15 @@ def test_the_graphs_of_the_load_balancing_loss_are_made_before_training(tmp_path
         torch.testing.assert_close(policy(*rows, with_router_loss=True).router_loss, eager)
 
 
-def run_captured(words: list[list[str]]) -> None:
+def run_with_backend(name: str | None, words: list[list[str]]) -> None:
     """Be several commands of ``lgrpo``; their processes do not have the backend that the fixture sets."""
-    torch.compiler.set_default_backend("eager")
+    torch.compiler.set_default_backend(name)
     main(words)
 
 
 @pytest.mark.slow
-def test_sharded_layers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["eager", "inductor"])
+def test_sharded_layers(name: str, tmp_path: Path) -> None:
     from tests.integration.test_fsdp2 import command, weights
 
     arguments = {"model__policy__layout": "padded", "trainer__max_steps": 2}
@@ -138,7 +139,7 @@ def test_sharded_layers(tmp_path: Path) -> None:
         command("fit", tmp_path / "compiled", **arguments, model__policy__compile="layers"),
         command("fit", tmp_path / "eager", **arguments),
     ]
-    ranks(2, run_captured, [[str(word) for word in run] for run in words])
+    ranks(2, run_with_backend, name, [[str(word) for word in run] for run in words], seconds=900)
     a, b = weights(tmp_path / "compiled"), weights(tmp_path / "eager")
     assert a.keys() == b.keys()
     assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-5
