@@ -6,6 +6,7 @@ from lgrpo_lightning.callbacks.completion_table import CompletionTable
 from lgrpo_lightning.callbacks.defaults import complete_trainer, list_missing_callbacks, make_default_callbacks
 from lgrpo_lightning.callbacks.export_model import ExportModel
 from lgrpo_lightning.callbacks.last_checkpoint import LastCheckpoint
+from lgrpo_lightning.callbacks.log_completions import LogCompletions
 from lgrpo_lightning.callbacks.prediction_writer import PredictionWriter
 from lgrpo_lightning.callbacks.progress import RewardProgressBar
 from lgrpo_lightning.callbacks.rank_watch import RankWatch
@@ -21,6 +22,7 @@ __all__ = [
     "CompletionTable",
     "ExportModel",
     "LastCheckpoint",
+    "LogCompletions",
     "PredictionWriter",
     "RankWatch",
     "RewardPlot",

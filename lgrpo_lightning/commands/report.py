@@ -8,10 +8,8 @@ from pathlib import Path
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.monitoring.report import is_comparison, report_comparison, report_runs
-from lgrpo_lightning.rollouts.names import show_path
+from lgrpo_lightning.rollouts.names import REPORT, show_path
 from lgrpo_lightning.rollouts.whole_files import write_whole
-
-REPORT = "report.html"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -22,6 +22,8 @@ from lgrpo_lightning.rollouts.selection import choose_varied
 from lgrpo_lightning.types import pad
 
 COLUMNS = ("text_ends", "step_ids", "token_advantages", "token_weights", "token_mask")
+DEEPEST = 100
+"""Steps below one another that a tree has; drawing is recursive, and a step a line makes thousands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,11 @@ def read_group(run: RecordedRun, rollout: int | None = None, place: int | None =
     if not run.rollout_numbers:
         raise NotFoundError(f"{run.folder} has no rollouts yet.")
     number = run.rollout_numbers[-1] if rollout is None else rollout
-    table = run.read_rollouts(only=number)
+    return build_group(run, number, run.read_rollouts(only=number), place)
+
+
+def build_group(run: RecordedRun, number: int, table: pandas.DataFrame, place: int | None = None) -> RecordedGroup:
+    """A group of rollout ``number``, whose rows are ``table``; see ``read_group``."""
     if missing := [name for name in COLUMNS if name not in table]:
         raise UserError(
             f"{run.folder} was recorded by an older version, without the columns {', '.join(missing)} of its "
@@ -168,22 +174,23 @@ def build_nodes(rows: pandas.DataFrame, keep: int | None = None) -> tuple[StepNo
         for m, row in zip(members, tree.step_ids, strict=True)
     ]
 
-    def build(number: int) -> StepNode:
-        step = tree.steps[number]
+    def build(number: int, depth: int = 1) -> StepNode:
+        step, below = tree.steps[number], following.get(number, [])
         first, (start, end) = members[step.members[0]], step.spans[0]
         ends = [0, *first["text_ends"]]
         grpo = _sum_push(step, advantages)
         training = sum(bool(mask[m, a:b].any()) for m, (a, b) in zip(step.members, step.spans, strict=True))
+        cut = depth == DEEPEST and bool(below)
         return StepNode(
-            text=first["completion"][ends[start] : ends[end]],
+            text=first["completion"][ends[start] : ends[end]] + " … (deeper steps are left out)" * cut,
             tokens=end - start,
             set_size=len(step.members),
             reward=average([float(rewards[m]) for m in step.members]),
             own=_sum_push(step, own * weights * mask),
             grpo=grpo,
             lambda_grpo=grpo / max(training, 1),
-            endings=tuple(_build_ending(members[m]) for m in step.members if last[m] == number),
-            children=_sort([build(child) for child in following.get(number, [])]),
+            endings=tuple(_build_ending(members[m]) for m in step.members if cut or last[m] == number),
+            children=_sort([] if cut else [build(child, depth + 1) for child in below]),
         )
 
     return _sort([build(number) for number in following.get(-1, [])])

@@ -71,10 +71,9 @@ class RecordedRun:
         """One row a completion."""
         chosen = None if columns is None else list(columns)
         tables = []
-        for number, name in self._files:
-            if only in (None, number):
-                with self.reading(name) as path:
-                    tables.append(pandas.read_parquet(path, columns=chosen))
+        for _, name in self._files if only is None else self._find_files(f"rollout-{only:06d}-rank-*.parquet"):
+            with self.reading(name) as path:
+                tables.append(pandas.read_parquet(path, columns=chosen))
         if not tables:
             numbers = self.rollout_numbers
             there = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
@@ -92,8 +91,11 @@ class RecordedRun:
     @cached_property
     def _files(self) -> list[tuple[int, str]]:
         """(number of the rollout, name) of the files in which rollouts are."""
+        return self._find_files("*.parquet")
+
+    def _find_files(self, pattern: str) -> list[tuple[int, str]]:
         files = []
-        for file in sorted((self.folder / ROLLOUTS).glob("*.parquet")):
+        for file in sorted((self.folder / ROLLOUTS).glob(pattern)):
             with self.reading(f"{ROLLOUTS}/{file.name}") as path:
                 if not (named := ROLLOUT_FILE.fullmatch(file.name)):
                     raise UserError("a run gives no file this name")

@@ -14,6 +14,8 @@ METRICS = "metrics.csv"
 PLOT = "reward.png"
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+REPORT = "report.html"
+LOGGED = "logged_completions.json"
 
 
 def set_aside(path: Path, name: str = "{stem}.old-{n}{suffix}") -> Path:
