@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import runpy
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -236,6 +236,7 @@ def test_every_column_of_the_rollouts_has_a_row(run: Path) -> None:
 
 
 def test_every_file_of_a_run_has_a_row(run: Path) -> None:
+    optional = {"predictions.parquet", "nonfinite", "exports", "report.html", "logged_completions.json"}
     documented = {code(row[0])[0].split("/")[0] for row in rows(section(CONFIGURATION, "The folder of a run"))}
-    assert {p.name for p in run.iterdir()} == documented - {"predictions.parquet", "nonfinite", "exports"}
+    assert {p.name for p in run.iterdir()} == documented - optional
     assert isinstance(metrics(run), pandas.DataFrame)

@@ -6,6 +6,7 @@ import random
 import re
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 import yaml
@@ -103,6 +104,21 @@ def test_a_real_run_by_its_own_segmenter(tmp_path: Path, capsys: pytest.CaptureF
     assert {e.member for n in all_nodes(group.roots) for e in n.endings} == set(range(4))
     assert cli.main(["tree", str(run), "--rollout=0", "--prompt=1", "--width=12"]) == 0
     assert group.prompt in capsys.readouterr().out
+
+
+def test_a_deep_tree_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A step a line makes thousands below one another."""
+    run = record(tmp_path / "run", [(["x" * 2000 + "a", "x" * 2000 + "b"], [1.0, 0.0])])
+    (file,) = (run / "rollouts").iterdir()
+    table = pandas.read_parquet(file)
+    table["step_ids"] = [list(range(2000)) + [2000 + member] for member in range(2)]
+    table.to_parquet(file)
+    assert cli.main(["tree", str(run), f"--html={tmp_path / 'tree.html'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("n=2" in line for line in lines) == 100
+    assert "(deeper steps are left out)" in lines[-4]
+    assert [line.split("■ ")[1][:2] for line in lines[-3:-1]] == ["y0", "y1"]
+    assert cli.main(["report", str(run)]) == 0
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
