@@ -111,7 +111,7 @@ def test_a_deep_tree_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     run = record(tmp_path / "run", [(["x" * 2000 + "a", "x" * 2000 + "b"], [1.0, 0.0])])
     (file,) = (run / "rollouts").iterdir()
     table = pandas.read_parquet(file)
-    table["step_ids"] = [list(range(2000)) + [2000 + member] for member in range(2)]
+    table["step_ids"] = [[*range(2000), 2000 + member] for member in range(2)]
     table.to_parquet(file)
     assert cli.main(["tree", str(run), f"--html={tmp_path / 'tree.html'}"]) == 0
     lines = capsys.readouterr().out.splitlines()
