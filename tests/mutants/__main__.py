@@ -66,6 +66,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("samplers/text.py", "elif (window.endswith(REPLACEMENT) and (goes_on and in_broken)):"): (
         "all tokens are decoded instead of a window: the same text, more slowly"
     ),
+    ("samplers/around.py", "for limit in sorted(set(limits), reverse=False):"): (
+        "the calls of the sampler are in another order, and a draw does not depend on it"
+    ),
     (
         "process_tree.py",
         'last_row.scatter_reduce_(0, nodes[real], rows[real], "amax", include_self=False)',

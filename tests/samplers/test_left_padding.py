@@ -22,7 +22,9 @@ class Model:
         (torch.bfloat16, 0.01, True), (torch.bfloat16, 0.2, False),
     ],
 )  # fmt: skip
-def test_the_difference_is_one_of_rounding(dtype: torch.dtype, difference: float, taken: bool) -> None:
+def test_the_difference_is_one_of_rounding(
+    dtype: torch.dtype, difference: float, taken: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     model, seen = Model(dtype), list[int]()
 
     def logits(prompts: list[list[int]]) -> torch.Tensor:
@@ -31,7 +33,9 @@ def test_the_difference_is_one_of_rounding(dtype: torch.dtype, difference: float
         return answer + (difference * 2**0.5 if len(prompts) > 1 else 0)  # the deviation of -1 and 1 is √2
 
     prompts = [(1, 2), (1,), (1, 2, 3)]
-    assert takes_left_padding(model, prompts, logits) is taken
+    with caplog.at_level("INFO"):
+        assert takes_left_padding(model, prompts, logits) is taken
+    assert ("Model reads a prompt otherwise where it is padded" in caplog.text) is not taken
     assert seen == [1, 1, 3]
     assert takes_left_padding(model, prompts, logits) is taken
     assert len(seen) == 3  # it is remembered

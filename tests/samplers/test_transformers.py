@@ -59,6 +59,17 @@ def test_completions_do_not_depend_on_the_batch(model_folder: Callable[[str], Pa
     assert [g[:4] for g in ids(more)] == ids(together)
 
 
+@pytest.mark.parametrize(
+    ("budget", "sizes"), [(1, [1] * 6), (33, [2, 2, 2]), (38, [2, 2, 2]), (39, [3, 3]), (999, [6])]
+)
+def test_batches_fill_the_token_budget(budget: int, sizes: list[int]) -> None:
+    """Of rows that are as wide as the longest prompt in them and the limit: 13 here, then 11."""
+    asked = [Prompt(uid=str(n), text="?", token_ids=(1,) * n) for n in (1, 3)]
+    batches = list(TransformersSampler(max_batch_tokens=budget)._make_batches(asked, 3, 10))
+    assert list(map(len, batches)) == sizes
+    assert [job for batch in batches for job in batch] == [(p, m) for p in (1, 0) for m in range(3)]
+
+
 def test_padding_is_judged_by_two_tokens(model_folder: Callable[[str], Path]) -> None:
     policy = Policy(PolicyConfig(path=str(model_folder("llama"))))
     short, long = (p.token_ids for p in prompts(["a", "12+7+3="]))
