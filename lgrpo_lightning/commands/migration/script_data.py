@@ -62,6 +62,8 @@ def _apply_method(script: Script, data: DataSet, call: ast.Call, method: str) ->
 
 def _apply_map(script: Script, data: DataSet, call: ast.Call) -> DataSet:
     """Rows made anew: the prompt of a column, or of a system and a user message."""
+    if _changes_images(script, get_argument(call, "function", 0)):
+        return data  # whatever their mode or size: they are read as the model needs them
     made = _find_returned(script, get_argument(call, "function", 0))
     if others := [name for name in made if name != "prompt"]:
         script.remark(
@@ -79,6 +81,19 @@ def _apply_map(script: Script, data: DataSet, call: ast.Call) -> DataSet:
     said = "cannot be read; write its result, with a column prompt, to a file."
     script.remark(f"{{}}: what .map makes of a row {said}", call)
     return data
+
+
+def _changes_images(script: Script, function: ast.expr | None) -> bool:
+    """Whether a function gives its row back with another image and nothing else."""
+    definition = script.definitions.get(function.id) if isinstance(function, ast.Name) else None
+    if not isinstance(definition, ast.FunctionDef) or not isinstance(last := definition.body[-1], ast.Return):
+        return False
+    row = definition.args.args[0].arg if definition.args.args else ""
+    assigned = [n for n in ast.walk(definition) if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store)]
+    columns = {script.evaluate_or_none(node.slice) for node in assigned if ast.unparse(node.value) == row}
+    return (
+        isinstance(last.value, ast.Name) and last.value.id == row and bool(columns) and columns <= {"image", "images"}
+    )
 
 
 def _find_returned(script: Script, function: ast.expr | None) -> dict[str, ast.expr]:

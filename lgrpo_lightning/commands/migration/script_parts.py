@@ -65,10 +65,14 @@ def _find_import(script: Script, node: ast.expr, kind: str) -> Imported:
     if text in script.imports:
         return Imported(path=script.imports[text])
     if text in script.definitions:
-        if path.stem.isidentifier() and not script.trains_on_import:
+        inside = script.definitions[text] not in script.tree.body
+        if path.stem.isidentifier() and not script.trains_on_import and not inside:
             return Imported(path=f"{path.stem}.{text}")
         module = re.sub(r"\W", "_", f"{path.stem}_{kind}")
-        said = f"put it into {module}.py; importing {path.name} would start its training."
+        why = (
+            f"{path.name} defines it inside other code" if inside else f"importing {path.name} would start its training"
+        )
+        said = f"put it into {module}.py; {why}."
         return Imported(path=f"{module}.{text}", said=f"{text} ({script.place(script.definitions[text])}): {said}")
     said = f"not read, or name a {'class' if kind == 'environments' else 'function'}."
     if kind == "rewards" and isinstance(node, ast.Constant):
