@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from lgrpo_lightning.contracts import PromptSource, RandomKey
 from lgrpo_lightning.data import sizes
 from lgrpo_lightning.data.curriculum import Curriculum, PassRates
 from lgrpo_lightning.data.encoding import LongPrompts, PromptEncoder
-from lgrpo_lightning.data.images import ImageOptions, RowImages, find_base
+from lgrpo_lightning.data.images import ImageOptions, RowImages, find_base, holds_images
 from lgrpo_lightning.data.loader import PromptLoader
 from lgrpo_lightning.data.row_columns import check_template_kwargs
 from lgrpo_lightning.data.set_encoder import SetEncoder
@@ -34,6 +36,8 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "predict": ("predict",),
 }
 """Stage of a run → the sets it reads; all but the validation set of a fit must be given."""
+PEEKED = 100
+"""Rows of a stream that say whether it has images."""
 
 
 class PromptDataModule(LightningDataModule):
@@ -134,11 +138,15 @@ class PromptDataModule(LightningDataModule):
             longest = sizes.find_max_length(module, self.max_prompt_length)
         return longest + int(module.sampling.max_new_tokens)
 
+    @cached_property
+    def _stream_has_images(self) -> bool:
+        return any(map(holds_images, islice(self.sources["train"]["train"].rows(), PEEKED)))
+
     @property
     def has_images(self) -> bool:
-        """Whether prompts of the sets that were read have images, or those of a stream may have some."""
-        if self.streamed and self._trainer.state.fn == "fit":
-            return bool(self._trainer.lightning_module.processor.available)
+        """Whether prompts of the sets that were read have images, or the first rows of a stream."""
+        if self.streamed and self._trainer.state.fn == "fit" and self._stream_has_images:
+            return True
         return any(p.images for named in self.prompts.values() for prompts in named.values() for p in prompts)
 
     def setup(self, stage: str) -> None:
@@ -158,12 +166,24 @@ class PromptDataModule(LightningDataModule):
             for name, prompts in self.prompts[which].items():
                 key = "data.train" if which == "train" else f"data.{which} ({name})"
                 self.fingerprints[key] = digest_prompts(prompts)
+        if self.has_images:
+            self._check_placeholders()
         if stage == "fit":
             self._train_loader, self.pass_rates, self._resumed_state = None, None, {}
             # a run that overfits a few batches draws those alone, whatever their pass rates
             if self.curriculum is not None and not self._trainer.overfit_batches:
                 self.pass_rates = PassRates(self.curriculum, [p.uid for p in self.prompts["train"]["train"]])
             self._check_training_set()
+
+    def _check_placeholders(self) -> None:
+        """Refuse text that has the token of an image: the images of a pass would go to it."""
+        ids = {*self._trainer.lightning_module.processor.placeholder_ids}
+        for prompt in (p for named in self.prompts.values() for prompts in named.values() for p in prompts):
+            if not prompt.images and ids & {*prompt.token_ids}:
+                raise UserError(
+                    f"Prompt {prompt.uid} has no images, and its text has a token that stands for one, beside prompts "
+                    f"with images. Its text is {prompt.text[:200]!r}: write the token otherwise, or leave the row out."
+                )
 
     def _check_training_set(self) -> None:
         trainer, count = self._trainer, None if self.streamed else len(self.prompts["train"]["train"])
@@ -278,6 +298,9 @@ class PromptDataModule(LightningDataModule):
 
     def _make_set_encoder(self, name: str, source: PromptSource) -> SetEncoder:
         module = self._trainer.lightning_module
+        refusal = getattr(module, "refusal_of_images", None)
+        if source.streaming and self.streamed and not self._stream_has_images:
+            refusal = f"the first {PEEKED} rows of the stream have none, for which the run is made. Put one in front."
         encoder = PromptEncoder(
             tokenizer=module.tokenizer,
             max_length=sizes.find_max_length(module, self.max_prompt_length),
@@ -294,7 +317,7 @@ class PromptDataModule(LightningDataModule):
                 base=find_base(source),
                 folder=Path(self._trainer.default_root_dir) / "images",
                 options=self.images,
-                refusal=module.refusal_of_images,
+                refusal=refusal,
             )
             if hasattr(module, "refusal_of_images")
             else None,

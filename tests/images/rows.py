@@ -80,3 +80,8 @@ def count_images(completions: Any, images: Any, image: Any, answer: list[str], *
     assert all((one is None) == (not several) for one, several in zip(image, images, strict=True))
     widths = [sum(opened.width for opened in several) / 1000 for several in images]
     return [w + c[0]["content"].count("a") for w, c in zip(widths, completions, strict=True)]
+
+
+def count_letters(completions: Any, **kwargs: Any) -> list[float]:
+    """A letter counts one."""
+    return [float(completion[0]["content"].count("a")) for completion in completions]

@@ -108,6 +108,30 @@ def test_refused_before_the_first_step(kind: str, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "run" / "rollouts").is_dir()
 
 
+def test_a_text_that_stands_for_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside images, the token of one in another prompt's text would get them; without images it is text."""
+    options = {name: tmp_path / f"{name}.jsonl" for name in ("mixed", "text")}
+    write_image_model("gemma3", tmp_path / "model")
+    rows = [json.loads(line) for line in write_rows(tmp_path).read_text().splitlines()]
+    text = {"prompt": ask(text="<soft>?"), "images": [], "answer": "0"}
+    options["mixed"].write_text("\n".join(map(json.dumps, [*rows, text])))
+    options["text"].write_text("\n".join(map(json.dumps, [text] * 4)))
+    assert fit(tmp_path, f"--data.train={options['mixed']}") == 2
+    assert "Prompt train/8 has no images, and its text has a token that stands for one" in capsys.readouterr().err
+    assert fit(tmp_path, f"--data.train={options['text']}") == 0
+
+
+def test_a_stream_whose_images_come_late(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image_model("gemma3", tmp_path / "model")
+    images = write_rows(tmp_path, (1,)).read_text()
+    text = json.dumps({"prompt": ask(), "answer": "0"})
+    (tmp_path / "rows.jsonl").write_text("\n".join([*[text] * 101, images]))
+    stream = ["--data.train=PromptFile", "--data.train.streaming=true", f"--data.train.path={tmp_path / 'rows.jsonl'}"]
+    reward = "--model.reward_model.function=tests.images.rows.count_letters"
+    assert fit(tmp_path, *stream, reward, "--data.shuffle=false", "--data.prompts_per_step=60") == 2
+    assert "row 101 (from 0) has images, and the first 100 rows of the stream have none" in capsys.readouterr().err
+
+
 def test_long_prompts_are_left_out_by_the_tokens_of_their_images(tmp_path: Path) -> None:
     assert fit(tmp_path, "--data.max_prompt_length=40", "--data.long_prompts=drop", "--data.prompts_per_step=2") == 0
     counts = {int(json.loads(columns)["answer"]) for columns in rollouts(tmp_path / "run")["columns"]}
