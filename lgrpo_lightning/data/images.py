@@ -188,8 +188,10 @@ class RowImages:
         return ImageFile(path=str(path), digest=digest)
 
 
-def holds_images(row: Mapping[str, Any]) -> bool:
+def holds_images(row: Any) -> bool:
     """Whether a row has a column of images, or messages with parts for some."""
+    if not isinstance(row, Mapping):
+        return False
     if {*COLUMNS} & {*row}:
         return True
     messages = row.get("prompt")
