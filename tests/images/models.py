@@ -39,6 +39,8 @@ TOWER: dict[str, Any] = {
     "patch_size": 14,
     "image_size": 28,
 }
+PROCESSORS = {"Qwen3VLMoe": "Qwen3VL", "Qwen3_5": "Qwen3VL"}
+"""Whose processor a model uses that has none of its own."""
 Made = tuple[Any, Any, str]
 """Configuration, processor, and what stands for an image in a text."""
 
@@ -62,6 +64,8 @@ def make_qwen(name: str, **vision: Any) -> Made:
     start, image, _, video = tokenizer.convert_tokens_to_ids(list(tokens))
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
     text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": rope}
+    if name == "Qwen3_5":
+        text |= {"layer_types": ["linear_attention", "full_attention"]}
     tower = {"depth": 2, "num_heads": 2, "patch_size": 14, "temporal_patch_size": 2, "spatial_merge_size": 2} | vision
     config = getattr(hf, f"{name}Config")(
         text_config=text, vision_config=tower, image_token_id=image, video_token_id=video, vision_start_token_id=start
@@ -70,7 +74,7 @@ def make_qwen(name: str, **vision: Any) -> Made:
     images = find_image_processor("Qwen2VLImageProcessor", patch_size=14, merge_size=2, size=pixels)
     return (
         config,
-        make_without_video(getattr(hf, f"{name}Processor"))(images, tokenizer, make_no_video()),
+        make_without_video(getattr(hf, f"{PROCESSORS.get(name, name)}Processor"))(images, tokenizer, make_no_video()),
         "".join(tokens[:3]),
     )
 
@@ -178,6 +182,85 @@ QWEN3 = {
     "num_position_embeddings": 64,
     "deepstack_visual_indexes": [0],
 }
+
+
+def make_llava(name: str = "Llava") -> Made:
+    """LLaVA and VipLLaVA: as many tokens for every image."""
+    tokenizer = make_tokenizer("<image>")
+    config = getattr(hf, f"{name}Config")(
+        text_config=TEXT | {"vocab_size": len(tokenizer), "model_type": "llama"},
+        vision_config=TOWER | {"model_type": "clip_vision_model", "projection_dim": 32},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+        **({"vision_feature_layers": [-1, -2]} if name == "VipLlava" else {}),
+    )
+    size = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    images = find_image_processor("CLIPImageProcessor", **size)
+    processor = hf.LlavaProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+    return config, processor, "<image>"
+
+
+def make_idefics2() -> Made:
+    """Idefics2: a perceiver, images stacked by prompt."""
+    tokenizer = make_tokenizer("<fake_token_around_image>", "<image>", "<end_of_utterance>")
+    config = hf.Idefics2Config(
+        text_config=TEXT | {"vocab_size": len(tokenizer), "model_type": "mistral", "sliding_window": None},
+        vision_config=TOWER | {"image_size": 56},
+        perceiver_config={
+            "hidden_size": 64,
+            "resampler_n_latents": 4,
+            "resampler_depth": 1,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 16,
+            "num_key_value_heads": 2,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    size = {"size": {"longest_edge": 56, "shortest_edge": 28}}
+    images = find_image_processor("Idefics2ImageProcessor", do_image_splitting=False, **size)
+    return config, hf.Idefics2Processor(images, tokenizer, image_seq_len=4), "<image>"
+
+
+def make_llava_onevision() -> Made:
+    """LLaVA-OneVision: pieces of images in rows with a token at their ends."""
+    tokenizer = make_tokenizer("<image>", "<video>")
+    pinpoints = [[28, 28], [28, 56], [56, 28], [56, 56]]
+    config = hf.LlavaOnevisionConfig(
+        text_config=TEXT | {"vocab_size": len(tokenizer), "model_type": "qwen2"},
+        vision_config=TOWER | {"model_type": "siglip_vision_model", "vision_use_head": False},
+        image_grid_pinpoints=pinpoints,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+    )
+    images = find_image_processor(
+        "LlavaOnevisionImageProcessor", size={"height": 28, "width": 28}, image_grid_pinpoints=pinpoints
+    )
+    kind = make_without_video(hf.LlavaOnevisionProcessor)
+    parts = (images, tokenizer, make_no_video())
+    return config, kind(*parts, num_image_tokens=4, vision_feature_select_strategy="full"), "<image>"
+
+
+def make_aya_vision() -> Made:
+    """Aya Vision: pieces of images in a row."""
+    tokenizer = make_tokenizer(
+        "<image>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL"
+    )
+    config = hf.AyaVisionConfig(
+        text_config=TEXT | {"vocab_size": len(tokenizer), "model_type": "cohere2", "sliding_window": 8},
+        vision_config=TOWER | {"model_type": "siglip_vision_model", "vision_use_head": False},
+        downsample_factor=2,
+        adapter_layer_norm_eps=1e-6,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+    )
+    images = find_image_processor(
+        "GotOcr2ImageProcessor", size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=4
+    )
+    processor = hf.AyaVisionProcessor(images, tokenizer, patch_size=14, img_size=28, downsample_factor=2)
+    return config, processor, "<image>"
+
+
 FAMILIES: dict[str, Callable[[], Made]] = {
     "qwen2_5_vl": lambda: make_qwen("Qwen2_5_VL", **QWEN25),
     "qwen3_vl": lambda: make_qwen("Qwen3VL", **QWEN3),
@@ -187,11 +270,22 @@ FAMILIES: dict[str, Callable[[], Made]] = {
     "internvl": make_internvl,
     "llava_next": make_llava_next,
 }
+FURTHER: dict[str, Callable[[], Made]] = {
+    "qwen2_vl": lambda: make_qwen("Qwen2VL", embed_dim=32, hidden_size=64, mlp_ratio=2),
+    "qwen3_vl_moe": lambda: make_qwen("Qwen3VLMoe", **QWEN3),
+    "qwen3_5": lambda: make_qwen("Qwen3_5", **QWEN3),
+    "llava": make_llava,
+    "vipllava": lambda: make_llava("VipLlava"),
+    "llava_onevision": make_llava_onevision,
+    "idefics2": make_idefics2,
+    "aya_vision": make_aya_vision,
+}
+"""Of other model types; their tests are slow ones."""
 
 
 def write_image_model(family: str, folder: Path, *, seed: int = 0) -> Path:
     """Write a tiny model and its processor."""
-    config, processor, placeholder = FAMILIES[family]()
+    config, processor, placeholder = (FAMILIES | FURTHER)[family]()
     processor.chat_template = processor.tokenizer.chat_template = TEMPLATE.replace("PLACEHOLDER", placeholder)
     torch.manual_seed(seed)
     model = hf.AutoModelForImageTextToText.from_config(config)

@@ -18,8 +18,8 @@ from lgrpo_lightning.images import ImageFile, ImageTokens
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.processor import PromptProcessor
 from lgrpo_lightning.samplers.decoding import Decoding, Request
-from lgrpo_lightning.types import Sampling
-from tests.images.models import FAMILIES, write_image_model
+from lgrpo_lightning.sampling import Sampling
+from tests.images.models import FAMILIES, FURTHER, write_image_model
 
 SIZES = [[(60, 30), (100, 100)], [(40, 40)], [(33, 120)], [], [(50, 20)] * 3]
 """Sizes of the images of each prompt: one, several, of several sizes, none."""
@@ -29,7 +29,7 @@ LACKING = {name: package for name, package in NEEDS.items() if not find_spec(pac
 FAMILY = [
     pytest.param(name, marks=pytest.mark.skipif(name in LACKING, reason=f"needs {LACKING.get(name)}"))
     for name in FAMILIES
-]
+] + [pytest.param(name, marks=pytest.mark.slow) for name in FURTHER]
 
 
 def draw_image(folder: Path, name: str, size: tuple[int, int], seed: int) -> ImageFile:
