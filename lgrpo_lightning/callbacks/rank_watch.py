@@ -6,6 +6,7 @@ import atexit
 import os
 import time
 from typing import Any
+from uuid import uuid4
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -58,7 +59,8 @@ class RankWatch(RolloutCallback):
             distributed: Any = torch.distributed
             store = distributed.TCPStore(address, port, wait_for_workers=False)
             limit = min(60 * self.timeout_minutes, max(read_process_group_timeout(trainer) - MARGIN, MARGIN))
-            self._watch = Watch(store, rank=trainer.global_rank, world_size=trainer.world_size, limit=limit)
+            run = trainer.strategy.broadcast(uuid4().hex)
+            self._watch = Watch(store, run=run, rank=trainer.global_rank, world_size=trainer.world_size, limit=limit)
             self._watch.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

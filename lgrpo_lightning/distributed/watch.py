@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import count
 from typing import Any
 
 import torch.distributed
@@ -37,8 +36,6 @@ HINT = (
     "The run ends with status 75. See what that process printed last, and whether the system killed it (for want "
     "of memory, say); then resume with --ckpt_path last."
 )
-
-_runs = count()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +86,19 @@ class Watch(threading.Thread):
     A stop that one process was asked for reaches all within ``POLL``. A process that failed, is gone or silent, or is
     waited for longer than ``limit`` seconds is named on standard error, with what it was doing; then the main thread
     gets a ``PeerLostError`` where it would wait for others next, and after ``GRACE`` the process is ended.
+
+    Args:
+        store: Shared by all processes, perhaps with earlier runs: torchrun keeps its store when it starts processes
+            again.
+        run: A name that no earlier run has, the same in all processes.
     """
 
-    def __init__(self, store: Any, *, rank: int, world_size: int, limit: float) -> None:
+    def __init__(self, store: Any, *, run: str, rank: int, world_size: int, limit: float) -> None:
         super().__init__(name="lgrpo-watch", daemon=True)
         distributed: Any = torch.distributed
-        self.store = distributed.PrefixStore(f"lgrpo/{next(_runs)}", store)
+        self.store = distributed.PrefixStore(f"lgrpo/{run}", store)
         self.rank, self.limit = rank, limit
+        self._torchrun = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self.ending = False  # the store may go away now
         self._others = [str(r) for r in range(world_size) if r != rank]
         self._over = threading.Event()
@@ -154,6 +157,9 @@ class Watch(threading.Thread):
     def _find_lost(self, gone: list[int]) -> str:
         """Which process this one cannot go on without, and why; "" where all is well."""
         now, mine = time.monotonic(), read_activity()
+        if self._torchrun not in (None, os.getppid()):  # its processes are in sessions of their own, and stay
+            me = Report.from_this_process(self.rank)
+            return f"The torchrun that started {me} is gone (process {self._torchrun}). The rank was {me.doing}."
         for report, at in self._seen.values():
             if report.rank in gone and not report.done:
                 return f"{report} is gone. It was {report.doing}."

@@ -1,0 +1,44 @@
+"""A run over two torchrun agents, which stand for two machines, is killed and resumed exactly."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.nodes import Agent, agents, finished_agents, free_port, kill_agents, wait_for_agents
+from tests.reliability.processes import RUN, SLOW, same_run
+
+FOUR = RUN | SLOW | {"trainer__max_steps": 8}
+SECOND, THIRD = (f"rollouts/rollout-{r:06d}-rank-000.parquet" for r in (1, 2))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_one_agent_then_both_are_killed(strategy: str, tmp_path: Path) -> None:
+    options = FOUR | {"trainer__strategy": strategy}
+    root = tmp_path / "cut" / "run"
+    both = agents(root, **options)
+    both[0].until(SECOND)
+    kill_agents(both, [1])
+    assert "lgrpo: The torchrun that started rank 1 (host" in both[0].said()
+    both = agents(root, log="2", ckpt_path="last", **options)
+    both[0].until(THIRD)
+    kill_agents(both, [0, 1])
+    finished_agents(root, log="3", ckpt_path="last", **options)
+    same_run(finished_agents(tmp_path / "whole" / "run", **options), root)
+
+
+@pytest.mark.long
+def test_torchrun_starts_the_processes_again(tmp_path: Path) -> None:
+    """``--max-restarts``, as docs/scaling.md says."""
+    options = FOUR | {"trainer__strategy": "ddp", "ckpt_path": "last"}
+    root, port = tmp_path / "cut" / "run", free_port()
+    elastic = ["--max-restarts=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=x"]
+    own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    both = [Agent(root, rank, port, torchrun=elastic, environment=own_store, **options) for rank in range(2)]
+    both[0].until(SECOND)
+    os.kill(both[1].workers()[0], signal.SIGKILL)
+    wait_for_agents(both)
+    assert "(resumed after " in "".join(agent.said() for agent in both)
+    same_run(finished_agents(tmp_path / "whole" / "run", **options), root)
