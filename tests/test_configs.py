@@ -15,7 +15,7 @@ import yaml
 from lgrpo_lightning import cli
 from lgrpo_lightning.policy import PolicyConfig
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 STAND_IN: dict[str, str] = {
     "openrs_qwen1.5b.yaml": "its model and its data are on the hub",
     "openrs_qwen1.5b_kl.yaml": "its model and its data are on the hub",

@@ -63,16 +63,21 @@ class SaveRunConfig(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it before the first step."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            config = self.config.clone()
-            if os.path.isdir(path := config.model.policy.path):  # the run may be read from another folder
-                config.model.policy.path = os.path.abspath(path)
-            text = self.parser.dump(config, skip_none=False)
+            text = self.parser.dump(complete_path(self.config), skip_none=False)
             write_whole(Path(trainer.default_root_dir) / CONFIG, text, private=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Have it beside the checkpoint, where somebody removed it."""
         if not (Path(trainer.default_root_dir) / CONFIG).exists():
             self.on_train_start(trainer, pl_module)
+
+
+def complete_path(config: Any) -> Any:
+    """A configuration as it is written down: the run may be read from another folder."""
+    config = config.clone()
+    if os.path.isdir(path := config.model.policy.path):
+        config.model.policy.path = os.path.abspath(path)
+    return config
 
 
 class RunCLI(LightningCLI):
@@ -119,7 +124,7 @@ class RunCLI(LightningCLI):
         folder = find_checkpoint_folder(command_options.trainer)
         command_options["ckpt_path"] = find_checkpoint(command_options.get("ckpt_path"), folder)
         if args[0] == "fit" and command_options.get("ckpt_path"):
-            shown = self._parser("fit").dump(command_options, skip_none=False)
+            shown = self._parser("fit").dump(complete_path(command_options), skip_none=False)
             tell_changes(command_options.ckpt_path, root, shown)
 
     def _parse_ckpt_path(self) -> None:

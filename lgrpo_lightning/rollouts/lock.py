@@ -22,6 +22,7 @@ class FolderLock:
 
     def __init__(self) -> None:
         self._handle: int | None = None
+        self.holder = ""  # what the file says of this process
 
     def take(self, folder: Path) -> None:
         """Take the folder, for as long as this process lives or until ``release``.
@@ -46,7 +47,9 @@ class FolderLock:
                 "or give this run a folder of its own: trainer.default_root_dir."
             ) from error
         os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self.holder = f"process {os.getpid()} on {socket.gethostname()}\n"
+        os.write(handle, self.holder.encode())
+        os.fsync(handle)  # other machines read it
         self._handle, self._file = handle, folder / LOCK
 
     def is_lost(self) -> bool:
@@ -61,3 +64,11 @@ class FolderLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def is_taken_by(folder: Path, holder: str) -> bool:
+    """Whether this process finds the lock of ``holder`` there. Not for the holder: to close the file ends its lock."""
+    try:
+        return (folder / LOCK).read_text() == holder
+    except OSError:
+        return False

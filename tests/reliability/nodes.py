@@ -36,10 +36,11 @@ class Agent(Running):
         super().__init__(root, f"{log}.node{rank}")
         node = make_node(root.parent / f"node-{rank}")
         launch = ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
-        words = [*launch, f"--master-port={port}", *torchrun, "-m", "lgrpo_lightning.cli"]
+        launch += [f"--master-port={port}", *torchrun, "-m", "lgrpo_lightning.cli"]
+        words = [*launch, *lgrpo_arguments("fit", root, **NODES | options)]
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "torch.distributed.run", *words, *lgrpo_arguments("fit", root, **NODES | options)],
+                [sys.executable, "-m", "torch.distributed.run", *words],
                 env=os.environ | node_environment(node) | dict(environment or {}),
                 cwd=node / "work",
                 stdout=out,
