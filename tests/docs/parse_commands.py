@@ -31,6 +31,8 @@ def parsed(argv: list[str]) -> int | str | None:
     compare.Comparison.run = lambda self, runs: []
     compare.tune = lambda options, measure, comparison, configs: dict.fromkeys(configs, ())
     runs = argv[0] in ("fit", "validate", "test", "predict") and "--help" not in argv
+    if argv[0] == "serve":
+        return cli.main([*argv, "--dry_run"])
     return cli.main([*argv, "--print_config"] if runs else argv)
 
 

@@ -48,6 +48,7 @@ RELIABILITY = {
     "The process ended with": "test_a_rank_fails_or_hangs",
     "The process is gone": "test_a_rank_is_killed_in_the_middle_of_sampling",
     "The process is rank 0": "test_a_rank_is_killed_in_the_middle_of_sampling",
+    "The `torchrun` that started the process is gone": "test_one_agent_then_both_are_killed",
     "The process kept the others": "test_a_rank_fails_or_hangs",
     "Rank 0 saves": "test_what_rank_0_holds_is_saved_when_another_is_lost"
     " test_a_launched_process_does_not_outlive_its_parent",

@@ -28,7 +28,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealServ
     node = make_node(tmp_path / "node-of-the-server")
     with monkeypatch.context() as own:
         own.setenv("HOME", str(node / "home"))
-        own.setenv("TMPDIR", str(node / "tmp"))
         made = RealServer(node / "work" / "model", node).start()
     yield made
     made.kill()
