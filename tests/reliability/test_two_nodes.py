@@ -1,11 +1,15 @@
 """A run over two torchrun agents, which stand for two machines, is killed and resumed exactly."""
 
 import os
+import re
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from torch.distributed import HashStore
 
+from lgrpo_lightning.distributed.watch import Watch
 from tests.reliability.nodes import Agent, agents, finished_agents, free_port, kill_agents, wait_for_agents
 from tests.reliability.processes import RUN, SLOW, pair, same_run
 
@@ -59,3 +63,19 @@ def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
     both = pair(tmp_path / "run", second=apart, **RUN | {"trainer__max_steps": 2, "trainer__strategy": "ddp"})
     assert [run.ended() for run in both] == [0, 0]
     assert "run (trainer.default_root_dir) is another folder for rank 1 than for rank 0." in both[0].said()
+
+
+def test_a_torchrun_that_is_gone_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    store = HashStore()
+    watch = Watch(store, run="first", rank=0, world_size=1, limit=60)
+    monkeypatch.setattr(watch, "_lose", said := Mock())
+    watch._step()
+    said.assert_not_called()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    watch._step()
+    assert re.match(r"The torchrun that started rank 0 \(.*\) is gone", said.call_args.args[0])
+    again = Watch(store, run="second", rank=0, world_size=1, limit=60)  # torchrun keeps the store
+    monkeypatch.setattr(again, "_lose", said := Mock())
+    again._step()
+    said.assert_not_called()
