@@ -42,7 +42,8 @@ def run_script(script: str, folder: Path, *words: str, **environment: str) -> li
     """Run a script with ``lgrpo`` and ``torchrun`` that write down how they were called; the calls."""
     stand_ins, calls = folder / "stand-ins", folder / "calls"
     stand_ins.mkdir()
-    write = f"python -c 'import json, sys; print(json.dumps(sys.argv[1:]))' $(basename $0) \"$@\" >> {calls}"
+    place = f"echo $(basename $0) $1 ${{SLURMD_NODENAME:-}} ${{MASTER_ADDR:-}} >> {folder}/places\n"
+    write = f"{place}python -c 'import json, sys; print(json.dumps(sys.argv[1:]))' $(basename $0) \"$@\" >> {calls}"
     over = f"until [ $(wc -l < {calls}) = 2 ]; do /bin/sleep 0.1; done; touch {folder}/runs/x/task.over"
     for name, text in {"lgrpo": write, "torchrun": write, "sleep": over}.items():
         (stand_ins / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -104,6 +105,8 @@ def test_slurm(tmp_path: Path) -> None:
     trained = [words for words in calls if words[1] == "fit"]
     assert len(trained) == 4
     assert all(words == trained[0] for words in trained)
+    places = sorted((tmp_path / "places").read_text().splitlines())
+    assert places == [f"lgrpo {words} a" for words in ("fit a", "fit a", "fit b", "fit b", "serve c", "serve c")]
     parsed = check_fit(trained[0], ["http://c:8000", "http://c:8001"], run="runs/x", nodes=2, devices=2)
     assert parsed["trainer"]["max_steps"] == 7
 
