@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ class Job(Running):
     def status(self) -> int | None:
         return self.process.poll()
 
+    def kill(self) -> None:
+        """All that is left of it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def signal_steps(self, signum: int) -> None:
         """As SLURM does: to all steps, not to the script."""
         for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
@@ -101,17 +107,29 @@ def write_job(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_slurm_script_is_stopped_and_queued_again(tmp_path: Path) -> None:
-    config = write_job(tmp_path)
-    root = tmp_path / "cut" / "run"
-    job = Job(root, config)
-    job.until(SECOND)
+@pytest.fixture
+def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Starts jobs of one configuration, and kills what is left of them."""
+    config, jobs = write_job(tmp_path), list[Job]()
+
+    def start(name: str, **options: str) -> Job:
+        jobs.append(Job(tmp_path / name / "run", config, **options))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        job.kill()
+
+
+def test_the_slurm_script_is_stopped_and_queued_again(start_job: Callable[..., Job]) -> None:
+    job = start_job("cut")
+    job.until(SECOND, seconds=500)
     job.signal_steps(signal.SIGUSR1)
     assert job.ended(120) == 128 + signal.SIGUSR1, job.said()[-3000:]
-    assert (root.parent / "scontrol").read_text() == "requeue 4711\n"
-    again = Job(root, config, log="2", SLURM_RESTART_COUNT="1")
-    assert again.ended() == 0, again.said()[-3000:]
+    assert (job.root.parent / "scontrol").read_text() == "requeue 4711\n"
+    again = start_job("cut", log="2", SLURM_RESTART_COUNT="1")
+    assert again.ended(500) == 0, again.said()[-3000:]
     assert "(resumed after " in again.said()
-    whole = Job(tmp_path / "whole" / "run", config)
-    assert whole.ended() == 0, whole.said()[-3000:]
-    same_run(whole.root, root)
+    whole = start_job("whole")
+    assert whole.ended(500) == 0, whole.said()[-3000:]
+    same_run(whole.root, job.root)
