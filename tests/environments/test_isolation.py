@@ -19,6 +19,7 @@ from lgrpo_lightning.environments import GuessingGame
 from lgrpo_lightning.environments.driver import EpisodeDriver
 from lgrpo_lightning.environments.isolation.proxies import ProcessToolEnvironment
 from lgrpo_lightning.environments.isolation.serving import Answer, Residents
+from lgrpo_lightning.environments.isolation.worker import _count_seconds_left
 from lgrpo_lightning.environments.isolation.workers import Seat
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.policy import Policy, PolicyConfig
@@ -161,6 +162,12 @@ def test_an_environment_of_an_episode_that_is_over_waits_for_the_next() -> None:
         assert not here.residents.seated
         assert {id(e) for e in here.residents.waiting[None]} >= living
         assert len(here.residents.waiting[None]) == len(driver.idle[None]) == 2
+
+
+def test_seconds_left_are_counted_down() -> None:
+    assert 4 < _count_seconds_left(time.monotonic() + 5) <= 5
+    with pytest.raises(TimeoutError):
+        _count_seconds_left(time.monotonic())
 
 
 def descriptors() -> int:

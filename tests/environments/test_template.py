@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -63,6 +64,16 @@ def test_a_turn_that_another_token_ended_is_not_ended_again() -> None:
     template = TurnTemplate(tokenizer=tokenizer, ends=(tokenizer.eos_token_id, other))
     after = "\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\n"
     for last, expected in ((tokenizer.eos_token_id, after), (other, after), (5, "<|im_end|>" + after)):
+        assert tokenizer.decode(template.render_between(LATER["user"], last, chat=True)) == expected
+
+
+def test_a_turn_ends_at_the_first_of_two_tokens_that_end_turns() -> None:
+    tokenizer = deepcopy(templates.tokenizer())
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|im_end|><s>{% endfor %}"
+    ends = (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<s>"))
+    template = TurnTemplate(tokenizer=tokenizer, ends=ends)
+    after = "And then?<|im_end|><s>"
+    for last, expected in ((ends[0], "<s>" + after), (5, "<|im_end|><s>" + after)):
         assert tokenizer.decode(template.render_between(LATER["user"], last, chat=True)) == expected
 
 
