@@ -108,6 +108,7 @@ class StubPolicy:
     config = PolicyConfig()
     failed: dict[str, str] = {}
     verified = {"padded"}
+    images_verified = True
     layout = "padded"
     device = torch.device("cpu")
     vocabulary = Vocabulary(total=1, size=1)  # every id may be drawn

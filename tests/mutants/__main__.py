@@ -259,6 +259,9 @@ def try_mutants(options: argparse.Namespace) -> None:
     """Print what became of each, a JSON object a line, then a table."""
     notes, rooms = json.loads(options.notes.read_text()), options.rooms.split(",")
     results = list[dict[str, Any]]()
+    quickest = min(notes["seconds"], key=notes["seconds"].__getitem__)
+    if run_tests([quickest], Path("mutant.log"), lambda: TimeLimit(notes["seconds"])):
+        raise SystemExit(f"{quickest} fails without a mutant.\n{Path('mutant.log').read_text()}")
     for index, room in enumerate(rooms):
         share = options.number * (index + 1) // len(rooms) - options.number * index // len(rooms)
         for mutant in choose_mutants(find_files(room), share, f"{options.seed} {room}"):
