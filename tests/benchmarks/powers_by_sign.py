@@ -100,11 +100,11 @@ def sums(group_size: int, max_term: int = 25) -> Cell:
                 rewards = pd.read_csv(Path(folder) / "metrics.csv")["reward"].dropna()
             yield [job], [float(rewards.iloc[-10:].mean())]
 
-    return Cell(settings=["sums"], rates=(1e-4, 2e-4, 4e-4), tuning=(1000, 1001), run=run)
+    return Cell(settings=["sums"], rates=(5e-5, 1e-4, 2e-4, 4e-4, 8e-4), tuning=(1000, 1001), run=run)
 
 
 TABLE: dict[str, Any] = {"table": True, "batch": 1200, "tuning": 40}
-ADAM, SGD = (1e-4, 2e-4, 4e-4, 8e-4), (0.003, 0.01, 0.03, 0.1)
+ADAM, SGD = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4), (0.003, 0.01, 0.03, 0.1)
 TABLE_ADAM = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
 TABLE_SGD = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 CELLS: dict[str, Callable[[], Cell]] = {
@@ -192,6 +192,7 @@ def tabulate(table: pd.DataFrame, cell: Cell, seeds: Sequence[int]) -> list[dict
             difference = (values - chosen[setting, "GRPO"]).dropna()
             against = "" if arm == "GRPO" else f"{(d := estimate(difference.tolist())).mean:+.3f} ± {d.half:.3f}"
             rate = f"{best[setting, arm]:g}" if (setting, arm) in best else ""
+            rate += " (end of the rates)" * (best.get((setting, arm)) in (cell.rates[0], cell.rates[-1]))
             rows.append({"setting": setting, "arm": arm, "learning rate": rate, "seeds": len(values),
                          "value": str(estimate(values.tolist())), "difference to GRPO": against})  # fmt: skip
     return rows
