@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo_lightning.checkpoints.lookup import find_named_checkpoint
+from lgrpo_lightning.commands.hub import open_hub, push_folder
 from lgrpo_lightning.commands.messages import quieten
 from lgrpo_lightning.errors import NotFoundError, UserError
 from lgrpo_lightning.rollouts.names import CHECKPOINTS, CONFIG, show_path
 from lgrpo_lightning.rollouts.reading import read_config
+
+CARD = "README.md"
+"""The model card of a folder on the Hugging Face Hub."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,12 +24,17 @@ def main(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv)[1:])
     quieten()
     check_folders(options.run, options.out)
+    if options.public and options.push is None:
+        raise UserError("--public is for --push REPO.")
     path = find_named_checkpoint(options.checkpoint, options.run / CHECKPOINTS)
+    hub = None if options.push is None else open_hub(options.push, public=options.public)  # before the work is done
     loader = export_checkpoint(options, path)
     print(f"Wrote {show_path(options.out)} from {show_path(path)}. Load it with:")
     print(f'  {loader}.from_pretrained("{show_path(options.out)}")')
     if options.adapter:
         print("It needs peft, and the base model where adapter_config.json says it is.")
+    if hub is not None:
+        print(f"Pushed to {push_folder(hub, options.out, options.push, public=options.public)}")
     return 0
 
 
@@ -41,6 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=["float32", "bfloat16", "float16"], help=types)
     objects = "false reads a checkpoint with Python objects in it, which can run code; for those you trust"
     add("--weights_only", choices=["true", "false"], default="true", help=objects)
+    add(
+        "--push",
+        metavar="REPO",
+        help="upload the folder to this repository of the Hugging Face Hub; a new one is private",
+    )
+    add("--public", action="store_true", help="make the new repository public, or upload to one that is")
     trust = "run code that comes with the run's model, where the run did; for models you trust"
     add("--trust_remote_code", action="store_true", help=trust)
     return parser
@@ -62,6 +77,8 @@ def export_checkpoint(options: argparse.Namespace, path: Path) -> str:
     """Build the run's policy, load the checkpoint at ``path`` into it, write the folder; the class that loads it."""
     from lgrpo_lightning.checkpoints.checkpoint_io import AtomicCheckpointIO
     from lgrpo_lightning.distributed.sharded_checkpoint import read_whole_checkpoint
+    from lgrpo_lightning.monitoring.model_card import write_model_card
+    from lgrpo_lightning.monitoring.recorded_run import RecordedRun
     from lgrpo_lightning.policy import Policy
     from lgrpo_lightning.policy.export import export, load_weights
     from lgrpo_lightning.policy.loading import load_tokenizer
@@ -81,6 +98,13 @@ def export_checkpoint(options: argparse.Namespace, path: Path) -> str:
     policy = Policy(replace(config, quantization=None))  # an adapter is merged into the base as it is in the files
     load_weights(policy, state["state_dict"])
     export(policy, load_tokenizer(config), options.out, adapter=options.adapter, dtype=options.dtype)
+    about = {
+        "base": config.path,
+        "checkpoint": path.name,
+        "steps": state.get("global_step"),
+        "adapter": options.adapter,
+    }
+    (options.out / CARD).write_text(write_model_card(RecordedRun(options.run, bare=True), **about), encoding="utf-8")
     return str(choose_auto_class(policy.model.config).__name__)
 
 

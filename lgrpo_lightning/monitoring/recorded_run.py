@@ -23,13 +23,16 @@ KEYS = {"rollout", "prompt_uid", "member", "prompt"}
 class RecordedRun:
     """Reads the folder of a run (``trainer.default_root_dir``); a damaged file is left out, and named.
 
+    Args:
+        bare: Take a folder without metrics and rollouts, too.
+
     Raises:
         FileNotFoundError: It is no folder of a run; the message says what is missing, and where runs are.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, bare: bool = False) -> None:
         self.folder, self.damaged = folder, set[Path]()
-        if not (folder / METRICS).is_file() and not (folder / ROLLOUTS).is_dir():
+        if not bare and not (folder / METRICS).is_file() and not (folder / ROLLOUTS).is_dir():
             runs = sorted(p.parent for depth in ("*", "*/*") for p in folder.glob(f"{depth}/{METRICS}"))
             below = f" Below it are {', '.join(map(show_path, runs[:5]))}." if runs else ""
             what = f"has neither {METRICS} nor {ROLLOUTS}/" if folder.is_dir() else "is no folder"

@@ -67,7 +67,9 @@ NOTES: dict[str, tuple[str, str]] = {
     "ds3_gather_for_generation": ("", "An option of DeepSpeed. `fsdp2` always gathers the weights for sampling"),
     "pad_to_multiple_of": ("", "Rows are padded to the longest row of a forward pass. Trees have no padding"),
     "log_completions": (
-        "CompletionTable RolloutWriter", "A run always shows a few completions and writes all of them to `rollouts/`",
+        "CompletionTable RolloutWriter LogCompletions",
+        "A run always shows a few completions and writes all of them to `rollouts/`. `LogCompletions` shows them in "
+        "loggers",
     ),
     "log_multimodal": ("", "Models are trained on text only"),
     "num_completions_to_print": ("CompletionTable.count", ""),
@@ -90,7 +92,7 @@ NOTES: dict[str, tuple[str, str]] = {
         "ckpt_path", "Checkpoints of TRL do not load. Their weights load with `model.policy.path`",
     ),
     "ddp_timeout": ("RankWatch.timeout_minutes", "TRL counts seconds, this library counts minutes"),
-    "push_to_hub": ("", "`lgrpo export` writes a folder that you can upload"),
+    "push_to_hub": ("", "`lgrpo export --push REPO` uploads the model after the run"),
     "dataloader_num_workers": ("", "Prompts are in memory"),
     "lora_task_type": ("", "Adapters are always of this type"),
     "dataset_streaming": ("PromptFile.streaming", ""),
