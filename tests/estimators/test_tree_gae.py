@@ -46,6 +46,18 @@ def test_what_an_environment_says_is_a_state_and_no_step(decay: float) -> None:
     assert found.advantages[2].tolist() == [decay * 0.0, 0.0, 0.0]  # 0, 0 (alone with "c"), 0
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
+def test_a_step_of_which_part_is_trained_is_one(decay: float) -> None:
+    """A turn with a tool's output in it, of several tokens."""
+    steps = [[[1, 2, 3], [4, 5]], [[1, 2, 3], [6, 7]], [[8, 9, 9], [4, 5]]]
+    mask = torch.tensor([[True, False, True, False, True]] * 3)
+    tree = ProcessTree.from_steps([[tuple(s) for s in own] for own in steps], [[0, 0, 0, 1, 1]] * 3)
+    rewards, estimator = Rewards(outcome=torch.tensor([2.0, 0.0, 1.0])), TreeGAE(gae_lambda=decay, scale="none")
+    whole, part = (estimator.estimate(rewards, t).advantages for t in (tree, tree.masked(mask)))
+    assert part.tolist() == (whole * mask).tolist()
+    assert part[0].tolist() == [-0.5 + decay * 2.0, 0.0, -0.5 + decay * 2.0, 0.0, 2.0]
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.3, 1.0])
 def test_single_turns_are_rloo(decay: float) -> None:
     for seed in range(10):
