@@ -32,7 +32,16 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class RandomKey(NamedTuple):
-    """Key of the sampling noise: the same key, prompt uid, member and position give the same random numbers."""
+    """Key of the sampling noise: the same key, prompt uid, member and position give the same random numbers.
+
+    Attributes:
+        seed: Seed of the run.
+        phase: What the completions are for: "train", "validation", "greedy" (validation, too) or "predict".
+        counter: Number of the rollout in training; 0 in other phases.
+
+    >>> RandomKey(seed=0, phase="train", counter=7).counter
+    7
+    """
 
     seed: int
     phase: str
@@ -44,9 +53,15 @@ class Adapter:
     """A low-rank adapter (LoRA) without its model.
 
     Attributes:
-        rank, alpha, rslora: The update is scaled by alpha / rank, with ``rslora`` by alpha / sqrt(rank).
+        rank: Rank r of the low-rank matrices.
+        alpha: The product of the matrices is multiplied by alpha / rank.
+        rslora: If True, it is multiplied by alpha / sqrt(rank) instead.
         targets: Last parts of the names of the modules it adapts.
         weights: (name in a peft file, full tensor) pairs; collective, in one order on all ranks.
+
+    >>> adapter = Adapter(rank=8, alpha=16, rslora=False, targets=("q_proj",), weights=iter([]))
+    >>> adapter.alpha / adapter.rank
+    2.0
     """
 
     rank: int
@@ -57,7 +72,13 @@ class Adapter:
 
 
 class Scorer(Protocol):
-    """A model that scores completions and is not trained by that."""
+    """A model that scores completions and is not trained by that.
+
+    >>> def score(self, group, tree):  # of a reward model; its setup sets self.model = source.make_teacher("policy")
+    ...     prompts = [group.prompt.token_ids] * len(group)
+    ...     logprobs = self.model.compute_logprobs(prompts, group.sequences, temperature=1.0)
+    ...     return torch.stack([row.mean() for row in logprobs])
+    """
 
     def compute_logprobs(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, temperature: float
@@ -66,7 +87,12 @@ class Scorer(Protocol):
 
 
 class WeightSource(Protocol):
-    """The policy as samplers see it: its weights, but not its training."""
+    """The policy as samplers and rewards get it, in ``setup``: its weights, but not its training.
+
+    >>> def setup(self, source):  # of a sampler
+    ...     self.tokenizer, self.ends = source.tokenizer, source.eos_token_ids
+    ...     self.names = [name for name, tensor in source.weights()]
+    """
 
     @property
     def tokenizer(self) -> Any:
@@ -94,7 +120,7 @@ class WeightSource(Protocol):
 
     @property
     def longest_sequence(self) -> int:
-        """Maximum number of tokens of a prompt in this run plus its completion; at most ``find_context_length``."""
+        """Maximum number of tokens of a prompt in this run plus its completion; at most ``context_length``."""
 
     @property
     def temperature(self) -> float:

@@ -23,7 +23,17 @@ from lgrpo_lightning.errors import refuse_text
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A process step: its parent's index (-1: none), the members that share it, and the token span of each."""
+    """A process step.
+
+    Attributes:
+        parent: Index in ``ProcessTree.steps`` of the step before it; -1: it is a first step.
+        members: Numbers of the completions that share it, ascending.
+        spans: For each member the indices of the step's first token and of its last token plus 1.
+
+    >>> tree = ProcessTree.from_steps([["a", "b"], ["a", "c"]], [[0, 0, 1], [0, 1]])
+    >>> tree.steps[0]
+    Step(parent=-1, members=(0, 1), spans=((0, 2), (0, 1)))
+    """
 
     parent: int
     members: tuple[int, ...]
@@ -98,9 +108,9 @@ class ProcessTree:
 
     Args:
         sizes: ``[G, T]`` long, number of members of each token's process set, 0 on padding.
-        units: ``[G, T]`` long, number of the tree node that each token belongs to, -1 on padding.
-        num_nodes: Number of distinct nodes.
-        leaf_sizes: ``[G]`` number of members equal to each completion, itself included.
+        units: ``[G, T]`` long, index in ``steps`` of each token's step, -1 on padding.
+        num_nodes: Number of distinct prefixes (``from_sequences``) or steps (``from_steps``).
+        leaf_sizes: ``[G]`` long, number of members equal to each completion, itself included.
         mask: ``[G, T]`` bool, the tokens that are trained, set by ``masked``; None: all.
 
     >>> tree = ProcessTree.from_sequences([[1, 2, 3], [1, 2, 4], [5]])
@@ -177,7 +187,7 @@ class ProcessTree:
         return self.sizes > 0 if self.mask is None else self.mask & (self.sizes > 0)
 
     def set_sizes(self) -> Tensor:
-        """|λ(i, t)|: ``[G, T]`` long, 0 on padding (so ``> 0`` means "not padding", not "trained")."""
+        """``[G, T]`` long, |λ(i, t)|; 0 on padding (so ``> 0`` means "not padding", not "trained")."""
         return self.sizes if self.mask is None else self._trained_sizes
 
     @cached_property
@@ -186,7 +196,7 @@ class ProcessTree:
         return torch.where(counts > 0, counts, self.sizes)
 
     def weights(self, power: float = 1.0) -> Tensor:
-        """|λ(i, t)|^-power: ``[G, T]`` fp32, 0 on padding and where no member trains the token.
+        """``[G, T]`` fp32, 1/|λ(i, t)|^power; 0 on padding and where no member trains the token.
 
         With power 0 every token has weight 1; with power 1 the weights of each shared token add up to 1.
 
@@ -196,7 +206,7 @@ class ProcessTree:
         return self.trained.float() / self.set_sizes().clamp(min=1).to(torch.float32).pow(power)
 
     def set_means(self, values: Tensor, *, trained: bool = True) -> Tensor:
-        """The mean of ``values`` ``[G]`` over the process set of every token: ``[G, T]``, 0 on padding.
+        """``[G, T]``, the mean of ``values`` ``[G]`` over the process set of every token; 0 on padding.
 
         NaN values are ignored; the mean is NaN if all are. It is fp64 for fp64 values, else fp32.
 
@@ -217,7 +227,7 @@ class ProcessTree:
         return out.to(kept)
 
     def set_sums(self, values: Tensor) -> Tensor:
-        """``values`` ``[G, T]`` summed over the members of every token's step, position by position.
+        """``[G, T]``, ``values`` ``[G, T]`` summed over the members of every token's step, position by position.
 
         For a member whose step is shorter, its last token is used.
         """
@@ -232,7 +242,7 @@ class ProcessTree:
         return out
 
     def at_ends(self, values: Tensor) -> Tensor:
-        """``values`` ``[S]`` of the steps at the last trained token of each step of each completion: ``[G, T]``.
+        """``[G, T]`` fp32, ``values`` ``[S]`` of the steps at the last trained token of each step of each completion.
 
         NaN elsewhere, also if a completion trains no token of a step.
 
@@ -250,7 +260,7 @@ class ProcessTree:
 
     @property
     def step_ids(self) -> Tensor:
-        """``[G, T]`` long, index into ``steps`` of each token's step, -1 on padding."""
+        """``[G, T]`` long, index in ``steps`` of each token's step, -1 on padding."""
         return self.units
 
     @cached_property

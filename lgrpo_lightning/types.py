@@ -1,6 +1,7 @@
 """The values that components exchange: frozen, keyword-only, complete.
 
-Shapes: ``G`` completions of a group, ``T`` tokens of the longest one, ``N`` completions of a batch.
+Shapes: ``G`` completions of a group, ``T`` tokens of the longest one, ``S`` steps of a process tree, ``N`` completions
+of a batch.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ class Prompt:
         columns: All other columns of the data row, for rewards.
         contexts: Token ids of the prompt with more context, by the template of ``RewardModel.contexts``.
         images: The images of the placeholders, in order.
+
+    >>> prompt = Prompt(uid="sums/0", text="1+1=", token_ids=(5, 3, 5, 9), columns={"answer": 2})
+    >>> prompt.columns["answer"], prompt.messages
+    (2, None)
     """
 
     uid: str
@@ -61,7 +66,15 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """Origin of a forked completion: it inherited the first ``position`` tokens of ``member`` of its group."""
+    """Origin of a forked completion, whose first tokens are a copy.
+
+    Attributes:
+        member: Index in the group of the completion that was copied.
+        position: Number of copied tokens.
+
+    >>> Fork(member=0, position=12)
+    Fork(member=0, position=12)
+    """
 
     member: int
     position: int
@@ -69,7 +82,18 @@ class Fork:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """A turn of an episode: tokens ``start`` to ``end`` (exclusive) of the completion, and the messages in them."""
+    """A turn of an episode: a span of the completion's tokens, and the messages in it.
+
+    Attributes:
+        role: Who wrote the turn: the policy is "assistant".
+        start: Index of its first token in the completion.
+        end: Index of its last token plus 1.
+        messages: The messages of the turn; one for the policy.
+
+    >>> turn = Turn(role="assistant", start=0, end=3, messages=({"role": "assistant", "content": "7?"},))
+    >>> turn.end - turn.start
+    3
+    """
 
     role: Literal["assistant", "environment"]
     start: int
@@ -83,20 +107,26 @@ class Completion:
 
     Attributes:
         token_ids: The completion, including the end-of-sequence token if it was sampled.
-        logprobs: ``[T]`` fp32, of the distribution that was sampled from.
+        logprobs: ``[T]`` fp32, natural logarithms of the tokens' probabilities in the distribution that was sampled
+            from.
         text: The completion as text, without the tokens that ``Sampling.strip_special_tokens`` strips.
         text_ends: Length of ``text`` after each token, in characters; ``T`` non-decreasing numbers. If a token ends
             inside a character, only complete characters count.
         finish_reason: "stop" (end of sequence or a stop string) or "length".
         mask: ``[T]`` bool; False on tokens that the policy did not sample (a tool's output). In the group that a
             segmenter gets, False on all untrained tokens.
-        weight_version: Number of weight updates of the weights that sampled it.
-        entropies: ``[T]`` entropy of the sampled distribution, if the sampler computes it.
+        weight_version: Number of optimizer steps of the weights that sampled it.
+        entropies: ``[T]`` fp32, entropy of the sampled distribution in nats, if the sampler computes it.
         fork: Origin of a forked completion; None for an independent sample.
         applies: False for an episode whose environment failed: no reward applies to it.
         turns: The turns of an episode, in order; empty for a completion of one turn.
         rewards: Rewards of the environment: one number, or one per turn of the assistant; empty without a reward.
         metrics: Metrics of the sampler; their means over completions are logged.
+
+    >>> from lgrpo_lightning.testing import toy_group
+    >>> completion = toy_group(["5+4"]).completions[0]
+    >>> len(completion), completion.text_between(1, 3), completion.mask.tolist()
+    (3, '+4', [True, True, True])
     """
 
     token_ids: tuple[int, ...]
@@ -139,7 +169,17 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A prompt and the completions sampled for it."""
+    """A prompt and the completions sampled for it.
+
+    Attributes:
+        prompt: The prompt.
+        completions: ``G`` completions. The index of a completion is its number as a member of the group.
+
+    >>> from lgrpo_lightning.testing import toy_group
+    >>> group = toy_group(["ab", "c"], columns={"answer": "ab"})
+    >>> [completion.text == group.prompt.columns["answer"] for completion in group.completions]
+    [True, False]
+    """
 
     prompt: Prompt
     completions: tuple[Completion, ...]
@@ -178,13 +218,17 @@ class Rewards:
 
     Attributes:
         outcome: ``[G]`` fp32, one reward per completion; NaN = "does not apply".
-        steps: One reward per step of the group's process tree, in the order of ``ProcessTree.steps``, or None;
-            NaN = "does not apply".
+        steps: ``[S]`` fp32, one reward per step of the group's process tree, in the order of ``ProcessTree.steps``, or
+            None; NaN = "does not apply".
         tokens: ``[G, T]`` fp32, a reward per token, or None; NaN on padding and where a token has no reward.
         parts: The named summands of ``outcome``, each ``[G]`` and unweighted; logged as ``rewards/<name>/…``.
         part_weights: Factor of each part in ``outcome``, by name; 1 if it is missing.
         metrics: Scalars to log, by name.
         extras: Columns to store with the completions, ``G`` values each.
+
+    >>> right, short = torch.tensor([1.0, 0.0]), torch.tensor([0.2, 0.8])
+    >>> Rewards(outcome=right + short / 2, parts={"right": right, "short": short}, part_weights={"short": 0.5}).outcome
+    tensor([1.1000, 0.4000])
     """
 
     outcome: Tensor
@@ -198,7 +242,17 @@ class Rewards:
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """The advantage and weight of every token: ``[G, T]``, 0 on padding."""
+    """The advantage and weight of every token.
+
+    Attributes:
+        advantages: ``[G, T]`` fp32, 0 on padding. Positive: the token becomes more probable.
+        weights: ``[G, T]`` fp32, factor of the token's term in the loss, 0 on padding and on untrained tokens.
+
+    >>> from lgrpo_lightning.testing import toy_tree
+    >>> tree = toy_tree(["ab", "ac"])
+    >>> Credit(advantages=torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), weights=tree.weights(1)).weights.tolist()
+    [[0.5, 1.0], [0.5, 1.0]]
+    """
 
     advantages: Tensor
     weights: Tensor
@@ -210,11 +264,19 @@ class Rollout:
 
     Attributes:
         index: Number of the rollout in the run, from 0.
-        groups, trees, rewards, credits: One entry per group, in order.
-        trained: Whether the update uses each group (False: dropped because its rewards are equal).
+        groups: The groups, in the order of the prompts.
+        trees: The process tree of each group.
+        rewards: The rewards of each group.
+        credits: The credit of each group.
+        trained: For each group whether the update uses it (False: dropped because its rewards are equal).
         mask_truncated: Whether truncated completions are removed from the loss.
         kept: Members of each group that the update may use, in order; empty: all of every group.
         replaced: Groups that were sampled first and then replaced; none of them is trained.
+
+    >>> from lgrpo_lightning.callbacks import RolloutCallback
+    >>> class PrintRewards(RolloutCallback):
+    ...     def on_rollout_end(self, trainer, pl_module, rollout):
+    ...         print(rollout.index, [rewards.outcome.mean().item() for rewards in rollout.rewards])
     """
 
     index: int
@@ -264,6 +326,10 @@ class Progress:
         epoch: Finished epochs.
         max_steps: Maximum number of optimizer steps of the run, in complete rollouts; -1: no limit.
         max_rollouts: Maximum number of rollouts; -1: no limit.
+
+    >>> progress = Progress(rollout=30, max_rollouts=120)
+    >>> progress.rollout / progress.max_rollouts  # a reward that grows stricter during the run
+    0.25
     """
 
     rollout: int = 0
@@ -352,17 +418,24 @@ class TrainBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class LossInput:
-    """What a policy loss sees of some completions: ``[N, T]`` everywhere. Padding may hold anything.
+    """What a policy loss gets of ``N`` completions. Values on padding and on untrained tokens are arbitrary.
+
+    Log-probs are natural logarithms of the probabilities of the completion's tokens.
 
     Attributes:
-        logprobs: Of the policy, with gradient.
-        old_logprobs: Of the policy before the rollout's first update.
-        sampler_logprobs: Of what the tokens were drawn from.
-        advantages: What each token is worth.
-        entropies: Of the policy, in nats.
-        mask: bool, the tokens that are trained.
-        ref_logprobs: Of the reference, where there is one.
-        importance: The correction for the sampler, where one applies; a factor on the surrogate.
+        logprobs: ``[N, T]`` fp32, log-probs under the policy, with gradient.
+        old_logprobs: ``[N, T]`` fp32, log-probs under the policy before the rollout's first optimizer step.
+        sampler_logprobs: ``[N, T]`` fp32, log-probs in the distribution that the tokens were sampled from.
+        advantages: ``[N, T]`` fp32, advantage of each token.
+        entropies: ``[N, T]`` fp32, entropy of the policy's distribution at each token, in nats.
+        mask: ``[N, T]`` bool, True on trained tokens.
+        ref_logprobs: ``[N, T]`` fp32, log-probs under the reference model; None without a reference.
+        importance: ``[N, T]`` fp32, factor that corrects for the sampler's distribution; None: no correction.
+
+    >>> from lgrpo_lightning.testing import toy_loss_input
+    >>> batch = toy_loss_input(ratios=[[2.0, 1.0]], advantages=[[1.0, -1.0]])
+    >>> (-batch.log_ratio.exp() * batch.advantages).tolist()
+    [[-2.0, 1.0]]
     """
 
     logprobs: Tensor
@@ -376,17 +449,17 @@ class LossInput:
 
     @property
     def log_ratio(self) -> Tensor:
-        """``[N, T]`` log π - log π_old; 0 where nothing is trained."""
+        """``[N, T]`` fp32, ``logprobs`` minus ``old_logprobs``; 0 on padding and on untrained tokens."""
         return torch.where(self.mask, self.logprobs - self.old_logprobs, 0.0)
 
     @property
     def lengths(self) -> Tensor:
-        """``[N, 1]`` trained tokens of each completion, at least 1."""
+        """``[N, 1]`` long, number of trained tokens of each completion, at least 1."""
         return self.mask.sum(-1, keepdim=True).clamp(min=1)
 
     @property
     def mean_advantages(self) -> Tensor:
-        """``[N, T]`` the mean of each completion's advantages over its trained tokens."""
+        """``[N, T]`` fp32, the mean of each completion's advantages over its trained tokens."""
         kept = torch.where(self.mask, self.advantages, 0.0).double()  # exact where they are equal
         return (kept.sum(-1, keepdim=True) / self.lengths).to(self.advantages).expand_as(self.advantages)
 

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
 
 class Environment(ABC):
-    """One episode: what answers the policy's turns. Each completion has one of its own, made by copying this one."""
+    """One episode: what answers the policy's turns. Each completion has one of its own, made by copying this one.
+
+    >>> class Echo(Environment):
+    ...     def respond(self, turns):
+    ...         return [{"role": "user", "content": turns[-1]["content"]}] if len(turns) < 3 else None
+    >>> Echo().respond([{"role": "assistant", "content": "hi"}])
+    [{'role': 'user', 'content': 'hi'}]
+    """
 
     seed: int = 0
     """Set before ``reset``; the same for all completions of a prompt, so that they face the same task."""

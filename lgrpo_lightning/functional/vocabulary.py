@@ -17,10 +17,13 @@ class Vocabulary:
     """The model's ids that may be sampled; all others have probability 0 in sampling and log-probs.
 
     Attributes:
-        total: Ids of the model.
-        size: One past the last id that may be sampled.
-        holes: Ids below ``size`` that may not.
-        suppressed: Ids with a text that the configuration suppresses.
+        total: Number of the model's ids.
+        size: The last id that may be sampled, plus 1.
+        holes: Ids below ``size`` that may not be sampled.
+        suppressed: Ids with a text that the model's configuration suppresses.
+
+    >>> Vocabulary(total=6, size=4, holes=(1,)).excluded
+    [1, 4, 5]
     """
 
     total: int
