@@ -24,6 +24,9 @@ class ImageFile:
     Attributes:
         path: Absolute path of the file.
         digest: Beginning of the SHA-256 of its bytes.
+
+    >>> str(ImageFile(path="/data/cat.png", digest="9f86d081884c7d65"))
+    '/data/cat.png'
     """
 
     path: str

@@ -19,6 +19,7 @@ from lgrpo_lightning.contracts import Adapter, RandomKey, Scorer, WeightSource
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.errors import MissingPackageError, NotFoundError, listed, mapped, require
 from lgrpo_lightning.functional.vocabulary import Vocabulary
+from lgrpo_lightning.images import ImageFile
 from lgrpo_lightning.process_tree import ProcessTree, Step
 from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import (
@@ -36,7 +37,7 @@ from lgrpo_lightning.types import (
 from tools.migration_pages import rendered
 
 VALUES = {
-    "What samplers get": (Prompt, Sampling, RandomKey, WeightSource, Vocabulary, Adapter),
+    "What samplers get": (Prompt, ImageFile, Sampling, RandomKey, WeightSource, Vocabulary, Adapter),
     "What samplers return": (Group, Completion, Fork),
     "Episodes": (Turn, Environment),
     "What segmenters return": (ProcessTree, Step),
@@ -67,6 +68,7 @@ MODULES = {
     "types": (Fork, LossInput, Progress, Rollout, Turn),
     "process_tree": (Step,),
     "functional.vocabulary": (Vocabulary,),
+    "images": (ImageFile,),
     "errors": (MissingPackageError, NotFoundError, listed, mapped, require),
 }
 """What is public in other modules, beside the names of the package itself."""
