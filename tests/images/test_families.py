@@ -110,32 +110,38 @@ def test_logprobs_depend_on_the_images(family: Family, tmp_path: Path) -> None:
     assert moved.tolist() == [bool(sizes) for sizes in SIZES for _ in COMPLETIONS]
 
 
+def compute_gradients(family: Family, layout: Any) -> dict[str, Tensor]:
+    """Of the sum of log-probs, by name."""
+    family.policy.zero_grad()
+    family.policy(*family.rows, layout=layout).logprobs.sum().backward()
+    return {n: p.grad.clone() for n, p in family.policy.named_parameters() if p.grad is not None}
+
+
 def test_gradients_of_both_layouts_are_the_same(family: Family) -> None:
-    gradients = []
-    for layout in ("padded", "prefix"):
-        family.policy.zero_grad()
-        family.policy(*family.rows, layout=layout).logprobs.sum().backward()
-        gradients.append({n: p.grad.clone() for n, p in family.policy.named_parameters() if p.grad is not None})
-    padded, prefix = gradients
+    padded, prefix = (compute_gradients(family, layout) for layout in ("padded", "prefix"))
     scale = max(float(gradient.abs().max()) for gradient in padded.values())
     assert padded.keys() == prefix.keys()
     assert max(float((prefix[n] - g).abs().max()) for n, g in padded.items()) < 1e-5 * scale
 
 
-@pytest.mark.parametrize("used", [(0, 1, 2, 3, 4), (1,), (3, 0)])
-def test_sampled_logprobs_are_the_scored_ones(family: Family, used: tuple[int, ...]) -> None:
+def draw_completions(family: Family, used: Sequence[int]) -> tuple[Any, list[Tensor]]:
+    """((Prompts, completions), their log-probs when sampled), three of each prompt."""
     tokenizer, policy = family.processor.hf_processor.tokenizer, family.policy
     policy.restrict(tokenizer, (1,))
     prompts = [family.prompts[i] for i in used]
     requests = [Request(prompt=p, key=31 * p + member) for p in range(len(prompts)) for member in range(3)]
+    options: dict[str, Any] = {"vocabulary": policy.vocabulary, "reader": family.processor}
     with policy.generation_model() as model:
-        decoding = Decoding(
-            model, tokenizer, [1], Sampling(max_new_tokens=8), vocabulary=policy.vocabulary, reader=family.processor
-        )
-        drawn = decoding.run(prompts, requests)
+        drawn = Decoding(model, tokenizer, [1], Sampling(max_new_tokens=8), **options).run(prompts, requests)
     rows = [prompts[r.prompt] for r in requests], [list(d.token_ids) for d in drawn]
+    return rows, [d.logprobs for d in drawn]
+
+
+@pytest.mark.parametrize("used", [(0, 1, 2, 3, 4), (1,), (3, 0)])
+def test_sampled_logprobs_are_the_scored_ones(family: Family, used: tuple[int, ...]) -> None:
+    rows, sampled = draw_completions(family, used)
     for layout in ("padded", "prefix"):
-        assert differ(family.score(layout, rows), [d.logprobs for d in drawn]) < 1e-5
+        assert differ(family.score(layout, rows), sampled) < 1e-5
     assert not {i for ids in rows[1] for i in ids} & {*family.processor.placeholder_ids}
 
 
