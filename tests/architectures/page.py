@@ -19,7 +19,7 @@ INTRODUCTION = """
 # Models
 
 You can train every model in the first two tables of this page: causal language models of `transformers`, and models
-of text with images or sound, which are trained on text. Set `model.policy.path` to the model. Other models are
+of text with images or sound. Set `model.policy.path` to the model. Other models are
 refused before the first optimizer step, and the error gives the reason.
 
 Training computes the log-probs of a batch in one of three [layouts](configuration.md#layouts). Log-probs and gradients
@@ -58,8 +58,9 @@ equal. Differences up to 1e-4 pass, because float32 arithmetic rounds.
 MULTIMODAL = """
 ## Text with images or sound
 
-These models are loaded completely, trained on text, and exported completely with the files of their processor.
-Training does not change weights that text does not use.""".strip()
+These models are loaded completely, and exported completely with the files of their processor. The table is of
+prompts of text; [another](data.md#models-with-images) is of prompts with images. Training does not change weights that
+text does not use.""".strip()
 ENCODERS = """
 ## Encoders
 

@@ -1,4 +1,4 @@
-"""The table of models with images of docs/models.md: ``python -m tests.images``."""
+"""The table of models with images of docs/data.md: ``python -m tests.images``."""
 
 from __future__ import annotations
 
