@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lgrpo_lightning.images import ImageFile, ImageTokens
 from lgrpo_lightning.policy import Policy, PolicyConfig
+from lgrpo_lightning.policy.packing import count_prefix_tokens
 from lgrpo_lightning.policy.processor import PromptProcessor
 from lgrpo_lightning.samplers.decoding import Decoding, Request
 from lgrpo_lightning.sampling import Sampling
@@ -108,6 +109,14 @@ def test_logprobs_depend_on_the_images(family: Family, tmp_path: Path) -> None:
     )
     moved = (before - after).abs().amax(-1) > 1e-4
     assert moved.tolist() == [bool(sizes) for sizes in SIZES for _ in COMPLETIONS]
+
+
+def test_prompts_that_differ_in_their_images_alone_are_not_one(family: Family, tmp_path: Path) -> None:
+    other = make_prompts(family.processor, tmp_path, seed=7)[1]
+    assert list(other) == list(family.prompts[1])
+    rows = [family.prompts[1], other, family.prompts[1]], [[5, 6], [5, 6], [7]]
+    assert differ(family.score("prefix", rows), list(family.score("padded", rows))) < 1e-5
+    assert count_prefix_tokens(*rows) == 2 * len(other) + 5
 
 
 def compute_gradients(family: Family, layout: Any) -> dict[str, Tensor]:
