@@ -132,7 +132,7 @@ def test_skypilot(rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     check_fit(call, ["http://10.0.0.3:8000", "http://10.0.0.3:8001"], run="runs/x", nodes=2, devices=2)
 
 
-def test_kubeflow(tmp_path: Path) -> None:
+def test_kubeflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, there = str(write_run(tmp_path)), "/shared/run.yaml"
     (container,), trainer = SERVERS["spec"]["template"]["spec"]["containers"], JOB["spec"]["trainer"]
     name, service = SERVERS["metadata"]["name"], SERVICE["metadata"]["name"]
@@ -141,7 +141,11 @@ def test_kubeflow(tmp_path: Path) -> None:
     fit = [word.replace(there, run) for word in trainer["command"]]
     nodes, devices = trainer["numNodes"], trainer["numProcPerNode"]
     check_fit(fit, urls, run="/shared/runs/first", nodes=nodes, devices=devices)
-    assert get_args_parser().parse_args(fit[1:]).training_script == "lgrpo_lightning.cli"
+    for variable, value in {"NNODES": "2", "NPROC_PER_NODE": "8", "NODE_RANK": "1", "MASTER_ADDR": "lgrpo-0"}.items():
+        monkeypatch.setenv(f"PET_{variable}", value)  # as the runtime torch-distributed does
+    launch = get_args_parser().parse_args(fit[1:])
+    assert (launch.nnodes, launch.nproc_per_node, launch.node_rank) == ("2", "8", 1)
+    assert (launch.master_addr, launch.training_script) == ("lgrpo-0", "lgrpo_lightning.cli")
     assert devices == trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"]
     assert SERVERS["spec"]["serviceName"] == service
     labels = SERVERS["spec"]["template"]["metadata"]["labels"]

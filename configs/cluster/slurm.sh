@@ -15,7 +15,7 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 config=$1 run=$2
-serve_nodes=${SERVE_NODES:-1} gpus=$SLURM_NTASKS_PER_NODE port=8000
+serve_nodes=${SERVE_NODES:-1} gpus=$SLURM_NTASKS_PER_NODE port=${PORT:-8000}
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 train_nodes=$((${#nodes[@]} - serve_nodes))

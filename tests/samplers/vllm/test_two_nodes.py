@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.reliability.nodes import MODEL, agents, finished_agents, kill_agents, make_node
+from tests.reliability.nodes import MODEL, agents, finished_agents, free_port, kill_agents, make_node
 from tests.reliability.processes import RUN, Running, same_run
 from tests.runs import CONFIG, SMALL
 from tests.samplers.vllm.engines import KEY, RealServer, needs_vllm
@@ -64,7 +64,12 @@ class Job(Running):
         for node in nodes:
             make_node(root.parent / node)
         given = slurm_environment(*nodes, processes=1) | environment
-        tools = {"PATH": f"{TOOLS}:{os.environ['PATH']}", "NODES": str(root.parent), "OMP_NUM_THREADS": "1"}
+        tools = {
+            "PORT": str(free_port()),
+            "PATH": f"{TOOLS}:{os.environ['PATH']}",
+            "NODES": str(root.parent),
+            "OMP_NUM_THREADS": "1",
+        }
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
                 ["bash", SLURM, config, root],
