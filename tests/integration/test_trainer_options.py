@@ -1,6 +1,7 @@
 """The Trainer's options do what their names say."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean
 from typing import ClassVar
@@ -191,6 +192,16 @@ def test_several_named_validation_sets(tmp_path: Path) -> None:
     for name, (easy, hard) in expected.items():
         logged = [row[f"val/{which}{name}"] for which in ("easy/", "hard/", "")]
         assert logged == pytest.approx([easy, hard, (easy + hard) / 2], abs=1e-6), name
+
+
+@pytest.mark.parametrize("accelerator", ["auto", None])
+@pytest.mark.parametrize("gpu", [True, False])
+def test_an_accelerator_that_is_found_is_the_cpu_without_a_gpu(
+    accelerator: str | None, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lgrpo_lightning.training.settings._has_gpu", lambda accelerator: gpu)
+    with nullcontext() if gpu else pytest.raises(ValueError, match="more than four are refused"):
+        check_processes(9, accelerator, 2)
 
 
 def test_more_processes_than_cores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
