@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from transformers import AutoModelForCausalLM
 
-from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling, cli
+from lgrpo_lightning import GRPOModule, PromptDataModule, Sampling, UserError, cli
 from lgrpo_lightning.data import ArithmeticTasks
 from lgrpo_lightning.estimators import LambdaGRPO
 from lgrpo_lightning.functional.importance import ImportanceMode
@@ -261,6 +262,24 @@ def test_loaders_in_place_of_a_data_module(tmp_path: Path, call: str) -> None:
     loader = torch.utils.data.DataLoader([{"prompt": "1+2="}])
     with pytest.raises(ValueError, match=rf"no data module. Use trainer.{call}\(module, datamodule=Prompt"):
         getattr(trainer(tmp_path), call)(module(), loader)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_two_processes_compare_what_they_were_given(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[dict[str, str]]()
+
+    def compare(trainer: Trainer, own: dict[str, str]) -> None:
+        given.append(own)
+        raise UserError("compared")
+
+    monkeypatch.setattr("lgrpo_lightning.module.check_alike", compare)
+    monkeypatch.setattr(Trainer, "world_size", processes)
+    one = module()
+    with pytest.raises(UserError, match="compared") if processes == 2 else nullcontext():
+        trainer(tmp_path, fast_dev_run=True).fit(one, data())
+    assert [own["model.group_size"] for own in given] == ["4"] * (processes - 1)
 
 
 class NoFurther(PromptDataModule):
