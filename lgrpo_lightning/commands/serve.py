@@ -11,10 +11,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lgrpo_lightning.errors import UserError
 from lgrpo_lightning.rollouts.reading import read_config
+
+if TYPE_CHECKING:
+    from lgrpo_lightning.samplers.vllm.options import ServerOptions
 
 EPILOG = """\
 Further options go to vLLM as they are, after --:   lgrpo serve --config run.yaml -- --api-server-count 2
@@ -38,18 +41,56 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("-c", "--config", type=Path, required=True, help="the run's configuration (YAML): model and engine")
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    add("--port", type=int, default=8000, help="default: 8000")
+    add("--port", type=int, default=8000, help="default: 8000; 0: a free one")
+    add("--address_file", type=Path, help="write the server's address there (default: the file of server.urls)")
     add("--dry_run", action="store_true", help="print the server's command and stop")
     options = parser.parse_args(words[1:end])
-    check_address(options.host, options.port)
-    command = build_command(load_run(options.config), host=options.host, port=options.port) + words[end + 1 :]
+    port = find_port(options.host, options.port)
+    run = load_run(options.config)
+    command = build_command(run, host=options.host, port=port) + words[end + 1 :]
     print(shlex.join(command), flush=True)
     if not options.dry_run:
-        os.execve(command[0], command, os.environ | prepare_environment(options.host, options.port))
+        environment = prepare_environment(options.host, port, read_server_options(run))
+        write_address(choose_file(read_server_options(run), options.address_file), options.host, port)
+        os.execve(command[0], command, os.environ | environment)
     return 0
 
 
-def prepare_environment(host: str, port: int) -> dict[str, str]:
+def read_server_options(run: Mapping[str, Any]) -> ServerOptions:
+    """The sampler's options of servers."""
+    from lgrpo_lightning.commands.entries import find_drawing_sampler
+    from lgrpo_lightning.samplers.vllm.options import ServerOptions
+
+    options = find_drawing_sampler(run["model"].get("sampler")).get("init_args") or {}
+    return ServerOptions(**(options.get("server") or {}))
+
+
+def choose_file(options: ServerOptions, chosen: Path | None) -> Path | None:
+    """The file for the address: the one of the command line, else that of ``server.urls`` where it is one file."""
+    from lgrpo_lightning.samplers.vllm.http import locate
+
+    files = [locate(place) for place in options.places if place.startswith("file:")]
+    if chosen is None and len(files) > 1:
+        raise UserError(
+            f"sampler.server.urls names {len(files)} files. Say which one this server writes, such as "
+            f"--address_file {files[0]}"
+        )
+    return chosen or next(iter(files), None)
+
+
+def write_address(path: Path | None, host: str, port: int) -> None:
+    """Write the address into the file, which is complete as soon as it is there."""
+    if path is None:
+        return
+    name = socket.getfqdn() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.writing-{os.getpid()}")
+    beside.write_text(f"http://{name}:{port}\n")
+    beside.replace(path)
+    print(f"Address: in {path}", flush=True)
+
+
+def prepare_environment(host: str, port: int, options: ServerOptions) -> dict[str, str]:
     """Environment variables of the server: what it lets in (``Gate``), and what the sampler calls."""
     from lgrpo_lightning.samplers.vllm.gate import LOOPBACK_ONLY
     from lgrpo_lightning.samplers.vllm.install import import_vllm
@@ -62,6 +103,8 @@ def prepare_environment(host: str, port: int) -> dict[str, str]:
         "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        # handles of a GPU's memory come pickled
+        **({"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if options.transfer == "ipc" else {}),
     }
 
 
@@ -79,12 +122,13 @@ def provide_key(host: str, port: int) -> str:
     return key
 
 
-def check_address(host: str, port: int) -> None:
-    """Refuse an address that is taken."""
+def find_port(host: str, port: int) -> int:
+    """The port, or a free one for 0; refuses one that is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+            return int(probe.getsockname()[1])
         except OSError as error:
             raise UserError(
                 f"Port {port} of {host} cannot be used ({error.strerror}). Choose another with --port, or stop what "
@@ -128,6 +172,9 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
     if prompt := (run.get("data") or {}).get("max_prompt_length"):
         new = (model.get("sampling") or {}).get("max_new_tokens", Sampling().max_new_tokens)
         longest = min(longest, int(prompt + new))
+    transfer = read_server_options(run).transfer
+    if cpu and transfer not in ("auto", "files"):
+        raise UserError(f"sampler.server.transfer is {transfer}, and vLLM runs on a CPU here. Use files, or auto.")
     arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).make_arguments(
         config,
         dtype=policy.dtype,
@@ -135,6 +182,7 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
         cpu=cpu,
         lora_rank=rank,
         top=options.get("entropy_top", 0),
+        transfer="files" if cpu else "nccl" if transfer == "auto" else transfer,
     )
     if options.get("sleep_level") and not cpu:
         arguments["enable_sleep_mode"] = True

@@ -121,12 +121,16 @@ class InProcessEngine(Transport):
         with isolate_engine(), torch.no_grad():
             stream = cast(weights, self.dtype)
             if self.options.tensor_parallel_size == 1:
-                self.llm.collective_rpc("lgrpo_load", args=(stream, version))
+                self._take_over({"weights": stream})
             else:  # the workers are processes of their own
                 with open_weights_folder(None) as folder:
-                    path = write_weights(stream, folder / "weights")
-                    self.llm.collective_rpc("lgrpo_load_folder", args=(str(path), version))
+                    self._take_over({"folder": str(write_weights(stream, folder / "weights"))})
             self._reset_prefix_cache()
+
+    def _take_over(self, update: dict[str, Any]) -> None:
+        self.llm.start_weight_update()
+        self.llm.update_weights({"update_info": update})
+        self.llm.finish_weight_update()
 
     def push_adapter(self, adapter: Adapter, version: int) -> None:
         """Hand the adapter over as a file in memory."""
@@ -135,8 +139,8 @@ class InProcessEngine(Transport):
         with isolate_engine():
             from vllm.lora.request import LoRARequest
 
-            self.llm.collective_rpc("lgrpo_adapt", args=(path, ADAPTER_NUMBER, version))
             self.lora_request = LoRARequest(f"lgrpo-{version}", ADAPTER_NUMBER, path)
+            self.llm.llm_engine.add_lora(LoRARequest(f"lgrpo-{version}", ADAPTER_NUMBER, path, load_inplace=True))
             self._reset_prefix_cache()
         self.adapters.close()
         self.adapters = files

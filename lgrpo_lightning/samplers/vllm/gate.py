@@ -15,9 +15,11 @@ from lgrpo_lightning.samplers.vllm.key import KEY, is_loopback
 OPEN = "/health"
 PATHS = {
     OPEN, "/version", "/metrics", "/v1/models", "/v1/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
-    "/collective_rpc", "/reset_prefix_cache", "/sleep", "/wake_up",
+    "/collective_rpc", "/reset_prefix_cache", "/sleep", "/wake_up", "/init_weight_transfer_engine",
+    "/shutdown_weight_transfer_engine", "/start_weight_update", "/update_weights", "/finish_weight_update",
+    "/update_weight_version", "/weight_info", "/get_world_size",
 }  # fmt: skip
-METHODS = ("lgrpo_describe", "lgrpo_load_folder", "lgrpo_adapted")
+METHODS = ("lgrpo_describe",)
 LOOPBACK_ONLY = "LGRPO_LOOPBACK_ONLY"
 
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -16,6 +17,15 @@ from lgrpo_lightning.samplers.vllm.transport import VLLMError
 
 LOST = (ConnectionError, http.client.HTTPException)
 RELOAD = "lgrpo serve --config YOUR_CONFIG"
+
+
+def locate(place: str) -> Path:
+    """The file of ``file:PATH``.
+
+    >>> str(locate("file:runs/address")), str(locate("file:///runs/address"))
+    ('runs/address', '/runs/address')
+    """
+    return Path(place.removeprefix("file:").replace("///", "/", 1)).expanduser()
 
 
 class ServerLostError(VLLMError):
@@ -35,12 +45,31 @@ class RefusedError(VLLMError):
 
 
 class Server:
-    """One server, at ``http://host:port``."""
+    """One server, at ``http://host:port``, or where the file of ``file:PATH`` says it is now."""
 
-    def __init__(self, url: str, options: ServerOptions) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, place: str, options: ServerOptions) -> None:
+        self.place = place.rstrip("/")
         self.options = options
-        self.peer = f"The vLLM server {self.url}"
+
+    @property
+    def url(self) -> str:
+        """Its address.
+
+        Raises:
+            ServerLostError: The file is not there; the server may be about to write it.
+        """
+        if not self.place.startswith("file:"):
+            return self.place
+        try:
+            return locate(self.place).read_text().strip()
+        except FileNotFoundError as error:
+            raise ServerLostError(f"{self.peer} has not written its address there.") from error
+
+    @property
+    def peer(self) -> str:
+        """What messages call it."""
+        missing = self.place.startswith("file:") and not locate(self.place).is_file()
+        return f"The vLLM server {self.place}" + (" (there is no such file)" if missing else "")
 
     def post(self, path: str, body: Any = None) -> Any:
         """The answer to ``POST path``.
@@ -102,11 +131,11 @@ class Server:
             pause = min(2 * pause, 8.0)
 
     def _call(self, path: str, body: bytes | None, seconds: float) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if key := find_key(self.url, self.options.api_key_env):
+        headers, url = {"Content-Type": "application/json"}, self.url
+        if key := find_key(url, self.options.api_key_env):
             headers["Authorization"] = f"Bearer {key}"
         try:
-            with urlopen(Request(self.url + path, body, headers), timeout=seconds) as answer:
+            with urlopen(Request(url + path, body, headers), timeout=seconds) as answer:
                 text, kind = answer.read().decode(), answer.headers.get_content_type()
         except HTTPError as error:
             raise self._explain_refusal(path, error) from error

@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 from lgrpo_lightning.errors import UserError, listed, mapped, require
 
+Transfer = Literal["nccl", "ipc", "files"]
+TRANSFERS: dict[Transfer, str] = {"nccl": "nccl", "ipc": "ipc", "files": "lgrpo_files"}
+"""How weights reach an engine → the name of vLLM's weight-transfer engine."""
 CPU_BLOCK = 32
 CPU_CACHE_LIMIT = 4 * 2**30
 FIXED = {
@@ -16,10 +19,10 @@ FIXED = {
     # else the model's generation_config.json changes temperature and stops behind our back
     "generation_config": "vllm",
     "logprobs_mode": "processed_logprobs",  # of the distribution really sampled from
-    "worker_extension_cls": "lgrpo_lightning.samplers.vllm.worker.WeightReceiver",
+    "worker_extension_cls": "lgrpo_lightning.samplers.vllm.worker.WorkerExtension",
 }
 OURS = {
-    *FIXED, "model", "tokenizer", "max_logprobs",
+    *FIXED, "model", "tokenizer", "max_logprobs", "weight_transfer_config",
     "dtype", "max_model_len", "max_num_seqs", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size",
     "enable_prefix_caching", "tensor_parallel_size", "enforce_eager", "enable_sleep_mode",
     "enable_lora", "max_lora_rank", "max_loras", "max_cpu_loras",
@@ -81,7 +84,15 @@ class EngineOptions:
             )
 
     def make_arguments(
-        self, config: Any, *, dtype: str, longest_sequence: int, cpu: bool, lora_rank: int | None = None, top: int = 0
+        self,
+        config: Any,
+        *,
+        dtype: str,
+        longest_sequence: int,
+        cpu: bool,
+        lora_rank: int | None = None,
+        top: int = 0,
+        transfer: Transfer = "files",
     ) -> dict[str, Any]:
         """Arguments of ``vllm.LLM``, and as flags those of the server.
 
@@ -91,6 +102,7 @@ class EngineOptions:
             longest_sequence: What a null ``max_model_len`` stands for.
             lora_rank: Largest rank of the adapters that the engine will apply; None for none.
             top: Most log-probs asked for beside a token's own; -1 all.
+            transfer: How weights get there.
         """
         length = self.max_model_len or longest_sequence
         dtype = dtype if self.dtype == "auto" else self.dtype
@@ -102,6 +114,7 @@ class EngineOptions:
             "enforce_eager": cpu if self.enforce_eager is None else self.enforce_eager,
             "tensor_parallel_size": self.tensor_parallel_size,
             "max_logprobs": -1 if top == -1 else max(top, 20),  # 20 is vLLM's own; -1 are all
+            "weight_transfer_config": {"backend": TRANSFERS[transfer]},
             **FIXED,
         }
         if block := self.block_size or (CPU_BLOCK if cpu else None):
@@ -129,11 +142,14 @@ def count_cache_bytes(config: Any, dtype: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """Where the servers are and how long to wait for them.
+    """Where the servers are, how weights get there, and how long to wait for them.
 
     Args:
         urls: Servers such as ``http://127.0.0.1:8000``, started by ``lgrpo serve``; prompts are spread over them.
-            None: the engine runs in process.
+            ``file:PATH`` is the server whose address ``lgrpo serve`` writes to the file PATH; a run waits for the file
+            and reads it again where the server does not answer. None: the engine runs in process.
+        transfer: How the servers get the weights: "nccl" from GPU to GPU, "ipc" through the memory of a GPU that
+            trainer and server share, "files" through ``weights_dir``. "auto": nccl for servers on CUDA, else files.
         api_key_env: Environment variable that holds the API key (so that no configuration file does).
         retry_seconds: How long a server that does not answer is tried again, at the start and in a run.
         request_seconds: How long one request may take: a prompt's completions, or taking over the weights.
@@ -142,7 +158,8 @@ class ServerOptions:
             the folder for temporary files.
     """
 
-    urls: list[str] = field(default_factory=list)
+    urls: list[str] | str = field(default_factory=list)
+    transfer: Literal["auto", "nccl", "ipc", "files"] = "auto"
     api_key_env: str = "VLLM_API_KEY"
     retry_seconds: float = 300.0
     request_seconds: float = 600.0
@@ -150,13 +167,28 @@ class ServerOptions:
     weights_dir: str | None = None
 
     def __post_init__(self) -> None:
-        for url in listed("sampler.server.urls", self.urls):
+        for url in self.places:
             parts = urlsplit(url)
+            if parts.scheme == "file" and parts.path:
+                continue
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
                 raise UserError(
-                    f"sampler.server.urls has {url!r}; an address looks like http://127.0.0.1:8000, without a path."
+                    f"sampler.server.urls has {url!r}; an address looks like http://127.0.0.1:8000, without a path, or "
+                    "like file:PATH, where PATH is what `lgrpo serve` writes."
                 )
-        if len(set(self.urls)) < len(self.urls):
-            raise UserError(f"sampler.server.urls names a server twice: {', '.join(self.urls)}.")
+        if len(set(self.places)) < len(self.places):
+            raise UserError(f"sampler.server.urls names a server twice: {', '.join(self.places)}.")
         names = ("retry_seconds", "request_seconds", "max_connections")
         require("sampler.server.", vars(self), *((getattr(self, name) > 0, name, "above 0") for name in names))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The servers as a list."""
+        if isinstance(self.urls, str):
+            if not self.urls.startswith("file:"):
+                raise UserError(
+                    f"sampler.server.urls is the string {self.urls!r}, where a list is meant: write [{self.urls!r}]. "
+                    "If it is a string, it must be file:PATH."
+                )
+            return (self.urls,)
+        return listed("sampler.server.urls", self.urls)

@@ -159,7 +159,7 @@ class VLLMSampler(Sampler):
                 from lgrpo_lightning.samplers.vllm.server import Servers
 
                 self.transport = Servers(
-                    model.config, self.server, ranks=self.ranks, adapter=self.source.adapter(), lora=self.engine.lora
+                    model, self.server, ranks=self.ranks, adapter=self.source.adapter(), lora=self.engine.lora
                 )
             else:
                 from lgrpo_lightning.samplers.vllm.engine import InProcessEngine

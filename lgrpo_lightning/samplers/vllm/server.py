@@ -7,15 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import torch
 from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping, carry_context
 from lgrpo_lightning.samplers.vllm.feed import Feed, describe
 from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError
+from lgrpo_lightning.samplers.vllm.key import is_loopback
 from lgrpo_lightning.samplers.vllm.lora import write_adapter
 from lgrpo_lightning.samplers.vllm.options import ServerOptions
+from lgrpo_lightning.samplers.vllm.transfer import Sender
 from lgrpo_lightning.samplers.vllm.transport import (
     Output,
     Request,
@@ -24,8 +28,7 @@ from lgrpo_lightning.samplers.vllm.transport import (
     check_completion,
     estimate_entropies,
 )
-from lgrpo_lightning.samplers.vllm.weights import cast, write_weights
-from lgrpo_lightning.samplers.vllm.worker import describe_model
+from lgrpo_lightning.samplers.vllm.weights import cast, describe_model, write_weights
 
 
 class Servers(Transport):
@@ -35,14 +38,14 @@ class Servers(Transport):
     sampled from other weights, is asked for again.
 
     Args:
-        config: The policy's Hugging Face configuration: the servers must have the same model.
+        model: The policy's causal LM: only its configuration and its device are read here.
         ranks: (rank, world size) of the trainer.
         lora: ``EngineOptions.lora``.
     """
 
     def __init__(
         self,
-        config: Any,
+        model: Any,
         options: ServerOptions,
         *,
         ranks: tuple[int, int],
@@ -51,15 +54,18 @@ class Servers(Transport):
     ) -> None:
         self.options = options
         self.rank, self.world_size = ranks
-        self.servers = [Server(url, options) for url in options.urls]
+        self.servers = [Server(place, options) for place in options.places]
         self.peer = " and ".join(s.peer for s in self.servers)
         self.feed = Feed(self.servers, rank=self.rank, world_size=self.world_size, weights_dir=options.weights_dir)
-        descriptions = [self._connect(server, describe_model(config)) for server in self.servers]
+        descriptions = [self._connect(server, describe_model(model.config)) for server in self.servers]
         kinds = {d["dtype"] for d in descriptions}
         if len(kinds) > 1:
             raise VLLMError(f"{self.peer} have different dtypes: {', '.join(sorted(kinds))}. Start them alike.")
         self.dtype = kinds.pop()
         self.max_model_len = min(d["max_model_len"] for d in descriptions)
+        transfer = self._choose_transfer([d["transfer"] for d in descriptions], model.device)
+        if transfer != "files":
+            self.feed.sender = Sender(transfer, self.servers, rank=self.rank)
         self.takes_adapter = self._takes_adapter([d["lora_rank"] or 0 for d in descriptions], adapter, lora)
 
     def _connect(self, server: Server, expected: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -78,13 +84,32 @@ class Servers(Transport):
                 f"{server.peer} gives {state['logprobs_mode']}, not the log-probs of the distribution it samples "
                 f"from. Start it with `{RELOAD}`, or with --logprobs-mode processed_logprobs."
             )
-        self.feed.boots[server.url] = state["boot"]
+        self.feed.boots[server.place] = state["boot"]
         return state
+
+    def _choose_transfer(self, started: Sequence[Any], device: torch.device) -> Any:
+        """How the weights get there: as the servers were started for."""
+        wanted = started[0] if self.options.transfer == "auto" else self.options.transfer
+        for server, transfer in zip(self.servers, started, strict=True):
+            if transfer != wanted:
+                raise VLLMError(
+                    f"{server.peer} was started for sampler.server.transfer: {transfer}, but the run or another "
+                    f"server for {wanted}. Start all of them with `{RELOAD}`, with the configuration of this run."
+                )
+        if wanted != "files" and device.type != "cuda":
+            raise VLLMError(
+                f"{self.peer} take weights from GPU to GPU ({wanted}), and the policy is on the device {device.type}. "
+                "Set sampler.server.transfer: files and start the servers again."
+            )
+        return wanted
 
     def _takes_adapter(self, ranks: Sequence[int], adapter: Adapter | None, lora: str) -> bool:
         """Whether all servers were started for adapters like this one."""
         if adapter is None or lora == "merge":
             return False
+        here = all(is_loopback(urlsplit(server.url).hostname or "") for server in self.servers)
+        if lora == "auto" and self.feed.sender is not None and self.options.weights_dir is None and not here:
+            return False  # adapters are files, which a server on another machine does not see
         if lora == "adapter" and min(ranks) < adapter.rank:
             raise VLLMError(
                 f"sampler.engine.lora is 'adapter', but {self.peer} take adapters up to rank {min(ranks)}, and the "
@@ -94,7 +119,10 @@ class Servers(Transport):
         return min(ranks) >= adapter.rank
 
     def push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
-        """Every server reads the weights from files that rank 0 writes."""
+        """Every server gets the weights from rank 0, in files or over the GPUs' network."""
+        if self.feed.sender is not None:
+            self.feed.send(version, cast(weights, self.dtype))
+            return
 
         def write(folder: Path) -> Path:
             return write_weights(cast(weights, self.dtype), folder)
@@ -141,8 +169,8 @@ class Servers(Transport):
         with ThreadPoolExecutor(min(len(indices), self.options.max_connections)) as pool:
             answers = dict(zip(indices, pool.map(carry_context(ask), indices), strict=True))
         # a server that started anew meanwhile has sampled from random weights
-        current = {s.url for s in self.servers if self.feed.is_current(s)}
-        return {i: a for i, a in answers.items() if a is not None and self._choose_server(i).url in current}
+        current = {s.place for s in self.servers if self.feed.is_current(s)}
+        return {i: a for i, a in answers.items() if a is not None and self._choose_server(i).place in current}
 
     def sleep(self, level: int) -> None:
         """Free the servers' GPU memory. Called by every rank; the servers do it once."""

@@ -105,3 +105,15 @@ def write_description(model: Any, tokenizer: Any, folder: Path) -> Path:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": [type(model).__name__]}))
     tokenizer.save_pretrained(folder)
     return folder
+
+
+SIGNATURE = (
+    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings",
+)  # fmt: skip
+
+
+def describe_model(config: Any) -> dict[str, Any]:
+    """What two Hugging Face configurations must share for the weights of one to fit the other."""
+    text = config.get_text_config()
+    return {name: value for name in SIGNATURE if (value := getattr(text, name, None)) is not None}

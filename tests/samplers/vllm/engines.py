@@ -22,7 +22,7 @@ import torch
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.lora import Lora
-from lgrpo_lightning.samplers.vllm.worker import describe_model
+from lgrpo_lightning.samplers.vllm.weights import describe_model
 from lgrpo_lightning.sampling import Sampling, truncate_logits
 from lgrpo_lightning.types import Group, Prompt
 from tests.models import EXTRA, make_model, tokenizer
@@ -40,11 +40,11 @@ TEXTS = ["1+1=", "12+7+3=", "a", "the sum of 4 and 2 and 12 and 31 and 7 and 9 i
 KEY = "a-key-of-the-tests"
 
 
-def stale_heads(self: Any) -> None:
+def stale_heads(model: Any) -> None:
     """In place of refreshing: heads go on with what they packed first, as vLLM's tied heads may on a CPU."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
-    for module in self.model_runner.get_model().modules():
+    for module in model.modules():
         if isinstance(module, ParallelLMHead):
             packed = module.__dict__.setdefault("_packed_first", torch.randn_like(module.weight))
             module.cpu_linear = lambda x, weight, bias, packed=packed: x @ packed.T
@@ -187,7 +187,9 @@ class StandIn:
     """Answers as a server would, without vLLM; ``on`` replaces the answer to a path or a worker method."""
 
     def __init__(self, config: Any, *, port: int = 0, boot: str = "first") -> None:
-        self.state: dict[str, Any] = {"version": None, "weights": None, "boot": boot, "lora_rank": None}
+        self.state: dict[str, Any] = {"boot": boot, "lora_rank": None, "transfer": "files"}
+        self.version = "default"
+        self.updating = False
         self.adapters: list[str] = []
         self.config = config
         self.calls: list[tuple[str, Any]] = []
@@ -231,13 +233,28 @@ class StandIn:
             return self.on[name](body)
         if name == "lgrpo_describe":
             return 200, {"results": [self.described()]}
-        if name == "lgrpo_load_folder":
-            assert list(Path(body["args"][0]).glob("*.safetensors"))
-            self.state["version"] = self.state["weights"] = body["args"][1]
-            return 200, {"results": [None]}
-        if name == "lgrpo_adapted":
-            self.state["version"] = body["args"][0]
-            return 200, {"results": [None]}
+        if name == "/weight_info":
+            return 200, {"weight_version": self.version}
+        if name == "/get_world_size":
+            return 200, {"world_size": 2}
+        if name == "/start_weight_update":
+            if self.updating:
+                return 500, {"error": "start_weight_update called while a weight update is already active"}
+            self.updating = True
+            return 200, {}
+        if name == "/update_weights":
+            info = body["update_info"]
+            if not self.updating or not ("folder" in info or "names" in info):
+                self.updating = False
+                return 500, {"error": "KeyError: 'folder'"}
+            assert "names" in info or list(Path(info["folder"]).glob("*.safetensors"))
+            return 200, {}
+        if name == "/finish_weight_update":
+            self.updating, self.version = False, body["weight_version"]
+            return 200, {}
+        if name == "/update_weight_version":
+            self.version = body["new_version"]
+            return 200, {}
         if name == "/v1/models":
             return 200, {"data": [{"id": n} for n in ["base", *self.adapters]]}
         if name == "/v1/load_lora_adapter":

@@ -167,10 +167,8 @@ def test_a_sync_without_a_cache_reset_is_caught(engine: Engine, monkeypatch: pyt
 
 
 def test_a_stale_head_is_caught(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lgrpo_lightning.samplers.vllm.worker import WeightReceiver
-
     sampler, policy = synced(engine)
-    monkeypatch.setattr(WeightReceiver, "_lgrpo_refresh_heads", stale_heads)
+    monkeypatch.setattr("lgrpo_lightning.samplers.vllm.worker.refresh_heads", stale_heads)
     sampler.sync(policy.update())
     with pytest.raises(VLLMError, match="output head"):
         sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())

@@ -27,10 +27,9 @@ SMALL = EngineOptions(max_num_seqs=16)
 def test_the_first_sync_of_a_run_catches_it_too(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine starts with weights of its own, so that nothing that is not taken over looks right."""
     from lgrpo_lightning.samplers.vllm.engine import InProcessEngine
-    from lgrpo_lightning.samplers.vllm.worker import WeightReceiver
 
     if broken == "head":
-        monkeypatch.setattr(WeightReceiver, "_lgrpo_refresh_heads", stale_heads)
+        monkeypatch.setattr("lgrpo_lightning.samplers.vllm.worker.refresh_heads", stale_heads)
     else:
         monkeypatch.setattr(InProcessEngine, "_reset_prefix_cache", lambda self: None)
     policy = ChangingPolicy("llama_tied", tmp_path)
@@ -79,14 +78,13 @@ def test_an_adapter(lora: Any, tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_an_old_version_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lgrpo_lightning.samplers.vllm.worker import WeightReceiver
-
     policy = adapted(tmp_path)
     sampler = VLLMSampler(SMALL, check_every=1)
     sampler.setup(policy.source)
     sampler.sync(policy.update(0.3))
     sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())
-    monkeypatch.setattr(WeightReceiver, "lgrpo_adapt", lambda self, folder, number, version: None)
+    transport: Any = sampler.transport
+    monkeypatch.setattr(transport.llm.llm_engine, "add_lora", lambda request: None)
     sampler.sync(policy.update(0.3))
     with pytest.raises(VLLMError, match="does not sample from the policy's weights"):
         sampler.sample(prompts(), 1, sampling=SAMPLING, random_key=random_key())

@@ -80,5 +80,5 @@ def test_the_servers_command(sampler: str, capsys: pytest.CaptureFixture[str], t
     shown = capsys.readouterr().out
     for part in ("--max-model-len 128", "--dtype bfloat16", "--host 127.0.0.1", "--api-server-count 2",
                  "--logprobs-mode processed_logprobs", "--max-logprobs 50", "gate.Gate",
-                 "WeightReceiver"):  # fmt: skip
+                 "WorkerExtension"):  # fmt: skip
         assert part in shown

@@ -63,7 +63,7 @@ def sample(sampler: VLLMSampler, counter: int = 0) -> list[Group]:
 def test_weights_then_completions(stand_in: StandIn, connected: Connected, tmp_path: Path) -> None:
     sampler = connected(stand_in)
     sampler.sync(7)
-    assert stand_in.state["version"] == 7
+    assert stand_in.version == "7"
     assert stand_in.called("/reset_prefix_cache") == 1
     groups = sample(sampler)
     assert [len(g) for g in groups] == [3] * 4
@@ -74,9 +74,9 @@ def test_weights_then_completions(stand_in: StandIn, connected: Connected, tmp_p
     assert body["stop_token_ids"] == [1]
     assert isinstance(body["prompt"][0], int)
     sampler.sync(7)
-    assert stand_in.called("lgrpo_load_folder") == 1
+    assert stand_in.called("/update_weights") == 1
     sampler.sync(8)
-    assert stand_in.called("lgrpo_load_folder") == 2
+    assert stand_in.called("/update_weights") == 2
     assert len(list(tmp_path.iterdir())) == 1  # one set of weights at a time
     sampler.teardown()
     assert not list(tmp_path.iterdir())
@@ -88,7 +88,7 @@ def test_servers_share_the_prompts(policy: ChangingPolicy, stand_in: StandIn, co
     sampler = connected(stand_in, second)
     before = stand_in.called("/v1/completions")
     assert sequences(sample(sampler)) == alone
-    assert second.called("lgrpo_load_folder") == 1
+    assert second.called("/update_weights") == 1
     assert stand_in.called("/v1/completions") - before >= 2
     assert second.called("/v1/completions") >= 2
     second.stop()
@@ -165,7 +165,7 @@ def test_the_key(stand_in: StandIn, connected: Connected, monkeypatch: pytest.Mo
 
 
 def test_the_folder_is_not_seen_by_the_server(stand_in: StandIn, connected: Connected) -> None:
-    stand_in.on["lgrpo_load_folder"] = lambda _: (500, {"error": "FileNotFoundError"})
+    stand_in.on["/update_weights"] = lambda _: (500, {"error": "FileNotFoundError"})
     with pytest.raises(VLLMError, match=r"did not take over the weights.*sampler.server.weights_dir"):
         connected(stand_in).sync(0)
 
@@ -201,7 +201,7 @@ def test_an_aborted_completion(stand_in: StandIn, connected: Connected) -> None:
 def test_somebody_else_feeds_the_server(stand_in: StandIn, connected: Connected) -> None:
     sampler = connected(stand_in)
     sampler.sync(3)
-    stand_in.state["version"] = 9
+    stand_in.version = "9"
     with pytest.raises(VLLMError, match="has weights of version 9, not 3: another run feeds it too"):
         sample(sampler)
 
@@ -217,19 +217,19 @@ def test_a_server_that_restarts_in_the_middle_gets_the_weights_again(
     def restarting(body: Any) -> tuple[int, Any]:
         if not stale:
             stale.append(body)
-            stand_in.state.update(boot="second", version=None)
+            stand_in.state["boot"], stand_in.version = "second", "default"
             return 0, None
-        if stand_in.state["version"] is None:
+        if stand_in.version == "default":
             stale.append(body)
             wrong = [{**StandIn.choice(body, i), "token_ids": [3, 1]} for i in range(body["n"])]
             return 200, {"choices": wrong}
         return 200, {"choices": [StandIn.choice(body, i) for i in range(body["n"])]}
 
     stand_in.on["/v1/completions"] = restarting
-    loads = stand_in.called("lgrpo_load_folder")
+    loads = stand_in.called("/update_weights")
     assert sequences(sample(sampler, 1)) == expected
     assert stale
-    assert stand_in.called("lgrpo_load_folder") == loads + 1
+    assert stand_in.called("/update_weights") == loads + 1
 
 
 def test_an_adapter_goes_again_to_a_server_that_restarts(tmp_path: Path) -> None:
@@ -243,14 +243,14 @@ def test_an_adapter_goes_again_to_a_server_that_restarts(tmp_path: Path) -> None
         sampler.sync(policy.update())
         sample(sampler)
     assert server.adapters == ["lgrpo-2"]
-    assert (server.called("lgrpo_load_folder"), server.called("lgrpo_adapted")) == (1, 2)
+    assert (server.called("/update_weights"), server.version) == (1, "-1+2")
     bodies = [b for n, b in server.calls if n == "/v1/completions"]
     assert bodies[-1]["model"] == "lgrpo-2"
     server.adapters.clear()
-    server.state.update(boot="second", version=None, weights=None)
+    server.state["boot"], server.version = "second", "default"
     assert len(sample(sampler)) == 4
     assert server.adapters == ["lgrpo-2"]
-    assert server.called("lgrpo_load_folder") == 2
+    assert server.called("/update_weights") == 2
     sampler.teardown()
     server.stop()
 
@@ -262,7 +262,7 @@ def test_a_server_that_takes_no_adapter(tmp_path: Path) -> None:
     merged = VLLMSampler(server=options, check_every=0)
     merged.setup(policy.source)
     merged.sync(policy.update())
-    assert server.called("lgrpo_adapted") == 0
+    assert server.called("/v1/load_lora_adapter") == 0
     merged.teardown()
     strict = VLLMSampler(EngineOptions(lora="adapter"), options, check_every=0)
     strict.setup(policy.source)
