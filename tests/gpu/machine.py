@@ -31,6 +31,7 @@ def needs_gpus(count: int) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not ON_CPU and count > GPUS, reason=f"needs {count} CUDA device(s); here are {GPUS}")
 
 
+needs_cuda = pytest.mark.skipif(ON_CPU or not GPUS, reason="needs CUDA itself, which LGRPO_GPU_TESTS_ON=cpu replaces")
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="vLLM is not installed: pip install 'lgrpo_lightning[vllm]'"
 )

@@ -8,7 +8,8 @@ import pytest
 
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
-from tests.gpu.machine import DEVICE, needs_gpus, needs_vllm, started
+from lgrpo_lightning.samplers.vllm.transport import VLLMError
+from tests.gpu.machine import DEVICE, needs_cuda, needs_gpus, needs_vllm, started
 from tests.runs import train_metrics
 from tests.samplers.vllm.engines import (
     KEY,
@@ -73,15 +74,49 @@ def test_an_adapter(tmp_path: Path) -> None:
             sampler.release()
 
 
-def test_a_server(policy: ChangingPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def synced_twice(policy: ChangingPolicy, server: RealServer, transfer: Any) -> None:
+    for sampler in connected(policy, server=ServerOptions(urls=[server.url], transfer=transfer)):
+        for _ in range(2):
+            sampler.sync(policy.update())
+            drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key())
+            assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
+        transport: Any = sampler.transport
+        assert (transport.feed.sender is None) == (transfer == "files")
+
+
+@pytest.mark.parametrize("transfer", ["files", pytest.param("ipc", marks=needs_cuda)])
+def test_a_server_on_the_same_gpu(
+    transfer: str, policy: ChangingPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLLM_API_KEY", KEY)
+    server = RealServer(tmp_path / "model", tmp_path, transfer=transfer).start()
+    try:
+        synced_twice(policy, server, transfer)
+    finally:
+        server.kill()
+
+
+@needs_cuda
+@needs_gpus(2)
+def test_servers_on_another_gpu(policy: ChangingPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By NCCL; started again between two updates, and killed at one."""
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # of the server; this process has its own already
     server = RealServer(tmp_path / "model", tmp_path).start()
     try:
-        for sampler in connected(policy, server=ServerOptions(urls=[server.url])):
-            for _ in range(2):
+        synced_twice(policy, server, "auto")  # and a second run with the same server
+        synced_twice(policy, server, "nccl")
+        options = ServerOptions(urls=[server.url], retry_seconds=5.0)
+        for sampler in connected(policy, server=options):
+            sampler.sync(policy.update())
+            server.kill()
+            server.start()
+            sampler.sync(policy.update())
+            drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key())
+            assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
+            server.kill()
+            with pytest.raises(VLLMError, match=r"did not answer for 5 seconds"):
                 sampler.sync(policy.update())
-                drawn = sampler.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key())
-                assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-2
     finally:
         server.kill()
 

@@ -18,7 +18,7 @@ from lgrpo_lightning.samplers.vllm.feed import Feed, describe
 from lgrpo_lightning.samplers.vllm.http import RELOAD, RefusedError, Server, ServerLostError
 from lgrpo_lightning.samplers.vllm.key import is_loopback
 from lgrpo_lightning.samplers.vllm.lora import write_adapter
-from lgrpo_lightning.samplers.vllm.options import ServerOptions
+from lgrpo_lightning.samplers.vllm.options import TRANSFERS, ServerOptions
 from lgrpo_lightning.samplers.vllm.transfer import Sender
 from lgrpo_lightning.samplers.vllm.transport import (
     Output,
@@ -91,7 +91,7 @@ class Servers(Transport):
         """How the weights get there: as the servers were started for."""
         wanted = started[0] if self.options.transfer == "auto" else self.options.transfer
         for server, transfer in zip(self.servers, started, strict=True):
-            if transfer != wanted:
+            if transfer != wanted or transfer not in TRANSFERS:
                 raise VLLMError(
                     f"{server.peer} was started for sampler.server.transfer: {transfer}, but the run or another "
                     f"server for {wanted}. Start all of them with `{RELOAD}`, with the configuration of this run."

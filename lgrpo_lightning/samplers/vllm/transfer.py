@@ -162,15 +162,18 @@ class Chunk(list[tuple[str, Tensor]]):
 
 
 def cut_chunks(weights: Iterator[tuple[str, Tensor]], *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
-    """The weights in order, on this process's GPU where there is one, about ``chunk_bytes`` at a time."""
+    """The weights in order, on this process's GPU where there is one, about ``chunk_bytes`` of one type at a time.
+
+    vLLM packs a chunk without gaps and fails to unpack a tensor that begins in the middle of a number of its type.
+    """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     chunk, size = Chunk(), 0
     for name, tensor in weights:
-        chunk.append((name, tensor.to(device)))
-        size += tensor.numel() * tensor.element_size()
-        if size >= chunk_bytes:
+        if chunk and (size >= chunk_bytes or chunk[-1][1].dtype != tensor.dtype):
             yield chunk
             chunk, size = Chunk(), 0
+        chunk.append((name, tensor.to(device)))
+        size += tensor.numel() * tensor.element_size()
     if chunk:
         yield chunk
 

@@ -49,7 +49,7 @@ class FileEngine:
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Take over (Hugging Face name, tensor) pairs, one at a time; nothing of them is kept."""
-        from vllm.model_executor.model_loader.reload import reload_weights
+        from vllm.model_executor.model_loader.reload.inplace import reload_weights
 
         weights = update_info.get("weights") or read_weights(update_info["folder"])
         reload_weights(self.vllm_config, self.model, iter(weights), weights_path=None, is_checkpoint_format=True)

@@ -143,15 +143,28 @@ def free_port() -> int:
 class RealServer:
     """`lgrpo serve` in a process of its own."""
 
-    def __init__(self, model: Path | str, folder: Path, *, lora_rank: int | None = None) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(
+        self,
+        model: Path | str,
+        folder: Path,
+        *,
+        lora_rank: int | None = None,
+        address: Path | None = None,
+        transfer: str = "auto",
+    ) -> None:
+        self.port = 0 if address else free_port()
+        self.address = address
         self.config = folder / "serve.yaml"
         lora = f", lora: {{rank: {lora_rank}}}" if lora_rank else ""
-        sampler = "{class_path: VLLMSampler, init_args: {entropy_top: -1}}"
+        server = f"{{transfer: {transfer}, urls: {f'file:{address}' if address else []}}}"
+        sampler = f"{{class_path: VLLMSampler, init_args: {{entropy_top: -1, server: {server}}}}}"
         self.config.write_text(f"model:\n  policy: {{path: '{model}'{lora}}}\n  sampler: {sampler}\n")
         self.log = folder / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return self.address.read_text().strip() if self.address else f"http://127.0.0.1:{self.port}"
 
     def start(self, *, wait: bool = True) -> RealServer:
         command = "import sys; from lgrpo_lightning.commands.serve import main; sys.exit(main(sys.argv))"

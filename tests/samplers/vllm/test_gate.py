@@ -75,6 +75,8 @@ def test_a_run_comes_through(path: str) -> None:
         (403, "/collective_rpc", b"[]", {}),
         (403, "/collective_rpc", b"not JSON", {}),
         (403, "/collective_rpc/", DESCRIBE, {}),
+        (403, "/collective_rpc", b'{"method": "update_weights"}', {}),
+        (401, "/update_weights", b"{}", {"authorization": None}),
         (403, "/server_info", b"{}", {}),
         (403, "/v1/chat/completions", b"{}", {}),
     ],

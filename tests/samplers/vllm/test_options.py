@@ -80,6 +80,9 @@ def test_bad_engine_options(options: dict[str, Any], message: str) -> None:
         ({"urls": ["127.0.0.1:8000"]}, "an address looks like http://127.0.0.1:8000"),
         ({"urls": ["http://a:1/v1"]}, "without a path"),
         ({"urls": ["http://a:1", "http://a:1"]}, "names a server twice"),
+        ({"urls": ["file:"]}, "or like file:PATH"),
+        ({"urls": ["file:a", "file:a"]}, "names a server twice"),
+        ({"urls": "http://a:1"}, r"write \['http://a:1'\]. If it is a string, it must be file:PATH"),
         ({"retry_seconds": 0}, "sampler.server.retry_seconds is 0"),
     ],
 )

@@ -122,3 +122,24 @@ def test_an_adapter_also_after_a_restart(tmp_path: Path) -> None:
             assert sequences(again) == sequences(drawn)
     finally:
         server.kill()
+
+
+def test_an_address_in_a_file(tmp_path: Path) -> None:
+    """The run starts before the server; the server, killed and started again, has another port."""
+    policy = ChangingPolicy("llama_tied", tmp_path / "model")
+    server = RealServer(tmp_path / "model", tmp_path, address=tmp_path / "servers" / "first")
+    made = VLLMSampler(server=ServerOptions(urls=f"file:{server.address}", retry_seconds=240.0), check_every=1)
+    made.setup(policy.source)
+    threading.Timer(1.0, lambda: server.start(wait=False)).start()
+    try:
+        drawn = made.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())
+        assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
+        before = server.url
+        server.kill()
+        server.start(wait=False)
+        assert sequences(made.sample(prompts(), 2, sampling=SAMPLING, random_key=random_key())) == sequences(drawn)
+        assert server.url != before
+        assert [p.name for p in (tmp_path / "servers").iterdir()] == ["first"]
+    finally:
+        made.teardown()
+        server.kill()

@@ -8,6 +8,8 @@ import pytest
 from lgrpo_lightning import cli
 from lgrpo_lightning.commands import serve
 from lgrpo_lightning.samplers.vllm.key import find_key, make_key
+from lgrpo_lightning.samplers.vllm.options import ServerOptions
+from tests.samplers.vllm.engines import needs_vllm
 
 
 def test_a_key_is_made_for_this_user_alone(
@@ -78,7 +80,42 @@ def test_the_servers_command(sampler: str, capsys: pytest.CaptureFixture[str], t
     ]
     assert serve.main(argv) == 0
     shown = capsys.readouterr().out
+    assert '--weight-transfer-config \'{"backend": "lgrpo_files"}\'' in shown
+    assert "--port 0" not in shown  # a free one
     for part in ("--max-model-len 128", "--dtype bfloat16", "--host 127.0.0.1", "--api-server-count 2",
                  "--logprobs-mode processed_logprobs", "--max-logprobs 50", "gate.Gate",
                  "WorkerExtension"):  # fmt: skip
         assert part in shown
+
+
+def test_the_file_of_the_address(tmp_path: Path) -> None:
+    one, two = (ServerOptions(urls=[f"file:{tmp_path / n}" for n in names]) for names in ("a", "ab"))
+    assert serve.choose_file(ServerOptions(), None) is None
+    assert serve.choose_file(one, None) == tmp_path / "a"
+    assert serve.choose_file(two, tmp_path / "b") == tmp_path / "b"
+    with pytest.raises(ValueError, match=rf"names 2 files.*--address_file {tmp_path}/a"):
+        serve.choose_file(two, None)
+    for host, said in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("0.0.0.0", socket.getfqdn())):
+        serve.write_address(tmp_path / "new" / "a", host, 8123)
+        assert (tmp_path / "new" / "a").read_text() == f"http://{said}:8123\n"
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a"]
+
+
+def test_a_transfer_that_needs_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_runs_on_cpu", lambda: True)
+    sampler = {"class_path": "VLLMSampler", "init_args": {"server": {"transfer": "nccl"}}}
+    run = {"model": {"policy": {"path": "lgrpo:arithmetic"}, "sampler": sampler}}
+    with pytest.raises(ValueError, match=r"transfer is nccl, and vLLM runs on a CPU here. Use files, or auto"):
+        serve.build_command(run, host="127.0.0.1", port=1)
+    for cpu, wanted, engine in ((False, "auto", "nccl"), (False, "ipc", "ipc"), (True, "auto", "lgrpo_files")):
+        monkeypatch.setattr(serve, "_runs_on_cpu", lambda cpu=cpu: cpu)
+        sampler["init_args"] = {"server": {"transfer": wanted}}
+        assert f'{{"backend": "{engine}"}}' in serve.build_command(run, host="127.0.0.1", port=1)
+
+
+@needs_vllm
+def test_pickles_are_read_for_ipc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "x")
+    for transfer in ("auto", "nccl", "ipc", "files"):
+        found = serve.prepare_environment("127.0.0.1", 1, ServerOptions(transfer=transfer))  # type: ignore[arg-type]
+        assert ("VLLM_ALLOW_INSECURE_SERIALIZATION" in found) == (transfer == "ipc")

@@ -289,3 +289,70 @@ def test_prompts_that_do_not_fit(stand_in: StandIn, connected: Connected) -> Non
     sampler = connected(stand_in)
     with pytest.raises(ValueError, match=r"A prompt of 300 tokens.*engine's 256 tokens.*max_model_len"):
         sampler.sample(prompts(["1" * 300]), 1, sampling=SAMPLING, random_key=random_key())
+
+
+def test_a_run_that_was_killed_left_an_update_open(stand_in: StandIn, connected: Connected) -> None:
+    stand_in.updating = True
+    connected(stand_in).sync(3)
+    assert (stand_in.version, stand_in.updating) == ("3", False)
+
+
+def test_half_loaded_weights_have_no_version(stand_in: StandIn, connected: Connected) -> None:
+    sampler = connected(stand_in)
+    sampler.sync(3)
+    stand_in.on["/update_weights"] = lambda _: (500, {"error": "disk"})
+    with pytest.raises(VLLMError, match="did not take over the weights"):
+        sampler.sync(4)
+    assert stand_in.version == "none"
+
+
+def test_an_address_in_a_file(policy: ChangingPolicy, connected: Connected, tmp_path: Path) -> None:
+    """Waited for, and read again where the server was started again on another port."""
+    path = tmp_path / "address"
+    made: list[StandIn] = []
+
+    def start() -> None:
+        made.append(StandIn(policy.policy.model.config, boot=str(len(made))))
+        path.write_text(made[-1].url + "\n")
+
+    threading.Timer(1.0, start).start()
+    sampler = VLLMSampler(server=ServerOptions(urls=f"file:{path}", retry_seconds=5.0), check_every=0)
+    sampler.setup(policy.source)
+    expected = sequences(sample(sampler))
+    made[0].stop()
+    threading.Timer(1.0, start).start()
+    assert sequences(sample(sampler)) == expected
+    assert made[0].url != made[1].url
+    assert made[1].called("/update_weights") == 1
+    made[1].stop()
+    sampler.teardown()
+
+
+def test_a_file_that_nobody_writes(connected: Connected, policy: ChangingPolicy, tmp_path: Path) -> None:
+    options = ServerOptions(urls=[f"file:{tmp_path / 'none'}"], retry_seconds=0.5)
+    sampler = VLLMSampler(server=options, check_every=0)
+    sampler.setup(policy.source)
+    with pytest.raises(VLLMError, match=r"file:.*/none \(there is no such file\) did not answer for 0.5 seconds"):
+        sampler.sync(0)
+
+
+@pytest.mark.parametrize(
+    ("started", "wanted", "message"),
+    [
+        ("nccl", "auto", r"from GPU to GPU \(nccl\), and the policy is on the device cpu.*transfer: files"),
+        ("files", "nccl", r"was started for sampler.server.transfer: files, but .* for nccl"),
+        (None, "auto", r"started for sampler.server.transfer: None"),
+    ],
+)
+def test_another_transfer(started: Any, wanted: Any, message: str, stand_in: StandIn, connected: Connected) -> None:
+    stand_in.state["transfer"] = started
+    with pytest.raises(VLLMError, match=message):
+        connected(stand_in, transfer=wanted).sync(0)
+
+
+def test_two_servers_with_two_transfers(policy: ChangingPolicy, stand_in: StandIn, connected: Connected) -> None:
+    second = StandIn(policy.policy.model.config)
+    second.state["transfer"] = "ipc"
+    with pytest.raises(VLLMError, match=rf"{second.url} was started for sampler.server.transfer: ipc"):
+        connected(stand_in, second).sync(0)
+    second.stop()
