@@ -100,7 +100,7 @@ NOTES: dict[str, tuple[str, str]] = {
     "use_liger_loss": ("", "Log-probs are always computed in chunks"),
     "repetition_penalty": ("", "The log-probs would differ from the policy's"),
     "vllm_structured_outputs_regex": ("", "The log-probs would differ from the policy's"),
-    "vllm_group_port": ("", "Weights are passed as files, in the folder `weights_dir` of `server`"),
+    "vllm_group_port": ("", "The run chooses the port; `transfer` of `server` says how weights get there"),
     "entropy_coef_min": ("", "The lower bound is always 0"),
     "lora_target_parameters": ("", "An adapter applies to modules only"),
     "lora_modules_to_save": ("", "Only the adapter is trained"),
