@@ -128,7 +128,7 @@ def test_an_address_in_a_file(tmp_path: Path) -> None:
     """The run starts before the server; the server, killed and started again, has another port."""
     policy = ChangingPolicy("llama_tied", tmp_path / "model")
     server = RealServer(tmp_path / "model", tmp_path, address=tmp_path / "servers" / "first")
-    made = VLLMSampler(server=ServerOptions(urls=f"file:{server.address}", retry_seconds=240.0), check_every=1)
+    made = VLLMSampler(server=ServerOptions(urls=f"file:{server.address}", retry_seconds=600.0), check_every=1)
     made.setup(policy.source)
     threading.Timer(1.0, lambda: server.start(wait=False)).start()
     try:
