@@ -47,6 +47,26 @@ def write_rows(folder: Path, counts: Sequence[int] = (1, 2, 0, 1, 3, 1, 2, 1)) -
     return path
 
 
+def make_arguments(folder: Path, *options: str, run: str = "run") -> list[str]:
+    """The words of ``lgrpo fit`` on the model and the rows in ``folder``."""
+    return [
+        "fit",
+        f"--trainer.default_root_dir={folder / run}",
+        f"--model.policy.path={folder / 'model'}",
+        f"--data.train={folder / 'rows.jsonl'}",
+        "--trainer.max_steps=3",
+        "--data.prompts_per_step=4",
+        "--model.group_size=3",
+        "--model.sampling.max_new_tokens=8",
+        "--model.reward_model=RewardFunction",
+        "--model.reward_model.function=tests.images.rows.count_images",
+        "--model.optimizer.lr=1e-3",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.limit_val_batches=0",
+        *options,
+    ]
+
+
 def fit(
     folder: Path, *options: str, family: str = "gemma3", run: str = "run", counts: Sequence[int] | None = None
 ) -> int:
@@ -54,24 +74,7 @@ def fit(
     if not (folder / "model").is_dir():
         write_image_model(family, folder / "model")
         write_rows(folder, *(() if counts is None else (counts,)))
-    return cli.main(
-        [
-            "fit",
-            f"--trainer.default_root_dir={folder / run}",
-            f"--model.policy.path={folder / 'model'}",
-            f"--data.train={folder / 'rows.jsonl'}",
-            "--trainer.max_steps=3",
-            "--data.prompts_per_step=4",
-            "--model.group_size=3",
-            "--model.sampling.max_new_tokens=8",
-            "--model.reward_model=RewardFunction",
-            "--model.reward_model.function=tests.images.rows.count_images",
-            "--model.optimizer.lr=1e-3",
-            "--trainer.enable_progress_bar=false",
-            "--trainer.limit_val_batches=0",
-            *options,
-        ]
-    )
+    return cli.main(make_arguments(folder, *options, run=run))
 
 
 def count_images(completions: Any, images: Any, image: Any, answer: list[str], **kwargs: Any) -> list[float]:

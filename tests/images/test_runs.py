@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas
@@ -11,7 +13,7 @@ import torch
 
 from lgrpo_lightning import cli
 from tests.images.models import write_image_model
-from tests.images.rows import ask, fit, write_rows
+from tests.images.rows import ask, fit, make_arguments, write_rows
 from tests.runs import checkpoint, metrics, rollouts
 
 LORA = "--model.policy.lora.rank=2"
@@ -73,6 +75,20 @@ def test_options_beside_images(options: list[str], tmp_path: Path) -> None:
         options = [*options, f"--data.train.path={tmp_path / 'rows.jsonl'}"]
     assert fit(tmp_path, *options) == 0
     assert len(rollouts(tmp_path / "run")) == 36
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes(strategy: str, tmp_path: Path) -> None:
+    """They draw and train what one process does."""
+    assert fit(tmp_path, "--trainer.accelerator=cpu") == 0
+    both = ["--trainer.accelerator=cpu", "--trainer.devices=2", f"--trainer.strategy={strategy}"]
+    words = [sys.executable, "-m", "lgrpo_lightning.cli", *make_arguments(tmp_path, *both, run="two")]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    one, two = (rollouts(tmp_path / run) for run in ("run", "two"))
+    assert list(one["completion"]) == list(two["completion"])
+    assert list(one["columns"]) == list(two["columns"])
 
 
 def test_an_adapter_on_the_tower(tmp_path: Path) -> None:
