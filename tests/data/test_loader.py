@@ -138,3 +138,16 @@ def test_further_prompts_without_shuffle_are_those_of_an_epoch():
     loader = PromptLoader(prompts(10), 2, drop_last=True, limit=2)
     next(iter(loader))
     assert {p.uid for p in loader.draw_further(99, set())} == {f"train/{i}" for i in range(4)}
+
+
+def test_an_epoch_that_is_left_is_over():
+    """A loader that gave a batch begins the next epoch; one that gave none begins the same."""
+    loader = PromptLoader(prompts(12), 4, shuffle=True, seed=1)
+    iter(loader)
+    next(iter(loader))
+    assert (loader.epoch, loader.position) == (0, 1)
+    next(iter(loader))
+    assert (loader.epoch, loader.position) == (1, 1)
+    loader.load_state_dict(loader.state_dict())
+    next(iter(loader))
+    assert (loader.epoch, loader.position) == (1, 2)

@@ -112,10 +112,17 @@ class Axis:
 def test_a_rank_of_a_tensor_group(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of two groups, in one process: what is sent to whom."""
     mesh = {"data_parallel": Axis("data", rank // 2), "tensor_parallel": Axis("tensor", rank % 2)}
-    strategy = type("Strategy", (ModelParallelStrategy,), {"device_mesh": mesh})()
+
+    def reduce(self: Any, tensor: torch.Tensor, group: str | None, reduce_op: str) -> str:
+        tensor.zero_()
+        return f"{reduce_op} over {group}"
+
+    strategy = type("Strategy", (ModelParallelStrategy,), {"device_mesh": mesh, "reduce": reduce})()
     trainer = SimpleNamespace(strategy=strategy, world_size=4, global_rank=rank)
     data = find_data_rank(trainer)
     assert (data.rank, data.size, data.group, data.first) == (1, 2, "data", rank == 2)
+    ranks, value = find_ranks(trainer), torch.ones(1)
+    assert (ranks.sum(value), ranks.max(value), float(value)) == ("sum over data", "max over None", 1)
     sent = list[Any]()
 
     def broadcast(box: list[Any], group: str, group_src: int) -> None:

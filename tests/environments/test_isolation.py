@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import pickle
+import signal
+import socket
+import subprocess
 import time
 from collections.abc import Callable
 from itertools import count
@@ -19,7 +23,7 @@ from lgrpo_lightning.environments import GuessingGame
 from lgrpo_lightning.environments.driver import EpisodeDriver
 from lgrpo_lightning.environments.isolation.proxies import ProcessToolEnvironment
 from lgrpo_lightning.environments.isolation.serving import Answer, Residents
-from lgrpo_lightning.environments.isolation.worker import _count_seconds_left
+from lgrpo_lightning.environments.isolation.worker import Worker, _count_seconds_left
 from lgrpo_lightning.environments.isolation.workers import Seat
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.policy import Policy, PolicyConfig
@@ -168,6 +172,26 @@ def test_seconds_left_are_counted_down() -> None:
     assert 4 < _count_seconds_left(time.monotonic() + 5) <= 5
     with pytest.raises(TimeoutError):
         _count_seconds_left(time.monotonic())
+
+
+def test_a_process_is_ended_by_the_one_that_started_it() -> None:
+    """Not by a fork of that, which holds the same connection."""
+    worker = Worker.__new__(Worker)
+    worker.connection, other_end = socket.socketpair()
+    worker.life, worker.over, worker.owner = io.FileIO(os.pipe()[1], "wb"), "", os.getpid() + 1
+    worker.process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    worker.leave()
+    worker.close(until=0)
+    other_end.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        other_end.recv(1)
+    assert worker.process.poll() is None
+    worker.owner = os.getpid()
+    worker.leave()
+    assert other_end.recv(1) == b""
+    worker.close(until=0)
+    assert worker.process.poll() == -signal.SIGKILL
+    other_end.close()
 
 
 def descriptors() -> int:

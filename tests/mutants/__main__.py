@@ -66,6 +66,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("samplers/text.py", "elif (window.endswith(REPLACEMENT) and (goes_on and in_broken)):"): (
         "all tokens are decoded instead of a window: the same text, more slowly"
     ),
+    ("losses/reinforce.py", "return -batch.advantages * torch.where(batch.mask, batch.logprobs, 1.0)"): (
+        "what a token has that is not trained is left out of the sum"
+    ),
     ("environments/isolation/proxies.py", "self._until = 1.0"): "respond sets it before anything reads it",
     ("samplers/around.py", "for limit in sorted(set(limits), reverse=False):"): (
         "the calls of the sampler are in another order, and a draw does not depend on it"
