@@ -2,8 +2,9 @@
 # sbatch configs/cluster/slurm.sh run.yaml /shared/runs/NAME
 #
 # One job: the last node samples with vLLM, one server on each GPU, and the others train. docs/scaling.md explains it.
-# run.yaml names VLLMSampler and no urls (servers of other jobs: urls of the form file:PATH, docs/vllm.md). The folder has to be on storage that all nodes share; a job with a folder that
-# has a checkpoint resumes. Further words are options of lgrpo fit.
+# run.yaml names VLLMSampler and no urls (for servers of other jobs: urls of the form file:PATH, docs/vllm.md). The folder
+# has to be on storage that all nodes share; a job with a folder that has a checkpoint resumes. Further words are options
+# of lgrpo fit.
 #SBATCH --job-name=lgrpo
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=8
