@@ -82,6 +82,23 @@ def test_the_readmes_python_is_the_same_run_as_the_quickstart(tmp_path: Path) ->
     pandas.testing.assert_frame_equal(yaml[names], python[names], rtol=1e-4)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/configuration.md"])
+def test_an_exported_model_generates(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``generate.py`` of the page, beside the folder that ``lgrpo export`` has written."""
+    from lgrpo_lightning.policy import Policy, PolicyConfig
+    from lgrpo_lightning.policy.export import export
+    from lgrpo_lightning.policy.loading import load_tokenizer
+
+    config = PolicyConfig()
+    export(Policy(config), load_tokenizer(config), tmp_path / "exported")
+    (block,) = (block for block in blocks(ROOT / page, "python") if block.title == "generate.py")
+    monkeypatch.chdir(tmp_path)
+    exec(block.text, {})
+    assert "15+1=16\n16+20=36\n36+16=52\n" in capsys.readouterr().out
+
+
 def test_few_blocks_do_not_run() -> None:
     """``no-run`` is for what needs a finished run or a download."""
     text = "".join(page.read_text() for page in PAGES)

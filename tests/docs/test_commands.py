@@ -58,7 +58,7 @@ def installed(site: Path, work: Path) -> None:
     """Install the plug-ins that README and docs show, and the template, into ``site``."""
     sources = list(PACKAGES)
     for page in OWN:
-        files = [b for b in blocks(page) if b.title]
+        files = [b for b in blocks(page) if b.title and b.title != "generate.py"]  # a script, of no package
         if any(b.title == "pyproject.toml" for b in files):
             folder = work / f"package-{page.stem}"
             folder.mkdir()
