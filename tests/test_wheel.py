@@ -1,4 +1,4 @@
-"""The wheel holds every file of the package, and trains where there is no copy of the repository."""
+"""The wheel and the source archive hold every file of the package, and the wheel trains where there is no copy of the repository."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -43,6 +44,10 @@ def test_the_wheel_trains_outside_of_the_repository(tmp_path: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("lgrpo_lightning/")}
     there = {str(path.relative_to(source)) for path in (source / "lgrpo_lightning").rglob("*") if path.is_file()}
     assert packed == there
+    run(sys.executable, "-c", "from setuptools.build_meta import build_sdist; build_sdist('..')", cwd=source)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    members = [member for member in tarfile.open(archive).getmembers() if member.isfile()]
+    assert there <= {member.name.partition("/")[2] for member in members}
 
     run(sys.executable, "-m", "venv", "--without-pip", "bare", cwd=tmp_path)
     python = tmp_path / "bare" / "bin" / "python"
