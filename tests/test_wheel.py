@@ -1,4 +1,4 @@
-"""The wheel and the source archive hold every file of the package, and the wheel trains where there is no copy of the repository."""
+"""Wheel and source archive hold every file of the package, and the wheel trains without a copy of the repository."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_the_wheel_trains_outside_of_the_repository(tmp_path: Path) -> None:
     assert packed == there
     run(sys.executable, "-c", "from setuptools.build_meta import build_sdist; build_sdist('..')", cwd=source)
     (archive,) = tmp_path.glob("*.tar.gz")
-    members = [member for member in tarfile.open(archive).getmembers() if member.isfile()]
-    assert there <= {member.name.partition("/")[2] for member in members}
+    with tarfile.open(archive) as opened:
+        assert there <= {name.partition("/")[2] for name in opened.getnames()}
 
     run(sys.executable, "-m", "venv", "--without-pip", "bare", cwd=tmp_path)
     python = tmp_path / "bare" / "bin" / "python"
