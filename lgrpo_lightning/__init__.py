@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     )
     from lgrpo_lightning.datamodule import PromptDataModule
     from lgrpo_lightning.errors import UserError
+    from lgrpo_lightning.functional.sampling import Sampling
     from lgrpo_lightning.module import GRPOModule
     from lgrpo_lightning.process_tree import ProcessTree
     from lgrpo_lightning.registry.hookspecs import hookimpl
-    from lgrpo_lightning.sampling import Sampling
     from lgrpo_lightning.types import Completion, Credit, Group, Prompt, Rewards
 
 _HOME = {

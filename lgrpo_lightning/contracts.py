@@ -16,9 +16,9 @@ from torch import Tensor
 
 from lgrpo_lightning.environments.environment import Environment as Environment  # its place for everyone
 from lgrpo_lightning.functional.losses import Normalizer
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.process_tree import ProcessTree
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Credit, Group, LossInput, Progress, Prompt, Rewards
 
 Level = Literal["token", "sequence"]

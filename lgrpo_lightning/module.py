@@ -22,6 +22,7 @@ from lgrpo_lightning.callbacks.validate_at_ends import ValidateAtEnds
 from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, RandomKey, RewardModel, Sampler, StepSegmenter
 from lgrpo_lightning.distributed.ranks import find_data_rank, gather_data_ranks
 from lgrpo_lightning.estimators import LambdaGRPO
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.losses.clipped_surrogate import ClippedSurrogate
 from lgrpo_lightning.monitoring.metrics import Means, add_weight_lag
 from lgrpo_lightning.policy import PolicyConfig
@@ -33,7 +34,6 @@ from lgrpo_lightning.rollouts.queue import RolloutQueue
 from lgrpo_lightning.rollouts.refill import ScoredGroups, replace_equal_groups
 from lgrpo_lightning.rollouts.selection import skip_if_unrewarded
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.segmenters import TokenPrefixSegmenter
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation, compatibility, settings
 from lgrpo_lightning.training.alike import check_alike, describe_run

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lgrpo_lightning.data.arithmetic import ArithmeticTasks
 from lgrpo_lightning.data.files import PromptFile
 from lgrpo_lightning.datamodule import PromptDataModule
-from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.training import Updates
 from lgrpo_lightning.types import Prompt
 from tests.several import ranks

@@ -21,13 +21,13 @@ from lgrpo_lightning.commands.entries import Entry
 from lgrpo_lightning.data.curriculum import Curriculum
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.fsdp2 import FSDP2Strategy
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.registry.lookup import components
 from lgrpo_lightning.rewards import ExactMatch
 from lgrpo_lightning.rollouts.whole_files import UnwritableError, whole_file
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation
 from lgrpo_lightning.training.optimizers import build_optimizer
 

@@ -15,12 +15,12 @@ import torch
 from lgrpo_lightning import GRPOModule, ProcessTree, PromptDataModule, RewardModel, callbacks
 from lgrpo_lightning.commands.run import main
 from lgrpo_lightning.errors import check_metrics, listed
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Lora, PolicyConfig
 from lgrpo_lightning.rewards import ExactMatch, RewardFunction, StepRewardFunction, TeacherLogprobs
 from lgrpo_lightning.rewards.checks import RewardError, check_rewards
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.testing import toy_group, toy_tree
 from lgrpo_lightning.types import Completion, Prompt, Rewards
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lgrpo_lightning.sampling import Sampling, truncate_logits
+from lgrpo_lightning.functional.sampling import Sampling, truncate_logits
 
 
 def kept(logits: Tensor, sampling: Sampling) -> list[bool]:

@@ -18,10 +18,10 @@ import lgrpo_lightning
 from lgrpo_lightning.contracts import Adapter, RandomKey, Scorer, WeightSource
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.errors import MissingPackageError, NotFoundError, listed, mapped, require
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.images import ImageFile
 from lgrpo_lightning.process_tree import ProcessTree, Step
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import (
     Completion,
     Credit,

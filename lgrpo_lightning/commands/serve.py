@@ -153,11 +153,11 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
     """
     from lgrpo_lightning.commands.entries import find_drawing_sampler
     from lgrpo_lightning.contracts import Adapter
+    from lgrpo_lightning.functional.sampling import Sampling
     from lgrpo_lightning.policy import PolicyConfig
     from lgrpo_lightning.policy.loading import find_context_length, load_config
     from lgrpo_lightning.samplers.vllm.lora import find_adapter_rank
     from lgrpo_lightning.samplers.vllm.options import EngineOptions
-    from lgrpo_lightning.sampling import Sampling
 
     model = run["model"]
     policy = PolicyConfig.from_options(model.get("policy") or {})

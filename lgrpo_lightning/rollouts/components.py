@@ -12,13 +12,13 @@ from lgrpo_lightning.distributed.component_call import isolate_call
 from lgrpo_lightning.distributed.ranks import find_ranks, share
 from lgrpo_lightning.distributed.stopping import abandon_together, allow_abandoning
 from lgrpo_lightning.errors import check_metrics
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.weighted_sum import RewardSum
 from lgrpo_lightning.rollouts.checks import check_credits, check_trees, warn_of_unread
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.rollouts.selection import choose_varied, keep_members, trained_groups
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group, Progress, Prompt, Rewards, Rollout
 
 

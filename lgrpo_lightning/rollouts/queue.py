@@ -18,12 +18,12 @@ from lgrpo_lightning.distributed.interruption import abandon_if_stopping
 from lgrpo_lightning.distributed.sharding import are_weights_left_out
 from lgrpo_lightning.distributed.stopping import abandon_together, stop_together
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy
 from lgrpo_lightning.policy.kept_weights import KeptWeights
 from lgrpo_lightning.rollouts.components import Components
 from lgrpo_lightning.rollouts.refill import ScoredGroups
 from lgrpo_lightning.rollouts.thread import POLL, RolloutRequest, RolloutThread
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group
 
 EARLIER = "lgrpo_earlier_weights"

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers.transformers import TransformersSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Completion, Prompt
 
 

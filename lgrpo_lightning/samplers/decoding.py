@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lgrpo_lightning.distributed.interruption import abandon_if_stopping
+from lgrpo_lightning.functional.sampling import Sampling, truncate_logits
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy.cache import check_cache, explain_cache_errors, find_cache_argument, make_cache, select_rows
 from lgrpo_lightning.policy.image_body import find_next_positions, prepare_pass
@@ -18,7 +19,6 @@ from lgrpo_lightning.policy.rotary import check_length
 from lgrpo_lightning.samplers.left_padding import takes_left_padding
 from lgrpo_lightning.samplers.noise import gumbel_argmax
 from lgrpo_lightning.samplers.stops import Stops, StopSearch
-from lgrpo_lightning.sampling import Sampling, truncate_logits
 
 COMPACT_BELOW = 0.8
 """Finished rows are removed from the batch when less than this share of it is still running."""

@@ -18,10 +18,10 @@ from lgrpo_lightning.environments.template import TurnTemplate
 from lgrpo_lightning.environments.tool_call_reader import CallReader, check_format, make_call_reader
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
 from lgrpo_lightning.errors import UserError, mapped, require
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.noise import make_row_key
 from lgrpo_lightning.samplers.text import decode, list_stripped
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Completion, Group, Prompt
 
 Isolation = Literal["thread", "process"]

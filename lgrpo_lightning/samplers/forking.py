@@ -11,10 +11,10 @@ import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler
 from lgrpo_lightning.errors import UserError, require
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers.around import SamplerAround
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decode, list_stripped
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Completion, Fork, Group, Prompt
 
 Cut = Literal["anywhere", "line", "entropy"]

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from lgrpo_lightning.functional.common_prefix import count_common
-from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.functional.sampling import Sampling
 
 REPLACEMENT = "�"
 LONGEST = 32

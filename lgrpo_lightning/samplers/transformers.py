@@ -9,12 +9,12 @@ import torch
 
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy.packed_layers import pack_linear_layers
 from lgrpo_lightning.samplers.compiled import CompiledDecoding
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
 from lgrpo_lightning.samplers.noise import make_row_key
 from lgrpo_lightning.samplers.text import decode, list_stripped
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Completion, Group, Prompt
 
 Job = tuple[int, int]  # (prompt, member)

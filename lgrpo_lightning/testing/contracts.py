@@ -20,10 +20,10 @@ from lgrpo_lightning.contracts import (
     StepSegmenter,
 )
 from lgrpo_lightning.data.sources import read_rows
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards.checks import check_rewards
 from lgrpo_lightning.rollouts.checks import check_credits, check_trees
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.testing.toys import toy_group, toy_tree
 from lgrpo_lightning.types import Credit, Group, Prompt, Rewards
 

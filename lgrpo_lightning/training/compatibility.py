@@ -8,7 +8,7 @@ from typing import Any
 from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, Sampler
 from lgrpo_lightning.distributed.ranks import find_tensor_mesh
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.training.options import Objective, Updates
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lgrpo_lightning.functional import reaches
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.rollouts.components import Components
 from lgrpo_lightning.rollouts.refill import ScoredGroups
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.training.options import Validation
 from lgrpo_lightning.types import Group, Prompt, Rewards
 

@@ -18,11 +18,11 @@ from lgrpo_lightning.contracts import AdvantageEstimator, PolicyLoss, RewardMode
 from lgrpo_lightning.distributed.precision import check_precision
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.policy import NO_TREES
 from lgrpo_lightning.rewards import RewardFunction
 from lgrpo_lightning.rollouts.names import show_path
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.training.options import Updates
 
 ELSEWHERE = {

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.choice import LayoutName, explain_unsupported
 from lgrpo_lightning.policy.export import export
@@ -21,7 +22,6 @@ from lgrpo_lightning.policy.source import rename_as_stored
 from lgrpo_lightning.policy.training_noise import set_training_noise
 from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.samplers.decoding import Decoded, Decoding, Request
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import pad
 from tests.architectures.tiny import tiny
 from tests.models import far_from_uniform, tokenizer

@@ -20,8 +20,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from shapes import llama_config, matrix_peak, parser
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers.decoding import Decoding, Request
-from lgrpo_lightning.sampling import Sampling
 
 EOS = 1
 

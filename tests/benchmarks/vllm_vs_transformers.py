@@ -19,12 +19,12 @@ import torch
 
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.data import ArithmeticTasks
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.end_of_sequence import list_eos_token_ids
 from lgrpo_lightning.policy.loading import load_tokenizer
 from lgrpo_lightning.samplers import TransformersSampler, VLLMSampler
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Prompt
 
 PROMPTS, GROUP = 8, 8

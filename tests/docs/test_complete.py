@@ -19,13 +19,13 @@ from lgrpo_lightning.data.curriculum import Curriculum
 from lgrpo_lightning.datamodule import PromptDataModule
 from lgrpo_lightning.distributed.fsdp2 import FSDP2Strategy
 from lgrpo_lightning.errors import OWN_METRICS
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.module import GRPOModule
 from lgrpo_lightning.policy import PolicyConfig
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.registry import hookspecs
 from lgrpo_lightning.registry.loading import DISABLE
 from lgrpo_lightning.registry.lookup import components
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.testing import toy_loss_input
 from lgrpo_lightning.training import Objective, Schedule, Updates, Validation
 from lgrpo_lightning.training.settings import ELSEWHERE

@@ -26,9 +26,9 @@ from lgrpo_lightning.environments.isolation.serving import Answer, Residents
 from lgrpo_lightning.environments.isolation.worker import Worker, _count_seconds_left
 from lgrpo_lightning.environments.isolation.workers import Seat
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.samplers import EnvironmentSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group
 from tests.environments import faults
 from tests.environments.partners import Echo, Faulty

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.distributed import is_process_gone
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Completion
 from tests.environments.faults import ANSWERS, ENDS, SendsPickles, Wrong
 from tests.environments.test_isolation import FAULTS, children, descriptors

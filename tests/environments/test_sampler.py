@@ -13,11 +13,11 @@ import torch
 
 from lgrpo_lightning.environments.messages import check_answer, check_rewards
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.rewards import EnvironmentReward, FormatMatch, RewardSum
 from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group
 from tests.environments.partners import Echo, Endless, Faulty
 from tests.models import tokenizer

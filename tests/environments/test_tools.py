@@ -13,10 +13,10 @@ from lgrpo_lightning.contracts import RandomKey, Sampler
 from lgrpo_lightning.environments.environment import Environment
 from lgrpo_lightning.environments.tool_call_formats import find_tool_calls
 from lgrpo_lightning.environments.tool_environment import ToolEnvironment
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.samplers import EnvironmentSampler
 from lgrpo_lightning.samplers.text import decode
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Completion, Group, Message, Prompt
 from tests.environments import templates
 from tests.environments.partners import Counter, Index, multiply, naughty, slowly

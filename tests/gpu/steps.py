@@ -228,9 +228,9 @@ def flops(size: str, tokens: int, scored: int, read: float) -> float:
 
 def sampling(device: str, tiny: bool) -> Iterator[Result]:
     """Tokens a second of the decode loop."""
+    from lgrpo_lightning.functional.sampling import Sampling
     from lgrpo_lightning.samplers.compiled import CompiledDecoding
     from lgrpo_lightning.samplers.decoding import Decoding, Request
-    from lgrpo_lightning.sampling import Sampling
 
     size = "tiny" if tiny else "0.5B"
     made = policy(size, device)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.samplers.decoding import Decoding, Request
-from lgrpo_lightning.sampling import Sampling
 from tests.gpu.machine import DEVICE, needs_gpus
 from tests.policy.test_tree import forest, scored
 

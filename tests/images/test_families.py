@@ -14,12 +14,12 @@ import transformers as hf
 from PIL import Image
 from torch import Tensor
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.images import ImageFile, ImageTokens
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.packing import count_prefix_tokens
 from lgrpo_lightning.policy.processor import PromptProcessor
 from lgrpo_lightning.samplers.decoding import Decoding, Request
-from lgrpo_lightning.sampling import Sampling
 from tests.images.models import FAMILIES, FURTHER, write_image_model
 
 SIZES = [[(60, 30), (100, 100)], [(40, 40)], [(33, 120)], [], [(50, 20)] * 3]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lgrpo_lightning import Group, ProcessTree, RewardModel
 from lgrpo_lightning.contracts import RandomKey
-from lgrpo_lightning.sampling import Sampling
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.types import Progress, Prompt
 from tests.reliability.processes import same_run
 from tests.runs import VALIDATED, checkpoint, fit, lgrpo, rollouts, train_metrics

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
 from lgrpo_lightning.policy.compiled_layers import compile_forward, compile_layers, explain_not_compiled, restore_layers
 from lgrpo_lightning.samplers.decoding import Decoding, Request
-from lgrpo_lightning.sampling import Sampling
 from tests.architectures.trial import write_model
 from tests.policy.test_tree import Rows, forest, scored
 

@@ -13,6 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.policy.choice import COUNTS
 from lgrpo_lightning.policy.export import export
@@ -21,7 +22,6 @@ from lgrpo_lightning.policy.source import PolicySource
 from lgrpo_lightning.policy.training_noise import set_training_noise
 from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Prompt, pad
 from tests.architectures.tiny import tiny
 from tests.models import far_from_uniform, tokenizer

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.functional.vocabulary import Vocabulary, vocabulary
 from lgrpo_lightning.policy import Lora, Policy, PolicyConfig, PolicySource, make_reference
 from lgrpo_lightning.policy.verification import verify
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.testing import toy_group
 from lgrpo_lightning.types import Credit, Prompt, TrainBatch
 from tests.models import VOCABULARY, make_model, tokenizer

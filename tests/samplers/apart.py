@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lgrpo_lightning.contracts import RandomKey, WeightSource
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group, Prompt
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig
 from lgrpo_lightning.samplers import compiled
 from lgrpo_lightning.samplers.compiled import CompiledDecoding
 from lgrpo_lightning.samplers.decoding import Decoding, Request
-from lgrpo_lightning.sampling import Sampling
 from tests.architectures.trial import PROMPTS, Trial, write_model
 
 TOP_K = {"temperature": 0.7, "top_k": 9}

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.process_tree import ProcessTree
 from lgrpo_lightning.samplers import ForkingSampler, TransformersSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group
 from tests.models import tokenizer
 from tests.runs import checkpoint, fit, rollouts

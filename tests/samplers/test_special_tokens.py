@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.rewards import FormatMatch
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decode, list_stripped
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.segmenters import DelimiterSegmenter
 from lgrpo_lightning.types import Group, Prompt
 from tests.models import make_model, tokenizer

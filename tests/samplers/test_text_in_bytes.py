@@ -9,12 +9,12 @@ import torch
 
 from lgrpo_lightning.contracts import StepSegmenter
 from lgrpo_lightning.environments.environment import Environment
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.rewards.step_reward_function import find_step_prefix, find_step_text
 from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
 from lgrpo_lightning.samplers.text import decode
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.segmenters import DelimiterSegmenter, SentenceSegmenter, TagSegmenter
 from lgrpo_lightning.types import Completion, Group, Message, Prompt
 from tests.models import make_model

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.samplers.decoding import Decoding
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group, Prompt
 from tests.models import tokenizer
 

@@ -7,11 +7,11 @@ import torch
 
 from lgrpo_lightning.contracts import RandomKey
 from lgrpo_lightning.estimators import Distillation
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.loading import load_tokenizer
 from lgrpo_lightning.rewards import TeacherLogprobs
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.testing import toy_tree
 from lgrpo_lightning.types import Prompt, TrainBatch
 from tests.training.test_update import run

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers import TransformersSampler
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group, Prompt
 from tests.runs import fit, train_metrics
 

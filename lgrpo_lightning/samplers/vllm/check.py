@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.functional.sampling import Sampling, truncate_logits
 from lgrpo_lightning.functional.vocabulary import Vocabulary
 from lgrpo_lightning.samplers.vllm.transport import Output, VLLMError
-from lgrpo_lightning.sampling import Sampling, truncate_logits
 
 TOLERANCES = {"float32": 2e-3, "bfloat16": 0.25, "float16": 0.1}
 """Largest mean difference of log-probs by the coarser type of engine and policy.

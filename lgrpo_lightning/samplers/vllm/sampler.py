@@ -11,6 +11,7 @@ import torch
 from lgrpo_lightning.contracts import RandomKey, Sampler, WeightSource
 from lgrpo_lightning.distributed.interruption import is_aside
 from lgrpo_lightning.errors import UserError, require
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers.noise import make_row_key
 from lgrpo_lightning.samplers.stops import Stops
 from lgrpo_lightning.samplers.text import decode, list_stripped
@@ -18,7 +19,6 @@ from lgrpo_lightning.samplers.vllm.check import TOLERANCES, check_completions, m
 from lgrpo_lightning.samplers.vllm.isolation import isolate_engine
 from lgrpo_lightning.samplers.vllm.options import CPU_BLOCK, EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.transport import Output, Request, Transport, make_sampling_arguments
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Completion, Group, Prompt
 
 PROBE_TOKENS = 16

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lgrpo_lightning.contracts import Adapter
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers.text import WRITTEN_OUT
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import FinishReason
 
 NEVER = -100.0

@@ -20,10 +20,10 @@ import pytest
 import torch
 
 from lgrpo_lightning.contracts import RandomKey
+from lgrpo_lightning.functional.sampling import Sampling, truncate_logits
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
 from lgrpo_lightning.policy.lora import Lora
 from lgrpo_lightning.samplers.vllm.weights import describe_model
-from lgrpo_lightning.sampling import Sampling, truncate_logits
 from lgrpo_lightning.types import Group, Prompt
 from tests.models import EXTRA, make_model, tokenizer
 

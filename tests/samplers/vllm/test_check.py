@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers import TransformersSampler
 from lgrpo_lightning.samplers.vllm.check import check_completions, make_probe_prompt, measure_difference
 from lgrpo_lightning.samplers.vllm.transport import Output, VLLMError
-from lgrpo_lightning.sampling import Sampling
 from tests.models import tokenizer
 from tests.samplers.vllm.engines import ChangingPolicy, prompts, random_key
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers import EnvironmentSampler, ForkingSampler, TransformersSampler
 from lgrpo_lightning.samplers.vllm.options import EngineOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
-from lgrpo_lightning.sampling import Sampling
 from lgrpo_lightning.types import Group
 from tests.environments.partners import Echo
 from tests.samplers.vllm.engines import (

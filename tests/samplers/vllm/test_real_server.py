@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
-from lgrpo_lightning.sampling import Sampling
 from tests.samplers.vllm.engines import (
     KEY,
     SAMPLING,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lgrpo_lightning.functional.sampling import Sampling
 from lgrpo_lightning.policy import Policy, PolicyConfig, PolicySource
-from lgrpo_lightning.sampling import Sampling
 from tests.models import make_model, tokenizer
 from tests.samplers.vllm.engines import ChangingPolicy, RealServer, needs_vllm, prompts, random_key
 
