@@ -39,7 +39,7 @@ _HOME = {
     "Rewards": "types",
     "Completion": "types",
     "Sampler": "contracts",
-    "Sampling": "sampling",
+    "Sampling": "functional.sampling",
     "StepSegmenter": "contracts",
     "UserError": "errors",
     "hookimpl": "registry.hookspecs",
