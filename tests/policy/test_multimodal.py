@@ -16,7 +16,7 @@ def test_frozen_weights_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptu
         policy = Policy(PolicyConfig(path=str(tmp_path)))
     frozen = {name: p.numel() for name, p in policy.named_parameters() if not p.requires_grad}
     assert freeze_outside_of_text(policy.model) == sum(frozen.values()) > 0
-    assert f"so {sum(frozen.values()):,} weights that text does not go through are kept as they are" in caplog.text
+    assert f"{sum(frozen.values()):,} weights that text does not go through are kept as they are" in caplog.text
     assert all("vision" in name or "projector" in name for name in frozen)
 
 

@@ -64,7 +64,7 @@ def test_suppressed_tokens_are_never_drawn_and_have_no_probability(tmp_path: Pat
     policy.restrict(load_tokenizer(config), (1,))
     scores = policy([(3,)] * 2, [(4,), (5,)])
     assert torch.logsumexp(scores.logprobs[:, 0], 0).item() == pytest.approx(0.0, abs=1e-6)
-    with pytest.raises(ValueError, match=r"token id 3, which policy.suppress_tokens names: its probability is 0"):
+    with pytest.raises(ValueError, match=r"token id 3, which policy.suppress_tokens names .*: its probability is 0"):
         policy.vocabulary.check([(3,)])
 
 
