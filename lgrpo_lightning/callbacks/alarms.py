@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lgrpo_lightning.callbacks.rollout_callback import RolloutCallback, count_rollouts
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import require
-from lgrpo_lightning.monitoring.rules import complete_thresholds
+from lgrpo_lightning.monitoring.alarm_rules import complete_thresholds
 from lgrpo_lightning.monitoring.tracker import Tracker
 from lgrpo_lightning.monitoring.window import Facts, share_repeated
 from lgrpo_lightning.types import Rollout

@@ -13,7 +13,7 @@ from lgrpo_lightning.callbacks.rollout_callback import count_rollouts, is_dry_ru
 from lgrpo_lightning.distributed.terminal import say
 from lgrpo_lightning.errors import require
 from lgrpo_lightning.monitoring.completion_sheet import build_sheet
-from lgrpo_lightning.monitoring.loggers import LoggerWriter, find_writer
+from lgrpo_lightning.monitoring.logger_tables import LoggerWriter, find_writer
 from lgrpo_lightning.monitoring.recorded_run import RecordedRun
 from lgrpo_lightning.monitoring.report import report_runs
 from lgrpo_lightning.rollouts.metrics_csv import MetricsCSV

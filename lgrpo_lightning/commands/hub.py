@@ -45,7 +45,7 @@ def open_hub(repo: str, *, public: bool) -> HfApi:
 
 def push_folder(api: HfApi, folder: Path, repo: str, *, public: bool) -> str:
     """Commit the files of ``folder`` to ``repo``, which is made where it is missing; its address."""
-    again = f"{folder} is written. Try again: hf upload {repo} {folder}"
+    again = f"{folder} is written. Try again: hf upload {repo} {folder}{'' if public else ' --private'}"
     with explain_refusal(f"--push {repo}: {api.endpoint}", again):
         url = api.create_repo(repo, private=not public, exist_ok=True)
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Export of lgrpo_lightning")

@@ -126,7 +126,9 @@ class Watch(threading.Thread):
                 host = f"{self._seen[0][0]}, which" if 0 in self._seen else "Rank 0, which"
                 was = f" It was {self._seen[0][0].doing}." if 0 in self._seen else f" ({type(error).__name__})"
                 if not self.ending and not explain_lost_peer():
-                    self._lose(f"{host} hosts the store of the process group, is gone.{was}")
+                    gone = "is gone, or its torchrun" if self._torchrun else "is gone"  # that may host it, too
+                    why = f"{host} hosts the store of the process group, {gone}.{was}"
+                    self._lose(self._find_lost_torchrun() or why)
             if explain_lost_peer() and not until:
                 until = time.monotonic() + GRACE * (SAVING if read_activity().saves else 1)
             if until and time.monotonic() > until:
@@ -157,9 +159,8 @@ class Watch(threading.Thread):
     def _find_lost(self, gone: list[int]) -> str:
         """Which process this one cannot go on without, and why; "" where all is well."""
         now, mine = time.monotonic(), read_activity()
-        if self._torchrun not in (None, os.getppid()):  # its processes are in sessions of their own, and stay
-            me = Report.from_this_process(self.rank)
-            return f"The torchrun that started {me} is gone (process {self._torchrun}). The rank was {me.doing}."
+        if why := self._find_lost_torchrun():
+            return why
         for report, at in self._seen.values():
             if report.rank in gone and not report.done:
                 return f"{report} is gone. It was {report.doing}."
@@ -171,6 +172,13 @@ class Watch(threading.Thread):
         behind = [r for r in others if not r.waits] or [r for r in others if r.what != mine.what] or others
         named = "; ".join(f"{r} is {r.doing}" for r in behind) or "no other rank has reported"
         return f"Waited {now - mine.since:.0f} s for other ranks (RankWatch.timeout_minutes): {named}."
+
+    def _find_lost_torchrun(self) -> str:
+        if self._torchrun in (None, os.getppid()):
+            return ""
+        # its processes are in sessions of their own, and stay
+        me = Report.from_this_process(self.rank)
+        return f"The torchrun that started {me} is gone (process {self._torchrun}). The rank was {me.doing}."
 
     def _lose(self, why: str) -> None:
         note_lost_peer(why[:1].upper() + why[1:])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lgrpo_lightning.errors import UserError
+from lgrpo_lightning.monitoring.alarm_rules import Rule, complete_thresholds
 from lgrpo_lightning.monitoring.recorded_run import RecordedRun
-from lgrpo_lightning.monitoring.rules import Rule, complete_thresholds
 from lgrpo_lightning.monitoring.tracker import Tracker
 from lgrpo_lightning.monitoring.window import Facts, share_repeated
 from lgrpo_lightning.rollouts.reading import mask_secrets

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,8 @@ from lgrpo_lightning.rollouts.reading import mask_secrets
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 DATA_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".gz", ".zst")
+LOCAL = ("/", "~", "./", "../", "file:")
+"""What paths of this machine begin with."""
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
 
 
@@ -103,13 +104,13 @@ def _get_class_name(run: RecordedRun, key: str) -> str:
 
 
 def _name(base: str) -> str:
-    return Path(base).name if os.path.isabs(base) else base
+    return Path(base).name if base.startswith(LOCAL) else base
 
 
 def _hide_folders(value: Any) -> Any:
-    """``value`` with the last part of each whole path in it."""
+    """``value`` with the last part of each path of this machine, and without the addresses of servers."""
     if isinstance(value, Mapping):
-        return {name: _hide_folders(inner) for name, inner in value.items()}
+        return {name: _hide_folders(inner) for name, inner in value.items() if name != "server"}
     if isinstance(value, list):
         return [_hide_folders(inner) for inner in value]
     return _name(value) if isinstance(value, str) else value

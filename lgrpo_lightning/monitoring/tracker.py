@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lgrpo_lightning.monitoring.rules import RULES, Rule
+from lgrpo_lightning.monitoring.alarm_rules import RULES, Rule
 from lgrpo_lightning.monitoring.window import Window
 
 

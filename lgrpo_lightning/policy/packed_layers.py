@@ -22,20 +22,20 @@ def pack_linear_layers(model: nn.Module) -> Iterator[None]:
     Intel's. The copies take as much memory as the weights, and the time of about four decoding steps. There are no
     gradients, and the weights must not change inside.
     """
-    packed: list[Any] = []
+    layers: list[Any] = []
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if available and not torch.is_autocast_enabled("cpu"):
-        packed = [module for module in model.modules() if _can_be_packed(module)]
-    for module in packed:
-        weight = module.weight.detach()
-        rows = weight if type(module) is nn.Linear else weight.T.contiguous()  # GPT-2's are [inputs, outputs]
-        order = torch.ops.mkldnn._reorder_linear_weight(rows, ROWS)
-        module.forward = partial(_multiply, order, module.bias)  # in place of the class's
+        layers = [module for module in model.modules() if _can_be_packed(module)]
     try:
+        for module in layers:
+            weight = module.weight.detach()
+            rows = weight if type(module) is nn.Linear else weight.T.contiguous()  # GPT-2's are [inputs, outputs]
+            order = torch.ops.mkldnn._reorder_linear_weight(rows, ROWS)
+            module.forward = partial(_multiply, order, module.bias)  # in place of the class's
         yield
     finally:
-        for module in packed:
-            del module.forward
+        for module in layers:
+            vars(module).pop("forward", None)
 
 
 def _can_be_packed(module: Any) -> bool:

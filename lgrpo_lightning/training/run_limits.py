@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lgrpo_lightning.errors import UserError
-from lgrpo_lightning.monitoring.rules import RULES
+from lgrpo_lightning.monitoring.alarm_rules import RULES
 from lgrpo_lightning.monitoring.window import Window
 from lgrpo_lightning.rollouts.thread import RolloutRequest
 from lgrpo_lightning.training.options import Updates

@@ -13,7 +13,7 @@ import torch
 
 from lgrpo_lightning.callbacks import Alarms, call_rollout_callbacks
 from lgrpo_lightning.estimators import LambdaGRPO
-from lgrpo_lightning.monitoring.rules import RULES
+from lgrpo_lightning.monitoring.alarm_rules import RULES
 from lgrpo_lightning.types import Rewards
 from tests.callbacks.stub import Loader, StubModule, batch, fit, group
 

@@ -178,6 +178,8 @@ def test_a_push_that_fails_leaves_the_folder(
     run: Path, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.broken = True
+    assert cli.main(["export", str(run), str(tmp_path / "private"), "--push", "sums"]) == 2
+    assert f"hf upload sums {tmp_path / 'private'} --private" in capsys.readouterr().err
     assert cli.main(["export", str(run), str(tmp_path / "out"), "--push", "sums", "--public"]) == 2
     said = capsys.readouterr().err
     assert "the token may only read" in said
@@ -190,6 +192,10 @@ def test_what_a_card_holds_of_other_runs(tmp_path: Path) -> None:
     config = {
         "model": {
             "policy": {"path": "/home/somebody/models/base"},
+            "sampler": {
+                "init_args": {"server": {"urls": ["http://10.0.0.5:8000"]}, "weights": "file:/home/somebody/w"}
+            },
+            "further": ["file:/home/somebody/w", "~/somebody/models", "../somebody/models", "./somebody/models"],
             "advantage_estimator": {"class_path": "mine.Own"},
             "reward_model": [{"class_path": "RewardFunction", "init_args": {"function": "a|b", "api_key": "k3y"}}, "x"],
         },
@@ -210,6 +216,7 @@ def test_what_a_card_holds_of_other_runs(tmp_path: Path) -> None:
     assert "`````yaml" in text
     assert "| method | `Own` |" in text
     assert "somebody" not in text
+    assert "10.0.0.5" not in text
     assert "k3y" not in text
     (tmp_path / "config.yaml").unlink()
     bare = write_model_card(RecordedRun(tmp_path, bare=True), base="/home/somebody/models/base", **about)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lgrpo_lightning.monitoring.completion_sheet import CompletionSheet, build_sheet
-from lgrpo_lightning.monitoring.loggers import WRITERS
+from lgrpo_lightning.monitoring.logger_tables import WRITERS
 from lgrpo_lightning.monitoring.recorded_run import RecordedRun
 from lgrpo_lightning.rollouts.rollout_rows import build_table
 from lgrpo_lightning.testing import toy_group

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from lgrpo_lightning import cli
-from lgrpo_lightning.monitoring import rules
-from lgrpo_lightning.monitoring.rules import RULES
+from lgrpo_lightning.monitoring import alarm_rules as rules
+from lgrpo_lightning.monitoring.alarm_rules import RULES
 from tests.docs.markdown import ROOT, headings, rows, section
 from tests.monitoring.sick_runs import CONFIG, SICK, WELL, write_run
 
