@@ -9,6 +9,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,12 +83,29 @@ def write_address(path: Path | None, host: str, port: int) -> None:
     """Write the address into the file, which is complete as soon as it is there."""
     if path is None:
         return
-    name = socket.getfqdn() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    name = find_name() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.writing-{os.getpid()}")
     beside.write_text(f"http://{name}:{port}\n")
     beside.replace(path)
     print(f"Address: in {path}", flush=True)
+
+
+def find_name() -> str:
+    """The name under which other machines reach this one."""
+    from lgrpo_lightning.samplers.vllm.key import is_loopback
+
+    name = socket.getfqdn()
+    if not name.startswith("localhost"):
+        return name
+    name = socket.gethostname()
+    with suppress(OSError):
+        if not all(is_loopback(str(address[0])) for *_, address in socket.getaddrinfo(name, None)):
+            return name
+    raise UserError(
+        f"The name of this machine is {name}, which other machines do not reach. Say under which name or address of "
+        "this machine they do: --host NAME"
+    )
 
 
 def prepare_environment(host: str, port: int, options: ServerOptions) -> dict[str, str]:
@@ -175,7 +193,9 @@ def build_command(run: Mapping[str, Any], *, host: str, port: int) -> list[str]:
     transfer = read_server_options(run).transfer
     if cpu and transfer not in ("auto", "files"):
         raise UserError(f"sampler.server.transfer is {transfer}, and vLLM runs on a CPU here. Use files, or auto.")
-    arguments = EngineOptions(**{"gpu_memory_utilization": 0.9, **engine}).make_arguments(
+    # with ipc the GPU is the trainer's, too
+    alone = {} if transfer == "ipc" else {"gpu_memory_utilization": 0.9}
+    arguments = EngineOptions(**(alone | engine)).make_arguments(
         config,
         dtype=policy.dtype,
         longest_sequence=longest,

@@ -82,6 +82,13 @@ class Feed:
         self.run_on_rank_0(lambda: self._finish_update(str(version)))
         self.parts = (Part(kind="weights", folder=None, version=version),)
 
+    def has_lost_base(self) -> bool:
+        """Whether a server was started again since the base of an adapter was sent, of which no files are kept.
+
+        Collective.
+        """
+        return self.sender is not None and bool(self.run_on_rank_0(lambda: self._find_boots() != self.connected))
+
     def run_on_rank_0(self, call: Callable[[], Any], *, tensors: Iterator[tuple[str, Tensor]] | None = None) -> Any:
         """What ``call`` gives on rank 0, or the error that it fails with, on every rank once it is done. Collective."""
         outcome: list[Any] = [None]
@@ -204,13 +211,11 @@ class Feed:
     def _open_update(self) -> dict[str, str]:
         """Wait for all servers, connect to those that were started anew, and begin; which start of each it is."""
         assert self.sender is not None
-        since = time.monotonic()
-        for server in self.servers:
-            server.wait(since, between=abandon_if_stopping)
-        boots = {server.place: str(describe(server)["boot"]) for server in self.servers}
+        boots = self._find_boots()
         if boots != self.connected:
             self.connected = {}
             for server in self.servers:
+                close_update(server)
                 server.post("/shutdown_weight_transfer_engine")  # of the run before
             self.sender.connect()
             self._check_sender()
@@ -218,6 +223,13 @@ class Feed:
         for server in self.servers:
             begin_update(server)
         return boots
+
+    def _find_boots(self) -> dict[str, str]:
+        """Which start of each server it is; waits for all."""
+        since = time.monotonic()
+        for server in self.servers:
+            server.wait(since, between=abandon_if_stopping)
+        return {server.place: str(describe(server)["boot"]) for server in self.servers}
 
     def _finish_update(self, version: str) -> None:
         self._check_sender()
@@ -241,10 +253,17 @@ def begin_update(server: Server) -> None:
     try:
         server.post("/start_weight_update")
     except RefusedError:
-        # a run that was killed left its update open; vLLM closes one that fails
-        with suppress(RefusedError):
-            server.post("/update_weights", {"update_info": {}})
+        close_update(server)
         server.post("/start_weight_update")
+
+
+def close_update(server: Server) -> None:
+    """Close an update that a run left open when it was killed.
+
+    Layers that it had loaded in part are set back, else the next weights would be added to that part.
+    """
+    with suppress(RefusedError):  # none is open
+        server.post("/finish_weight_update")
 
 
 def _reset_cache(server: Server) -> None:

@@ -12,7 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from lgrpo_lightning.samplers.vllm.key import find_key
-from lgrpo_lightning.samplers.vllm.options import ServerOptions
+from lgrpo_lightning.samplers.vllm.options import ServerOptions, is_address
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
 
 LOST = (ConnectionError, http.client.HTTPException)
@@ -56,20 +56,32 @@ class Server:
         """Its address.
 
         Raises:
-            ServerLostError: The file is not there; the server may be about to write it.
+            ServerLostError: The file has none; the server may be about to write it.
         """
         if not self.place.startswith("file:"):
             return self.place
-        try:
-            return locate(self.place).read_text().strip()
-        except FileNotFoundError as error:
-            raise ServerLostError(f"{self.peer} has not written its address there.") from error
+        url, _ = self._read_file()
+        if not url:
+            raise ServerLostError(f"{self.peer} has not written its address there.")
+        return url
 
     @property
     def peer(self) -> str:
         """What messages call it."""
-        missing = self.place.startswith("file:") and not locate(self.place).is_file()
-        return f"The vLLM server {self.place}" + (" (there is no such file)" if missing else "")
+        found = f" ({self._read_file()[1]})" if self.place.startswith("file:") else ""
+        return f"The vLLM server {self.place}{found}"
+
+    def _read_file(self) -> tuple[str, str]:
+        """(the address, empty where there is none; what messages say of the file)."""
+        try:
+            text = locate(self.place).read_text(errors="replace").strip()
+        except FileNotFoundError:
+            return "", "there is no such file"
+        except OSError as error:  # such as a stale handle of a network file system
+            return "", f"the file cannot be read: {error.strerror}"
+        if not is_address(text):
+            return "", f"the file contains {text[:100]!r}, not an address like http://127.0.0.1:8000"
+        return text.rstrip("/"), text
 
     def post(self, path: str, body: Any = None) -> Any:
         """The answer to ``POST path``.
@@ -144,7 +156,8 @@ class Server:
             if isinstance(reason, TimeoutError):
                 raise ServerSlowError(
                     f"{self.peer} did not answer {path} within {seconds:g} seconds. It hangs, or has too much to "
-                    "do: raise sampler.server.request_seconds, or add servers to sampler.server.urls."
+                    "do: raise sampler.server.request_seconds, add servers to sampler.server.urls, or start the "
+                    f"server again: `{RELOAD}`."
                 ) from error
             raise ServerLostError(f"{self.peer} broke off at {path} ({type(reason).__name__}: {reason}).") from error
         return json.loads(text) if text and kind == "application/json" else text or None

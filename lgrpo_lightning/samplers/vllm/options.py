@@ -132,6 +132,20 @@ class EngineOptions:
         return chosen | self.extra
 
 
+def is_address(text: str) -> bool:
+    """Whether ``text`` is the address of a server.
+
+    >>> [is_address(text) for text in ("http://127.0.0.1:8000", "http://a/b", "127.0.0.1:8000", "http://a:no", "")]
+    [True, False, False, False, False]
+    """
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # an error where it is none
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.path.strip("/")
+
+
 def count_cache_bytes(config: Any, dtype: str) -> int:
     """Bytes that one token takes in the key-value cache: keys and values of every layer."""
     text = config.get_text_config()
@@ -168,10 +182,8 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         for url in self.places:
-            parts = urlsplit(url)
-            if parts.scheme == "file" and parts.path:
-                continue
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+            is_file = url.startswith("file:") and url.removeprefix("file:").strip("/")
+            if not is_file and not is_address(url):
                 raise UserError(
                     f"sampler.server.urls has {url!r}; an address looks like http://127.0.0.1:8000, without a path, or "
                     "like file:PATH, where PATH is what `lgrpo serve` writes."

@@ -106,7 +106,7 @@ class VLLMSampler(Sampler):
         if adapter is None:
             transport.push(self.source.stored(self.source.weights()), version)
             return
-        if anew or not self.has_base:
+        if anew or not self.has_base or transport.has_lost_base():
             transport.push(self.source.stored(self.source.base_weights()), BASE)
             self.has_base = True
         transport.push_adapter(adapter, version)

@@ -65,7 +65,7 @@ class Servers(Transport):
         self.max_model_len = min(d["max_model_len"] for d in descriptions)
         transfer = self._choose_transfer([d["transfer"] for d in descriptions], model.device)
         if transfer != "files":
-            self.feed.sender = Sender(transfer, self.servers, rank=self.rank)
+            self.feed.sender = Sender(transfer, self.servers, rank=self.rank, world_size=self.world_size)
         self.takes_adapter = self._takes_adapter([d["lora_rank"] or 0 for d in descriptions], adapter, lora)
 
     def _connect(self, server: Server, expected: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -132,6 +132,10 @@ class Servers(Transport):
     def push_adapter(self, adapter: Adapter, version: int) -> None:
         """The same for an adapter."""
         self.feed.deliver("adapter", version, lambda folder: write_adapter(adapter, folder), adapter.weights)
+
+    def has_lost_base(self) -> bool:
+        """Whether a server was started again since the base was sent to it without files."""
+        return self.feed.has_lost_base()
 
     def generate(self, requests: Sequence[Request], arguments: Mapping[str, Any]) -> list[list[Output]]:
         """All requests, spread over the servers; complete, or an error. A stop abandons those not sent yet."""

@@ -15,9 +15,12 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
+from lgrpo_lightning.errors import MissingPackageError
 from lgrpo_lightning.samplers.vllm.http import Server
 from lgrpo_lightning.samplers.vllm.install import import_vllm
+from lgrpo_lightning.samplers.vllm.isolation import isolate_engine
 from lgrpo_lightning.samplers.vllm.key import is_loopback
+from lgrpo_lightning.samplers.vllm.transport import VLLMError
 
 CHUNK_BYTES = 2**28
 """Weights are gathered, sent and taken over in parts of about this size."""
@@ -72,12 +75,21 @@ class Sender:
 
     Args:
         transfer: "nccl": rank 0 sends, and all workers of all servers receive. "ipc": each rank shares the memory of
-            its GPU with the workers on it.
+            its GPU with the worker on it.
+        rank: Of this process among the trainer's ``world_size``.
     """
 
-    def __init__(self, transfer: Literal["nccl", "ipc"], servers: Sequence[Server], *, rank: int) -> None:
-        import_vllm()
-        self.transfer, self.servers, self.rank = transfer, servers, rank
+    def __init__(
+        self, transfer: Literal["nccl", "ipc"], servers: Sequence[Server], *, rank: int, world_size: int
+    ) -> None:
+        try:
+            with isolate_engine():
+                import_vllm()
+        except MissingPackageError as error:
+            raise MissingPackageError(
+                f"{error} With sampler.server.transfer: files, for both run and servers, the run needs no vLLM."
+            ) from error
+        self.transfer, self.servers, self.rank, self.world_size = transfer, servers, rank, world_size
         self.client = ServersClient(servers, [])
         self.engine: Any = None
         if transfer == "ipc" and rank > 0:  # it gathers handles of memory with the other ranks
@@ -92,6 +104,12 @@ class Sender:
         """Have rank 0 and the workers meet. The servers must have no connection."""
         self.close()
         self.client = ServersClient(self.servers, [int(s.get("/get_world_size")["world_size"]) for s in self.servers])
+        if self.transfer == "ipc" and sum(self.client.workers) != self.world_size:
+            raise VLLMError(
+                f"sampler.server.transfer is ipc, with {self.world_size} training processes, but "
+                f"{sum(self.client.workers)} workers of servers. Each training process needs one worker on its GPU, "
+                "and no other: start as many, or use nccl (on other GPUs) or files."
+            )
         self._wait_for(partial(self._make_engine, self._make_init_info()))
 
     def send(self, weights: Iterator[tuple[str, Tensor]]) -> None:
@@ -99,6 +117,8 @@ class Sender:
         for chunk in cut_chunks(weights):
             if self.transfer == "ipc" or (self.engine is not None and self.error is None):
                 self.engine.source = chunk
+                if torch.cuda.is_available():  # the engine reads the chunk on other streams, which do not wait for this
+                    torch.cuda.current_stream().synchronize()
                 self._wait_for(self.engine.send_weights)
 
     def close(self) -> None:

@@ -59,6 +59,10 @@ class Transport(ABC):
     def push_adapter(self, adapter: Adapter, version: int) -> None:
         """Give the engines this adapter on top of the weights last pushed, likewise. Collective."""
 
+    def has_lost_base(self) -> bool:
+        """Whether an engine no longer has the weights that adapters are put on. Collective."""
+        return False
+
     @abstractmethod
     def generate(self, requests: Sequence[Request], arguments: Mapping[str, Any]) -> list[list[Output]]:
         """The completions of each request, from the weights last pushed; with ``make_sampling_arguments``."""

@@ -50,9 +50,15 @@ class FileEngine:
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Take over (Hugging Face name, tensor) pairs, one at a time; nothing of them is kept."""
         from vllm.model_executor.model_loader.reload.inplace import reload_weights
+        from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload
 
         weights = update_info.get("weights") or read_weights(update_info["folder"])
-        reload_weights(self.vllm_config, self.model, iter(weights), weights_path=None, is_checkpoint_format=True)
+        try:
+            reload_weights(self.vllm_config, self.model, iter(weights), weights_path=None, is_checkpoint_format=True)
+        except BaseException:
+            # else layers keep what came, and the next weights are added to it
+            finalize_layerwise_reload(self.model, self.vllm_config.model_config)
+            raise
 
     def finish_weight_update(self) -> None:
         """Pack output heads again on a CPU."""

@@ -263,8 +263,12 @@ class StandIn:
             assert "names" in info or list(Path(info["folder"]).glob("*.safetensors"))
             return 200, {}
         if name == "/finish_weight_update":
-            self.updating, self.version = False, body["weight_version"]
+            if not self.updating:
+                return 500, {"error": "finish_weight_update called without a matching start_weight_update"}
+            self.updating, self.version = False, body.get("weight_version") or self.version
             return 200, {}
+        if name == "/shutdown_weight_transfer_engine" and self.updating:
+            return 500, {"error": "Cannot release a trainer connection during a weight update"}
         if name == "/update_weight_version":
             self.version = body["new_version"]
             return 200, {}

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from lgrpo_lightning.functional.sampling import Sampling
+from lgrpo_lightning.samplers.vllm.http import Server
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
+from lgrpo_lightning.samplers.vllm.weights import write_weights
 from tests.samplers.vllm.engines import (
     KEY,
     SAMPLING,
@@ -74,6 +76,25 @@ def test_three_updates(pair: tuple[ChangingPolicy, RealServer]) -> None:
     assert sequences(same) == sequences(stopped)
     assert [r.text for g in same for r in g.completions] == [r.text for g in stopped for r in g.completions]
     in_process.teardown()
+
+
+def test_updates_that_a_run_did_not_finish(pair: tuple[ChangingPolicy, RealServer], tmp_path: Path) -> None:
+    """One was left open, and one failed after a part of the files; nothing of it gets into the next weights."""
+    policy, real = pair
+    server = Server(real.url, ServerOptions())
+    wrong = ((name, torch.randn_like(tensor)) for name, tensor in policy.source.weights())
+    folder = write_weights(wrong, tmp_path / "weights", shard_bytes=1)
+    files = sorted(folder.iterdir())
+    for file in files[len(files) // 2 :]:
+        file.write_bytes(b"cut off")
+    server.post("/start_weight_update")
+    with pytest.raises(VLLMError, match="500"):
+        server.post("/update_weights", {"update_info": {"folder": str(folder)}})
+    server.post("/start_weight_update")
+    with sampler(*pair) as sample:
+        sample.sync(policy.update())
+        drawn = sample.sample(prompts(), 4, sampling=SAMPLING, random_key=random_key(policy.version))
+        assert policy.logprob_error(drawn, SAMPLING.temperature) < 1e-3
 
 
 def test_killed_in_the_middle_of_a_rollout_and_started_again(pair: tuple[ChangingPolicy, RealServer]) -> None:

@@ -88,17 +88,37 @@ def test_the_servers_command(sampler: str, capsys: pytest.CaptureFixture[str], t
         assert part in shown
 
 
-def test_the_file_of_the_address(tmp_path: Path) -> None:
+def test_the_file_of_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "find_name", lambda: "node7")
     one, two = (ServerOptions(urls=[f"file:{tmp_path / n}" for n in names]) for names in ("a", "ab"))
     assert serve.choose_file(ServerOptions(), None) is None
     assert serve.choose_file(one, None) == tmp_path / "a"
     assert serve.choose_file(two, tmp_path / "b") == tmp_path / "b"
     with pytest.raises(ValueError, match=rf"names 2 files.*--address_file {tmp_path}/a"):
         serve.choose_file(two, None)
-    for host, said in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("0.0.0.0", socket.getfqdn())):
+    for host, said in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("0.0.0.0", "node7"), ("::", "node7")):
         serve.write_address(tmp_path / "new" / "a", host, 8123)
         assert (tmp_path / "new" / "a").read_text() == f"http://{said}:8123\n"
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a"]
+
+
+def test_the_name_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = {"node7": ["127.0.1.1", "10.0.0.7"], "alone": ["127.0.1.1"], "localhost": ["127.0.0.1", "::1"]}
+
+    def find(name: str, _: None) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        if name not in addresses:
+            raise socket.gaierror("Name or service not known")
+        return [(2, 1, 6, "", (address, 0)) for address in addresses[name]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    for full, short, said in (("node7.site", "node7", "node7.site"), ("localhost.localdomain", "node7", "node7")):
+        monkeypatch.setattr(socket, "getfqdn", lambda full=full: full)
+        monkeypatch.setattr(socket, "gethostname", lambda short=short: short)
+        assert serve.find_name() == said
+    for short in ("alone", "localhost", "unknown"):
+        monkeypatch.setattr(socket, "gethostname", lambda short=short: short)
+        with pytest.raises(ValueError, match=rf"name of this machine is {short}, .*--host NAME"):
+            serve.find_name()
 
 
 def test_a_transfer_that_needs_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +130,11 @@ def test_a_transfer_that_needs_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for cpu, wanted, engine in ((False, "auto", "nccl"), (False, "ipc", "ipc"), (True, "auto", "lgrpo_files")):
         monkeypatch.setattr(serve, "_runs_on_cpu", lambda cpu=cpu: cpu)
         sampler["init_args"] = {"server": {"transfer": wanted}}
-        assert f'{{"backend": "{engine}"}}' in serve.build_command(run, host="127.0.0.1", port=1)
+        command = serve.build_command(run, host="127.0.0.1", port=1)
+        assert f'{{"backend": "{engine}"}}' in command
+        if not cpu:
+            share = command[command.index("--gpu-memory-utilization") + 1]
+            assert share == ("0.3" if engine == "ipc" else "0.9")  # with ipc the GPU is the trainer's, too
 
 
 @needs_vllm

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lgrpo_lightning.distributed.interruption import AbandonedError, begin, request_stop
+from lgrpo_lightning.samplers.vllm.http import Server
 from lgrpo_lightning.samplers.vllm.options import EngineOptions, ServerOptions
 from lgrpo_lightning.samplers.vllm.sampler import VLLMSampler
 from lgrpo_lightning.samplers.vllm.transport import VLLMError
@@ -185,7 +186,7 @@ def test_a_server_that_hangs(stand_in: StandIn, connected: Connected) -> None:
         return 200, {}
 
     stand_in.on["/v1/completions"] = hang
-    with pytest.raises(VLLMError, match=r"did not answer /v1/completions within 0.5 seconds.*request_seconds"):
+    with pytest.raises(VLLMError, match=r"did not answer /v1/completions within 0.5 seconds.*start the server again"):
         sample(sampler)
 
 
@@ -295,6 +296,7 @@ def test_a_run_that_was_killed_left_an_update_open(stand_in: StandIn, connected:
     stand_in.updating = True
     connected(stand_in).sync(3)
     assert (stand_in.version, stand_in.updating) == ("3", False)
+    assert stand_in.called("/update_weights") == 1  # closed, not failed: that would leave layers loaded in part
 
 
 def test_half_loaded_weights_have_no_version(stand_in: StandIn, connected: Connected) -> None:
@@ -334,6 +336,27 @@ def test_a_file_that_nobody_writes(connected: Connected, policy: ChangingPolicy,
     sampler.setup(policy.source)
     with pytest.raises(VLLMError, match=r"file:.*/none \(there is no such file\) did not answer for 0.5 seconds"):
         sampler.sync(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "the file cannot be read: Is a directory"),
+        (b"", r"the file contains '', not an address"),
+        (b"\xff\x00", "not an address"),
+        (b"127.0.0.1:8000", "contains '127.0.0.1:8000', not an address like http://127.0.0.1:8000"),
+        (b"http://a:99999999", "not an address"),
+        (b"http://[", "not an address"),
+        (b"http://127.0.0.1:9/", r"http://127.0.0.1:9/"),
+    ],
+)
+def test_a_file_without_a_servers_address(content: bytes | None, said: str, tmp_path: Path) -> None:
+    """Like a file that is not there: it may come. The message says what is there."""
+    path = tmp_path / "address"
+    path.mkdir() if content is None else path.write_bytes(content)
+    server = Server(f"file:{path}", ServerOptions(retry_seconds=0.3))
+    with pytest.raises(VLLMError, match=rf"file:{path} \(.*{said}.*\) did not answer for 0.3 seconds"):
+        server.wait(time.monotonic())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from lgrpo_lightning.errors import MissingPackageError
 from lgrpo_lightning.samplers.vllm.feed import Feed
 from lgrpo_lightning.samplers.vllm.http import Server
 from lgrpo_lightning.samplers.vllm.options import ServerOptions
@@ -121,7 +123,7 @@ def pair() -> Iterator[list[StandIn]]:
 
 def feed_of(servers: list[StandIn], transfer: Any = "nccl") -> Feed:
     feed = Feed([Server(s.url, OPTIONS) for s in servers], rank=0, world_size=1, weights_dir=None)
-    feed.sender = Sender(transfer, feed.servers, rank=0)
+    feed.sender = Sender(transfer, feed.servers, rank=0, world_size=1)
     return feed
 
 
@@ -152,6 +154,66 @@ def test_all_workers_of_all_servers_get_the_weights(
     assert pair[0].called("/update_weights") == 3 * 3  # each type in a chunk of its own
     assert pair[0].called("/start_weight_update") == pair[0].called("/reset_prefix_cache") == 3
     feed.close()
+
+
+@needs_vllm
+def test_a_run_that_was_killed_left_an_update_open(over_store: None, pair: list[StandIn]) -> None:
+    """Its connection cannot be broken before."""
+    for server in pair:
+        Workers(server)
+    pair[0].updating = True
+    feed_of(pair).send(0, iter(WEIGHTS.items()))
+    assert [(s.version, s.updating) for s in pair] == [("0", False)] * 2
+
+
+@needs_vllm
+def test_the_base_is_lost_with_a_server(over_store: None, pair: list[StandIn]) -> None:
+    for server in pair:
+        Workers(server)
+    feed = feed_of(pair)
+    feed.send(-1, iter(WEIGHTS.items()))
+    assert not feed.has_lost_base()
+    pair[1].state["boot"] = "second"
+    assert feed.has_lost_base()
+    feed.send(-1, iter(WEIGHTS.items()))
+    assert not feed.has_lost_base()
+    feed.sender = None  # files are kept
+    pair[1].state["boot"] = "third"
+    assert not feed.has_lost_base()
+
+
+@needs_vllm
+def test_a_chunk_is_complete_before_the_engine_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[tuple[str, threading.Thread]] = []
+
+    def note(what: str) -> Callable[[], None]:
+        return lambda: did.append((what, threading.current_thread()))
+
+    sender = Sender("nccl", [], rank=0, world_size=1)
+    sender.engine = SimpleNamespace(send_weights=note("send"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=note("synchronize")))
+    sender.send(iter(list(WEIGHTS.items())[:1]))
+    assert [what for what, _ in did] == ["synchronize", "send"]
+    assert did[0][1] is threading.main_thread() is not did[1][1]
+
+
+@needs_vllm
+def test_memory_is_shared_by_a_worker_for_each_process(pair: list[StandIn]) -> None:
+    sender = Sender("ipc", [Server(s.url, OPTIONS) for s in pair], rank=0, world_size=2)
+    with pytest.raises(VLLMError, match=r"ipc, with 2 training processes, but 4 workers of servers.*use nccl"):
+        sender.connect()
+
+
+def test_the_run_has_no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        os.environ["SET_BY_AN_IMPORT"] = "1"
+        raise MissingPackageError("No vLLM.")
+
+    monkeypatch.setattr("lgrpo_lightning.samplers.vllm.transfer.import_vllm", fail)
+    with pytest.raises(ImportError, match=r"No vLLM\. With sampler.server.transfer: files, .* the run needs no vLLM"):
+        Sender("nccl", [], rank=0, world_size=1)
+    assert "SET_BY_AN_IMPORT" not in os.environ
 
 
 @needs_vllm
