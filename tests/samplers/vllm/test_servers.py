@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -254,6 +255,23 @@ def test_an_adapter_goes_again_to_a_server_that_restarts(tmp_path: Path) -> None
     assert server.called("/update_weights") == 2
     sampler.teardown()
     server.stop()
+
+
+def test_a_base_that_was_lost_is_pushed_again(tmp_path: Path) -> None:
+    """As with a server that was started again and had got the base without files."""
+    pushed: list[int] = []
+    transport: Any = SimpleNamespace(
+        takes_adapter=True,
+        push=lambda _, version: pushed.append(version),
+        push_adapter=lambda _, version: pushed.append(version),
+        has_lost_base=lambda: len(pushed) == 3,
+    )
+    sampler = VLLMSampler(check_every=0)
+    sampler.setup(adapted(tmp_path / "model").source)
+    sampler.transport = transport
+    for version in (1, 2, 3):
+        sampler.sync(version)
+    assert pushed == [-1, 1, 2, -1, 3]
 
 
 def test_a_server_that_takes_no_adapter(tmp_path: Path) -> None:
