@@ -140,7 +140,14 @@ class PromptDataModule(LightningDataModule):
 
     @cached_property
     def _stream_has_images(self) -> bool:
+        if not self._takes_images:  # its rows are not opened once more
+            return False
         return any(map(holds_images, islice(self.sources["train"]["train"].rows(), PEEKED)))
+
+    @property
+    def _takes_images(self) -> bool:
+        processor = getattr(self._trainer.lightning_module, "processor", None)
+        return processor is not None and bool(processor.available)
 
     @property
     def has_images(self) -> bool:
@@ -299,7 +306,7 @@ class PromptDataModule(LightningDataModule):
     def _make_set_encoder(self, name: str, source: PromptSource) -> SetEncoder:
         module = self._trainer.lightning_module
         refusal = getattr(module, "refusal_of_images", None)
-        if source.streaming and self.streamed and not self._stream_has_images:
+        if source.streaming and self.streamed and self._takes_images and not self._stream_has_images:
             refusal = f"the first {PEEKED} rows of the stream have none, for which the run is made. Put one in front."
         encoder = PromptEncoder(
             tokenizer=module.tokenizer,

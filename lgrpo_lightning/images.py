@@ -13,6 +13,8 @@ from lgrpo_lightning.errors import MissingPackageError, UserError
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 """Modes of Pillow with at most eight bits a channel."""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats of files that are opened. Pillow reads others, EPS with the program Ghostscript."""
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
 """What Pillow raises of a file that is cut or damaged."""
 
@@ -101,11 +103,11 @@ def open_image(file: Any, *, max_pixels: int | None = None) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(file)
+        image = Image.open(file, formats=[name for name in FORMATS if name != "MPO"])  # which JPEG opens
     except FileNotFoundError as error:
         raise UserError("there is no such file") from error
     except UnidentifiedImageError as error:
-        raise UserError("its bytes are no image that Pillow reads (PNG, JPEG, WebP, BMP, TIFF and others)") from error
+        raise UserError(f"its bytes are no image of the formats {', '.join(FORMATS)}") from error
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise UserError(f"it cannot be read ({type(error).__name__}: {error})") from error
     check_image(image, max_pixels=max_pixels)
@@ -123,6 +125,8 @@ def check_image(image: Any, *, max_pixels: int | None = None) -> None:
             f"it has {image.width} x {image.height} pixels; at most {max_pixels:,} are possible. Make it smaller, or "
             "raise data.images.max_pixels"
         )
+    if image.format not in (None, *FORMATS):
+        raise UserError(f"its format is {image.format}; possible are {', '.join(FORMATS)}")
     if image.mode not in MODES:
         raise UserError(f"its pixels are of mode {image.mode!r}, with more than 8 bits a channel. Save it as 8-bit RGB")
     try:
@@ -143,9 +147,9 @@ def to_rgb(image: Any) -> Any:
 
     try:
         image.load()
+        image = ImageOps.exif_transpose(image)
     except UNREADABLE as error:
         raise UserError(f"it cannot be decoded ({type(error).__name__}: {error})") from error
-    image = ImageOps.exif_transpose(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

@@ -50,14 +50,21 @@ def _join_text(content: Any, where: str, images: Sequence[str]) -> str | list[An
         return content
     if isinstance(content, Sequence) and all(isinstance(part, str | Mapping) for part in content):
         parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
-        others = sorted({str(p.get("type")) for p in parts if not isinstance(p.get("text"), str)})
+        others = sorted({str(p.get("type")) for p in parts if _is_other(p, images)})
         if not others:
             return "".join(part["text"] for part in parts)
         if set(others) <= {*images}:
-            return parts
+            # of a text nothing but itself: where tables fill up, it has an image that is empty
+            return [p if _is_other(p, images) else {"type": "text", "text": p["text"]} for p in parts]
         possible = "parts of type text and image" if images else "parts of type text"
         raise UserError(f"{where} has a part of type {', '.join(others)}; only {possible} are possible.")
     raise UserError(f"{where}: the content is {content!r}, a {type(content).__name__}; it must be text.")
+
+
+def _is_other(part: Mapping[str, Any], images: Sequence[str]) -> bool:
+    """Whether a part is no text. Tables may give it one that is empty."""
+    kind, text = part.get("type", "text"), part.get("text")
+    return kind in images or not isinstance(text, str) or (not text and kind != "text")
 
 
 def drop_nulls(value: Any) -> Any:
@@ -116,7 +123,10 @@ def use_parts(tokenizer: Any, messages: Sequence[Message], text: str, **options:
         {**m, "content": [{"type": "text", "text": m["content"]}]} if isinstance(m.get("content"), str) else m
         for m in messages
     ]
-    as_parts = render(tokenizer, parts, **options)
+    try:
+        as_parts = render(tokenizer, parts, **options)
+    except Exception:  # a template that changes the text reads no parts
+        return text
     return as_parts if all(content in as_parts for content in said) else text
 
 

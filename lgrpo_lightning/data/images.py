@@ -24,6 +24,8 @@ PARTS = ("image", "image_url")
 """Types of parts of a message that are images; the second is OpenAI's."""
 KEYS = ("bytes", "base64", "image", "path", "url", "image_url")
 """Where a part, or what it holds, has its image: the first of these counts."""
+DOWNLOADED = 2**27
+"""Most bytes of an image that is downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ class RowImages:
     def _read(self, value: Any) -> ImageFile:
         """The image that ``value`` is, names or holds."""
         if isinstance(value, Mapping):
-            key = next((key for key in KEYS if value.get(key) is not None), KEYS[0])
+            key = next((key for key in KEYS if not _is_nothing(value.get(key))), KEYS[0])
             held = value.get(key)
             return self._keep(_decode(held)) if key == "base64" else self._read(held)
         if isinstance(value, bytes | bytearray):
@@ -154,9 +156,14 @@ class RowImages:
             return self._keep(_decode(text.partition(",")[2]))
         if "://" in text:
             return self._keep(self._download(text))
-        path = Path(os.path.abspath(self.base / Path(text).expanduser()))
-        if not path.is_file():
-            raise UserError(f"there is no file {path}; paths are relative to the data file")
+        told = 'paths are relative to the data file, and base64 is a data: URL or {"base64": …}'
+        try:
+            path = Path(os.path.abspath(self.base / Path(text).expanduser()))
+            if not path.is_file():
+                raise UserError(f"there is no file {path if len(text) <= 100 else text[:100]}; {told}")
+        except (OSError, RuntimeError) as error:  # too long; a user of ~ who is not there
+            reason = getattr(error, "strerror", None) or str(error)[:100]
+            raise UserError(f"it is no path of a file ({reason}); {told}") from None
         open_image(path, max_pixels=self.options.max_pixels)
         with path.open("rb") as file:
             return ImageFile(path=str(path), digest=hashlib.file_digest(file, "sha256").hexdigest()[:16])
@@ -166,14 +173,20 @@ class RowImages:
             raise UserError(
                 "it is a URL, which is not downloaded unasked. Set data.images.allow_urls: true, or use a file"
             )
+        if not url.startswith(("http://", "https://")):
+            raise UserError("it is a URL of another kind than http and https, the ones that are downloaded")
         import fsspec
 
+        content = bytearray()
         try:
             with fsspec.open(url, "rb") as file:
-                content: bytes = file.read()
-        except Exception as error:  # of any kind, by the protocol
+                while len(content) <= DOWNLOADED and (chunk := file.read(2**20)):
+                    content += chunk
+        except Exception as error:  # of any kind
             raise UserError(f"it cannot be downloaded ({type(error).__name__}: {error})") from error
-        return content
+        if len(content) > DOWNLOADED:
+            raise UserError(f"it has more than {DOWNLOADED:,} bytes, the most that are downloaded")
+        return bytes(content)
 
     def _keep(self, content: bytes) -> ImageFile:
         """Put an image into the folder, under a name that is made of its bytes."""
@@ -189,10 +202,10 @@ class RowImages:
 
 
 def holds_images(row: Any) -> bool:
-    """Whether a row has a column of images, or messages with parts for some."""
+    """Whether a row has images in a column, or messages with parts for some."""
     if not isinstance(row, Mapping):
         return False
-    if {*COLUMNS} & {*row}:
+    if not all(_is_nothing(row.get(name)) for name in COLUMNS):
         return True
     messages = row.get("prompt")
     contents = [m.get("content") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
@@ -235,7 +248,7 @@ def _list_images(messages: Sequence[Message], where: str) -> Iterator[Any]:
                 raise UserError(
                     f"{where}: message {number} ({message['role']}) has an image; only a user's messages can have some."
                 )
-            yield part if any(part.get(key) is not None for key in KEYS) else None
+            yield part if any(not _is_nothing(part.get(key)) for key in KEYS) else None
 
 
 def _insert_parts(messages: Sequence[Message], count: int, where: str) -> list[Message]:

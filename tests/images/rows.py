@@ -88,3 +88,8 @@ def count_images(completions: Any, images: Any, image: Any, answer: list[str], *
 def count_letters(completions: Any, **kwargs: Any) -> list[float]:
     """A letter counts one."""
     return [float(completion[0]["content"].count("a")) for completion in completions]
+
+
+def count_strings(completions: list[str], **kwargs: Any) -> list[float]:
+    """A one in a plain completion counts one."""
+    return [float(completion.count("1")) for completion in completions]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import base64
+import copy
+import functools
+import io
 import re
 import struct
+import threading
 import zlib
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +102,37 @@ def test_rows_without_images_are_text(processor: PromptProcessor, tmp_path: Path
     assert read(processor, tmp_path, {"prompt": "1+1="}).token_ids == tuple(ids)
 
 
+def test_fields_that_a_table_fills_up(processor: PromptProcessor, tmp_path: Path) -> None:
+    parts = [
+        {"type": "image", "text": "", "image": write(tmp_path)},
+        {"type": "text", "text": "how many?", "image": ""},
+    ]
+    bare = [{**parts[0], "image": ""}, parts[1]]
+    expected = read(processor, tmp_path, {"prompt": ask(IMAGE), "images": ["a.png"]})
+    for row in (
+        {"prompt": [{"role": "user", "content": parts}]},
+        {"prompt": [{"role": "user", "content": bare}], "images": ["a.png"]},
+        {"prompt": ask(IMAGE), "image": {"bytes": "", "path": "a.png"}},
+    ):
+        assert read(processor, tmp_path, row) == expected
+    assert not holds_images({"prompt": ask(), "images": None, "image": ""})
+    assert not holds_images({"prompt": ask(), "images": []})
+
+
+def test_a_template_that_changes_the_text_reads_no_parts(processor: PromptProcessor) -> None:
+    tokenizer = copy.deepcopy(processor.hf_processor.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'].replace('1', 'one') }}{% endfor %}"
+    encoder = PromptEncoder(tokenizer=tokenizer, max_length=100)
+    chat = {"prompt": [{"role": "user", "content": "1+1"}]}
+    assert encoder.encode([chat], name="train", origin="rows.jsonl")[0].text == "one+one"
+
+
+def test_a_photo_with_a_small_copy_is_one_image(processor: PromptProcessor, tmp_path: Path) -> None:
+    photo = encode(draw(), "MPO", save_all=True, append_images=[draw((20, 15))])
+    prompt = read(processor, tmp_path, {"prompt": ask(IMAGE), "images": [photo]})
+    assert prompt.images[0].open().size == (40, 30)
+
+
 def test_the_system_prompt_and_several_turns(processor: PromptProcessor, tmp_path: Path) -> None:
     chat = [*ask(IMAGE, IMAGE), {"role": "assistant", "content": "two"}, *ask(IMAGE, text="and now?")]
     prompt = read(
@@ -165,6 +201,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no images": ({"prompt": ask(IMAGE)}, "1 image parts without an image, and the columns 0"),
     "empty list": ({"images": []}, "1 image parts without an image, and the columns 0"),
     "null beside": ({"prompt": ask(IMAGE, IMAGE), "images": [PNG, None]}, "image 1: it is null; possible are"),
+    "EPS": ({"images": [encode(draw(), "EPS")]}, "image 0: its bytes are no image of the formats PNG, JPEG"),
+    "EPS of Pillow": ({"images": [Image.open(io.BytesIO(encode(draw(), "EPS")))]}, "its format is EPS"),
+    "base64 as a path": (
+        {"images": [base64.b64encode(PNG).decode()]},
+        r"image 0 \(.{100}\): it is no path of a file \(File name too long\); .* data: URL or .\"base64\"",
+    ),
+    "short base64 as a path": ({"images": ["iVBORw0K" * 20]}, r"there is no file .{100}; paths are relative"),
+    "user that is not there": ({"images": ["~x.png"]}, r"image 0 \(~x\.png\): it is no path of a file"),
+    "damaged EXIF": (
+        {"images": [encode(draw(), exif=b"Exif\0\0damaged!")]},
+        r"it cannot be decoded \(SyntaxError",
+    ),
     "number": ({"images": [3]}, "image 0: it is a int; possible are"),
     "array": ({"images": [np.zeros((4, 4, 3), dtype=np.uint8)]}, "it is a ndarray"),
     "nested": ({"images": [[PNG]]}, "it is a list"),
@@ -231,12 +279,29 @@ def read_text_model(processor: PromptProcessor, folder: Path, row: dict[str, Any
     return encoder.encode([row], name="train", origin="rows.jsonl")[0]
 
 
-def test_a_url_that_is_allowed_is_downloaded_once(processor: PromptProcessor, tmp_path: Path) -> None:
-    url = "file://" + str(tmp_path / write(tmp_path))
-    prompt = read(processor, tmp_path, {"prompt": ask(IMAGE), "images": [url]}, allow_urls=True)
-    assert Path(prompt.images[0].path).parent == tmp_path / "kept"
-    with pytest.raises(ValueError, match=r"image 0 \(file://.*none.png\): it cannot be downloaded"):
-        read(processor, tmp_path, {"prompt": ask(IMAGE), "images": ["file:///none.png"]}, allow_urls=True)
+def test_a_url_that_is_allowed_is_downloaded_once(
+    processor: PromptProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+
+    def download(url: str) -> Prompt:
+        return read(processor, tmp_path, {"prompt": ask(IMAGE), "images": [url]}, allow_urls=True)
+
+    try:
+        assert Path(download(f"{address}/a.png").images[0].path).parent == tmp_path / "kept"
+        with pytest.raises(ValueError, match=r"image 0 \(http://.*none.png\): it cannot be downloaded"):
+            download(f"{address}/none.png")
+        with pytest.raises(ValueError, match=r"image 0 \(file://.*a.png\): it is a URL of another kind than http"):
+            download(f"file://{tmp_path}/a.png")
+        monkeypatch.setattr("lgrpo_lightning.data.images.DOWNLOADED", len(PNG) - 1)
+        with pytest.raises(ValueError, match=r"it has more than .* bytes"):
+            download(f"{address}/a.png")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_bytes_are_kept_once(processor: PromptProcessor, tmp_path: Path) -> None:

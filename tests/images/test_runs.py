@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lgrpo_lightning import cli
+from lgrpo_lightning.data.files import PromptFile
 from tests.images.models import write_image_model
 from tests.images.rows import ask, fit, make_arguments, write_rows
 from tests.runs import checkpoint, metrics, rollouts
@@ -146,6 +147,23 @@ def test_a_stream_whose_images_come_late(tmp_path: Path, capsys: pytest.CaptureF
     reward = "--model.reward_model.function=tests.images.rows.count_letters"
     assert fit(tmp_path, *stream, reward, "--data.shuffle=false", "--data.prompts_per_step=60") == 2
     assert "row 101 (from 0) has images, and the first 100 rows of the stream have none" in capsys.readouterr().err
+
+
+def test_a_stream_of_text_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of text looks for no images in it; columns that are empty hold none."""
+    opened = []
+    rows = PromptFile.rows
+    monkeypatch.setattr(PromptFile, "rows", lambda self: opened.append(self) or rows(self))  # type: ignore[func-returns-value]
+    (tmp_path / "rows.jsonl").write_text("\n".join([json.dumps({"prompt": "1+1=", "images": None})] * 12))
+    options = [
+        "--data.train=PromptFile",
+        "--data.train.streaming=true",
+        f"--data.train.path={tmp_path / 'rows.jsonl'}",
+        "--model.policy.path=lgrpo:arithmetic",
+        "--model.reward_model.function=tests.images.rows.count_strings",
+    ]
+    assert cli.main(make_arguments(tmp_path, *options)) == 0
+    assert len(opened) == 1
 
 
 def test_long_prompts_are_left_out_by_the_tokens_of_their_images(tmp_path: Path) -> None:
