@@ -11,6 +11,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.fsdp import register_fsdp_forward_method as enter_through
 
 from lgrpo_lightning.distributed.tensor_parallel import divide
+from lgrpo_lightning.policy.multimodal import find_outside_of_text
 from lgrpo_lightning.policy.policy import Policy
 
 
@@ -45,8 +46,9 @@ def shard(
         cuda = mesh.device_type == "cuda"
         policy.compute_device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     names = set(policy.model._no_split_modules or [])
+    outside = {id(module) for module in find_outside_of_text(policy.model).values()}  # no pass of text gathers it
     for module in list(policy.model.modules()):
-        if type(module).__name__ in names:
+        if type(module).__name__ in names and id(module) not in outside:
             fully_shard(module, **options)
     fully_shard(policy, **options)
     # called by `unshard`, so that FSDP2 takes the policy for its root before a part of it runs alone

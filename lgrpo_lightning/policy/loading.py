@@ -44,12 +44,11 @@ def _load_config_and_rest(config: PolicyConfig) -> tuple[Any, dict[str, Any]]:
     return hf_config, rest
 
 
-def load_model(config: PolicyConfig, *, longest: int | None = None, images: bool = False) -> Any:
+def load_model(config: PolicyConfig, *, longest: int | None = None) -> Any:
     """The causal LM in training mode, gradient checkpointing as configured.
 
     Args:
         longest: Most tokens of a prompt and its completion, where that is known.
-        images: Whether prompts may have images.
     """
     hf_config, rest = _load_config_and_rest(config)
     own_rope_parameters = settle_frequencies(hf_config, longest)
@@ -86,7 +85,7 @@ def load_model(config: PolicyConfig, *, longest: int | None = None, images: bool
             "they are, and exported."
         )
     if config.lora:
-        add_adapter(model, config.lora, images=images)
+        add_adapter(model, config.lora)
     if config.gradient_checkpointing:
         # the reentrant kind gives no gradients where inputs need none, as under an adapter
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

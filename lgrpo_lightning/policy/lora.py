@@ -55,11 +55,8 @@ class Lora:
             raise UserError(f"policy.lora.dropout is {self.dropout}; it must be at least 0 and below 1.")
 
 
-def add_adapter(model: Any, lora: Lora, *, images: bool = False) -> None:
+def add_adapter(model: Any, lora: Lora) -> None:
     """Put an adapter into ``model`` and freeze everything else.
-
-    Args:
-        images: Whether prompts may have images; the part that reads them may then have an adapter, too.
 
     Raises:
         ImportError: peft is missing.
@@ -79,7 +76,7 @@ def add_adapter(model: Any, lora: Lora, *, images: bool = False) -> None:
         lora_dropout=lora.dropout,
         target_modules=choose_targets(model, lora.targets),
         use_rslora=lora.rslora,
-        exclude_modules=find_excluded(model, lora.targets, images=images) or None,
+        exclude_modules=find_excluded(model, lora.targets) or None,
         task_type="CAUSAL_LM",
     )
     try:

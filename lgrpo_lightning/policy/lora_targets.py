@@ -31,10 +31,10 @@ FUSED = ("out_proj", "x_proj", "dt_proj")
 """Layers of a Mamba mixer whose weights are read by themselves, past an adapter."""
 
 
-def find_excluded(model: Any, wanted: list[str] | str, *, images: bool = False) -> list[str]:
+def find_excluded(model: Any, wanted: list[str] | str) -> list[str]:
     """Modules that get no adapter: where it would do nothing, or could not be merged.
 
-    Those are what text does not go through (with ``images``: but for names that no module of text has), what Mamba
+    Those are what text does not go through (but for names that no module of text has), what Mamba
     mixers read past the module, and weights that layers share (Zamba); where all linear layers are asked for also
     those derived from one that answer something else, as some routers of experts do.
     """
@@ -46,7 +46,7 @@ def find_excluded(model: Any, wanted: list[str] | str, *, images: bool = False) 
     shared = [name for name, m in layers if f"{name}.weight" in tied and id(m) not in embeddings]
     outside = find_outside_of_text(model)
     inside = [name for name, _ in model.named_modules() if name not in outside]
-    named = [w for w in wanted if images and isinstance(wanted, list) and not any(map(_ends_with(w), inside))]
+    named = [w for w in wanted if isinstance(wanted, list) and not any(map(_ends_with(w), inside))]
     outside_names = [name for name in outside if not any(_ends_with(w)(name) for w in named)]
     excluded = [*outside_names, *fused, *shared]
     if wanted == "all-linear":

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from lgrpo_lightning.policy.end_of_sequence import find_token_ids
 from lgrpo_lightning.policy.head import compute_logits
 from lgrpo_lightning.policy.layout import Layout, Tokens, make_padded_layout
 from lgrpo_lightning.policy.loading import find_context_length, load_model
+from lgrpo_lightning.policy.multimodal import find_outside_of_text
 from lgrpo_lightning.policy.packing import pack_groups, pack_padded, pack_prompts
 from lgrpo_lightning.policy.prefix_layout import make_prefix_layout
 from lgrpo_lightning.policy.processor import PromptProcessor
@@ -68,7 +70,7 @@ class Policy(nn.Module):
         self.processor = processor or PromptProcessor(config)
         self.config = config
         self.pad = pad
-        self.model = load_model(config, longest=longest, images=reads_images)
+        self.model = load_model(config, longest=longest)
         size = int(self.model.config.get_text_config().vocab_size)
         self.vocabulary = Vocabulary(total=size, size=size)
         self.verified: set[LayoutName] = set()  # layouts whose log-probs are right
@@ -208,6 +210,9 @@ class Policy(nn.Module):
             make = make_prefix_layout if name == "prefix" else make_padded_layout
             laid_out = make(prompts, completions, pad=self.pad, device=self.device, reader=self.processor)
         hidden, output = laid_out.run(self.model, **({"output_router_logits": True} if with_router_loss else {}))
+        if not laid_out.images and torch.is_grad_enabled():  # every rank has a gradient of the same weights
+            parameters = (p for module in self._outside_of_text for p in module.parameters(recurse=False))
+            hidden = sum((0 * p.sum() for p in parameters if p.requires_grad), hidden)
         logprobs, entropies = chunked_logprobs(
             hidden.index_select(0, laid_out.predictors),
             self.vocabulary.replaced(laid_out.targets),
@@ -219,6 +224,11 @@ class Policy(nn.Module):
         routed = compute_router_loss(self.model, output, laid_out.router_mask) if with_router_loss else None
         logprobs, entropies = laid_out.spread(logprobs), laid_out.spread(entropies)
         return TokenScores(logprobs=logprobs, entropies=entropies, router_loss=routed)
+
+    @cached_property
+    def _outside_of_text(self) -> list[nn.Module]:
+        """The part for images, on which an adapter may be."""
+        return list(find_outside_of_text(self.model).values())
 
     @property
     def exact(self) -> bool:

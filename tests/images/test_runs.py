@@ -13,6 +13,7 @@ import torch
 
 from lgrpo_lightning import cli
 from lgrpo_lightning.data.files import PromptFile
+from lgrpo_lightning.policy import Lora, Policy, PolicyConfig
 from tests.images.models import write_image_model
 from tests.images.rows import ask, fit, make_arguments, write_rows
 from tests.runs import checkpoint, metrics, rollouts
@@ -100,6 +101,7 @@ def test_an_adapter_on_the_tower(tmp_path: Path) -> None:
     assert trained.keys()
     assert all("vision_tower" in name for name in trained)
     assert all(bool(tensor.any()) for name, tensor in trained.items() if "lora_B" in name)
+    assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
 
 
 REFUSED = {
@@ -193,3 +195,16 @@ def test_text_of_a_template_that_reads_parts(tmp_path: Path) -> None:
     assert texts <= {"u:how many?a:", "u:<start_of_image>how many?a:"}
     assert "u:how many?a:" in texts
     assert ask()[0]["content"]
+
+
+def test_an_adapter_on_the_tower_is_the_same_without_images(tmp_path: Path) -> None:
+    """It is exported without the data, and has a gradient in a pass of text."""
+    write_image_model("gemma3", tmp_path)
+    lora = Lora(rank=2, targets=["vision_tower.encoder.layers.0.self_attn.q_proj"])
+    config = PolicyConfig(path=str(tmp_path), lora=lora)
+    policy, bare = (Policy(config, reads_images=images) for images in (True, False))
+    assert policy.state_dict().keys() == bare.state_dict().keys()
+    policy.score([[3, 4]], [[5, 6]], temperature=1.0).logprobs.sum().backward()
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None and not p.grad.any() for p in trained)
