@@ -43,7 +43,7 @@ class SetEncoder:
     def _check_columns(self, row: Mapping[str, Any], where: str) -> None:
         """Refuse a row without a column that a reward reads, or that a reward refuses."""
         for column in getattr(self.rewards, "columns", ()):
-            if column not in row and not (column in COLUMNS and holds_images(row)):
+            if column not in row and not (column in COLUMNS and ({*COLUMNS} & {*row} or holds_images(row))):
                 models = getattr(self.rewards, "models", ())
                 reader = next((model.name for model in models if column in model.columns), None)
                 needs = f"the reward {reader!r} needs" if reader else "the rewards need"
