@@ -36,6 +36,25 @@ def test_the_prompts_of_a_script(data: str, options: Any, said: str, made: Any) 
     assert said in text
 
 
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        ('row["image"] = row["image"].convert("RGB")', True),
+        ('row["images"] = [x.resize((9, 9)) for x in row["images"]]', True),
+        ('row["image"] = row["image"].crop((0, 0, 9, 9))', False),
+        ('row["image"] = row["photo"]', False),
+        ('row["image"] = row["image"].convert("RGB"); row["prompt"][0]["content"] = "Think."', False),
+        ('row["image"] = row["image"].convert("RGB"); row.update(prompt="Think.")', False),
+        ('row["image"] = row["image"].convert("RGB"); change(row)', False),
+    ],
+)
+def test_a_map_over_images(body: str, kept: bool, made: Any) -> None:
+    """One that changes an image's mode or size alone is left out, for images are read so; others are named."""
+    function = f"def f(row):\n    {body}\n    return row\n"
+    _, text = made(function + SCRIPT.format(data='load_dataset("a").map(f)', reward="f.g"), "train.py")
+    assert ("what .map makes of a row cannot be read" in text) == (not kept)
+
+
 def test_the_rest_of_a_script(made: Any) -> None:
     config, text = made(SCRIPT.format(data="d()", reward='"some/model"'), "train.py")
     assert config["trainer"]["default_root_dir"] == "out"

@@ -84,15 +84,22 @@ def _apply_map(script: Script, data: DataSet, call: ast.Call) -> DataSet:
 
 
 def _changes_images(script: Script, function: ast.expr | None) -> bool:
-    """Whether a function gives its row back with another image and nothing else."""
+    """Whether a function gives its row back with its image in another mode or size, and does nothing else."""
     definition = script.definitions.get(function.id) if isinstance(function, ast.Name) else None
     if not isinstance(definition, ast.FunctionDef) or not isinstance(last := definition.body[-1], ast.Return):
         return False
     row = definition.args.args[0].arg if definition.args.args else ""
-    assigned = [n for n in ast.walk(definition) if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store)]
-    columns = {script.evaluate_or_none(node.slice) for node in assigned if ast.unparse(node.value) == row}
+    nodes = list(ast.walk(definition))
+    columns = [n for n in nodes if isinstance(n, ast.Subscript) and ast.unparse(n.value) == row]
+    uses = [n for n in nodes if isinstance(n, ast.Name) and n.id == row]
+    calls = {n.func.attr for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
     return (
-        isinstance(last.value, ast.Name) and last.value.id == row and bool(columns) and columns <= {"image", "images"}
+        isinstance(last.value, ast.Name)
+        and last.value.id == row
+        and len(uses) == len(columns) + 1  # and the return
+        and any(isinstance(n.ctx, ast.Store) for n in columns)
+        and {script.evaluate_or_none(n.slice) for n in columns} <= {"image", "images"}
+        and calls <= {"convert", "resize", "thumbnail"}
     )
 
 
