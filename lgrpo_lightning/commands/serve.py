@@ -51,8 +51,9 @@ def main(argv: Sequence[str]) -> int:
     command = build_command(run, host=options.host, port=port) + words[end + 1 :]
     print(shlex.join(command), flush=True)
     if not options.dry_run:
-        environment = prepare_environment(options.host, port, read_server_options(run))
-        write_address(choose_file(read_server_options(run), options.address_file), options.host, port)
+        servers = read_server_options(run)
+        environment = prepare_environment(options.host, port, servers)
+        write_address(choose_file(servers, options.address_file), options.host, port)
         os.execve(command[0], command, os.environ | environment)
     return 0
 
